@@ -1,0 +1,53 @@
+"""The one error family a person sees: what was found, where, and how to mend it."""
+
+from __future__ import annotations
+
+
+class SemisegError(Exception):
+    """A mistake that a person can mend. `message` says what and where, `hint` how to mend it.
+
+    `exit_code` is the exit status of the command line: 2 usage, 3 bad config or data, 4 busy, 5 stale.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+    def __reduce__(self):  # keeps the hint when the error crosses a process pool
+        return (type(self), (self.message, self.hint))
+
+
+class UsageError(SemisegError):
+    """The command line itself is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(SemisegError):
+    """A config value or key is wrong."""
+
+
+class DataError(SemisegError):
+    """A picture, mask, list or label file is missing, damaged or inconsistent."""
+
+
+class ArtifactError(SemisegError):
+    """An artifact is missing, damaged, or of the wrong kind or version."""
+
+
+class BusyError(SemisegError):
+    """Another process holds the artifact."""
+
+    exit_code = 4
+
+
+class StaleError(SemisegError):
+    """Something is not fresh and the caller asked to be told."""
+
+    exit_code = 5

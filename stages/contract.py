@@ -1,0 +1,196 @@
+"""The contract of a stage, and the list of all stages.
+
+Importing this module, or any stage module, loads no torch: `--help` and `status` need the configs only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from artifacts.canonical import digest, file_digest
+from artifacts.errors import ConfigError
+from artifacts.manifest import MANIFEST_SCHEMA
+from artifacts.store import Artifact, Writer
+from stages.config import Config
+
+
+class Tracker(Protocol):
+    """One running task as a person sees it."""
+
+    def advance(self, count: int = 1, **fields: Any) -> None:
+        """`count` more units are done; `fields` (loss=..., ...) are shown beside the bar."""
+
+
+class Progress(Protocol):
+    """Where a stage says what it does. Never part of a result."""
+
+    def track(
+        self, total: int, description: str, unit: str = "images", done: int = 0
+    ) -> AbstractContextManager[Tracker]: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class _PlainTracker:
+    def __init__(self, total: int, description: str, unit: str, done: int, every_s: float) -> None:
+        self.total, self.description, self.unit, self.every_s = total, description, unit, every_s
+        self.done = self.first = done
+        self.begin = self.last = time.monotonic()
+
+    def advance(self, count: int = 1, **fields: Any) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.last < self.every_s:
+            return
+        self.last = now
+        rate = (self.done - self.first) / max(now - self.begin, 1e-9)
+        left = (self.total - self.done) / max(rate, 1e-9)
+        shown = " ".join(
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in fields.items()
+        )
+        print(
+            f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.3g}/s, {left:.0f} s left {shown}".rstrip(),
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+@dataclass(frozen=True)
+class PlainProgress:
+    """A plain line each half minute, for logs."""
+
+    every_s: float = 30.0
+
+    @contextmanager
+    def track(self, total: int, description: str, unit: str = "images", done: int = 0) -> Iterator[Tracker]:
+        yield _PlainTracker(total, description, unit, done, self.every_s)
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def default_workers() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What may not change a result: where and how fast the work runs, and what is shown of it."""
+
+    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", ...
+    workers: int = field(default_factory=default_workers)
+    checkpoint_every_s: float = 60.0
+    progress: Progress = field(default_factory=PlainProgress)
+
+    @property
+    def rank(self) -> int:
+        return int(os.environ.get("RANK", "0"))
+
+    @property
+    def world_size(self) -> int:
+        return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@dataclass(frozen=True)
+class Input:
+    """One named input of a stage: which kinds of artifact it takes and the name it is looked for under."""
+
+    kinds: tuple[str, ...]
+    help: str
+    optional: bool = False
+    default: tuple[str, ...] = ()  # artifact names tried, in order, when none is given
+
+
+def _no_externals(config: Any) -> dict[str, Path]:
+    return {}
+
+
+def _no_check(config: Any, inputs: Mapping[str, Artifact | None]) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline: reads artifacts, writes one artifact.
+
+    Attributes:
+        version: raised by hand when results change for an unchanged config.
+        run: does the work, item by item, continuing what `writer.has`; returns the summary for people (JSON).
+        externals: files outside the workspace named by the config (weights, lists), by dotted config key. Their
+            content, not their path, enters the fingerprint.
+        check: cheap tests of config against inputs, made before any work.
+    """
+
+    name: str
+    version: int
+    summary: str
+    config: type[Config]
+    inputs: Mapping[str, Input]
+    output: str
+    run: Callable[[Any, Mapping[str, Artifact | None], Writer, Execution], dict[str, Any]]
+    externals: Callable[[Any], dict[str, Path]] = _no_externals
+    check: Callable[[Any, Mapping[str, Artifact | None]], None] = _no_check
+
+
+# The pipeline, in order: command name -> module with `STAGE`.
+STAGE_MODULES: dict[str, str] = {
+    "prepare-data": "stages.prepare_data",
+    "train-classifier": "stages.train_classifier",
+    "seeds": "stages.seeds",
+    "train": "stages.train",
+    "predict": "stages.predict",
+    "crf": "stages.crf",
+    "retrain": "stages.retrain",
+    "evaluate": "stages.evaluate",
+}
+
+
+def load_stage(name: str) -> Stage:
+    """The stage with this command name."""
+    if name not in STAGE_MODULES:
+        raise ConfigError(f"there is no stage {name!r}", f"stages: {', '.join(STAGE_MODULES)}")
+    return importlib.import_module(STAGE_MODULES[name]).STAGE
+
+
+def external_digests(stage: Stage, config: Config) -> dict[str, str]:
+    """SHA-256 of every external file the config names. ConfigError names a missing one and its key."""
+    digests = {}
+    for key, path in sorted(stage.externals(config).items()):
+        if not path.is_file():
+            raise ConfigError(f"{stage.name}: {key} names {path}, which is no file", f"correct {key}")
+        digests[key] = file_digest(path)
+    return digests
+
+
+def fingerprint(stage: Stage, config: Config, inputs: Mapping[str, str | None], externals: Mapping[str, str]) -> str:
+    """What a result depends on, as one SHA-256: stage, version, config, contents of inputs and external files.
+
+    Args:
+        inputs: content digest of each given input by input name; absent inputs are left out.
+        externals: digest of each external file by config key; it replaces the path in the config.
+    """
+    values = config.model_dump(mode="json")
+    for key, file in externals.items():
+        place = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            place = place[parent]
+        place[last] = f"sha256:{file}"
+    return digest(
+        {
+            "schema": MANIFEST_SCHEMA,
+            "stage": stage.name,
+            "version": stage.version,
+            "config": values,
+            "inputs": {name: content for name, content in inputs.items() if content is not None},
+        }
+    )

@@ -1,0 +1,1 @@
+"""Running stages: one alone, or a recipe of many."""

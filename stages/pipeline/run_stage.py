@@ -1,0 +1,137 @@
+"""Runs one stage in a workspace: locks, freshness, resume, publish."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from artifacts.errors import ArtifactError, ConfigError
+from artifacts.manifest import KINDS
+from artifacts.store import Artifact, Work, Workspace, Writer
+from stages.config import Config
+from stages.contract import Execution, Stage, external_digests, fingerprint
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `run_stage` did: the artifact, and whether work was needed."""
+
+    artifact: Artifact
+    ran: bool
+
+
+def check_inputs(stage: Stage, names: Mapping[str, str | None], artifacts: Mapping[str, Artifact]) -> None:
+    """Every required input is given and is of a kind the stage takes; ArtifactError says which is not."""
+    for key, declared in stage.inputs.items():
+        name = names.get(key)
+        if name is None:
+            if not declared.optional:
+                raise ArtifactError(
+                    f"{stage.name} needs the input {key!r} ({declared.help})",
+                    f"name an artifact of kind {' or '.join(declared.kinds)}: --{key.replace('_', '-')} NAME",
+                )
+            continue
+        kind = artifacts[name].kind
+        if kind not in declared.kinds:
+            raise ArtifactError(
+                f"{stage.name}: input {key!r} is the artifact {name!r} of kind {kind}, "
+                f"expected {' or '.join(declared.kinds)} ({declared.help})",
+                "name another artifact",
+            )
+    if unknown := sorted(set(names) - set(stage.inputs)):
+        raise ConfigError(
+            f"{stage.name} has no input {', '.join(map(repr, unknown))}", f"inputs: {', '.join(stage.inputs)}"
+        )
+
+
+def plan_work(stage: Stage, config: Config, names: Mapping[str, str | None], artifacts: Mapping[str, Artifact]) -> Work:
+    """The record of the work to be done, with its fingerprint."""
+    given = {key: artifacts[name] for key, name in names.items() if name is not None}
+    externals = external_digests(stage, config)
+    contents = {key: artifact.manifest.content for key, artifact in given.items()}
+    return Work(
+        stage=stage.name,
+        stage_version=stage.version,
+        kind=stage.output,
+        fingerprint=fingerprint(stage, config, contents, externals),
+        config=config.model_dump(mode="json"),
+        inputs={
+            key: {
+                "artifact": artifact.name,
+                "kind": artifact.kind,
+                "kind_version": KINDS[artifact.kind],
+                "content": artifact.manifest.content,
+                "fingerprint": artifact.manifest.fingerprint,
+            }
+            for key, artifact in given.items()
+        },
+        externals=externals,
+    )
+
+
+def published_if_fresh(workspace: Workspace, name: str, work: Work) -> Artifact | None:
+    """The artifact `name` when it was made by exactly this work, else None."""
+    try:
+        artifact = workspace.artifact(name)
+    except ArtifactError:
+        return None
+    return artifact if artifact.manifest.fingerprint == work.fingerprint else None
+
+
+def run_stage(
+    stage: Stage,
+    config: Config,
+    workspace: Workspace,
+    name: str,
+    inputs: Mapping[str, str | None],
+    execution: Execution,
+    force: bool = False,
+) -> Outcome:
+    """Makes the artifact `name` unless it is fresh; continues unfinished work of the same fingerprint.
+
+    Under torchrun every rank calls this: rank 0 holds the locks and publishes, the others work in the same folder.
+    """
+    wanted = [name_ for name_ in inputs.values() if name_ is not None]
+    if name in wanted:
+        raise ConfigError(f"{stage.name}: {name!r} would be its own input", "write under another name")
+    with workspace.reading(wanted) as artifacts:
+        check_inputs(stage, inputs, artifacts)
+        opened = {key: artifacts[n] if (n := inputs.get(key)) else None for key in stage.inputs}
+        stage.check(config, opened)
+        work = plan_work(stage, config, inputs, artifacts)
+        if not force and (fresh := published_if_fresh(workspace, name, work)):
+            return Outcome(fresh, ran=False)
+        if execution.world_size > 1:
+            return Outcome(_run_distributed(stage, config, opened, workspace, name, work, execution), ran=True)
+        with workspace.writing(name, work) as writer:
+            summary = stage.run(config, opened, writer, execution)
+            device = summary.pop("device", None)
+            return Outcome(workspace.publish(name, writer, work, summary, device), ran=True)
+
+
+def _run_distributed(
+    stage: Stage,
+    config: Config,
+    inputs: Mapping[str, Artifact | None],
+    workspace: Workspace,
+    name: str,
+    work: Work,
+    execution: Execution,
+) -> Artifact:
+    from stages.engine import distributed
+
+    with distributed.process_group(execution.device), contextlib.ExitStack() as stack:
+        if execution.rank == 0:
+            writer = stack.enter_context(workspace.writing(name, work))
+        distributed.barrier()  # the folder exists and is locked before the other ranks enter
+        if execution.rank != 0:
+            writer = Writer(workspace.partial_folder(name, work.fingerprint))
+        summary: dict[str, Any] = stage.run(config, inputs, writer, execution)
+        distributed.barrier()
+        if execution.rank == 0:
+            device = summary.pop("device", None)
+            workspace.publish(name, writer, work, summary, device, processes=execution.world_size)
+        distributed.barrier()
+    return workspace.artifact(name)
