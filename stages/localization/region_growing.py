@@ -1,7 +1,7 @@
 """Deep seeded region growing (DSRG, Huang et al., CVPR 2018), by connected components.
 
 The paper visits every class and every pixel until nothing changes. Its fix-point is reached in one pass: a
-connected component of the map "seed or confident prediction" belongs to class c exactly if it holds a seed of c.
+connected component of the map "seed or confident prediction" goes to class c exactly if it holds a seed of c.
 """
 
 from __future__ import annotations
