@@ -15,6 +15,7 @@ This module imports neither torch nor, before the first call, pydensecrf, so poo
 from __future__ import annotations
 
 import dataclasses
+import math
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -79,9 +80,7 @@ class CrfParameters:
         )
 
 
-_SEC = CrfParameters(
-    gaussian_sxy=3, gaussian_compat=3, bilateral_sxy=80, bilateral_srgb=13, bilateral_compat=10
-)
+_SEC = CrfParameters(gaussian_sxy=3, gaussian_compat=3, bilateral_sxy=80, bilateral_srgb=13, bilateral_compat=10)
 _IRN = CrfParameters(
     gaussian_sxy=3,
     gaussian_compat=3,
@@ -124,9 +123,7 @@ wsgcn       3/3         50/5/3           WSGCN-I (ICME 2021)
 def named_parameters(name: str) -> CrfParameters:
     """The published set called `name`; ConfigError lists the known names."""
     if name not in PARAMETERS:
-        raise ConfigError(
-            f"no dense-CRF parameter set is called {name!r}", hint="known sets: " + ", ".join(PARAMETERS)
-        )
+        raise ConfigError(f"no dense-CRF parameter set is called {name!r}", hint="known sets: " + ", ".join(PARAMETERS))
     return PARAMETERS[name]
 
 
@@ -162,9 +159,7 @@ def _mean_field(image: np.ndarray, unary: np.ndarray, parameters: CrfParameters)
 
 def _check(image: np.ndarray, size: tuple[int, ...]) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise DataError(
-            f"dense CRF: the image is {image.dtype} {image.shape}, expected uint8 (height, width, 3)"
-        )
+        raise DataError(f"dense CRF: the image is {image.dtype} {image.shape}, expected uint8 (height, width, 3)")
     if image.shape[:2] != size:
         raise DataError(
             f"dense CRF: the image has {image.shape[:2]} rows and columns, the scores have {size}",
@@ -176,8 +171,8 @@ def crf_probabilities(image: np.ndarray, probabilities: np.ndarray, parameters: 
     """Mean-field marginals of the dense CRF.
 
     `image` uint8 (H, W, 3) RGB; `probabilities` (K, H, W) of the K labels that take part; returns float32
-    (K, H, W) that sums to 1 over K. Equals calling pydensecrf with these K labels. DataError when shapes differ
-    or a value is not a finite number; ConfigError when the parameter set wants a label map
+    (K, H, W) that sums to 1 over K. Equals calling pydensecrf with these K labels. DataError when shapes
+    differ or a value is not a finite number; ConfigError when the parameter set wants a label map
     (`crf_from_labels`).
     """
     probabilities = np.asarray(probabilities, np.float32)
@@ -193,9 +188,7 @@ def crf_probabilities(image: np.ndarray, probabilities: np.ndarray, parameters: 
     return _mean_field(image, unary, parameters)
 
 
-def crf_from_labels(
-    image: np.ndarray, labels: np.ndarray, num_labels: int, parameters: CrfParameters
-) -> np.ndarray:
+def crf_from_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, parameters: CrfParameters) -> np.ndarray:
     """Dense CRF from a label map: `labels` integers (H, W), 0..num_labels-1 -> float32 (num_labels, H, W).
 
     The label given gets the energy -log c, each other one -log((1-c)/(num_labels-1)), c = `label_confidence`
@@ -227,8 +220,8 @@ def crf_batch(
     """The CRF inside a training step, for a batch at reduced size (DSRG: 41x41).
 
     `images` uint8 (B, h, w, 3): the network's input, resized, before normalisation; `probabilities`
-    (B, C, h, w). `present[b]` lists the label ids that take part in image b (background included); None: all C,
-    as SEC and DSRG do. Returns float32 (B, C, h, w); labels that take no part get 0. With a `pool` (see
+    (B, C, h, w). `present[b]` lists the label ids that take part in image b (background included); None: all
+    C, as SEC and DSRG do. Returns float32 (B, C, h, w); labels that take no part get 0. With a `pool` (see
     `crf_pool`) the images of the batch are computed beside each other; the result is the same.
     """
     probabilities = np.asarray(probabilities, np.float32)
@@ -241,24 +234,22 @@ def crf_batch(
         )
     classes = [np.array(sorted(labels), np.intp) for labels in present]
     scores = [probabilities[b][classes[b]] for b in range(batch)]
-    run = map if pool is None else pool.map
     refined = np.zeros_like(probabilities)
-    for b, marginals in enumerate(run(crf_probabilities, images, scores, [parameters] * batch)):
+    arguments = (images, scores, [parameters] * batch)
+    if pool is None:
+        results = map(crf_probabilities, *arguments)
+    else:  # long chunks: an image of 41x41 takes 8 ms, too short to be sent to another process alone
+        chunk = math.ceil(batch / (os.cpu_count() or 1))
+        results = pool.map(crf_probabilities, *arguments, chunksize=chunk)
+    for b, marginals in enumerate(results):
         refined[b, classes[b]] = marginals
     return refined
 
 
-def _one_thread() -> None:
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
-
-
 def crf_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes for `crf_batch`, one thread each. Close it with `with` or `.shutdown()`.
+    """Processes for `crf_batch`, one thread each (pydensecrf has no threads of its own). Close it with `with` or `.shutdown()`.
 
     Processes start from a clean server process (not from a copy of this one), because a process that has used
     CUDA or threads cannot be copied safely.
     """
-    return ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("forkserver"), initializer=_one_thread
-    )
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver"))
