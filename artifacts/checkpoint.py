@@ -1,0 +1,111 @@
+"""Checkpoints: tensors and plain values in PyTorch's zip format, read back with `weights_only=True`.
+
+What may stand in a checkpoint: tensors, None, bool, int, float, str, bytes, and dicts, lists and tuples of
+these. No classes, no functions: reading one never runs code. Equal contents give equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from artifacts.errors import ArtifactError
+
+
+def save(path: Path | str, obj: Any) -> None:
+    """Write `obj` to `path`, all or nothing: a kill leaves the old file or the new one.
+
+    Tensors are stored detached, on the CPU, contiguous and apart from each other (tied weights are written
+    twice). Raises TypeError naming the key for values that a checkpoint cannot hold.
+    """
+    import torch
+
+    path = Path(path)
+    buffer = io.BytesIO()  # not the path itself: torch would write the file's name into the bytes
+    torch.save(_plain(obj, "", torch), buffer)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def load(path: Path | str) -> Any:
+    """Read what `save` wrote; tensors come on the CPU. Also reads weight files of torchvision.
+
+    Raises ArtifactError for a missing or damaged file and for one that holds more than tensors and plain
+    values.
+    """
+    import pickle
+
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise ArtifactError(f"checkpoint {path} is missing", "check the path, or rerun the stage that writes it")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch itself does not compare the checksums of the tensors
+            if damaged is not None:
+                raise _damaged(path, f"wrong checksum in its part {damaged}")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) and "Unsupported" in str(error):
+            raise ArtifactError(
+                f"checkpoint {path} holds more than tensors and plain values ({_first_line(error)})",
+                "it is not loaded, since that could run code; convert it to a plain state dict where you trust it",
+            ) from error
+        raise _damaged(path, _first_line(error)) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise _damaged(path, _first_line(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"checkpoint {path} is damaged: {reason}",
+        "delete the file and rerun the stage (a training goes on from the checkpoint before), "
+        "or download the weights again",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def _plain(value: Any, key: str, torch: Any) -> Any:
+    """Rebuild `value` from fresh containers and interned text.
+
+    A pickle notes which objects are the same object, so without this step equal contents could give
+    different bytes.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().contiguous().clone()
+    if value is None or type(value) in (bool, int, float):
+        return value
+    if isinstance(value, str):
+        return sys.intern(str(value))
+    if isinstance(value, bytes):
+        return bytes(value)
+    if isinstance(value, dict):
+        for name in value:
+            if type(name) not in (str, int):
+                raise TypeError(f"checkpoint key {key}: {name!r} is neither text nor an integer")
+        return {_plain(name, key, torch): _plain(item, f"{key}.{name}", torch) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item, f"{key}[{index}]", torch) for index, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    raise TypeError(
+        f"checkpoint value {key.lstrip('.') or '(root)'} is a {type(value).__name__}: only tensors, None, bool, "
+        "int, float, str, bytes, dict, list and tuple can be stored"
+    )

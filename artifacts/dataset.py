@@ -1,0 +1,336 @@
+"""Data sets: lists of image ids, image-level labels, images and index masks under one roof.
+
+dataset.json             names, classes, splits, labels: see `write_dataset`
+masks/<id>.png           index masks, values already those of this data set's classes (artifacts.masks)
+images/...               the images, or, where they stay in their own folder,
+local/images.json        {"root": "/absolute/folder"}: a fact of this machine, not part of the content
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from artifacts.errors import ArtifactError, DataError
+from artifacts.masks import read_mask, voc_palette
+
+if TYPE_CHECKING:
+    from artifacts.store import Artifact, Writer
+
+SCHEMA = 1
+SPLITS = ("train", "weak", "val")
+MAX_CLASSES = 255  # ids 0..254; 255 is ignore
+
+
+def check_image_id(image_id: str) -> str:
+    """Return the id if it can name a file and an HDF5 group, else raise DataError saying why not."""
+    reason = None
+    if not isinstance(image_id, str):
+        reason = f"it is a {type(image_id).__name__}, not text (in YAML, put it in quotes)"
+    elif not image_id or image_id != image_id.strip():
+        reason = "it is empty or has white space around it"
+    elif any(c in "/\\" or ord(c) < 32 for c in image_id):
+        reason = "it has a slash, backslash or control character"
+    elif image_id.startswith(".") or ".tmp-" in image_id:
+        reason = "names that begin with '.' or hold '.tmp-' are those of hidden and temporary files"
+    elif len(image_id.encode()) > 200:
+        reason = "it is longer than 200 bytes"
+    if reason:
+        raise DataError(
+            f"{image_id!r} cannot be an image id: {reason}", "rename the file; for sub-folders join the names with '-'"
+        )
+    return image_id
+
+
+def write_dataset(
+    writer: Writer,
+    *,
+    name: str,
+    class_names: Sequence[str],
+    splits: Mapping[str, Iterable[str]],
+    tags: Mapping[str, Iterable[int]],
+    tag_source: str,
+    mask_ids: Iterable[str],
+    image_pattern: str = "images/{id}.png",
+    image_files: Mapping[str, str] | None = None,
+    image_root: Path | str | None = None,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write dataset.json (and local/images.json); call it last, when masks and images are in place.
+
+    class_names: background first. splits: ids of "train" (with masks), "weak" (labels only), "val" (with
+    masks). tags: id -> foreground class ids 1..K, for every id of train and weak. tag_source: "xml", "masks"
+    or "file". mask_ids: the ids that have masks/<id>.png. image_pattern: the image's file below the artifact, or
+    below `image_root` where that is given; image_files: exceptions to the pattern, id -> relative file.
+    sizes: id -> (H, W), checked whenever a mask or an image is read. facts: JSON for people and for the
+    content digest, for example counts and a digest of the images. Raises DataError when lists, labels and
+    files do not agree.
+    """
+    class_names = list(class_names)
+    lists = {split: sorted(splits.get(split, ())) for split in SPLITS}
+    labels = {image_id: sorted({int(tag) for tag in ids}) for image_id, ids in tags.items()}
+    masked = sorted(set(mask_ids))
+    _check_classes(class_names)
+    if unknown := sorted(set(splits) - set(SPLITS)):
+        raise DataError(f"unknown split {unknown[0]!r}", f"the splits are {', '.join(SPLITS)}")
+    _check_lists(lists, masked)
+    _check_tags(lists, labels, len(class_names))
+    everything = sorted({image_id for ids in lists.values() for image_id in ids})
+    files = (
+        {image_id: image_files[image_id] for image_id in everything if image_id in image_files} if image_files else {}
+    )
+    base = writer.path if image_root is None else Path(image_root)
+    for image_id in everything:
+        relative = files.get(image_id, image_pattern.replace("{id}", image_id))
+        if not (base / relative).is_file():
+            raise DataError(
+                f"id {image_id} in split {_split_of(lists, image_id)!r} has no file {base / relative}",
+                "put the image there, or take the id from the list",
+            )
+    for image_id in masked:
+        if not writer.has(f"masks/{image_id}.png"):
+            raise DataError(f"id {image_id} has no mask masks/{image_id}.png in {writer.path}")
+    if image_root is not None:
+        writer.write_json("local/images.json", {"root": str(Path(image_root).absolute())})
+    writer.write_json(
+        "dataset.json",
+        {
+            "schema": SCHEMA,
+            "name": name,
+            "classes": class_names,
+            "palette": "voc",
+            "splits": lists,
+            "tags": labels,
+            "tag_source": tag_source,
+            "masks": masked,
+            "images": {
+                "place": "artifact" if image_root is None else "local",
+                "pattern": image_pattern,
+                "files": files,
+            },
+            "sizes": {image_id: [int(side) for side in sizes[image_id]] for image_id in sorted(sizes)} if sizes else {},
+            "facts": dict(facts or {}),
+        },
+    )
+
+
+def _check_classes(class_names: Sequence[str]) -> None:
+    if not class_names or class_names[0] != "background" or len(set(class_names)) != len(class_names):
+        raise DataError(
+            f"classes are {class_names}: expected distinct names, 'background' first", "correct the list of classes"
+        )
+    if len(class_names) > MAX_CLASSES:
+        raise DataError(f"{len(class_names)} classes: an 8-bit mask holds {MAX_CLASSES} and 255 for ignore")
+
+
+def _check_lists(lists: Mapping[str, Sequence[str]], masked: Iterable[str]) -> None:
+    have_mask = set(masked)
+    for split, ids in lists.items():
+        for image_id in ids:
+            check_image_id(image_id)
+        if len(set(ids)) != len(ids):
+            twice = next(a for a, b in itertools.pairwise(ids) if a == b)
+            raise DataError(f"id {twice} stands twice in split {split!r}", "keep one of them in the list")
+        if split == "weak":
+            continue
+        if without := [image_id for image_id in ids if image_id not in have_mask]:
+            raise DataError(
+                f"{len(without)} ids of split {split!r} have no mask, e.g. {without[0]}",
+                "add the masks, or take the ids from the list",
+            )
+    for split in ("train", "weak"):
+        if both := sorted(set(lists[split]) & set(lists["val"])):
+            raise DataError(
+                f"{len(both)} ids stand in both {split!r} and 'val', e.g. {both[0]}",
+                "take them from one of the lists: what is scored must not be trained on",
+            )
+
+
+def _check_tags(lists: Mapping[str, Sequence[str]], tags: Mapping[str, Sequence[int]], num_classes: int) -> None:
+    for split in ("train", "weak"):
+        for image_id in lists[split]:
+            if image_id not in tags:
+                raise DataError(
+                    f"id {image_id} in split {split!r} has no image-level labels",
+                    "add its labels (an empty list is one)",
+                )
+    for image_id, labels in tags.items():
+        if labels and not 1 <= labels[0] <= labels[-1] < num_classes:
+            raise DataError(
+                f"id {image_id} has the labels {labels}, expected class ids 1..{num_classes - 1}",
+                "labels are 1-based class ids; background is never a label",
+            )
+
+
+def _split_of(lists: Mapping[str, Sequence[str]], image_id: str) -> str | None:
+    return next((split for split, ids in lists.items() if image_id in ids), None)
+
+
+class Dataset:
+    """A published data set.
+
+    Attributes: name, class_names (background first), num_classes (background counted), splits (split ->
+    ids), palette (768 bytes), tag_source, facts.
+    """
+
+    def __init__(self, artifact_or_path: Artifact | Path | str) -> None:
+        """artifact_or_path: the artifact or its folder. Raises ArtifactError if dataset.json cannot be read."""
+        self.path = Path(getattr(artifact_or_path, "path", artifact_or_path))
+        record = _read_record(self.path / "dataset.json")
+        self.name: str = record["name"]
+        self.class_names: tuple[str, ...] = tuple(record["classes"])
+        self.num_classes = len(self.class_names)
+        self.splits: dict[str, tuple[str, ...]] = {split: tuple(ids) for split, ids in record["splits"].items()}
+        self.palette: bytes = voc_palette()
+        self.tag_source: str = record["tag_source"]
+        self.facts: dict[str, Any] = record["facts"]
+        self._tags: dict[str, list[int]] = record["tags"]
+        self._masks = frozenset(record["masks"])
+        self._sizes: dict[str, list[int]] = record["sizes"]
+        self._images: dict[str, Any] = record["images"]
+        self._split_of = {image_id: split for split in reversed(SPLITS) for image_id in self.splits.get(split, ())}
+        self._root: str | None = None
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """Sorted ids of a split; DataError names the splits there are."""
+        if split not in self.splits:
+            raise DataError(f"data set {self.name!r} has no split {split!r}", f"it has {', '.join(self.splits)}")
+        return self.splits[split]
+
+    def tags(self, image_id: str) -> tuple[int, ...]:
+        """The image-level labels: sorted foreground class ids 1..K."""
+        self._known(image_id)
+        if image_id not in self._tags:
+            raise DataError(
+                f"{self._where(image_id)} has no image-level labels", "prepare the data set with labels for this split"
+            )
+        return tuple(self._tags[image_id])
+
+    def tags_vector(self, image_id: str) -> np.ndarray:
+        """The image-level labels as float32 (K,): index k is 1 where class id k + 1 is present."""
+        vector = np.zeros(self.num_classes - 1, dtype=np.float32)
+        vector[[tag - 1 for tag in self.tags(image_id)]] = 1
+        return vector
+
+    def has_mask(self, image_id: str) -> bool:
+        return image_id in self._masks
+
+    def mask_path(self, image_id: str) -> Path:
+        self._known(image_id)
+        if image_id not in self._masks:
+            raise DataError(f"{self._where(image_id)} has no mask", "use a split with masks, such as 'train' or 'val'")
+        return self.path / "masks" / f"{image_id}.png"
+
+    def mask(self, image_id: str) -> np.ndarray:
+        """The index mask, uint8 (H, W), values 0..num_classes-1 and 255; see `artifacts.masks.read_mask`."""
+        size = self._sizes.get(image_id)
+        return read_mask(self.mask_path(image_id), self.num_classes, None if size is None else (size[1], size[0]))
+
+    def image_path(self, image_id: str) -> Path:
+        self._known(image_id)
+        files: dict[str, str] = self._images["files"]
+        relative = files.get(image_id) or self._images["pattern"].replace("{id}", image_id)
+        return Path(self._image_root(), relative)
+
+    def image(self, image_id: str) -> np.ndarray:
+        """The image, RGB uint8 (H, W, 3), as its pixels lie in the file.
+
+        The EXIF orientation is not applied: masks are drawn on the stored pixels (VOC's images carry none).
+        Raises DataError, with the file's name, when it is missing, truncated or not of the recorded size.
+        """
+        path = self.image_path(image_id)
+        pixels = read_image(path, self._where(image_id))
+        recorded = self._sizes.get(image_id)
+        if recorded is not None and pixels.shape[:2] != tuple(recorded):
+            raise DataError(
+                f"{self._where(image_id)}: image {path} is {pixels.shape[1]}x{pixels.shape[0]} (width x height), "
+                f"but was {recorded[1]}x{recorded[0]} when the data set was made",
+                "rerun prepare-data, or put the old image back",
+            )
+        return pixels
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        """(H, W) of the image: as recorded, else from the file's header."""
+        self._known(image_id)
+        if image_id not in self._sizes:
+            path = self.image_path(image_id)
+            try:
+                with Image.open(path) as picture:
+                    self._sizes[image_id] = [picture.height, picture.width]
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                raise _unreadable(path, self._where(image_id), error) from error
+        height, width = self._sizes[image_id]
+        return height, width
+
+    def _known(self, image_id: str) -> None:
+        if image_id not in self._split_of:
+            raise DataError(
+                f"data set {self.name!r} has no image {image_id!r}", "check the id, or prepare the data again"
+            )
+
+    def _where(self, image_id: str) -> str:
+        return f"id {image_id} in split {self._split_of[image_id]!r}"
+
+    def _image_root(self) -> str:
+        if self._root is None:
+            if self._images["place"] == "artifact":
+                self._root = str(self.path)
+            else:
+                record = self.path / "local" / "images.json"
+                try:
+                    self._root = str(json.loads(record.read_text(encoding="utf-8"))["root"])
+                except (OSError, ValueError, KeyError, TypeError) as error:
+                    raise ArtifactError(
+                        f"{record}, which says where the images lie, cannot be read ({error})", "rerun prepare-data"
+                    ) from None
+                if not os.path.isdir(self._root):
+                    raise DataError(
+                        f"the images' folder {self._root} (recorded in {record}) is not there",
+                        "put it back, or write its new place into that file",
+                    )
+        return self._root
+
+
+def read_image(path: Path | str, where: str = "") -> np.ndarray:
+    """Read an image file as RGB uint8 (H, W, 3); EXIF orientation is not applied.
+
+    `where` begins the message of the DataError for a missing, truncated or 16-bit file.
+    """
+    path = Path(path)
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as picture:
+            if picture.mode.startswith("I") or picture.mode == "F":
+                raise ValueError(f"mode {picture.mode} has more than 8 bits a channel")
+            return np.array(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, where, error) from error
+
+
+def _unreadable(path: Path, where: str, error: Exception) -> DataError:
+    begin = f"{where}: " if where else ""
+    if not path.is_file():
+        begin = f"{where} " if where else "there is "
+        return DataError(f"{begin}has no file {path}" if where else f"there is no image {path}", "put the image there")
+    return DataError(f"{begin}image {path} cannot be read: {error}", "copy or extract the file again from its source")
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path.parent} is no data set: it has no {path.name}", "run prepare-data") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is damaged: {error}", "rerun prepare-data") from None
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        found = record.get("schema") if isinstance(record, dict) else None
+        raise ArtifactError(f"{path} has schema {found}, expected {SCHEMA}", "rerun prepare-data")
+    return record

@@ -1,0 +1,167 @@
+"""Index masks: PNG files of mode P whose pixel value is the class id.
+
+Value 0 is background, 1..num_classes-1 are the objects, 255 is "ignore" (void border, unknown). The palette
+is only for the eye. Reading a mask through `convert("L")` would turn ids into the grey values of the
+palette without a word, so `read_mask` takes the indices as they lie in the file and refuses everything that
+is no index mask.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from artifacts.errors import DataError
+
+IGNORE = 255
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_WHAT_IT_IS = {
+    "RGB": "a colour picture, not an index mask",
+    "RGBA": "a colour picture with transparency, not an index mask",
+    "LA": "a grey picture with transparency, not an index mask",
+    "1": "a black-and-white picture, not an index mask",
+}
+
+
+@lru_cache(maxsize=1)
+def voc_palette() -> bytes:
+    """Return PASCAL VOC's colour map as 768 bytes: R, G, B of index 0..255 (VOC devkit, VOClabelcolormap.m).
+
+    The bits of the index are dealt to the three channels in turn, the low bits becoming the high bits of the
+    colour; index 255, ignore, comes out as the cream of VOC's borders, (224, 224, 192).
+    """
+    palette = bytearray(768)
+    for index in range(256):
+        for bit in range(8):
+            palette[3 * index + bit % 3] |= ((index >> bit) & 1) << (7 - bit // 3)
+    return bytes(palette)
+
+
+def colourise(mask: np.ndarray, palette: bytes | None = None) -> np.ndarray:
+    """Return the colours of an index mask: uint8 (H, W) -> uint8 (H, W, 3). Default palette: VOC's."""
+    colours = np.frombuffer(voc_palette() if palette is None else palette, dtype=np.uint8).reshape(256, 3)
+    return colours[mask]
+
+
+def write_mask(path: Path | str, mask: np.ndarray, palette: bytes | None = None) -> None:
+    """Write an index mask as an 8-bit PNG of mode P. Equal masks give equal bytes.
+
+    mask: uint8 (H, W), class ids with 255 for ignore. palette: 768 bytes, default VOC's.
+    The bytes are written in one go; inside an artifact wrap the call in `writer.item(...)` so that a kill
+    cannot leave half a file. Raises ValueError for another dtype or shape.
+    """
+    Path(path).write_bytes(encode_mask(mask, palette))
+
+
+def encode_mask(mask: np.ndarray, palette: bytes | None = None) -> bytes:
+    """Return the bytes of `write_mask`, for those who write from a queue."""
+    if mask.dtype != np.uint8 or mask.ndim != 2 or mask.size == 0:
+        raise ValueError(f"a mask is uint8 (H, W) with at least one pixel, got {mask.dtype} {mask.shape}")
+    palette = voc_palette() if palette is None else palette
+    if len(palette) != 768:
+        raise ValueError(f"a palette has 256 x 3 = 768 bytes, got {len(palette)}")
+    picture = Image.fromarray(np.ascontiguousarray(mask), mode=None)  # mode L ...
+    picture.putpalette(palette)  # ... and P from here on; the full palette keeps it at 8 bits a pixel
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def read_mask(
+    path: Path | str,
+    num_classes: int | None = None,
+    size: tuple[int, int] | None = None,
+    allow_ignore: bool = True,
+) -> np.ndarray:
+    """Read an index mask as uint8 (H, W).
+
+    num_classes: refuse values >= num_classes (255 excepted if `allow_ignore`); None: any value passes.
+    size: the expected (W, H), that of the image, in Pillow's order.
+    Raises DataError, with the file's name, for: a missing, truncated or damaged file, another format than
+    PNG, another mode than P or L (8 bits), another size, values outside the classes.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise DataError(f"mask {path} is missing", "put the file there, or take its id from the list") from None
+    _check_png(path, data)
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            mode = picture.mode
+            if mode in ("P", "L"):
+                _refuse_rescaled_grey(path, picture)
+                mask = np.array(picture, dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
+        raise _damaged(path, str(error)) from error
+    if mode not in ("P", "L"):
+        what = _WHAT_IT_IS.get(mode, "16-bit or other values, not an index mask")
+        raise DataError(
+            f"mask {path} has mode {mode}: {what} (expected mode P or L, pixel value = class id)",
+            "write the class ids as an indexed PNG; colours have to be mapped back to ids first",
+        )
+    if size is not None and (mask.shape[1], mask.shape[0]) != tuple(size):
+        raise DataError(
+            f"mask {path} is {mask.shape[1]}x{mask.shape[0]} (width x height), expected {size[0]}x{size[1]}, "
+            "the size of its image",
+            "a mask has the size of its image; resize masks with nearest neighbour only",
+        )
+    if num_classes is not None:
+        _check_values(path, mask, num_classes, allow_ignore)
+    return mask
+
+
+def _check_png(path: Path, data: bytes) -> None:
+    """Walk the chunks of a PNG and compare their CRC-32: Pillow skips those of the pixel data."""
+    if not data.startswith(_PNG_SIGNATURE):
+        what = "is empty" if not data else "is no PNG file"
+        raise DataError(f"mask {path} {what}", "masks are indexed PNG files: lossy formats change the class ids")
+    position = len(_PNG_SIGNATURE)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            break
+        (expected,) = struct.unpack_from(">I", data, end - 4)
+        if zlib.crc32(data[position + 4 : end - 4]) != expected:
+            raise _damaged(path, f"wrong checksum in the chunk {kind!r} at byte {position}")
+        if kind == b"IEND":
+            return
+        position = end
+    raise _damaged(path, f"truncated after {len(data)} bytes")
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(f"mask {path} is damaged: {reason}", "copy or extract the file again from its source")
+
+
+def _refuse_rescaled_grey(path: Path, picture: Image.Image) -> None:
+    """Grey PNGs of 2 or 4 bits: Pillow stretches their values to 0..255, so ids would be lost."""
+    if picture.mode == "L" and picture.tile and picture.tile[0][3] not in ("L", ("L",)):
+        raise DataError(
+            f"mask {path} is a grey PNG of less than 8 bits a pixel; its values would be rescaled on reading",
+            "write the class ids as an 8-bit indexed PNG (mode P)",
+        )
+
+
+def _check_values(path: Path, mask: np.ndarray, num_classes: int, allow_ignore: bool) -> None:
+    outside = mask >= num_classes
+    if allow_ignore:
+        outside &= mask != IGNORE
+    if not outside.any():
+        return
+    values, counts = np.unique(mask[outside], return_counts=True)
+    found = ", ".join(f"{value} ({count} px)" for value, count in zip(values[:5], counts[:5], strict=True))
+    more = f" and {len(values) - 5} more values" if len(values) > 5 else ""
+    ignore = " and 255 for ignore" if allow_ignore else ""
+    raise DataError(
+        f"mask {path} has values outside the classes: {found}{more}; expected 0..{num_classes - 1}{ignore}",
+        "give the right number of classes, or map the mask's ids to those of the data set",
+    )

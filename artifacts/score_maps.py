@@ -1,0 +1,359 @@
+"""Score maps: per image a few maps of class scores, in closed HDF5 shards.
+
+A shard holds about 500 images and is written to a temporary file that takes its name only when it is whole:
+a killed stage loses at most the shard at hand, since an HDF5 file cut off while open cannot be read at all.
+
+    <folder>/index.json          which image lies in which shard
+    <folder>/shard-00000.h5      root: schema, class_names, normalisation
+        /<image id>              attributes: height, width (pixels of the image), stride
+            scores   float16 (K, h, w), one chunk a class, lzf + shuffle + fletcher32
+            classes  uint8 (K,), the class id of each map
+
+Writing, resumable, in any order (in order costs the least memory), one rank of many or alone:
+
+    with ScoreMapWriter(writer, class_names=names) as maps:
+        for shard in maps.plan(ids):
+            for image_id in shard:
+                maps.add(image_id, scores, classes, size=(H, W), stride=4)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from artifacts.dataset import check_image_id
+from artifacts.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from artifacts.store import Artifact, Writer
+
+SCHEMA = 1
+NORMALISATIONS = ("max", "probability")
+_OPEN_SHARDS = 32  # open files kept by one reader
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """The scores of one image.
+
+    scores: float32 (K, h, w), 0..1 (stored with 11 significant bits). classes: uint8 (K,), class ids (0 =
+    background), ascending. size: (H, W) of the image in pixels. stride: image pixels per score.
+    normalisation: "max" - each map was divided by its maximum; "probability" - softmax over all classes.
+    """
+
+    image_id: str
+    scores: np.ndarray
+    classes: np.ndarray
+    size: tuple[int, int]
+    stride: int
+    normalisation: str
+
+
+class ScoreMapWriter:
+    """Writes score maps below `folder` of an artifact; whole shards of an earlier, killed run are kept."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        folder: str = "scores",
+        *,
+        class_names: Sequence[str],
+        shard_size: int = 500,
+        normalisation: str = "max",
+    ) -> None:
+        """class_names: all classes, background first. shard_size: images in a shard, part of the result's bytes."""
+        if normalisation not in NORMALISATIONS:
+            raise ValueError(f"normalisation is one of {NORMALISATIONS}, got {normalisation!r}")
+        if shard_size < 1:
+            raise ValueError(f"shard_size is at least 1, got {shard_size}")
+        self.writer = writer
+        self.folder = folder
+        self.class_names = tuple(class_names)
+        self.shard_size = shard_size
+        self.normalisation = normalisation
+        self.done: frozenset[str] = frozenset()  # ids in shards that were whole when `plan` was called
+        self._shards: dict[str, tuple[str, ...]] = {}
+        self._shard_of: dict[str, str] = {}
+        self._open: dict[str, _OpenShard] = {}
+
+    def plan(self, ids: Iterable[str], rank: int = 0, world_size: int = 1) -> list[tuple[str, ...]]:
+        """Split the sorted ids into shards; return the shards still to be made, those of `rank` only.
+
+        The split depends on the ids and `shard_size` alone, so every rank plans the same shards. Rank r makes
+        the shards r, r + world_size, ...; rank 0 writes the index. Raises ArtifactError when the folder
+        already holds another plan.
+        """
+        ordered = sorted(check_image_id(image_id) for image_id in ids)
+        for first, second in itertools.pairwise(ordered):
+            if first == second:
+                raise ValueError(f"image id {first!r} is planned twice")
+        names = [f"shard-{start // self.shard_size:05d}.h5" for start in range(0, len(ordered), self.shard_size)]
+        self._shards = {
+            name: tuple(ordered[number * self.shard_size : (number + 1) * self.shard_size])
+            for number, name in enumerate(names)
+        }
+        self._shard_of = {image_id: name for name, members in self._shards.items() for image_id in members}
+        if rank == 0:
+            self._write_index()
+        whole = {name for name in names if self.writer.has(f"{self.folder}/{name}")}
+        self.done = frozenset(image_id for name in whole for image_id in self._shards[name])
+        return [self._shards[name] for name in names[rank::world_size] if name not in whole]
+
+    def add(
+        self,
+        image_id: str,
+        scores: np.ndarray,
+        classes: np.ndarray | Sequence[int],
+        *,
+        size: tuple[int, int],
+        stride: int,
+    ) -> None:
+        """Store the maps of one planned image; those of a shard that is already whole are skipped.
+
+        scores: (K, h, w) of any float dtype, 0..1, K may be 0. classes: (K,) distinct class ids. size: (H, W) of
+        the image. Raises ValueError for maps that break these rules (NaN among them).
+        """
+        name = self._shard_of.get(image_id)
+        if name is None:
+            raise ValueError(f"image id {image_id!r} is not in the plan; call plan(ids) with all ids first")
+        if image_id in self.done:
+            return
+        record = _checked(image_id, scores, classes, size, stride, len(self.class_names))
+        if name not in self._open:
+            self._open[name] = _OpenShard(self, name, self._shards[name])
+        if self._open[name].add(image_id, record):
+            del self._open[name]
+            self.done |= set(self._shards[name])
+
+    def __enter__(self) -> ScoreMapWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        missing = sum(len(shard.missing) for shard in self._open.values())
+        names = sorted(self._open)
+        for shard in self._open.values():
+            shard.abandon()
+        self._open.clear()
+        if kind is None and missing:
+            raise ValueError(f"{missing} planned images were never added to {', '.join(names)}")
+
+    def _write_index(self) -> None:
+        index = {
+            "schema": SCHEMA,
+            "class_names": list(self.class_names),
+            "normalisation": self.normalisation,
+            "shards": {name: list(members) for name, members in self._shards.items()},
+        }
+        relative = f"{self.folder}/index.json"
+        if self.writer.has(relative):
+            with contextlib.suppress(json.JSONDecodeError):
+                if json.loads((self.writer.path / relative).read_text(encoding="utf-8")) != index:
+                    raise ArtifactError(
+                        f"{self.writer.path / relative} plans other images, classes or shards than this run",
+                        "delete the unfinished work and start again",
+                    )
+        self.writer.write_json(relative, index)
+
+
+@dataclass(frozen=True)
+class _Record:
+    scores: np.ndarray  # float16 (K, h, w)
+    classes: np.ndarray  # uint8 (K,)
+    size: tuple[int, int]
+    stride: int
+
+
+def _checked(
+    image_id: str,
+    scores: np.ndarray,
+    classes: np.ndarray | Sequence[int],
+    size: tuple[int, int],
+    stride: int,
+    num_classes: int,
+) -> _Record:
+    scores, ids = np.asarray(scores), np.asarray(classes).astype(np.int64)
+    if scores.ndim != 3 or ids.shape != scores.shape[:1] or 0 in scores.shape[1:]:
+        raise ValueError(f"{image_id}: scores are (K, h, w) and classes (K,), got {scores.shape} and {ids.shape}")
+    if ids.size and (len(set(ids.tolist())) != ids.size or ids.min() < 0 or ids.max() >= num_classes):
+        raise ValueError(f"{image_id}: classes are distinct ids 0..{num_classes - 1}, got {ids.tolist()}")
+    # written as "not inside" so that NaN fails too
+    if scores.size and not (scores.min() >= -1e-3 and scores.max() <= 1 + 1e-3):
+        raise ValueError(f"{image_id}: scores lie in 0..1, got {scores.min()}..{scores.max()}")
+    order = np.argsort(ids)
+    return _Record(
+        scores[order].astype(np.float16), ids[order].astype(np.uint8), (int(size[0]), int(size[1])), int(stride)
+    )
+
+
+class _OpenShard:
+    """A shard being written, always in the order of its ids: the bytes do not depend on the order of adding.
+
+    An image that comes before its turn waits in memory.
+    """
+
+    def __init__(self, owner: ScoreMapWriter, name: str, members: tuple[str, ...]) -> None:
+        self._members = members
+        self._next = 0
+        self._waiting: dict[str, _Record] = {}
+        self._stack = contextlib.ExitStack()
+        temporary = self._stack.enter_context(owner.writer.item(f"{owner.folder}/{name}"))
+        self._file = self._stack.enter_context(h5py.File(temporary, "w", libver="earliest"))
+        self._file.attrs["schema"] = SCHEMA
+        self._file.attrs["class_names"] = list(owner.class_names)
+        self._file.attrs["normalisation"] = owner.normalisation
+
+    @property
+    def missing(self) -> list[str]:
+        return [image_id for image_id in self._members[self._next :] if image_id not in self._waiting]
+
+    def add(self, image_id: str, record: _Record) -> bool:
+        """Take one image; True when the shard is now whole and closed."""
+        if image_id in self._waiting or image_id in self._members[: self._next]:
+            raise ValueError(f"image id {image_id!r} was added twice")
+        self._waiting[image_id] = record
+        try:
+            while self._next < len(self._members) and self._members[self._next] in self._waiting:
+                following = self._members[self._next]
+                _write_record(self._file, following, self._waiting.pop(following))
+                self._next += 1
+            if self._next < len(self._members):
+                return False
+            self._stack.close()
+            return True
+        except BaseException:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Drop the unfinished file: the item must see an error, or it would take its final name."""
+        with contextlib.suppress(_AbandonedError):
+            self._stack.__exit__(_AbandonedError, _AbandonedError(), None)
+
+
+class _AbandonedError(Exception):
+    """Tells `Writer.item` that the temporary file is not whole."""
+
+
+def _write_record(file: h5py.File, image_id: str, record: _Record) -> None:
+    group = file.create_group(image_id)
+    group.attrs["height"], group.attrs["width"] = record.size
+    group.attrs["stride"] = record.stride
+    count, height, width = record.scores.shape
+    storage: dict[str, Any] = {}
+    if count:  # HDF5 has no chunks of nothing
+        storage = {"chunks": (1, height, width), "compression": "lzf", "shuffle": True, "fletcher32": True}
+    group.create_dataset("scores", data=record.scores, track_times=False, **storage)
+    group.create_dataset("classes", data=record.classes, track_times=False)
+
+
+class ScoreMaps(Mapping[str, ScoreMap]):
+    """Reads score maps: a mapping from image id to ScoreMap.
+
+    Files are opened on first use in each process, so an instance may be pickled or forked into workers.
+    """
+
+    def __init__(self, artifact_or_path: Artifact | Path | str, folder: str = "scores") -> None:
+        """artifact_or_path: the artifact (its folder or `Artifact`). Raises ArtifactError without a readable index."""
+        self.path = Path(getattr(artifact_or_path, "path", artifact_or_path)) / folder
+        index = _read_index(self.path / "index.json")
+        self.class_names: tuple[str, ...] = tuple(index["class_names"])
+        self.normalisation: str = index["normalisation"]
+        self._shard_of: dict[str, str] = {
+            image_id: name for name, members in index["shards"].items() for image_id in members
+        }
+        self.ids: tuple[str, ...] = tuple(sorted(self._shard_of))
+        self._files: dict[str, h5py.File] = {}
+        self._pid = os.getpid()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._shard_of
+
+    def __getitem__(self, image_id: str) -> ScoreMap:
+        """Raises ArtifactError for an id that is not there and for a missing or damaged shard or chunk."""
+        if image_id not in self._shard_of:
+            raise ArtifactError(
+                f"score maps {self.path} have no image {image_id!r} ({len(self.ids)} images, e.g. {self.ids[:1]})",
+                "make the score maps again for the split that holds this image",
+            )
+        name = self._shard_of[image_id]
+        file = self._file(name)
+        try:
+            group = file[image_id]
+            scores = group["scores"][...].astype(np.float32)
+            classes = group["classes"][...]
+            size = (int(group.attrs["height"]), int(group.attrs["width"]))
+            stride = int(group.attrs["stride"])
+        except (OSError, KeyError, RuntimeError) as error:
+            raise self._damaged(name, f"image {image_id!r} cannot be read ({error})") from error
+        if scores.ndim != 3 or classes.shape != scores.shape[:1]:
+            raise self._damaged(name, f"image {image_id!r} has scores {scores.shape} for classes {classes.shape}")
+        return ScoreMap(image_id, scores, classes, size, stride, self.normalisation)
+
+    def close(self) -> None:
+        """Close the files; they open again when needed."""
+        files, self._files = self._files, {}
+        for file in files.values():
+            file.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+    def _file(self, name: str) -> h5py.File:
+        if self._pid != os.getpid():  # forked: handles of the parent share its file position
+            self.close()
+            self._pid = os.getpid()
+        if name not in self._files:
+            if len(self._files) >= _OPEN_SHARDS:
+                self._files.pop(next(iter(self._files))).close()
+            self._files[name] = self._open(name)
+        return self._files[name]
+
+    def _open(self, name: str) -> h5py.File:
+        if not (self.path / name).is_file():
+            raise self._damaged(name, "the file is missing")
+        try:
+            file = h5py.File(self.path / name, "r", locking=False)
+        except (OSError, RuntimeError) as error:
+            raise self._damaged(name, f"the file cannot be opened ({error})") from error
+        if file.attrs.get("schema") != SCHEMA:
+            found = file.attrs.get("schema")
+            file.close()
+            raise self._damaged(name, f"it has schema {found}, expected {SCHEMA}")
+        return file
+
+    def _damaged(self, name: str, what: str) -> ArtifactError:
+        return ArtifactError(
+            f"score maps {self.path}: shard {name} is damaged: {what}",
+            "rerun the stage that made them",
+        )
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path.parent} holds no score maps: {path.name} is missing",
+            "check that the artifact is one with score maps, or rerun its stage",
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is damaged: {error}", "rerun the stage that made it") from None
+    if not isinstance(index, dict) or index.get("schema") != SCHEMA:
+        raise ArtifactError(f"{path} does not have the score-map schema {SCHEMA}", "rerun the stage that made it")
+    return index
