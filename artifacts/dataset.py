@@ -30,6 +30,11 @@ SPLITS = ("train", "weak", "val")
 MAX_CLASSES = 255  # ids 0..254; 255 is ignore
 
 
+def artifact_folder(artifact_or_path: Artifact | Path | str) -> Path:
+    """The folder of an artifact that is given as such or by its path."""
+    return Path(artifact_or_path) if isinstance(artifact_or_path, (str, Path)) else artifact_or_path.path
+
+
 def check_image_id(image_id: str) -> str:
     """Return the id if it can name a file and an HDF5 group, else raise DataError saying why not."""
     reason = None
@@ -184,7 +189,7 @@ class Dataset:
 
     def __init__(self, artifact_or_path: Artifact | Path | str) -> None:
         """artifact_or_path: the artifact or its folder. Raises ArtifactError if dataset.json cannot be read."""
-        self.path = Path(getattr(artifact_or_path, "path", artifact_or_path))
+        self.path = artifact_folder(artifact_or_path)
         record = _read_record(self.path / "dataset.json")
         self.name: str = record["name"]
         self.class_names: tuple[str, ...] = tuple(record["classes"])

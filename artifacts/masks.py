@@ -67,7 +67,7 @@ def encode_mask(mask: np.ndarray, palette: bytes | None = None) -> bytes:
     palette = voc_palette() if palette is None else palette
     if len(palette) != 768:
         raise ValueError(f"a palette has 256 x 3 = 768 bytes, got {len(palette)}")
-    picture = Image.fromarray(np.ascontiguousarray(mask), mode=None)  # mode L ...
+    picture = Image.fromarray(np.ascontiguousarray(mask))  # mode L ...
     picture.putpalette(palette)  # ... and P from here on; the full palette keeps it at 8 bits a pixel
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
@@ -144,7 +144,8 @@ def _damaged(path: Path, reason: str) -> DataError:
 
 def _refuse_rescaled_grey(path: Path, picture: Image.Image) -> None:
     """Grey PNGs of 2 or 4 bits: Pillow stretches their values to 0..255, so ids would be lost."""
-    if picture.mode == "L" and picture.tile and picture.tile[0][3] not in ("L", ("L",)):
+    tiles = getattr(picture, "tile", None)  # [(decoder, box, offset, raw mode)] before the pixels are loaded
+    if picture.mode == "L" and tiles and tiles[0][3] not in ("L", ("L",)):
         raise DataError(
             f"mask {path} is a grey PNG of less than 8 bits a pixel; its values would be rescaled on reading",
             "write the class ids as an 8-bit indexed PNG (mode P)",

@@ -9,7 +9,7 @@ a killed stage loses at most the shard at hand, since an HDF5 file cut off while
             scores   float16 (K, h, w), one chunk a class, lzf + shuffle + fletcher32
             classes  uint8 (K,), the class id of each map
 
-Writing, resumable, in any order (in order costs the least memory), one rank of many or alone:
+Writing is resumable; the images of a shard may come in any order, and wait in memory until it is whole:
 
     with ScoreMapWriter(writer, class_names=names) as maps:
         for shard in maps.plan(ids):
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from artifacts.dataset import check_image_id
+from artifacts.dataset import artifact_folder, check_image_id
 from artifacts.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class ScoreMapWriter:
         self.done: frozenset[str] = frozenset()  # ids in shards that were whole when `plan` was called
         self._shards: dict[str, tuple[str, ...]] = {}
         self._shard_of: dict[str, str] = {}
-        self._open: dict[str, _OpenShard] = {}
+        self._waiting: dict[str, dict[str, _Record]] = {}  # shard -> images of it that came so far
 
     def plan(self, ids: Iterable[str], rank: int = 0, world_size: int = 1) -> list[tuple[str, ...]]:
         """Split the sorted ids into shards; return the shards still to be made, those of `rank` only.
@@ -129,23 +129,38 @@ class ScoreMapWriter:
         if image_id in self.done:
             return
         record = _checked(image_id, scores, classes, size, stride, len(self.class_names))
-        if name not in self._open:
-            self._open[name] = _OpenShard(self, name, self._shards[name])
-        if self._open[name].add(image_id, record):
-            del self._open[name]
+        waiting = self._waiting.setdefault(name, {})
+        if image_id in waiting:
+            raise ValueError(f"image id {image_id!r} was added twice")
+        waiting[image_id] = record
+        if len(waiting) == len(self._shards[name]):
+            image = self._shard_bytes(name, self._waiting.pop(name))
+            self.writer.write_bytes(f"{self.folder}/{name}", image)
             self.done |= set(self._shards[name])
 
     def __enter__(self) -> ScoreMapWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        missing = sum(len(shard.missing) for shard in self._open.values())
-        names = sorted(self._open)
-        for shard in self._open.values():
-            shard.abandon()
-        self._open.clear()
-        if kind is None and missing:
-            raise ValueError(f"{missing} planned images were never added to {', '.join(names)}")
+        unfinished = {name: len(self._shards[name]) - len(waiting) for name, waiting in sorted(self._waiting.items())}
+        self._waiting.clear()
+        if kind is None and unfinished:
+            raise ValueError(f"{sum(unfinished.values())} images were never added to {', '.join(unfinished)}")
+
+    def _shard_bytes(self, name: str, records: dict[str, _Record]) -> bytes:
+        """A whole shard, its images in the order of their ids: the order of adding leaves no trace.
+
+        It is built in memory, since the HDF5 library writing to a full disk swallows the error and then
+        crashes the process.
+        """
+        with h5py.File(name, "w", driver="core", backing_store=False, libver="earliest") as file:
+            file.attrs["schema"] = SCHEMA
+            file.attrs["class_names"] = list(self.class_names)
+            file.attrs["normalisation"] = self.normalisation
+            for image_id in self._shards[name]:
+                _write_record(file, image_id, records.pop(image_id))
+            file.flush()
+            return file.id.get_file_image()
 
     def _write_index(self) -> None:
         index = {
@@ -195,55 +210,6 @@ def _checked(
     )
 
 
-class _OpenShard:
-    """A shard being written, always in the order of its ids: the bytes do not depend on the order of adding.
-
-    An image that comes before its turn waits in memory.
-    """
-
-    def __init__(self, owner: ScoreMapWriter, name: str, members: tuple[str, ...]) -> None:
-        self._members = members
-        self._next = 0
-        self._waiting: dict[str, _Record] = {}
-        self._stack = contextlib.ExitStack()
-        temporary = self._stack.enter_context(owner.writer.item(f"{owner.folder}/{name}"))
-        self._file = self._stack.enter_context(h5py.File(temporary, "w", libver="earliest"))
-        self._file.attrs["schema"] = SCHEMA
-        self._file.attrs["class_names"] = list(owner.class_names)
-        self._file.attrs["normalisation"] = owner.normalisation
-
-    @property
-    def missing(self) -> list[str]:
-        return [image_id for image_id in self._members[self._next :] if image_id not in self._waiting]
-
-    def add(self, image_id: str, record: _Record) -> bool:
-        """Take one image; True when the shard is now whole and closed."""
-        if image_id in self._waiting or image_id in self._members[: self._next]:
-            raise ValueError(f"image id {image_id!r} was added twice")
-        self._waiting[image_id] = record
-        try:
-            while self._next < len(self._members) and self._members[self._next] in self._waiting:
-                following = self._members[self._next]
-                _write_record(self._file, following, self._waiting.pop(following))
-                self._next += 1
-            if self._next < len(self._members):
-                return False
-            self._stack.close()
-            return True
-        except BaseException:
-            self.abandon()
-            raise
-
-    def abandon(self) -> None:
-        """Drop the unfinished file: the item must see an error, or it would take its final name."""
-        with contextlib.suppress(_AbandonedError):
-            self._stack.__exit__(_AbandonedError, _AbandonedError(), None)
-
-
-class _AbandonedError(Exception):
-    """Tells `Writer.item` that the temporary file is not whole."""
-
-
 def _write_record(file: h5py.File, image_id: str, record: _Record) -> None:
     group = file.create_group(image_id)
     group.attrs["height"], group.attrs["width"] = record.size
@@ -264,7 +230,7 @@ class ScoreMaps(Mapping[str, ScoreMap]):
 
     def __init__(self, artifact_or_path: Artifact | Path | str, folder: str = "scores") -> None:
         """artifact_or_path: the artifact (its folder or `Artifact`). Raises ArtifactError without a readable index."""
-        self.path = Path(getattr(artifact_or_path, "path", artifact_or_path)) / folder
+        self.path = artifact_folder(artifact_or_path) / folder
         index = _read_index(self.path / "index.json")
         self.class_names: tuple[str, ...] = tuple(index["class_names"])
         self.normalisation: str = index["normalisation"]
