@@ -1,0 +1,48 @@
+"""Networks: backbones, necks and heads, built from a config.
+
+The config alone (`stages.networks.config`) loads no torch, nor does this module before a name is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stages.networks.classifier import Classifier, build_classifier
+    from stages.networks.heads import upsample
+    from stages.networks.loading import load_network
+    from stages.networks.normalisation import normalise
+    from stages.networks.segmenter import Segmenter, build_segmenter, make_head, parameter_groups
+
+_HOMES = {
+    "Classifier": "classifier",
+    "build_classifier": "classifier",
+    "upsample": "heads",
+    "load_network": "loading",
+    "normalise": "normalisation",
+    "Segmenter": "segmenter",
+    "build_segmenter": "segmenter",
+    "make_head": "segmenter",
+    "parameter_groups": "segmenter",
+}
+
+__all__ = [
+    "Classifier",
+    "Segmenter",
+    "build_classifier",
+    "build_segmenter",
+    "load_network",
+    "make_head",
+    "normalise",
+    "parameter_groups",
+    "upsample",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # on first use, so that reading a config (stages.networks.config) does not import torch
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,233 @@
+"""Backbones: image -> features at two strides, with the parameter names of torchvision.
+
+Every backbone is called with normalised images (B, 3, H, W) and returns {"low", "high"}: `high` at the output stride,
+`low` at stride 4 for decoders. A map has ceil(size / stride) cells, cell i centred on pixel stride * i
+(`upsample` in stages/networks/segmenter.py maps it back without a shift).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torchvision
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Features = dict[str, Tensor]
+
+
+class Backbone(nn.Module):
+    """Base: channel counts, stride, and BatchNorm that stays frozen through `.train()`.
+
+    Attributes:
+        low_channels, high_channels: channels of the two maps.
+        stride: input pixels per cell of `high`.
+        low_stride: input pixels per cell of `low`.
+        unused_prefixes: the parameters of torchvision's network that this backbone has no use for.
+    """
+
+    low_channels: int
+    high_channels: int
+    stride: int
+    low_stride: int = 4
+    unused_prefixes: tuple[str, ...] = ()
+    batch_norm_frozen: bool = False
+
+    def freeze_batch_norm(self) -> None:
+        """Keep statistics and affine of every BatchNorm from now on: no gradient, eval mode even in training."""
+        self.batch_norm_frozen = True
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        if self.batch_norm_frozen:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+class _Residual(nn.Module):
+    """relu(x + norm(conv(relu(norm(conv(x)))))), 3x3, GroupNorm."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm1 = nn.GroupNorm(channels // 8, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(channels // 8, channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.norm1(self.conv1(x)))
+        return self.relu(x + self.norm2(self.conv2(y)))
+
+
+def _downsample(channels_in: int, channels: int, stride: int = 2) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False),
+        nn.GroupNorm(channels // 8, channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Tiny(Backbone):
+    """Our small net for CPUs: strided 3x3 convs and residual blocks with GroupNorm, no dilation.
+
+    GroupNorm sees one image at a time, so results depend neither on the batch size nor on how a batch is spread over
+    processes, and nothing has to be frozen.
+    """
+
+    low_channels = 32
+    high_channels = 96
+
+    def __init__(self, output_stride: int) -> None:
+        super().__init__()
+        self.stride = output_stride
+        self.stem = nn.Sequential(_downsample(3, 16), _downsample(16, 32), _Residual(32))
+        self.stage8 = nn.Sequential(_downsample(32, 64), _Residual(64))
+        self.stage16 = nn.Sequential(_downsample(64, 96, stride=2 if output_stride == 16 else 1), _Residual(96))
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Features:
+        low = self.stem(x)
+        return {"low": low, "high": self.stage16(self.stage8(low))}
+
+
+def initialise(module: nn.Module) -> None:
+    """Kaiming-normal (fan-in) convolutions with zero biases; norms start as the identity (He et al. 2015)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, (nn.GroupNorm, _BatchNorm)):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+# channels of VGG16's convolutions by block (Simonyan & Zisserman 2015, configuration D)
+_VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+class VGG16(Backbone):
+    """VGG16 as DeepLab cuts it: 3x3 pools (padding 1), the last ones with stride 1, conv5 dilated to match.
+
+    `features` has torchvision's indices, so its ImageNet weights load by name. `pools`: stride of each pool,
+    0 = left out. DeepLab (output stride 8): 2, 2, 2, 1, 1, conv5 dilation 2, and a 3x3 average pool after pool5;
+    SEC's classifier: 2, 2, 2, 0, 0. A 321-pixel image gives 41 cells.
+    """
+
+    low_channels = 256
+    high_channels = 512
+    unused_prefixes = ("classifier.",)
+
+    def __init__(self, pools: Sequence[int], average_pool: bool) -> None:
+        super().__init__()
+        self.stride = 1
+        for pool in pools:
+            self.stride *= max(pool, 1)
+        layers: list[nn.Module] = []
+        channels_in = 3
+        for block, (widths, pool) in enumerate(zip(_VGG16, pools, strict=True)):
+            dilation = 2 if block == 4 and pools[3] == 1 else 1
+            for channels in widths:
+                layers.append(nn.Conv2d(channels_in, channels, 3, padding=dilation, dilation=dilation))
+                layers.append(nn.ReLU(inplace=True))
+                channels_in = channels
+            layers.append(nn.MaxPool2d(3, stride=pool, padding=1) if pool else nn.Identity())
+        self.features = nn.Sequential(*layers)
+        self.average_pool = nn.AvgPool2d(3, stride=1, padding=1) if average_pool else nn.Identity()
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Features:
+        low = self.features[:16](x)  # up to conv3_3, stride 4
+        return {"low": low, "high": self.average_pool(self.features[16:](low))}
+
+
+class ResNet(Backbone):
+    """torchvision's bottleneck ResNets; at output stride 8 and 16 the last stages are dilated instead of strided.
+
+    `dilate=False` (output stride 16 only) removes the last stride and keeps the 3x3 kernels dense: IRNet's classifier.
+    """
+
+    low_channels = 256
+    high_channels = 2048
+    unused_prefixes = ("fc.",)
+
+    def __init__(self, name: str, output_stride: int, dilate: bool = True) -> None:
+        super().__init__()
+        self.stride = output_stride
+        build = getattr(torchvision.models, name)
+        dilated = dilate and output_stride < 32
+        net = build(weights=None, replace_stride_with_dilation=[False, dilated and output_stride == 8, dilated])
+        if not dilate and output_stride == 16:
+            net.layer4[0].conv2.stride = net.layer4[0].downsample[0].stride = (1, 1)
+        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+
+    def forward(self, x: Tensor) -> Features:
+        low = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
+        return {"low": low, "high": self.layer4(self.layer3(self.layer2(low)))}
+
+
+class MobileNetV2(Backbone):
+    """torchvision's MobileNetV2; strides beyond the output stride become dilations of the later depthwise convolutions.
+
+    A segmenter takes the 320 channels of the last bottleneck, a classifier (`last_conv=True`) the 1280 of the last 1x1
+    convolution. Dilated depthwise convolutions are slow on a CPU: output stride 8 costs about ten times as much as 16.
+    """
+
+    low_channels = 24
+
+    def __init__(self, output_stride: int, last_conv: bool = False, dilate: bool = True) -> None:
+        super().__init__()
+        self.stride = output_stride
+        features = torchvision.models.mobilenet_v2(weights=None).features
+        self.features = features if last_conv else features[:18]
+        self.high_channels = 1280 if last_conv else 320
+        self.unused_prefixes = ("classifier.",) if last_conv else ("classifier.", "features.18.")
+        stride, dilation = 1, 1
+        for layer in self.features:
+            for conv in layer.modules():
+                if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
+                    applied = dilation  # the conv whose stride is removed still sees an undilated map
+                    if conv.stride == (2, 2) and stride == output_stride:
+                        conv.stride, dilation = (1, 1), dilation * 2
+                    else:
+                        stride *= conv.stride[0]
+                    if dilate:
+                        conv.dilation = conv.padding = (applied, applied)
+
+    def forward(self, x: Tensor) -> Features:
+        low = self.features[:4](x)
+        return {"low": low, "high": self.features[4:](low)}
+
+
+def build_backbone(name: str, output_stride: int) -> Backbone:
+    """The backbone of a segmenter with random weights (from torch's global generator)."""
+    if name == "tiny":
+        return Tiny(output_stride)
+    if name == "vgg16":
+        pools = {8: (2, 2, 2, 1, 1), 16: (2, 2, 2, 2, 1), 32: (2, 2, 2, 2, 2)}[output_stride]
+        return VGG16(pools, average_pool=output_stride < 32)
+    if name == "mobilenet_v2":
+        return MobileNetV2(output_stride)
+    return ResNet(name, output_stride)
+
+
+def build_classifier_backbone(name: str) -> Backbone:
+    """The backbone of a classifier: strides without dilation, so the pretrained kernels see what they were trained on.
+
+    Output strides: tiny 8, vgg16 8 (SEC: pool4 and pool5 left out), ResNets 16 (IRNet), mobilenet_v2 16.
+    """
+    if name == "tiny":
+        return Tiny(8)
+    if name == "vgg16":
+        return VGG16((2, 2, 2, 0, 0), average_pool=False)
+    if name == "mobilenet_v2":
+        return MobileNetV2(16, last_conv=True, dilate=False)
+    return ResNet(name, 16, dilate=False)

@@ -1,0 +1,92 @@
+"""Multi-label image classifiers whose class-activation maps are exact: pooling and a linear layer without bias.
+
+    network = build_classifier(ClassifierConfig.model_validate("tiny"), num_foreground=20, seed=0)
+    logits = network(normalise(images))                # (B, 20), class id k + 1 at index k
+    maps = network.eval().activation_maps(normalise(images))  # (B, 20, h, w); their spatial mean is the logits
+
+Sources: vgg16 is SEC's foreground network (Kolesnikov & Lampert 2016: pool4 and pool5 left out, two 3x3 convolutions of
+1024 channels, the second without ReLU, average pooling, linear layer), the ResNets are IRNet's (Ahn et al. 2019: layer4
+with stride 1). mobilenet_v2 and tiny follow the ResNets' pattern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from stages.networks.backbones import build_classifier_backbone, initialise
+from stages.networks.config import BackboneConfig
+from stages.networks.heads import initialise_scores
+from stages.networks.segmenter import network_spec, parameter_groups, seeded
+from stages.networks.weights import load_pretrained
+
+
+class Classifier(nn.Module):
+    """Backbone, (for vgg16) two new convolutions, global average pooling, 1x1 convolution without bias.
+
+    Attributes:
+        stride: input pixels per cell of the activation maps (vgg16 8, tiny 8, the others 16).
+        pretrained: name prefixes of the parameters that came from `config.weights`.
+    """
+
+    def __init__(self, config: BackboneConfig, num_foreground: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_foreground = num_foreground
+        self.backbone = build_classifier_backbone(config.backbone)
+        self.stride = self.backbone.stride
+        channels = self.backbone.high_channels
+        self.extra = nn.Sequential()
+        if config.backbone == "vgg16":
+            self.extra.add_module("fc6", nn.Conv2d(channels, 1024, 3, padding=1))
+            self.extra.add_module("relu6", nn.ReLU(inplace=True))
+            self.extra.add_module("drop6", nn.Dropout(config.dropout))
+            self.extra.add_module("fc7", nn.Conv2d(1024, 1024, 3, padding=1))
+            channels = 1024
+        self.extra.add_module("dropout", nn.Dropout(config.dropout))
+        self.scores = nn.Conv2d(channels, num_foreground, 1, bias=False)
+        initialise(self.extra)
+        initialise_scores(self.scores)
+        self.pretrained: tuple[str, ...] = ()
+        if config.freeze_batch_norm:
+            self.backbone.freeze_batch_norm()
+
+    def features(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> what is pooled, (B, channels, h, w)."""
+        return self.extra(self.backbone(images)["high"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> logits (B, K); index k is class id k + 1."""
+        return self.scores(self.features(images).mean((2, 3), keepdim=True)).flatten(1)
+
+    def activation_maps(self, images: Tensor) -> Tensor:
+        """Raw class-activation maps (B, K, h, w), before any ReLU: CAM_c(u) = sum_k w_ck F_k(u) (Zhou et al. 2016).
+
+        Their spatial mean is the logits (in eval mode: dropout draws anew at each call).
+        """
+        return self.scores(self.features(images))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """See `stages.networks.segmenter.parameter_groups`."""
+        return parameter_groups(self, self.pretrained)
+
+    def spec(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """What network.json holds. `class_names` counts background: 1 + K names."""
+        return network_spec("classification", self.config, class_names, self.num_foreground + 1, self.pretrained)
+
+
+def build_classifier(config: BackboneConfig, num_foreground: int, seed: int) -> Classifier:
+    """A classifier on the CPU, in train mode; random parts depend on `seed` alone.
+
+    Of a NetworkConfig only the backbone's fields are used. Raises ConfigError where weights cannot be had or do
+    not fit.
+    """
+    config.check()
+    with seeded(seed):
+        network = Classifier(config, num_foreground)
+    if config.weights != "none":
+        load_pretrained(network.backbone, config)
+        network.pretrained = ("backbone.",)
+    return network

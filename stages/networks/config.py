@@ -1,0 +1,257 @@
+"""What a network is made of, as a config: backbone, neck, head, weights. Loads no torch.
+
+In YAML a network is a preset's name, or a preset with changes, or all fields::
+
+    network: tiny
+    network: {preset: deeplabv2-resnet101, weights: imagenet, neck_layers: 2}
+    network: {backbone: resnet50, head: fcn, weights: /data/resnet50.pth, output_stride: 16}
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from artifacts.errors import ConfigError
+from stages.config import SHORTHAND, Config
+
+BackboneName = Literal["tiny", "vgg16", "resnet50", "resnet101", "mobilenet_v2"]
+HeadName = Literal["largefov", "aspp", "deeplabv3plus", "fcn"]
+
+# output strides that a segmenter's backbone can be given
+OUTPUT_STRIDES: Mapping[str, tuple[int, ...]] = {
+    "tiny": (8, 16),
+    "vgg16": (8, 16, 32),
+    "resnet50": (8, 16, 32),
+    "resnet101": (8, 16, 32),
+    "mobilenet_v2": (8, 16, 32),
+}
+BATCH_NORM_BACKBONES = ("resnet50", "resnet101", "mobilenet_v2")
+
+# atrous rates where the config says null: the ones of the head's source at the output stride of its source
+ATROUS_RATES: Mapping[str, tuple[int, ...]] = {
+    "largefov": (12,),
+    "aspp": (6, 12, 18, 24),
+    "deeplabv3plus": (6, 12, 18),
+    "fcn": (1,),
+}
+
+
+def _expand_preset(values: Any, presets: Mapping[str, Mapping[str, Any]]) -> Any:
+    """`"tiny"` or `{"preset": "tiny", ...}` to the fields of the preset, overridden by what stands beside it."""
+    if isinstance(values, str):
+        values = {"preset": values}
+    if not isinstance(values, Mapping):
+        return values
+    given = {key: value for key, value in values.items() if key not in ("preset", SHORTHAND)}
+    name = values.get("preset", values.get(SHORTHAND))
+    if name is None:
+        return given
+    if name not in presets:
+        close = difflib.get_close_matches(str(name), presets, n=1, cutoff=0.4)
+        meant = f", did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{name!r} is not a network preset ({', '.join(presets)}){meant}")
+    return {**presets[name], **given}
+
+
+class BackboneConfig(Config):
+    """The part that classifiers and segmenters share: an image-classification trunk and where its weights come from."""
+
+    backbone: BackboneName = Field(
+        "tiny",
+        description="tiny: our own net of 0.4 M parameters, GroupNorm, learns from scratch on a CPU.\n"
+        "vgg16, resnet50, resnet101, mobilenet_v2: the nets of torchvision.",
+    )
+    weights: str = Field(
+        "none",
+        description="Where the backbone's weights come from: none = random;\n"
+        "imagenet = torchvision's IMAGENET1K_V1 weights, downloaded once by torchvision;\n"
+        "or a file: a torchvision state dict, or the weights.pt of a network artifact (its backbone is taken).",
+    )
+    freeze_batch_norm: bool = Field(
+        True,
+        description="Keep the backbone's BatchNorm at its pretrained statistics and affine, also in training.\n"
+        "Right for small batches (DeepLabv2, IRNet). No effect on tiny and vgg16: they have no BatchNorm.",
+    )
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="Probability that an activation before the last layers is dropped."
+    )
+
+    def weights_file(self) -> Path | None:
+        """The local file that `weights` names, or None for `none` and `imagenet`."""
+        return None if self.weights in ("none", "imagenet") else Path(self.weights).expanduser()
+
+    def check(self) -> None:
+        """Cheap checks before work starts: ConfigError where this network cannot be built as configured."""
+        file = self.weights_file()
+        if file is not None and not file.is_file():
+            raise ConfigError(
+                f"network.weights: there is no file {file}",
+                "give the path of a torchvision state dict, or one of: none, imagenet",
+            )
+        if self.weights == "none" and self.freeze_batch_norm and self.backbone in BATCH_NORM_BACKBONES:
+            raise ConfigError(
+                f"network: {self.backbone} with weights none and freeze_batch_norm true: "
+                "there are no statistics worth freezing, the network would train without normalisation",
+                "set network.weights to imagenet or a file, or network.freeze_batch_norm to false",
+            )
+
+    @pydantic.model_validator(mode="after")
+    def _check_weights_name(self) -> BackboneConfig:
+        if self.backbone == "tiny" and self.weights == "imagenet":
+            raise ValueError("tiny has no ImageNet weights: use weights none or a file")
+        return self
+
+
+CLASSIFIER_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "tiny": {"backbone": "tiny", "dropout": 0.0},
+    "vgg16-sec": {"backbone": "vgg16", "weights": "imagenet"},
+    "resnet50": {"backbone": "resnet50", "weights": "imagenet", "dropout": 0.0},
+    "resnet101": {"backbone": "resnet101", "weights": "imagenet", "dropout": 0.0},
+    "mobilenet_v2": {"backbone": "mobilenet_v2", "weights": "imagenet", "dropout": 0.2},
+}
+
+
+class ClassifierConfig(BackboneConfig):
+    """A multi-label classifier whose class-activation maps are exact (see stages/networks/classifier.py)."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        return _expand_preset(values, CLASSIFIER_PRESETS)
+
+
+class NetworkConfig(BackboneConfig):
+    """A segmentation network: backbone, neck and head."""
+
+    head: HeadName = Field(
+        "deeplabv3plus",
+        description="largefov: one dilated 3x3 branch (DeepLab-LargeFOV, SEC). aspp: such branches summed\n"
+        "(DeepLab-ASPP, DeepLabv2). deeplabv3plus: pyramid with image pooling and a decoder at stride 4.\n"
+        "fcn: 3x3 conv, norm, ReLU, dropout, 1x1 conv.",
+    )
+    output_stride: Literal[8, 16, 32] = Field(
+        16,
+        description="Input pixels per cell of the backbone's last map, reached by dilation instead of striding\n"
+        "(tiny: 8 or 16, no dilation). On a CPU keep mobilenet_v2 at 16: dilated depthwise convolutions are very slow.",
+    )
+    neck_layers: int = Field(
+        0,
+        ge=0,
+        le=3,
+        description="3x3 conv + ReLU + dropout layers between backbone and head, shared by all branches\n"
+        "(dual-branch paper: 'n layers, n at most 3').",
+    )
+    neck_channels: int = Field(512, ge=1, description="Channels of the neck's layers.")
+    head_channels: int = Field(
+        256,
+        ge=0,
+        description="Hidden channels of the head (DeepLab-VGG16: 1024, DeepLabv3+: 256).\n"
+        "0, for aspp only: each branch is a single dilated 3x3 conv to the classes (DeepLabv2 on ResNet101).",
+    )
+    head_norm: Literal["group", "batch"] = Field(
+        "group",
+        description="Normalisation in the heads deeplabv3plus and fcn; largefov and aspp have none. group: GroupNorm,\n"
+        "independent of the batch. batch: BatchNorm as published for DeepLabv3+, needs batches of two or more.",
+    )
+    atrous_rates: tuple[int, ...] | None = Field(
+        None,
+        description="Dilations of the head's branches; null = the published ones: largefov 12, aspp 6 12 18 24,\n"
+        "deeplabv3plus 6 12 18 (doubled at output stride 8), fcn 1. Use small ones for small crops.",
+    )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        return _expand_preset(values, PRESETS)
+
+    @pydantic.model_validator(mode="after")
+    def _check_combination(self) -> NetworkConfig:
+        strides = OUTPUT_STRIDES[self.backbone]
+        if self.output_stride not in strides:
+            raise ValueError(
+                f"{self.backbone} has output_stride {' or '.join(map(str, strides))}, not {self.output_stride}"
+            )
+        if self.head_channels == 0 and self.head != "aspp":
+            raise ValueError(f"head_channels 0 is for the head aspp; {self.head} needs at least 1")
+        if self.atrous_rates is not None:
+            if not self.atrous_rates or min(self.atrous_rates) < 1:
+                raise ValueError(f"atrous_rates must be whole numbers from 1 on, found {list(self.atrous_rates)}")
+            if self.head in ("largefov", "fcn") and len(self.atrous_rates) != 1:
+                raise ValueError(f"{self.head} has one atrous rate, found {list(self.atrous_rates)}")
+        return self
+
+    def rates(self) -> tuple[int, ...]:
+        """The head's dilations in force."""
+        if self.atrous_rates is not None:
+            return self.atrous_rates
+        factor = 2 if self.head == "deeplabv3plus" and self.output_stride == 8 else 1
+        return tuple(factor * rate for rate in ATROUS_RATES[self.head])
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "tiny": {
+        "backbone": "tiny",
+        "head": "deeplabv3plus",
+        "output_stride": 16,
+        "head_channels": 64,
+        "atrous_rates": (1, 2),
+        "dropout": 0.1,
+    },
+    "mobilenet_v2": {
+        "backbone": "mobilenet_v2",
+        "head": "deeplabv3plus",
+        "weights": "imagenet",
+        "output_stride": 16,
+        "head_channels": 128,
+        "atrous_rates": (1, 2, 4),
+        "dropout": 0.1,
+    },
+    # Chen et al. 2015 (DeepLab-LargeFOV), the segmenter of SEC
+    "deeplab-largefov-vgg16": {
+        "backbone": "vgg16",
+        "head": "largefov",
+        "weights": "imagenet",
+        "output_stride": 8,
+        "head_channels": 1024,
+    },
+    # Chen et al. 2018 (DeepLabv2, section 4.1: ASPP-L), the segmenter of DSRG
+    "deeplab-aspp-vgg16": {
+        "backbone": "vgg16",
+        "head": "aspp",
+        "weights": "imagenet",
+        "output_stride": 8,
+        "head_channels": 1024,
+    },
+    "deeplabv2-resnet101": {
+        "backbone": "resnet101",
+        "head": "aspp",
+        "weights": "imagenet",
+        "output_stride": 8,
+        "head_channels": 0,
+    },
+    # Chen et al. 2018 (DeepLabv3+) with the settings of the semi-supervised literature: stride 16, BatchNorm trained
+    "deeplabv3plus-resnet50": {
+        "backbone": "resnet50",
+        "head": "deeplabv3plus",
+        "weights": "imagenet",
+        "output_stride": 16,
+        "head_channels": 256,
+        "head_norm": "batch",
+        "freeze_batch_norm": False,
+    },
+    "deeplabv3plus-resnet101": {
+        "backbone": "resnet101",
+        "head": "deeplabv3plus",
+        "weights": "imagenet",
+        "output_stride": 16,
+        "head_channels": 256,
+        "head_norm": "batch",
+        "freeze_batch_norm": False,
+    },
+}

@@ -1,0 +1,155 @@
+"""Heads: features of a trunk -> class scores. Identical heads with other weights are a dual network's branches."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from artifacts.errors import ConfigError
+from stages.networks.backbones import Features, initialise
+from stages.networks.config import NetworkConfig
+
+
+def upsample(x: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """Bilinear upsampling that keeps cell i on pixel `stride` * i, for every size.
+
+    x (B, C, h, w) with h = ceil(H / stride) -> (B, C, H, W), size = (H, W). At H = stride * (h - 1) + 1 (321, 513: the
+    sizes of the DeepLab line) this equals `align_corners=True`; at other sizes that option would stretch the map by an
+    amount that depends on the size, and `align_corners=False` would shift it by (stride - 1) / 2 pixels.
+    """
+    if stride == 1:
+        return x
+    height, width = x.shape[-2:]
+    padded = F.pad(x, (0, 1, 0, 1), mode="replicate")  # the pixels beyond the last cell's centre
+    full = (height * stride + 1, width * stride + 1)
+    grown = F.interpolate(padded, size=full, mode="bilinear", align_corners=True)
+    return grown[..., : size[0], : size[1]]
+
+
+def conv_norm_relu(channels_in: int, channels: int, kernel: int, norm: str, dilation: int = 1) -> nn.Sequential:
+    """kernel x kernel convolution, GroupNorm or BatchNorm, ReLU; same size."""
+    padding = dilation * (kernel // 2)
+    groups = next(g for g in (32, 16, 8, 4, 2, 1) if (channels % g == 0 and channels // g >= 4) or g == 1)
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels, kernel, padding=padding, dilation=dilation, bias=False),
+        nn.GroupNorm(groups, channels) if norm == "group" else nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class AtrousSum(nn.Module):
+    """DeepLab-LargeFOV (one rate) and DeepLab-ASPP (several, logits summed).
+
+    With hidden channels each branch is fc6 (3x3, dilated), fc7 (1x1), fc8 (1x1), as on VGG16; without, a single dilated
+    3x3 convolution to the classes, as DeepLabv2 on ResNet101.
+    """
+
+    def __init__(self, channels_in: int, num_classes: int, hidden: int, rates: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList()
+        for rate in rates:
+            branch = nn.Sequential()
+            if hidden:
+                branch.add_module("fc6", nn.Conv2d(channels_in, hidden, 3, padding=rate, dilation=rate))
+                branch.add_module("relu6", nn.ReLU(inplace=True))
+                branch.add_module("drop6", nn.Dropout(dropout))
+                branch.add_module("fc7", nn.Conv2d(hidden, hidden, 1))
+                branch.add_module("relu7", nn.ReLU(inplace=True))
+                branch.add_module("drop7", nn.Dropout(dropout))
+                branch.add_module("fc8", nn.Conv2d(hidden, num_classes, 1))
+            else:
+                branch.add_module("fc8", nn.Conv2d(channels_in, num_classes, 3, padding=rate, dilation=rate))
+            self.branches.append(branch)
+        initialise(self)
+        for branch in self.branches:
+            initialise_scores(branch.fc8)
+
+    def forward(self, features: Features) -> Tensor:
+        high = features["high"]
+        logits = self.branches[0](high)
+        for branch in self.branches[1:]:
+            logits = logits + branch(high)
+        return logits
+
+
+def initialise_scores(layer: nn.Conv2d) -> None:
+    """Gaussian 0.01, bias 0: all classes start equally likely (fc8 of DeepLab, SEC and DSRG)."""
+    nn.init.normal_(layer.weight, std=0.01)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+class FullyConvolutional(nn.Module):
+    """3x3 conv, norm, ReLU, dropout, 1x1 conv."""
+
+    def __init__(self, channels_in: int, num_classes: int, hidden: int, rate: int, norm: str, dropout: float) -> None:
+        super().__init__()
+        self.block = conv_norm_relu(channels_in, hidden, 3, norm, dilation=rate)
+        self.dropout = nn.Dropout(dropout)
+        self.scores = nn.Conv2d(hidden, num_classes, 1)
+        initialise(self)
+        initialise_scores(self.scores)
+
+    def forward(self, features: Features) -> Tensor:
+        return self.scores(self.dropout(self.block(features["high"])))
+
+
+class DeepLabV3Plus(nn.Module):
+    """Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution", with plain convolutions.
+
+    Pyramid on `high` (1x1, dilated 3x3 of each rate, image pooling; hidden channels each; 1x1 projection), upsampled to
+    the 48-channel reduction of `low`, two 3x3 convolutions, scores at the stride of `low`.
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, int],  # of low, high
+        num_classes: int,
+        hidden: int,
+        rates: tuple[int, ...],
+        norm: str,
+        dropout: float,
+        factor: int,  # cells of low per cell of high
+    ) -> None:
+        super().__init__()
+        low_channels, high_channels = channels
+        self.factor = factor
+        self.point = conv_norm_relu(high_channels, hidden, 1, norm)
+        self.atrous = nn.ModuleList([conv_norm_relu(high_channels, hidden, 3, norm, rate) for rate in rates])
+        self.pooling = conv_norm_relu(high_channels, hidden, 1, norm)
+        self.project = conv_norm_relu(hidden * (2 + len(rates)), hidden, 1, norm)
+        self.dropout = nn.Dropout(dropout)
+        self.reduce = conv_norm_relu(low_channels, 48, 1, norm)
+        self.fuse = nn.Sequential(conv_norm_relu(hidden + 48, hidden, 3, norm), conv_norm_relu(hidden, hidden, 3, norm))
+        self.scores = nn.Conv2d(hidden, num_classes, 1)
+        initialise(self)
+        initialise_scores(self.scores)
+
+    def forward(self, features: Features) -> Tensor:
+        low, high = features["low"], features["high"]
+        if self.training and len(high) == 1 and isinstance(self.pooling[1], nn.BatchNorm2d):
+            raise ConfigError(
+                "BatchNorm after image pooling cannot train on a batch of one image per process",
+                "use a larger batch, or network.head_norm: group",
+            )
+        pooled = self.pooling(high.mean((2, 3), keepdim=True)).expand(-1, -1, *high.shape[2:])
+        pyramid = torch.cat([self.point(high), *(branch(high) for branch in self.atrous), pooled], dim=1)
+        context = self.dropout(self.project(pyramid))
+        context = upsample(context, (low.shape[2], low.shape[3]), self.factor)
+        return self.scores(self.fuse(torch.cat([context, self.reduce(low)], dim=1)))
+
+
+def build_head(config: NetworkConfig, channels: tuple[int, int], factor: int, num_classes: int) -> nn.Module:
+    """The head of `config` for features of `channels` (low, high); random weights from torch's global generator."""
+    low, high = channels
+    if config.neck_layers:
+        high = config.neck_channels
+    if config.head in ("largefov", "aspp"):
+        return AtrousSum(high, num_classes, config.head_channels, config.rates(), config.dropout)
+    if config.head == "fcn":
+        (rate,) = config.rates()
+        return FullyConvolutional(high, num_classes, config.head_channels, rate, config.head_norm, config.dropout)
+    return DeepLabV3Plus(
+        (low, high), num_classes, config.head_channels, config.rates(), config.head_norm, config.dropout, factor
+    )

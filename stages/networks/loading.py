@@ -1,0 +1,65 @@
+"""A trained network back from its artifact: network.json + weights.pt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from artifacts import checkpoint
+from artifacts.errors import ArtifactError, ConfigError
+from stages.networks.classifier import Classifier
+from stages.networks.config import ClassifierConfig, NetworkConfig
+from stages.networks.segmenter import SPEC_SCHEMA, Segmenter, seeded
+from stages.networks.weights import load_strictly
+
+
+def load_network(source: Any) -> Segmenter | Classifier:
+    """The network of an artifact (or of a folder with network.json and weights.pt), on the CPU, in eval mode.
+
+    `network.class_names` holds the class names (background first). Raises ArtifactError: a file is missing or damaged,
+    or the two disagree.
+    """
+    folder = Path(getattr(source, "path", source))
+    file = folder / "network.json"
+    try:
+        spec = json.loads(file.read_text(encoding="utf-8"))
+        schema = spec["schema"]
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder} holds no trained network: network.json: {error.strerror}",
+            "give an artifact of train, train-classifier or retrain",
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{file} is damaged: {error}", "rerun the stage that made it") from error
+    if schema != SPEC_SCHEMA:
+        raise ArtifactError(
+            f"{file} has schema {schema}, this version reads {SPEC_SCHEMA}", "rerun the stage that made it"
+        )
+    network = _rebuild(spec, file)
+    try:
+        load_strictly(network, checkpoint.load(folder / "weights.pt"), str(folder / "weights.pt"), f"{file}")
+    except ConfigError as error:
+        raise ArtifactError(error.message, "the two files belong to different runs: rerun the stage") from error
+    return network.eval()
+
+
+def _rebuild(spec: dict[str, Any], file: Path) -> Segmenter | Classifier:
+    """The architecture of a network.json with weights that are about to be overwritten."""
+    try:
+        classes = spec["num_classes"]
+        with seeded(0):
+            network: Segmenter | Classifier
+            if spec["task"] == "segmentation":
+                network = Segmenter(NetworkConfig.model_validate(spec["network"]), classes)
+            elif spec["task"] == "classification":
+                network = Classifier(ClassifierConfig.model_validate(spec["network"]), classes - 1)
+            else:
+                raise ValueError(f"unknown task {spec['task']!r}")
+        network.pretrained = tuple(spec["pretrained"])
+        network.class_names = tuple(spec["class_names"])
+    except (KeyError, TypeError, ValueError, pydantic.ValidationError) as error:
+        raise ArtifactError(f"{file} does not describe a network: {error}", "rerun the stage that made it") from error
+    return network

@@ -1,0 +1,21 @@
+"""Pixels to network input: the one place where ImageNet's mean and standard deviation are applied."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MEAN = (0.485, 0.456, 0.406)  # RGB, of pixels in 0..1
+STD = (0.229, 0.224, 0.225)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(x - mean) / std per channel, on the images' device.
+
+    RGB images (B, 3, H, W), uint8 0..255 or float 0..1 -> float of the same shape.
+    """
+    if images.dtype == torch.uint8:
+        images = images.to(torch.get_default_dtype()) / 255
+    mean = torch.tensor(MEAN, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    return (images - mean) / std

@@ -1,0 +1,169 @@
+"""Segmentation networks: backbone, neck and head from a config.
+
+network = build_segmenter(NetworkConfig.model_validate("tiny"), num_classes=21, seed=0)
+logits = network(normalise(images))  # (B, 21, ceil(H / network.stride), ...)
+logits = upsample(logits, images.shape[-2:], network.stride)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from stages.networks.backbones import Backbone, Features, build_backbone, initialise
+from stages.networks.config import NetworkConfig
+from stages.networks.heads import AtrousSum, build_head
+from stages.networks.weights import load_pretrained
+
+SPEC_SCHEMA = 1
+
+
+class Segmenter(nn.Module):
+    """A trunk (backbone + shared neck) and one head.
+
+    Attributes:
+        head: the head; `make_head` gives further ones for the same trunk.
+        stride: input pixels per cell of the logits.
+        pretrained: name prefixes of the parameters that came from `config.weights`.
+    """
+
+    def __init__(self, config: NetworkConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.backbone = build_backbone(config.backbone, config.output_stride)
+        self.neck = _neck(self.backbone.high_channels, config)
+        self.head = _head_for(self.backbone, config, num_classes)
+        self.stride = self.backbone.low_stride if config.head == "deeplabv3plus" else self.backbone.stride
+        self.pretrained: tuple[str, ...] = ()
+        if config.freeze_batch_norm:
+            self.backbone.freeze_batch_norm()
+
+    def trunk(self, images: Tensor) -> Features:
+        """Normalised images (B, 3, H, W) -> {"low": (B, _, H/4, W/4), "high": (B, _, h, w)}, what every head takes."""
+        features = self.backbone(images)
+        return {"low": features["low"], "high": self.neck(features["high"])}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> logits (B, num_classes, ceil(H / stride), ceil(W / stride))."""
+        return self.head(self.trunk(images))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """See `parameter_groups`: pretrained are the parameters that came from `config.weights`."""
+        return parameter_groups(self, self.pretrained)
+
+    def spec(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """What network.json holds: enough to rebuild the network around the tensors of weights.pt."""
+        return network_spec("segmentation", self.config, class_names, self.num_classes, self.pretrained)
+
+
+def _neck(channels: int, config: NetworkConfig) -> nn.Sequential:
+    """[3x3 conv, ReLU, dropout] x neck_layers; no layer: the identity."""
+    neck = nn.Sequential()
+    for _ in range(config.neck_layers):
+        neck.append(nn.Conv2d(channels, config.neck_channels, 3, padding=1))
+        neck.append(nn.ReLU(inplace=True))
+        neck.append(nn.Dropout(config.dropout))
+        channels = config.neck_channels
+    initialise(neck)
+    return neck
+
+
+def _head_for(backbone: Backbone, config: NetworkConfig, num_classes: int) -> nn.Module:
+    channels = (backbone.low_channels, backbone.high_channels)
+    return build_head(config, channels, backbone.stride // backbone.low_stride, num_classes)
+
+
+def build_segmenter(config: NetworkConfig, num_classes: int, seed: int) -> Segmenter:
+    """A segmenter on the CPU, in train mode; random parts depend on `seed` alone.
+
+    num_classes counts background. Raises ConfigError where weights cannot be had or do not fit.
+    """
+    config.check()
+    with seeded(seed):
+        network = Segmenter(config, num_classes)
+    if config.weights != "none":
+        unused = load_pretrained(network.backbone, config)
+        network.pretrained = ("backbone.", *_decimate_vgg(network, unused))
+    return network
+
+
+def make_head(config: NetworkConfig, num_classes: int, seed: int) -> nn.Module:
+    """A head as `build_segmenter(config, num_classes, ...)` has it, with random weights of its own."""
+    with torch.device("meta"):  # only its channel counts are needed
+        backbone = build_backbone(config.backbone, config.output_stride)
+    with seeded(seed):
+        return _head_for(backbone, config, num_classes)
+
+
+def _decimate_vgg(network: Segmenter, classifier: dict[str, Tensor]) -> list[str]:
+    """fc6 and fc7 of DeepLab's VGG16 heads from ImageNet's: every third position, every fourth channel.
+
+    Chen et al. 2015, section 3.1. Only without a neck (with one, the head does not see what fc6 was trained on) and for
+    1024 hidden channels. Returns the name prefixes of what was set.
+    """
+    head, fc6, fc7 = network.head, classifier.get("classifier.0.weight"), classifier.get("classifier.3.weight")
+    if not isinstance(head, AtrousSum) or network.config.backbone != "vgg16" or network.config.neck_layers:
+        return []
+    if network.config.head_channels != 1024 or fc6 is None or fc7 is None:
+        return []
+    with torch.no_grad():
+        for branch in head.branches:
+            branch.fc6.weight.copy_(fc6.view(4096, 512, 7, 7)[::4, :, ::3, ::3])
+            branch.fc6.bias.copy_(classifier["classifier.0.bias"][::4])
+            branch.fc7.weight.copy_(fc7[::4, ::4, None, None])
+            branch.fc7.bias.copy_(classifier["classifier.3.bias"][::4])
+    return [f"head.branches.{index}.{layer}." for index in range(len(head.branches)) for layer in ("fc6", "fc7")]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's CPU generator starts at `seed` inside, and goes on as if nothing had happened afterwards."""
+    state = torch.random.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def parameter_groups(module: nn.Module, pretrained: Collection[str] = ()) -> list[dict[str, Any]]:
+    """The trainable parameters of `module` as optimiser groups [{"name", "params"}, ...], each parameter once.
+
+    Names: pretrained.weights, pretrained.biases, new.weights, new.biases (empty ones are left out). A parameter is
+    pretrained when its name starts with one of `pretrained`. "biases" are biases and the affine of norms: what the
+    recipes exempt from weight decay, and what DeepLab's (DSRG's) multipliers treat apart: pretrained weights 1,
+    pretrained biases 2, new weights 10, new biases 20.
+    """
+    norms = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+    plain = {id(p) for m in module.modules() if isinstance(m, norms) for p in m.parameters(recurse=False)}
+    groups: dict[str, list[nn.Parameter]] = {
+        f"{origin}.{role}": [] for origin in ("pretrained", "new") for role in ("weights", "biases")
+    }
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            origin = "pretrained" if name.startswith(tuple(pretrained)) else "new"
+            role = "biases" if name.endswith("bias") or id(parameter) in plain else "weights"
+            groups[f"{origin}.{role}"].append(parameter)
+    return [{"name": name, "params": params} for name, params in groups.items() if params]
+
+
+def network_spec(
+    task: str, config: Any, class_names: Sequence[str], num_classes: int, pretrained: Sequence[str]
+) -> dict[str, Any]:
+    """network.json. `weights` is "none" there: the tensors beside it are the weights, and a path is a machine's own."""
+    if len(class_names) != num_classes:
+        raise ValueError(f"{len(class_names)} class names for {num_classes} classes (background included)")
+    return {
+        "schema": SPEC_SCHEMA,
+        "task": task,
+        "network": {**config.model_dump(mode="json"), "weights": "none"},
+        "num_classes": num_classes,
+        "class_names": list(class_names),
+        "pretrained": list(pretrained),
+    }

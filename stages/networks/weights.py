@@ -1,0 +1,96 @@
+"""Pretrained weights into a backbone, every key accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor
+
+from artifacts import checkpoint
+from artifacts.errors import ConfigError
+from stages.networks.backbones import Backbone
+from stages.networks.config import BackboneConfig
+
+ARTIFACT_PREFIX = "backbone."  # of a backbone's parameters in the weights.pt of a network artifact
+
+
+def load_pretrained(backbone: Backbone, config: BackboneConfig) -> dict[str, Tensor]:
+    """Load `config.weights` (not "none") into `backbone`; returns the tensors that it has no use for, by name.
+
+    Those are the documented `backbone.unused_prefixes` (the ImageNet classifier) and nothing else. ConfigError names
+    every key that is missing, unexpected or of another shape.
+    """
+    if config.weights == "imagenet":
+        state, source = _imagenet(config.backbone), f"torchvision's ImageNet weights of {config.backbone}"
+    else:
+        config.check()
+        file = Path(config.weights).expanduser()
+        state, source = _read(file), str(file)
+    used = {key: value for key, value in state.items() if not key.startswith(backbone.unused_prefixes or "\0")}
+    load_strictly(backbone, used, source, f"the backbone {config.backbone}")
+    return {key: value for key, value in state.items() if key not in used}
+
+
+def load_strictly(module: torch.nn.Module, state: Mapping[str, Tensor], source: str, target: str) -> None:
+    """Copy `state` into `module`: same keys, same shapes, or one ConfigError that names every difference.
+
+    The counters `num_batches_tracked` may be missing (torchvision files of 2018 and before): they have no influence.
+    """
+    expected = module.state_dict()
+    missing = [key for key in expected if key not in state and not key.endswith(".num_batches_tracked")]
+    unexpected = [key for key in state if key not in expected]
+    shared = [key for key in expected if key in state]
+    misshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in shared
+        if state[key].shape != expected[key].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    if any(problems.values()):
+        lines = [f"  {len(keys)} {kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys]
+        raise ConfigError(
+            f"the weights of {source} do not fit {target}\n" + "\n".join(lines),
+            "check that the file belongs to this network (network.backbone, network.weights)",
+        )
+    with torch.no_grad():
+        copied = sum(1 for key in shared if expected[key].copy_(state[key]) is not None)
+    assert copied == sum(not key.endswith(".num_batches_tracked") or key in state for key in expected)
+
+
+def _imagenet(name: str) -> dict[str, Tensor]:
+    """torchvision's IMAGENET1K_V1 weights (the ones of the papers), from its cache or by its loader."""
+    weights = torchvision.models.get_weight(f"{_WEIGHTS[name]}.IMAGENET1K_V1")
+    try:
+        return dict(weights.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ConfigError(
+            f"torchvision's ImageNet weights of {name} could not be loaded: {error}",
+            f"fetch {Path(weights.url).name} where there is a network and put it into {folder}, "
+            "or set network.weights to the file's path, or to none",
+        ) from error
+
+
+_WEIGHTS = {
+    "vgg16": "VGG16_Weights",
+    "resnet50": "ResNet50_Weights",
+    "resnet101": "ResNet101_Weights",
+    "mobilenet_v2": "MobileNet_V2_Weights",
+}
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """A torchvision state dict, or the backbone's part of a network artifact's weights."""
+    state = checkpoint.load(file)
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ConfigError(
+            f"network.weights: {file} is not a state dict of tensors by name",
+            "save model.state_dict() alone, without optimiser or other entries",
+        )
+    inside = {
+        key.removeprefix(ARTIFACT_PREFIX): value for key, value in state.items() if key.startswith(ARTIFACT_PREFIX)
+    }
+    return inside or dict(state)
