@@ -18,7 +18,7 @@ import dataclasses
 import math
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -237,7 +237,7 @@ def crf_batch(
     refined = np.zeros_like(probabilities)
     arguments = (images, scores, [parameters] * batch)
     if pool is None:
-        results = map(crf_probabilities, *arguments)
+        results: Iterable[np.ndarray] = map(crf_probabilities, *arguments)
     else:  # long chunks: an image of 41x41 takes 8 ms, too short to be sent to another process alone
         chunk = math.ceil(batch / (os.cpu_count() or 1))
         results = pool.map(crf_probabilities, *arguments, chunksize=chunk)
@@ -247,7 +247,7 @@ def crf_batch(
 
 
 def crf_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes for `crf_batch`, one thread each (pydensecrf has no threads of its own). Close it with `with` or `.shutdown()`.
+    """Processes for `crf_batch`, one thread each. Close it with `with` or `.shutdown()`.
 
     Processes start from a clean server process (not from a copy of this one), because a process that has used
     CUDA or threads cannot be copied safely.

@@ -1,0 +1,115 @@
+"""A pool of processes for work on single images, which says at which image a process died.
+
+The standard library's pool only says that some process of it is gone. Here the parent knows what each process has in
+hand, so an image that crashes a C library, or that exhausts the memory, is named. Processes start from a clean server
+process: a copy of a process that has used CUDA or threads is not safe.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
+
+from artifacts.errors import SemisegError
+
+Shared = TypeVar("Shared")
+Result = TypeVar("Result")
+
+IN_HAND = 4  # items a process holds, so that it never waits for the parent
+
+
+def map_in_processes(
+    function: Callable[[Shared, str], Result], shared: Shared, items: Sequence[str], workers: int
+) -> Iterator[tuple[str, Result]]:
+    """(item, function(shared, item)) for every item, in the order in which they become ready.
+
+    `function` is a module's own function; `shared` travels to each process once. With one worker, or one item, all
+    happens in this process. The first error stops the work: a SemisegError as it is; any other as RuntimeError
+    with the item's name and the process's traceback; a process that dies as SemisegError that names the item.
+    """
+    if workers <= 1 or len(items) <= 1:
+        for item in items:
+            yield item, function(shared, item)
+        return
+    context = multiprocessing.get_context("forkserver")
+    todo = deque(items)
+    processes: dict[Connection, tuple[BaseProcess, deque[str]]] = {}
+    try:
+        for _ in range(min(workers, len(items))):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, function, shared), daemon=True)
+            process.start()
+            theirs.close()
+            processes[ours] = (process, deque())
+        for connection, (_, in_hand) in processes.items():
+            _refill(connection, in_hand, todo)
+        while processes:
+            for ready in wait(list(processes)):
+                assert isinstance(ready, Connection)
+                process, in_hand = processes[ready]
+                try:
+                    good, answer = ready.recv()
+                except (EOFError, ConnectionResetError):
+                    raise _died(process, in_hand) from None
+                item = in_hand.popleft()
+                if not good:
+                    raise _failure(item, answer)
+                if not _refill(ready, in_hand, todo):
+                    del processes[ready]
+                    ready.close()
+                yield item, answer
+    finally:
+        for connection, (process, _) in processes.items():
+            process.terminate()
+            connection.close()
+
+
+def _refill(connection: Connection, in_hand: deque[str], todo: deque[str]) -> bool:
+    """Hands over items; False when the process has nothing left to do."""
+    while todo and len(in_hand) < IN_HAND:
+        item = todo.popleft()
+        in_hand.append(item)
+        try:
+            connection.send(item)
+        except (BrokenPipeError, ConnectionResetError):
+            break  # it is dead; the next receive says so
+    return bool(in_hand)
+
+
+def _died(process: BaseProcess, in_hand: deque[str]) -> SemisegError:
+    process.join(5)
+    code = process.exitcode
+    how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code and code < 0 else f"ended with {code}"
+    return SemisegError(
+        f"the process working on {in_hand[0]!r} {how}",
+        "signal 9 usually means too little memory: use fewer workers; what is finished is kept, run it again to continue",
+    )
+
+
+def _failure(item: str, answer: SemisegError | str) -> Exception:
+    return answer if isinstance(answer, SemisegError) else RuntimeError(f"{item}:\n{answer}")
+
+
+def _work(connection: Connection, function: Callable[[Any, str], Any], shared: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    while True:
+        try:
+            item = connection.recv()
+        except EOFError:
+            return  # the parent has no more work, or is gone
+        try:
+            answer = (True, function(shared, item))
+        except SemisegError as error:
+            answer = (False, error)
+        except Exception:
+            answer = (False, traceback.format_exc())
+        try:
+            connection.send(answer)
+        except (BrokenPipeError, ConnectionResetError):
+            return
