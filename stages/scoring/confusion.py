@@ -25,7 +25,7 @@ class ConfusionMatrix:
     """Counts of (ground truth, prediction) pairs.
 
     Attributes:
-        counts: int64 (C, C + 1); row: class of the ground truth; column: predicted class, the last one "no answer" (255).
+        counts: int64 (C, C + 1); row: class of the ground truth; column: predicted class, the last: "no answer" (255).
         ignored: pixels left out because their ground truth is 255.
         images: how many images were added.
     """

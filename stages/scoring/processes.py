@@ -43,7 +43,7 @@ def map_in_processes(
     try:
         for _ in range(min(workers, len(items))):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, function, shared), daemon=True)
+            process: BaseProcess = context.Process(target=_work, args=(theirs, function, shared), daemon=True)
             process.start()
             theirs.close()
             processes[ours] = (process, deque())
@@ -52,11 +52,11 @@ def map_in_processes(
         while processes:
             for ready in wait(list(processes)):
                 assert isinstance(ready, Connection)
-                process, in_hand = processes[ready]
+                worker, in_hand = processes[ready]
                 try:
                     good, answer = ready.recv()
                 except (EOFError, ConnectionResetError):
-                    raise _died(process, in_hand) from None
+                    raise _died(worker, in_hand) from None
                 item = in_hand.popleft()
                 if not good:
                     raise _failure(item, answer)
@@ -65,8 +65,8 @@ def map_in_processes(
                     ready.close()
                 yield item, answer
     finally:
-        for connection, (process, _) in processes.items():
-            process.terminate()
+        for connection, (unfinished, _) in processes.items():
+            unfinished.terminate()
             connection.close()
 
 
@@ -88,7 +88,7 @@ def _died(process: BaseProcess, in_hand: deque[str]) -> SemisegError:
     how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code and code < 0 else f"ended with {code}"
     return SemisegError(
         f"the process working on {in_hand[0]!r} {how}",
-        "signal 9 usually means too little memory: use fewer workers; what is finished is kept, run it again to continue",
+        "signal 9 usually means too little memory: use fewer workers; finished images are kept, the next run continues",
     )
 
 

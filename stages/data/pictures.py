@@ -1,0 +1,112 @@
+"""What can be predicted: the pictures of a data set, or a folder of one's own, read as 8-bit RGB."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from artifacts.dataset import Dataset, check_image_id
+from artifacts.errors import ConfigError, DataError
+from artifacts.store import Artifact
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+ORIENTATION = 0x0112  # EXIF tag; values 5..8 exchange width and height
+
+
+class PictureFolder:
+    """The pictures directly inside a folder; the id of one is its file name without suffix.
+
+    Attributes: path, ids (sorted).
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """DataError: no such folder, no picture in it, or two pictures of one name."""
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise DataError(f"{self.path} is no folder", "name a folder with pictures")
+        self._files: dict[str, Path] = {}
+        for file in sorted(self.path.iterdir()):
+            if file.suffix.lower() not in SUFFIXES or file.name.startswith(".") or not file.is_file():
+                continue
+            image_id = check_image_id(file.stem)
+            if image_id in self._files:
+                raise DataError(
+                    f"{self.path} has two pictures named {image_id!r}: {self._files[image_id].name} and {file.name}",
+                    "rename one of them: a result is named after its picture",
+                )
+            self._files[image_id] = file
+        if not self._files:
+            raise DataError(f"{self.path} holds no picture ({', '.join(SUFFIXES)})", "name a folder with pictures")
+        self.ids = tuple(sorted(self._files))
+
+    def file(self, image_id: str) -> Path:
+        return self._files[image_id]
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        """(H, W) as `image` will give it, from the file's header."""
+        path = self._files[image_id]
+        try:
+            with Image.open(path) as picture:
+                turned = picture.getexif().get(ORIENTATION, 1) >= 5
+                return (picture.width, picture.height) if turned else (picture.height, picture.width)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise _unreadable(path, error) from error
+
+    def image(self, image_id: str) -> np.ndarray:
+        """RGB uint8 (H, W, 3), see `read_picture`."""
+        return read_picture(self._files[image_id])
+
+
+def read_picture(path: Path | str) -> np.ndarray:
+    """Any picture as RGB uint8 (H, W, 3).
+
+    Grey and palette pictures become RGB, 16 bits a channel become 8 (the upper ones), transparent parts lie on white,
+    and the EXIF orientation is applied, so that a result lies on the picture as viewers show it. DataError, with the
+    file's name, when it is missing, truncated or no picture.
+    """
+    path = Path(path)
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode.startswith("I;16"):
+                return _grey(np.asarray(picture).astype(np.uint16) >> 8)
+            if picture.mode in ("I", "F"):
+                values = np.asarray(picture, np.float64)
+                if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
+                    raise ValueError(f"mode {picture.mode} with values outside 0..65535")
+                return _grey(values.astype(np.uint16) >> 8 if values.max() > 255 else values)
+            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+                white = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(white, picture.convert("RGBA"))
+            return np.array(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values.astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    if not path.is_file():
+        return DataError(f"there is no picture {path}", "put it there, or take it from the list")
+    return DataError(f"picture {path} cannot be read: {error}", "open it in a viewer; save or copy it again")
+
+
+def open_pictures(
+    data: Artifact | None, images: str, splits: tuple[str, ...]
+) -> tuple[Dataset | PictureFolder, list[str]]:
+    """(pictures, sorted ids): those of the splits of a data set, or of the folder `images` where that is given."""
+    if images:
+        folder = PictureFolder(images)
+        return folder, list(folder.ids)
+    if data is None:
+        raise ConfigError("no pictures are given", "name a data set (--data NAME) or a folder (--set images=DIR)")
+    dataset = Dataset(data)
+    ids = sorted({image_id for split in splits for image_id in dataset.ids(split)})
+    if not ids:
+        raise DataError(f"the splits {', '.join(splits)} of {dataset.name!r} are empty", "name another split")
+    return dataset, ids

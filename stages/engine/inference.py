@@ -1,0 +1,171 @@
+"""Whole-image inference: pictures in, class probabilities at the size of the picture out.
+
+Pictures of equal size are batched, with their mirror images in the same batch. Nothing is padded, so the result of a
+picture does not depend on the others. While the network works, threads decode what comes next.
+
+    for ids, probabilities in predict_probabilities(network, dataset, dataset.ids("val"), InferenceConfig(), device):
+        masks = probabilities.argmax(1)  # of (B, C, H, W) on `device`
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from artifacts.errors import DataError
+from stages.engine.device import autocast_dtype
+from stages.networks import normalise, upsample
+from stages.scoring.config import InferenceConfig
+
+AHEAD = 2  # batches decoded in advance
+BATCH_PIXELS = {"cuda": 4_000_000, "cpu": 400_000}  # of all views of one scale: bounds the memory of a batch
+
+
+class Pictures(Protocol):
+    """What is predicted. A `Dataset` is one, and a `PictureFolder`."""
+
+    def size(self, image_id: str, /) -> tuple[int, int]:
+        """(H, W) in pixels, without decoding the picture."""
+
+    def image(self, image_id: str, /) -> np.ndarray:
+        """RGB uint8 (H, W, 3)."""
+
+
+def predict_probabilities(
+    network: nn.Module,
+    pictures: Pictures,
+    ids: Sequence[str],
+    protocol: InferenceConfig,
+    device: torch.device,
+    batch_size: int | None = None,
+    workers: int = 2,
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Class probabilities of whole pictures: yields (ids, float32 (B, C, H, W) on `device`), in order of size, then id.
+
+    `network` is on `device` and maps normalised images (B, 3, H, W) to logits (B, C, ceil(H / s), ceil(W / s)) with
+    s = `network.stride`. The logits of every view are brought to the size of the picture (cell i of a view lies on its
+    pixel s * i, as in training) and merged there, by `protocol.merge`.
+    `batch_size` pictures of equal size go together (None: as many as fit a pixel budget); neither it nor `workers`, the
+    decoding threads, changes a result beyond rounding. The network is in eval mode while this runs.
+    """
+    plan = _batches(pictures, ids, max(protocol.scales), 1 + protocol.flip, device, batch_size)
+    with ThreadPoolExecutor(max(1, workers)) as pool, _evaluating(network):
+        decoding: list[list[Future[np.ndarray]]] = []
+        try:
+            for number, batch in enumerate(plan):
+                for upcoming in plan[number + len(decoding) : number + 1 + AHEAD]:
+                    decoding.append([pool.submit(_read, pictures, image_id) for image_id in upcoming])
+                images = torch.from_numpy(np.stack([future.result() for future in decoding.pop(0)]))
+                if device.type == "cuda":
+                    images = images.pin_memory()
+                yield batch, _predict(network, images.to(device, non_blocking=True), protocol)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _batches(
+    pictures: Pictures,
+    ids: Sequence[str],
+    largest_scale: float,
+    views: int,
+    device: torch.device,
+    batch_size: int | None,
+) -> list[list[str]]:
+    by_size: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for image_id in sorted(ids):
+        by_size[pictures.size(image_id)].append(image_id)
+    batches = []
+    for (height, width), members in sorted(by_size.items()):
+        pixels = height * width * max(largest_scale, 1.0) ** 2 * views
+        number = batch_size or max(1, int(BATCH_PIXELS.get(device.type, BATCH_PIXELS["cpu"]) / pixels))
+        batches += [members[first : first + number] for first in range(0, len(members), number)]
+    return batches
+
+
+def _read(pictures: Pictures, image_id: str) -> np.ndarray:
+    image = pictures.image(image_id)
+    if image.shape[:2] != pictures.size(image_id):
+        raise DataError(
+            f"picture {image_id} has {image.shape[0]} rows and {image.shape[1]} columns, "
+            f"its header or list says {pictures.size(image_id)}",
+            "copy the picture again, or prepare the data again",
+        )
+    return image
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:  # one by one: frozen parts of a network in train mode are in eval mode
+            module.training = True
+
+
+@torch.inference_mode()
+def _predict(network: Any, images: Tensor, protocol: InferenceConfig) -> Tensor:
+    """uint8 (B, H, W, 3) -> probabilities float32 (B, C, H, W)."""
+    device = images.device
+    dtype = autocast_dtype(protocol.precision, device)
+    size = (images.shape[1], images.shape[2])
+    inputs = normalise(images.permute(0, 3, 1, 2))  # NHWC memory: channels_last, what convolutions like best
+    merged: Tensor | None = None
+    for scale in protocol.scales:
+        view = _resize(inputs, scale)
+        if protocol.flip:
+            view = torch.cat([view, view.flip(3)])
+        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            logits = network(view)
+        scores = _to_picture(logits.float(), size, (view.shape[2], view.shape[3]), network.stride)
+        if protocol.merge == "probabilities":
+            scores = scores.softmax(1)
+        if protocol.flip:
+            straight, mirrored = scores.chunk(2)
+            scores = straight + mirrored.flip(3)
+        merged = scores if merged is None else merged + scores
+    assert merged is not None
+    if protocol.merge == "logits-sum":
+        return merged.softmax(1)
+    mean = merged / (len(protocol.scales) * (1 + protocol.flip))
+    return mean if protocol.merge == "probabilities" else mean.softmax(1)
+
+
+def _resize(images: Tensor, scale: float) -> Tensor:
+    if scale == 1:
+        return images
+    size = [max(1, round(side * scale)) for side in images.shape[2:]]
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
+
+
+def _to_picture(logits: Tensor, size: tuple[int, int], view: tuple[int, int], stride: int) -> Tensor:
+    """Logits (B, C, h, w) of a picture that was resized to `view` -> (B, C, H, W), in one bilinear step.
+
+    Pixel y of the picture lies at (y + 1/2) * view / size - 1/2 of the resized one, and that over `stride` is its cell.
+    """
+    if view == size:
+        return upsample(logits, size, stride)
+    rows, columns = (
+        _cells(side, seen, cells, stride, logits.device)
+        for side, seen, cells in zip(size, view, logits.shape[2:], strict=True)
+    )
+    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)  # (H, W, 2) as (x, y)
+    return F.grid_sample(
+        logits, grid.expand(len(logits), -1, -1, -1), mode="bilinear", padding_mode="border", align_corners=True
+    )
+
+
+def _cells(side: int, seen: int, cells: int, stride: int, device: torch.device) -> Tensor:
+    """For each of `side` pixels its place among the cells, in grid_sample's units (-1: first cell, 1: last)."""
+    pixels = torch.arange(side, device=device, dtype=torch.float64)
+    places = ((pixels + 0.5) * seen / side - 0.5) / stride
+    return (places * (2 / max(cells - 1, 1)) - 1).float()

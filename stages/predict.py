@@ -1,0 +1,245 @@
+"""`predict`: class probabilities and masks of a trained network, for splits of a data set or for pictures of one's own.
+
+    semiseg predict --set splits=[val]
+    semiseg predict --set images=holiday/ --set output=masks
+
+The result has `masks/<id>.png` (index masks of the picture's size), `probabilities/` (score maps: softmax at every
+`stride`-th pixel) or both, and `classes.json` with the class names and what was predicted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pydantic
+from pydantic import Field
+
+from artifacts.dataset import Dataset
+from artifacts.errors import ConfigError
+from artifacts.masks import IGNORE, write_mask
+from artifacts.score_maps import ScoreMapWriter
+from artifacts.store import Artifact, Writer
+from stages.contract import Execution, Input, Stage
+from stages.data.pictures import open_pictures
+from stages.scoring.config import InferenceConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARD_SIZE = 100  # images per file of score maps: what a killed run makes again, and a rank's share
+
+
+class PredictConfig(InferenceConfig):
+    """What to predict, how, and what to keep of it."""
+
+    splits: tuple[Literal["train", "weak", "val"], ...] = Field(
+        ("val",), description="Splits of the data set to predict: train, weak, val. Not used with `images`."
+    )
+    images: str = Field("", description="Folder of pictures of one's own (jpg, png, ...), instead of a data set.")
+    output: Literal["masks", "probabilities", "both"] = Field(
+        "both", description="masks: index PNGs. probabilities: score maps, what the stage crf refines. both."
+    )
+    restrict_to_labels: bool = Field(
+        False,
+        description="Only background and the image-level labels of a picture may win; probabilities are renormalised\n"
+        "over them. For pseudo labels: it can only help where the labels are right.",
+    )
+    min_confidence: float = Field(
+        0.0, ge=0, lt=1, description="Pixels of a mask whose highest probability is below this become 255 (unknown)."
+    )
+    stride: int = Field(4, ge=1, le=32, description="Score maps keep every stride-th pixel in both directions.")
+    min_class_probability: float = Field(
+        0.01,
+        ge=0,
+        lt=1,
+        description="A class whose probability stays below this in the whole picture is left out of its score maps\n"
+        "(background is always kept).",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> PredictConfig:
+        if self.images and self.restrict_to_labels:
+            raise ValueError("restrict_to_labels needs a data set with labels; pictures of one's own have none")
+        if not self.images and not self.splits:
+            raise ValueError("nothing to predict: give splits, or a folder of images")
+        return self
+
+
+def check(config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> None:
+    """Whether there are pictures, labels where they are wanted, and a network for the same classes."""
+    pictures, ids = open_pictures(inputs["data"], config.images, config.splits)
+    if config.restrict_to_labels and isinstance(pictures, Dataset):
+        for image_id in ids:
+            pictures.tags(image_id)
+    names = class_names(inputs["segmenter"])
+    if isinstance(pictures, Dataset) and pictures.class_names != names:
+        raise ConfigError(
+            f"the network knows the classes {', '.join(names)}; the data set has {', '.join(pictures.class_names)}",
+            "predict with a network trained on this data set's classes",
+        )
+
+
+def class_names(segmenter: Artifact | None) -> tuple[str, ...]:
+    """The class names that travel with a network."""
+    assert segmenter is not None  # the input is not optional
+    return tuple(segmenter.json("network.json")["class_names"])
+
+
+def run(
+    config: PredictConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
+) -> dict[str, Any]:
+    """Predicts what is still missing; under torchrun each rank its share of the pictures."""
+    from stages.engine.device import describe_device, select_device
+    from stages.engine.inference import predict_probabilities
+    from stages.networks import load_network
+
+    pictures, ids = open_pictures(inputs["data"], config.images, config.splits)
+    names = class_names(inputs["segmenter"])
+    device = select_device(execution.device)
+    network = load_network(inputs["segmenter"]).to(device)
+    labels = pictures if config.restrict_to_labels and isinstance(pictures, Dataset) else None
+    with ScoreMapWriter(
+        writer, "probabilities", class_names=names, shard_size=SHARD_SIZE, normalisation="probability"
+    ) as maps:
+        parts = _plan(config, ids, writer, maps, execution)
+        missing = sum(map(len, parts))
+        writer.expect(len(ids))
+        writer.advance(len(ids) - missing)
+        with (
+            execution.progress.track(len(ids), "predict", done=len(ids) - missing) as tracker,
+            ThreadPoolExecutor(2) as encoders,
+        ):
+            for part in parts:
+                views = predict_probabilities(network, pictures, part, config, device, workers=execution.workers)
+                for count in _save(views, config, labels, writer, maps, encoders):
+                    writer.advance(count)
+                    tracker.advance(count)
+    if execution.rank == 0:
+        writer.write_json(
+            "classes.json",
+            {
+                "class_names": list(names),
+                "ids": ids,
+                "splits": [] if config.images else list(config.splits),
+                "output": config.output,
+            },
+        )
+    return {
+        "images": len(ids),
+        "splits": "own pictures" if config.images else ", ".join(config.splits),
+        "output": config.output,
+        "device": describe_device(device),
+    }
+
+
+def _plan(
+    config: PredictConfig, ids: list[str], writer: Writer, maps: ScoreMapWriter, execution: Execution
+) -> Sequence[Sequence[str]]:
+    """The pictures still to be predicted by this rank, in parts that are finished one after the other."""
+    if config.output != "masks":
+        return maps.plan(ids, execution.rank, execution.world_size)
+    missing = [image_id for image_id in ids if not writer.has(f"masks/{image_id}.png")]
+    return [missing[execution.rank :: execution.world_size]]
+
+
+def _save(
+    views: Iterator[tuple[list[str], Tensor]],
+    config: PredictConfig,
+    labels: Dataset | None,
+    writer: Writer,
+    maps: ScoreMapWriter,
+    encoders: ThreadPoolExecutor,
+) -> Iterator[int]:
+    """Writes batch after batch; yields how many pictures are finished. PNGs are encoded while the network works."""
+    encoding: deque[tuple[list[Future[None]], list[tuple[str, np.ndarray, list[int], tuple[int, int]]]]] = deque()
+
+    def finish() -> int:
+        # A picture's mask is whole before its score map is: a whole shard means that all its masks are there.
+        futures, records = encoding.popleft()
+        for future in futures:
+            future.result()
+        for image_id, scores, classes, size in records:
+            if config.output != "masks":
+                maps.add(image_id, scores, classes, size=size, stride=config.stride)
+        return len(records)
+
+    for ids, probabilities in views:
+        if labels is not None:
+            probabilities = _restrict(probabilities, [(0, *labels.tags(image_id)) for image_id in ids])
+        futures: list[Future[None]] = []
+        if config.output != "probabilities":
+            masks = _masks(probabilities, config.min_confidence)
+            futures = [
+                encoders.submit(_write, writer, image_id, mask) for image_id, mask in zip(ids, masks, strict=True)
+            ]
+        encoding.append((futures, list(_records(ids, probabilities, config))))
+        while len(encoding) > 2:
+            yield finish()
+    while encoding:
+        yield finish()
+
+
+def _restrict(probabilities: Tensor, allowed: Sequence[Sequence[int]]) -> Tensor:
+    """(B, C, H, W): probability 0 for every class that is not allowed in its picture, renormalised over the others."""
+    import torch
+
+    keep = torch.zeros(probabilities.shape[:2], dtype=probabilities.dtype)
+    for number, classes in enumerate(allowed):
+        keep[number, list(classes)] = 1
+    kept = probabilities * keep.to(probabilities.device)[:, :, None, None]
+    # far below what any softmax in float32 gives a winner, yet no division by 0
+    return kept / kept.sum(1, keepdim=True).clamp(min=1e-30)
+
+
+def _masks(probabilities: Tensor, min_confidence: float) -> np.ndarray:
+    """(B, C, H, W) -> uint8 (B, H, W); 255 where the highest probability is below `min_confidence`."""
+    highest, classes = probabilities.max(1)
+    if min_confidence > 0:
+        classes = classes.masked_fill(highest < min_confidence, IGNORE)
+    return classes.byte().cpu().numpy()
+
+
+def _records(
+    ids: Sequence[str], probabilities: Tensor, config: PredictConfig
+) -> Iterator[tuple[str, np.ndarray, list[int], tuple[int, int]]]:
+    """(id, scores (K, h, w), the K classes, (H, W)) of each picture, for its score map."""
+    size = (probabilities.shape[2], probabilities.shape[3])
+    if config.output == "masks":
+        yield from ((image_id, np.empty(0), [], size) for image_id in ids)
+        return
+    grids = probabilities[:, :, :: config.stride, :: config.stride].half().cpu().numpy()
+    for image_id, grid in zip(ids, grids, strict=True):
+        highest = grid.max(axis=(1, 2))
+        classes = [c for c, value in enumerate(highest) if c == 0 or value >= config.min_class_probability]
+        yield image_id, grid[classes], classes, size
+
+
+def _write(writer: Writer, image_id: str, mask: np.ndarray) -> None:
+    with writer.item(f"masks/{image_id}.png") as temporary:
+        write_mask(temporary, mask)
+
+
+def externals(config: PredictConfig) -> dict[str, Path]:
+    """The content of a folder of pictures, not its name, decides what a result is."""
+    return {"images": Path(config.images)} if config.images else {}
+
+
+STAGE = Stage(
+    name="predict",
+    version=1,
+    summary="Predict masks and class probabilities with a trained network.",
+    config=PredictConfig,
+    inputs={
+        "data": Input(("dataset",), "the data set to predict", optional=True, default=("data",)),
+        "segmenter": Input(("segmenter",), "the trained network", default=("segmenter", "train")),
+    },
+    output="predictions",
+    run=run,
+    externals=externals,
+    check=check,
+)
