@@ -20,7 +20,6 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -32,7 +31,8 @@ from artifacts.masks import IGNORE, encode_mask, read_mask
 from artifacts.store import Writer
 from stages.contract import Execution
 from stages.data.config import ShapesConfig
-from stages.data.pool import in_processes
+from stages.data.each_image import for_each_image
+from stages.data.labels import tags_of_mask
 
 CLASS_NAMES = ("background", "star", "ring", "boat", "mushroom", "fish", "beetle")
 STAR, RING, BOAT, MUSHROOM, FISH, BEETLE = range(1, 7)
@@ -40,6 +40,8 @@ STAR, RING, BOAT, MUSHROOM, FISH, BEETLE = range(1, 7)
 CONTEXT_OF = {BOAT: "water", MUSHROOM: "moss"}
 COMPANION_OF = {STAR: RING, RING: BOAT, BOAT: FISH, MUSHROOM: BEETLE, FISH: STAR, BEETLE: MUSHROOM}
 COMPANION_CHANCE = 0.3
+WORN_TEXTURE_CHANCE = 0.45  # of a thing of no class: it wears stripes, checks, dots or scales
+HUE_HABIT_CHANCE = 0.65  # of an object: its colours are near its class's usual hue
 MOST_TURN = {BOAT: 0.2, MUSHROOM: 0.45}  # radians; the other classes turn freely
 SUPERSAMPLING = 2  # pictures are drawn this much larger, then averaged: soft outlines
 SMALLEST_VISIBLE_SHARE = 0.4  # objects hidden more than this leave the picture
@@ -80,9 +82,9 @@ def write_shapes(config: ShapesConfig, writer: Writer, execution: Execution) -> 
     writer.expect(len(everything))
     writer.advance(len(everything) - len(missing))
     with execution.progress.track(len(everything), "drawing", done=len(everything) - len(missing)) as task:
-        for image_id, (image, mask) in in_processes(partial(_files, config), missing, execution.workers):
-            writer.write_bytes(f"images/{image_id}.png", image)
-            writer.write_bytes(f"masks/{image_id}.png", mask)  # last: it says that the pair is whole
+        for image_id, (image_png, mask_png) in for_each_image(_files, config, missing, execution.workers):
+            writer.write_bytes(f"images/{image_id}.png", image_png)
+            writer.write_bytes(f"masks/{image_id}.png", mask_png)  # last: it says that the pair is whole
             writer.advance()
             task.advance()
     tags, sizes = {}, {}
@@ -113,11 +115,6 @@ def _files(config: ShapesConfig, image_id: str) -> tuple[bytes, bytes]:
     buffer = BytesIO()
     Image.fromarray(drawing.image).save(buffer, format="PNG")
     return buffer.getvalue(), encode_mask(drawing.mask)
-
-
-def tags_of_mask(mask: np.ndarray) -> tuple[int, ...]:
-    """The classes that have a pixel in the mask, without background and 255."""
-    return tuple(int(value) for value in np.unique(mask) if value not in (0, IGNORE))
 
 
 def image_ids(config: ShapesConfig) -> dict[str, list[str]]:
@@ -227,7 +224,7 @@ def _star(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[Float
     light, dark = _colour_pair(rng, hue=0.12)
     distance = np.hypot(u, v)
     cover = _star_outline(u, v, points=5, inner=rng.uniform(0.42, 0.52))
-    cell = rng.uniform(0.17, 0.22)
+    cell = rng.uniform(0.2, 0.26)
     checks = (np.floor(u / cell) + np.floor(v / cell)) % 2 == 0
     tips = distance > 0.62
     return cover, _two_colours(checks | tips, light, dark)
@@ -278,18 +275,18 @@ def _mushroom(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[F
 def _fish(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     """A body of curved scales with an eye; a plain tail and a plain fin."""
     light, dark = _colour_pair(rng, hue=0.5)
-    slimness = rng.uniform(0.4, 0.55)
+    slimness = rng.uniform(0.48, 0.62)
     body = ((u + 0.2) / 0.8) ** 2 + (v / slimness) ** 2 < 1
     tail = (u > 0.45) & (u < 1) & (np.abs(v) < (u - 0.38) * 0.95)
     fin = (np.abs(u + 0.1) < 0.3) & (v < 0) & (v > -slimness - 0.22 + np.abs(u + 0.1) * 0.9)
-    cell = rng.uniform(0.2, 0.26)
+    cell = rng.uniform(0.24, 0.32)
     phase = np.mod(u / cell + 0.45 * np.cos(2 * math.pi * v / cell), 1)
     shade = (0.25 + 0.75 * phase)[..., None]
     colour = (light * shade + dark * (1 - shade)).astype(np.float32)
     colour[(tail | fin) & ~body] = 0.5 * (light + dark)
     to_eye = np.hypot(u + 0.68, v + 0.1)
-    colour[to_eye < 0.14] = 0.95
-    colour[to_eye < 0.08] = 0.05
+    colour[to_eye < 0.17] = 0.95
+    colour[to_eye < 0.1] = 0.05
     return body | tail | fin, colour
 
 
@@ -381,7 +378,7 @@ def _thing(size: tuple[int, int], rng: np.random.Generator) -> Layer:
     else:  # half disc
         cover = (np.hypot(u, v) < 0.9) & (v > -0.1)
     light, dark = _colour_pair(rng)
-    if rng.random() < 0.35:
+    if rng.random() > WORN_TEXTURE_CHANCE:
         colour = light + (dark - light) * _noise(rng, u.shape, max(4.0, radius / 2))[..., None]
     else:
         pattern = _pattern(rng, u, v, cell=rng.uniform(0.25, 0.5))
@@ -440,10 +437,10 @@ def _colour(
 
 
 def _colour_pair(rng: np.random.Generator, hue: float | None = None) -> tuple[FloatArray, FloatArray]:
-    """A light and a dark colour. A class's hue is only a habit: half the time it is any."""
-    habit = hue if hue is not None and rng.random() < 0.5 else None
+    """A light and a dark colour. A class's hue is only a habit: often it is any other."""
+    habit = hue if hue is not None and rng.random() < HUE_HABIT_CHANCE else None
     light = _colour(rng, habit, spread=0.08, saturation=(0.05, 0.7), value=(0.68, 1.0))
-    dark = _colour(rng, None if habit is None else habit, spread=0.12, saturation=(0.3, 0.95), value=(0.12, 0.5))
+    dark = _colour(rng, habit, spread=0.12, saturation=(0.3, 0.95), value=(0.12, 0.5))
     return light, dark
 
 
