@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -55,32 +56,29 @@ def load(path: Path | str) -> Any:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()  # torch itself does not compare the checksums of the tensors
-            if damaged is not None:
-                raise _damaged(path, f"wrong checksum in its part {damaged}")
+                part = archive.testzip()  # torch reads a tensor with a wrong checksum without a word
+            if part is not None:
+                raise _damaged(path, f"wrong checksum in its part {part}")
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) and "Unsupported" in str(error):
+        if found := re.search(r"GLOBAL (\S+)|blocklisted module (\S+)", str(error)):
             raise ArtifactError(
-                f"checkpoint {path} holds more than tensors and plain values ({_first_line(error)})",
+                f"checkpoint {path} holds more than tensors and plain values: {found[1] or found[2]}",
                 "it is not loaded, since that could run code; convert it to a plain state dict where you trust it",
             ) from error
-        raise _damaged(path, _first_line(error)) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise _damaged(path, _first_line(error)) from error
+        raise _damaged(path, "it is not in PyTorch's format") from error
+    except PermissionError as error:
+        raise ArtifactError(f"checkpoint {path} cannot be read: {error.strerror}", "check its permissions") from error
+    except (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise _damaged(path, f"{type(error).__name__}: {str(error).partition('. ')[0][:160]}") from error
 
 
 def _damaged(path: Path, reason: str) -> ArtifactError:
     return ArtifactError(
-        f"checkpoint {path} is damaged: {reason}",
+        f"checkpoint {path} is damaged or no checkpoint: {reason}",
         "delete the file and rerun the stage (a training goes on from the checkpoint before), "
         "or download the weights again",
     )
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def _plain(value: Any, key: str, torch: Any) -> Any:
@@ -96,7 +94,7 @@ def _plain(value: Any, key: str, torch: Any) -> Any:
     if isinstance(value, str):
         return sys.intern(str(value))
     if isinstance(value, bytes):
-        return bytes(value)
+        return bytes(bytearray(value))
     if isinstance(value, dict):
         for name in value:
             if type(name) not in (str, int):

@@ -205,6 +205,8 @@ def _checked(
     # written as "not inside" so that NaN fails too
     if scores.size and not (scores.min() >= -1e-3 and scores.max() <= 1 + 1e-3):
         raise ValueError(f"{image_id}: scores lie in 0..1, got {scores.min()}..{scores.max()}")
+    if len(size) != 2 or min(size) < 1 or stride < 1:
+        raise ValueError(f"{image_id}: size is (H, W) and stride at least 1, got size {size}, stride {stride}")
     order = np.argsort(ids)
     return _Record(
         scores[order].astype(np.float16), ids[order].astype(np.uint8), (int(size[0]), int(size[1])), int(stride)
@@ -299,10 +301,10 @@ class ScoreMaps(Mapping[str, ScoreMap]):
             raise self._damaged(name, "the file is missing")
         try:
             file = h5py.File(self.path / name, "r", locking=False)
-        except (OSError, RuntimeError) as error:
-            raise self._damaged(name, f"the file cannot be opened ({error})") from error
-        if file.attrs.get("schema") != SCHEMA:
             found = file.attrs.get("schema")
+        except (OSError, KeyError, RuntimeError) as error:
+            raise self._damaged(name, f"the file cannot be opened ({error})") from error
+        if found != SCHEMA:
             file.close()
             raise self._damaged(name, f"it has schema {found}, expected {SCHEMA}")
         return file
@@ -326,4 +328,6 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} is damaged: {error}", "rerun the stage that made it") from None
     if not isinstance(index, dict) or index.get("schema") != SCHEMA:
         raise ArtifactError(f"{path} does not have the score-map schema {SCHEMA}", "rerun the stage that made it")
+    if missing := [key for key in ("class_names", "normalisation", "shards") if key not in index]:
+        raise ArtifactError(f"{path} lacks {', '.join(missing)}", "rerun the stage that made it")
     return index

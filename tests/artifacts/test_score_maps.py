@@ -1,0 +1,421 @@
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from artifacts.errors import ArtifactError, DataError
+from artifacts.score_maps import ScoreMaps, ScoreMapWriter
+from artifacts.store import Work, Workspace, Writer
+
+NAMES = ("background", "cat", "cow", "dog", "horse", "sheep")
+IDS = [f"2007_{number:06d}" for number in range(10)]
+
+
+def maps_of(image_id: str) -> tuple[np.ndarray, list[int]]:
+    """Scores and classes that depend on the id alone, as a deterministic stage would make them."""
+    rng = np.random.default_rng([ord(letter) for letter in image_id])
+    count = int(rng.integers(1, 4))
+    classes = sorted(int(c) for c in rng.choice(np.arange(1, len(NAMES)), count, replace=False))
+    return rng.random((count, 9, 12)).astype(np.float32), classes
+
+
+def add_all(maps: ScoreMapWriter, ids) -> None:
+    for image_id in ids:
+        scores, classes = maps_of(image_id)
+        maps.add(image_id, scores, classes, size=(36, 48), stride=4)
+
+
+def write(folder: Path, ids=IDS, added=None, shard_size=4) -> Path:
+    """Plans `ids` and adds them, or only those in `added`, in that order."""
+    with ScoreMapWriter(Writer(folder), class_names=NAMES, shard_size=shard_size) as maps:
+        maps.plan(ids)
+        add_all(maps, ids if added is None else added)
+    return folder
+
+
+def write_one(folder: Path, image_id="a", scores=(((0.0,),),), classes=(1,), size=(8, 8), stride=4) -> Path:
+    with ScoreMapWriter(Writer(folder), class_names=NAMES) as maps:
+        maps.plan(["a"])
+        maps.add(image_id, scores, classes, size=size, stride=stride)
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
+
+
+def test_what_is_written_is_read(tmp_path):
+    maps = ScoreMaps(write(tmp_path))
+    assert maps.ids == tuple(IDS)
+    assert (maps.class_names, maps.normalisation) == (NAMES, "max")
+    assert len(maps) == 10
+    assert "2007_000003" in maps
+    assert "2008_000003" not in maps
+    for image_id in maps:
+        scores, classes = maps_of(image_id)
+        found = maps[image_id]
+        assert found.image_id == image_id
+        assert found.scores.dtype == np.float32
+        np.testing.assert_array_equal(found.scores, scores.astype(np.float16).astype(np.float32))
+        assert found.classes.dtype == np.uint8
+        assert found.classes.tolist() == classes
+        assert (found.size, found.stride, found.normalisation) == ((36, 48), 4, "max")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(
+    scores=hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(0, 4), st.integers(1, 9), st.integers(1, 9)),
+        elements=st.floats(0, 1, width=32),
+    ),
+    shuffled=st.permutations(range(len(NAMES))),
+)
+def test_any_map_comes_back_within_half_a_unit_of_float16(tmp_path, scores, shuffled):
+    classes = np.array(shuffled[: len(scores)], dtype=np.uint8)
+    folder = tmp_path / "any"
+    shutil.rmtree(folder, ignore_errors=True)
+    found = ScoreMaps(write_one(folder, scores=scores, classes=classes))["a"]
+    assert found.classes.tolist() == sorted(classes.tolist())
+    order = np.argsort(classes)
+    np.testing.assert_allclose(found.scores, scores[order], rtol=2**-11, atol=2**-25)
+
+
+def test_the_layout_is_that_of_the_specification(tmp_path):
+    """Read by h5py alone: groups, types, filters and attributes as docs/formats.md says."""
+    write(tmp_path)
+    with h5py.File(tmp_path / "scores" / "shard-00000.h5", "r") as file:
+        assert file.attrs["schema"] == 1
+        assert list(file.attrs["class_names"]) == list(NAMES)
+        assert file.attrs["normalisation"] == "max"
+        assert sorted(file) == IDS[:4]
+        for group in file.values():
+            count = len(group["classes"])
+            scores = group["scores"]
+            assert (scores.dtype, scores.shape, scores.chunks) == (np.float16, (count, 9, 12), (1, 9, 12))
+            assert (scores.compression, scores.shuffle, scores.fletcher32) == ("lzf", True, True)
+            assert (group["classes"].dtype, group["classes"].fletcher32) == (np.uint8, True)
+            assert dict(group.attrs) == {"height": 36, "width": 48, "stride": 4}
+
+
+def test_equal_maps_give_equal_bytes_whatever_the_clock_and_the_order(tmp_path):
+    first = files_of(write(tmp_path / "one"))
+    time.sleep(1.1)  # HDF5 stores times in whole seconds, where it stores them
+    second = files_of(write(tmp_path / "other", ids=IDS[::-1], added=IDS[::2] + IDS[1::2]))
+    assert first == second
+    assert sorted(first) == ["scores/index.json", *(f"scores/shard-0000{n}.h5" for n in range(3))]
+
+
+def test_ranks_make_the_shards_of_one_process(tmp_path):
+    alone = files_of(write(tmp_path / "alone"))
+    writer = Writer(tmp_path / "ranks")
+    planned = []
+    for rank in range(2):
+        with ScoreMapWriter(writer, class_names=NAMES, shard_size=4) as maps:
+            for shard in maps.plan(IDS, rank=rank, world_size=2):
+                planned += shard
+                add_all(maps, shard)
+    assert sorted(planned) == IDS
+    assert files_of(tmp_path / "ranks") == alone
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{root!r}, {tests!r}]
+from test_score_maps import NAMES, IDS, WORK, add_all
+from artifacts.score_maps import ScoreMapWriter
+from artifacts.store import Workspace
+with Workspace({workspace!r}).writing("maps", WORK) as writer:
+    with ScoreMapWriter(writer, class_names=NAMES, shard_size=4) as maps:
+        for shard in maps.plan(IDS):
+            for image_id in shard:
+                if image_id == IDS[6]:
+                    print("in the middle", flush=True)
+                    sys.stdin.read()
+                add_all(maps, [image_id])
+"""
+WORK = Work("seeds", 1, "seeds", "0" * 64, {}, {}, {})
+
+
+def test_killed_in_a_shard_and_continued_gives_the_same_bytes(tmp_path):
+    root = str(Path(__file__).parents[2])
+    script = KILLED.format(root=root, tests=str(Path(__file__).parent), workspace=str(tmp_path / "cut"))
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "in the middle\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+    def run(workspace: Workspace) -> tuple[list[str], str]:
+        with workspace.writing("maps", WORK) as writer:
+            with ScoreMapWriter(writer, class_names=NAMES, shard_size=4) as maps:
+                made = [image_id for shard in maps.plan(IDS) for image_id in shard]
+                add_all(maps, IDS)  # those of whole shards are skipped
+            return made, workspace.publish("maps", writer, WORK, {}).manifest.content
+
+    continued, content = run(Workspace(tmp_path / "cut"))
+    whole, content_of_one_run = run(Workspace(tmp_path / "whole"))
+    assert whole == IDS
+    assert continued == IDS[4:]
+    assert content == content_of_one_run
+    assert files_of(tmp_path / "cut" / "maps" / "scores") == files_of(tmp_path / "whole" / "maps" / "scores")
+
+
+def test_an_error_in_a_shard_leaves_no_part_of_it(tmp_path):
+    def images():
+        yield from IDS[:6]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, added=images())
+    assert sorted(files_of(tmp_path)) == ["scores/index.json", "scores/shard-00000.h5"]
+
+
+def test_done_names_the_images_of_whole_shards(tmp_path):
+    writer = Writer(tmp_path)
+    with ScoreMapWriter(writer, class_names=NAMES, shard_size=4) as maps:
+        assert maps.plan(IDS) == [tuple(IDS[:4]), tuple(IDS[4:8]), tuple(IDS[8:])]
+        add_all(maps, IDS[:4])
+        assert maps.done == set(IDS[:4])
+    with ScoreMapWriter(writer, class_names=NAMES, shard_size=4) as maps:
+        assert maps.plan(IDS) == [tuple(IDS[4:8]), tuple(IDS[8:])]
+        assert maps.done == set(IDS[:4])
+        add_all(maps, IDS)
+        assert maps.done == set(IDS)
+
+
+def test_forgotten_images_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"3 images were never added to shard-00000.h5"):
+        write(tmp_path, added=IDS[:1])
+
+
+def test_another_plan_in_the_same_folder_is_refused(tmp_path):
+    write(tmp_path)
+    with pytest.raises(ArtifactError, match="plans other images"):
+        write(tmp_path, ids=IDS[:5])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": np.full((1, 2, 2), np.nan)}, "0..1"),
+        ({"scores": np.array([[[0, 0.5, np.inf]]])}, "0..1"),
+        ({"scores": np.full((1, 2, 2), -0.1)}, "0..1"),
+        ({"scores": np.zeros((2, 2))}, "K, h, w"),
+        ({"scores": np.zeros((2, 2, 2))}, "K, h, w"),
+        ({"scores": np.zeros((1, 0, 2))}, "K, h, w"),
+        ({"classes": [6]}, "distinct ids 0..5"),
+        ({"classes": [-1]}, "distinct ids 0..5"),
+        ({"scores": np.zeros((2, 2, 2)), "classes": [1, 1]}, "distinct ids"),
+        ({"image_id": "other"}, "not in the plan"),
+        ({"size": (0, 5)}, "size"),
+        ({"stride": 0}, "stride"),
+    ],
+)
+def test_maps_that_break_the_rules_are_refused(tmp_path, change, message):
+    given = {"scores": np.zeros((1, 2, 2)), **change}
+    with pytest.raises(ValueError, match=message):
+        write_one(tmp_path, **given)
+
+
+def test_an_image_added_twice_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="added twice"):
+        write(tmp_path, added=[IDS[0], IDS[0]])
+
+
+@pytest.mark.parametrize("wrong", ["aachen/000001", "..", ".hidden", "", " a", "a\n", "x.tmp-1", "a\\b", "a" * 201])
+def test_ids_that_cannot_name_a_group_are_refused(tmp_path, wrong):
+    with pytest.raises(DataError, match="cannot be an image id"):
+        write(tmp_path, ids=["a", wrong])
+
+
+def test_ids_of_any_script_and_with_dots_and_spaces(tmp_path):
+    ids = sorted(["猫 1", "été.v2", "a.b.c", "2007_000033", "x y"])
+    maps = ScoreMaps(write(tmp_path, ids=ids))
+    assert maps.ids == tuple(ids)
+    for image_id in ids:
+        assert maps[image_id].classes.tolist() == maps_of(image_id)[1]
+
+
+def test_no_images_at_all(tmp_path):
+    assert len(ScoreMaps(write(tmp_path, ids=[]))) == 0
+
+
+# --- damage ----------------------------------------------------------------------------------------------------
+
+
+def damage(folder: Path, shard: str, change) -> ArtifactError:
+    path = folder / "scores" / shard
+    data = bytearray(path.read_bytes())
+    path.write_bytes(change(data))
+    with pytest.raises(ArtifactError) as caught:
+        for _ in ScoreMaps(folder).values():
+            pass
+    assert caught.value.hint
+    return caught.value
+
+
+def chunk_place(folder: Path, shard: str, image_id: str) -> int:
+    with h5py.File(folder / "scores" / shard, "r") as file:
+        chunk = file[image_id]["scores"].id.get_chunk_info(0)
+        return chunk.byte_offset + chunk.size // 2
+
+
+def test_a_damaged_chunk_names_shard_and_image(tmp_path):
+    write(tmp_path)
+    place = chunk_place(tmp_path, "shard-00001.h5", IDS[5])
+
+    def flip(data):
+        data[place] ^= 1
+        return data
+
+    error = damage(tmp_path, "shard-00001.h5", flip)
+    assert "shard-00001.h5" in error.message
+    assert f"image {IDS[5]!r}" in error.message
+    maps = ScoreMaps(tmp_path)  # the others can still be read
+    assert [image_id for image_id in IDS if image_id != IDS[5] and maps[image_id]] == IDS[:5] + IDS[6:]
+
+
+def test_a_truncated_shard_is_named(tmp_path):
+    write(tmp_path)
+    error = damage(tmp_path, "shard-00002.h5", lambda data: data[: len(data) // 2])
+    assert "shard-00002.h5 is damaged: the file cannot be opened" in error.message
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    (write(tmp_path) / "scores" / "shard-00001.h5").unlink()
+    with pytest.raises(ArtifactError, match=r"shard-00001.h5 is damaged: the file is missing"):
+        ScoreMaps(tmp_path)[IDS[4]]
+
+
+def test_flipped_bits_never_give_other_maps(tmp_path):
+    """Checksums cover the data and, in this HDF5 version, sizes, names and attributes too."""
+    write(tmp_path, ids=IDS[:3])
+    good = {image_id: ScoreMaps(tmp_path)[image_id] for image_id in IDS[:3]}
+    path = tmp_path / "scores" / "shard-00000.h5"
+    data = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in rng.choice(len(data), 300, replace=False):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        maps = ScoreMaps(tmp_path)
+        for image_id, expected in good.items():
+            try:
+                found = maps[image_id]
+            except ArtifactError:
+                refused += 1
+                continue
+            np.testing.assert_array_equal(found.scores, expected.scores)
+            np.testing.assert_array_equal(found.classes, expected.classes)
+            assert (found.size, found.stride) == (expected.size, expected.stride)
+        maps.close()
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "is damaged"), ("[]", "schema 1"), ('{"schema": 99}', "schema 1"), ('{"schema": 1}', "lacks")],
+)
+def test_a_damaged_index_is_named(tmp_path, text, message):
+    (write(tmp_path) / "scores" / "index.json").write_text(text)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        ScoreMaps(tmp_path)
+    assert "index.json" in caught.value.message
+
+
+def test_a_folder_without_maps_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match=r"holds no score maps: index.json is missing"):
+        ScoreMaps(tmp_path)
+
+
+def test_an_unknown_image_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match="have no image '2012_000001'"):
+        ScoreMaps(write(tmp_path))["2012_000001"]
+
+
+def test_a_full_disk_is_said_in_words_and_loses_no_whole_shard(tmp_path):
+    """HDF5 writing to a full disk by itself swallowed the error and crashed the process."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a small disk needs rights that this process lacks")
+    try:
+        ids = [f"{number:03d}" for number in range(400)]
+        with pytest.raises(ArtifactError, match="disk is full"):
+            write(disk / "a", ids=ids, shard_size=10)
+        whole = len(list(disk.rglob("shard-*.h5"))) * 10
+        assert 10 <= whole < 400
+        for image_id in ids[:whole]:
+            assert ScoreMaps(disk / "a")[image_id].size == (36, 48)
+        assert not list(disk.rglob(".tmp-*"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+# --- processes -------------------------------------------------------------------------------------------------
+
+
+def total_of(job: tuple[ScoreMaps, str]) -> tuple[int, float]:
+    maps, image_id = job
+    return os.getpid(), float(maps[image_id].scores.sum())
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_readers_work_in_other_processes(tmp_path, start):
+    maps = ScoreMaps(write(tmp_path))
+    expected = [float(maps[image_id].scores.sum()) for image_id in IDS]  # opens files in the parent
+    if start == "spawn":
+        again = pickle.loads(pickle.dumps(maps))
+        assert [float(again[image_id].scores.sum()) for image_id in IDS] == expected
+        return
+    with get_context("fork").Pool(2) as pool:
+        found = pool.map(total_of, [(maps, image_id) for image_id in IDS])
+    assert [total for _, total in found] == expected
+    assert os.getpid() not in {pid for pid, _ in found}
+
+
+def read_inherited(maps: ScoreMaps, results) -> None:
+    results.put([float(maps[image_id].scores.sum()) for image_id in IDS])
+
+
+def test_a_fork_does_not_use_the_handles_of_its_parent(tmp_path):
+    maps = ScoreMaps(write(tmp_path))
+    expected = [float(maps[image_id].scores.sum()) for image_id in IDS]
+    context = get_context("fork")
+    results = context.SimpleQueue()
+    process = context.Process(target=read_inherited, args=(maps, results))  # inherited, not pickled
+    process.start()
+    assert results.get() == expected
+    process.join()
+    assert [float(maps[image_id].scores.sum()) for image_id in IDS] == expected
+
+
+def test_more_shards_than_files_kept_open(tmp_path):
+    ids = [f"{number:03d}" for number in range(40)]
+    maps = ScoreMaps(write(tmp_path, ids=ids, shard_size=1))
+    for image_id in ids + ids[::-1]:
+        assert maps[image_id].classes.tolist() == maps_of(image_id)[1]
+    assert len(maps._files) <= 32
