@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,6 +15,16 @@ from artifacts.store import Artifact
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 ORIENTATION = 0x0112  # EXIF tag; values 5..8 exchange width and height
+
+
+class Pictures(Protocol):
+    """What can be predicted. A `Dataset` is one, and a `PictureFolder`."""
+
+    def size(self, image_id: str, /) -> tuple[int, int]:
+        """(H, W) in pixels, without decoding the picture."""
+
+    def image(self, image_id: str, /) -> np.ndarray:
+        """RGB uint8 (H, W, 3)."""
 
 
 class PictureFolder:
@@ -96,9 +107,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"picture {path} cannot be read: {error}", "open it in a viewer; save or copy it again")
 
 
-def open_pictures(
-    data: Artifact | None, images: str, splits: tuple[str, ...]
-) -> tuple[Dataset | PictureFolder, list[str]]:
+def open_pictures(data: Artifact | None, images: str, splits: tuple[str, ...]) -> tuple[Pictures, list[str]]:
     """(pictures, sorted ids): those of the splits of a data set, or of the folder `images` where that is given."""
     if images:
         folder = PictureFolder(images)

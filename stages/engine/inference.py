@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,22 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artifacts.errors import DataError
+from stages.data.pictures import Pictures
 from stages.engine.device import autocast_dtype
 from stages.networks import normalise, upsample
 from stages.scoring.config import InferenceConfig
 
 AHEAD = 2  # batches decoded in advance
 BATCH_PIXELS = {"cuda": 4_000_000, "cpu": 400_000}  # of all views of one scale: bounds the memory of a batch
-
-
-class Pictures(Protocol):
-    """What is predicted. A `Dataset` is one, and a `PictureFolder`."""
-
-    def size(self, image_id: str, /) -> tuple[int, int]:
-        """(H, W) in pixels, without decoding the picture."""
-
-    def image(self, image_id: str, /) -> np.ndarray:
-        """RGB uint8 (H, W, 3)."""
 
 
 def predict_probabilities(

@@ -1,0 +1,224 @@
+"""`crf`: masks refined by the dense CRF, from class probabilities (predict) or class-activation maps (seeds).
+
+    semiseg crf --predictions predictions --set parameters=deeplab-v2
+
+Only the labels that have a chance in a picture take part, which is several times faster than all of them and changes
+next to nothing; pictures are spread over processes. The result has `masks/<id>.png` and `classes.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from artifacts.dataset import Dataset
+from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
+from artifacts.masks import IGNORE, write_mask
+from artifacts.score_maps import ScoreMap, ScoreMaps
+from artifacts.store import Artifact, Writer
+from stages.contract import Execution, Input, Stage
+from stages.data.pictures import Pictures, open_pictures
+from stages.localization.grid import resize_maps
+from stages.localization.seeds import activation_background
+from stages.scoring.config import CrfConfig
+from stages.scoring.dense_crf import CrfParameters, crf_from_labels, crf_probabilities
+from stages.scoring.processes import map_in_processes
+
+SCORE_FOLDERS = {"predictions": "probabilities", "seeds": "scores"}
+
+
+class CrfStageConfig(CrfConfig):
+    """Which CRF, over which labels of each picture."""
+
+    labels: Literal["predicted", "tags", "all"] = Field(
+        "predicted",
+        description="Labels that take part in a picture, besides background. predicted: those that win a pixel or\n"
+        "reach present_threshold somewhere. tags: the image-level labels. all: every class that has a score map.",
+    )
+    present_threshold: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="For labels: predicted. A class that wins no pixel takes part if it reaches this somewhere.",
+    )
+    min_confidence: float = Field(
+        0.0, ge=0, lt=1, description="Pixels whose highest probability after the CRF is below this become 255."
+    )
+    background_score: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="For seeds, whose maps have no background: its constant score (PSA 0.2, IRNet 0.15).",
+    )
+    background_alpha: float | None = Field(
+        None, gt=0, description="For seeds, instead of a constant: background = (1 - highest map)^alpha (PSA 4..32)."
+    )
+    splits: tuple[Literal["train", "weak", "val"], ...] = Field(
+        (), description="Only the pictures of these splits of the data set; empty: every picture that has score maps."
+    )
+    images: str = Field("", description="Folder of pictures of one's own, as given to predict, instead of a data set.")
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What a process needs to refine pictures; travels to it once. Score maps open on first use there."""
+
+    pictures: Pictures
+    maps: ScoreMaps
+    parameters: CrfParameters
+    config: CrfStageConfig
+    writer: Writer
+
+
+def refine(task: Refinement, image_id: str) -> int:
+    """Writes the refined mask of one picture; returns how many labels took part."""
+    try:
+        image = task.pictures.image(image_id)
+        labels, scores = label_scores(task, image_id)
+        refined = _marginals(image, scores, task.parameters)
+    except SemisegError as error:
+        if image_id in error.message:
+            raise
+        raise type(error)(f"{image_id}: {error.message}", error.hint) from error
+    mask = labels[refined.argmax(axis=0)]
+    if task.config.min_confidence > 0:
+        mask[refined.max(axis=0) < task.config.min_confidence] = IGNORE
+    with task.writer.item(f"masks/{image_id}.png") as temporary:
+        write_mask(temporary, mask)
+    return len(labels)
+
+
+def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+    """The labels that take part, uint8 (K,), background first, and their scores float32 (K, H, W), 0..1."""
+    record = task.maps[image_id]
+    scores = resize_maps(record.scores, record.size, record.stride)
+    classes = record.classes
+    if record.normalisation == "max":
+        classes, scores = _with_background(record, scores, task.config)
+    config = task.config
+    if config.labels == "tags":
+        if not isinstance(task.pictures, Dataset):
+            raise ConfigError("labels: tags needs a data set; pictures of one's own have no labels")
+        keep = np.isin(classes, (0, *task.pictures.tags(image_id)))
+    elif config.labels == "predicted":
+        keep = present(scores, config.present_threshold) | (classes == 0)
+    else:
+        keep = np.ones(len(classes), bool)
+    return classes[keep], scores[keep]
+
+
+def present(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """bool (K,): which of the maps (K, H, W) win a pixel, or reach `threshold` somewhere."""
+    wins = np.bincount(scores.argmax(axis=0).ravel(), minlength=len(scores)) > 0
+    return wins | (scores.max(axis=(1, 2)) >= threshold)
+
+
+def _with_background(record: ScoreMap, scores: np.ndarray, config: CrfStageConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Activation maps with a background score in front, as AffinityNet (alpha) and IRNet (constant) add it."""
+    if config.background_alpha is not None:
+        background = activation_background(scores, config.background_alpha)
+    else:
+        background = np.full(record.size, config.background_score)
+    classes = np.concatenate([[0], record.classes]).astype(np.uint8)
+    return classes, np.concatenate([background[None].astype(np.float32), scores])
+
+
+def _marginals(image: np.ndarray, scores: np.ndarray, parameters: CrfParameters) -> np.ndarray:
+    if parameters.unary == "labels":
+        return crf_from_labels(image, scores.argmax(axis=0), len(scores), parameters)
+    return crf_probabilities(image, scores, parameters)
+
+
+def _open(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> tuple[Pictures, ScoreMaps, list[str]]:
+    predictions = inputs["predictions"]
+    assert predictions is not None  # the input is not optional
+    folder = SCORE_FOLDERS[predictions.kind]
+    if not (predictions.path / folder).is_dir():
+        raise ArtifactError(
+            f"artifact {predictions.name!r} ({predictions.kind}) has masks only, the CRF needs probabilities",
+            "predict with output=probabilities or output=both",
+        )
+    maps = ScoreMaps(predictions, folder)
+    pictures, known = open_pictures(inputs["data"], config.images, config.splits or ("train", "weak", "val"))
+    ids = known if config.splits else list(maps.ids)
+    if missing := sorted(set(ids) - set(maps.ids)):
+        raise DataError(
+            f"{len(missing)} pictures have no score maps in {predictions.name!r}: {_shown(missing)}",
+            "predict these splits too, or name fewer splits",
+        )
+    if unknown := sorted(set(ids) - set(known)):
+        raise DataError(
+            f"{len(unknown)} pictures with score maps are not in the data set or folder: {_shown(unknown)}",
+            "give the data set (or the folder) that was predicted",
+        )
+    return pictures, maps, ids
+
+
+def _shown(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+
+
+def check(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> None:
+    """Whether the score maps, the pictures and the labels belong together, and the parameters are sound."""
+    config.resolve()
+    pictures, maps, ids = _open(config, inputs)
+    if config.labels == "tags":
+        if not isinstance(pictures, Dataset):
+            raise ConfigError("labels: tags needs a data set; pictures of one's own have no labels")
+        for image_id in ids:
+            pictures.tags(image_id)
+    if isinstance(pictures, Dataset) and pictures.class_names != maps.class_names:
+        raise ConfigError(
+            f"the score maps are of the classes {', '.join(maps.class_names)}; "
+            f"the data set has {', '.join(pictures.class_names)}",
+            "give the data set that was predicted",
+        )
+
+
+def run(
+    config: CrfStageConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
+) -> dict[str, Any]:
+    """Refines what is still missing; under torchrun each rank its share of the pictures."""
+    pictures, maps, ids = _open(config, inputs)
+    mine = ids[execution.rank :: execution.world_size]
+    todo = [image_id for image_id in mine if not writer.has(f"masks/{image_id}.png")]
+    task = Refinement(pictures, maps, config.resolve(), config, writer)
+    writer.expect(len(ids))
+    writer.advance(len(mine) - len(todo))
+    with execution.progress.track(len(mine), "crf", done=len(mine) - len(todo)) as tracker:
+        for _, _labels in map_in_processes(refine, task, todo, execution.workers):
+            writer.advance()
+            tracker.advance()
+    if execution.rank == 0:
+        writer.write_json(
+            "classes.json", {"class_names": list(maps.class_names), "ids": ids, "splits": list(config.splits)}
+        )
+    return {"images": len(ids), "parameters": config.parameters, "labels": config.labels}
+
+
+def externals(config: CrfStageConfig) -> dict[str, Path]:
+    """The content of a folder of pictures, not its name, decides what a result is."""
+    return {"images": Path(config.images)} if config.images else {}
+
+
+STAGE = Stage(
+    name="crf",
+    version=1,
+    summary="Refine predictions or activation maps with the dense CRF.",
+    config=CrfStageConfig,
+    inputs={
+        "data": Input(("dataset",), "the data set with the pictures", optional=True, default=("data",)),
+        "predictions": Input(
+            ("predictions", "seeds"), "probabilities, or activation maps", default=("predictions", "predict")
+        ),
+    },
+    output="masks",
+    run=run,
+    externals=externals,
+    check=check,
+)

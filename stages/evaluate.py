@@ -1,0 +1,185 @@
+"""`evaluate`: masks against ground truth, as one confusion matrix over a split.
+
+    semiseg evaluate --predictions predictions
+    semiseg evaluate --predictions DIR --ground-truth DIR --num-classes 21
+
+The result is `metrics.json`: mean IoU, pixel accuracy, IoU, precision and recall of each class (fractions 0..1), what
+was ignored or left unanswered, and the confusion matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from artifacts.dataset import Dataset
+from artifacts.errors import ArtifactError, ConfigError, DataError
+from artifacts.store import Artifact, Writer
+from stages.config import Config
+from stages.contract import Execution, Input, Stage, default_workers
+
+if TYPE_CHECKING:
+    from stages.scoring.confusion import Scores
+
+SHOWN = 50  # names listed in one message
+
+
+class EvaluateConfig(Config):
+    """What is scored."""
+
+    splits: tuple[Literal["train", "weak", "val"], ...] = Field(
+        ("val",),
+        min_length=1,
+        description="Splits that are scored, together. val for a trained network; train for pseudo labels, whose\n"
+        "published figures are on VOC's 1,464 training pictures.",
+    )
+    classes: tuple[str, ...] = Field(
+        (),
+        description="Names of the classes that enter the mean IoU; empty: all. Every class is listed all the same.",
+    )
+
+
+def class_ids(class_names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+    """Ids of the wanted class names; None for "all". ConfigError for a name that is no class."""
+    if unknown := [name for name in wanted if name not in class_names]:
+        raise ConfigError(
+            f"classes: {', '.join(unknown)} is no class here", f"the classes are {', '.join(class_names)}"
+        )
+    return [class_names.index(name) for name in wanted] or None
+
+
+def shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def find_pairs(config: EvaluateConfig, dataset: Dataset, predictions: Artifact) -> dict[str, tuple[Path, Path]]:
+    """id -> (predicted mask, true mask) of the splits; an error lists every id that lacks one of them."""
+    folder = predictions.path / "masks"
+    if not folder.is_dir():
+        raise ArtifactError(
+            f"artifact {predictions.name!r} ({predictions.kind}) holds no masks",
+            "predict with output=masks or output=both, or score what crf makes of it",
+        )
+    ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
+    splits = ", ".join(config.splits)
+    if not ids:
+        raise DataError(f"the splits {splits} of {dataset.name!r} are empty", "name another split")
+    if without := [image_id for image_id in ids if not dataset.has_mask(image_id)]:
+        raise DataError(
+            f"{len(without)} of {len(ids)} pictures of {splits} have no ground truth: {shown(without)}",
+            "score a split that has masks",
+        )
+    if missing := [image_id for image_id in ids if not (folder / f"{image_id}.png").is_file()]:
+        raise DataError(
+            f"artifact {predictions.name!r} has no mask for {len(missing)} of {len(ids)} pictures of {splits}: "
+            f"{shown(missing)}",
+            "predict these splits, or score the splits that were predicted",
+        )
+    return {image_id: (folder / f"{image_id}.png", dataset.mask_path(image_id)) for image_id in ids}
+
+
+def headline(scores: Scores) -> dict[str, Any]:
+    """The few figures a person looks for first; fractions 0..1."""
+    full = scores.to_json()
+    return {
+        "mean_iou": full["mean_iou"],
+        "pixel_accuracy": full["pixel_accuracy"],
+        "images": full["images"],
+        "unanswered_share": full["pixels"]["unanswered_share"],
+        "iou": {scores.class_names[c]: full["classes"][scores.class_names[c]]["iou"] for c in scores.classes},
+    }
+
+
+def check(config: EvaluateConfig, inputs: Mapping[str, Artifact | None]) -> None:
+    """Whether every picture of the splits has a prediction and a ground truth."""
+    data, predictions = inputs["data"], inputs["predictions"]
+    assert data is not None
+    assert predictions is not None
+    dataset = Dataset(data)
+    class_ids(dataset.class_names, config.classes)
+    find_pairs(config, dataset, predictions)
+
+
+def run(
+    config: EvaluateConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
+) -> dict[str, Any]:
+    """Scores all pictures (seconds: nothing is kept of a run that was cut off). Under torchrun rank 0 does it alone."""
+    from stages.scoring.evaluation import score_pairs
+
+    if execution.rank != 0:
+        return {}
+    data, predictions = inputs["data"], inputs["predictions"]
+    assert data is not None
+    assert predictions is not None
+    dataset = Dataset(data)
+    pairs = find_pairs(config, dataset, predictions)
+    with execution.progress.track(len(pairs), "evaluate") as tracker:
+        matrix = score_pairs(pairs, dataset.num_classes, execution.workers, tracker.advance)
+    scores = matrix.scores(dataset.class_names, class_ids(dataset.class_names, config.classes))
+    writer.write_json("metrics.json", {"splits": list(config.splits), **scores.to_json()})
+    return headline(scores)
+
+
+def evaluate_folders(
+    predictions: Path | str,
+    ground_truth: Path | str,
+    num_classes: int,
+    class_names: Sequence[str] | None = None,
+    classes: Sequence[str] = (),
+    common_only: bool = False,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Scores two plain folders of index masks (PNG), matched by file name, without any workspace.
+
+    Returns what `metrics.json` holds. DataError lists every name that lies in one folder only (unless
+    `common_only`: then only the common ones are scored), and every file that cannot be read or compared.
+    `class_names` (default "0", "1", ...) has `num_classes` names; `classes`: those that enter the mean IoU.
+    """
+    from stages.scoring.evaluation import score_pairs
+
+    found, truth = _masks_in(Path(predictions)), _masks_in(Path(ground_truth))
+    common = sorted(found.keys() & truth.keys())
+    only = {
+        f"without a prediction in {predictions}": sorted(truth.keys() - found.keys()),
+        f"without a ground truth in {ground_truth}": sorted(found.keys() - truth.keys()),
+    }
+    if not common or (any(only.values()) and not common_only):
+        lines = [f"  {len(names)} {what}: {shown(names)}" for what, names in only.items() if names]
+        raise DataError(
+            "the folders do not hold the same masks:\n" + "\n".join(lines),
+            "masks are matched by file name; to score only the common ones say so (--common-only)",
+        )
+    names = tuple(class_names) if class_names is not None else tuple(map(str, range(num_classes)))
+    averaged = class_ids(names, classes)
+    pairs = {name: (found[name], truth[name]) for name in common}
+    matrix = score_pairs(pairs, num_classes, default_workers() if workers is None else workers)
+    return matrix.scores(names, averaged).to_json()
+
+
+def _masks_in(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder", "name a folder of index masks (PNG)")
+    files = {path.stem: path for path in folder.iterdir() if path.suffix.lower() == ".png" and path.name[0] != "."}
+    if not files:
+        raise DataError(f"{folder} holds no PNG", "name a folder of index masks (PNG)")
+    return files
+
+
+STAGE = Stage(
+    name="evaluate",
+    version=1,
+    summary="Score masks against ground truth: IoU of each class, mean IoU, pixel accuracy.",
+    config=EvaluateConfig,
+    inputs={
+        "data": Input(("dataset",), "the data set with the ground truth", default=("data",)),
+        "predictions": Input(
+            ("predictions", "masks", "seeds"), "the masks to score", default=("predictions", "predict", "masks")
+        ),
+    },
+    output="metrics",
+    run=run,
+    check=check,
+)
