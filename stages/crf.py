@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -19,7 +19,6 @@ from pydantic import Field
 from artifacts.dataset import Dataset
 from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
 from artifacts.masks import IGNORE, write_mask
-from artifacts.score_maps import ScoreMap, ScoreMaps
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
 from stages.data.pictures import Pictures, open_pictures
@@ -28,6 +27,9 @@ from stages.localization.seeds import activation_background
 from stages.scoring.config import CrfConfig
 from stages.scoring.dense_crf import CrfParameters, crf_from_labels, crf_probabilities
 from stages.scoring.processes import map_in_processes
+
+if TYPE_CHECKING:
+    from artifacts.score_maps import ScoreMap, ScoreMaps
 
 SCORE_FOLDERS = {"predictions": "probabilities", "seeds": "scores"}
 
@@ -135,6 +137,8 @@ def _marginals(image: np.ndarray, scores: np.ndarray, parameters: CrfParameters)
 
 
 def _open(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> tuple[Pictures, ScoreMaps, list[str]]:
+    from artifacts.score_maps import ScoreMaps
+
     predictions = inputs["predictions"]
     assert predictions is not None  # the input is not optional
     folder = SCORE_FOLDERS[predictions.kind]

@@ -22,7 +22,6 @@ from pydantic import Field
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
 from artifacts.masks import IGNORE, write_mask
-from artifacts.score_maps import ScoreMapWriter
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
 from stages.data.pictures import open_pictures
@@ -30,6 +29,8 @@ from stages.scoring.config import InferenceConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from artifacts.score_maps import ScoreMapWriter
 
 SHARD_SIZE = 100  # images per file of score maps: what a killed run makes again, and a rank's share
 
@@ -94,6 +95,7 @@ def run(
     config: PredictConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
 ) -> dict[str, Any]:
     """Predicts what is still missing; under torchrun each rank its share of the pictures."""
+    from artifacts.score_maps import ScoreMapWriter
     from stages.engine.device import describe_device, select_device
     from stages.engine.inference import predict_probabilities
     from stages.networks import load_network
