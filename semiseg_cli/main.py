@@ -1,0 +1,123 @@
+"""The `semiseg` command: finds the commands, turns errors into one clear message and an exit code.
+
+Exit codes: 0 ok, 1 unexpected, 2 usage, 3 bad config or data, 4 busy, 5 stale, 130 interrupted.
+Nothing here, and no command before it does its work, loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+import typer.core
+import typer.main
+
+from artifacts.errors import SemisegError
+from semiseg_cli.console import show_error
+from stages.contract import STAGE_MODULES
+
+# Every other command: name -> module with a function of the same name. A module is loaded when it is needed.
+COMMANDS: dict[str, str] = {
+    "run": "semiseg_cli.recipe_commands",
+    "report": "semiseg_cli.recipe_commands",
+    "status": "semiseg_cli.workspace_commands",
+    "show": "semiseg_cli.workspace_commands",
+    "verify": "semiseg_cli.workspace_commands",
+    "export": "semiseg_cli.workspace_commands",
+    "clean": "semiseg_cli.workspace_commands",
+    "config": "semiseg_cli.information",
+    "methods": "semiseg_cli.information",
+    "doctor": "semiseg_cli.doctor",
+}
+_PANELS = {"run": "Pipelines", "report": "Pipelines", "config": "Information", "methods": "Information"}
+_PANELS |= {"doctor": "Information"}
+
+
+class _Commands(typer.core.TyperGroup):
+    """Commands by name, each built when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*STAGE_MODULES, *COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in STAGE_MODULES:
+            from semiseg_cli.stage_commands import stage_function
+
+            function, panel = stage_function(cmd_name), "Stages"
+        elif cmd_name in COMMANDS:
+            function = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+            panel = _PANELS.get(cmd_name, "Workspace")
+        else:
+            return None
+        single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        single.command(name=cmd_name, rich_help_panel=panel)(function)
+        command: Any = typer.main.get_command(single)
+        command.rich_help_panel = panel
+        return command
+
+
+app = typer.Typer(cls=_Commands, rich_markup_mode="rich", pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"semiseg {version('semiseg')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def semiseg(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of unexpected errors (also SEMISEG_DEBUG=1).")
+    ] = False,
+) -> None:
+    """From image-level labels and a few masks to a scored segmentation model, in stages.
+
+    Whole pipelines: semiseg run demo. One stage: semiseg seeds --help. Every setting of a stage: semiseg config seeds.
+    """
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in given or os.environ.get("SEMISEG_DEBUG", "0") not in ("", "0")
+    given = [argument for argument in given if argument != "--debug"]
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=given, prog_name="semiseg", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except SemisegError as error:
+        if debug:
+            traceback.print_exc()
+        show_error(error.message, error.hint)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        show_error("interrupted", "finished items are kept: the same command continues")
+        return 130
+    except BrokenPipeError:  # `semiseg status | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (keeps the interpreter from complaining at exit)
+        return 0
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error found by the parser
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context is not None else "semiseg"
+            if type(error).__name__ == "NoArgsIsHelpError":
+                return 2
+            show_error(error.format_message(), f"{path} --help")
+            return 2
+        if debug:
+            traceback.print_exc()
+        show_error(
+            f"unexpected {type(error).__name__}: {error}",
+            "this is a mistake in semiseg, or in how it was installed" + ("" if debug else "; --debug shows where"),
+        )
+        return 1

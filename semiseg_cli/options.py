@@ -1,0 +1,86 @@
+"""Options that several commands share, and how a workspace is chosen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from artifacts.errors import ConfigError, UsageError
+from artifacts.store import Workspace
+from semiseg_cli.console import say
+from semiseg_cli.progress import choose_progress
+from stages.contract import Execution, default_workers
+
+RUNS = Path("runs")
+DEFAULT = RUNS / "default"
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace",
+        "-w",
+        envvar="SEMISEG_WORKSPACE",
+        metavar="DIR",
+        help="Folder of the artifacts.",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1. Never changes what is computed.")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", min=0, help="Processes for reading and CRF.", show_default="all cores"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+def execution(device: str, workers: int | None) -> Execution:
+    return Execution(
+        device=device,
+        workers=default_workers() if workers is None else workers,
+        progress=choose_progress(),
+    )
+
+
+def known_workspaces() -> list[Path]:
+    """Workspaces below runs/, the one used last first."""
+    found = [path for path in RUNS.glob("*") if path.is_dir() and not path.name.startswith(".")]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def existing_workspace(given: Path | None) -> Workspace:
+    """The workspace to look at: as given, or the one below runs/ that was used last (which is announced)."""
+    if given is not None:
+        if not given.is_dir():
+            known = ", ".join(map(str, known_workspaces()))
+            raise UsageError(
+                f"there is no workspace {given}", f"known: {known}" if known else "make one: semiseg run demo"
+            )
+        return Workspace(given)
+    known_paths = known_workspaces()
+    if not known_paths:
+        raise UsageError(f"no workspace here: {Path.cwd() / RUNS} is empty", "make one: semiseg run demo")
+    say(f"workspace: {known_paths[0]}" + ("  (used last; --workspace DIR for another)" if known_paths[1:] else ""))
+    return Workspace(known_paths[0])
+
+
+def check_device(device: str) -> None:
+    """A wrong device name is a usage error before any work; whether it exists is found when it is used."""
+    kind, colon, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (colon and not index.isdigit()):
+        raise ConfigError(f"--device {device}: expected auto, cpu, cuda or cuda:N")
+
+
+def quoted(words: list[str]) -> str:
+    """A command as one would type it."""
+    import shlex
+
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def is_main_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"

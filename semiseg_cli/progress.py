@@ -1,0 +1,103 @@
+"""Progress as a person sees it: a bar with loss, rate and time left on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+from semiseg_cli.console import talk
+from stages.contract import PlainProgress, Progress, Tracker
+
+
+class _RateColumn(ProgressColumn):
+    """Units a second, measured over this run."""
+
+    def render(self, task: Task) -> Text:
+        rate = task.finished_speed or task.speed
+        return Text("" if not rate else f"{rate:.3g} {task.fields['unit']}/s")
+
+
+class _FieldsColumn(ProgressColumn):
+    """What the stage reports beside the count: loss=0.532."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("shown", ""), style="dim")
+
+
+class _BarTracker:
+    def __init__(self, progress: RichProgress, task: Any) -> None:
+        self.progress, self.task = progress, task
+
+    def advance(self, count: int = 1, **fields: Any) -> None:
+        if fields:
+            pairs = (f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in fields.items())
+            self.progress.update(self.task, advance=count, shown=" ".join(pairs))
+        else:
+            self.progress.update(self.task, advance=count)
+
+
+class BarProgress:
+    """One live display; a bar for every task that runs."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._display: RichProgress | None = None
+
+    @contextmanager
+    def track(self, total: int, description: str, unit: str = "images", done: int = 0) -> Iterator[Tracker]:
+        outermost = self._display is None
+        if self._display is None:
+            self._display = RichProgress(
+                TextColumn("  {task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                _RateColumn(),
+                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+                _FieldsColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self._display.start()
+        display = self._display
+        task = display.add_task(description, total=total, completed=done, unit=unit)
+        try:
+            yield _BarTracker(display, task)
+        finally:
+            display.remove_task(task)
+            if outermost:
+                display.stop()
+                self._display = None
+
+    def note(self, text: str) -> None:
+        self.console.print(Text(text), soft_wrap=True)
+
+
+class SilentProgress:
+    """Says nothing: the ranks of a distributed run other than the first."""
+
+    @contextmanager
+    def track(self, total: int, description: str, unit: str = "images", done: int = 0) -> Iterator[Tracker]:
+        yield _SilentTracker()
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class _SilentTracker:
+    def advance(self, count: int = 1, **fields: Any) -> None:
+        pass
+
+
+def choose_progress() -> Progress:
+    """Bars on a terminal, a plain line each half minute otherwise, nothing on ranks other than 0."""
+    if os.environ.get("RANK", "0") != "0":
+        return SilentProgress()
+    return BarProgress(talk()) if sys.stderr.isatty() else PlainProgress()

@@ -1,0 +1,276 @@
+"""`semiseg run` and `semiseg report`: whole pipelines and their tables."""
+
+from __future__ import annotations
+
+import importlib.resources
+import time
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from artifacts.errors import ConfigError, SemisegError, UsageError
+from artifacts.store import Artifact, Workspace
+from semiseg_cli.console import duration, headline, out, plain_table, say, show_error, state_text, talk, write_json
+from semiseg_cli.options import (
+    RUNS,
+    DeviceOption,
+    JsonOption,
+    WorkersOption,
+    WorkspaceOption,
+    check_device,
+    execution,
+    existing_workspace,
+    is_main_rank,
+    quoted,
+)
+from semiseg_cli.tables import table_json, table_markdown, table_text
+from stages.config import read_yaml
+from stages.pipeline.recipe import Node, Recipe, did_you_mean, read_recipe
+from stages.pipeline.run_recipe import read_record, run_recipe
+from stages.pipeline.status import Expected, State, workspace_states
+from stages.pipeline.table import Table
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with semiseg, by name."""
+    folder = Path(str(importlib.resources.files("semiseg_cli") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(text: str) -> Path:
+    """The file of a recipe named or given as a path."""
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise UsageError(f"there is no recipe file {path}", "semiseg run lists the shipped recipes")
+        return path
+    shipped = shipped_recipes()
+    if text not in shipped:
+        raise UsageError(f"there is no recipe {text!r}{did_you_mean(text, shipped)}", "or give a file: recipe.yaml")
+    return shipped[text]
+
+
+def run(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE|FILE.yaml", help="Name or file; left out: the shipped recipes are listed."),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", "-p", metavar="NAME", help="A profile of the recipe.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="K=V", help="A parameter of the recipe, or NODE.KEY=V (NODE may hold *)."),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and why; run nothing.")] = False,
+    force: Annotated[
+        list[str] | None, typer.Option("--force", metavar="NODE", help="Run this node even if it is fresh.")
+    ] = None,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = None,
+) -> None:
+    """Run a recipe: every node that is not fresh, in order.
+
+    Default workspace: runs/RECIPE or runs/RECIPE-PROFILE. A run can be stopped at any moment; the same command
+    continues it. What a node is made from decides whether it is fresh, not times.
+    """
+    if recipe is None:
+        _list_recipes()
+        return
+    check_device(device)
+    path = find_recipe(recipe)
+    resolved = read_recipe(path, profile, settings or [])
+    place = workspace or RUNS / (path.stem if profile is None else f"{path.stem}-{profile}")
+    target = Workspace(place)
+    if dry_run:
+        _show_plan(resolved, target, force or [])
+        return
+    command = ["semiseg", "run", recipe]
+    command += ["--profile", profile] if profile else []
+    command += [word for setting in settings or [] for word in ("--set", setting)]
+    command += ["--workspace", str(place)] if workspace else []
+    command += ["--device", device] if device != "auto" else []
+    command += ["--workers", str(workers)] if workers is not None else []
+    again = quoted(command)
+
+    observer = _Lines(resolved)
+    if is_main_rank():
+        say(f"{resolved.name}{f' ({profile})' if profile else ''}: {len(resolved.nodes)} nodes in {place}")
+    begin = time.monotonic()
+    try:
+        report_ = run_recipe(resolved, target, execution(device, workers), observer, force or [])
+    except KeyboardInterrupt:
+        where = f" in {observer.current}" if observer.current else ""
+        show_error(f"interrupted{where}; finished items are kept", f"to continue: {again}")
+        raise typer.Exit(130) from None
+    if not is_main_rank():
+        return
+    counts = f"{len(report_.made)} made, {len(report_.fresh)} fresh"
+    counts += f", {len(report_.failed)} failed" if report_.failed else ""
+    counts += f", {len(report_.skipped)} not reached" if report_.skipped else ""
+    say(f"{counts} in {duration(time.monotonic() - begin)}")
+    if report_.failed:
+        errors = list(report_.failed.values())
+        show_error(
+            f"{', '.join(report_.failed)} failed" + (" (see above)" if errors else ""),
+            f"finished work is kept; once it is mended, continue with: {again}",
+        )
+        raise typer.Exit(max(e.exit_code if isinstance(e, SemisegError) else 1 for e in errors))
+    if resolved.table is not None:
+        _print_table(resolved.table, target)
+
+
+class _Lines:
+    """A line per node on stderr."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.width = max(len(name) for name in recipe.nodes)
+        self.count = len(recipe.nodes)
+        self.digits = len(str(self.count))
+        self.number = 0
+        self.current: str | None = None
+        self.begin = 0.0
+
+    def _line(self, state: str, node: Node, text: str) -> None:
+        if not is_main_rank():
+            return
+        line = state_text(state, f"{state:<8}")
+        number = f"[{self.number:>{self.digits}}/{self.count}] "
+        line = state_text("", number).append_text(line).append(f" {node.name:<{self.width}}  {text}".rstrip())
+        talk().print(line, soft_wrap=True)
+
+    def fresh(self, node: Node, artifact: Artifact) -> None:
+        self.number += 1
+        self._line("fresh", node, headline(artifact.summary))
+
+    def started(self, node: Node, resumed: int) -> None:
+        self.number += 1
+        self.current, self.begin = node.name, time.monotonic()
+        self._line("running", node, node.stage.name + (", continued" if resumed else ""))
+
+    def finished(self, node: Node, artifact: Artifact) -> None:
+        took = duration(time.monotonic() - self.begin)
+        self.current = None
+        self._line("done", node, ", ".join(filter(None, [took, headline(artifact.summary)])))
+
+    def failed(self, node: Node, error: Exception) -> None:
+        if self.current != node.name:
+            self.number += 1
+        self.current = None
+        self._line("failed", node, "")
+        if isinstance(error, SemisegError):
+            show_error(error.message, error.hint)
+        else:
+            show_error(f"unexpected {type(error).__name__}: {error}", "--debug shows where")
+            if debugging():
+                traceback.print_exception(error)
+
+    def skipped(self, node: Node, because: list[str]) -> None:
+        self.number += 1
+        self._line("skipped", node, f"needs {', '.join(because)}")
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted (--debug or SEMISEG_DEBUG=1)."""
+    import os
+    import sys
+
+    return "--debug" in sys.argv or os.environ.get("SEMISEG_DEBUG", "0") not in ("", "0")
+
+
+def _list_recipes() -> None:
+    table = plain_table("recipe", "profiles", "what it makes")
+    for name, path in shipped_recipes().items():
+        raw = read_yaml(path)
+        table.add_row(name, ", ".join(raw.get("profiles") or {}) or "-", str(raw.get("description", "")))
+    out().print(table)
+    say("semiseg run RECIPE --dry-run shows what a recipe would do")
+
+
+def expected_nodes(recipe: Recipe) -> dict[str, Expected]:
+    return {name: Expected(node.stage, node.config, node.inputs) for name, node in recipe.nodes.items()}
+
+
+def _show_plan(recipe: Recipe, workspace: Workspace, force: list[str]) -> None:
+    states = {state.name: state for state in workspace_states(workspace, expected_nodes(recipe))}
+    for name in force:
+        if name not in recipe.nodes:
+            raise ConfigError(f"--force {name}: no such node{did_you_mean(name, recipe.nodes)}")
+    console = out()
+    console.print(f"{recipe.name}{f', profile {recipe.profile}' if recipe.profile else ''}: {recipe.description}")
+    if recipe.parameters:
+        shown = plain_table("parameter", "value")
+        for key, value in recipe.parameters.items():
+            shown.add_row(key, "-" if value is None else str(value))
+        console.print(shown)
+    if recipe.assumptions:
+        console.print("Assumptions (not stated by the source):")
+        for line in recipe.assumptions:
+            console.print(f"  - {line}")
+    table = plain_table("node", "stage", "reads", "state", "would")
+    for name, node in recipe.nodes.items():
+        state = states[name]
+        table.add_row(
+            name,
+            node.stage.name,
+            ", ".join(dict.fromkeys(node.inputs.values())) or "-",
+            state_text(state.state, state.words),
+            _action(state, name in force),
+        )
+    console.print(table)
+    say(f"nothing was run; workspace: {workspace.path}")
+
+
+def _action(state: State, forced: bool) -> str:
+    if forced:
+        return "run (forced)"
+    if state.state == "fresh":
+        return "keep"
+    if state.state == "running":
+        return "wait: busy"
+    if state.state in ("missing", "blocked"):
+        return "run"
+    if state.state == "partial":
+        return "continue"
+    return f"run: {'; '.join(state.reasons)}"
+
+
+def report(
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write the table as Markdown ('-': stdout).")
+    ] = None,
+) -> None:
+    """Print the table of the recipe that was run in a workspace: ours, published, difference."""
+    target = existing_workspace(workspace)
+    record = read_record(target)
+    if record is None:
+        raise ConfigError(
+            f"no recipe was run in {target.path}, so there is no table", "semiseg run RECIPE, or semiseg status"
+        )
+    if record.table is None:
+        raise ConfigError(f"the recipe {record.name!r} of {target.path} has no table", "semiseg status lists results")
+    if as_json:
+        write_json({"recipe": record.name, "profile": record.profile, **table_json(record.table, target)})
+        return
+    if markdown is not None:
+        text = table_markdown(record.table, target)
+        if str(markdown) == "-":
+            print(text, end="")
+        else:
+            markdown.write_text(text, encoding="utf-8")
+            say(f"wrote {markdown}")
+        return
+    _print_table(record.table, target)
+
+
+def _print_table(table: Table, workspace: Workspace) -> None:
+    rendered, lines = table_text(table, workspace)
+    console = out()
+    console.print(rendered)
+    for line in lines:
+        console.print(line)

@@ -1,0 +1,330 @@
+"""The stage commands, made from the stage records: options for inputs, config and the settings used most."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from artifacts.errors import ArtifactError, ConfigError, SemisegError
+from artifacts.store import Artifact, Workspace, Writer
+from semiseg_cli.console import duration, headline, say, show_error
+from semiseg_cli.options import (
+    DEFAULT,
+    DeviceOption,
+    WorkersOption,
+    WorkspaceOption,
+    check_device,
+    execution,
+    is_main_rank,
+    known_workspaces,
+    quoted,
+)
+from stages.config import Config, assign, build, merge, parse_assignment, read_yaml
+from stages.contract import STAGE_MODULES, Stage, load_stage
+from stages.pipeline.recipe import did_you_mean
+from stages.pipeline.run_stage import run_stage
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """An option that sets one field of a stage's config. Without `help`, the field's own description is shown."""
+
+    option: str
+    key: str
+    type: Any = str
+    help: str = ""
+
+
+# The settings typed most, per stage; everything else by --set or --config.
+SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
+    "prepare-data": (
+        Shortcut("--dataset", "dataset"),
+        Shortcut("--source", "source"),
+        Shortcut("--sbd", "sbd"),
+        Shortcut("--allow-subset", "allow_subset", bool),
+        Shortcut("--classes", "classes", list, "Classes to keep: cat,cow,dog. The others become 255."),
+        Shortcut("--labelled", "labelled"),
+        Shortcut("--seed", "labelled_seed", int),
+    ),
+    "train-classifier": (
+        Shortcut("--network", "network"),
+        Shortcut("--weights", "network.weights"),
+        Shortcut("--iterations", "iterations", int),
+        Shortcut("--batch-size", "batch_size", int),
+        Shortcut("--seed", "seed", int),
+    ),
+    "seeds": (Shortcut("--saliency", "saliency"),),
+    "train": (
+        Shortcut("--method", "method", help="A method of `semiseg methods`."),
+        Shortcut("--network", "network"),
+        Shortcut("--weights", "network.weights"),
+        Shortcut("--iterations", "iterations", int),
+        Shortcut("--batch-size", "batch_size", int),
+        Shortcut("--seed", "seed", int),
+    ),
+    "predict": (
+        Shortcut("--split", "splits", list),
+        Shortcut("--images", "images"),
+        Shortcut("--output", "output"),
+    ),
+    "crf": (Shortcut("--parameters", "parameters"),),
+    "retrain": (),
+    "evaluate": (Shortcut("--split", "split"),),
+}
+
+DEFAULT_NAMES: dict[str, str] = {"prepare-data": "data", "evaluate": "evaluation", "predict": "predictions"}
+
+_FIXED = ("config_file", "settings", "name", "workspace", "device", "workers", "force")
+
+
+def artifact_name(stage: Stage, config: Config) -> str:
+    """The name of the artifact when none is given: that of the method for `train`, else by stage."""
+    method = getattr(config, "method", None)
+    if stage.name == "train" and method is not None:
+        return str(method.name)
+    return DEFAULT_NAMES.get(stage.name, stage.name)
+
+
+def stage_function(name: str) -> Callable[..., None]:
+    """The function of the command `name`, with a signature that Typer reads."""
+    stage = load_stage(name)
+    shortcuts = {_identifier(shortcut.option): shortcut for shortcut in SHORTCUTS.get(name, ())}
+    inputs = {_identifier(key): key for key in stage.inputs}
+
+    def command(**given: Any) -> None:
+        _run(
+            stage,
+            {shortcut: given[key] for key, shortcut in shortcuts.items()},
+            {key: given[f"input_{identifier}"] for identifier, key in inputs.items()},
+            **{key: given[key] for key in _FIXED},
+        )
+
+    parameters = [_shortcut_parameter(stage, key, shortcut) for key, shortcut in shortcuts.items()]
+    parameters += [_input_parameter(stage, identifier, key) for identifier, key in inputs.items()]
+    parameters += _common_parameters(stage)
+    function: Any = command
+    if name == "evaluate":
+        from semiseg_cli.evaluate_folders import with_folder_form
+
+        function, parameters = with_folder_form(command, parameters)
+    function.__signature__ = inspect.Signature(parameters)
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    function.__name__ = name.replace("-", "_")
+    function.__doc__ = f"{stage.summary}\n\nEvery setting: semiseg config {name}."
+    return function
+
+
+def _identifier(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
+
+
+def option(name: str, kind: Any, default: Any, *flags: str, **rest: Any) -> inspect.Parameter:
+    """One keyword parameter that Typer turns into an option."""
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, typer.Option(*flags, **rest)],
+    )
+
+
+def _shortcut_parameter(stage: Stage, key: str, shortcut: Shortcut) -> inspect.Parameter:
+    text = shortcut.help or _description(stage.config, shortcut.key.split("."))
+    if shortcut.type is bool:
+        return option(key, bool | None, None, shortcut.option, help=text, show_default=False)
+    kind = {int: int, float: float}.get(shortcut.type, str)
+    metavar = {int: "N", float: "X", list: "A,B"}.get(shortcut.type, "VALUE")
+    return option(key, kind | None, None, shortcut.option, help=text, metavar=metavar, show_default=False)
+
+
+def _description(model: type[Config], keys: list[str]) -> str:
+    """The first sentence or so of a field's description."""
+    field = model.model_fields[keys[0]]
+    if len(keys) > 1 and isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+        return _description(field.annotation, keys[1:])
+    return " ".join((field.description or "").split())
+
+
+def _input_parameter(stage: Stage, identifier: str, key: str) -> inspect.Parameter:
+    declared = stage.inputs[key]
+    looked_for = f" Looked for when not given: {', '.join(declared.default)}." if declared.default else ""
+    text = f"Artifact: {declared.help} ({' or '.join(declared.kinds)}).{' Optional.' if declared.optional else ''}"
+    return option(
+        f"input_{identifier}",
+        str | None,
+        None,
+        f"--{key.replace('_', '-')}",
+        help=text + looked_for,
+        metavar="NAME",
+        show_default=False,
+        rich_help_panel="Inputs",
+    )
+
+
+def _common_parameters(stage: Stage) -> list[inspect.Parameter]:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    default = "the method's" if stage.name == "train" else DEFAULT_NAMES.get(stage.name, stage.name)
+    return [
+        option(
+            "config_file", Path | None, None, "--config", metavar="FILE", help="YAML of settings.", show_default=False
+        ),
+        option(
+            "settings",
+            list[str] | None,
+            None,
+            "--set",
+            metavar="K=V",
+            help="One setting; repeat it.",
+            show_default=False,
+        ),
+        option(
+            "name",
+            str | None,
+            None,
+            "--name",
+            metavar="NAME",
+            help="Name of the artifact that is made.",
+            show_default=default,
+        ),
+        inspect.Parameter("workspace", keyword, default=None, annotation=WorkspaceOption),
+        inspect.Parameter("device", keyword, default="auto", annotation=DeviceOption),
+        inspect.Parameter("workers", keyword, default=None, annotation=WorkersOption),
+        option("force", bool, False, "--force", help="Run even if the result is fresh."),
+    ]
+
+
+def stage_config(stage: Stage, file: Path | None, settings: list[str], shortcuts: Mapping[Shortcut, Any]) -> Config:
+    """The config: defaults < YAML < shortcuts and --set. ConfigError lists every mistake."""
+    values = read_yaml(file) if file is not None else {}
+    given: dict[str, Any] = {}
+    for shortcut, value in sorted(shortcuts.items(), key=lambda item: item[0].key.count(".")):
+        if value is not None:
+            plain = [part.strip() for part in value.split(",") if part.strip()] if shortcut.type is list else value
+            assign(given, shortcut.key.split("."), plain)
+    for text in settings:
+        keys, value = parse_assignment(text)
+        assign(given, keys, value)
+    return build(stage.config, merge(values, given), str(file) if file is not None else stage.name)
+
+
+def choose_inputs(
+    stage: Stage, config: Config, given: Mapping[str, str | None], workspace: Workspace
+) -> dict[str, str | None]:
+    """The artifact of every input: as given, or the one of the default names that the workspace has.
+
+    Optional inputs are looked for only when the stage refuses to start without them. What was found is announced.
+    """
+    chosen: dict[str, str | None] = {}
+    found: dict[str, str] = {}
+    for key, declared in stage.inputs.items():
+        name = given.get(key)
+        if name == "none" and declared.optional:
+            chosen[key] = None
+        elif name is not None:
+            chosen[key] = _existing(workspace, name)
+        elif not declared.optional:
+            chosen[key] = found[key] = _look_for(stage, key, workspace) or _nothing_found(stage, key, workspace)
+    unset = [key for key in stage.inputs if key not in chosen]
+    if unset and not _starts(stage, config, chosen, workspace):
+        for key in unset:
+            if name := _look_for(stage, key, workspace):
+                chosen[key] = found[key] = name
+    if is_main_rank():
+        for key, name in found.items():
+            say(f"{key.replace('_', ' ')}: {name}  (--{key.replace('_', '-')} NAME for another)")
+    return chosen
+
+
+def _existing(workspace: Workspace, name: str) -> str:
+    if name not in workspace.names():
+        raise ArtifactError(
+            f"workspace {workspace.path} has no artifact {name!r}{did_you_mean(name, workspace.names())}",
+            "semiseg status lists them",
+        )
+    return name
+
+
+def _look_for(stage: Stage, key: str, workspace: Workspace) -> str | None:
+    declared = stage.inputs[key]
+    present = workspace.names()
+    return next((n for n in declared.default if n in present and workspace.artifact(n).kind in declared.kinds), None)
+
+
+def _nothing_found(stage: Stage, key: str, workspace: Workspace) -> str:
+    declared = stage.inputs[key]
+    makers = [name for name in STAGE_MODULES if load_stage(name).output in declared.kinds]
+    fitting = [name for name in workspace.names() if workspace.artifact(name).kind in declared.kinds]
+    message = f"{stage.name} needs the input {key!r} ({declared.help}); {workspace.path} has none"
+    if declared.default:
+        message += f" named {' or '.join(declared.default)}"
+    if fitting:
+        flag = f"--{key.replace('_', '-')}"
+        raise ArtifactError(message, f"choose one: {' or '.join(f'{flag} {name}' for name in fitting)}")
+    others = [str(path) for path in known_workspaces() if path.resolve() != workspace.path.resolve()]
+    elsewhere = f"; or another workspace: {', '.join(others[:4])} (--workspace)" if others else ""
+    raise ArtifactError(message, f"make it: {' or '.join(f'semiseg {maker}' for maker in makers)}{elsewhere}")
+
+
+def _starts(stage: Stage, config: Config, chosen: Mapping[str, str | None], workspace: Workspace) -> bool:
+    """Whether the stage would start with these inputs alone."""
+    opened = {key: workspace.artifact(name) if (name := chosen.get(key)) else None for key in stage.inputs}
+    try:
+        stage.check(config, opened)
+    except SemisegError:
+        return False
+    return True
+
+
+def _run(
+    stage: Stage,
+    shortcuts: Mapping[Shortcut, Any],
+    inputs: Mapping[str, str | None],
+    config_file: Path | None,
+    settings: list[str] | None,
+    name: str | None,
+    workspace: Path | None,
+    device: str,
+    workers: int | None,
+    force: bool,
+) -> None:
+    check_device(device)
+    config = stage_config(stage, config_file, settings or [], shortcuts)
+    target = Workspace(workspace or DEFAULT)
+    chosen = choose_inputs(stage, config, inputs, target)
+    own_name = name or artifact_name(stage, config)
+    begun: list[float] = []
+
+    def started(writer: Writer) -> None:
+        begun.append(time.monotonic())
+        if is_main_rank():
+            resumed = ", continued" if writer.resumed else ""
+            say(f"{stage.name}: making {target.path / own_name}{resumed}")
+
+    try:
+        outcome = run_stage(stage, config, target, own_name, chosen, execution(device, workers), force, started)
+    except KeyboardInterrupt:
+        show_error("interrupted; finished items are kept", "the same command continues")
+        raise typer.Exit(130) from None
+    except SemisegError as error:
+        if begun and isinstance(error, ConfigError | ArtifactError) and not error.hint:
+            error.hint = "finished items are kept; once it is mended, the same command continues"
+        raise
+    if is_main_rank():
+        _tell(stage, outcome.artifact, outcome.ran, time.monotonic() - begun[0] if begun else 0.0)
+
+
+def _tell(stage: Stage, artifact: Artifact, ran: bool, seconds: float) -> None:
+    figures = headline(artifact.summary, most=5)
+    state = f"made in {duration(seconds)}" if ran else "fresh, nothing to do (--force runs it again)"
+    say(f"{stage.name}: {artifact.path} {state}{f': {figures}' if figures else ''}")
+    show = ["semiseg", "show", artifact.name]
+    if artifact.path.parent != DEFAULT:
+        show += ["--workspace", str(artifact.path.parent)]
+    if ran:
+        say(f"details: {quoted(show)}")

@@ -1,0 +1,115 @@
+"""The results table of a recipe, for a terminal, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rich.table
+
+from artifacts.store import Workspace
+from semiseg_cli.console import plain_table
+from stages.pipeline.table import Figure, Row, Table, order_sentence, table_figures
+
+Figures = dict[str, dict[str, Figure]]
+
+
+def table_text(table: Table, workspace: Workspace) -> tuple[rich.table.Table, list[str]]:
+    """The table, and the lines that belong below it."""
+    figures = table_figures(table, workspace)
+    rendered = plain_table(title=table.title)
+    headers = _headers(table)
+    for index, header in enumerate(headers):
+        rendered.add_column(header, justify="left" if index == 0 else "right", overflow="fold")
+    for cells in _cells(table, figures):
+        rendered.add_row(*cells)
+    return rendered, _lines(table, figures)
+
+
+def table_markdown(table: Table, workspace: Workspace) -> str:
+    figures = table_figures(table, workspace)
+    headers = _headers(table)
+    lines = [f"### {table.title}", ""] if table.title else []
+    lines.append("| " + " | ".join(headers) + " |")
+    lines.append("|" + "|".join(" --- " if index == 0 else " ---: " for index in range(len(headers))) + "|")
+    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(table, figures)]
+    below = _lines(table, figures)
+    return "\n".join([*lines, *([""] if below else []), *(f"- {line}" for line in below)]) + "\n"
+
+
+def table_json(table: Table, workspace: Workspace) -> dict[str, Any]:
+    figures = table_figures(table, workspace)
+    rows = []
+    for row in table.rows:
+        columns = {}
+        for column in table.columns:
+            figure = figures[row.label][column]
+            columns[column] = {"mean": figure.mean, "runs": figure.runs, "missing": figure.missing}
+        published = None
+        if row.published is not None:
+            published = {
+                "value": row.published.value,
+                "column": row.published.column,
+                "source": row.published.source,
+                "difference": _difference(row, figures),
+            }
+        rows.append({"label": row.label, "ours": columns, "published": published})
+    return {
+        "title": table.title,
+        "metric": table.metric,
+        "unit": "percent",
+        "rows": rows,
+        "order": [sentence for column in table.columns if (sentence := order_sentence(table, figures, column))],
+        "notes": table.notes,
+    }
+
+
+def _headers(table: Table) -> list[str]:
+    headers = [table.metric.replace("_", " ").replace("iou", "IoU"), *table.columns]
+    if any(row.published for row in table.rows):
+        headers += ["published", "difference"]
+    return headers
+
+
+def _cells(table: Table, figures: Figures) -> list[list[str]]:
+    published_columns = any(row.published for row in table.rows)
+    rows = []
+    for row in table.rows:
+        cells = [row.label, *(_figure(figures[row.label][column]) for column in table.columns)]
+        if published_columns:
+            difference = _difference(row, figures)
+            cells.append("-" if row.published is None else f"{row.published.value:.1f}")
+            cells.append("-" if difference is None else f"{difference:+.1f}")
+        rows.append(cells)
+    return rows
+
+
+def _figure(figure: Figure) -> str:
+    if figure.mean is None:
+        return "-"
+    if figure.spread is None:
+        return f"{figure.mean:.1f}"
+    low, high = figure.spread
+    return f"{figure.mean:.1f} ({low:.1f}-{high:.1f})"
+
+
+def _difference(row: Row, figures: Figures) -> float | None:
+    if row.published is None:
+        return None
+    ours = figures[row.label][row.published.column].mean
+    return None if ours is None else ours - row.published.value
+
+
+def _lines(table: Table, figures: Figures) -> list[str]:
+    lines = []
+    runs = max((len(f.runs) for columns in figures.values() for f in columns.values()), default=0)
+    if runs > 1:
+        lines.append(f"Ours: mean of {runs} seeds (lowest-highest), in percent.")
+    lines += [sentence for column in table.columns if (sentence := order_sentence(table, figures, column))]
+    if table.order and table.order_source:
+        lines.append(f"The paper's order: {' > '.join(table.order)} ({table.order_source}).")
+    for source in dict.fromkeys(row.published.source for row in table.rows if row.published):
+        lines.append(f"Published: {source}.")
+    missing = sorted({name for columns in figures.values() for f in columns.values() for name in f.missing})
+    if missing:
+        lines.append(f"Not made yet: {', '.join(missing)}.")
+    return lines + table.notes

@@ -1,0 +1,216 @@
+"""`semiseg status`, `show`, `verify`, `export`, `clean`: what lies in a workspace."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from artifacts.errors import ArtifactError, BusyError, StaleError, UsageError
+from artifacts.store import Artifact, Workspace
+from semiseg_cli.console import duration, out, plain_table, say, size, state_text, write_json
+from semiseg_cli.options import JsonOption, WorkspaceOption, existing_workspace
+from stages.pipeline.recipe import did_you_mean
+from stages.pipeline.run_recipe import read_record
+from stages.pipeline.status import State, unfinished_work, workspace_states
+
+
+def status(
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 5 unless everything is fresh.")] = False,
+) -> None:
+    """Show what is fresh, stale (and why), missing, half done, running or damaged."""
+    target = existing_workspace(workspace)
+    record = read_record(target)
+    states = workspace_states(target, record.expected if record else {})
+    if as_json:
+        write_json(
+            {
+                "workspace": str(target.path),
+                "recipe": record.name if record else None,
+                "profile": record.profile if record else None,
+                "artifacts": [asdict(state) for state in states],
+            }
+        )
+    else:
+        _print_states(states)
+    for problem in record.problems if record else []:
+        say(f"recipe {record.name if record else ''}: {problem}")
+    unfresh = [state for state in states if state.state != "fresh"]
+    if check and unfresh:
+        names = ", ".join(f"{state.name} ({state.state})" for state in unfresh[:5])
+        more = f" and {len(unfresh) - 5} more" if len(unfresh) > 5 else ""
+        raise StaleError(f"not everything is fresh: {names}{more}", "semiseg run RECIPE makes what is not")
+
+
+def _print_states(states: list[State]) -> None:
+    if not states:
+        say("the workspace is empty")
+        return
+    table = plain_table("artifact", "stage", "state", "took", "why")
+    for state in states:
+        took = "" if state.seconds is None else duration(state.seconds)
+        why = "; ".join([*state.reasons, *(f"({remark})" for remark in state.remarks)])
+        table.add_row(state.name, state.stage, state_text(state.state, state.words), took, why)
+    out().print(table)
+
+
+def _artifact(workspace: Workspace, name: str) -> Artifact:
+    if name not in workspace.names() and not workspace.partials(name):
+        raise ArtifactError(
+            f"workspace {workspace.path} has no artifact {name!r}{did_you_mean(name, workspace.names())}",
+            "semiseg status lists them",
+        )
+    return workspace.artifact(name)
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="An artifact of the workspace.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what an artifact is: its manifest, summary, and for a data set its class names."""
+    artifact = _artifact(existing_workspace(workspace), name)
+    manifest = asdict(artifact.manifest)
+    classes = _class_names(artifact)
+    if as_json:
+        write_json({"name": name, **manifest, **({"class_names": classes} if classes else {})})
+        return
+    console = out()
+    facts = plain_table("", "")
+    facts.show_header = False
+    made = artifact.manifest
+    facts.add_row("artifact", f"{name}  ({made.kind}, version {made.kind_version})")
+    facts.add_row("made by", f"{made.stage}, version {made.stage_version}, {made.finished}, {duration(made.seconds)}")
+    if made.resumed:
+        facts.add_row("continued", f"{made.resumed} times")
+    inputs = ", ".join(f"{key}: {record['artifact']}" for key, record in made.inputs.items())
+    facts.add_row("inputs", inputs or "-")
+    facts.add_row("files", f"{made.count}, {size(made.bytes)}")
+    facts.add_row("folder", str(artifact.path))
+    if classes:
+        facts.add_row("classes", ", ".join(f"{index} {label}" for index, label in enumerate(classes)))
+    facts.add_row("fingerprint", made.fingerprint[:16])
+    console.print(facts)
+    if made.summary:
+        summary = plain_table("summary", "")
+        for key, value in _flat(made.summary):
+            summary.add_row(key, value)
+        console.print(summary)
+
+
+def _class_names(artifact: Artifact) -> list[str] | None:
+    if artifact.kind != "dataset":
+        return None
+    return list(artifact.json("dataset.json")["classes"])
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    lines = []
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(inner, dict):
+            lines += _flat(inner, f"{name}.")
+        elif isinstance(inner, float):
+            lines.append((name, f"{inner:.4g}"))
+        elif isinstance(inner, list):
+            shown = ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in inner)
+            lines.append((name, shown if len(shown) <= 200 else f"{shown[:197]}..."))
+        else:
+            lines.append((name, str(inner)))
+    return lines
+
+
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Artifacts; left out: all of them.")] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare every byte of artifacts with their manifests; exit with 3 when something is damaged."""
+    target = existing_workspace(workspace)
+    found: dict[str, list[str]] = {}
+    for name in names or target.names():
+        try:
+            found[name] = _artifact(target, name).verify()
+        except ArtifactError as error:
+            if name not in target.names():
+                raise
+            found[name] = [error.message]
+    if as_json:
+        write_json([{"name": name, "whole": not problems, "problems": problems} for name, problems in found.items()])
+    else:
+        table = plain_table("artifact", "state", "problems")
+        for name, problems in found.items():
+            more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
+            state = state_text("damaged") if problems else state_text("done", "whole")
+            table.add_row(name, state, "\n".join([*problems[:5], *more]))
+        out().print(table)
+    damaged = [name for name, problems in found.items() if problems]
+    if damaged:
+        raise ArtifactError(
+            f"{len(damaged)} damaged: {', '.join(damaged)}",
+            "make it again: semiseg clean NAME, then the command that made it (semiseg show NAME)",
+        )
+
+
+def export(
+    name: Annotated[str, typer.Argument(help="An artifact of the workspace.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder for the copy.")],
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Copy an artifact's files, checked against their digests, to a folder outside the workspace."""
+    target = existing_workspace(workspace)
+    artifact = _artifact(target, name)
+    if folder.exists():
+        raise UsageError(f"{folder} exists already", "name a new folder")
+    with target.reading([name]):
+        if problems := artifact.verify():
+            raise ArtifactError(f"artifact {name!r} is damaged: {problems[0]}", "rerun the stage that made it")
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(artifact.path, partial, ignore=shutil.ignore_patterns(".*"))
+        partial.rename(folder)
+    say(f"wrote {folder}: {artifact.manifest.count} files, {size(artifact.manifest.bytes)}")
+
+
+def clean(
+    names: Annotated[list[str] | None, typer.Argument(help="Artifacts to remove as well.")] = None,
+    workspace: WorkspaceOption = None,
+    everything: Annotated[bool, typer.Option("--all", help="Remove every artifact of the workspace.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove unfinished work; with names or --all, artifacts too. Asks first."""
+    target = existing_workspace(workspace)
+    remove = target.names() if everything else list(names or [])
+    for name in remove:
+        _artifact(target, name)
+    leftovers = unfinished_work(target)
+    if not remove and not leftovers:
+        say("nothing to clean")
+        return
+    lines = [f"artifact {name}" for name in remove]
+    lines += [
+        f"unfinished work of {name}: {path.name} ({size(_bytes(path))})"
+        for name, paths in leftovers.items()
+        for path in paths
+    ]
+    say("\n".join(f"  {line}" for line in lines))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("clean asks before it removes, and there is no terminal to ask on", "add --yes")
+        typer.confirm(f"Remove {len(lines)}?", abort=True, err=True)
+    for name in dict.fromkeys([*remove, *leftovers]):
+        try:
+            target.remove(name) if name in remove else target.discard_partials(name)
+        except BusyError as error:
+            say(f"kept: {error.message}")
+    say("removed")
+
+
+def _bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

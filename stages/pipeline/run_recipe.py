@@ -1,0 +1,203 @@
+"""Runs the nodes of a recipe that are not fresh, in order, in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from artifacts.canonical import pretty_json
+from artifacts.errors import ConfigError
+from artifacts.store import TEMPORARY, Artifact, Workspace, Writer, disk_error
+from stages.config import mistakes
+from stages.contract import STAGE_MODULES, Execution, load_stage
+from stages.pipeline.graph import upstream
+from stages.pipeline.recipe import Node, Recipe, did_you_mean
+from stages.pipeline.run_stage import run_stage
+from stages.pipeline.status import Expected
+from stages.pipeline.table import Published, Row, Table
+
+RECORD_NAME = ".recipe.json"
+_RECORD_SCHEMA = 1
+
+
+class Observer(Protocol):
+    """Who is told what happens to each node."""
+
+    def fresh(self, node: Node, artifact: Artifact) -> None: ...
+
+    def started(self, node: Node, resumed: int) -> None: ...
+
+    def finished(self, node: Node, artifact: Artifact) -> None: ...
+
+    def failed(self, node: Node, error: Exception) -> None: ...
+
+    def skipped(self, node: Node, because: list[str]) -> None: ...
+
+
+@dataclass
+class RunReport:
+    """What became of every node."""
+
+    fresh: list[str] = field(default_factory=list)
+    made: list[str] = field(default_factory=list)
+    failed: dict[str, Exception] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+
+def run_recipe(
+    recipe: Recipe,
+    workspace: Workspace,
+    execution: Execution,
+    observer: Observer,
+    force: Collection[str] = (),
+) -> RunReport:
+    """Makes every node that is not fresh. A node that fails stops those that need it, not the others.
+
+    Raises ConfigError when `force` names a node that the recipe does not have.
+    """
+    for name in force:
+        if name not in recipe.nodes:
+            raise ConfigError(f"--force {name}: no such node{did_you_mean(name, recipe.nodes)}")
+    if execution.rank == 0:
+        save_record(workspace, recipe)
+    report = RunReport()
+    for name, node in recipe.nodes.items():
+        lost = sorted(upstream(recipe.reads, name) & report.failed.keys())
+        if lost:
+            report.skipped.append(name)
+            observer.skipped(node, lost)
+            continue
+        try:
+            outcome = run_stage(
+                node.stage,
+                node.config,
+                workspace,
+                name,
+                node.inputs,
+                execution,
+                force=name in force,
+                started=_tell_start(observer, node),
+            )
+        except Exception as error:
+            report.failed[name] = error
+            observer.failed(node, error)
+            continue
+        if outcome.ran:
+            report.made.append(name)
+            observer.finished(node, outcome.artifact)
+        else:
+            report.fresh.append(name)
+            observer.fresh(node, outcome.artifact)
+    return report
+
+
+def _tell_start(observer: Observer, node: Node) -> Callable[[Writer], None]:
+    return lambda writer: observer.started(node, writer.resumed)
+
+
+# --- the record of the recipe in its workspace ---
+
+
+def save_record(workspace: Workspace, recipe: Recipe) -> None:
+    """Writes the resolved recipe into the workspace, so that `status` and `report` know what belongs there."""
+    record = {
+        "schema": _RECORD_SCHEMA,
+        "name": recipe.name,
+        "source": recipe.source,
+        "profile": recipe.profile,
+        "parameters": recipe.parameters,
+        "nodes": {
+            name: {
+                "stage": node.stage.name,
+                "config": node.config.model_dump(mode="json"),
+                "inputs": node.inputs,
+            }
+            for name, node in recipe.nodes.items()
+        },
+        "table": None if recipe.table is None else _table_record(recipe.table),
+    }
+    target = workspace.path / RECORD_NAME
+    temporary = workspace.path / f"{TEMPORARY}{os.getpid()}-recipe.json"
+    try:
+        workspace.path.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(pretty_json(record), encoding="utf-8")
+        os.replace(temporary, target)
+    except OSError as error:
+        raise disk_error(error, target) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _table_record(table: Table) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(table)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the last `semiseg run` in a workspace was asked for."""
+
+    name: str
+    source: str
+    profile: str | None
+    expected: dict[str, Expected]
+    table: Table | None
+    problems: list[str]  # nodes that the present code can no longer make
+
+
+def read_record(workspace: Workspace) -> Record | None:
+    """The record of the last recipe run in the workspace; None when there was none.
+
+    Raises ConfigError when the record is damaged.
+    """
+    path = workspace.path / RECORD_NAME
+    if not path.is_file():
+        return None
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["schema"] != _RECORD_SCHEMA:
+            raise ValueError(f"schema {raw['schema']!r}")
+        expected, problems = _expected_nodes(raw["nodes"])
+        return Record(
+            raw["name"],
+            raw["source"],
+            raw["profile"],
+            expected,
+            _table_from(raw["table"]),
+            problems,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error}", "run the recipe again (it writes the file anew), or delete the file"
+        ) from None
+
+
+def _expected_nodes(nodes: Mapping[str, Any]) -> tuple[dict[str, Expected], list[str]]:
+    expected, problems = {}, []
+    for name, node in nodes.items():
+        if node["stage"] not in STAGE_MODULES:
+            problems.append(f"{name}: there is no stage {node['stage']!r} any more")
+            continue
+        stage = load_stage(node["stage"])
+        config, wrong = mistakes(stage.config, node["config"])
+        if config is None:
+            problems += [f"{name}: config {line}" for line in wrong]
+            continue
+        expected[name] = Expected(stage, config, node["inputs"])
+    return expected, problems
+
+
+def _table_from(raw: dict[str, Any] | None) -> Table | None:
+    if raw is None:
+        return None
+    rows = [
+        Row(row["label"], row["nodes"], None if row["published"] is None else Published(**row["published"]))
+        for row in raw["rows"]
+    ]
+    return Table(**{**raw, "rows": rows})
