@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from artifacts.errors import ArtifactError, DataError
-from artifacts.masks import read_mask, voc_palette
+from artifacts.masks import PNG_SIGNATURE, png_damage, read_mask, voc_palette
 
 if TYPE_CHECKING:
     from artifacts.store import Artifact, Writer
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 SPLITS = ("train", "weak", "val")
 MAX_CLASSES = 255  # ids 0..254; 255 is ignore
+_KEYS = ("name", "classes", "splits", "tags", "tag_source", "masks", "images", "sizes", "facts")
 
 
 def artifact_folder(artifact_or_path: Artifact | Path | str) -> Path:
@@ -103,7 +104,7 @@ def write_dataset(
             )
     for image_id in masked:
         if not writer.has(f"masks/{image_id}.png"):
-            raise DataError(f"id {image_id} has no mask masks/{image_id}.png in {writer.path}")
+            raise DataError(f"id {image_id} has no mask file masks/{image_id}.png in {writer.path}")
     if image_root is not None:
         writer.write_json("local/images.json", {"root": str(Path(image_root).absolute())})
     writer.write_json(
@@ -201,6 +202,7 @@ class Dataset:
         self._tags: dict[str, list[int]] = record["tags"]
         self._masks = frozenset(record["masks"])
         self._sizes: dict[str, list[int]] = record["sizes"]
+        self._sizes_from_files: dict[str, tuple[int, int]] = {}
         self._images: dict[str, Any] = record["images"]
         self._split_of = {image_id: split for split in reversed(SPLITS) for image_id in self.splits.get(split, ())}
         self._root: str | None = None
@@ -266,15 +268,17 @@ class Dataset:
     def size(self, image_id: str) -> tuple[int, int]:
         """(H, W) of the image: as recorded, else from the file's header."""
         self._known(image_id)
-        if image_id not in self._sizes:
+        if image_id in self._sizes:
+            height, width = self._sizes[image_id]
+            return height, width
+        if image_id not in self._sizes_from_files:
             path = self.image_path(image_id)
             try:
                 with Image.open(path) as picture:
-                    self._sizes[image_id] = [picture.height, picture.width]
+                    self._sizes_from_files[image_id] = (picture.height, picture.width)
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 raise _unreadable(path, self._where(image_id), error) from error
-        height, width = self._sizes[image_id]
-        return height, width
+        return self._sizes_from_files[image_id]
 
     def _known(self, image_id: str) -> None:
         if image_id not in self._split_of:
@@ -287,22 +291,23 @@ class Dataset:
 
     def _image_root(self) -> str:
         if self._root is None:
-            if self._images["place"] == "artifact":
-                self._root = str(self.path)
-            else:
-                record = self.path / "local" / "images.json"
-                try:
-                    self._root = str(json.loads(record.read_text(encoding="utf-8"))["root"])
-                except (OSError, ValueError, KeyError, TypeError) as error:
-                    raise ArtifactError(
-                        f"{record}, which says where the images lie, cannot be read ({error})", "rerun prepare-data"
-                    ) from None
-                if not os.path.isdir(self._root):
-                    raise DataError(
-                        f"the images' folder {self._root} (recorded in {record}) is not there",
-                        "put it back, or write its new place into that file",
-                    )
+            self._root = str(self.path) if self._images["place"] == "artifact" else self._local_root()
         return self._root
+
+    def _local_root(self) -> str:
+        record = self.path / "local" / "images.json"
+        try:
+            root = str(json.loads(record.read_text(encoding="utf-8"))["root"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{record}, which says where the images lie, cannot be read ({error})", "rerun prepare-data"
+            ) from None
+        if not os.path.isdir(root):
+            raise DataError(
+                f"the images' folder {root} (recorded in {record}) is not there",
+                "put it back, or write its new place into that file",
+            )
+        return root
 
 
 def read_image(path: Path | str, where: str = "") -> np.ndarray:
@@ -312,7 +317,10 @@ def read_image(path: Path | str, where: str = "") -> np.ndarray:
     """
     path = Path(path)
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as picture:
+        data = path.read_bytes()
+        if data.startswith(PNG_SIGNATURE) and (damage := png_damage(data)):
+            raise ValueError(damage)
+        with Image.open(io.BytesIO(data)) as picture:
             if picture.mode.startswith("I") or picture.mode == "F":
                 raise ValueError(f"mode {picture.mode} has more than 8 bits a channel")
             return np.array(picture.convert("RGB"))
@@ -338,4 +346,6 @@ def _read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         found = record.get("schema") if isinstance(record, dict) else None
         raise ArtifactError(f"{path} has schema {found}, expected {SCHEMA}", "rerun prepare-data")
+    if missing := [key for key in _KEYS if key not in record]:
+        raise ArtifactError(f"{path} lacks {', '.join(missing)}", "rerun prepare-data")
     return record

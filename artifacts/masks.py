@@ -20,8 +20,8 @@ from PIL import Image
 from artifacts.errors import DataError
 
 IGNORE = 255
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _WHAT_IT_IS = {
     "RGB": "a colour picture, not an index mask",
     "RGBA": "a colour picture with transparency, not an index mask",
@@ -92,7 +92,11 @@ def read_mask(
         data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise DataError(f"mask {path} is missing", "put the file there, or take its id from the list") from None
-    _check_png(path, data)
+    if not data.startswith(PNG_SIGNATURE):
+        what = "is no PNG file" if data else "is empty"
+        raise DataError(f"mask {path} {what}", "masks are indexed PNG files: lossy formats change the class ids")
+    if damage := png_damage(data):
+        raise _damaged(path, damage)
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             mode = picture.mode
@@ -118,24 +122,24 @@ def read_mask(
     return mask
 
 
-def _check_png(path: Path, data: bytes) -> None:
-    """Walk the chunks of a PNG and compare their CRC-32: Pillow skips those of the pixel data."""
-    if not data.startswith(_PNG_SIGNATURE):
-        what = "is empty" if not data else "is no PNG file"
-        raise DataError(f"mask {path} {what}", "masks are indexed PNG files: lossy formats change the class ids")
-    position = len(_PNG_SIGNATURE)
+def png_damage(data: bytes) -> str | None:
+    """Return what is wrong with the bytes of a PNG, or None: its chunks and their CRC-32 are checked.
+
+    Pillow skips the checksums of the pixel data, and does not miss the end of the file once it has all pixels.
+    """
+    position = len(PNG_SIGNATURE)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if end > len(data):
             break
         (expected,) = struct.unpack_from(">I", data, end - 4)
-        if zlib.crc32(data[position + 4 : end - 4]) != expected:
-            raise _damaged(path, f"wrong checksum in the chunk {kind!r} at byte {position}")
+        if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != expected:
+            return f"wrong checksum in the chunk {kind.decode('latin-1')!r} at byte {position}"
         if kind == b"IEND":
-            return
+            return None
         position = end
-    raise _damaged(path, f"truncated after {len(data)} bytes")
+    return f"truncated after {len(data)} bytes"
 
 
 def _damaged(path: Path, reason: str) -> DataError:

@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from artifacts.dataset import Dataset, check_image_id, read_image, write_dataset
+from artifacts.errors import ArtifactError, DataError, SemisegError
+from artifacts.masks import voc_palette, write_mask
+from artifacts.store import Work, Workspace, Writer
+
+CLASSES = ("background", "cat", "cow", "dog")
+SIZE = (12, 16)  # H, W
+SPLITS = {"train": ["2007_b", "2007_a"], "weak": ["2008_c", "2008_d"], "val": ["2009_e"]}
+TAGS = {"2007_a": [1], "2007_b": [3, 1], "2008_c": [2], "2008_d": [], "2009_e": [1, 2]}
+MASKED = ["2007_a", "2007_b", "2008_c", "2009_e"]
+
+
+def pixels(image_id: str) -> np.ndarray:
+    rng = np.random.default_rng([ord(letter) for letter in image_id])
+    return rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+def mask(image_id: str) -> np.ndarray:
+    rng = np.random.default_rng([ord(letter) for letter in image_id])
+    found = rng.integers(0, len(CLASSES), SIZE, dtype=np.uint8)
+    found[0] = 255
+    return found
+
+
+def fill(writer: Writer, images: Path | None = None, **changes) -> None:
+    """Writes the small data set; images as PNG in the artifact, or below the folder `images`."""
+    for image_id in TAGS:
+        if images is None:
+            with writer.item(f"images/{image_id}.png") as temporary:
+                Image.fromarray(pixels(image_id)).save(temporary)
+        else:
+            images.mkdir(exist_ok=True)
+            Image.fromarray(pixels(image_id)).save(images / f"{image_id}.bmp")
+    for image_id in MASKED:
+        with writer.item(f"masks/{image_id}.png") as temporary:
+            write_mask(temporary, mask(image_id))
+    options = {
+        "name": "tiny",
+        "class_names": CLASSES,
+        "splits": SPLITS,
+        "tags": TAGS,
+        "tag_source": "xml",
+        "mask_ids": MASKED,
+        "sizes": dict.fromkeys(TAGS, SIZE),
+        "facts": {"note": "five images"},
+        **changes,
+    }
+    if images is not None:
+        options = {"image_root": images, "image_pattern": "{id}.bmp", **options}
+    write_dataset(writer, **options)
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Dataset:
+    fill(Writer(tmp_path / "data"))
+    return Dataset(tmp_path / "data")
+
+
+def refusal(call, *arguments, kind: type[SemisegError] = DataError) -> str:
+    with pytest.raises(kind) as caught:
+        call(*arguments)
+    return caught.value.message
+
+
+# --- reading back ----------------------------------------------------------------------------------------------
+
+
+def test_everything_comes_back(dataset):
+    assert dataset.name == "tiny"
+    assert dataset.class_names == CLASSES
+    assert dataset.num_classes == 4
+    assert dataset.tag_source == "xml"
+    assert dataset.facts == {"note": "five images"}
+    assert dataset.palette == voc_palette()
+    assert dataset.splits["train"] == dataset.ids("train") == ("2007_a", "2007_b")  # sorted
+    assert (dataset.ids("weak"), dataset.ids("val")) == (("2008_c", "2008_d"), ("2009_e",))
+    assert dataset.tags("2007_b") == (1, 3)  # sorted
+    assert dataset.tags("2008_d") == ()
+    for image_id in TAGS:
+        np.testing.assert_array_equal(dataset.image(image_id), pixels(image_id))
+        assert dataset.size(image_id) == SIZE
+        assert dataset.has_mask(image_id) == (image_id in MASKED)
+    for image_id in MASKED:
+        np.testing.assert_array_equal(dataset.mask(image_id), mask(image_id))
+    assert dataset.mask_path("2007_a").is_file()
+    assert dataset.image_path("2007_a").is_file()
+
+
+def test_tags_vector_leaves_the_background_out(dataset):
+    vector = dataset.tags_vector("2007_b")
+    assert vector.dtype == np.float32
+    assert vector.tolist() == [1, 0, 1]  # classes 1 and 3 of 1..3
+    assert dataset.tags_vector("2008_d").tolist() == [0, 0, 0]
+
+
+def test_a_published_artifact_is_read_as_such(tmp_path):
+    workspace, work = Workspace(tmp_path), Work("prepare-data", 1, "dataset", "0" * 64, {}, {}, {})
+    with workspace.writing("tiny", work) as writer:
+        fill(writer)
+        artifact = workspace.publish("tiny", writer, work, {})
+    assert Dataset(artifact).ids("val") == ("2009_e",)
+    assert artifact.verify() == []
+
+
+def test_images_in_their_own_folder_are_no_part_of_the_content(tmp_path):
+    contents = []
+    work = Work("prepare-data", 1, "dataset", "0" * 64, {}, {}, {})
+    for place in ("here", "there"):
+        workspace = Workspace(tmp_path / place)
+        with workspace.writing("tiny", work) as writer:
+            fill(writer, images=tmp_path / f"images-{place}")
+            artifact = workspace.publish("tiny", writer, work, {})
+        dataset = Dataset(artifact)
+        assert dataset.image_path("2007_a") == tmp_path / f"images-{place}" / "2007_a.bmp"
+        np.testing.assert_array_equal(dataset.image("2007_a"), pixels("2007_a"))
+        contents.append(artifact.manifest.content)
+        assert str(tmp_path) not in (artifact.path / "dataset.json").read_text()
+    assert contents[0] == contents[1]
+
+
+def test_single_images_may_have_their_own_file(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(pixels("2009_e")).save(images / "other name.png")
+    fill(Writer(tmp_path / "data"), images=images, image_files={"2009_e": "other name.png"})
+    (images / "2009_e.bmp").unlink()
+    dataset = Dataset(tmp_path / "data")
+    np.testing.assert_array_equal(dataset.image("2009_e"), pixels("2009_e"))
+    assert dataset.image_path("2007_a").name == "2007_a.bmp"
+
+
+def test_without_recorded_sizes_they_come_from_the_files(tmp_path):
+    fill(Writer(tmp_path / "data"), sizes=None)
+    dataset = Dataset(tmp_path / "data")
+    assert dataset.size("2007_a") == SIZE
+    Image.fromarray(pixels("2007_a")[:5]).save(dataset.image_path("2007_a"))
+    assert dataset.size("2007_a") == SIZE  # read once
+    assert dataset.image("2007_a").shape == (5, 16, 3)
+
+
+def test_equal_data_sets_have_equal_bytes(tmp_path):
+    fill(Writer(tmp_path / "one"))
+    fill(
+        Writer(tmp_path / "two"),
+        splits={split: ids[::-1] for split, ids in reversed(SPLITS.items())},
+        tags={image_id: TAGS[image_id][::-1] for image_id in reversed(TAGS)},
+        mask_ids=set(MASKED),
+    )
+    for path in (tmp_path / "one").rglob("*.[jp]*"):  # json and png
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+
+
+def test_grey_indexed_and_transparent_images_become_rgb(tmp_path):
+    colours = Image.fromarray(pixels("a"))
+    for mode in ("L", "P", "RGBA", "LA", "1", "CMYK"):
+        path = tmp_path / f"{mode}.tif"
+        colours.convert(mode).save(path)
+        assert read_image(path).shape == (*SIZE, 3)
+        assert read_image(path).dtype == np.uint8
+
+
+def test_exif_orientation_is_not_applied(tmp_path):
+    """VOC's masks are drawn on the pixels as stored."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.fromarray(pixels("a")).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels("a"))
+
+
+def test_twelve_thousand_images_open_at_once(tmp_path):
+    """10,582 training and 1,449 validation images, as VOC with SBD has them."""
+    ids = [f"20{number // 1000:02d}_{number:06d}" for number in range(12_031)]
+    record = {
+        "schema": 1,
+        "name": "voc-aug",
+        "classes": ["background", *(f"class {number}" for number in range(20))],
+        "palette": "voc",
+        "splits": {"train": ids[:1464], "weak": ids[1464:10_582], "val": ids[10_582:]},
+        "tags": {image_id: [1, 5] for image_id in ids},
+        "tag_source": "masks",
+        "masks": ids,
+        "images": {"place": "local", "pattern": "JPEGImages/{id}.jpg", "files": {}},
+        "sizes": {image_id: [375, 500] for image_id in ids},
+        "facts": {},
+    }
+    Writer(tmp_path).write_json("dataset.json", record)
+    begin = time.perf_counter()
+    dataset = Dataset(tmp_path)
+    for image_id in ids:
+        dataset.tags_vector(image_id)
+        dataset.size(image_id)
+        dataset.mask_path(image_id)
+    assert time.perf_counter() - begin < 2  # 0.1 s in fact; no file is touched but the record
+    assert len(dataset.ids("weak")) == 9118
+
+
+# --- damage ----------------------------------------------------------------------------------------------------
+
+
+def test_missing_image_is_named_with_id_split_and_file(dataset):
+    dataset.image_path("2008_c").unlink()
+    message = refusal(dataset.image, "2008_c")
+    assert message.startswith("id 2008_c in split 'weak' has no file ")
+    assert str(dataset.image_path("2008_c")) in message
+
+
+def test_missing_image_is_named_when_its_size_is_asked(tmp_path):
+    fill(Writer(tmp_path / "data"), sizes=None)
+    dataset = Dataset(tmp_path / "data")
+    dataset.image_path("2009_e").unlink()
+    assert refusal(dataset.size, "2009_e").startswith("id 2009_e in split 'val' has no file ")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_image_cut_anywhere_is_refused(tmp_path, suffix):
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(np.kron(pixels("a"), np.ones((3, 3, 1), np.uint8))).save(path)
+    data = path.read_bytes()
+    for length in [0, 1, 10, len(data) // 3, len(data) // 2, len(data) - 50, len(data) - 3, len(data) - 1]:
+        path.write_bytes(data[:length])
+        assert f"image {path} cannot be read: " in refusal(read_image, path)
+
+
+def test_damaged_image_is_named_with_id_split_and_file(dataset):
+    path = dataset.image_path("2009_e")
+    path.write_bytes(path.read_bytes()[:-30])
+    assert refusal(dataset.image, "2009_e").startswith(f"id 2009_e in split 'val': image {path} cannot be read: ")
+
+
+def test_image_of_16_bits_is_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(tmp_path / "a.png")
+    assert "more than 8 bits" in refusal(read_image, tmp_path / "a.png")
+
+
+def test_image_of_another_size_than_recorded_is_refused(dataset):
+    Image.fromarray(pixels("2007_a")[:5]).save(dataset.image_path("2007_a"))
+    assert "is 16x5 (width x height), but was 16x12" in refusal(dataset.image, "2007_a")
+
+
+def test_mask_of_another_size_than_its_image_is_refused(dataset):
+    write_mask(dataset.mask_path("2007_a"), mask("2007_a")[:5])
+    assert "is 16x5 (width x height), expected 16x12, the size of its image" in refusal(dataset.mask, "2007_a")
+
+
+def test_mask_value_outside_the_classes_is_refused(dataset):
+    wrong = mask("2007_a")
+    wrong[5, 5:7] = 4
+    write_mask(dataset.mask_path("2007_a"), wrong)
+    assert "values outside the classes: 4 (2 px); expected 0..3" in refusal(dataset.mask, "2007_a")
+
+
+def test_missing_mask_file_and_image_without_mask_are_told_apart(dataset):
+    dataset.mask_path("2007_a").unlink()
+    assert "is missing" in refusal(dataset.mask, "2007_a")
+    assert refusal(dataset.mask, "2008_d") == "id 2008_d in split 'weak' has no mask"
+
+
+def test_unknown_ids_and_splits_are_named(dataset):
+    for call in (dataset.image, dataset.mask, dataset.size, dataset.tags, dataset.tags_vector):
+        assert refusal(call, "2010_x") == "data set 'tiny' has no image '2010_x'"
+    assert refusal(dataset.ids, "test") == "data set 'tiny' has no split 'test'"
+    assert not dataset.has_mask("2010_x")
+
+
+def test_labels_that_were_not_given_are_not_made_up(tmp_path):
+    fill(Writer(tmp_path), tags={image_id: TAGS[image_id] for image_id in TAGS if image_id != "2009_e"})
+    assert refusal(Dataset(tmp_path).tags, "2009_e") == "id 2009_e in split 'val' has no image-level labels"
+
+
+def test_moved_images_folder_is_named(tmp_path):
+    images = tmp_path / "images"
+    fill(Writer(tmp_path / "data"), images=images)
+    images.rename(tmp_path / "moved")
+    dataset = Dataset(tmp_path / "data")
+    assert f"the images' folder {images} (recorded in " in refusal(dataset.image, "2007_a")
+    (tmp_path / "data" / "local" / "images.json").write_text(json.dumps({"root": str(tmp_path / "moved")}))
+    np.testing.assert_array_equal(dataset.image("2007_a"), pixels("2007_a"))  # the hint helps
+    np.testing.assert_array_equal(dataset.mask("2007_a"), mask("2007_a"))
+
+
+def test_missing_record_of_the_images_folder_is_named(tmp_path):
+    fill(Writer(tmp_path / "data"), images=tmp_path / "images")
+    (tmp_path / "data" / "local" / "images.json").unlink()
+    assert "images.json" in refusal(Dataset(tmp_path / "data").image, "2007_a", kind=ArtifactError)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "is damaged"), ("[]", "schema None"), ('{"schema": 2}', "schema 2, expected 1"), ('{"schema": 1}', "lacks")],
+)
+def test_damaged_record_is_named(dataset, text, message):
+    (dataset.path / "dataset.json").write_text(text)
+    assert message in refusal(Dataset, dataset.path, kind=ArtifactError)
+
+
+def test_folder_that_is_no_data_set(tmp_path):
+    assert "is no data set" in refusal(Dataset, tmp_path, kind=ArtifactError)
+
+
+# --- what may be written ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": ["cat", "cow", "dog", "horse"]}, "'background' first"),
+        ({"class_names": ["background", "cat", "cat", "dog"]}, "distinct names"),
+        ({"class_names": ["background", *(f"c{n}" for n in range(255))]}, "256 classes"),
+        ({"splits": {**SPLITS, "test": []}}, "unknown split 'test'"),
+        ({"splits": {**SPLITS, "train": ["2007_a", "2007_a"]}}, "id 2007_a stands twice in split 'train'"),
+        ({"splits": {**SPLITS, "train": ["2007_a", "2009_e"]}}, "1 ids stand in both 'train' and 'val', e.g. 2009_e"),
+        ({"splits": {**SPLITS, "weak": ["2009_e"]}}, "in both 'weak' and 'val'"),
+        ({"splits": {**SPLITS, "train": ["2008_d"]}}, "1 ids of split 'train' have no mask, e.g. 2008_d"),
+        ({"splits": {**SPLITS, "val": ["2008_d"], "weak": []}}, "1 ids of split 'val' have no mask"),
+        (
+            {"splits": {**SPLITS, "weak": ["2008_z"]}, "tags": {**TAGS, "2008_z": []}},
+            "id 2008_z in split 'weak' has no file",
+        ),
+        ({"splits": {**SPLITS, "weak": [20070033]}}, "it is a int, not text"),
+        ({"splits": {**SPLITS, "weak": ["a/b"]}}, "'a/b' cannot be an image id"),
+        ({"mask_ids": [*MASKED, "2008_d"]}, "id 2008_d has no mask file masks/2008_d.png"),
+        ({"tags": {**TAGS, "2007_a": [0]}}, "has the labels [0], expected class ids 1..3"),
+        ({"tags": {**TAGS, "2007_a": [1, 4]}}, "has the labels [1, 4], expected class ids 1..3"),
+        ({"tags": {"2007_a": [1]}}, "id 2007_b in split 'train' has no image-level labels"),
+    ],
+)
+def test_lists_labels_and_files_must_agree(tmp_path, changes, message):
+    assert message in refusal(lambda: fill(Writer(tmp_path), **changes))
+    assert not (tmp_path / "dataset.json").exists()
+
+
+@given(st.text(max_size=20))
+def test_an_accepted_id_names_one_visible_file_in_its_folder(text):
+    try:
+        check_image_id(text)
+    except DataError:
+        return
+    path = Path("masks", f"{text}.png")
+    assert path.parent == Path("masks")
+    assert path.name == f"{text}.png"
+    assert not path.name.startswith(".")
+    path.name.encode()
