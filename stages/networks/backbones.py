@@ -91,6 +91,9 @@ class Tiny(Backbone):
         self.stage8 = nn.Sequential(_downsample(32, 64), _Residual(64))
         self.stage16 = nn.Sequential(_downsample(64, 96, stride=2 if output_stride == 16 else 1), _Residual(96))
         initialise(self)
+        for module in self.modules():
+            if isinstance(module, _Residual):
+                nn.init.zeros_(module.norm2.weight)  # blocks start as the identity (Goyal et al. 2017, section 5.1)
 
     def forward(self, x: Tensor) -> Features:
         low = self.stem(x)

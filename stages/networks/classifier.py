@@ -28,6 +28,7 @@ class Classifier(nn.Module):
 
     Attributes:
         stride: input pixels per cell of the activation maps (vgg16 8, tiny 8, the others 16).
+        class_names: background first; known for networks that come from `load_network`.
         pretrained: name prefixes of the parameters that came from `config.weights`.
     """
 
@@ -50,6 +51,7 @@ class Classifier(nn.Module):
         initialise(self.extra)
         initialise_scores(self.scores)
         self.pretrained: tuple[str, ...] = ()
+        self.class_names: tuple[str, ...] = ()
         if config.freeze_batch_norm:
             self.backbone.freeze_batch_norm()
 

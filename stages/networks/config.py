@@ -33,13 +33,21 @@ OUTPUT_STRIDES: Mapping[str, tuple[int, ...]] = {
 }
 BATCH_NORM_BACKBONES = ("resnet50", "resnet101", "mobilenet_v2")
 
-# atrous rates where the config says null: the ones of the head's source at the output stride of its source
+# atrous rates where the config says null: the published ones, for crops of 321 pixels and more
 ATROUS_RATES: Mapping[str, tuple[int, ...]] = {
     "largefov": (12,),
     "aspp": (6, 12, 18, 24),
     "deeplabv3plus": (6, 12, 18),
     "fcn": (1,),
 }
+# ... and for the small nets, whose crops of about 100 pixels are a handful of cells wide (ours)
+SMALL_ATROUS_RATES: Mapping[str, tuple[int, ...]] = {
+    "largefov": (2,),
+    "aspp": (1, 2, 3, 4),
+    "deeplabv3plus": (1, 2),
+    "fcn": (1,),
+}
+SMALL_BACKBONES = ("tiny", "mobilenet_v2")
 
 
 def _expand_preset(values: Any, presets: Mapping[str, Mapping[str, Any]]) -> Any:
@@ -161,8 +169,9 @@ class NetworkConfig(BackboneConfig):
     )
     atrous_rates: tuple[int, ...] | None = Field(
         None,
-        description="Dilations of the head's branches; null = the published ones: largefov 12, aspp 6 12 18 24,\n"
-        "deeplabv3plus 6 12 18 (doubled at output stride 8), fcn 1. Use small ones for small crops.",
+        description="Dilations of the head's branches. null = the published ones: largefov 12, aspp 6 12 18 24,\n"
+        "deeplabv3plus 6 12 18 (doubled at output stride 8), fcn 1; for tiny and mobilenet_v2, made for crops of\n"
+        "about 100 pixels: largefov 2, aspp 1 2 3 4, deeplabv3plus 1 2 (doubled at output stride 8), fcn 1.",
     )
 
     @pydantic.model_validator(mode="before")
@@ -190,8 +199,9 @@ class NetworkConfig(BackboneConfig):
         """The head's dilations in force."""
         if self.atrous_rates is not None:
             return self.atrous_rates
+        table = SMALL_ATROUS_RATES if self.backbone in SMALL_BACKBONES else ATROUS_RATES
         factor = 2 if self.head == "deeplabv3plus" and self.output_stride == 8 else 1
-        return tuple(factor * rate for rate in ATROUS_RATES[self.head])
+        return tuple(factor * rate for rate in table[self.head])
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -200,7 +210,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "head": "deeplabv3plus",
         "output_stride": 16,
         "head_channels": 64,
-        "atrous_rates": (1, 2),
         "dropout": 0.1,
     },
     "mobilenet_v2": {
@@ -209,7 +218,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "weights": "imagenet",
         "output_stride": 16,
         "head_channels": 128,
-        "atrous_rates": (1, 2, 4),
         "dropout": 0.1,
     },
     # Chen et al. 2015 (DeepLab-LargeFOV), the segmenter of SEC

@@ -21,7 +21,9 @@ def upsample(x: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     if stride == 1:
         return x
     height, width = x.shape[-2:]
-    padded = F.pad(x, (0, 1, 0, 1), mode="replicate")  # the pixels beyond the last cell's centre
+    # one more cell for the pixels beyond the last cell's centre (cat: replicate padding's backward is random on CUDA)
+    padded = torch.cat([x, x[..., -1:]], dim=3)
+    padded = torch.cat([padded, padded[..., -1:, :]], dim=2)
     full = (height * stride + 1, width * stride + 1)
     grown = F.interpolate(padded, size=full, mode="bilinear", align_corners=True)
     return grown[..., : size[0], : size[1]]
@@ -38,32 +40,39 @@ def conv_norm_relu(channels_in: int, channels: int, kernel: int, norm: str, dila
     )
 
 
-class AtrousSum(nn.Module):
-    """DeepLab-LargeFOV (one rate) and DeepLab-ASPP (several, logits summed).
+class AtrousBranch(nn.Module):
+    """fc6 (3x3, dilated), ReLU, dropout, fc7 (1x1), ReLU, dropout, fc8 (1x1): one branch of DeepLab on VGG16."""
 
-    With hidden channels each branch is fc6 (3x3, dilated), fc7 (1x1), fc8 (1x1), as on VGG16; without, a single dilated
-    3x3 convolution to the classes, as DeepLabv2 on ResNet101.
+    def __init__(self, channels_in: int, num_classes: int, hidden: int, rate: int, dropout: float) -> None:
+        super().__init__()
+        self.fc6 = nn.Conv2d(channels_in, hidden, 3, padding=rate, dilation=rate)
+        self.fc7 = nn.Conv2d(hidden, hidden, 1)
+        self.fc8 = nn.Conv2d(hidden, num_classes, 1)
+        self.dropout = nn.Dropout(dropout)
+        initialise(self)
+        initialise_scores(self.fc8)
+
+    def forward(self, high: Tensor) -> Tensor:
+        x = self.dropout(F.relu(self.fc6(high)))
+        return self.fc8(self.dropout(F.relu(self.fc7(x))))
+
+
+class AtrousSum(nn.Module):
+    """DeepLab-LargeFOV (one rate) and DeepLab-ASPP (several): the branches' logits are summed.
+
+    With hidden = 0 a branch is a single dilated 3x3 convolution to the classes, as DeepLabv2 has it on ResNet101.
     """
 
     def __init__(self, channels_in: int, num_classes: int, hidden: int, rates: tuple[int, ...], dropout: float) -> None:
         super().__init__()
         self.branches = nn.ModuleList()
         for rate in rates:
-            branch = nn.Sequential()
             if hidden:
-                branch.add_module("fc6", nn.Conv2d(channels_in, hidden, 3, padding=rate, dilation=rate))
-                branch.add_module("relu6", nn.ReLU(inplace=True))
-                branch.add_module("drop6", nn.Dropout(dropout))
-                branch.add_module("fc7", nn.Conv2d(hidden, hidden, 1))
-                branch.add_module("relu7", nn.ReLU(inplace=True))
-                branch.add_module("drop7", nn.Dropout(dropout))
-                branch.add_module("fc8", nn.Conv2d(hidden, num_classes, 1))
+                self.branches.append(AtrousBranch(channels_in, num_classes, hidden, rate, dropout))
             else:
-                branch.add_module("fc8", nn.Conv2d(channels_in, num_classes, 3, padding=rate, dilation=rate))
-            self.branches.append(branch)
-        initialise(self)
-        for branch in self.branches:
-            initialise_scores(branch.fc8)
+                scores = nn.Conv2d(channels_in, num_classes, 3, padding=rate, dilation=rate)
+                initialise_scores(scores)
+                self.branches.append(scores)
 
     def forward(self, features: Features) -> Tensor:
         high = features["high"]

@@ -16,6 +16,7 @@ def normalise(images: Tensor) -> Tensor:
     """
     if images.dtype == torch.uint8:
         images = images.to(torch.get_default_dtype()) / 255
-    mean = torch.tensor(MEAN, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    # non_blocking: on a GPU the host must not wait for six numbers
+    mean = torch.tensor(MEAN, dtype=images.dtype).view(1, 3, 1, 1).to(images.device, non_blocking=True)
+    std = torch.tensor(STD, dtype=images.dtype).view(1, 3, 1, 1).to(images.device, non_blocking=True)
     return (images - mean) / std

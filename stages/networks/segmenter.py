@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from stages.networks.backbones import Backbone, Features, build_backbone, initialise
 from stages.networks.config import NetworkConfig
-from stages.networks.heads import AtrousSum, build_head
+from stages.networks.heads import AtrousBranch, build_head
 from stages.networks.weights import load_pretrained
 
 SPEC_SCHEMA = 1
@@ -29,6 +29,7 @@ class Segmenter(nn.Module):
     Attributes:
         head: the head; `make_head` gives further ones for the same trunk.
         stride: input pixels per cell of the logits.
+        class_names: background first; known for networks that come from `load_network`.
         pretrained: name prefixes of the parameters that came from `config.weights`.
     """
 
@@ -41,6 +42,7 @@ class Segmenter(nn.Module):
         self.head = _head_for(self.backbone, config, num_classes)
         self.stride = self.backbone.low_stride if config.head == "deeplabv3plus" else self.backbone.stride
         self.pretrained: tuple[str, ...] = ()
+        self.class_names: tuple[str, ...] = ()
         if config.freeze_batch_norm:
             self.backbone.freeze_batch_norm()
 
@@ -95,7 +97,7 @@ def build_segmenter(config: NetworkConfig, num_classes: int, seed: int) -> Segme
 
 def make_head(config: NetworkConfig, num_classes: int, seed: int) -> nn.Module:
     """A head as `build_segmenter(config, num_classes, ...)` has it, with random weights of its own."""
-    with torch.device("meta"):  # only its channel counts are needed
+    with seeded(0), torch.device("meta"):  # only its channel counts are needed
         backbone = build_backbone(config.backbone, config.output_stride)
     with seeded(seed):
         return _head_for(backbone, config, num_classes)
@@ -107,18 +109,20 @@ def _decimate_vgg(network: Segmenter, classifier: dict[str, Tensor]) -> list[str
     Chen et al. 2015, section 3.1. Only without a neck (with one, the head does not see what fc6 was trained on) and for
     1024 hidden channels. Returns the name prefixes of what was set.
     """
-    head, fc6, fc7 = network.head, classifier.get("classifier.0.weight"), classifier.get("classifier.3.weight")
-    if not isinstance(head, AtrousSum) or network.config.backbone != "vgg16" or network.config.neck_layers:
+    fc6, fc7 = classifier.get("classifier.0.weight"), classifier.get("classifier.3.weight")
+    if network.config.backbone != "vgg16" or network.config.neck_layers or fc6 is None or fc7 is None:
         return []
-    if network.config.head_channels != 1024 or fc6 is None or fc7 is None:
+    if fc6.shape != (4096, 512 * 7 * 7) or fc7.shape != (4096, 4096):  # not the ImageNet classifier
         return []
-    with torch.no_grad():
-        for branch in head.branches:
-            branch.fc6.weight.copy_(fc6.view(4096, 512, 7, 7)[::4, :, ::3, ::3])
-            branch.fc6.bias.copy_(classifier["classifier.0.bias"][::4])
-            branch.fc7.weight.copy_(fc7[::4, ::4, None, None])
-            branch.fc7.bias.copy_(classifier["classifier.3.bias"][::4])
-    return [f"head.branches.{index}.{layer}." for index in range(len(head.branches)) for layer in ("fc6", "fc7")]
+    fc6_weight, fc6_bias = fc6.view(4096, 512, 7, 7)[::4, :, ::3, ::3], classifier["classifier.0.bias"][::4]
+    fc7_weight, fc7_bias = fc7[::4, ::4, None, None], classifier["classifier.3.bias"][::4]
+    prefixes = []
+    for name, branch in network.named_modules():
+        if isinstance(branch, AtrousBranch) and branch.fc7.out_channels == 1024:
+            branch.fc6.load_state_dict({"weight": fc6_weight, "bias": fc6_bias})
+            branch.fc7.load_state_dict({"weight": fc7_weight, "bias": fc7_bias})
+            prefixes += [f"{name}.fc6.", f"{name}.fc7."]
+    return prefixes
 
 
 @contextmanager
