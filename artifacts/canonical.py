@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from artifacts.errors import ArtifactError
+
 
 def canonical_json(value: Any) -> bytes:
-    """UTF-8 JSON with sorted keys and no white space. NaN and infinity are refused (they are not JSON)."""
+    """UTF-8 JSON with sorted keys and no white space.
+
+    Raises ValueError for NaN and infinity (they are not JSON), TypeError for keys that are not text: JSON would turn
+    them into text, and two different values would get one digest.
+    """
+    _refuse_other_keys(value)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _refuse_other_keys(value: Any) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"JSON keys are text, found {key!r}")
+            _refuse_other_keys(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _refuse_other_keys(inner)
 
 
 def digest(value: Any) -> str:
@@ -27,3 +47,29 @@ def file_digest(path: Path) -> str:
 def pretty_json(value: Any) -> str:
     """JSON for files that people open: sorted, indented, with a final newline."""
     return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def json_ready(value: Any, where: str) -> Any:
+    """`value` in the types of JSON, for records that people read: NaN and infinity become None, tuples become lists,
+    scalars of numpy and torch become numbers, number keys become text.
+
+    Raises ArtifactError that names the place of what JSON cannot hold; `where` is the name of the whole.
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        ready = {}
+        for key, inner in value.items():
+            if not isinstance(key, str | int) or isinstance(key, bool) or str(key) in ready:
+                raise ArtifactError(f"{where} has the key {key!r}, expected distinct texts")
+            ready[str(key)] = json_ready(inner, f"{where}.{key}")
+        return ready
+    if isinstance(value, list | tuple):
+        return [json_ready(inner, f"{where}[{index}]") for index, inner in enumerate(value)]
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return json_ready(value.item(), where)
+    raise ArtifactError(f"{where} is a {type(value).__name__}, which JSON cannot hold: {str(value)[:60]}")

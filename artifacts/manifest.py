@@ -71,11 +71,13 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{folder} is not an artifact: it has no {MANIFEST_NAME}", "run the stage that makes it"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}", "check the permissions") from None
+    except (ValueError, RecursionError) as error:  # neither JSON nor UTF-8
         raise ArtifactError(f"{path} is damaged: {error}", "delete the artifact and rerun its stage") from None
     if not isinstance(record, dict) or record.get("schema") != MANIFEST_SCHEMA:
         found = record.get("schema") if isinstance(record, dict) else type(record).__name__
@@ -87,6 +89,8 @@ def read_manifest(folder: Path) -> Manifest:
     if missing := sorted(names - record.keys()):
         raise ArtifactError(f"{path} lacks {', '.join(missing)}", "delete the artifact and rerun its stage")
     manifest = Manifest(**{name: record[name] for name in names})
+    if wrong := _wrong_fields(manifest):
+        raise ArtifactError(f"{path} is damaged: wrong {', '.join(wrong)}", "delete the artifact and rerun its stage")
     if manifest.kind not in KINDS:
         raise ArtifactError(f"{path} has the unknown kind {manifest.kind!r}, known: {', '.join(KINDS)}")
     if manifest.kind_version != KINDS[manifest.kind]:
@@ -96,6 +100,24 @@ def read_manifest(folder: Path) -> Manifest:
             "rerun its stage",
         )
     return manifest
+
+
+def _wrong_fields(manifest: Manifest) -> list[str]:
+    """Names of the fields whose value has the wrong type."""
+    types: dict[str, Any] = {
+        **dict.fromkeys(("kind", "stage", "fingerprint", "content", "started", "finished"), str),
+        **dict.fromkeys(("kind_version", "stage_version", "resumed"), int),
+        **dict.fromkeys(("config", "inputs", "items", "summary", "made_by", "externals"), dict),
+        "seconds": (int, float),
+        "argv": list,
+    }
+    wrong = [name for name, expected in types.items() if not isinstance(getattr(manifest, name), expected)]
+    if "items" not in wrong and not all(
+        isinstance(item, dict) and isinstance(item.get("bytes"), int) and isinstance(item.get("sha256"), str)
+        for item in manifest.items.values()
+    ):
+        wrong.append("items")
+    return wrong
 
 
 def list_items(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,9 +1,11 @@
 """Artifacts on disk: named folders of a workspace, published whole or not at all.
 
 A stage writes below a hidden partial folder, item by item (each by a temporary name and `os.replace`). Publishing
-writes `manifest.json` last and renames the folder. A process that dies at any line leaves either the old artifact or
-the new one, and a partial folder that the next run of the same work continues. Locks are `flock`: they die with the
-process that holds them. docs/formats.md holds the specification.
+writes `manifest.json` last and then renames three times: the partial folder to `.NAME.new` (from here on the new
+artifact counts), the old artifact to `.NAME.old`, `.NAME.new` to `NAME`. Whoever comes next completes renames that were
+cut off. A process that dies at any line so leaves either the old artifact or the new one, and a partial folder that
+the next run of the same work continues. Locks are `flock`: they die with the process that holds them.
+docs/formats.md holds the specification.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -20,10 +23,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
-from artifacts.canonical import pretty_json
+from artifacts.canonical import json_ready, pretty_json
 from artifacts.errors import ArtifactError, BusyError
 from artifacts.manifest import (
     KINDS,
@@ -38,7 +41,23 @@ from artifacts.provenance import made_by
 
 SCRATCH = ".scratch"
 PROGRESS = ".progress.json"
+RECORD = ".work.json"
 TEMPORARY = ".tmp-"
+
+LOCK_PATIENCE_S = 0.25  # `status` probes a lock for an instant: a writer that meets a probe must not call that "busy"
+
+# A forked child inherits the open lock files, and a lock lives until the last copy is closed: orphans of a killed
+# process (pool and loader workers) would keep its locks. So every child closes its copies.
+_held_locks: set[IO[bytes]] = set()
+
+
+def _close_inherited_locks() -> None:
+    for file in _held_locks:
+        file.close()
+    _held_locks.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
 def utc_now() -> str:
@@ -47,9 +66,20 @@ def utc_now() -> str:
 
 def check_name(name: str) -> str:
     """An artifact name is one plain folder name; anything else could escape the workspace."""
-    if not name or name.startswith(".") or "/" in name or "\\" in name or name != name.strip():
-        raise ArtifactError(f"{name!r} cannot name an artifact", "use letters, digits, '-', '_' and '.'")
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise ArtifactError(
+            f"{name!r} cannot name an artifact",
+            "use up to 100 letters, digits, '-', '_' and '.', first a letter or digit",
+        )
     return name
+
+
+def check_relative(relative: str) -> str:
+    """The path of an item inside its artifact: relative, with '/', no '..'."""
+    path = PurePosixPath(relative)
+    if not relative or path.is_absolute() or ".." in path.parts or "\\" in relative or "\0" in relative:
+        raise ArtifactError(f"{relative!r} leaves the artifact folder", "use a relative path without '..'")
+    return relative
 
 
 class Artifact:
@@ -57,7 +87,7 @@ class Artifact:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.name = self.path.name
+        self.name = self.path.absolute().name
         self.manifest: Manifest = read_manifest(self.path)
 
     @property
@@ -74,7 +104,7 @@ class Artifact:
 
     def file(self, relative: str) -> Path:
         """Path of an item; ArtifactError names it when it is missing."""
-        path = self.path / relative
+        path = self.path / check_relative(relative)
         if not path.is_file():
             raise ArtifactError(
                 f"artifact {self.name!r} ({self.kind}) has no {relative}",
@@ -101,6 +131,8 @@ class Artifact:
             for path in sorted(expected.keys() & found.keys())
             if expected[path]["sha256"] != found[path]["sha256"]
         ]
+        if content_digest(expected) != self.manifest.content:
+            problems.append(f"{MANIFEST_NAME} was changed: its content digest does not belong to its items")
         return problems
 
 
@@ -131,20 +163,54 @@ class Writer:
         self.scratch = path / SCRATCH
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.resumed = 0
+        self.started = utc_now()
+        self._seconds_before = 0.0
+        self._begin = time.monotonic()
         self._done = 0
         self._total: int | None = None
-        self._last_report = 0.0
+        self._last_report = float("-inf")
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of this run and of the earlier, cut off ones, in seconds."""
+        return self._seconds_before + time.monotonic() - self._begin
+
+    def _continue(self) -> None:
+        """Takes over what an earlier, killed run left: its count and time; drops its temporary files."""
+        for leftover in self.path.rglob(f"*{TEMPORARY}*"):
+            if leftover.is_file():
+                leftover.unlink(missing_ok=True)
+        (self.path / MANIFEST_NAME).unlink(missing_ok=True)  # killed before the first rename of publish
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # a damaged record counts as none
+            earlier = json.loads((self.path / RECORD).read_text())
+            self.started, self._seconds_before, self.resumed = (
+                str(earlier["started"]),
+                float(earlier["seconds"]),
+                int(earlier["runs"]),
+            )
+        self._save_record()
+
+    def _save_record(self) -> None:
+        record = {"started": self.started, "seconds": self.seconds, "runs": self.resumed + 1}
+        temporary = self.path / f"{TEMPORARY}{os.getpid()}{RECORD}"
+        temporary.write_text(json.dumps(record))
+        os.replace(temporary, self.path / RECORD)
 
     def _target(self, relative: str) -> Path:
+        first = PurePosixPath(check_relative(relative)).parts[0]
+        if first == MANIFEST_NAME or (first != SCRATCH and any(p.startswith(".") for p in relative.split("/"))):
+            raise ArtifactError(f"{relative!r} is a name of the store, an item cannot have it")
         target = self.path / relative
-        if target.resolve() != target.absolute().resolve() or ".." in Path(relative).parts:
-            raise ArtifactError(f"{relative!r} leaves the artifact folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
     def has(self, relative: str) -> bool:
         """Whether an item is already whole, written by this run or by an earlier one that was cut off."""
-        return (self.path / relative).is_file()
+        return (self.path / check_relative(relative)).is_file()
+
+    def discard(self) -> None:
+        """Deletes the unfinished work; the writer is of no further use."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     @contextlib.contextmanager
     def item(self, relative: str) -> Iterator[Path]:
@@ -152,22 +218,24 @@ class Writer:
 
         The temporary name keeps the item's suffix, since writers choose formats by it.
         """
-        target = self._target(relative)
-        temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
-        try:
-            yield temporary
-            os.replace(temporary, target)
-        except OSError as error:
-            raise disk_error(error, target) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        with _disk_errors(self.path / relative):
+            target = self._target(relative)
+            temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+            with _removed_at_end(temporary), _disk_errors(target):  # the disk is judged while the file is still there
+                yield temporary
+                os.replace(temporary, target)
 
     def write_bytes(self, relative: str, data: bytes) -> None:
         with self.item(relative) as temporary:
             temporary.write_bytes(data)
 
     def write_json(self, relative: str, value: Any) -> None:
-        self.write_bytes(relative, pretty_json(value).encode())
+        """A JSON item. NaN and infinity are refused: they are not JSON, `null` says "no value"."""
+        try:
+            data = pretty_json(value).encode()
+        except (TypeError, ValueError) as error:
+            raise ArtifactError(f"{relative} cannot be written as JSON: {error}") from error
+        self.write_bytes(relative, data)
 
     def expect(self, total: int) -> None:
         """How many units of work there are in all; shown by `status` as "partial 412/1464"."""
@@ -191,16 +259,66 @@ class Writer:
             os.replace(temporary, self.path / PROGRESS)
 
 
-def disk_error(error: OSError, target: Path) -> OSError | ArtifactError:
-    """A full disk or a read-only folder, in words; any other operating-system error unchanged."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def disk_error(error: Exception, target: Path) -> Exception:
+    """A full disk or a read-only folder, in words; any other error unchanged."""
+    code = getattr(error, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT) or (code is None and _is_full(error, target)):
         return ArtifactError(
             f"the disk is full: {target} could not be written",
             "free some space and run the same command again: finished items are kept and it continues",
         )
-    if error.errno in (errno.EACCES, errno.EROFS):
-        return ArtifactError(f"{target} cannot be written: {error.strerror}", "check the permissions")
+    named = getattr(error, "filename", None)
+    if isinstance(named, str | bytes):
+        path = Path(os.fsdecode(named))
+        if not (path.is_relative_to(target) or path in target.parents or path.parent == target.parent):
+            # some other file, that was being read meanwhile
+            return error
+    if code == errno.EFBIG:
+        return ArtifactError(f"{target} could not be written: it exceeds the file size limit", "raise it: ulimit -f")
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ArtifactError(f"{target} cannot be written: {os.strerror(code)}", "check the permissions")
+    if code in (errno.ENOTDIR, errno.EEXIST):
+        return ArtifactError(f"{target} cannot be made: a file is where a folder should be", "choose another folder")
     return error
+
+
+def _is_full(error: Exception, target: Path) -> bool:
+    """HDF5 and torch report a failed write without an error number: then the disk itself tells."""
+    if "No space left" in str(error):
+        return True
+    try:
+        return isinstance(error, OSError | RuntimeError) and shutil.disk_usage(target.parent).free < 64 * 1024
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    """Turns the disk errors of the block into words."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        mended = disk_error(error, target)
+        if mended is error:
+            raise
+        raise mended from error
+
+
+@contextlib.contextmanager
+def _removed_at_end(temporary: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # never in the way of the error that brought us here
+            temporary.unlink(missing_ok=True)
+
+
+def _drop(path: Path) -> None:
+    """Deletes a folder or a link to one; what cannot be deleted stays for the next time."""
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class Workspace:
@@ -214,13 +332,29 @@ class Workspace:
 
     def names(self) -> list[str]:
         """Names of the published artifacts, sorted."""
-        if not self.path.is_dir():
-            return []
+        self._recover_all()
         return sorted(
             entry.name
-            for entry in self.path.iterdir()
+            for entry in self._entries()
             if not entry.name.startswith(".") and (entry / MANIFEST_NAME).is_file()
         )
+
+    def leftovers(self) -> dict[str, list[Path]]:
+        """Folders of unfinished work, by artifact name."""
+        self._recover_all()
+        found: dict[str, list[Path]] = {}
+        for entry in sorted(self._entries()):
+            if match := re.fullmatch(r"\.(\w[\w.-]*)\.(?:[^.]{1,12}\.partial|old|removed)", entry.name):
+                found.setdefault(match[1], []).append(entry)
+        return found
+
+    def _entries(self) -> list[Path]:
+        return list(self.path.iterdir()) if self.path.is_dir() else []
+
+    def _recover_all(self) -> None:
+        for entry in self._entries():  # publishes and removals that were cut off
+            if cut_off := re.fullmatch(r"\.(\w[\w.-]*)\.(new|old|removed)", entry.name):
+                self._recover_if_free(cut_off[1])
 
     def folder(self, name: str) -> Path:
         return self.path / check_name(name)
@@ -230,7 +364,9 @@ class Workspace:
         return self.path / f".{check_name(name)}.{fingerprint[:12]}.partial"
 
     def partials(self, name: str) -> list[Path]:
-        return sorted(self.path.glob(f".{name}.*.partial"))
+        """Folders of unfinished work of `name`, sorted."""
+        pattern = re.compile(rf"\.{re.escape(check_name(name))}\.[^.]{{1,12}}\.partial")
+        return sorted(entry for entry in self._entries() if pattern.fullmatch(entry.name))
 
     def progress(self, name: str, fingerprint: str) -> dict[str, int | None] | None:
         """{"done", "total"} of unfinished work with this fingerprint; None when none was begun."""
@@ -238,73 +374,107 @@ class Workspace:
         if not folder.is_dir():
             return None
         try:
-            return json.loads((folder / PROGRESS).read_text())
-        except (OSError, json.JSONDecodeError):
+            record = json.loads((folder / PROGRESS).read_text())
+            return {"done": record["done"], "total": record["total"]}
+        except (OSError, ValueError, KeyError, TypeError):
             return {"done": 0, "total": None}
 
     def artifact(self, name: str) -> Artifact:
         """The published artifact; ArtifactError when there is none (or only unfinished work)."""
         folder = self.folder(name)
-        if not folder.is_dir():
+        for attempt in range(100):  # a publish by another process takes the name away for an instant
             self._recover_if_free(name)
-        if not (folder / MANIFEST_NAME).is_file():
-            unfinished = " (only unfinished work)" if self.partials(name) else ""
-            raise ArtifactError(
-                f"workspace {self.path} has no artifact {name!r}{unfinished}",
-                f"it has: {', '.join(self.names()) or 'nothing yet'}",
-            )
-        return Artifact(folder)
+            try:
+                return Artifact(folder)
+            except ArtifactError:
+                if attempt and not self._unsettled(name):
+                    if (folder / MANIFEST_NAME).exists():
+                        raise
+                    break
+                time.sleep(0.01 if self._unsettled(name) else 0)
+        unfinished = " (only unfinished work)" if self.partials(name) else ""
+        raise ArtifactError(
+            f"workspace {self.path} has no artifact {name!r}{unfinished}",
+            f"it has: {', '.join(self.names()) or 'nothing yet'}",
+        )
 
     # --- locks ---
 
     def _lock_file(self, name: str) -> Path:
-        locks = self.path / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        return locks / f"{check_name(name)}.lock"
+        return self.path / ".locks" / f"{check_name(name)}.lock"
 
     def holder(self, name: str) -> dict[str, Any] | None:
         """Who holds the exclusive lock on `name` ({"pid", "host", "since", "argv"}), or None."""
-        path = self.path / ".locks" / f"{name}.lock"
-        if not path.is_file():
+        try:
+            with open(self._lock_file(name), "rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    with contextlib.suppress(ValueError):
+                        if isinstance(record := json.loads(file.read()), dict):
+                            return record
+                    return {}
+        except OSError:
             return None
-        with open(path, "rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                with contextlib.suppress(json.JSONDecodeError, OSError):
-                    return json.loads(path.read_text() or "{}")
-                return {}
         return None
 
-    @contextlib.contextmanager
-    def _locked(self, name: str, exclusive: bool) -> Iterator[None]:
+    def _open_lock(self, name: str, exclusive: bool) -> IO[bytes] | None:
+        """The open lock file; None for a reader of a workspace in which nothing can be written."""
         path = self._lock_file(name)
-        with open(path, "a+b") as file:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return open(path, "a+b", buffering=0)
+        except OSError as error:
+            if not exclusive and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                with contextlib.suppress(OSError):
+                    return open(path, "rb", buffering=0)
+                return None
+            with _disk_errors(self.path):
+                raise
+
+    @contextlib.contextmanager
+    def _locked(self, name: str, exclusive: bool, patience_s: float = LOCK_PATIENCE_S) -> Iterator[None]:
+        file = self._open_lock(name, exclusive)
+        if file is None:
+            yield
+            return
+        _held_locks.add(file)
+        try:
+            self._flock(file, name, exclusive, patience_s)
+            if exclusive:
+                record = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now(), "argv": sys.argv}
+                with contextlib.suppress(OSError):  # for people only: a full disk shows at the first item
+                    file.truncate(0)
+                    file.write(json.dumps(record).encode())
+            yield
+        finally:
+            _held_locks.discard(file)
+            file.close()
+
+    def _flock(self, file: IO[bytes], name: str, exclusive: bool, patience_s: float) -> None:
+        deadline = time.monotonic() + patience_s
+        while True:
             try:
                 fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                return
             except BlockingIOError:
-                holder = self.holder(name)
-                doing = (
-                    "in use as an input by another process"
-                    if holder is None
-                    else f"being written by process {holder.get('pid', '?')} on {holder.get('host', '?')} "
-                    f"since {holder.get('since', '?')}"
-                )
-                raise BusyError(
-                    f"artifact {name!r} of {self.path} is {doing}",
-                    "wait for it, or write under another name (--name)",
-                ) from None
-            if exclusive:
-                file.truncate(0)
-                record = {
-                    "pid": os.getpid(),
-                    "host": socket.gethostname(),
-                    "since": utc_now(),
-                    "argv": sys.argv,
-                }
-                file.write(json.dumps(record).encode())
-                file.flush()
-            yield
+                if time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    continue
+            except OSError as error:
+                raise ArtifactError(
+                    f"{self.path} cannot be locked: {error.strerror}", "choose a workspace on a file system with flock"
+                ) from error
+            holder = self.holder(name)
+            doing = (
+                "in use as an input by another process"
+                if holder is None
+                else f"being written by process {holder.get('pid', '?')} on {holder.get('host', '?')} "
+                f"since {holder.get('since', '?')}"
+            )
+            raise BusyError(
+                f"artifact {name!r} of {self.path} is {doing}", "wait for it, or write under another name (--name)"
+            )
 
     @contextlib.contextmanager
     def reading(self, names: Iterable[str]) -> Iterator[dict[str, Artifact]]:
@@ -312,6 +482,9 @@ class Workspace:
         with contextlib.ExitStack() as stack:
             found = {}
             for name in dict.fromkeys(names):
+                self._recover_if_free(name)  # needs the exclusive lock, so before the shared one
+                if not self.path.is_dir():
+                    self.artifact(name)  # raises; a mistyped workspace must not be created by reading it
                 stack.enter_context(self._locked(name, exclusive=False))
                 found[name] = self.artifact(name)
             yield found
@@ -321,39 +494,20 @@ class Workspace:
     @contextlib.contextmanager
     def writing(self, name: str, work: Work) -> Iterator[Writer]:
         """A writer under the exclusive lock of `name`. Leaving the block does not publish: see `publish`."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise disk_error(error, self.path) from error
         with self._locked(name, exclusive=True):
             self._recover(name)
+            self._refuse_foreign(name)
             folder = self.partial_folder(name, work.fingerprint)
-            begun = folder.is_dir()
-            try:
+            with _disk_errors(folder):
                 folder.mkdir(exist_ok=True)
-                for leftover in folder.rglob(f"*{TEMPORARY}*"):
-                    leftover.unlink(missing_ok=True)
                 writer = Writer(folder)
-                record = folder / ".work.json"
-                earlier = json.loads(record.read_text()) if begun and record.is_file() else None
-                started = earlier["started"] if earlier else utc_now()
-                seconds = earlier["seconds"] if earlier else 0.0
-                writer.resumed = earlier["runs"] if earlier else 0
-                record_now = {"started": started, "seconds": seconds, "runs": writer.resumed + 1}
-                record.write_text(json.dumps(record_now))
-            except OSError as error:
-                raise disk_error(error, folder) from error
-            except (json.JSONDecodeError, KeyError):  # cut off while writing the record: begin the count anew
-                record.unlink(missing_ok=True)
-                writer, started, seconds, record_now = Writer(folder), utc_now(), 0.0, {"runs": 1}
-            begin = time.monotonic()
+                writer._continue()
             try:
                 yield writer
             finally:
                 with contextlib.suppress(OSError):
-                    spent = seconds + time.monotonic() - begin
                     if folder.is_dir():
-                        record.write_text(json.dumps({**record_now, "started": started, "seconds": spent}))
+                        writer._save_record()
 
     def publish(
         self,
@@ -365,69 +519,98 @@ class Workspace:
         processes: int = 1,
     ) -> Artifact:
         """Turns the partial folder into the artifact `name`; call inside `writing`. The old one goes last."""
-        record = json.loads((writer.path / ".work.json").read_text())
-        record_age = time.time() - (writer.path / ".work.json").stat().st_mtime
-        items = list_items(writer.path)
-        manifest = Manifest(
-            kind=work.kind,
-            kind_version=KINDS[work.kind],
-            stage=work.stage,
-            stage_version=work.stage_version,
-            fingerprint=work.fingerprint,
-            content=content_digest(items),
-            config=work.config,
-            inputs=work.inputs,
-            externals=work.externals,
-            items=items,
-            summary=dict(summary),
-            made_by=made_by(device, processes),
-            started=record["started"],
-            finished=utc_now(),
-            seconds=round(record["seconds"] + record_age, 3),
-            resumed=writer.resumed,
-            argv=list(sys.argv),
-        )
-        try:
+        readable = json_ready(summary, "summary")
+        self._refuse_foreign(name)
+        with _disk_errors(writer.path):
+            items = list_items(writer.path)
+            manifest = Manifest(
+                kind=work.kind,
+                kind_version=KINDS[work.kind],
+                stage=work.stage,
+                stage_version=work.stage_version,
+                fingerprint=work.fingerprint,
+                content=content_digest(items),
+                config=work.config,
+                inputs=work.inputs,
+                externals=work.externals,
+                items=items,
+                summary=readable,
+                made_by=made_by(device, processes),
+                started=writer.started,
+                finished=utc_now(),
+                seconds=round(writer.seconds, 3),
+                resumed=writer.resumed,
+                argv=list(sys.argv),
+            )
             temporary = writer.path / f"{TEMPORARY}{MANIFEST_NAME}"
             with open(temporary, "w", encoding="utf-8") as file:
                 file.write(manifest.to_json())
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, writer.path / MANIFEST_NAME)
-            folder, old = self.folder(name), self._old_folder(name)
-            if folder.exists():
-                os.rename(folder, old)
-            os.rename(writer.path, folder)
-        except OSError as error:
-            raise disk_error(error, writer.path) from error
-        self._tidy(name)
-        return Artifact(folder)
+            os.rename(writer.path, self._new_folder(name))
+            self._complete(name)
+        return Artifact(self.folder(name))
+
+    def _new_folder(self, name: str) -> Path:
+        return self.path / f".{check_name(name)}.new"
 
     def _old_folder(self, name: str) -> Path:
-        return self.path / f".{name}.old"
+        return self.path / f".{check_name(name)}.old"
+
+    def _removed_folder(self, name: str) -> Path:
+        return self.path / f".{check_name(name)}.removed"
+
+    def _unsettled(self, name: str) -> bool:
+        """Whether a publish or a removal is under way, or was cut off."""
+        return any(f(name).exists() for f in (self._new_folder, self._old_folder, self._removed_folder))
+
+    def _complete(self, name: str) -> None:
+        """Puts `.NAME.new` in the place of the artifact; can be cut off and repeated anywhere."""
+        folder, old = self.folder(name), self._old_folder(name)
+        if os.path.lexists(folder):
+            _drop(old)
+            os.rename(folder, old)
+        os.rename(self._new_folder(name), folder)
+        self._tidy(name)
 
     def _tidy(self, name: str) -> None:
         """Drops what publishing leaves: the replaced artifact and the scratch of the new one."""
         folder = self.folder(name)
-        shutil.rmtree(self._old_folder(name), ignore_errors=True)
-        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-        for record in (PROGRESS, ".work.json"):
+        _drop(self._old_folder(name))
+        for record in (PROGRESS, RECORD):
             (folder / record).unlink(missing_ok=True)
+        _drop(folder / SCRATCH)
 
     def _recover(self, name: str) -> None:
-        """Completes a publish that was cut off between its two renames. Needs the exclusive lock."""
+        """Completes a publish or a removal that was cut off. Needs the exclusive lock."""
         folder, old = self.folder(name), self._old_folder(name)
-        if not folder.exists() and old.exists():
-            whole = [p for p in self.partials(name) if (p / MANIFEST_NAME).is_file()]
-            newest = max(whole, key=lambda p: (p / MANIFEST_NAME).stat().st_mtime, default=old)
-            os.rename(newest, folder)
-        if folder.exists() and (old.exists() or (folder / SCRATCH).exists()):
-            self._tidy(name)
+        with _disk_errors(folder):
+            _drop(self._removed_folder(name))
+            if self._new_folder(name).exists():
+                self._complete(name)
+            elif old.exists() and not folder.exists():  # somebody deleted the new one: the old one is better than none
+                os.rename(old, folder)
+            elif old.exists() or (folder / SCRATCH).exists():
+                self._tidy(name)
 
     def _recover_if_free(self, name: str) -> None:
-        if self._old_folder(name).exists():
-            with contextlib.suppress(BusyError), self._locked(name, exclusive=True):
+        """Recovers unless a living process is at it, or nothing can be written here."""
+        if self._unsettled(name):
+            with contextlib.suppress(BusyError, ArtifactError), self._locked(name, exclusive=True, patience_s=0):
                 self._recover(name)
+
+    def _refuse_foreign(self, name: str) -> None:
+        """Publishing replaces artifacts, never a person's own folder that happens to have the name."""
+        folder = self.folder(name)
+        with _disk_errors(folder):
+            if folder.exists() and not (folder / MANIFEST_NAME).exists():
+                if folder.is_dir() and not any(folder.iterdir()):
+                    return
+                raise ArtifactError(
+                    f"{folder} is not an artifact (it has no {MANIFEST_NAME}) and is not overwritten",
+                    "move it away, or write under another name (--name)",
+                )
 
     def discard_partials(self, name: str, keep: str | None = None) -> list[Path]:
         """Deletes unfinished work of `name` except the folder for the fingerprint `keep`; returns what went."""
@@ -438,14 +621,26 @@ class Workspace:
                 shutil.rmtree(path, ignore_errors=True)
         return gone
 
+    def discard_leftovers(self, name: str) -> list[Path]:
+        """Deletes unfinished work of `name` and what a cut off publish or removal left; returns what went."""
+        with self._locked(name, exclusive=True):
+            self._recover(name)
+            gone = self.leftovers().get(name, [])
+            for path in gone:
+                _drop(path)
+        return gone
+
     def remove(self, name: str) -> None:
         """Deletes an artifact and its unfinished work."""
-        self.discard_partials(name)
         with self._locked(name, exclusive=True):
-            folder, old = self.folder(name), self._old_folder(name)
-            if folder.exists():
-                os.rename(folder, old)
-            shutil.rmtree(old, ignore_errors=True)
+            self._recover(name)
+            self._refuse_foreign(name)
+            folder, removed = self.folder(name), self._removed_folder(name)
+            with _disk_errors(folder):
+                if os.path.lexists(folder):
+                    os.rename(folder, removed)  # at once: a removal that is cut off leaves no half artifact
+                for path in (*self.partials(name), removed):
+                    _drop(path)
 
 
-__all__ = ["LOCAL", "Artifact", "Work", "Workspace", "Writer", "check_name", "disk_error", "utc_now"]
+__all__ = ["LOCAL", "Artifact", "Work", "Workspace", "Writer", "check_name", "check_relative", "disk_error", "utc_now"]

@@ -6,7 +6,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, Union
 
@@ -15,46 +15,100 @@ import yaml
 
 from artifacts.errors import ConfigError
 
-
 SHORTHAND = "="  # `network: tiny` with `--set network.dropout=0` becomes {"=": "tiny", "dropout": 0}
 
 
 class Config(pydantic.BaseModel):
     """Base of every config: immutable, and an unknown key is an error."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     shorthand: ClassVar[str] = ""
-    """The field a bare text stands for: with "preset", `network: tiny` means `network: {preset: tiny}`."""
+    """The field a bare text stands for: with "preset", `network: tiny` means `network: {preset: tiny}`.
+
+    A field that is a union with a discriminator needs none: a bare text is the discriminator.
+    """
 
     @pydantic.model_validator(mode="before")
     @classmethod
     def _expand_shorthand(cls, value: Any) -> Any:
         if isinstance(value, str) and cls.shorthand:
             return {cls.shorthand: value}
-        if isinstance(value, dict) and SHORTHAND in value and cls.shorthand:
-            return {cls.shorthand: value[SHORTHAND]} | {k: v for k, v in value.items() if k != SHORTHAND}
+        if not isinstance(value, dict):
+            return value
+        if cls.shorthand:
+            value = _expand(value, cls.shorthand)
+        for name, field in cls.model_fields.items():
+            if isinstance(field.discriminator, str) and name in value:
+                value = value | {name: _expand(value[name], field.discriminator)}
         return value
+
+
+def _expand(value: Any, key: str) -> Any:
+    """A bare text, or a mapping with a text under SHORTHAND, to a mapping in which `key` names it."""
+    if isinstance(value, str):
+        return {key: value}
+    if isinstance(value, dict) and SHORTHAND in value:
+        return {key: value[SHORTHAND]} | {k: v for k, v in value.items() if k != SHORTHAND}
+    return value
 
 
 C = TypeVar("C", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without two traps: `1e-3` is a number (YAML 1.1 reads text), `2007_000033` is text (it reads an integer)."""
+    """YAML without the traps of version 1.1, and a key that stands twice in a mapping is an error.
 
+    `1e-3` is a number (1.1 reads text); `2007_000033`, `0o17`, `1:30`, `no` and `2012-01-01` are text (1.1 reads an
+    integer, an integer, 90, false and a date).
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if (key.tag, key.value) in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} stands twice, first on line {seen[key.tag, key.value]}",
+                    problem_mark=key.start_mark,
+                )
+            seen[key.tag, key.value] = line
+        return node
+
+
+_BOOL, _INT, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_KEPT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    for _REPLACED in [("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")]
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(_INT, re.compile(r"^[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
+    _FLOAT,
     re.compile(r"^[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf|\.Inf)$|^\.nan$"),
     list("-+0123456789."),
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back: quotes what it would take for something else. Text stays on one line."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if any(not character.isprintable() for character in text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+_Dumper.add_representer(str, _represent_text)
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -64,7 +118,9 @@ def parse_yaml(text: str, source: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{source}{where}: not YAML: {getattr(error, 'problem', error)}") from None
+        raise ConfigError(f"{source}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets nested as deep
+        raise ConfigError(f"{source}: not YAML: {error}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -73,6 +129,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read the config {path}: not UTF-8 text ({error.reason})") from None
     value = parse_yaml(text, str(path))
     if value is None:
         return {}
@@ -84,28 +142,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_assignment(text: str) -> tuple[list[str], Any]:
     """`a.b=value` of `--set`, the value read as YAML: (["a", "b"], value)."""
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
+    keys = key.strip().split(".")
+    if not equals or not all(keys):
         raise ConfigError(f"--set {text!r}: expected KEY=VALUE", "for example --set optimizer.lr=1e-3")
-    return key.strip().split("."), parse_yaml(value, f"--set {key}")
+    return keys, parse_yaml(value, f"--set {key}")
 
 
 def assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
-    """Sets `values[k0][k1]...` in place; a bare text on the way is kept as the shorthand of its mapping."""
+    """Sets `values[k0][k1]...` in place; a bare text on the way is kept as the shorthand of its mapping.
+
+    Mappings on the way are copied first: a YAML anchor lets several places share one.
+    """
     for key in keys[:-1]:
         inner = values.get(key)
         if not isinstance(inner, dict):
             inner = {} if inner is None else {SHORTHAND: inner}
+        inner = dict(inner)
         values[key] = inner
         values = inner
     values[keys[-1]] = value
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep merge: mappings merge, everything else in `over` replaces."""
+    """Deep merge: mappings merge (a bare text in `base` as the shorthand of one), all else in `over` replaces."""
     merged = dict(base)
     for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
+        under = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(under, str):
+            under = {SHORTHAND: under}
+        if isinstance(value, Mapping) and isinstance(under, Mapping):
+            merged[key] = merge(under, value)
         else:
             merged[key] = value
     return merged
@@ -113,35 +179,48 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def build(model: type[C], values: Mapping[str, Any], source: str) -> C:
     """`model` from `values`. ConfigError lists every mistake: where, what was found, "did you mean"."""
-    try:
-        return model.model_validate(dict(values))
-    except pydantic.ValidationError as error:
-        lines = [_describe(problem, model) for problem in error.errors()]
+    config, lines = mistakes(model, values)
+    if config is None:
         raise ConfigError(
             f"{source}: {len(lines)} mistake{'s' if len(lines) > 1 else ''} in the config\n"
             + "\n".join(f"  {line}" for line in lines)
-        ) from None
+        )
+    return config
+
+
+def mistakes(model: type[C], values: Mapping[str, Any]) -> tuple[C | None, list[str]]:
+    """`model` from `values`, or None and a line for every mistake, each beginning with its dotted key."""
+    try:
+        return model.model_validate(dict(values)), []
+    except pydantic.ValidationError as error:
+        return None, list(dict.fromkeys(_describe(problem, model) for problem in error.errors()))
 
 
 def _describe(problem: Any, model: type[Config]) -> str:
-    location = [str(part) for part in problem["loc"] if not _is_union_branch(part)]
+    location, owners = _locate(model, problem["loc"])
     key = ".".join(location) or "config"
-    if problem["type"] == "extra_forbidden":
-        owner = _model_at(model, problem["loc"][:-1])
-        known = list(owner.model_fields) if owner else []
-        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        meant = f", did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
-        return f"{key}: unknown key{meant}"
+    kind, found, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        if location[-1] == SHORTHAND:
+            return f"{'.'.join(location[:-1]) or 'config'}: a bare text {_short(found)} cannot stand for these settings"
+        return f"{key}: unknown key{_suggest_key(model, location, owners)}"
+    if kind == "missing":
+        return f"{key}: is required"
+    if kind in ("literal_error", "union_tag_invalid"):
+        tag = context["tag"] if kind == "union_tag_invalid" else found
+        expected = str(context.get("expected") or context.get("expected_tags"))
+        names = re.findall(r"'([^']+)'", expected)
+        if kind == "union_tag_invalid":
+            key += f".{context['discriminator'].strip(chr(39))}"
+        return f"{key}: {_short(tag)} is not one of {expected}{_did_you_mean(str(tag), names)}"
+    if kind == "union_tag_not_found":
+        return f"{key}.{context['discriminator'].strip(chr(39))}: is required (found {_short(found)})"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{key}: expected keys and values (found {_short(found)})"
     message = problem["msg"].removeprefix("Value error, ")
-    found = "" if problem["type"] == "missing" else f" (found {_short(problem['input'])})"
-    if problem["type"] in ("literal_error", "union_tag_invalid"):
-        expected = str(problem["ctx"].get("expected") or problem["ctx"].get("expected_tags"))
-        value = problem["input"]
-        tag = value if isinstance(value, str) else problem["ctx"].get("tag", "")
-        close = difflib.get_close_matches(tag, re.findall(r"'([^']+)'", expected), n=1, cutoff=0.5)
-        meant = f", did you mean {close[0]!r}?" if close else ""
-        return f"{key}: {tag or _short(value)!r} is not one of {expected}{meant}"
-    return f"{key}: {message[0].lower() + message[1:]}{found}"
+    if message.startswith("Input should"):
+        message = f"expected {message.removeprefix('Input should ').removeprefix('be ')}"
+    return f"{key}: {message} (found {_short(found)})"
 
 
 def _short(value: Any) -> str:
@@ -149,39 +228,92 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _is_union_branch(part: Any) -> bool:
-    return isinstance(part, str) and (part.endswith("Config") or "[" in part or part.startswith("function-"))
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""
 
 
-def _models_in(annotation: Any) -> Iterator[type[Config]]:
-    if isinstance(annotation, type) and issubclass(annotation, Config):
-        yield annotation
-    elif typing.get_origin(annotation) in (Union, types.UnionType, typing.Annotated, list, tuple, dict):
-        for argument in typing.get_args(annotation):
-            yield from _models_in(argument)
+def _suggest_key(model: type[Config], location: list[str], owners: list[type[Config]]) -> str:
+    """What an unknown key may have meant: a similar key beside it, or the same key elsewhere in the config."""
+    known = list(dict.fromkeys(name for owner in owners for name in owner.model_fields))
+    if meant := _did_you_mean(location[-1], known):
+        return meant
+    elsewhere = [path for path in _all_keys(model) if path.rpartition(".")[2] == location[-1]]
+    if elsewhere:
+        return f", did you mean {elsewhere[0]!r}?"
+    return f"; known: {', '.join(known)}" if known else "; there are none here"
 
 
-def _model_at(model: type[Config], location: tuple[Any, ...]) -> type[Config] | None:
-    """The config class whose field is at `location`; of a union, the member that the discriminator names."""
-    candidates = [model]
-    for part in location:
-        fields = [m.model_fields[part] for m in candidates if part in m.model_fields]
-        if fields:
-            candidates = [inner for f in fields for inner in _models_in(f.annotation)]
-        else:  # a discriminator tag
-            tagged = [
-                m for m in candidates if any(part in typing.get_args(f.annotation) for f in m.model_fields.values())
+def _all_keys(model: type[Config], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for option in _options(field.annotation):
+            if isinstance(option, type) and issubclass(option, Config):
+                yield from _all_keys(option, f"{prefix}{name}.")
+
+
+def _options(annotation: Any) -> list[Any]:
+    """The types a value may have: the members of a union (None left out), without `Annotated`."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _options(typing.get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        members = [_options(member) for member in typing.get_args(annotation) if member is not types.NoneType]
+        return [option for member in members for option in member]
+    return [annotation]
+
+
+def _locate(model: type[Config], location: tuple[Any, ...]) -> tuple[list[str], list[type[Config]]]:
+    """The dotted key of a pydantic error, and the configs that could own its last part.
+
+    Pydantic puts labels among the keys that no file contains: the discriminator's value or the name of the type for
+    each union it passes, and its own words for validators. The walk along the types tells keys from labels.
+    """
+    keys: list[str] = []
+    options: list[Any] = [model]
+    owners: list[type[Config]] = [model]
+    for index, part in enumerate(location):
+        if len(options) > 1:  # a label follows, unless the error is about the union as a whole
+            options = [option for option in options if part in _labels(option)] or options
+            if part in {label for option in options for label in _labels(option)}:
+                continue
+        configs = [option for option in options if isinstance(option, type) and issubclass(option, Config)]
+        fields = [config.model_fields[part] for config in configs if part in config.model_fields]
+        elements = [a for o in options for a in typing.get_args(o) if typing.get_origin(o) in (list, tuple, dict)]
+        is_last = index == len(location) - 1
+        if part == "[key]" or str(part).startswith("function-"):
+            continue
+        if fields or elements or (configs and is_last):
+            keys.append(str(part))
+            owners = configs
+            options = [o for field in fields for o in _options(field.annotation)] or [
+                o for element in elements if element is not Ellipsis for o in _options(element)
             ]
-            candidates = tagged or candidates
-    return candidates[0] if candidates else None
+            options = list(dict.fromkeys(options))
+    return keys, owners
+
+
+def _labels(option: Any) -> set[Any]:
+    """What pydantic may call a member of a union: its name, or a value of its discriminator."""
+    labels: set[Any] = {getattr(option, "__name__", str(option)), str(option)}
+    if isinstance(option, type) and issubclass(option, Config):
+        for field in option.model_fields.values():
+            if typing.get_origin(field.annotation) is typing.Literal:
+                labels |= set(typing.get_args(field.annotation))
+    return labels
 
 
 def describe_config(model: type[Config], values: Config | None = None, indent: int = 0) -> str:
-    """The full config as commented YAML: every field with its meaning and its default (or its value)."""
+    """The full config as commented YAML: every field with its meaning and its default (or its value).
+
+    What is printed for `values` reads back as the same config; without `values`, required fields are left empty.
+    """
+    if values is None and not any(field.is_required() for field in model.model_fields.values()):
+        values = model()
     pad, lines = "  " * indent, []
     for name, field in model.model_fields.items():
         if field.description:
-            lines += [f"{pad}# {line}" for line in field.description.splitlines()]
+            lines += [f"{pad}# {line}".rstrip() for line in field.description.splitlines()]
         if values is not None:
             value = getattr(values, name)
         elif field.is_required():
@@ -189,11 +321,16 @@ def describe_config(model: type[Config], values: Config | None = None, indent: i
             continue
         else:
             value = field.get_default(call_default_factory=True)
-        if isinstance(value, Config):
+        if isinstance(value, Config) and type(value).model_fields:
             lines.append(f"{pad}{name}:")
             lines.append(describe_config(type(value), value, indent + 1))
         else:
-            plain = pydantic.TypeAdapter(Any).dump_python(value, mode="json")
-            text = yaml.safe_dump(plain, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
-            lines.append(f"{pad}{name}: {text}")
+            lines.append(f"{pad}{name}: {_yaml_text(value)}")
     return "\n".join(lines)
+
+
+def _yaml_text(value: Any) -> str:
+    """A value as one line of YAML that `parse_yaml` reads back."""
+    plain = pydantic.TypeAdapter(Any).dump_python(value, mode="json")
+    text = yaml.dump(plain, Dumper=_Dumper, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...").strip()

@@ -5,6 +5,7 @@ Importing this module, or any stage module, loads no torch: `--help` and `status
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 from artifacts.canonical import digest, file_digest
 from artifacts.errors import ConfigError
-from artifacts.manifest import MANIFEST_SCHEMA
+from artifacts.manifest import KINDS, MANIFEST_SCHEMA
 from artifacts.store import Artifact, Writer
 from stages.config import Config
 
@@ -56,11 +57,8 @@ class _PlainTracker:
         shown = " ".join(
             f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in fields.items()
         )
-        print(
-            f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.3g}/s, {left:.0f} s left {shown}".rstrip(),
-            file=sys.stderr,
-            flush=True,
-        )
+        line = f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.3g}/s, {left:.0f} s left {shown}"
+        print(line.rstrip(), file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -157,22 +155,36 @@ STAGE_MODULES: dict[str, str] = {
 def load_stage(name: str) -> Stage:
     """The stage with this command name."""
     if name not in STAGE_MODULES:
-        raise ConfigError(f"there is no stage {name!r}", f"stages: {', '.join(STAGE_MODULES)}")
+        close = difflib.get_close_matches(name, STAGE_MODULES, n=1, cutoff=0.5)
+        meant = f", did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"there is no stage {name!r}{meant}", f"stages: {', '.join(STAGE_MODULES)}")
     return importlib.import_module(STAGE_MODULES[name]).STAGE
 
 
 def external_digests(stage: Stage, config: Config) -> dict[str, str]:
-    """SHA-256 of every external file the config names. ConfigError names a missing one and its key."""
+    """SHA-256 of every external file (or of the files of a folder) the config names.
+
+    ConfigError names a missing one and its key.
+    """
     digests = {}
     for key, path in sorted(stage.externals(config).items()):
-        if not path.is_file():
-            raise ConfigError(f"{stage.name}: {key} names {path}, which is no file", f"correct {key}")
-        digests[key] = file_digest(path)
+        if not path.exists():
+            raise ConfigError(f"{stage.name}: {key} names {path}, which is not there", f"correct {key}")
+        try:
+            if path.is_dir():
+                files = [file for file in path.iterdir() if file.is_file()]
+                digests[key] = digest({file.name: file_digest(file) for file in files})
+            else:
+                digests[key] = file_digest(path)
+        except OSError as error:
+            raise ConfigError(f"{stage.name}: {key} names {path}, unreadable: {error.strerror}") from None
     return digests
 
 
 def fingerprint(stage: Stage, config: Config, inputs: Mapping[str, str | None], externals: Mapping[str, str]) -> str:
     """What a result depends on, as one SHA-256: stage, version, config, contents of inputs and external files.
+
+    The output's kind and its version are part of it, so that unfinished work in an older format is not continued.
 
     Args:
         inputs: content digest of each given input by input name; absent inputs are left out.
@@ -180,16 +192,17 @@ def fingerprint(stage: Stage, config: Config, inputs: Mapping[str, str | None], 
     """
     values = config.model_dump(mode="json")
     for key, file in externals.items():
-        place = values
+        place: Any = values
         *parents, last = key.split(".")
         for parent in parents:
-            place = place[parent]
-        place[last] = f"sha256:{file}"
+            place = place[int(parent) if isinstance(place, list) else parent]
+        place[int(last) if isinstance(place, list) else last] = f"sha256:{file}"
     return digest(
         {
             "schema": MANIFEST_SCHEMA,
             "stage": stage.name,
             "version": stage.version,
+            "output": [stage.output, KINDS[stage.output]],
             "config": values,
             "inputs": {name: content for name, content in inputs.items() if content is not None},
         }

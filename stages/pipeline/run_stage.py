@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from artifacts.errors import ArtifactError, ConfigError
 from artifacts.manifest import KINDS
-from artifacts.store import Artifact, Work, Workspace, Writer
+from artifacts.store import Artifact, Work, Workspace, Writer, check_name
 from stages.config import Config
 from stages.contract import Execution, Stage, external_digests, fingerprint
 
@@ -22,8 +22,18 @@ class Outcome:
     ran: bool
 
 
+def check_input_names(stage: Stage, names: Mapping[str, str | None]) -> None:
+    """The stage has the inputs that are named; ConfigError says which it does not have."""
+    if unknown := sorted(set(names) - set(stage.inputs)):
+        raise ConfigError(
+            f"{stage.name} has no input {', '.join(map(repr, unknown))}",
+            f"inputs: {', '.join(stage.inputs) or 'none'}",
+        )
+
+
 def check_inputs(stage: Stage, names: Mapping[str, str | None], artifacts: Mapping[str, Artifact]) -> None:
     """Every required input is given and is of a kind the stage takes; ArtifactError says which is not."""
+    check_input_names(stage, names)
     for key, declared in stage.inputs.items():
         name = names.get(key)
         if name is None:
@@ -40,10 +50,6 @@ def check_inputs(stage: Stage, names: Mapping[str, str | None], artifacts: Mappi
                 f"expected {' or '.join(declared.kinds)} ({declared.help})",
                 "name another artifact",
             )
-    if unknown := sorted(set(names) - set(stage.inputs)):
-        raise ConfigError(
-            f"{stage.name} has no input {', '.join(map(repr, unknown))}", f"inputs: {', '.join(stage.inputs)}"
-        )
 
 
 def plan_work(stage: Stage, config: Config, names: Mapping[str, str | None], artifacts: Mapping[str, Artifact]) -> Work:
@@ -88,11 +94,16 @@ def run_stage(
     inputs: Mapping[str, str | None],
     execution: Execution,
     force: bool = False,
+    started: Callable[[Writer], None] | None = None,
 ) -> Outcome:
     """Makes the artifact `name` unless it is fresh; continues unfinished work of the same fingerprint.
 
+    `started` is called when there is work to do, before it begins.
+
     Under torchrun every rank calls this: rank 0 holds the locks and publishes, the others work in the same folder.
     """
+    check_name(name)
+    check_input_names(stage, inputs)
     wanted = [name_ for name_ in inputs.values() if name_ is not None]
     if name in wanted:
         raise ConfigError(f"{stage.name}: {name!r} would be its own input", "write under another name")
@@ -106,9 +117,24 @@ def run_stage(
         if execution.world_size > 1:
             return Outcome(_run_distributed(stage, config, opened, workspace, name, work, execution), ran=True)
         with workspace.writing(name, work) as writer:
-            summary = stage.run(config, opened, writer, execution)
+            if not force and (fresh := published_if_fresh(workspace, name, work)):
+                writer.discard()  # another process made it between our look and our lock
+                return Outcome(fresh, ran=False)
+            if started is not None:
+                started(writer)
+            summary = _checked(stage, stage.run(config, opened, writer, execution))
             device = summary.pop("device", None)
             return Outcome(workspace.publish(name, writer, work, summary, device), ran=True)
+
+
+def _checked(stage: Stage, summary: Any) -> dict[str, Any]:
+    """A copy of what the stage returned, which must be a dict."""
+    if not isinstance(summary, dict):
+        raise ArtifactError(
+            f"the stage {stage.name} returned a {type(summary).__name__}, expected its summary as a dict",
+            "this is a mistake in the stage; finished items are kept",
+        )
+    return dict(summary)
 
 
 def _run_distributed(
@@ -128,9 +154,10 @@ def _run_distributed(
         distributed.barrier()  # the folder exists and is locked before the other ranks enter
         if execution.rank != 0:
             writer = Writer(workspace.partial_folder(name, work.fingerprint))
-        summary: dict[str, Any] = stage.run(config, inputs, writer, execution)
+        returned = stage.run(config, inputs, writer, execution)
         distributed.barrier()
         if execution.rank == 0:
+            summary = _checked(stage, returned)
             device = summary.pop("device", None)
             workspace.publish(name, writer, work, summary, device, processes=execution.world_size)
         distributed.barrier()

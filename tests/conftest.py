@@ -1,0 +1,106 @@
+"""Fixtures that several packages share: a workspace, toy stages of a few bytes, the folder of real test data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from artifacts.store import Artifact, Workspace, Writer
+from stages.config import Config
+from stages.contract import Execution, Input, Stage
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real pictures and weights; the test is skipped where the environment names none."""
+    folder = os.environ.get("SEMISEG_TEST_DATA")
+    if not folder:
+        pytest.skip("SEMISEG_TEST_DATA names no folder with real pictures and weights")
+    if not Path(folder).is_dir():
+        pytest.skip(f"SEMISEG_TEST_DATA names {folder}, which is no folder")
+    return Path(folder)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "runs" / "test")
+
+
+@dataclass(frozen=True)
+class Silent:
+    """Execution without output."""
+
+    every_s: float = 1e9
+
+    def track(self, total: int, description: str, unit: str = "images", done: int = 0) -> Any:
+        from stages.contract import PlainProgress
+
+        return PlainProgress(self.every_s).track(total, description, unit, done)
+
+    def note(self, text: str) -> None:
+        return None
+
+
+@pytest.fixture
+def execution() -> Execution:
+    return Execution(device="cpu", workers=1, progress=Silent())
+
+
+class ToyConfig(Config):
+    """Settings of the toy stage."""
+
+    count: int = 3
+    text: str = "item"
+    source: str = ""
+
+
+@dataclass
+class Toy:
+    """A stage that writes `count` small files, and the record of the items it really made."""
+
+    made: list[str] = field(default_factory=list)
+    fail_at: int | None = None
+    summary: Any = field(default_factory=lambda: {"items": 3})
+    before: Callable[[Writer], None] = lambda writer: None
+
+    def stage(self, **changes: Any) -> Stage:
+        """The stage record; `changes` replace its fields."""
+        fields: dict[str, Any] = {
+            "name": "toy",
+            "version": 1,
+            "summary": "Writes small files.",
+            "config": ToyConfig,
+            "inputs": {},
+            "output": "masks",
+            "run": self.run,
+            "externals": lambda config: {"source": Path(config.source)} if config.source else {},
+        }
+        return Stage(**(fields | changes))
+
+    def run(
+        self, config: ToyConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
+    ) -> Any:
+        self.before(writer)
+        writer.expect(config.count)
+        for index in range(config.count):
+            relative = f"items/{index:03d}.txt"
+            if not writer.has(relative):
+                if index == self.fail_at:
+                    raise RuntimeError(f"failed at {index}")
+                self.made.append(relative)
+                writer.write_bytes(relative, f"{config.text} {index}".encode())
+            writer.advance()
+        return self.summary
+
+
+@pytest.fixture
+def toy() -> Toy:
+    return Toy()
+
+
+TAKES_MASKS = {"masks": Input(kinds=("masks", "seeds"), help="label maps")}

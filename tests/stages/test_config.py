@@ -1,0 +1,323 @@
+"""stages/config.py: YAML without traps, every mistake at once with its key, and configs that print and read back."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from artifacts.errors import ConfigError
+from stages.config import (
+    Config,
+    assign,
+    build,
+    describe_config,
+    merge,
+    mistakes,
+    parse_assignment,
+    parse_yaml,
+    read_yaml,
+)
+
+
+class Network(Config):
+    shorthand = "preset"
+    preset: str = Field("tiny", description="Name.")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Probability.\nOf two lines.")
+
+
+class Cps(Config):
+    name: Literal["cps"] = "cps"
+    weight: float = 1.5
+    network: Network = Network()
+
+
+class DualBranch(Config):
+    name: Literal["dual-branch"] = "dual-branch"
+    weak_weight: float = Field(1.0, ge=0)
+
+
+class Empty(Config):
+    """No settings."""
+
+
+class Settings(Config):
+    method: Annotated[Cps | DualBranch, Field(discriminator="name")] = DualBranch()
+    network: Network = Network()
+    second: Network | None = None
+    branches: tuple[Network, ...] = ()
+    by_class: dict[str, Network] = Field(default_factory=dict)
+    stride: Literal[8, 16] = 8
+    lr: float = Field(1e-3, gt=0, description="Learning rate.")
+    scale: tuple[float, float] = (0.5, 2.0)
+    ids: tuple[str, ...] = ()
+    text: str = ""
+    empty: Empty = Empty()
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Settings:
+        if self.text == "VOC":
+            raise ValueError("VOC needs a source")
+        return self
+
+
+def lines(values: dict) -> list[str]:
+    return mistakes(Settings, values)[1]
+
+
+def yaml_of(text: str):
+    return parse_yaml(text, "t.yaml")
+
+
+# --- YAML ---
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("1E5", 1e5),
+        ("-1.5e+2", -150.0),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("1", 1),
+        ("-7", -7),
+        ("0", 0),
+        ("2007_000033", "2007_000033"),
+        ("000123", "000123"),
+        ("0o17", "0o17"),
+        ("0x1F", "0x1F"),
+        ("1:30", "1:30"),
+        ("2012-01-01", "2012-01-01"),
+        ("no", "no"),
+        ("on", "on"),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("=", "="),
+        ("e3", "e3"),
+        ("1e", "1e"),
+        ("-", [None]),
+        ("[2007_000033, 1e-2]", ["2007_000033", 1e-2]),
+    ],
+)
+def test_yaml_scalars_read_as_a_person_means_them(text, value):
+    found = yaml_of(text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_key_that_stands_twice_is_an_error_with_its_line():
+    with pytest.raises(ConfigError, match=r"t\.yaml, line 4, column 1.*'lr' stands twice, first on line 1"):
+        yaml_of("lr: 1\nnetwork:\n  lr: 3\nlr: 2\n")
+    with pytest.raises(ConfigError, match=r"line 3.*'dropout' stands twice"):
+        yaml_of("network:\n  dropout: 1\n  dropout: 2\n")
+
+
+def test_anchors_and_merge_keys_work_and_may_be_overridden():
+    text = "base: &base {lr: 1, steps: 2}\none: *base\ntwo:\n  <<: *base\n  lr: 3\nthree:\n  <<: *base\n  steps: 9\n"
+    value = yaml_of(text)
+    assert value["one"] == {"lr": 1, "steps": 2}
+    assert value["two"] == {"lr": 3, "steps": 2}
+    assert value["three"] == {"lr": 1, "steps": 9}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system [echo]",
+        "!!python/name:os.system",
+        "!own {a: 1}",
+        "a: [1",
+        "a: b: c",
+        "\tx: 1",
+        "{[1]: 2}",
+        "a: *nothing",
+        "x: " + "1" * 5000,
+        "[" * 3000,
+        "a\x00b",
+    ],
+)
+def test_what_is_not_plain_yaml_is_refused_with_the_file(text):
+    with pytest.raises(ConfigError, match=r"^t\.yaml.*not YAML"):
+        yaml_of(text)
+
+
+def test_files_that_are_empty_missing_binary_or_lists(tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    (tmp_path / "comment.yaml").write_text("# nothing\n")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert read_yaml(tmp_path / "empty.yaml") == read_yaml(tmp_path / "comment.yaml") == {}
+    with pytest.raises(ConfigError, match="holds a list, expected keys and values"):
+        read_yaml(tmp_path / "list.yaml")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        read_yaml(tmp_path / "binary.yaml")
+    with pytest.raises(ConfigError, match="No such file"):
+        read_yaml(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="Is a directory"):
+        read_yaml(tmp_path)
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"strid": 8}, "strid: unknown key, did you mean 'stride'?"),
+        ({"network": {"dropuot": 0}}, "network.dropuot: unknown key, did you mean 'dropout'?"),
+        ({"second": {"dropuot": 0}}, "second.dropuot: unknown key, did you mean 'dropout'?"),
+        ({"branches": [{}, {"dropuot": 0}]}, "branches.1.dropuot: unknown key, did you mean 'dropout'?"),
+        ({"by_class": {"cat": {"dropuot": 0}}}, "by_class.cat.dropuot: unknown key, did you mean 'dropout'?"),
+        ({"network": {"zzz": 0}}, "network.zzz: unknown key; known: preset, dropout"),
+        ({"weak_weight": 1}, "weak_weight: unknown key, did you mean 'method.weak_weight'?"),
+        (
+            {"method": {"name": "dual-branch", "weak_wieght": 0.5}},
+            "method.weak_wieght: unknown key, did you mean 'weak_weight'?",
+        ),
+        (
+            {"method": {"name": "cps", "network": {"dropuot": 1}}},
+            "method.network.dropuot: unknown key, did you mean 'dropout'?",
+        ),
+        ({"method": {"name": "cps", "cps": 1}}, "method.cps: unknown key; known: name, weight, network"),
+        (
+            {"method": {"name": "dual-branch", "weak_weight": -1}},
+            "method.weak_weight: expected greater than or equal to 0 (found -1)",
+        ),
+        (
+            {"method": "dual-brunch"},
+            "method.name: 'dual-brunch' is not one of 'cps', 'dual-branch', did you mean 'dual-branch'?",
+        ),
+        ({"method": {"weight": 2}}, "method.name: is required (found {'weight': 2})"),
+        ({"method": 3}, "method: expected keys and values (found 3)"),
+        ({"stride": 7}, "stride: 7 is not one of 8 or 16"),
+        ({"network": 3}, "network: expected keys and values (found 3)"),
+        ({"scale": [1.0]}, "scale.1: is required"),
+        ({"lr": math.inf}, "lr: expected a finite number (found inf)"),
+        ({"empty": {"a": 1}}, "empty.a: unknown key; there are none here"),
+        ({"text": "VOC"}, "config: VOC needs a source"),
+        ({1: 2}, "1: Keys should be strings (found 1)"),
+        ({"ids": [2007]}, "ids.0: expected a valid string (found 2007)"),
+    ],
+)
+def test_a_mistake_is_told_with_its_own_key(values, line):
+    assert [found.partition(" (found {'method'")[0] for found in lines(values)][:1] == [line] or lines(values)[
+        0
+    ].startswith(line)
+    assert len(lines(values)) == 1
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        build(Settings, {"strid": 1, "lr": "fast", "network": {"dropout": 2}, "method": {"name": "cpss"}}, "my.yaml")
+    message = caught.value.message
+    assert message.startswith("my.yaml: 4 mistakes in the config\n")
+    for part in ("strid: unknown", "lr: expected a valid number", "network.dropout: ", "method.name: 'cpss'"):
+        assert part in message
+
+
+# --- shorthand, --set, merge ---
+
+
+def test_a_bare_text_stands_for_a_mapping():
+    assert build(Settings, {"network": "vgg"}, "t").network.preset == "vgg"
+    assert build(Settings, {"method": "cps"}, "t").method == Cps()
+    assert build(Settings, {"method": {"name": "dual-branch", "weak_weight": 0.5}}, "t").method == DualBranch(
+        weak_weight=0.5
+    )
+
+
+def test_set_below_a_shorthand_keeps_it():
+    values = {"network": "vgg", "method": "cps"}
+    assign(values, *parse_assignment("network.dropout=1e-1"))
+    assign(values, *parse_assignment("method.weight=2"))
+    config = build(Settings, values, "t")
+    assert config.network == Network(preset="vgg", dropout=0.1)
+    assert config.method == Cps(weight=2.0)
+
+
+def test_merging_below_a_shorthand_keeps_it():
+    values = merge({"network": "vgg", "lr": 1}, {"network": {"dropout": 0.1}})
+    assert build(Settings, values, "t").network == Network(preset="vgg", dropout=0.1)
+
+
+def test_set_in_one_place_does_not_change_another_that_shares_an_anchor():
+    values = yaml_of("base: &b {network: {dropout: 0.5}}\none: *b\ntwo: *b\n")
+    assign(values, *parse_assignment("one.network.dropout=0.1"))
+    assert values["one"]["network"]["dropout"] == 0.1
+    assert values["two"]["network"]["dropout"] == values["base"]["network"]["dropout"] == 0.5
+
+
+@pytest.mark.parametrize("text", ["lr", "=3", "", "a..b=1", ".a=1", "a.=1"])
+def test_a_set_without_key_or_value_is_refused(text):
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
+        parse_assignment(text)
+
+
+def test_set_reads_its_value_as_yaml():
+    assert parse_assignment("a.b=1e-3") == (["a", "b"], 1e-3)
+    assert parse_assignment("ids=[2007_000033]") == (["ids"], ["2007_000033"])
+    assert parse_assignment("path=/a=b") == (["path"], "/a=b")
+    with pytest.raises(ConfigError, match="--set a"):
+        parse_assignment("a=[1")
+
+
+def test_merge_changes_neither_side():
+    base, over = {"a": {"b": 1}}, {"a": {"c": 2}}
+    assert merge(base, over) == {"a": {"b": 1, "c": 2}}
+    assert (base, over) == ({"a": {"b": 1}}, {"a": {"c": 2}})
+
+
+# --- describe ---
+
+texts = st.text(max_size=12) | st.sampled_from(
+    ["1e-3", "2007_000033", "true", "no", "null", "~", "=", "a: b", "# c", "- x", "'", '"', "{", "*a", "&a", "1:30"]
+)
+networks = st.builds(Network, preset=texts, dropout=st.floats(0, 0.9))
+
+
+@given(
+    st.builds(
+        Settings,
+        method=st.builds(Cps, weight=st.floats(-1e30, 1e30), network=networks) | st.builds(DualBranch),
+        network=networks,
+        second=st.none() | networks,
+        branches=st.lists(networks, max_size=2).map(tuple),
+        by_class=st.dictionaries(texts, networks, max_size=2),
+        lr=st.floats(1e-30, 1e30),
+        ids=st.lists(texts, max_size=3).map(tuple),
+        text=texts.filter(lambda text: text != "VOC"),
+    )
+)
+def test_what_is_described_builds_the_same_config(config):
+    assert build(Settings, parse_yaml(describe_config(Settings, config), "described"), "described") == config
+
+
+def test_the_description_of_the_defaults_has_every_field_and_meaning():
+    text = describe_config(Settings)
+    assert "# Learning rate.\nlr: 0.001" in text
+    assert "  # Probability.\n  # Of two lines.\n  dropout: 0.5" in text
+    assert "method:\n  name: dual-branch\n" in text
+    assert build(Settings, parse_yaml(text, "t"), "t") == Settings()
+
+
+def test_required_fields_are_marked_and_left_empty():
+    class Needs(Config):
+        source: Path = Field(description="Folder.")
+        size: int = 3
+
+    assert describe_config(Needs) == "# Folder.\nsource:  # required\nsize: 3"
+
+
+def test_configs_are_immutable():
+    with pytest.raises(pydantic.ValidationError):
+        Settings().lr = 1.0
