@@ -114,6 +114,11 @@ class PrepareDataConfig(Config):
         ]
         if idle:
             raise ValueError(f"{', '.join(idle)} has no effect on dataset {self.dataset}")
+        drawn = self.labelled and not isinstance(_parse_labelled(self.labelled), Path)
+        if not drawn and (self.labelled_from != "train" or self.labelled_seed != 0):
+            raise ValueError(
+                "labelled_from and labelled_seed have an effect only when labelled is a number or fraction"
+            )
         if self.tag_file and self.tag_source not in ("auto", "file"):
             raise ValueError(f"tag_file has no effect with tag_source {self.tag_source}")
         return self
@@ -137,6 +142,8 @@ def run(
     config: PrepareDataConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
 ) -> dict[str, Any]:
     """Write the data set; returns what a person wants to know of it."""
+    if execution.rank != 0:
+        return {}  # under torchrun one process prepares, with a pool of its own
     if config.dataset == "shapes":
         from stages.data.shapes import write_shapes
 
@@ -158,6 +165,14 @@ def externals(config: PrepareDataConfig) -> dict[str, Path]:
     return files
 
 
+def check(config: PrepareDataConfig, inputs: Mapping[str, Artifact | None]) -> None:
+    """The folders named by the config exist."""
+    for key in ("source", "sbd"):
+        folder = getattr(config, key)
+        if folder and not Path(folder).expanduser().is_dir():
+            raise ConfigError(f"{key} names {folder}, which is no folder", f"correct {key}")
+
+
 STAGE = Stage(
     name="prepare-data",
     version=1,
@@ -167,4 +182,5 @@ STAGE = Stage(
     output="dataset",
     run=run,
     externals=externals,
+    check=check,
 )

@@ -374,7 +374,7 @@ def write_voc(config: PrepareDataConfig, writer: Writer, execution: Execution) -
     splits = {"train": labelled, "weak": rest, "val": list(lists.val)}
     ids = sorted(image_id for part in splits.values() for image_id in part)
     masked = [image_id for image_id in ids if image_id in plan.masks]
-    _forget_dropped(writer, prepared.keys() - set(ids))
+    _forget_dropped(writer, plan, prepared.keys() - set(ids))
 
     facts = {
         "expected": EXPECTED,
@@ -444,8 +444,8 @@ def _prepare_images(
     writer.expect(len(ids))
     with execution.progress.track(len(ids), "preparing") as task:
         for image_id, one in for_each_image(prepare_image, plan, ids, execution.workers):
-            if copy_images and not writer.has(f"images/{plan.images[image_id].name}"):
-                writer.write_bytes(f"images/{plan.images[image_id].name}", plan.images[image_id].read_bytes())
+            if copy_images and not writer.has(_image_item(plan, image_id)):
+                writer.write_bytes(_image_item(plan, image_id), plan.images[image_id].read_bytes())
             if one.mask is not None:
                 writer.write_bytes(_mask_item(image_id), one.mask)
             prepared[image_id] = replace(one, mask=None)
@@ -458,12 +458,15 @@ def _mask_item(image_id: str) -> str:
     return f"masks/{image_id}.png"
 
 
-def _forget_dropped(writer: Writer, ids: Iterable[str]) -> None:
+def _image_item(plan: Plan, image_id: str) -> str:
+    return f"images/{plan.images[image_id].name}"
+
+
+def _forget_dropped(writer: Writer, plan: Plan, ids: Iterable[str]) -> None:
     """Images that left the data set leave no files in it."""
     for image_id in ids:
-        (writer.path / _mask_item(image_id)).unlink(missing_ok=True)
-        for copied in (writer.path / "images").glob(f"{image_id}.*"):
-            copied.unlink()
+        for item in (_mask_item(image_id), _image_item(plan, image_id)):
+            (writer.path / item).unlink(missing_ok=True)
 
 
 def _exceptions(devkit: Devkit, ids: Sequence[str], folder: str) -> dict[str, str]:
