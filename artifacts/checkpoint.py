@@ -1,6 +1,6 @@
 """Checkpoints: tensors and plain values in PyTorch's zip format, read back with `weights_only=True`.
 
-What may stand in a checkpoint: tensors, None, bool, int, float, str, bytes, and dicts, lists and tuples of
+What may stand in a checkpoint: tensors, None, bool, int, float, str, and dicts, lists and tuples of
 these. No classes, no functions: reading one never runs code. Equal contents give equal bytes.
 """
 
@@ -93,8 +93,6 @@ def _plain(value: Any, key: str, torch: Any) -> Any:
         return value
     if isinstance(value, str):
         return sys.intern(str(value))
-    if isinstance(value, bytes):
-        return bytes(bytearray(value))
     if isinstance(value, dict):
         for name in value:
             if type(name) not in (str, int):
@@ -105,5 +103,5 @@ def _plain(value: Any, key: str, torch: Any) -> Any:
         return items if isinstance(value, list) else tuple(items)
     raise TypeError(
         f"checkpoint value {key.lstrip('.') or '(root)'} is a {type(value).__name__}: only tensors, None, bool, "
-        "int, float, str, bytes, dict, list and tuple can be stored"
+        "int, float, str, dict, list and tuple can be stored"
     )
