@@ -1,0 +1,144 @@
+"""The stage prepare-data: its settings, and the embedded data set from end to end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from artifacts.dataset import Dataset
+from artifacts.errors import ConfigError
+from artifacts.store import Workspace
+from stages.config import build
+from stages.contract import Execution, PlainProgress
+from stages.data.labels import tags_of_mask
+from stages.data.shapes import draw
+from stages.pipeline.run_stage import run_stage
+from stages.prepare_data import STAGE, PrepareDataConfig
+
+SMALL = {"shapes": {"train": 5, "weak": 12, "val": 3, "long_side": 64}}
+
+
+def prepare(folder: Path, values: dict, name: str = "data", **execution):
+    config = build(PrepareDataConfig, values, "test")
+    return run_stage(STAGE, config, Workspace(folder), name, {}, Execution(**{"workers": 1} | execution))
+
+
+def test_shapes_become_a_data_set(tmp_path):
+    artifact = prepare(tmp_path, SMALL).artifact
+    dataset = Dataset(artifact)
+    assert artifact.kind == "dataset"
+    assert dataset.class_names == ("background", "star", "ring", "boat", "mushroom", "fish", "beetle")
+    assert artifact.summary["images"] == {"train": 5, "weak": 12, "val": 3}
+    config = build(PrepareDataConfig, SMALL, "test").shapes
+    for image_id in (dataset.ids("train")[0], dataset.ids("weak")[11], dataset.ids("val")[2]):
+        drawing = draw(config, image_id)
+        np.testing.assert_array_equal(dataset.image(image_id), drawing.image)
+        np.testing.assert_array_equal(dataset.mask(image_id), drawing.mask)
+        assert dataset.tags(image_id) == tags_of_mask(drawing.mask)
+        assert dataset.size(image_id) == drawing.mask.shape
+
+
+def test_processes_do_not_change_the_content(tmp_path):
+    one = prepare(tmp_path, SMALL, "one").artifact.manifest.content
+    two = prepare(tmp_path, SMALL, "two", workers=2).artifact.manifest.content
+    assert one == two
+
+
+class _Killed(BaseException):
+    pass
+
+
+class _KillAfter(PlainProgress):
+    """Stops the stage as Ctrl-C would, after a number of images."""
+
+    def track(self, *args, **kwargs):
+        self_left = [7]
+
+        class Tracker:
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                return None
+
+            def advance(self, count=1, **fields):
+                self_left[0] -= count
+                if self_left[0] == 0:
+                    raise _Killed
+
+        return Tracker()
+
+
+def test_a_broken_off_drawing_is_continued(tmp_path):
+    whole = prepare(tmp_path, SMALL, "whole").artifact.manifest.content
+    with pytest.raises(_Killed):
+        prepare(tmp_path, SMALL, "cut", progress=_KillAfter())
+    (partial,) = Workspace(tmp_path).partials("cut")
+    stamps = {path.name: path.stat().st_mtime_ns for path in partial.glob("masks/*.png")}
+    assert len(stamps) == 7
+    artifact = prepare(tmp_path, SMALL, "cut").artifact
+    assert artifact.manifest.content == whole
+    assert {name: (artifact.path / "masks" / name).stat().st_mtime_ns for name in stamps} == stamps
+
+
+def test_other_ranks_leave_the_work_to_the_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert STAGE.run(PrepareDataConfig(), {}, None, Execution(workers=1)) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dataset": "voc-aug"}, "needs source"),
+        ({"dataset": "voc"}, "did you mean 'voc-aug'"),
+        ({"source": "/x"}, "source has no effect on dataset shapes"),
+        ({"labelled": 10, "classes": "cat"}, "classes, labelled has no effect on dataset shapes"),
+        ({"dataset": "voc-aug", "source": "/x", "shapes": {"train": 3}}, "shapes has no effect on dataset voc-aug"),
+        ({"dataset": "voc-aug", "source": "/x", "classes": "cat,cta"}, "'cta' is no class of VOC, did you mean 'cat'"),
+        ({"dataset": "voc-aug", "source": "/x", "classes": ["cat", "cat"]}, "a class stands twice"),
+        ({"dataset": "voc-aug", "source": "/x", "classes": "background"}, "'background' is no class"),
+        ({"dataset": "voc-aug", "source": "/x", "labelled": "3/2"}, "expected a fraction above 0 and up to 1"),
+        ({"dataset": "voc-aug", "source": "/x", "labelled_seed": 3}, "only when labelled is a number or fraction"),
+        ({"dataset": "voc-aug", "source": "/x", "tag_file": "y", "tag_source": "xml"}, "tag_file has no effect"),
+        ({"shapes": {"trian": 3}}, "did you mean 'train'"),
+    ],
+)
+def test_settings_that_cannot_be_meant(values, message):
+    with pytest.raises(ConfigError) as caught:
+        build(PrepareDataConfig, values, "test")
+    assert message in str(caught.value)
+
+
+def test_labelled_and_classes_take_the_types_of_yaml_and_of_the_command_line():
+    base = {"dataset": "voc-aug", "source": "/x"}
+    assert build(PrepareDataConfig, base | {"labelled": 183}, "t").labelled == "183"
+    assert build(PrepareDataConfig, base | {"labelled": 0.125}, "t").labelled == "0.125"
+    assert build(PrepareDataConfig, base | {"classes": "cat, cow"}, "t").classes == ("cat", "cow")
+    assert build(PrepareDataConfig, base | {"classes": ["cow", "cat"]}, "t").classes == ("cow", "cat")
+
+
+@pytest.mark.parametrize("key", ["source", "sbd"])
+def test_folders_that_are_not_there(tmp_path, key):
+    values = {"dataset": "voc-aug", "source": str(tmp_path)} | {key: str(tmp_path / "nowhere")}
+    with pytest.raises(ConfigError, match=f"{key} names .*nowhere, which is no folder"):
+        prepare(tmp_path / "ws", values)
+
+
+def test_a_missing_list_file_is_named_with_its_key(tmp_path):
+    values = {"dataset": "voc-aug", "source": str(tmp_path), "labelled": str(tmp_path / "gone.txt")}
+    with pytest.raises(ConfigError, match=r"labelled names .*gone.txt"):
+        prepare(tmp_path / "ws", values)
+
+
+def test_reading_the_settings_loads_nothing_heavy():
+    code = (
+        "import sys, stages.prepare_data as p; p.PrepareDataConfig(dataset='voc-aug', source='/x', labelled='1/8');"
+        "heavy = {'torch', 'torchvision', 'scipy', 'skimage', 'h5py', 'tensorboard'} & set(sys.modules);"
+        "print(sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
