@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.errors import ArtifactError
+from artifacts.store import disk_error
 
 
 def save(path: Path | str, obj: Any) -> None:
     """Write `obj` to `path`, all or nothing: a kill leaves the old file or the new one.
 
     Tensors are stored detached, on the CPU, contiguous and apart from each other (tied weights are written
-    twice). Raises TypeError naming the key for values that a checkpoint cannot hold.
+    twice). Raises TypeError naming the key for values that a checkpoint cannot hold, and ArtifactError when the
+    disk is full.
     """
     import torch
 
@@ -35,9 +37,10 @@ def save(path: Path | str, obj: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
         partial.unlink(missing_ok=True)
-        raise
 
 
 def load(path: Path | str) -> Any:
