@@ -1,0 +1,96 @@
+"""Paired augmentation: geometry on the CPU, sample by sample; colour and normalisation on the device, batch by batch.
+
+Pictures and labels stay uint8 until they are on the device. All draws come from one generator per sample, so a sample
+is the same whoever makes it and whenever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from stages.engine.config import AugmentationConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORE = 255
+PADDING_COLOUR = (124, 116, 104)  # ImageNet's mean: zero after normalisation
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One draw: the part of the picture that is shown, at which size, mirrored or not.
+
+    `box` is (left, top, right, bottom) in pixels of the original, `size` is (width, height) of its copy in the
+    crop's upper left corner; the rest of the crop is padding.
+    """
+
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+    flip: bool
+
+
+def draw_geometry(
+    config: AugmentationConfig, height: int, width: int, crop_size: int, random: np.random.Generator
+) -> Geometry:
+    """Random scale, crop position and mirroring for a picture of `height` x `width` pixels."""
+    if config.mode == "resize":
+        return Geometry((0, 0, width, height), (crop_size, crop_size), config.flip and random.random() < 0.5)
+    scale = float(random.choice(config.scales)) if config.scales else float(random.uniform(*config.scale))
+    scaled_width, scaled_height = max(round(width * scale), 1), max(round(height * scale), 1)
+    shown_width, shown_height = min(scaled_width, crop_size), min(scaled_height, crop_size)
+    left = int(random.integers(scaled_width - shown_width + 1))
+    top = int(random.integers(scaled_height - shown_height + 1))
+    x, y = width / scaled_width, height / scaled_height  # original pixels per scaled pixel
+    box = (left * x, top * y, min((left + shown_width) * x, width), min((top + shown_height) * y, height))
+    return Geometry(box, (shown_width, shown_height), config.flip and random.random() < 0.5)
+
+
+def cut_picture(picture: np.ndarray, geometry: Geometry, crop_size: int) -> np.ndarray:
+    """uint8 (H, W, 3) -> uint8 (crop_size, crop_size, 3), bilinear; padding has ImageNet's mean colour."""
+    part = Image.fromarray(picture).resize(geometry.size, Image.Resampling.BILINEAR, box=geometry.box)
+    crop = np.empty((crop_size, crop_size, 3), np.uint8)
+    crop[:] = PADDING_COLOUR
+    crop[: geometry.size[1], : geometry.size[0]] = np.asarray(part)
+    return crop[:, ::-1] if geometry.flip else crop
+
+
+def cut_label(label: np.ndarray, geometry: Geometry, crop_size: int) -> np.ndarray:
+    """uint8 (H, W) -> uint8 (crop_size, crop_size), nearest neighbour; padding is 255."""
+    part = Image.fromarray(label).resize(geometry.size, Image.Resampling.NEAREST, box=geometry.box)
+    crop = np.full((crop_size, crop_size), IGNORE, np.uint8)
+    crop[: geometry.size[1], : geometry.size[0]] = np.asarray(part)
+    return crop[:, ::-1] if geometry.flip else crop
+
+
+def valid_area(geometry: Geometry, crop_size: int) -> np.ndarray:
+    """bool (crop_size, crop_size): true where the crop shows the picture, false on padding."""
+    valid = np.zeros((crop_size, crop_size), bool)
+    valid[: geometry.size[1], : geometry.size[0]] = True
+    return valid[:, ::-1] if geometry.flip else valid
+
+
+def draw_colour(config: AugmentationConfig, random: np.random.Generator) -> np.ndarray:
+    """float32 (3,): factors of brightness, contrast and saturation."""
+    spread = np.array([config.brightness, config.contrast, config.saturation])
+    return (1 + spread * random.uniform(-1, 1, 3)).astype(np.float32)
+
+
+def apply_colour(images: Tensor, factors: Tensor) -> Tensor:
+    """Brightness, then contrast, then saturation, picture by picture.
+
+    Args:
+        images: float (B, 3, H, W), 0..255.
+        factors: (B, 3) from `draw_colour`; ones leave the pictures as they are.
+    """
+    brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)  # (B, 1, 1, 1) each
+    weights = images.new_tensor([0.299, 0.587, 0.114])[:, None, None]  # luma of ITU-R BT.601
+    images = (images * brightness).clamp(0, 255)
+    mean = (images * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    images = (mean + (images - mean) * contrast).clamp(0, 255)
+    grey = (images * weights).sum(1, keepdim=True)
+    return (grey + (images - grey) * saturation).clamp(0, 255)

@@ -1,0 +1,64 @@
+"""One stream's share of a step on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stages.engine.augmentation import apply_colour
+from stages.networks import normalise
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures and labels of one stream.
+
+    Attributes:
+        ids: image ids, B of them.
+        image: float (B, 3, H, W), normalised; padding is 0.
+        pixels: uint8 (B, 3, H, W), the same pictures as RGB bytes (for the dense CRF).
+        label: int64 (B, H, W), class ids, 255 where unknown or padded.
+        valid: bool (B, H, W), false on padding.
+        tags: float (B, K), image-level labels; column k is class k + 1.
+        extra: further label maps by name, int64 (B, H, W).
+    """
+
+    ids: list[str]
+    image: Tensor
+    pixels: Tensor
+    label: Tensor
+    valid: Tensor
+    tags: Tensor
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def replace(self, **changes: Any) -> Batch:
+        return replace(self, **changes)
+
+
+def to_device(sample: dict[str, Any], device: torch.device, channels_last: bool = False) -> Batch:
+    """The stacked samples of one stream as a `Batch`: moved as bytes, then coloured and normalised there."""
+    moved = {key: value.to(device, non_blocking=True) for key, value in sample.items() if key not in ("id", "colour")}
+    pixels = moved.pop("image")
+    colour = sample["colour"]
+    if not bool((colour == 1).all()):  # on the CPU: asking the GPU would wait for it
+        coloured = apply_colour(pixels.float(), colour.to(device, non_blocking=True))
+        pixels = torch.where(moved["valid"][:, None], coloured.round().to(torch.uint8), pixels)
+    image = normalise(pixels) * moved["valid"][:, None]
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    known = {"label", "valid", "tags"}
+    return Batch(
+        ids=sample["id"],
+        image=image,
+        pixels=pixels,
+        label=moved["label"].long(),
+        valid=moved["valid"],
+        tags=moved["tags"],
+        extra={key: value.long() for key, value in moved.items() if key not in known},
+    )

@@ -1,0 +1,108 @@
+"""Configs that every training shares. No torch here: `--help` and `status` read these."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+from pydantic import Field
+
+from stages.config import Config
+
+
+class AugmentationConfig(Config):
+    """Random changes of a training picture; label maps follow its geometry, pixel by pixel."""
+
+    mode: Literal["crop", "resize"] = Field(
+        "crop",
+        description="crop: random scale, then a random crop_size square (smaller pictures are padded at the right and\n"
+        "bottom, labels there are 255). resize: the whole picture to crop_size x crop_size (SEC, DSRG).",
+    )
+    scale: tuple[float, float] = Field(
+        (0.5, 2.0), description="Range of the random scale factor, uniform. Used by mode crop."
+    )
+    scales: tuple[float, ...] = Field(
+        (), description="If given, the scale is drawn from these values instead (CPS: .5 .75 1 1.5 1.75 2)."
+    )
+    flip: bool = Field(True, description="Mirror horizontally with probability 0.5.")
+    brightness: float = Field(0.0, ge=0, le=1, description="Brightness factor in [1-x, 1+x]. 0: off.")
+    contrast: float = Field(0.0, ge=0, le=1, description="Contrast factor in [1-x, 1+x]. 0: off.")
+    saturation: float = Field(0.0, ge=0, le=1, description="Saturation factor in [1-x, 1+x]. 0: off.")
+
+    @pydantic.field_validator("scale")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("expected two positive numbers, the smaller first")
+        return value
+
+    @pydantic.field_validator("scales")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(scale <= 0 for scale in value):
+            raise ValueError("expected positive numbers")
+        return value
+
+
+class OptimizerConfig(Config):
+    """The optimiser and the learning rates of its parameter groups."""
+
+    shorthand = "name"
+    name: Literal["sgd", "adam", "adamw"] = Field(
+        "sgd", description="sgd, adam (decay added to the gradient) or adamw."
+    )
+    lr: float = Field(1e-3, gt=0, description="Learning rate of pretrained weights, for the whole batch_size.")
+    new_lr_factor: float = Field(10.0, gt=0, description="New layers (neck, head) learn this many times faster.")
+    bias_lr_factor: float = Field(1.0, gt=0, description="Biases learn this many times faster (DeepLab, DSRG: 2).")
+    decay_biases: bool = Field(
+        False,
+        description="Whether weight decay acts on biases and normalisation parameters too (torch's default: yes).",
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
+    nesterov: bool = Field(False, description="Nesterov momentum of sgd.")
+    weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
+
+
+class ScheduleConfig(Config):
+    """The learning rate over the iterations, as a factor on every group."""
+
+    shorthand = "name"
+    name: Literal["poly", "step", "constant"] = Field(
+        "poly", description="poly: (1 - t/T)^power. step: times gamma after each milestone. constant: 1."
+    )
+    power: float = Field(0.9, gt=0, description="Power of poly.")
+    milestones: tuple[float, ...] = Field((), description="Of step: fractions of all iterations, for example [0.6].")
+    gamma: float = Field(0.1, gt=0, le=1, description="Of step: the factor after each milestone.")
+    warmup: int = Field(0, ge=0, description="Iterations in which the factor rises linearly from 0.")
+
+    @pydantic.field_validator("milestones")
+    @classmethod
+    def _fractions(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(value) or any(not 0 < m < 1 for m in value):
+            raise ValueError("expected rising fractions between 0 and 1")
+        return value
+
+
+class TrainingConfig(Config):
+    """What every training has, a segmenter's as well as a classifier's."""
+
+    iterations: int = Field(1000, ge=1, description="Optimiser steps.")
+    batch_size: int = Field(16, ge=1, description="Pictures of one step, over all streams and processes.")
+    crop_size: int = Field(321, ge=16, description="Side of the square training crop, pixels.")
+    augmentation: AugmentationConfig = Field(AugmentationConfig(), description="Random changes of the pictures.")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="The optimiser.")
+    schedule: ScheduleConfig = Field(ScheduleConfig(), description="The learning rate over time.")
+    clip_grad_norm: float | None = Field(None, gt=0, description="Clip the gradient's total L2 norm; null: off.")
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Keep an exponential moving average of the predictor with this decay and publish it instead of\n"
+        "the last weights; null: off.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic of the forward pass. auto: bf16 on a GPU that has it, else fp32."
+    )
+    compile: bool = Field(False, description="torch.compile the networks (GPU; the first steps are slow).")
+    log_every: int = Field(20, ge=1, description="Steps between two lines of metrics.jsonl.")
+    seed: int = Field(0, ge=0, description="Seed of initial weights, sampling, augmentation and dropout.")

@@ -1,0 +1,58 @@
+"""CutMix for segmentation: boxes, and mixing pictures with everything that belongs to them.
+
+Boxes after French et al. (BMVC 2020), as CPS uses them: n boxes whose joint area share is q. A label map, a
+confidence map and the map of valid pixels must be cut with the same boxes, or pasted padding would be trained on.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.engine.batch import Batch
+
+
+def box_mask(
+    height: int, width: int, boxes: int, share: tuple[float, float], random: np.random.Generator
+) -> np.ndarray:
+    """bool (height, width), true inside an odd number of the boxes.
+
+    For each box an area share q ~ U(share); its height share is exp(U(0, 1) ln q) (log-uniform aspect), its width
+    share q / that; both times sqrt(1 / boxes). Boxes lie inside the picture; where they overlap they cancel.
+    """
+    mask = np.zeros((height, width), bool)
+    for _ in range(boxes):
+        q = random.uniform(*share)
+        tall = math.exp(random.uniform() * math.log(q)) if q < 1 else 1.0
+        wide = q / tall
+        rows = round(tall * math.sqrt(1 / boxes) * height)
+        columns = round(wide * math.sqrt(1 / boxes) * width)
+        top = round(random.uniform() * (height - rows))
+        left = round(random.uniform() * (width - columns))
+        mask[top : top + rows, left : left + columns] ^= True
+    return mask
+
+
+def mix(first: Tensor, second: Tensor, boxes: Tensor) -> Tensor:
+    """`second` inside the boxes, `first` outside.
+
+    Args:
+        first, second: (B, ..., H, W), maps of the same kind (pictures, labels, logits, valid).
+        boxes: bool (B, H, W).
+    """
+    shape = (boxes.shape[0], *[1] * (first.ndim - 3), *boxes.shape[-2:])
+    return torch.where(boxes.view(shape), second, first)
+
+
+def mix_batches(first: Batch, second: Batch, boxes: Tensor) -> Batch:
+    """The pictures of `second` pasted into those of `first`, with their labels and valid pixels."""
+    return first.replace(
+        image=mix(first.image, second.image, boxes),
+        pixels=mix(first.pixels, second.pixels, boxes),
+        label=mix(first.label, second.label, boxes),
+        valid=mix(first.valid, second.valid, boxes),
+        extra={},
+    )

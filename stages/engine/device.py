@@ -1,0 +1,44 @@
+"""Choosing a device and an arithmetic, and saying which."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from artifacts.errors import ConfigError
+
+
+def select_device(name: str) -> torch.device:
+    """ "auto": the GPU of this process if there is one, else the CPU. ConfigError for one that is not there."""
+    if name == "auto":
+        return (
+            torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"{name!r} is no device", "use auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r}: torch sees no CUDA GPU here", "use --device cpu, or install a CUDA build")
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r}: there are {torch.cuda.device_count()} GPUs", "count from cuda:0")
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, for manifests and people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The autocast type for a `precision` of the config; None: plain fp32."""
+    if precision == "fp32":
+        return None
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+    if precision == "fp16" and device.type != "cuda":
+        raise ConfigError("precision fp16 needs a GPU", "use precision=auto, fp32 or bf16")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]

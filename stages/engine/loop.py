@@ -1,0 +1,365 @@
+"""The one training loop.
+
+    result = fit(method, maker, config, writer, execution)
+
+It owns the optimiser, the schedule, mixed precision, processes, logging and checkpoints. A run killed at any line
+and started again continues from its last checkpoint; on a CPU it ends in the same bits as one that was not killed:
+samples depend on the step alone, and the checkpoint holds everything else (weights, optimiser, scaler, averages,
+generators of random numbers, sums of the log).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from artifacts import checkpoint
+from artifacts.errors import ArtifactError, SemisegError
+from artifacts.manifest import LOCAL
+from artifacts.store import Writer, disk_error
+from stages.contract import Execution, Tracker
+from stages.engine import distributed
+from stages.engine.batch import to_device
+from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from stages.engine.device import autocast_dtype, describe_device, select_device
+from stages.engine.randomness import derive_seed
+from stages.engine.streams import SampleMaker
+from stages.methods.contract import Method
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training gave: the module to publish and figures for the summary."""
+
+    predictor: nn.Module
+    summary: dict[str, Any]
+
+
+class TrainingStep(nn.Module):
+    """All networks of a method behind one forward, so that DistributedDataParallel sees every parameter."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.networks = method.networks
+        self._method = [method]  # in a list: a Method is no module and must not look like a child
+
+    def forward(self, batch: Mapping[str, Any], step: int) -> dict[str, Tensor]:
+        return self._method[0].losses(batch, step)
+
+
+def learning_rate_factor(config: ScheduleConfig, step: int, iterations: int) -> float:
+    """The factor on every group's learning rate at `step` (0-based) of `iterations`."""
+    warm = min((step + 1) / config.warmup, 1.0) if config.warmup else 1.0
+    if config.name == "poly":
+        return warm * (1 - step / iterations) ** config.power
+    if config.name == "step":
+        return warm * config.gamma ** sum(step >= m * iterations for m in config.milestones)
+    return warm
+
+
+def build_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
+    """The optimiser over a method's parameter groups, each with its learning rate and decay."""
+    prepared = []
+    for group in groups:
+        name = group["name"]
+        biases = name.endswith("biases")
+        lr = config.lr * (config.new_lr_factor if ".new." in f".{name}." else 1.0)
+        prepared.append(
+            {
+                "params": group["params"],
+                "name": name,
+                "lr": lr * (config.bias_lr_factor if biases else 1.0),
+                "weight_decay": config.weight_decay if config.decay_biases or not biases else 0.0,
+            }
+        )
+    if config.name == "sgd":
+        return torch.optim.SGD(prepared, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(prepared, lr=config.lr, fused=fused)
+
+
+def fit(method: Method, maker: SampleMaker, config: TrainingConfig, writer: Writer, execution: Execution) -> Fitted:
+    """Trains `method` for `config.iterations` steps on the samples of `maker`, resuming from the writer's scratch.
+
+    Raises SemisegError when a loss is not a number (naming step and term), ArtifactError for a damaged checkpoint.
+    """
+    trainer = _Trainer(method, maker, config, writer, execution)
+    try:
+        return trainer.run()
+    finally:
+        method.close()
+
+
+class _Trainer:
+    def __init__(
+        self, method: Method, maker: SampleMaker, config: TrainingConfig, writer: Writer, execution: Execution
+    ) -> None:
+        self.method, self.maker, self.config, self.writer, self.execution = method, maker, config, writer, execution
+        self.device = select_device(execution.device)
+        self.dtype = autocast_dtype(config.precision, self.device)
+        self.on_gpu = self.device.type == "cuda"
+        self.main = distributed.rank() == 0
+        method.networks.to(self.device, memory_format=torch.channels_last if self.on_gpu else torch.preserve_format)
+        method.networks.train()
+        step_module: nn.Module = TrainingStep(method)
+        if distributed.world_size() > 1:
+            step_module = nn.parallel.DistributedDataParallel(
+                step_module,
+                device_ids=[self.device.index] if self.on_gpu else None,
+                broadcast_buffers=False,
+                find_unused_parameters=True,
+            )
+        if config.compile:
+            for network in method.networks.values():
+                network.compile()
+        self.module = step_module
+        self.groups = method.parameter_groups()
+        self.parameters = [p for group in self.groups for p in group["params"]]
+        self.optimizer = build_optimizer(config.optimizer, self.groups, fused=self.on_gpu)
+        self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.average = copy.deepcopy(method.predictor).eval().requires_grad_(False) if config.ema_decay else None
+        self.step = 0
+        self.sums: dict[str, Tensor] = {}
+        self.last_losses: dict[str, float] = {}
+        first = next(iter(maker.orders.values())).stream
+        self.epoch_steps = math.ceil(len(first.entries) / first.batch_size)
+        torch.manual_seed(derive_seed(config.seed, "training", distributed.rank()))  # dropout
+
+    def run(self) -> Fitted:
+        self._resume()
+        begin, first_step = time.monotonic(), self.step
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(_Log(self.writer, self.step)) if self.main else None
+            tracker = None
+            if self.main:
+                tracker = stack.enter_context(
+                    self.execution.progress.track(self.config.iterations, "training", "steps", done=self.step)
+                )
+                self.writer.expect(self.config.iterations)
+            last_save = time.monotonic()
+            for samples in self._batches():
+                losses = self._one_step(samples)
+                self.step += 1
+                self._collect(losses)
+                if self.step % self.config.log_every == 0 or self.step == self.config.iterations:
+                    self._report(log)
+                if self.step % self.epoch_steps == 0 or self.step == self.config.iterations:
+                    self._epoch_end(log)
+                if tracker is not None:
+                    tracker.advance(1, **self.last_losses)
+                    self.writer.advance_to(self.step)
+                if self.main and time.monotonic() - last_save >= self.execution.checkpoint_every_s:
+                    self._save()
+                    last_save = time.monotonic()
+            if self.step > first_step:
+                self._synchronise()
+                self._save()
+        seconds = time.monotonic() - begin
+        steps = self.step - first_step
+        predictor = self.average if self.average is not None else self.method.predictor
+        return Fitted(
+            predictor.eval(),
+            {
+                "iterations": self.step,
+                "epochs": round(self.step / self.epoch_steps, 2),
+                "images_per_second": round(steps * self._batch_size() / seconds, 2) if steps else None,
+                "losses": self.last_losses,
+                "peak_memory_mib": round(torch.cuda.max_memory_allocated() / 2**20) if self.on_gpu else None,
+                "device": describe_device(self.device),
+            },
+        )
+
+    def _batch_size(self) -> int:
+        return sum(order.stream.batch_size for order in self.maker.orders.values())
+
+    def _batches(self) -> Iterator[dict[str, dict[str, Any]]]:
+        steps = range(self.step, self.config.iterations)
+        # One worker per core beside the training process; a small batch is made as quickly as it is fetched.
+        workers = max(self.execution.workers // distributed.world_size() - 1, 0)
+        loader = DataLoader(
+            self.maker,  # type: ignore[arg-type]  # a map from step to batch is all a DataLoader needs
+            batch_size=None,
+            sampler=steps,
+            num_workers=min(workers, len(steps)),
+            prefetch_factor=4 if min(workers, len(steps)) else None,
+            pin_memory=self.on_gpu,
+            generator=torch.Generator(),  # or it would draw from the generator of dropout
+        )
+        return iter(loader)
+
+    def _one_step(self, samples: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
+        factor = learning_rate_factor(self.config.schedule, self.step, self.config.iterations)
+        for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
+            group["lr"] = lr * factor
+        batch = {name: to_device(sample, self.device, self.on_gpu) for name, sample in samples.items()}
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            losses = self.module(batch, self.step)
+            total = torch.stack(list(losses.values())).sum()
+        self.scaler.scale(total).backward()
+        if self.config.clip_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.parameters, self.config.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            update_average(self.average, self.method.predictor, self.config.ema_decay or 0.0, self.step)
+        self.method.after_step(self.step)
+        return losses
+
+    # --- log ---
+
+    def _collect(self, losses: dict[str, Tensor]) -> None:
+        for name, value in losses.items():  # stays on the device: reading it would stop the GPU each step
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float()
+        self.sums["steps"] = self.sums.get("steps", torch.zeros(())) + 1
+
+    def _report(self, log: _Log | None) -> None:
+        steps = float(self.sums.pop("steps"))
+        names = sorted(self.sums)
+        values = distributed.sum_over_processes(torch.stack([self.sums[name] for name in names]))
+        means = (values / (steps * distributed.world_size())).tolist()
+        self.last_losses = dict(zip(names, means, strict=True))
+        self.sums = {}
+        if bad := [name for name, value in self.last_losses.items() if not math.isfinite(value)]:
+            raise SemisegError(
+                f"the loss {', '.join(bad)} is not a number between steps {self.step - int(steps) + 1} and {self.step}",
+                f"lower the learning rate or clip gradients; the last checkpoint is {self.writer.scratch / CHECKPOINT}",
+            )
+        if log:
+            log.write(self.step, self.last_losses | {"lr": self.optimizer.param_groups[0]["lr"]})
+
+    def _epoch_end(self, log: _Log | None) -> None:
+        figures = self.method.epoch_metrics()
+        if log and figures:
+            log.write(self.step, figures)
+
+    # --- checkpoints ---
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "networks": self.method.networks.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "method": self.method.state(),
+            "sums": self.sums,
+            "last_losses": self.last_losses,
+            "random": torch.get_rng_state(),
+            "random_gpu": torch.cuda.get_rng_state(self.device) if self.on_gpu else None,
+        }
+
+    def _save(self) -> None:
+        if not self.main:
+            return
+        path = self.writer.scratch / CHECKPOINT
+        try:
+            checkpoint.save(path, self._state())
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+    def _resume(self) -> None:
+        path = self.writer.scratch / CHECKPOINT
+        if not path.is_file():
+            return
+        try:
+            state = checkpoint.load(path)
+            self.method.networks.load_state_dict(state["networks"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.method.restore(state["method"])
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise ArtifactError(
+                f"the checkpoint {path} does not fit this training: {error}",
+                "delete it to start this training from its first step",
+            ) from error
+        self.step, self.last_losses = state["step"], state["last_losses"]
+        self.sums = {name: value.to(self.device if name != "steps" else "cpu") for name, value in state["sums"].items()}
+        if distributed.rank() == 0:  # other processes draw other dropout masks; theirs begin anew from a derived seed
+            torch.set_rng_state(state["random"])
+            if self.on_gpu and state["random_gpu"] is not None:
+                torch.cuda.set_rng_state(state["random_gpu"], self.device)
+        else:
+            torch.manual_seed(derive_seed(self.config.seed, "training", distributed.rank(), self.step))
+        if self.main:
+            self.execution.progress.note(f"continuing from step {self.step} of {self.config.iterations}")
+
+    def _synchronise(self) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """theta' <- a theta' + (1 - a) theta with a = min(1 - 1/(t + 1), decay), parameters and buffers alike.
+
+    `step` t counts from 0, so that the first call copies. Integer buffers (BatchNorm's counter) are copied.
+    """
+    keep = min(1 - 1 / (step + 1), decay)
+    for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if old.is_floating_point():
+            old.lerp_(new, 1 - keep)
+        else:
+            old.copy_(new)
+
+
+class _Log:
+    """metrics.jsonl and TensorBoard below `local/`; lines after the resumed step are dropped."""
+
+    def __init__(self, writer: Writer, step: int) -> None:
+        self.folder = writer.path / LOCAL
+        self.path = self.folder / "metrics.jsonl"
+        self.step = step
+
+    def __enter__(self) -> _Log:
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.path.is_file():
+                lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= self.step]
+                self.path.write_text("".join(f"{line}\n" for line in lines))
+            self.file = open(self.path, "a", encoding="utf-8", buffering=1)
+            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+        return self
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        try:
+            rounded = {name: float(f"{value:.6g}") for name, value in figures.items()}
+            self.file.write(json.dumps({"step": step, "time": round(time.time(), 1), **rounded}) + "\n")
+            for name, value in figures.items():
+                self.board.add_scalar(name, value, step)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+
+    def __exit__(self, *_: object) -> None:
+        self.board.close()
+        self.file.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):  # the last line of a killed run may be cut
+        return math.inf
+
+
+__all__ = ["CHECKPOINT", "Fitted", "Tracker", "build_optimizer", "fit", "learning_rate_factor", "update_average"]

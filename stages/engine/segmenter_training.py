@@ -1,0 +1,98 @@
+"""From a config to a trained segmenter on disk; shared by the stages `train` and `retrain`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from artifacts import checkpoint
+from artifacts.dataset import Dataset
+from artifacts.errors import DataError
+from artifacts.store import Artifact, Writer
+from stages.contract import Execution
+from stages.engine import distributed
+from stages.engine.loop import fit
+from stages.engine.randomness import derive_seed
+from stages.engine.streams import MaskFolder, SampleMaker, Stream
+from stages.methods import load_method
+from stages.methods.contract import Setup, Sources
+
+if TYPE_CHECKING:
+    from stages.methods.settings import TrainConfig
+
+
+def train_segmenter(
+    config: TrainConfig,
+    dataset: Dataset,
+    mask_folders: Mapping[str, Path],
+    initial: Artifact | None,
+    writer: Writer,
+    execution: Execution,
+) -> dict[str, Any]:
+    """Trains and writes weights.pt and network.json; returns the summary.
+
+    Args:
+        mask_folders: label sources beside the data set's own masks: "weak_labels", "seeds".
+    """
+    folders = {name: MaskFolder(folder, dataset.num_classes) for name, folder in mask_folders.items()}
+    sources = Sources(
+        strong=dataset.ids(config.train_split),
+        weak=dataset.ids(config.weak_split),
+        available=frozenset({"masks", *folders}),
+        dataset=dataset,
+    )
+    kind = load_method(config.method.name)
+    streams = kind.streams(config.method, sources, config.batch_size)
+    check_labels(streams, folders)
+    setup = Setup(
+        network=config.network,
+        num_classes=dataset.num_classes,
+        seed=derive_seed(config.seed, "network"),
+        iterations=config.iterations,
+        workers=execution.workers,
+        initial=checkpoint.load(initial.file("weights.pt")) if initial else None,
+    )
+    maker = SampleMaker(
+        dataset,
+        streams,
+        {"masks": dataset, **folders},
+        config.augmentation,
+        config.crop_size,
+        config.seed,
+        distributed.rank(),
+        distributed.world_size(),
+    )
+    fitted = fit(kind(config.method, setup), maker, config, writer, execution)
+    if distributed.rank() == 0:
+        publish_network(writer, fitted.predictor, dataset.class_names)
+    counts = {name: len({entry.image_id for entry in stream.entries}) for name, stream in streams.items()}
+    return {"method": config.method.name, "pictures": counts, **fitted.summary}
+
+
+def check_labels(streams: Mapping[str, Stream], folders: Mapping[str, MaskFolder]) -> None:
+    """DataError when a stream's label maps are not all there: found before the first step, named together."""
+    for stream in streams.values():
+        for source, folder in folders.items():
+            wanted = {entry.image_id for entry in stream.entries if entry.label == source}
+            if missing := folder.missing(sorted(wanted)):
+                raise DataError(
+                    f"{source}: {len(missing)} of {len(wanted)} pictures have no label map in {folder.folder}: "
+                    f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}",
+                    "make them for the whole split the method trains on",
+                )
+
+
+def publish_network(writer: Writer, network: nn.Module, class_names: Any) -> None:
+    """weights.pt (fp32, on the CPU) and network.json, what `load_network` reads."""
+    from artifacts.canonical import pretty_json
+
+    state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    with writer.item("weights.pt") as temporary:
+        checkpoint.save(temporary, state)
+    writer.write_bytes("network.json", pretty_json(network.spec(class_names)).encode())
+
+
+__all__ = ["check_labels", "publish_network", "train_segmenter"]

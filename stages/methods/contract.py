@@ -1,0 +1,146 @@
+"""What the engine expects of a method, and what a method may expect of the engine.
+
+A method owns its networks and its losses. The engine owns optimiser, schedule, mixed precision, processes,
+checkpoints and logging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from artifacts.dataset import Dataset
+from artifacts.errors import ConfigError
+from stages.engine.batch import Batch
+from stages.engine.randomness import derive_seed
+from stages.engine.streams import Entry, Stream
+from stages.networks import build_segmenter, parameter_groups, upsample
+from stages.networks.config import NetworkConfig
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a method is built from.
+
+    Attributes:
+        network: the network's config.
+        num_classes: with background.
+        seed: of the initial weights.
+        iterations: all optimiser steps.
+        workers: CPU processes the method may use beside its own.
+        initial: weights to start from instead (a segmenter's state dict).
+    """
+
+    network: NetworkConfig
+    num_classes: int
+    seed: int
+    iterations: int
+    workers: int = 1
+    initial: Mapping[str, Tensor] | None = None
+
+    def segmenter(self, which: int = 0) -> nn.Module:
+        """A segmenter with the config's initial weights; `which` = 1, 2, ... gives other random layers."""
+        seed = self.seed if which == 0 else derive_seed(self.seed, "network", which)
+        network = build_segmenter(self.network, self.num_classes, seed)
+        if self.initial is not None:
+            network.load_state_dict(self.initial)
+        return network
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The pictures a method may draw from.
+
+    Attributes:
+        strong: ids with masks; weak: ids with tags only (or nothing).
+        available: label sources that were given: "masks", "weak_labels", "seeds".
+        dataset: to ask which pictures have masks, where the logging of label quality may look at them.
+    """
+
+    strong: Sequence[str]
+    weak: Sequence[str]
+    available: frozenset[str]
+    dataset: Dataset | None = None
+
+    def require(self, method: str, *names: str) -> None:
+        """ConfigError when the method lacks data it needs, saying what provides it."""
+        cure = {
+            "strong": "the data set's split 'train' is empty: prepare it with --labelled",
+            "weak": "the data set's split 'weak' is empty: prepare it with fewer labelled pictures",
+            "weak_labels": "give estimated masks: --weak-labels NAME (made by predict, crf or seeds)",
+            "seeds": "give seeds: --seeds NAME (made by the stage seeds)",
+        }
+        for name in names:
+            there = bool(getattr(self, name)) if name in ("strong", "weak") else name in self.available
+            if not there:
+                raise ConfigError(f"method {method} needs {name.replace('_', ' ')}", cure[name])
+
+    def entries(self, ids: Sequence[str], label: str | None) -> list[Entry]:
+        return [Entry(image_id, label) for image_id in ids]
+
+
+class Method:
+    """Base of the methods: two parts to write, the rest has sensible defaults."""
+
+    networks: nn.ModuleDict
+    """Every module with parameters or buffers: trained ones and frozen ones (teachers, requires_grad False)."""
+
+    def __init__(self, settings: Any, setup: Setup) -> None:
+        self.settings, self.setup = settings, setup
+
+    @classmethod
+    def streams(cls, settings: Any, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        """The streams of pictures the method draws from; their batch sizes add up to `batch_size`."""
+        raise NotImplementedError  # every method says where its pictures come from
+
+    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        """Named loss terms of one step, already weighted: the engine minimises their sum."""
+        raise NotImplementedError  # every method has a loss
+
+    def after_step(self, step: int) -> None:
+        """Called after each optimiser step (teachers are averaged here)."""
+
+    def epoch_metrics(self) -> dict[str, float]:
+        """Further figures for the log, gathered over the epoch of the first stream that just ended."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep beside the networks (tensors and plain values)."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes back what `state` gave."""
+
+    @property
+    def predictor(self) -> nn.Module:
+        """What is evaluated, exported and saved for inference."""
+        return self.networks["segmenter"]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimiser groups of all networks: {"name": "segmenter.new.weights", "params": [...]}, ..."""
+        return [
+            {**group, "name": f"{name}.{group['name']}"}
+            for name, network in self.networks.items()
+            for group in parameter_groups(network, getattr(network, "pretrained", ()))
+        ]
+
+    def close(self) -> None:
+        """Gives back what the method holds (process pools)."""
+
+
+def halves(batch_size: int, method: str) -> int:
+    """Half of the batch, for methods that take as many pictures of one kind as of the other."""
+    if batch_size % 2:
+        raise ConfigError(
+            f"method {method} takes equal halves of two kinds of pictures: batch_size {batch_size} is odd",
+            f"use batch_size {batch_size + 1}",
+        )
+    return batch_size // 2
+
+
+def segment(network: nn.Module, batch: Batch) -> Tensor:
+    """Logits (B, C, H, W) of a segmenter at the size of the pictures, fp32."""
+    return upsample(network(batch.image).float(), batch.image.shape[-2:], network.stride)

@@ -1,0 +1,63 @@
+"""Strong-weak dual-branch network (Luo & Yang, ECCV 2020).
+
+A trunk (backbone and neck) shared by two branches of one architecture and separate parameters. Pictures with exact
+masks train the strong branch, pictures with estimated masks the weak one; every batch takes as many of one as of the
+other. The weak branch only regularises the trunk: it is left out at inference and in the exported weights.
+
+    semiseg train --method dual-branch --weak-labels masks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from stages.engine.losses import cross_entropy
+from stages.engine.randomness import derive_seed
+from stages.engine.streams import Stream
+from stages.methods.contract import Batch, Method, Setup, Sources, halves, segment
+from stages.methods.settings import DualBranchSettings
+from stages.networks import make_head, upsample
+
+
+class DualBranch(Method):
+    """L = CE(f_s(Z(x_s)), m_s) + lambda CE(f_w(Z(x_w)), m_w), each a mean over its own labelled pixels.
+
+    Normalising each branch by itself is what keeps the balance: a joint mean would weigh the kinds of labels by
+    their numbers of labelled pixels.
+    """
+
+    def __init__(self, settings: DualBranchSettings, setup: Setup) -> None:
+        super().__init__(settings, setup)
+        self.networks = nn.ModuleDict({"segmenter": setup.segmenter()})
+        if settings.weak_weight > 0:
+            seed = derive_seed(setup.seed, "weak branch")
+            self.networks["weak_head"] = make_head(setup.network, setup.num_classes, seed)
+
+    @classmethod
+    def streams(cls, settings: DualBranchSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        sources.require("dual-branch", "strong")
+        half = halves(batch_size, "dual-branch")
+        strong = Stream(sources.entries(sources.strong, "masks"), half)
+        if settings.weak_weight == 0:  # the control: exactly the single branch on the strong half
+            return {"strong": strong}
+        sources.require("dual-branch", "weak", "weak_labels")
+        return {"strong": strong, "weak": Stream(sources.entries(sources.weak, "weak_labels"), half)}
+
+    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        segmenter, strong = self.networks["segmenter"], batch["strong"]
+        if "weak" not in batch:
+            return {"strong": cross_entropy(segment(segmenter, strong), strong.label)}
+        weak = batch["weak"]
+        features = segmenter.trunk(torch.cat([strong.image, weak.image]))
+        strong_features = {name: maps[: len(strong)] for name, maps in features.items()}
+        weak_features = {name: maps[len(strong) :] for name, maps in features.items()}
+        size = strong.image.shape[-2:]
+        strong_logits = upsample(segmenter.head(strong_features).float(), size, segmenter.stride)
+        weak_logits = upsample(self.networks["weak_head"](weak_features).float(), size, segmenter.stride)
+        return {
+            "strong": cross_entropy(strong_logits, strong.label),
+            "weak": self.settings.weak_weight * cross_entropy(weak_logits, weak.label),
+        }

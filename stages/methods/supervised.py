@@ -1,0 +1,44 @@
+"""One network with one branch, cross-entropy on masks: the baseline of every table.
+
+With `labels` strong, weak, mixed or oversampled it is a single-branch row of Table 1 of Luo & Yang (ECCV 2020).
+
+    semiseg train --method supervised --set method.labels=mixed --weak-labels masks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from stages.engine.losses import cross_entropy
+from stages.engine.streams import Stream
+from stages.methods.contract import Batch, Method, Setup, Sources, segment
+from stages.methods.settings import SupervisedSettings
+
+
+class Supervised(Method):
+    """L = CE(f(x), m) over the pictures of one list, masks exact or estimated alike."""
+
+    def __init__(self, settings: SupervisedSettings, setup: Setup) -> None:
+        super().__init__(settings, setup)
+        self.networks = nn.ModuleDict({"segmenter": setup.segmenter()})
+
+    @classmethod
+    def streams(cls, settings: SupervisedSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        needs_weak = settings.labels != "strong"
+        sources.require("supervised", *(["weak", "weak_labels"] if needs_weak else ["strong"]))
+        if settings.labels in ("mixed", "oversampled"):
+            sources.require("supervised", "strong")
+        strong = sources.entries(sources.strong, "masks")
+        weak = sources.entries(sources.weak, "weak_labels")
+        if settings.labels == "oversampled" and len(strong) < len(weak):
+            whole, rest = divmod(len(weak), len(strong))
+            strong = strong * whole + strong[:rest]
+        entries = {"strong": strong, "weak": weak}.get(settings.labels, strong + weak)
+        # The stream has the name of the dual branch's: with weak_weight 0 both see the same samples.
+        return {"strong": Stream(entries, batch_size)}
+
+    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        pictures = batch["strong"]
+        return {"cross_entropy": cross_entropy(segment(self.networks["segmenter"], pictures), pictures.label)}

@@ -1,0 +1,74 @@
+"""Trains a segmenter: data set (and seeds or estimated masks) -> weights for inference.
+
+semiseg train --method dual-branch --data data --weak-labels masks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from artifacts.dataset import Dataset
+from artifacts.errors import ConfigError, DataError
+from artifacts.store import Artifact, Writer
+from stages.contract import Execution, Input, Stage
+from stages.methods import METHODS
+from stages.methods.settings import TrainConfig
+
+
+def externals(config: TrainConfig) -> dict[str, Path]:
+    file = config.network.weights_file()
+    return {"network.weights": file} if file else {}
+
+
+def check(config: TrainConfig, inputs: Mapping[str, Artifact | None]) -> None:
+    config.network.check()
+    for name in METHODS[config.method.name].needs:
+        if inputs.get(name) is None:
+            raise ConfigError(
+                f"method {config.method.name} needs the input {name!r} ({INPUTS[name].help})",
+                f"give --{name.replace('_', '-')} NAME",
+            )
+
+
+def run(
+    config: TrainConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
+) -> dict[str, Any]:
+    from stages.engine.segmenter_training import train_segmenter
+
+    assert inputs["data"] is not None
+    dataset = Dataset(inputs["data"])
+    folders = {
+        name: artifact.path / "masks" for name in ("weak_labels", "seeds") if (artifact := inputs.get(name)) is not None
+    }
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise DataError(f"the artifact given as {name} has no masks", "make it with masks (predict --output masks)")
+    initial = inputs.get("initial")
+    return train_segmenter(config, dataset, folders, initial, writer, execution)
+
+
+INPUTS = {
+    "data": Input(("dataset",), "the data set", default=("data",)),
+    "weak_labels": Input(
+        ("masks", "predictions", "seeds"),
+        "estimated masks of the weak pictures",
+        optional=True,
+        default=("weak-labels", "masks"),
+    ),
+    "seeds": Input(("seeds",), "seeds from image-level labels", optional=True, default=("seeds",)),
+    "initial": Input(("segmenter",), "a segmenter whose weights the training starts from", optional=True),
+}
+
+STAGE = Stage(
+    name="train",
+    version=1,
+    summary="Train a segmenter with one of the methods.",
+    config=TrainConfig,
+    inputs=INPUTS,
+    output="segmenter",
+    run=run,
+    externals=externals,
+    check=check,
+)
