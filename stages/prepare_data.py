@@ -154,8 +154,12 @@ def run(
 
 
 def externals(config: PrepareDataConfig) -> dict[str, Path]:
-    """The list and label files named by the config: their content counts, not their path."""
-    files = {}
+    """Lists and label files that the config names or that lie in its folders: their content counts, not their path."""
+    files: dict[str, Path] = {}
+    if config.dataset == "voc-aug":
+        from stages.data.voc import text_files
+
+        files |= text_files(Path(config.source).expanduser(), Path(config.sbd).expanduser() if config.sbd else None)
     if config.labelled:
         labelled = _parse_labelled(config.labelled)
         if isinstance(labelled, Path):

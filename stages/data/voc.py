@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,8 +76,7 @@ class ExtraMasks:
 
 def find_devkit(source: Path) -> Devkit:
     """The devkit at `source`, or at VOC2012 or VOCdevkit/VOC2012 below it. DataError says what is missing."""
-    places = [source, source / "VOC2012", source / "VOCdevkit" / "VOC2012"]
-    root = next((place for place in places if (place / "JPEGImages").is_dir()), None)
+    root = _devkit_root(source)
     if root is None:
         raise DataError(
             f"{source} is no VOC devkit: it has no folder JPEGImages, nor has VOC2012 or VOCdevkit/VOC2012 below it",
@@ -95,6 +94,28 @@ def find_devkit(source: Path) -> Devkit:
     )
 
 
+def _devkit_root(source: Path) -> Path | None:
+    places = (source, source / "VOC2012", source / "VOCdevkit" / "VOC2012")
+    return next((place for place in places if (place / "JPEGImages").is_dir()), None)
+
+
+def text_files(source: Path, sbd: Path | None) -> dict[str, Path]:
+    """The lists and labels that decide what the data set holds, as far as they exist, by a name for each."""
+    files = {}
+    if root := _devkit_root(source):
+        lists = root / "ImageSets" / "Segmentation"
+        for name in ("train.txt", "val.txt", *TRAINAUG_LISTS):
+            files[f"source_{name.removesuffix('.txt')}"] = lists / name
+        files["source_image_labels"] = root / LABEL_FILE
+    for root in _sbd_roots(sbd) if sbd else ():
+        files |= {f"sbd_{name}": root / f"{name}.txt" for name in ("train", "val") if (root / "cls").is_dir()}
+    return {name: path for name, path in files.items() if path.is_file()}
+
+
+def _sbd_roots(sbd: Path) -> tuple[Path, ...]:
+    return sbd, sbd / "dataset", sbd / "benchmark_RELEASE" / "dataset"
+
+
 def find_extra_masks(devkit: Devkit, sbd: Path | None) -> ExtraMasks | None:
     """SBD at `sbd` (its root, its folder `dataset`, or PNG masks), else the devkit's SegmentationClassAug."""
     if sbd is None:
@@ -102,7 +123,7 @@ def find_extra_masks(devkit: Devkit, sbd: Path | None) -> ExtraMasks | None:
         lists = tuple(devkit.lists / name for name in TRAINAUG_LISTS if (devkit.lists / name).is_file())[:1]
         files = files_by_id(folder, (".png",))
         return ExtraMasks(folder, files, lists, "png") if files or lists else None
-    for root in (sbd, sbd / "dataset", sbd / "benchmark_RELEASE" / "dataset"):
+    for root in _sbd_roots(sbd):
         if files := files_by_id(root / "cls", (".mat",)):
             lists = tuple(root / name for name in ("train.txt", "val.txt") if (root / name).is_file())
             return ExtraMasks(root / "cls", files, lists, "sbd")
@@ -310,27 +331,30 @@ def choose_tag_source(config: PrepareDataConfig, devkit: Devkit, plan: Plan, ids
 
 
 def read_tags(
-    source: str,
-    label_file: Path,
-    devkit: Devkit,
-    prepared: Mapping[str, Prepared],
-    kept: Sequence[str],
+    source: str, label_file: Path, devkit: Devkit, ids: Sequence[str], kept: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
-    """Foreground ids of the kept classes by image id, for the images that the source covers."""
-    if source == "masks":
-        return {image_id: one.classes for image_id, one in prepared.items() if one.classes is not None}
+    """Foreground ids of the kept classes by image id, for the images that the source (xml or file) covers."""
     if source == "file":
         names = read_label_file(label_file, VOC_CLASS_NAMES)
     else:
         folder = devkit.root / "Annotations"
-        covered = [image_id for image_id in prepared if image_id in devkit.annotations]
+        covered = [image_id for image_id in ids if image_id in devkit.annotations]
         names = {image_id: read_xml(folder / devkit.annotations[image_id], VOC_CLASS_NAMES) for image_id in covered}
     number = {name: class_id for class_id, name in enumerate(kept, start=1)}
     return {
         image_id: tuple(sorted(number[name] for name in names[image_id] if name in number))
-        for image_id in prepared
+        for image_id in ids
         if image_id in names
     }
+
+
+def check_tags(source: str, tagged: Container[str], training: Sequence[str]) -> None:
+    """Every training image has labels, if only an empty list of them; DataError names those without."""
+    if untagged := [image_id for image_id in training if image_id not in tagged]:
+        raise DataError(
+            f"{len(untagged)} training images have no labels in the source {source!r}: {named(untagged)}",
+            "complete them, or take the labels from another source (tag_source)",
+        )
 
 
 # ------------------------------------------------------------------------------------------------- all together
@@ -361,13 +385,12 @@ def write_voc(config: PrepareDataConfig, writer: Writer, execution: Execution) -
     if config.tag_source == "auto":
         note(f"image-level labels from {tag_source} (found by itself; tag_source: {tag_source} pins it)")
 
+    tags = {} if tag_source == "masks" else read_tags(tag_source, label_file, devkit, everything, kept)
+    check_tags(tag_source, plan.masks if tag_source == "masks" else tags, training)
+
     prepared = _prepare_images(plan, writer, execution, everything, config.copy_images)
-    tags = read_tags(tag_source, label_file, devkit, prepared, kept)
-    if untagged := [image_id for image_id in training if image_id not in tags]:
-        raise DataError(
-            f"{len(untagged)} training images have no labels in the source {tag_source!r}: {named(untagged)}",
-            "complete them, or take the labels from another source (tag_source)",
-        )
+    if tag_source == "masks":
+        tags = {image_id: one.classes for image_id, one in prepared.items() if one.classes is not None}
     without_kept = {image_id for image_id in training if not tags[image_id]}
     if config.without_kept_class == "drop":
         labelled, rest = ([i for i in ids if i not in without_kept] for ids in (labelled, rest))

@@ -325,6 +325,15 @@ def test_label_file_by_name_counts_by_content(prepare, kit, tmp_path):
     assert again.dataset.tags("t1") == (DOG,)
 
 
+def test_an_edited_list_makes_the_data_set_stale(prepare, kit):
+    before = prepare().artifact.manifest
+    assert {"source_train", "source_val", "sbd_train", "sbd_val"} == set(before.externals)
+    kit.write_list("train.txt", ["t1", "t2", "t3"])
+    after = prepare()
+    assert after.artifact.manifest.fingerprint != before.fingerprint
+    assert after.dataset.ids("train") == ("t1", "t2", "t3")
+
+
 # --- images, resuming
 
 
