@@ -42,9 +42,7 @@ def grow(
     Raises:
         ValueError: shapes do not match, or a pixel of the stack carries two labels.
     """
-    batch = grow_batch(
-        probabilities[None], seeds[None], _presence(present, len(probabilities))[None], theta_b, theta_f
-    )
+    batch = grow_batch(probabilities[None], seeds[None], _presence(present, len(probabilities))[None], theta_b, theta_f)
     return cast(NDArray, batch[0])
 
 
@@ -108,9 +106,7 @@ def label_map(seeds: NDArray) -> NDArray[np.uint8]:
     binary = seeds.astype(bool)
     count = binary.sum(axis=-3)
     if (count > 1).any():
-        raise ValueError(
-            f"{int((count > 1).sum())} pixels carry more than one seed label; seeds must be single-label"
-        )
+        raise ValueError(f"{int((count > 1).sum())} pixels carry more than one seed label; seeds must be single-label")
     return np.where(count == 1, binary.argmax(axis=-3), UNLABELLED).astype(np.uint8)
 
 

@@ -1,0 +1,223 @@
+"""Class-activation maps of many pictures, over scales and mirrors, in batches.
+
+    for maps in class_activation_maps(classifier, dataset, ids, scales=(0.5, 1, 1.5, 2), device=device):
+        store(maps.image_id, maps.scores, maps.classes, size=maps.size, stride=maps.stride)
+
+Every scale and its mirror image give ReLU(CAM); they are resampled to one grid of stride 4 on the picture, summed,
+and divided by each class's maximum (as in AffinityNet, IRNet, SEAM). Only the classes of the image-level labels stay.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage, stats
+from torch import Tensor
+
+from artifacts.dataset import Dataset
+from stages.localization.grid import cells, interpolation_matrix, resize_maps
+from stages.networks import Classifier, normalise
+
+STRIDE = 4  # picture pixels per cell of a score map
+MAXIMUM_FLOOR = 1e-5  # added to a class's maximum before dividing by it
+BATCHES_AHEAD = 3  # decoded while the network works
+
+# SEC reads gradients at VGG16's conv4_1: stride 8, the first layer behind the third pooling.
+GRADIENT_LAYERS = {
+    "tiny": "stage8",
+    "vgg16": "features.18",
+    "resnet50": "layer2",
+    "resnet101": "layer2",
+    "mobilenet_v2": "features.6",
+}
+
+
+@dataclass(frozen=True)
+class ActivationMaps:
+    """The maps of one picture: scores float16 (K, h, w) in 0..1, classes uint8 (K,) as class ids, size (H, W)."""
+
+    image_id: str
+    scores: NDArray[np.float16]
+    classes: NDArray[np.uint8]
+    size: tuple[int, int]
+    stride: int = STRIDE
+
+
+def class_activation_maps(
+    classifier: Classifier,
+    dataset: Dataset,
+    ids: Sequence[str],
+    *,
+    scales: Sequence[float],
+    flip: bool = True,
+    batch_size: int = 16,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    threads: int = 2,
+) -> Iterator[ActivationMaps]:
+    """Maps of the pictures `ids`, in the order of their sizes; the batch size does not change them.
+
+    Args:
+        classifier: on `device`, in eval mode.
+        scales: factors on the picture's sides; each is a forward pass.
+        flip: add the mirror image of every scale, in the same batch.
+        batch_size: pictures of identical size per batch; scales above 1 are cut into smaller batches.
+        dtype: autocast type (bf16, fp16), None for fp32. The maps are summed in fp32.
+        threads: threads that decode pictures while the network works.
+    """
+    pending: deque[tuple[list[str], tuple[int, int], Tensor]] = deque()
+    for members, pixels in decoded_batches(dataset, ids, batch_size, threads, pin=device.type == "cuda"):
+        images = pixels.to(device, non_blocking=True)
+        summed = multi_scale_maps(classifier, images, scales, flip, batch_size, dtype)
+        pending.append((members, (images.shape[2], images.shape[3]), normalise_by_maximum(summed).half()))
+        if len(pending) > 1:  # the transfer waits for one batch while the next one is already queued on the device
+            yield from _unpack(dataset, *pending.popleft())
+    while pending:
+        yield from _unpack(dataset, *pending.popleft())
+
+
+def _unpack(dataset: Dataset, members: list[str], size: tuple[int, int], maps: Tensor) -> Iterator[ActivationMaps]:
+    for image_id, scores in zip(members, maps.cpu().numpy(), strict=True):
+        classes = np.array(dataset.tags(image_id), dtype=np.uint8)
+        yield ActivationMaps(image_id, scores[classes.astype(int) - 1], classes, size)
+
+
+def decoded_batches(
+    dataset: Dataset, ids: Sequence[str], batch_size: int, threads: int, pin: bool = False
+) -> Iterator[tuple[list[str], Tensor]]:
+    """(ids, uint8 (B, 3, H, W)) of pictures of identical size; the next batches are decoded in threads meanwhile."""
+    batches = size_batches({image_id: dataset.size(image_id) for image_id in ids}, batch_size)
+    with ExitStack() as stack:
+        pool = ThreadPoolExecutor(max(threads, 1))
+        stack.callback(pool.shutdown, cancel_futures=True)
+        ahead: deque[tuple[list[str], list[Future[NDArray]]]] = deque()
+        remaining = iter(batches)
+        while True:
+            while len(ahead) < BATCHES_AHEAD and (members := next(remaining, None)) is not None:
+                ahead.append((members, [pool.submit(dataset.image, image_id) for image_id in members]))
+            if not ahead:
+                return
+            members, futures = ahead.popleft()
+            pixels = torch.from_numpy(np.stack([future.result() for future in futures]).transpose(0, 3, 1, 2))
+            yield members, pixels.pin_memory() if pin else pixels
+
+
+def size_batches(sizes: dict[str, tuple[int, int]], batch_size: int) -> list[list[str]]:
+    """Ids grouped by identical size, largest pictures first, in batches."""
+    groups: dict[tuple[int, int], list[str]] = {}
+    for image_id in sorted(sizes):
+        groups.setdefault(sizes[image_id], []).append(image_id)
+    ordered = sorted(groups, key=lambda size: (-size[0] * size[1], size))  # too large for the memory? known at once
+    return [
+        groups[size][start : start + batch_size]
+        for size in ordered
+        for start in range(0, len(groups[size]), batch_size)
+    ]
+
+
+@torch.inference_mode()
+def multi_scale_maps(
+    classifier: Classifier,
+    images: Tensor,
+    scales: Sequence[float],
+    flip: bool,
+    batch_size: int,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Sum over scales and mirrors of ReLU(CAM): uint8 images (B, 3, H, W) -> fp32 (B, K, ceil(H/4), ceil(W/4))."""
+    B, _, H, W = images.shape
+    pictures = normalise(images)
+    total = torch.zeros(B, classifier.num_foreground, cells(H, STRIDE), cells(W, STRIDE), device=images.device)
+    for scale in scales:
+        size = (max(round(H * scale), 1), max(round(W * scale), 1))
+        step = max(1, int(batch_size / max(1.0, scale * scale)))
+        for start in range(0, B, step):
+            part = _resized(pictures[start : start + step], size)
+            count = len(part)
+            if flip:
+                part = torch.cat([part, part.flip(-1)])
+            if images.is_cuda:
+                part = part.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+                maps = classifier.activation_maps(part)  # (count or 2 count, K, h, w)
+            maps = maps.float().relu_()
+            rows = _readers(H, size[0], classifier.stride, maps.shape[-2], images.device)
+            columns = _readers(W, size[1], classifier.stride, maps.shape[-1], images.device)
+            total[start : start + count] += rows @ maps[:count] @ columns.T
+            if flip:
+                mirrored = _readers(W, size[1], classifier.stride, maps.shape[-1], images.device, mirrored=True)
+                total[start : start + count] += rows @ maps[count:] @ mirrored.T
+    return total
+
+
+def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    if size == tuple(pictures.shape[-2:]):
+        return pictures
+    return F.interpolate(pictures, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+@lru_cache(maxsize=512)
+def _readers(length: int, scaled: int, stride: int, count: int, device: torch.device, mirrored: bool = False) -> Tensor:
+    """Weights (cells of the score map, count) that read a map of the scaled (and mirrored) picture at stride 4.
+
+    Reading the mirrored map at mirrored places is exact for every size; turning the map over is not, unless its
+    cells happen to lie symmetrically.
+    """
+    pixels = np.arange(cells(length, STRIDE)) * STRIDE
+    positions = (pixels + 0.5) * scaled / length - 0.5
+    if mirrored:
+        positions = scaled - 1 - positions
+    return torch.from_numpy(interpolation_matrix(positions, stride, count)).to(device)
+
+
+def normalise_by_maximum(maps: Tensor) -> Tensor:
+    """Each map (..., h, w) divided by its own maximum plus 1e-5: 0..1."""
+    return maps / (maps.amax(dim=(-2, -1), keepdim=True) + MAXIMUM_FLOOR)
+
+
+def gradient_ranks(
+    classifier: Classifier,
+    dataset: Dataset,
+    ids: Sequence[str],
+    *,
+    batch_size: int = 16,
+    device: torch.device,
+    threads: int = 2,
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """SEC's background cue as a saliency map: (id, float32 (H, W) in 0..1), in the order of the pictures' sizes.
+
+    Ones are propagated back from the class scores to a layer of stride 8 (VGG16: conv4_1); the highest |gradient|
+    over the channels, smoothed by a 3x3 median, is replaced by its rank among the positions of the picture. So
+    SEC's "lowest 10 % of the positions" are the pixels below 0.1.
+    """
+    layer = classifier.backbone.get_submodule(GRADIENT_LAYERS[classifier.config.backbone])
+    for members, pixels in decoded_batches(dataset, ids, batch_size, threads):
+        images = normalise(pixels.to(device))
+        magnitudes = gradient_magnitudes(classifier, layer, images)
+        size = (images.shape[2], images.shape[3])
+        for image_id, magnitude in zip(members, magnitudes.cpu().numpy(), strict=True):
+            smooth = ndimage.median_filter(magnitude, size=3)
+            ranks = (stats.rankdata(smooth, axis=None).reshape(smooth.shape) - 0.5) / smooth.size
+            yield image_id, resize_maps(ranks, size, stride=8)
+
+
+def gradient_magnitudes(classifier: Classifier, layer: torch.nn.Module, images: Tensor) -> Tensor:
+    """max over channels of |d sum of scores / d layer output|: normalised images (B, 3, H, W) -> (B, h, w)."""
+    kept: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    try:
+        with torch.enable_grad():
+            scores = classifier(images.requires_grad_(True))
+    finally:
+        hook.remove()
+    (gradient,) = torch.autograd.grad(scores.sum(), kept[0])
+    return gradient.abs().amax(dim=1)

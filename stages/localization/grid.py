@@ -1,0 +1,46 @@
+"""Where the cells of a map lie on its picture, and bilinear resampling between such grids.
+
+Cell i of a map with a given stride is centred on pixel `stride * i`, as in strided convolutions with symmetric
+padding (see `stages.networks.upsample`). Resampling is separable: rows @ map @ columns.T with two small matrices.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def cells(length: int, stride: int) -> int:
+    """How many cells of a stride cover `length` pixels."""
+    return -(-length // stride)
+
+
+def interpolation_matrix(positions: NDArray, stride: float, count: int) -> NDArray[np.float32]:
+    """Bilinear weights (n, count): row i reads the map's value at pixel coordinate `positions[i]`.
+
+    Positions beyond the first and last cell's centre take that cell's value.
+    """
+    place = np.clip(np.asarray(positions, dtype=np.float64) / stride, 0, count - 1)
+    left = np.minimum(place.astype(np.int64), max(count - 2, 0))
+    share = place - left
+    matrix = np.zeros((len(place), count), dtype=np.float32)
+    rows = np.arange(len(place))
+    matrix[rows, left] = 1 - share
+    matrix[rows, np.minimum(left + 1, count - 1)] += share
+    return matrix
+
+
+@lru_cache(maxsize=256)
+def to_every_pixel(length: int, stride: float, count: int) -> NDArray[np.float32]:
+    """The matrix (length, count) that brings a map of `count` cells to every pixel."""
+    return interpolation_matrix(np.arange(length), stride, count)
+
+
+def resize_maps(maps: NDArray, size: tuple[int, int], stride: int) -> NDArray[np.float32]:
+    """Maps (..., h, w) of a stride to float32 (..., H, W), size = (H, W) of the picture in pixels."""
+    rows = to_every_pixel(size[0], stride, maps.shape[-2])
+    columns = to_every_pixel(size[1], stride, maps.shape[-1])
+    resized: NDArray[np.float32] = rows @ maps.astype(np.float32) @ columns.T
+    return resized

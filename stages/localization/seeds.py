@@ -1,0 +1,88 @@
+"""Score maps and saliency to label maps: sparse seeds with unknown pixels, or dense masks without.
+
+Sources: SEC (Kolesnikov & Lampert, ECCV 2016) and DSRG (Huang et al., CVPR 2018) for seeds, AffinityNet (Ahn &
+Kwak, CVPR 2018) for dense masks and for the background made of the maps themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNKNOWN = 255
+
+Claims = Literal["smaller_area", "highest_score"]
+Conflict = Literal["foreground", "ignore", "background"]
+
+
+def seed_labels(
+    scores: NDArray,
+    classes: NDArray,
+    background: NDArray | None,
+    threshold: float = 0.2,
+    claims: Claims = "smaller_area",
+    conflict: Conflict = "foreground",
+) -> NDArray[np.uint8]:
+    """Seeds of one picture: a label map (h, w) with 255 where nothing is known.
+
+    Args:
+        scores: (K, h, w) class-activation maps, not negative; classes: (K,) their class ids.
+        background: bool (h, w), where the background is sure; None: nowhere.
+        threshold: a class claims the pixels with at least this share of its map's maximum (SEC, DSRG: 0.2).
+        claims: whose pixel it is when several classes claim it: "smaller_area" - the class that claims fewer
+            pixels (SEC's rule), on a tie the lower id; "highest_score" - the class with the highest score.
+        conflict: what a pixel becomes that is claimed and also sure background.
+    """
+    claimed = foreground_claims(scores, threshold)  # (K, h, w)
+    labels = np.full(scores.shape[1:], UNKNOWN, dtype=np.uint8)
+    if claims == "smaller_area":
+        areas = claimed.sum(axis=(1, 2))
+        for k in sorted(range(len(classes)), key=lambda k: (areas[k], classes[k]), reverse=True):
+            labels[claimed[k]] = classes[k]  # the smallest paints last
+    elif len(classes):
+        winner = np.where(claimed, scores, -1).argmax(axis=0)
+        labels = np.where(claimed.any(axis=0), np.asarray(classes, dtype=np.uint8)[winner], labels)
+    if background is None:
+        return labels
+    free = labels == UNKNOWN
+    if conflict == "foreground":
+        labels[background & free] = 0
+    else:
+        labels[background] = np.where(free[background] | (conflict == "background"), 0, UNKNOWN)
+    return labels
+
+
+def foreground_claims(scores: NDArray, threshold: float) -> NDArray[np.bool_]:
+    """bool (K, h, w): where each map reaches `threshold` times its own maximum; a map of zeros claims nothing."""
+    peak = scores.max(axis=(1, 2), keepdims=True, initial=0)
+    claimed: NDArray[np.bool_] = (scores >= threshold * peak) & (peak > 0)
+    return claimed
+
+
+def dense_labels(
+    scores: NDArray, classes: NDArray, threshold: float = 0.2, alpha: float | None = None
+) -> NDArray[np.uint8]:
+    """A full mask (h, w): the class with the highest score, or background where the background scores higher.
+
+    The background's score is the constant `threshold` (AffinityNet: 0.2, IRNet: 0.15), or
+    (1 - highest score)^alpha where `alpha` is given (AffinityNet's random walk: 16). Scores lie in 0..1.
+    """
+    if not len(classes):
+        return np.zeros(scores.shape[1:], dtype=np.uint8)
+    best = scores.max(axis=0)
+    ground = threshold if alpha is None else activation_background(scores, alpha)
+    winner = np.asarray(classes, dtype=np.uint8)[scores.argmax(axis=0)]
+    return np.where(best > ground, winner, np.uint8(0))
+
+
+def activation_background(scores: NDArray, alpha: float) -> NDArray:
+    """AffinityNet's background score (h, w): (1 - max_c CAM_c)^alpha. Low alpha: generous, high: shy."""
+    return (1 - np.clip(scores.max(axis=0, initial=0), 0, 1)) ** alpha
+
+
+def sure_background(scores: NDArray, alpha: float) -> NDArray[np.bool_]:
+    """bool (h, w): where the background wins against every map even with AffinityNet's shy alpha (32)."""
+    sure: NDArray[np.bool_] = activation_background(scores, alpha) > scores.max(axis=0, initial=0)
+    return sure
