@@ -35,9 +35,10 @@ class Geometry:
 
 
 def draw_geometry(
-    config: AugmentationConfig, height: int, width: int, crop_size: int, random: np.random.Generator
+    config: AugmentationConfig, size: tuple[int, ...], crop_size: int, random: np.random.Generator
 ) -> Geometry:
-    """Random scale, crop position and mirroring for a picture of `height` x `width` pixels."""
+    """Random scale, crop position and mirroring for a picture of `size` (height, width) pixels."""
+    height, width = size
     if config.mode == "resize":
         return Geometry((0, 0, width, height), (crop_size, crop_size), config.flip and random.random() < 0.5)
     scale = float(random.choice(config.scales)) if config.scales else float(random.uniform(*config.scale))

@@ -111,7 +111,9 @@ class _Trainer:
         self.dtype = autocast_dtype(config.precision, self.device)
         self.on_gpu = self.device.type == "cuda"
         self.main = distributed.rank() == 0
-        method.networks.to(self.device, memory_format=torch.channels_last if self.on_gpu else torch.preserve_format)
+        method.networks.to(self.device)
+        if self.on_gpu:
+            method.networks.to(memory_format=torch.channels_last)
         method.networks.train()
         step_module: nn.Module = TrainingStep(method)
         if distributed.world_size() > 1:
@@ -189,7 +191,7 @@ class _Trainer:
         steps = range(self.step, self.config.iterations)
         # One worker per core beside the training process; a small batch is made as quickly as it is fetched.
         workers = max(self.execution.workers // distributed.world_size() - 1, 0)
-        loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             self.maker,  # type: ignore[arg-type]  # a map from step to batch is all a DataLoader needs
             batch_size=None,
             sampler=steps,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
@@ -19,6 +19,7 @@ from stages.engine.randomness import derive_seed
 from stages.engine.streams import MaskFolder, SampleMaker, Stream
 from stages.methods import load_method
 from stages.methods.contract import Setup, Sources
+from stages.networks import Classifier, Segmenter
 
 if TYPE_CHECKING:
     from stages.methods.settings import TrainConfig
@@ -85,14 +86,12 @@ def check_labels(streams: Mapping[str, Stream], folders: Mapping[str, MaskFolder
                 )
 
 
-def publish_network(writer: Writer, network: nn.Module, class_names: Any) -> None:
+def publish_network(writer: Writer, network: nn.Module, class_names: Sequence[str]) -> None:
     """weights.pt (fp32, on the CPU) and network.json, what `load_network` reads."""
-    from artifacts.canonical import pretty_json
-
     state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     with writer.item("weights.pt") as temporary:
         checkpoint.save(temporary, state)
-    writer.write_bytes("network.json", pretty_json(network.spec(class_names)).encode())
+    writer.write_json("network.json", cast(Segmenter | Classifier, network).spec(class_names))
 
 
 __all__ = ["check_labels", "publish_network", "train_segmenter"]

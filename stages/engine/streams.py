@@ -54,11 +54,11 @@ class Stream:
 
 
 class Place(NamedTuple):
-    """A position in the endless sequence: the epoch, the place in it and the entry's index."""
+    """A position in the endless sequence: the epoch, the place in it and which entry stands there."""
 
     epoch: int
     position: int
-    index: int
+    entry: int
 
 
 class Order:
@@ -153,10 +153,10 @@ class SampleMaker:
     def sample(self, name: str, place: Place) -> dict[str, Any]:
         """One augmented sample: image uint8 (3, S, S), label maps uint8 (S, S), valid bool (S, S), tags, colour."""
         stream = self.orders[name].stream
-        entry = stream.entries[place.index]
+        entry = stream.entries[place.entry]
         random = generator(self.seed, "augment", name, place.epoch, place.position)
         picture = self._read("image", entry.image_id)
-        geometry = draw_geometry(self.augmentation, *picture.shape[:2], self.crop_size, random)
+        geometry = draw_geometry(self.augmentation, picture.shape[:2], self.crop_size, random)
         sample: dict[str, Any] = {
             "id": entry.image_id,
             "image": cut_picture(picture, geometry, self.crop_size).transpose(2, 0, 1),

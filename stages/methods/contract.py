@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ from artifacts.errors import ConfigError
 from stages.engine.batch import Batch
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Entry, Stream
-from stages.networks import build_segmenter, parameter_groups, upsample
+from stages.networks import Segmenter, build_segmenter, parameter_groups, upsample
 from stages.networks.config import NetworkConfig
 
 
@@ -41,7 +41,7 @@ class Setup:
     workers: int = 1
     initial: Mapping[str, Tensor] | None = None
 
-    def segmenter(self, which: int = 0) -> nn.Module:
+    def segmenter(self, which: int = 0) -> Segmenter:
         """A segmenter with the config's initial weights; `which` = 1, 2, ... gives other random layers."""
         seed = self.seed if which == 0 else derive_seed(self.seed, "network", which)
         network = build_segmenter(self.network, self.num_classes, seed)
@@ -116,7 +116,7 @@ class Method:
 
     @property
     def predictor(self) -> nn.Module:
-        """What is evaluated, exported and saved for inference."""
+        """What is evaluated, exported and saved for inference; it has `spec(class_names)`."""
         return self.networks["segmenter"]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -143,4 +143,10 @@ def halves(batch_size: int, method: str) -> int:
 
 def segment(network: nn.Module, batch: Batch) -> Tensor:
     """Logits (B, C, H, W) of a segmenter at the size of the pictures, fp32."""
-    return upsample(network(batch.image).float(), batch.image.shape[-2:], network.stride)
+    return at_size(network(batch.image), batch, network)
+
+
+def at_size(logits: Tensor, batch: Batch, network: nn.Module) -> Tensor:
+    """Logits of a head of `network`, (B, C, h, w), at the size of the pictures, fp32."""
+    height, width = batch.image.shape[-2:]
+    return upsample(logits.float(), (height, width), cast(Segmenter, network).stride)

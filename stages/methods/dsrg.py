@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from stages.engine.streams import Stream
 from stages.localization.region_growing import grow_batch
 from stages.methods.contract import Batch, Method, Setup, Sources
 from stages.methods.settings import DsrgSettings
+from stages.networks import Segmenter
 from stages.scoring.dense_crf import crf_batch, crf_pool, named_parameters
 
 SMALLEST = 1e-4  # added to probabilities, and the smallest denominator of a seed set (authors' code)
@@ -56,7 +57,7 @@ class Dsrg(Method):
         }
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
-        pictures, network = batch["weak"], self.networks["segmenter"]
+        pictures, network = batch["weak"], cast(Segmenter, self.networks["segmenter"])
         logits = network(pictures.image).float()  # (B, C, h, w): everything below lives on this grid
         cells = slice(None, None, network.stride)  # cell i lies on pixel stride * i
         seeds = pictures.label[:, cells, cells]  # (B, h, w)

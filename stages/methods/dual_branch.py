@@ -10,6 +10,7 @@ other. The weak branch only regularises the trunk: it is left out at inference a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,9 @@ from torch import Tensor, nn
 from stages.engine.losses import cross_entropy
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Stream
-from stages.methods.contract import Batch, Method, Setup, Sources, halves, segment
+from stages.methods.contract import Batch, Method, Setup, Sources, at_size, halves, segment
 from stages.methods.settings import DualBranchSettings
-from stages.networks import make_head, upsample
+from stages.networks import Segmenter, make_head
 
 
 class DualBranch(Method):
@@ -47,16 +48,16 @@ class DualBranch(Method):
         return {"strong": strong, "weak": Stream(sources.entries(sources.weak, "weak_labels"), half)}
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
-        segmenter, strong = self.networks["segmenter"], batch["strong"]
+        segmenter = cast(Segmenter, self.networks["segmenter"])
+        strong = batch["strong"]
         if "weak" not in batch:
             return {"strong": cross_entropy(segment(segmenter, strong), strong.label)}
         weak = batch["weak"]
         features = segmenter.trunk(torch.cat([strong.image, weak.image]))
         strong_features = {name: maps[: len(strong)] for name, maps in features.items()}
         weak_features = {name: maps[len(strong) :] for name, maps in features.items()}
-        size = strong.image.shape[-2:]
-        strong_logits = upsample(segmenter.head(strong_features).float(), size, segmenter.stride)
-        weak_logits = upsample(self.networks["weak_head"](weak_features).float(), size, segmenter.stride)
+        strong_logits = at_size(segmenter.head(strong_features), strong, segmenter)
+        weak_logits = at_size(self.networks["weak_head"](weak_features), weak, segmenter)
         return {
             "strong": cross_entropy(strong_logits, strong.label),
             "weak": self.settings.weak_weight * cross_entropy(weak_logits, weak.label),
