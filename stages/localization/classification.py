@@ -1,0 +1,70 @@
+"""Training and scoring the multi-label classifier whose activation maps localise classes.
+
+Loss: multi-label soft margin on the image-level labels, as in SEC, PSA, IRNet, SEAM and their descendants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from artifacts.dataset import Dataset
+from stages.engine.batch import Batch
+from stages.engine.losses import multilabel_soft_margin
+from stages.localization.average_precision import average_precision
+from stages.methods.contract import Method
+from stages.networks import Classifier, build_classifier, normalise
+from stages.networks.config import ClassifierConfig
+
+BATCH = 32
+
+
+class Classification(Method):
+    """A classifier as the training loop sees it: one network, one stream named "labelled"."""
+
+    def __init__(self, network: ClassifierConfig, num_foreground: int, seed: int) -> None:
+        self.networks = nn.ModuleDict({"classifier": build_classifier(network, num_foreground, seed)})
+
+    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        pictures = batch["labelled"]
+        return {"soft_margin": multilabel_soft_margin(self.predictor(pictures.image), pictures.tags)}
+
+    @property
+    def predictor(self) -> Classifier:
+        return cast(Classifier, self.networks["classifier"])
+
+
+@torch.inference_mode()
+def class_scores(
+    network: nn.Module, dataset: Dataset, ids: Sequence[str], size: int, device: torch.device, workers: int
+) -> np.ndarray:
+    """Logits float32 (N, K) of pictures resized to `size` x `size`."""
+    network.eval()
+
+    def picture(image_id: str) -> np.ndarray:
+        image = Image.fromarray(dataset.image(image_id))
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+    rows = []
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        pictures = pool.map(picture, ids)
+        for first in range(0, len(ids), BATCH):
+            chunk = np.stack([next(pictures) for _ in ids[first : first + BATCH]])
+            images = normalise(torch.from_numpy(chunk).to(device).permute(0, 3, 1, 2))
+            rows.append(network(images).float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def precision_of_classes(
+    network: nn.Module, dataset: Dataset, ids: Sequence[str], size: int, device: torch.device, workers: int
+) -> dict[str, float | None]:
+    """Average precision by class name over the pictures `ids`; None for a class that none of them has."""
+    scores = class_scores(network, dataset, ids, size, device, workers)
+    present = np.stack([dataset.tags_vector(image_id) for image_id in ids]) > 0
+    return {name: average_precision(scores[:, k], present[:, k]) for k, name in enumerate(dataset.class_names[1:])}
