@@ -154,7 +154,11 @@ def run(
 
 
 def externals(config: PrepareDataConfig) -> dict[str, Path]:
-    """Lists and label files that the config names or that lie in its folders: their content counts, not their path."""
+    """Lists and label files that the config names or that lie in its folders: their content counts, not their path.
+
+    ConfigError for a folder that is not there: then nothing can be said about its files.
+    """
+    check(config, {})
     files: dict[str, Path] = {}
     if config.dataset == "voc-aug":
         from stages.data.voc import text_files
