@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,8 +67,8 @@ def _imagenet(name: str) -> dict[str, Tensor]:
     weights = torchvision.models.get_weight(f"{_WEIGHTS[name]}.IMAGENET1K_V1")
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
-    # URLError is an OSError; a wrong hash is a RuntimeError; a connection that breaks off is an HTTPException
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
+    # no network: URLError, an OSError; wrong hash: RuntimeError; torn connection: HTTPException; torn file: the rest
+    except (OSError, RuntimeError, http.client.HTTPException, pickle.UnpicklingError, EOFError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise ConfigError(
             f"torchvision's ImageNet weights of {name} could not be loaded: {error}",

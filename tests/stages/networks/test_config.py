@@ -50,7 +50,7 @@ def test_a_resolved_config_is_read_back_as_itself() -> None:
         ),
         ({"preset": "tiny", "output_stride": 32}, ["tiny has output_stride 8 or 16, not 32"]),
         ({"preset": "tiny", "weights": "imagenet"}, ["tiny has no ImageNet weights"]),
-        ({"preset": "tiny", "head_channels": 0}, ["deeplabv3plus needs at least 1"]),
+        ({"preset": "tiny", "head_channels": 0}, ["fcn needs at least 1"]),
         ({"preset": "tiny", "head": "largefov", "atrous_rates": [6, 12]}, ["largefov has one atrous rate"]),
         ({"preset": "tiny", "atrous_rates": [0]}, ["atrous_rates must be whole numbers from 1 on"]),
         ({"preset": "tiny", "hed": "fcn"}, ["network.hed", "did you mean 'head'"]),
