@@ -1,0 +1,228 @@
+"""stages/pipeline/run_stage.py: fresh, stale, forced and continued work; inputs that do not fit; stages that fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from artifacts.errors import ArtifactError, BusyError, ConfigError
+from artifacts.store import Work, Workspace
+from stages.config import Config
+from stages.contract import Execution, Input
+from stages.pipeline.run_stage import run_stage
+
+
+class Settings(Config):
+    count: int = 3
+    text: str = "item"
+    source: str = ""
+
+
+@pytest.fixture
+def run(toy, workspace: Workspace, execution: Execution):
+    """Runs the toy stage: what it made, and the outcome."""
+
+    def act(name: str = "m", config: Any = None, given: dict | None = None, force: bool = False, **stage: Any):
+        toy.made.clear()
+        record = toy.stage(config=Settings, **stage)
+        return run_stage(record, config or Settings(), workspace, name, given or {}, execution, force)
+
+    return act
+
+
+def test_fresh_work_is_not_done_again(run, toy):
+    first = run()
+    assert (first.ran, len(toy.made)) == (True, 3)
+    second = run()
+    assert (second.ran, len(toy.made)) == (False, 0)
+    assert second.artifact.manifest == first.artifact.manifest
+
+
+def test_a_change_that_can_change_the_result_makes_work_and_the_old_artifact_goes(run, toy, workspace):
+    old = run().artifact.manifest
+    new = run(config=Settings(text="other"))
+    assert (new.ran, len(toy.made)) == (True, 3)
+    assert new.artifact.manifest.content != old.content
+    assert workspace.names() == ["m"]
+    assert workspace.leftovers() == {}
+    assert run(version=2, config=Settings(text="other")).ran
+
+
+def test_force_does_it_again_with_the_same_result(run, toy):
+    old = run().artifact.manifest
+    again = run(force=True)
+    assert (again.ran, len(toy.made)) == (True, 3)
+    assert again.artifact.manifest.content == old.content
+
+
+def test_a_stage_that_raises_keeps_its_work_and_the_old_artifact(run, toy, workspace):
+    run()
+    toy.fail_at = 2
+    with pytest.raises(RuntimeError, match="failed at 2"):
+        run(config=Settings(text="new"))
+    assert toy.made == ["items/000.txt", "items/001.txt"]
+    assert workspace.artifact("m").config["text"] == "item"
+    assert workspace.artifact("m").verify() == []
+    toy.fail_at = None
+    outcome = run(config=Settings(text="new"))
+    assert toy.made == ["items/002.txt"]
+    assert outcome.artifact.manifest.resumed == 1
+    undisturbed = run("other", config=Settings(text="new"))
+    assert outcome.artifact.manifest.content == undisturbed.artifact.manifest.content
+
+
+def test_work_between_keeps_the_first_unfinished_work(run, toy):
+    toy.fail_at = 2
+    with pytest.raises(RuntimeError, match="failed at 2"):
+        run(config=Settings(text="a"))
+    toy.fail_at = None
+    run(config=Settings(text="b"))
+    run(config=Settings(text="a"))
+    assert toy.made == ["items/002.txt"]
+
+
+def test_an_artifact_another_process_made_meanwhile_is_not_made_twice(run, toy, workspace, monkeypatch):
+    """Between our look (not fresh) and our lock the other one published."""
+    from stages.pipeline import run_stage as module
+
+    run()
+    looks = []
+    real = module.published_if_fresh
+
+    def blind_at_first(*arguments):
+        looks.append(1)
+        return None if len(looks) == 1 else real(*arguments)
+
+    monkeypatch.setattr(module, "published_if_fresh", blind_at_first)
+    assert not run().ran
+    assert toy.made == []
+    assert workspace.leftovers() == {}
+
+
+def test_a_damaged_manifest_is_made_again(run, toy, workspace):
+    run()
+    (workspace.folder("m") / "manifest.json").write_text("{")
+    assert run().ran
+    assert workspace.artifact("m").verify() == []
+
+
+NEEDS = {
+    "masks": Input(kinds=("masks", "seeds"), help="label maps"),
+    "data": Input(kinds=("dataset",), help="the data set", optional=True),
+}
+
+
+def test_inputs_are_recorded_and_their_content_counts(run, workspace, tmp_path):
+    run("source")
+    outcome = run("result", given={"masks": "source", "data": None}, inputs=NEEDS)
+    source = workspace.artifact("source").manifest
+    assert outcome.artifact.manifest.inputs == {
+        "masks": {
+            "artifact": "source",
+            "kind": "masks",
+            "kind_version": 1,
+            "content": source.content,
+            "fingerprint": source.fingerprint,
+        }
+    }
+    (tmp_path / "file").write_text("x")
+    assert run("source", config=Settings(source=str(tmp_path / "file"))).ran  # another fingerprint, the same bytes
+    assert not run("result", given={"masks": "source"}, inputs=NEEDS).ran
+    run("source", config=Settings(text="changed"))
+    assert run("result", given={"masks": "source"}, inputs=NEEDS).ran
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({}, ArtifactError, r"toy needs the input 'masks' \(label maps\)"),
+        ({"masks": None}, ArtifactError, "needs the input 'masks'"),
+        ({"masks": "data"}, ArtifactError, "'data' of kind dataset, expected masks or seeds"),
+        ({"masks": "source", "data": "source"}, ArtifactError, "input 'data' is the artifact 'source' of kind masks"),
+        ({"masks": "nowhere"}, ArtifactError, "has no artifact 'nowhere'"),
+        ({"masks": "../source"}, ArtifactError, "cannot name an artifact"),
+        ({"maks": "nowhere"}, ConfigError, "no input 'maks'"),
+        ({"masks": "result"}, ConfigError, "'result' would be its own input"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_told_before_any_work(run, toy, workspace, given, error, words):
+    run("source")
+    run("data", output="dataset")
+    run("result")
+    with pytest.raises(error, match=words):
+        run("result", given=given, inputs=NEEDS, version=2)
+    assert toy.made == []
+    assert workspace.leftovers() == {}
+
+
+def test_an_input_of_an_unknown_version_is_refused(run, workspace):
+    run("source")
+    path = workspace.folder("source") / "manifest.json"
+    path.write_text(path.read_text().replace('"kind_version": 1', '"kind_version": 7'))
+    with pytest.raises(ArtifactError, match="masks has version 7, this version of semiseg reads version 1"):
+        run("result", given={"masks": "source"}, inputs=NEEDS)
+
+
+def test_an_artifact_in_use_is_busy(run, toy, workspace):
+    run("source")
+    with workspace.reading(["source"]), pytest.raises(BusyError, match="in use as an input"):
+        run("source", config=Settings(text="new"))
+    assert not run("source").ran  # fresh: no lock is needed
+    with (
+        workspace.writing("source", Work("toy", 1, "masks", "f" * 64, {}, {}, {})),
+        pytest.raises(BusyError, match="being written by process"),
+    ):
+        run("result", given={"masks": "source"}, inputs=NEEDS)
+
+
+def test_the_inputs_stay_locked_while_the_stage_works(run, toy, workspace):
+    run("source")
+    seen = []
+
+    def replace(_) -> None:
+        try:
+            workspace.remove("source")
+        except BusyError as error:
+            seen.append(error.message)
+
+    toy.before = replace
+    run("result", given={"masks": "source"}, inputs=NEEDS)
+    assert len(seen) == 1
+
+
+def test_checks_come_before_work(run, toy, workspace):
+    def check(config, inputs) -> None:
+        raise ConfigError("no")
+
+    with pytest.raises(ConfigError, match="no"):
+        run(check=check)
+    with pytest.raises(ConfigError, match="source names nowhere"):
+        run(config=Settings(source="nowhere"))
+    assert toy.made == []
+    assert not workspace.path.exists()
+
+
+@pytest.mark.parametrize("name", ["", "../m", "a/b", ".hidden"])
+def test_names_that_leave_the_workspace(run, toy, name):
+    with pytest.raises(ArtifactError, match="cannot name an artifact"):
+        run(name)
+    assert toy.made == []
+
+
+@pytest.mark.parametrize(
+    ("summary", "words"),
+    [({"a": {1}}, r"summary\.a is a set"), (None, "returned a NoneType, expected its summary as a dict")],
+)
+def test_a_summary_that_is_not_json_publishes_nothing_and_keeps_the_work(run, toy, workspace, summary, words):
+    run()
+    toy.summary = summary
+    with pytest.raises(ArtifactError, match=words):
+        run(config=Settings(text="new"))
+    assert workspace.artifact("m").config["text"] == "item"
+    toy.summary = {"iou": float("nan"), "device": "cpu: test"}
+    outcome = run(config=Settings(text="new"))
+    assert toy.made == []
+    assert outcome.artifact.summary == {"iou": None}
+    assert outcome.artifact.manifest.made_by["device"] == "cpu: test"
+    assert toy.summary.keys() == {"iou", "device"}

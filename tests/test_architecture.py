@@ -1,0 +1,242 @@
+"""The rules that keep the tree readable (and `--help` fast), enforced on the source."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import subprocess
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stages.config import Config
+from stages.contract import STAGE_MODULES, load_stage
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("artifacts", "stages", "semiseg_cli")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+HEAVY = ("torch", "torchvision", "torchaudio", "tensorboard", "skimage", "scipy", "pydensecrf", "sklearn", "timm")
+FORBIDDEN_NAMES = {"utils", "util", "misc", "helpers", "helper", "manager", "managers", "common"}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(path: Path, module_level: bool) -> Iterator[tuple[str, int]]:
+    """Dotted names a file imports when it runs; at module level only, the bodies of functions are left out."""
+
+    def walk(node: ast.AST) -> Iterator[ast.AST]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if module_level and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                continue
+            yield child
+            yield from walk(child)
+
+    for node in walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def belongs(name: str, modules: tuple[str, ...] | set[str]) -> bool:
+    return any(name == module or name.startswith(module + ".") for module in modules)
+
+
+def breaks(paths: list[Path], forbidden: tuple[str, ...] | set[str], module_level: bool) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in paths
+        for name, line in imports(path, module_level)
+        if belongs(name, forbidden)
+    ]
+
+
+def under(*folders: str) -> list[Path]:
+    return [path for path in SOURCES if belongs(name_of(path), folders)]
+
+
+# --- who may import whom ---
+
+
+def test_stages_never_import_each_other():
+    wrong = []
+    for path in under("stages"):
+        others = {module for module in STAGE_MODULES.values() if module != name_of(path)}
+        wrong += breaks([path], others, module_level=False)
+    assert not wrong
+
+
+def test_the_shared_parts_of_stages_know_no_runner_and_no_command_line():
+    parts = [path for path in under("stages") if not belongs(name_of(path), ("stages.pipeline",))]
+    assert not breaks(parts, ("semiseg_cli", "stages.pipeline"), module_level=False)
+    assert not breaks(under("stages.pipeline"), ("semiseg_cli",), module_level=False)
+
+
+def test_artifacts_know_no_stage_and_load_no_torch():
+    assert not breaks(under("artifacts"), ("stages", "semiseg_cli"), module_level=False)
+    assert not breaks(under("artifacts"), HEAVY, module_level=True)
+    elsewhere = [path for path in under("artifacts") if path.name != "checkpoint.py"]
+    assert not breaks(elsewhere, ("torch", "torchvision"), module_level=False)
+
+
+def test_the_command_line_does_no_numerics():
+    assert not breaks(under("semiseg_cli"), (*HEAVY, "numpy", "h5py", "PIL"), module_level=True)
+
+
+def test_stage_modules_and_data_readers_load_no_torch_at_module_level():
+    light = [path for path in under("stages") if name_of(path) in {*STAGE_MODULES.values(), "stages"}]
+    light += under("stages.data", "stages.pipeline", "stages.config", "stages.contract")
+    assert not breaks(light, HEAVY, module_level=True)
+
+
+def existing() -> dict[str, str]:
+    return {name: module for name, module in STAGE_MODULES.items() if importlib.util.find_spec(module)}
+
+
+@pytest.mark.parametrize("module", sorted([*existing().values(), "semiseg_cli.main", "stages.pipeline.run_stage"]))
+def test_importing_loads_nothing_heavy(module):
+    """Indirect imports count too, so a fresh process tells."""
+    try:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} does not exist yet")
+    except ModuleNotFoundError:
+        pytest.skip(f"{module} does not exist yet")
+    code = f"import sys, json, {module}; print(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not set(HEAVY) & set(json.loads(done.stdout))
+
+
+# --- names and texts ---
+
+
+def test_every_module_says_what_it_is():
+    assert not [name_of(path) for path in SOURCES if not ast.get_docstring(tree_of(path))]
+
+
+def test_every_module_evaluates_annotations_late():
+    modules = [path for path in SOURCES if path.name not in ("__init__.py", "__main__.py")]
+    assert not [name_of(p) for p in modules if "__future__.annotations" not in {name for name, _ in imports(p, True)}]
+
+
+def test_no_module_has_a_name_that_says_nothing():
+    wrong = [name_of(path) for path in SOURCES if set(name_of(path).split(".")) & FORBIDDEN_NAMES]
+    assert not wrong
+
+
+def test_the_top_of_stages_holds_stages_only():
+    tops = {name_of(path) for path in (ROOT / "stages").glob("*.py")} - {"stages"}
+    assert tops <= {*STAGE_MODULES.values(), "stages.config", "stages.contract"}
+
+
+# --- what is loaded from disk ---
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_nothing_is_pickled():
+    assert not breaks(SOURCES, ("cPickle", "dill", "joblib", "shelve", "marshal"), module_level=False)
+    errors = {"pickle.UnpicklingError", "pickle.PickleError"}  # what reading a foreign weights file may raise
+    names = [(path, node) for path in SOURCES for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)]
+    assert not [
+        f"{name_of(path)}:{node.lineno}: {ast.unparse(node)}"
+        for path, node in names
+        if ast.unparse(node.value) == "pickle" and ast.unparse(node) not in errors
+    ]
+    assert not [name_of(p) for p in SOURCES for name, _ in imports(p, False) if name.startswith("pickle.")]
+    wrong = [
+        f"{name_of(path)}:{node.lineno}: allow_pickle"
+        for path in SOURCES
+        for _, node in calls(path)
+        for keyword in node.keywords
+        if keyword.arg == "allow_pickle"
+        and not (isinstance(keyword.value, ast.Constant) and keyword.value.value is False)
+    ]
+    assert not wrong
+
+
+def test_yaml_is_read_by_safe_loaders_only():
+    wrong = []
+    for path in SOURCES:
+        for function, call in calls(path):
+            if function in ("yaml.load", "yaml.load_all"):
+                loaders = [ast.unparse(k.value) for k in call.keywords if k.arg == "Loader"]
+                safe = name_of(path) == "stages.config" and loaders == ["_Loader"]
+            else:
+                safe = not function.startswith(("yaml.unsafe", "yaml.full"))
+            if not safe:
+                wrong.append(f"{name_of(path)}:{call.lineno}: {function}")
+    assert not wrong
+
+
+def test_every_torch_load_is_weights_only():
+    wrong = [
+        f"{name_of(path)}:{call.lineno}"
+        for path in SOURCES
+        for function, call in calls(path)
+        if function == "torch.load"
+        and not any(
+            k.arg == "weights_only" and isinstance(k.value, ast.Constant) and k.value.value is True
+            for k in call.keywords
+        )
+    ]
+    assert not wrong
+
+
+# --- configs ---
+
+
+def all_configs(config: type[Config], seen: set[type[Config]]) -> set[type[Config]]:
+    def inside(annotation: object) -> Iterator[type[Config]]:
+        plain = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
+        if plain and issubclass(annotation, Config):
+            yield annotation
+        for argument in typing.get_args(annotation):
+            yield from inside(argument)
+
+    if config not in seen:
+        seen.add(config)
+        for field in config.model_fields.values():
+            for inner in inside(field.annotation):
+                all_configs(inner, seen)
+    return seen
+
+
+@pytest.mark.parametrize("name", sorted(existing()))
+def test_a_stage_is_what_its_name_says_and_its_settings_are_explained(name):
+    stage = load_stage(name)
+    assert stage.name == name
+    assert stage.summary
+    for config in all_configs(stage.config, set()):
+        assert config.__doc__, config
+        for key, field in config.model_fields.items():
+            tag = typing.get_origin(field.annotation) is typing.Literal and len(typing.get_args(field.annotation)) == 1
+            plain = typing.get_args(field.annotation) == ()
+            is_part = plain and isinstance(field.annotation, type) and issubclass(field.annotation, Config)
+            assert field.description or tag or is_part, f"{config.__name__}.{key} has no description"
+            unordered = [
+                t
+                for t in (field.annotation, *typing.get_args(field.annotation))
+                if typing.get_origin(t) in (set, frozenset)
+            ]
+            assert not unordered, (
+                f"{config.__name__}.{key}: the order of a set differs between runs, and so the fingerprint"
+            )
