@@ -6,4 +6,5 @@ import sys
 
 from semiseg_cli.main import main
 
-sys.exit(main())
+if __name__ == "__main__":  # worker processes import this module again under another name
+    sys.exit(main())
