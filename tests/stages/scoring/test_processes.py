@@ -1,0 +1,79 @@
+"""The pool: same results, errors as they are, and the name of the image at which a process died."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from artifacts.errors import DataError, SemisegError
+from stages.scoring.processes import map_in_processes
+
+ITEMS = [f"image{number:02d}" for number in range(20)]
+
+
+def _length(shared: int, item: str) -> int:
+    return shared + len(item)
+
+
+def _crash(shared: str, item: str) -> int:
+    if item == shared:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+def _fail(shared: type[Exception], item: str) -> int:
+    if item == "image07":
+        raise shared(f"cannot read {item}")
+    return 0
+
+
+def _sleep(shared: float, item: str) -> int:
+    time.sleep(shared)
+    return os.getpid()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_every_item_once(workers: int) -> None:
+    found = dict(map_in_processes(_length, 100, ITEMS, workers))
+    assert found == {item: 100 + len(item) for item in ITEMS}
+    assert list(map_in_processes(_length, 0, [], workers)) == []
+
+
+def test_work_is_spread_over_other_processes() -> None:
+    pids = {pid for _, pid in map_in_processes(_sleep, 0.01, ITEMS, 2)}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+
+
+@pytest.mark.parametrize("victim", ["image00", "image11", "image19"])
+def test_a_process_that_dies_names_its_image(victim: str) -> None:
+    with pytest.raises(SemisegError, match=rf"working on '{victim}' was killed by signal 9 \(SIGKILL\)") as caught:
+        list(map_in_processes(_crash, victim, ITEMS, 2))
+    assert "memory" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_a_person_can_mend_arrives_unchanged(workers: int) -> None:
+    with pytest.raises(DataError, match="^cannot read image07$"):
+        list(map_in_processes(_fail, DataError, ITEMS, workers))
+
+
+def test_any_other_error_names_the_image_and_the_line() -> None:
+    with pytest.raises(RuntimeError, match=r"image07:\n[\s\S]*ZeroDivisionError: cannot read image07"):
+        list(map_in_processes(_fail, ZeroDivisionError, ITEMS, 2))
+
+
+def test_leaving_early_ends_the_processes() -> None:
+    results = map_in_processes(_sleep, 0.01, ITEMS, 2)
+    _, pid = next(results)
+    results.close()
+    for _ in range(200):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("the process still runs")
