@@ -227,13 +227,14 @@ def round_toy(
 
 
 def real_inputs(stage: Stage, workspace: Workspace) -> dict[str, str | None]:
-    """Every input from what there is: the artifact of a default name, else any of a right kind."""
+    """Every input from what there is: the artifact of a default name, else, if required, any of a right kind."""
     names = workspace.names()
     kinds = {name: workspace.artifact(name).kind for name in names}
     chosen: dict[str, str | None] = {}
     for key, declared in stage.inputs.items():
-        fitting = [name for name in (*declared.default, *names) if kinds.get(name) in declared.kinds]
-        chosen[key] = fitting[0] if fitting and not declared.optional else None
+        candidates = declared.default if declared.optional else (*declared.default, *names)
+        fitting = [name for name in candidates if kinds.get(name) in declared.kinds]
+        chosen[key] = fitting[0] if fitting else None
     return chosen
 
 
@@ -263,25 +264,23 @@ def stress_real(folder: Path, rounds: int, chosen: list[str], random_: random.Ra
         if importlib.util.find_spec(STAGE_MODULES[name]) is None:
             print(f"{name}: does not exist yet")
             continue
-        begin = time.monotonic()
         log = folder / f"{name}.log"
         if start_real(whole, place, log).wait():
             print(f"{name}: failed undisturbed, so it is not tested:\n{log.read_text()[-1500:]}")
             count.different += name in chosen
             return
-        whole_s = time.monotonic() - begin
         if chosen and name not in chosen:
             continue
-        before, seconds = count.kills, time.monotonic()
+        before, begin = count.kills, time.monotonic()
         for _ in range(rounds):
-            round_real(whole, place, whole_s, log, random_, count)
+            round_real(whole, place, log, random_, count)
         print(
-            f"{name} ({artifact}): {count.kills - before} kills, {time.monotonic() - seconds:.0f} s; {count}",
+            f"{name} ({artifact}): {count.kills - before} kills, {time.monotonic() - begin:.0f} s; {count}",
             flush=True,
         )
 
 
-def round_real(whole: Workspace, place: int, whole_s: float, log: Path, random_: random.Random, count: Count) -> None:
+def round_real(whole: Workspace, place: int, log: Path, random_: random.Random, count: Count) -> None:
     """One artifact, killed until it is published, against the undisturbed one."""
     name, artifact, _ = REAL[place]
     workspace = Workspace(whole.path.with_name("killed"))
@@ -289,14 +288,17 @@ def round_real(whole: Workspace, place: int, whole_s: float, log: Path, random_:
     shutil.copytree(whole.path, workspace.path)
     workspace.remove(artifact)
     finished: dict[str, tuple[int, int]] = {}
+    seconds = whole.artifact(artifact).manifest.seconds
     processes = []
     try:
         for kill in range(MOST_KILLS + 1):
             process = start_real(workspace, place, log)
             processes.append(process)
             if kill < MOST_KILLS:
+                while process.poll() is None and workspace.holder(artifact) is None:
+                    time.sleep(0.01)  # it loads, and has not begun to work
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(random_.uniform(0.3, 1.2) * whole_s)
+                    process.wait(random_.uniform(0, 1) * seconds)
                 process.kill()  # the process alone: its pool workers must find out by themselves
             code = process.wait()
             assert code in (0, -signal.SIGKILL), f"{name} ended with {code}:\n{log.read_text()[-3000:]}"
