@@ -24,10 +24,7 @@ def grow_by_flood_fill(probabilities, seeds, present, theta_b=0.99, theta_f=0.85
                 candidates[y][x] = winner
 
     grown = {
-        (label, y, x)
-        for label in range(256)
-        if label != 255
-        for y, x in zip(*np.where(seeds == label), strict=True)
+        (label, y, x) for label in range(256) if label != 255 for y, x in zip(*np.where(seeds == label), strict=True)
     }
     for label in classes:
         visited = set()

@@ -17,9 +17,7 @@ reference = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reference)
 
 
-def random_case(
-    seed: int, num_classes: int, size: tuple[int, int], sharpness: float, coverage: float, smooth: int
-):
+def random_case(seed: int, num_classes: int, size: tuple[int, int], sharpness: float, coverage: float, smooth: int):
     """Probabilities with blobs, single-label seeds (some of absent classes), any classes present."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(size=(num_classes, *size))
@@ -50,9 +48,7 @@ def random_case(
 @example(2, 3, (8, 8), 0.0, 0.3, 0, 0.0, 0.0)  # every probability tied and above its threshold
 @example(3, 4, (9, 9), 4.0, 0.0, 1, 0.5, 0.5)  # no seed at all
 @example(4, 4, (9, 9), 4.0, 1.0, 1, 0.5, 0.5)  # nothing left to grow into
-def test_growing_is_identical_to_the_flood_fill(
-    seed, num_classes, size, sharpness, coverage, smooth, theta_b, theta_f
-):
+def test_growing_is_identical_to_the_flood_fill(seed, num_classes, size, sharpness, coverage, smooth, theta_b, theta_f):
     probabilities, seeds, present = random_case(seed, num_classes, size, sharpness, coverage, smooth)
     expected = reference.grow_by_flood_fill(probabilities, seeds, present, theta_b, theta_f)
     np.testing.assert_array_equal(grow(probabilities, seeds, present, theta_b, theta_f), expected)

@@ -1,0 +1,546 @@
+"""`seeds`: where the objects are, from a classifier and the image-level labels.
+
+    semiseg seeds --data data --classifier classifier
+    semiseg seeds --data data --maps seeds --name dense --set labels=dense --set labels.background.score=0.3
+
+The artifact holds multi-scale class-activation maps (cams/, HDF5), the saliency that was computed (saliency/, PNG) and
+the label maps made of both (masks/, indexed PNG, 255 = unknown). `maps` takes the class-activation maps of an earlier
+artifact, so that thresholds can be tried without the network.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from artifacts.errors import ArtifactError, ConfigError, DataError
+from artifacts.store import Artifact, Writer
+from stages.config import Config
+from stages.contract import Execution, Input, Stage, Tracker
+
+CHUNK = 16  # pictures a pool process takes at a time
+SHARD_SIZE = 500  # pictures in one file of class-activation maps
+
+
+def _usually(key: str, value: str) -> pydantic.BeforeValidator:
+    """Fills in which member of a union a mapping means where it does not say."""
+    return pydantic.BeforeValidator(
+        lambda given: {key: value, **given} if isinstance(given, dict) else given, json_schema_input_type=dict
+    )
+
+
+class ActivationMapConfig(Config):
+    """How class-activation maps are made. Not used with the input `maps`."""
+
+    scales: tuple[float, ...] = Field(
+        (0.5, 1.0, 1.5, 2.0),
+        min_length=1,
+        description="Factors on the picture's sides; the maps of all are summed (AffinityNet, IRNet: .5 1 1.5 2).",
+    )
+    flip: bool = Field(True, description="Add the mirror image of every scale.")
+    batch_size: int = Field(
+        16, ge=1, description="Pictures of identical size in one forward pass (with their mirrors)."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic of the network. auto: bf16 on GPUs that have it, else fp32."
+    )
+
+    @pydantic.field_validator("scales")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(scale <= 0 for scale in value):
+            raise ValueError("expected positive numbers")
+        return value
+
+
+class ComputedSaliency(Config):
+    """Background: little saliency by boundary connectivity (Zhu et al., CVPR 2014), computed here, no network."""
+
+    kind: Literal["saliency"] = "saliency"
+    threshold: float = Field(0.06, ge=0, le=1, description="Background is below this saliency, 0..1 (DSRG: 0.06).")
+    superpixels: int = Field(200, ge=2, description="Superpixels in a picture (Zhu et al.: 200).")
+
+
+class SaliencyFolder(Config):
+    """Background: little saliency in PNG files made elsewhere (DRFI, PoolNet, ...)."""
+
+    kind: Literal["folder"]
+    folder: Path = Field(description="Folder with <image id>.png: grey, 8 bits, size of the picture, 255 = salient.")
+    threshold: float = Field(0.06, ge=0, le=1, description="Background is below this value / 255 (DSRG: 0.06).")
+
+
+class GradientBackground(Config):
+    """Background: where the class scores depend least on the picture (SEC). Needs the classifier."""
+
+    kind: Literal["gradient"]
+    share: float = Field(0.10, gt=0, lt=1, description="Share of the positions with the lowest |gradient| (SEC: 0.10).")
+
+
+class ActivationBackground(Config):
+    """Background: where (1 - highest score)^alpha exceeds every class (AffinityNet)."""
+
+    kind: Literal["cam"]
+    alpha: float = Field(
+        gt=0, description="Exponent; the higher, the less background (AffinityNet: 32 for seeds, 16 for dense masks)."
+    )
+
+
+class ConstantBackground(Config):
+    """Background: where no class reaches a fixed score."""
+
+    kind: Literal["constant"] = "constant"
+    score: float = Field(0.2, ge=0, le=1, description="Score of the background, 0..1 (AffinityNet: 0.2, IRNet: 0.15).")
+
+
+class NoBackground(Config):
+    """No pixel is known to be background."""
+
+    kind: Literal["none"]
+
+
+Background = Annotated[
+    ComputedSaliency | SaliencyFolder | GradientBackground | ActivationBackground | NoBackground,
+    Field(discriminator="kind"),
+    _usually("kind", "saliency"),
+]
+
+
+class SeedRule(Config):
+    """Sparse seeds with unknown pixels (SEC, DSRG)."""
+
+    mode: Literal["seeds"] = "seeds"
+    threshold: float = Field(
+        0.2, gt=0, le=1, description="A class claims pixels from this share of its map's maximum on (SEC, DSRG: 0.2)."
+    )
+    background: Background = Field(
+        ComputedSaliency.model_validate({}),
+        description="Where background seeds come from: kind saliency (computed), folder (PNG files), gradient (SEC),\n"
+        "cam (AffinityNet's (1 - max)^alpha) or none.",
+    )
+    claims: Literal["smaller_area", "highest_score"] = Field(
+        "smaller_area",
+        description="Whose pixel it is when several classes claim it: the class that claims the smaller area (SEC),\n"
+        "or the one with the highest score.",
+    )
+    conflict: Literal["foreground", "ignore", "background"] = Field(
+        "foreground", description="What a pixel becomes that is both claimed and background."
+    )
+
+
+class DenseRule(Config):
+    """Full masks without unknown pixels: the highest score, or background where none is high enough."""
+
+    mode: Literal["dense"]
+    background: Annotated[
+        ConstantBackground | ActivationBackground, Field(discriminator="kind"), _usually("kind", "constant")
+    ] = Field(
+        ConstantBackground.model_validate({}),
+        description="The background's score: kind constant, or cam: (1 - highest score)^alpha (AffinityNet).",
+    )
+
+
+class SeedsConfig(Config):
+    """Class-activation maps and the label maps made of them."""
+
+    splits: tuple[Literal["train", "weak", "val"], ...] = Field(
+        ("train", "weak"), min_length=1, description="Splits of the data set whose pictures are labelled."
+    )
+    cam: ActivationMapConfig = Field(ActivationMapConfig.model_validate({}), description="The class-activation maps.")
+    labels: Annotated[SeedRule | DenseRule, Field(discriminator="mode"), _usually("mode", "seeds")] = Field(
+        SeedRule.model_validate({}),
+        description="mode seeds: sparse, 255 where unknown, for dsrg. mode dense: full masks, usable as weak labels.",
+    )
+
+
+def check(config: SeedsConfig, inputs: Mapping[str, Artifact | None]) -> None:
+    """Refuses inputs that do not belong together, and a saliency folder with missing files."""
+    from artifacts.dataset import Dataset
+
+    data, classifier, maps = inputs["data"], inputs.get("classifier"), inputs.get("maps")
+    assert data is not None
+    dataset = Dataset(data)
+    ids = _ids(config, dataset)
+    if classifier is None and maps is None:
+        raise ArtifactError(
+            "seeds needs a classifier, or maps (an artifact of seeds whose score maps are reused)",
+            "name one: --classifier NAME or --maps NAME",
+        )
+    background = config.labels.background
+    if isinstance(background, GradientBackground) and classifier is None:
+        raise ConfigError("labels.background.kind gradient needs the classifier", "name it: --classifier NAME")
+    if classifier is not None:
+        found = classifier.json("network.json").get("class_names", [])
+        _same_classes(found, dataset.class_names, f"classifier {classifier.name!r}")
+    if maps is not None:
+        _check_maps(config, maps, dataset.class_names, ids)
+    if isinstance(background, SaliencyFolder):
+        missing = [image_id for image_id in ids if not (background.folder / f"{image_id}.png").is_file()]
+        if missing:
+            raise DataError(
+                f"{background.folder} has no saliency map for {len(missing)} of {len(ids)} pictures, "
+                f"e.g. {missing[0]}.png",
+                "add the files, or choose another labels.background.kind, such as saliency",
+            )
+
+
+def _check_maps(config: SeedsConfig, maps: Artifact, class_names: Sequence[str], ids: Sequence[str]) -> None:
+    from artifacts.score_maps import ScoreMaps
+
+    earlier = ScoreMaps(maps, folder="cams")
+    _same_classes(earlier.class_names, class_names, f"maps {maps.name!r}")
+    if missing := sorted(set(ids) - set(earlier.ids)):
+        raise ArtifactError(
+            f"maps {maps.name!r} has no class-activation maps for {len(missing)} of {len(ids)} pictures, "
+            f"e.g. {missing[0]}",
+            "choose the splits it was made for, or compute the maps: leave out --maps",
+        )
+    if config.cam not in (
+        ActivationMapConfig.model_validate({}),
+        ActivationMapConfig.model_validate(maps.config["cam"]),
+    ):
+        raise ConfigError(
+            f"cam differs from the settings that made maps {maps.name!r}, and would have no effect",
+            "leave cam out, or compute the maps: leave out --maps",
+        )
+
+
+def _same_classes(found: Sequence[str], expected: Sequence[str], what: str) -> None:
+    if list(found) != list(expected):
+        raise ArtifactError(
+            f"{what} has the classes {', '.join(found)}; the data set has {', '.join(expected)}",
+            "use artifacts that were made from the same data set",
+        )
+
+
+def _ids(config: SeedsConfig, dataset: Any) -> list[str]:
+    return sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
+
+
+def externals(config: SeedsConfig) -> dict[str, Path]:
+    """The saliency folder: its files enter the fingerprint."""
+    background = config.labels.background
+    return {"labels.background.folder": background.folder} if isinstance(background, SaliencyFolder) else {}
+
+
+def run(
+    config: SeedsConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
+) -> dict[str, Any]:
+    """Class-activation maps shard by shard on the device; saliency and label maps in other processes meanwhile."""
+    from artifacts.dataset import Dataset
+    from artifacts.score_maps import ScoreMapWriter
+
+    data, maps = inputs["data"], inputs.get("maps")
+    assert data is not None
+    dataset = Dataset(data)
+    everything = _ids(config, dataset)
+    shards = [everything[start : start + SHARD_SIZE] for start in range(0, len(everything), SHARD_SIZE)]
+    shards = shards[execution.rank :: execution.world_size]
+    ids = [image_id for shard in shards for image_id in shard]
+    job = LabelJob(data.path, writer, config.labels, maps.path if maps and _same_saliency(config, maps) else None)
+    source = _Source(config, inputs, dataset, execution)
+
+    writer.expect(2 * len(everything))
+    with _pool(execution.workers) as pool, execution.progress.track(2 * len(ids), "seeds", "maps") as tracker:
+        progress = _Progress(writer, tracker, execution.world_size)
+        begun = _submit(pool, job.prepare_saliency, [i for i in ids if not writer.has(f"masks/{i}.png")])
+        if isinstance(config.labels.background, GradientBackground):
+            source.write_gradients(writer, ids)
+        with ScoreMapWriter(writer, "cams", class_names=dataset.class_names, shard_size=SHARD_SIZE) as scores:
+            missing = {shard[0] for shard in scores.plan(everything, execution.rank, execution.world_size)}
+            for shard in shards:
+                if shard and shard[0] in missing:
+                    for found in progress.each(source.maps(shard)):
+                        scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
+                else:
+                    progress.advance(len(shard))
+                todo = [image_id for image_id in shard if not writer.has(f"masks/{image_id}.png")]
+                progress.advance(len(shard) - len(todo))
+                begun += _submit(pool, job.label, todo)
+                progress.collect([future for future in begun if future.done()])
+                begun = [future for future in begun if not future.done()]
+        progress.collect(as_completed(begun))
+        source.barrier()  # every rank's label maps are written
+        quality = _quality(pool, job, config, dataset) if execution.rank == 0 else {}
+    return {
+        "images": {split: len(dataset.ids(split)) for split in config.splits},
+        "mode": config.labels.mode,
+        "background": config.labels.background.kind,
+        "maps": f"of artifact {maps.name}" if maps else "computed",
+        "quality": quality,
+        "device": source.device_name,
+    }
+
+
+class _Source:
+    """Where score maps come from: an earlier artifact, or the classifier (loaded when first needed)."""
+
+    def __init__(
+        self, config: SeedsConfig, inputs: Mapping[str, Artifact | None], dataset: Any, execution: Execution
+    ) -> None:
+        self.config, self.dataset, self.execution = config, dataset, execution
+        self.earlier, self._artifact = inputs.get("maps"), inputs.get("classifier")
+        self._classifier: Any = None
+        self.device_name = "cpu"
+
+    def maps(self, ids: Sequence[str]) -> Iterator[Any]:
+        """Objects with image_id, scores (K, h, w), classes, size and stride."""
+        if self.earlier is not None:
+            from artifacts.score_maps import ScoreMaps
+
+            earlier = ScoreMaps(self.earlier, folder="cams")
+            return (earlier[image_id] for image_id in ids)
+        from stages.engine.device import autocast_dtype
+        from stages.localization.cam import class_activation_maps
+
+        classifier, device = self._network()
+        cam = self.config.cam
+        return class_activation_maps(
+            classifier,
+            self.dataset,
+            ids,
+            scales=cam.scales,
+            flip=cam.flip,
+            batch_size=cam.batch_size,
+            device=device,
+            dtype=autocast_dtype(cam.precision, device),
+            threads=self.execution.workers,
+        )
+
+    def write_gradients(self, writer: Writer, ids: Sequence[str]) -> None:
+        """saliency/<id>.png for SEC's background, where it is not there yet."""
+        from stages.localization.cam import gradient_ranks
+        from stages.localization.saliency import encode_saliency
+
+        todo = [image_id for image_id in ids if not writer.has(f"saliency/{image_id}.png")]
+        if not todo:
+            return
+        classifier, device = self._network()
+        ranks = gradient_ranks(
+            classifier,
+            self.dataset,
+            todo,
+            batch_size=self.config.cam.batch_size,
+            device=device,
+            threads=self.execution.workers,
+        )
+        with self.execution.progress.track(len(todo), "gradients") as tracker:
+            for image_id, rank in ranks:
+                writer.write_bytes(f"saliency/{image_id}.png", encode_saliency(rank))
+                tracker.advance()
+
+    def _network(self) -> tuple[Any, Any]:
+        import torch
+
+        from stages.engine.device import describe_device, select_device
+        from stages.networks import load_network
+
+        device = select_device(self.execution.device)
+        if self._classifier is None:
+            classifier = load_network(self._artifact).to(device)
+            if device.type == "cuda":
+                classifier = classifier.to(memory_format=torch.channels_last)
+            self._classifier, self.device_name = classifier, describe_device(device)
+        return self._classifier, device
+
+    def barrier(self) -> None:
+        if self.execution.world_size > 1:
+            from stages.engine.distributed import barrier
+
+            barrier()
+
+
+@dataclass(frozen=True)
+class LabelJob:
+    """What a pool process needs to make saliency and label maps of pictures known by id. Loads no torch.
+
+    Label maps are always made of what is stored (float16 scores, 8-bit saliency), so a run that was cut off and
+    continued writes the same bytes.
+    """
+
+    data: Path
+    writer: Writer
+    rule: SeedRule | DenseRule
+    earlier: Path | None  # an artifact whose saliency was computed with the same settings
+
+    def prepare_saliency(self, ids: Sequence[str]) -> int:
+        """Computes saliency/<id>.png where it is wanted and missing. Returns 0: no label map was made."""
+        from artifacts.dataset import Dataset
+
+        if isinstance(self.rule, SeedRule) and isinstance(self.rule.background, ComputedSaliency):
+            dataset = Dataset(self.data)
+            for image_id in ids:
+                self._compute_saliency(dataset, image_id, self.rule.background.superpixels)
+        return 0
+
+    def label(self, ids: Sequence[str]) -> int:
+        """Writes masks/<id>.png; returns how many."""
+        from artifacts.dataset import Dataset
+        from artifacts.masks import encode_mask
+        from artifacts.score_maps import ScoreMaps
+
+        dataset, maps = Dataset(self.data), ScoreMaps(self.writer.path, folder="cams")
+        for image_id in ids:
+            labels = self._labels(dataset, maps[image_id])
+            self.writer.write_bytes(f"masks/{image_id}.png", encode_mask(labels, dataset.palette))
+        maps.close()
+        return len(ids)
+
+    def count(self, ids: Sequence[str]) -> Any:
+        """int64 (C, C + 1) pixel counts of the label maps of `ids` against the data set's masks."""
+        import numpy as np
+
+        from artifacts.dataset import Dataset
+        from artifacts.masks import read_mask
+        from stages.localization.quality import count_labels
+
+        dataset = Dataset(self.data)
+        counts = np.zeros((dataset.num_classes, dataset.num_classes + 1), dtype=np.int64)
+        for image_id in ids:
+            labels = read_mask(self.writer.path / "masks" / f"{image_id}.png")
+            counts += count_labels(labels, dataset.mask(image_id), dataset.num_classes)
+        return counts
+
+    def _labels(self, dataset: Any, found: Any) -> Any:
+        from stages.localization.grid import resize_maps
+        from stages.localization.seeds import dense_labels, seed_labels
+
+        scores = resize_maps(found.scores, found.size, found.stride)
+        if isinstance(self.rule, DenseRule):
+            ground = self.rule.background
+            if isinstance(ground, ConstantBackground):
+                return dense_labels(scores, found.classes, ground.score)
+            return dense_labels(scores, found.classes, alpha=ground.alpha)
+        background = self._background(dataset, found.image_id, scores)
+        rule = self.rule
+        return seed_labels(scores, found.classes, background, rule.threshold, rule.claims, rule.conflict)
+
+    def _background(self, dataset: Any, image_id: str, scores: Any) -> Any:
+        from stages.localization.saliency import read_saliency
+        from stages.localization.seeds import sure_background
+
+        assert isinstance(self.rule, SeedRule)
+        background, size = self.rule.background, scores.shape[1:]
+        computed = self.writer.path / "saliency" / f"{image_id}.png"
+        if isinstance(background, NoBackground):
+            return None
+        if isinstance(background, ActivationBackground):
+            return sure_background(scores, background.alpha)
+        if isinstance(background, SaliencyFolder):
+            return read_saliency(background.folder / f"{image_id}.png", size) < background.threshold
+        if isinstance(background, GradientBackground):
+            return read_saliency(computed, size) < background.share
+        self._compute_saliency(dataset, image_id, background.superpixels)
+        return read_saliency(computed, size) < background.threshold
+
+    def _compute_saliency(self, dataset: Any, image_id: str, superpixels: int) -> None:
+        from stages.localization.saliency import boundary_connectivity, encode_saliency
+
+        relative = f"saliency/{image_id}.png"
+        if self.writer.has(relative):
+            return
+        if self.earlier is not None and (self.earlier / relative).is_file():
+            self.writer.write_bytes(relative, (self.earlier / relative).read_bytes())
+        else:
+            image = dataset.image(image_id)
+            self.writer.write_bytes(relative, encode_saliency(boundary_connectivity(image, superpixels)))
+
+
+def _same_saliency(config: SeedsConfig, maps: Artifact) -> bool:
+    """Whether `maps` holds saliency computed as `config` wants it, whatever its threshold."""
+    wanted, earlier = config.labels.background, maps.config["labels"].get("background", {})
+    return (
+        isinstance(wanted, ComputedSaliency)
+        and earlier.get("kind") == wanted.kind
+        and earlier.get("superpixels") == wanted.superpixels
+    )
+
+
+class _Progress:
+    """Counts finished maps for people and for `status`."""
+
+    def __init__(self, writer: Writer, tracker: Tracker, ranks: int) -> None:
+        self.writer, self.tracker, self.ranks = writer, tracker, ranks
+
+    def advance(self, count: int) -> None:
+        self.tracker.advance(count)
+        self.writer.advance(count * self.ranks)  # the other ranks are taken to be as far
+
+    def each(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            yield item
+            self.advance(1)
+
+    def collect(self, futures: Iterable[Future[int]]) -> None:
+        """Counts finished jobs; the first error ends the stage."""
+        for future in futures:
+            self.advance(future.result())
+
+
+def _submit(pool: Executor, function: Any, ids: Sequence[str]) -> list[Future[Any]]:
+    return [pool.submit(function, ids[start : start + CHUNK]) for start in range(0, len(ids), CHUNK)]
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[Executor]:
+    """Processes of one thread each; waiting jobs are dropped when the block ends by an error."""
+    # Started from a clean server process: one that has used CUDA or threads cannot be copied safely.
+    context = multiprocessing.get_context("forkserver")
+    pool: Executor = (
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread)
+        if workers > 1
+        else ThreadPoolExecutor(1)
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _one_thread() -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"  # read when numpy is first imported, which happens in the first job
+
+
+def _quality(pool: Executor, job: LabelJob, config: SeedsConfig, dataset: Any) -> dict[str, Any]:
+    """Per split with masks: precision, recall, IoU and coverage against them, over the pictures that have one."""
+    from stages.localization.quality import label_quality
+
+    quality: dict[str, Any] = {}
+    for split in config.splits:
+        scored = [image_id for image_id in dataset.ids(split) if dataset.has_mask(image_id)]
+        if scored:
+            counts = sum(future.result() for future in _submit(pool, job.count, scored))
+            figures = label_quality(counts, dataset.class_names)
+            quality[split] = {"images": len(scored), "of": len(dataset.ids(split)), **figures}
+    return quality
+
+
+STAGE = Stage(
+    name="seeds",
+    version=1,
+    summary="Locate objects: class-activation maps, saliency, and seeds or dense masks made of them.",
+    config=SeedsConfig,
+    inputs={
+        "data": Input(kinds=("dataset",), help="the data set", default=("data",)),
+        "classifier": Input(
+            kinds=("classifier",),
+            help="the network whose activation maps are taken",
+            optional=True,
+            default=("classifier",),
+        ),
+        "maps": Input(kinds=("seeds",), help="seeds whose class-activation maps are reused", optional=True),
+    },
+    output="seeds",
+    run=run,
+    externals=externals,
+    check=check,
+)

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+from stages.localization.cam import (
+    class_activation_maps,
+    gradient_ranks,
+    multi_scale_maps,
+    normalise_by_maximum,
+    size_batches,
+)
+from stages.networks import build_classifier, normalise
+from stages.networks.config import ClassifierConfig
+
+CPU = torch.device("cpu")
+SCALES = (0.5, 1.0, 1.5)
+
+
+class Pictures:
+    """A few random pictures of three sizes, with labels."""
+
+    sizes = ((33, 45), (40, 30), (21, 21))
+
+    def __init__(self, count=9):
+        generator = np.random.default_rng(0)
+        self.images, self.labels = {}, {}
+        for number in range(count):
+            small = generator.integers(0, 256, (6, 6, 3)).astype(np.float32)
+            H, W = self.sizes[number % 3]
+            self.images[f"id{number}"] = ndimage.zoom(small, (H / 6, W / 6, 1), order=1).clip(0, 255).astype(np.uint8)
+            self.labels[f"id{number}"] = [(2,), (1, 3), (), (1, 2, 4)][number % 4]
+
+    def ids(self):
+        return sorted(self.images)
+
+    def image(self, image_id):
+        return self.images[image_id]
+
+    def size(self, image_id):
+        return self.images[image_id].shape[:2]
+
+    def tags(self, image_id):
+        return self.labels[image_id]
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    network = build_classifier(ClassifierConfig.model_validate("tiny"), num_foreground=4, seed=1)
+    torch.nn.init.normal_(network.scores.weight, std=1.0, generator=torch.Generator().manual_seed(0))
+    return network.eval()
+
+
+def maps_of(classifier, pictures, batch_size, scales=SCALES, flip=True):
+    found = class_activation_maps(
+        classifier, pictures, pictures.ids(), scales=scales, flip=flip, batch_size=batch_size, device=CPU
+    )
+    return {maps.image_id: maps for maps in found}
+
+
+def reference_maps(classifier, image, tags, scales, flip):
+    """One picture, one pass at a time; each cell read from the network's map by scipy."""
+    H, W = image.shape[:2]
+    grid = np.mgrid[0:H:4, 0:W:4].astype(float)
+    total = np.zeros((4, *grid.shape[1:]))
+    pixels = normalise(torch.from_numpy(image.transpose(2, 0, 1).copy())[None])
+    for scale in scales:
+        h, w = round(H * scale), round(W * scale)
+        scaled = F.interpolate(pixels, size=(h, w), mode="bilinear", align_corners=False, antialias=True)
+        y = ((grid[0] + 0.5) * h / H - 0.5) / classifier.stride
+        x = (grid[1] + 0.5) * w / W - 0.5
+        for mirrored in (False, True) if flip else (False,):
+            with torch.no_grad():
+                maps = classifier.activation_maps(scaled.flip(-1) if mirrored else scaled)[0].clamp(min=0).numpy()
+            places = [y, ((w - 1 - x) if mirrored else x) / classifier.stride]
+            total += [ndimage.map_coordinates(plane, places, order=1, mode="nearest") for plane in maps]
+    chosen = total[[tag - 1 for tag in tags]]
+    return chosen / (chosen.max(axis=(1, 2), keepdims=True) + 1e-5) if len(chosen) else chosen
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_batched_maps_equal_one_picture_and_one_pass_at_a_time(classifier, flip):
+    pictures = Pictures()
+    found = maps_of(classifier, pictures, batch_size=4, flip=flip)
+    assert sorted(found) == pictures.ids()
+    for image_id, maps in found.items():
+        assert maps.scores.dtype == np.float16
+        assert maps.classes.tolist() == list(pictures.tags(image_id))
+        assert maps.size == pictures.size(image_id)
+        expected = reference_maps(classifier, pictures.image(image_id), maps.classes, SCALES, flip)
+        assert maps.scores.shape == expected.shape
+        np.testing.assert_allclose(maps.scores, expected, atol=2e-3)
+    assert max(maps.scores.max() for maps in found.values() if maps.scores.size) > 0.99
+
+
+@pytest.mark.parametrize("batch_size", [2, 16])
+def test_the_batch_size_does_not_change_the_maps(classifier, batch_size):
+    pictures = Pictures()
+    alone, together = (maps_of(classifier, pictures, size) for size in (1, batch_size))
+    for image_id in pictures.ids():
+        np.testing.assert_allclose(together[image_id].scores, alone[image_id].scores, atol=1e-3)
+
+
+def test_maps_of_the_mirrored_picture_are_the_mirrored_maps(classifier):
+    image = torch.from_numpy(Pictures().image("id0").transpose(2, 0, 1).copy())[None]
+    assert image.shape[-1] % 4 == 1  # so that the grid of stride 4 is its own mirror image
+    straight = multi_scale_maps(classifier, image, SCALES, True, 8)
+    mirrored = multi_scale_maps(classifier, image.flip(-1), SCALES, True, 8)
+    torch.testing.assert_close(mirrored.flip(-1), straight, rtol=1e-4, atol=1e-4)
+
+
+def test_each_map_is_divided_by_its_own_maximum():
+    maps = torch.tensor([[[[2.0, 1.0]], [[0.0, 0.0]]]])
+    found = normalise_by_maximum(maps)
+    torch.testing.assert_close(found, torch.tensor([[[[1.0, 0.5]], [[0.0, 0.0]]]]), atol=1e-4, rtol=0)
+
+
+def test_batches_hold_one_size_each_and_every_picture_once():
+    sizes = {"a": (4, 6), "b": (6, 4), "c": (4, 6), "d": (4, 6), "e": (9, 9)}
+    assert size_batches(sizes, 2) == [["e"], ["a", "c"], ["d"], ["b"]]
+
+
+@pytest.mark.parametrize("preset", ["tiny", "mobilenet_v2", "vgg16-sec", "resnet50"])
+def test_gradient_ranks_are_shares_of_the_positions(preset):
+    config = ClassifierConfig.model_validate({"preset": preset, "weights": "none", "freeze_batch_norm": False})
+    network = build_classifier(config, num_foreground=4, seed=0).eval()
+    pictures = Pictures(3 if preset == "tiny" else 1)
+    ranks = dict(gradient_ranks(network, pictures, pictures.ids(), batch_size=4, device=CPU))
+    assert sorted(ranks) == pictures.ids()
+    for image_id, rank in ranks.items():
+        assert rank.shape == pictures.size(image_id)
+        assert rank.min() > 0
+        assert rank.max() < 1
+        assert 0.3 < rank.mean() < 0.7
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_gradient_ranks_order_the_positions_by_finite_differences(classifier):
+    """The rank of a position rises with how much the scores move when the layer's output there is changed."""
+    pictures = Pictures(1)
+    ((_, rank),) = gradient_ranks(classifier, pictures, ["id0"], device=CPU)
+    images = normalise(torch.from_numpy(pictures.image("id0").transpose(2, 0, 1).copy())[None])
+    layer = classifier.backbone.stage8
+    with torch.no_grad():
+        output = layer(classifier.backbone.stem(images))  # (1, C, h, w)
+        _, C, h, w = output.shape
+        steps = 1e-2 * torch.eye(C * h * w).view(-1, C, h, w)
+
+        def scores(changed):
+            hook = layer.register_forward_hook(lambda *_: changed)
+            try:
+                return classifier(images).double().sum(dim=1)
+            finally:
+                hook.remove()
+
+        slopes = (scores(output + steps) - scores(output - steps)).view(C, h, w) / 2e-2
+    smooth = ndimage.median_filter(slopes.abs().amax(dim=0).numpy(), size=3)
+    correlation = np.corrcoef(smooth.ravel().argsort().argsort(), rank[::8, ::8].ravel())[0, 1]
+    assert correlation > 0.95
