@@ -46,7 +46,8 @@ def run(
         if not folder.is_dir():
             raise DataError(f"the artifact given as {name} has no masks", "make it with masks (predict --output masks)")
     initial = inputs.get("initial")
-    return train_segmenter(config, dataset, folders, initial, writer, execution)
+    strong, weak = dataset.ids(config.train_split), dataset.ids(config.weak_split)
+    return train_segmenter(config, dataset, strong, weak, folders, initial, writer, execution)
 
 
 INPUTS = {

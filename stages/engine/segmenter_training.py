@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 def train_segmenter(
     config: TrainConfig,
     dataset: Dataset,
+    strong: Sequence[str],
+    weak: Sequence[str],
     mask_folders: Mapping[str, Path],
     initial: Artifact | None,
     writer: Writer,
@@ -36,12 +38,13 @@ def train_segmenter(
     """Trains and writes weights.pt and network.json; returns the summary.
 
     Args:
+        strong: ids trained on with the data set's masks; weak: ids without.
         mask_folders: label sources beside the data set's own masks: "weak_labels", "seeds".
     """
     folders = {name: MaskFolder(folder, dataset.num_classes) for name, folder in mask_folders.items()}
     sources = Sources(
-        strong=dataset.ids(config.train_split),
-        weak=dataset.ids(config.weak_split),
+        strong=strong,
+        weak=weak,
         available=frozenset({"masks", *folders}),
         dataset=dataset,
     )

@@ -36,9 +36,9 @@ class Supervised(Method):
             whole, rest = divmod(len(weak), len(strong))
             strong = strong * whole + strong[:rest]
         entries = {"strong": strong, "weak": weak}.get(settings.labels, strong + weak)
-        # The stream has the name of the dual branch's: with weak_weight 0 both see the same samples.
-        return {"strong": Stream(entries, batch_size)}
+        # "strong" is also the dual branch's name of that stream: with weak_weight 0 both see the same samples.
+        return {settings.labels: Stream(entries, batch_size)}
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
-        pictures = batch["strong"]
+        (pictures,) = batch.values()
         return {"cross_entropy": cross_entropy(segment(self.networks["segmenter"], pictures), pictures.label)}

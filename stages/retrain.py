@@ -1,0 +1,138 @@
+"""Another round: a trained segmenter labels pictures, a fresh one is trained on those masks.
+
+    semiseg retrain --segmenter dsrg --set labels=estimated
+
+`labels: estimated` is DSRG's "Retrain" (Huang et al., CVPR 2018: masks for all training pictures, then full
+supervision); `mixed` and `oversampled` are plain self-training beside exact masks. The result is a segmenter, with the
+masks it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from artifacts.dataset import Dataset
+from artifacts.errors import ConfigError
+from artifacts.store import Artifact, Writer
+from stages.config import Config
+from stages.contract import Execution, Input, Stage
+from stages.methods.settings import SupervisedSettings, TrainConfig
+from stages.scoring.config import CrfConfig, InferenceConfig
+
+
+class RetrainConfig(Config):
+    """Which pictures are labelled and how, and the training on these masks."""
+
+    labels: Literal["estimated", "mixed", "oversampled"] = Field(
+        "oversampled",
+        description="estimated: train on estimated masks alone. mixed: on exact and estimated ones. oversampled:\n"
+        "both, the exact ones repeated until they are as many.",
+    )
+    splits: tuple[Literal["train", "weak"], ...] = Field(
+        ("weak",),
+        min_length=1,
+        description="Splits that get estimated masks (DSRG: train and weak, labels: estimated).",
+    )
+    inference: InferenceConfig = Field(InferenceConfig(), description="How the pictures are predicted.")
+    restrict_to_labels: bool = Field(
+        True, description="Only background and the picture's image-level labels may win. It can only help."
+    )
+    crf: CrfConfig | None = Field(CrfConfig(), description="The dense CRF on the predictions; null: none.")
+    min_confidence: float = Field(
+        0.0, ge=0, lt=1, description="Pixels whose highest probability is below this become 255 and teach nothing."
+    )
+    start: Literal["fresh", "segmenter"] = Field(
+        "fresh",
+        description="fresh: the network's own initial weights. segmenter: go on from the given one (DSRG's code).",
+    )
+    training: TrainConfig = Field(TrainConfig(), description="The training; its method is supervised, set by `labels`.")
+
+
+METHOD_LABELS = {"estimated": "weak", "mixed": "mixed", "oversampled": "oversampled"}
+
+
+def externals(config: RetrainConfig) -> dict[str, Path]:
+    file = config.training.network.weights_file()
+    return {"training.network.weights": file} if file else {}
+
+
+def check(config: RetrainConfig, inputs: Mapping[str, Artifact | None]) -> None:
+    config.training.network.check()
+    if config.training.method != SupervisedSettings():
+        raise ConfigError("retrain: training.method cannot be set", "set `labels` instead")
+    if config.labels != "estimated" and "train" in config.splits:
+        raise ConfigError(
+            f"retrain: with labels {config.labels} the split train keeps its exact masks",
+            "use splits [weak], or labels estimated",
+        )
+    data, segmenter = inputs["data"], inputs["segmenter"]
+    assert data is not None
+    assert segmenter is not None
+    known, wanted = segmenter.json("network.json")["class_names"], list(Dataset(data).class_names)
+    if known != wanted:
+        raise ConfigError(
+            f"the network knows the classes {', '.join(known)}; the data set has {', '.join(wanted)}",
+            "retrain with a network of this data set's classes",
+        )
+
+
+def run(
+    config: RetrainConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
+) -> dict[str, Any]:
+    from stages.engine import distributed
+    from stages.engine.device import select_device
+    from stages.engine.segmenter_training import train_segmenter
+    from stages.networks import load_network
+    from stages.scoring.pseudo_labels import Refiner, label_pictures
+
+    data, segmenter = inputs["data"], inputs["segmenter"]
+    assert data is not None
+    assert segmenter is not None
+    dataset = Dataset(data)
+    ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
+    device = select_device(execution.device)
+    refiner = Refiner(
+        dataset=dataset,
+        writer=writer,
+        restrict_to_labels=config.restrict_to_labels,
+        crf=config.crf.resolve() if config.crf else None,
+        min_confidence=config.min_confidence,
+    )
+    share = ids[distributed.rank() :: distributed.world_size()]
+    label_pictures(load_network(segmenter).to(device), share, refiner, config.inference, device, execution)
+    distributed.barrier()  # every process trains on the masks of all
+    training = config.training.model_copy(
+        update={"method": SupervisedSettings.model_validate({"labels": METHOD_LABELS[config.labels]})}
+    )
+    strong = [] if config.labels == "estimated" else dataset.ids(config.training.train_split)
+    summary = train_segmenter(
+        training,
+        dataset,
+        strong,
+        ids,
+        {"weak_labels": writer.path / "masks"},
+        segmenter if config.start == "segmenter" else None,
+        writer,
+        execution,
+    )
+    return {"labelled": len(ids), **summary}
+
+
+STAGE = Stage(
+    name="retrain",
+    version=1,
+    summary="Label pictures with a trained segmenter and train a fresh one on the masks.",
+    config=RetrainConfig,
+    inputs={
+        "data": Input(("dataset",), "the data set", default=("data",)),
+        "segmenter": Input(("segmenter",), "the segmenter that labels the pictures", default=("segmenter", "dsrg")),
+    },
+    output="segmenter",
+    run=run,
+    externals=externals,
+    check=check,
+)
