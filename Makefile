@@ -1,0 +1,48 @@
+# make demo      the environment and the main job from nothing, on a CPU
+# make test      the tests
+# make install   .venv with `semiseg` in it
+# make check     format, lint, types
+# make bench     benchmarks: a table, and .bench/benchmarks.json
+# make reproduce-table1 [PROFILE=shapes|small|paper DATA=DEVKIT WEIGHTS=FILE SBD=DIR CLASSES=a,b]
+# make clean     removes .venv and caches; results below runs/ stay
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROFILE ?= shapes
+SETTINGS = $(if $(DATA),--set data=$(DATA)) $(if $(WEIGHTS),--set weights=$(WEIGHTS)) \
+           $(if $(SBD),--set sbd=$(SBD)) $(if $(CLASSES),--set classes=$(CLASSES))
+
+.PHONY: install demo test check bench reproduce-table1 clean
+.DEFAULT_GOAL := demo
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "semiseg needs Python 3.11 or newer, found " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,timm,onnx]'
+	touch $@
+
+demo: install
+	$(BIN)/semiseg run demo
+
+reproduce-table1: install
+	@echo "Table 1, profile $(PROFILE)$(if $(filter shapes,$(PROFILE)), (the embedded data set; PROFILE=small or paper DATA=DEVKIT for real pictures))"
+	$(BIN)/semiseg run table1 --profile $(PROFILE) $(SETTINGS)
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .bench build dist
+	find . -name __pycache__ -not -path './runs/*' -prune -exec rm -rf {} +
