@@ -47,8 +47,9 @@ def map_in_processes(
             process.start()
             theirs.close()
             processes[ours] = (process, deque())
-        for connection, (_, in_hand) in processes.items():
-            _refill(connection, in_hand, todo)
+        for most in range(1, IN_HAND + 1):  # in turn, so that a few items are shared out too
+            for connection, (_, in_hand) in processes.items():
+                _refill(connection, in_hand, todo, most)
         while processes:
             for ready in wait(list(processes)):
                 assert isinstance(ready, Connection)
@@ -70,9 +71,9 @@ def map_in_processes(
             connection.close()
 
 
-def _refill(connection: Connection, in_hand: deque[str], todo: deque[str]) -> bool:
-    """Hands over items; False when the process has nothing left to do."""
-    while todo and len(in_hand) < IN_HAND:
+def _refill(connection: Connection, in_hand: deque[str], todo: deque[str], most: int = IN_HAND) -> bool:
+    """Hands over items until the process holds `most`; False when it has nothing left to do."""
+    while todo and len(in_hand) < most:
         item = todo.popleft()
         in_hand.append(item)
         try:
