@@ -341,6 +341,12 @@ def test_lists_labels_and_files_must_agree(tmp_path, changes, message):
     assert not (tmp_path / "dataset.json").exists()
 
 
+@pytest.mark.parametrize("wrong", ["aachen/000001", "..", ".hidden", "", " a", "a\n", "x.tmp-1", "a\\b", "a" * 201, 7])
+def test_ids_that_cannot_name_a_file_are_refused(wrong):
+    """Files with '.tmp-' in their name are temporary: the next run of a stage would delete them."""
+    assert "cannot be an image id" in refusal(check_image_id, wrong)
+
+
 @given(st.text(max_size=20))
 def test_an_accepted_id_names_one_visible_file_in_its_folder(text):
     try:

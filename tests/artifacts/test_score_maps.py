@@ -197,11 +197,13 @@ def test_done_names_the_images_of_whole_shards(tmp_path):
         assert maps.plan(IDS) == [tuple(IDS[:4]), tuple(IDS[4:8]), tuple(IDS[8:])]
         add_all(maps, IDS[:4])
         assert maps.done == set(IDS[:4])
+    first = (tmp_path / "scores" / "shard-00000.h5").stat()
     with ScoreMapWriter(writer, class_names=NAMES, shard_size=4) as maps:
         assert maps.plan(IDS) == [tuple(IDS[4:8]), tuple(IDS[8:])]
         assert maps.done == set(IDS[:4])
         add_all(maps, IDS)
         assert maps.done == set(IDS)
+    assert (tmp_path / "scores" / "shard-00000.h5").stat().st_ino == first.st_ino  # not written again
 
 
 def test_forgotten_images_are_named(tmp_path):
@@ -398,7 +400,9 @@ def test_readers_work_in_other_processes(tmp_path, start):
 
 
 def read_inherited(maps: ScoreMaps, results) -> None:
+    inherited = set(maps._files.values())
     results.put([float(maps[image_id].scores.sum()) for image_id in IDS])
+    results.put(any(inherited))  # an HDF5 file is true while it is open
 
 
 def test_a_fork_does_not_use_the_handles_of_its_parent(tmp_path):
@@ -409,6 +413,7 @@ def test_a_fork_does_not_use_the_handles_of_its_parent(tmp_path):
     process = context.Process(target=read_inherited, args=(maps, results))  # inherited, not pickled
     process.start()
     assert results.get() == expected
+    assert not results.get()
     process.join()
     assert [float(maps[image_id].scores.sum()) for image_id in IDS] == expected
 
