@@ -47,6 +47,12 @@ class CrfConfig(Config):
         + ", ".join(PARAMETERS)
         + ".\nEach value below replaces the set's own; empty: kept.",
     )
+    scale: float = Field(
+        1.0,
+        gt=0,
+        description="How many times smaller the pictures are than those the set was made for (VOC: 500 pixels on the\n"
+        "long side; pictures of 160: 3.1). Divides the position widths; the colour width stays.",
+    )
     iterations: int | None = Field(None, ge=0, description="Mean-field iterations (10 in most sets; SEAM, Puzzle: 1).")
     gaussian_sxy: float | None = Field(None, gt=0, description="Position kernel: standard deviation, pixels.")
     gaussian_compat: float | None = Field(None, ge=0, description="Position kernel: weight.")
@@ -68,9 +74,10 @@ class CrfConfig(Config):
         return value
 
     def resolve(self) -> CrfParameters:
-        """The parameter set with the replaced values."""
+        """The parameter set with the replaced values, at its scale."""
         fields = {field.name for field in dataclasses.fields(CrfParameters)}
         given = {name: getattr(self, name) for name in CrfConfig.model_fields if name in fields}
-        return dataclasses.replace(
+        chosen = dataclasses.replace(
             named_parameters(self.parameters), **{name: value for name, value in given.items() if value is not None}
         )
+        return chosen.at_scale(self.scale)

@@ -148,7 +148,7 @@ def test_bad_masks_are_named(found: np.ndarray, truth: np.ndarray, message: str)
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ConfigError, match="expected 1..255"):
+    with pytest.raises(ConfigError, match=r"expected 1\.\.255"):
         ConfusionMatrix(256)
     with pytest.raises(ConfigError, match="2 class names for 3 classes"):
         ConfusionMatrix(3).scores(["a", "b"])

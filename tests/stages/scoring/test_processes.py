@@ -57,7 +57,7 @@ def test_a_process_that_dies_names_its_image(victim: str) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_a_person_can_mend_arrives_unchanged(workers: int) -> None:
-    with pytest.raises(DataError, match="^cannot read image07$"):
+    with pytest.raises(DataError, match=r"^cannot read image07$"):
         list(map_in_processes(_fail, DataError, ITEMS, workers))
 
 

@@ -1,0 +1,207 @@
+"""Whole-image inference against one picture at a time, and its geometry on networks that can be checked by eye."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from artifacts.errors import DataError
+from stages.engine.inference import predict_probabilities
+from stages.networks import build_segmenter, normalise, upsample
+from stages.networks.config import NetworkConfig
+from stages.networks.normalisation import MEAN, STD
+from stages.scoring.config import InferenceConfig
+
+CPU = torch.device("cpu")
+SIZES = {"a": (33, 40), "b": (25, 31), "c": (33, 40), "d": (33, 40), "e": (40, 33), "f": (33, 40)}
+
+
+class Shelf:
+    """Pictures in memory."""
+
+    def __init__(self, sizes: dict[str, tuple[int, int]] = SIZES) -> None:
+        rng = np.random.default_rng(0)
+        self.pixels = {name: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for name, size in sizes.items()}
+        self.decoded: list[str] = []
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        return self.pixels[image_id].shape[0], self.pixels[image_id].shape[1]
+
+    def image(self, image_id: str) -> np.ndarray:
+        self.decoded.append(image_id)
+        return self.pixels[image_id]
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return build_segmenter(NetworkConfig.model_validate("tiny"), 4, seed=3)
+
+
+def predict(network: nn.Module, pictures: Shelf, ids: list[str] | None = None, batch_size=None, **protocol):
+    results = predict_probabilities(
+        network, pictures, ids or sorted(pictures.pixels), InferenceConfig(**protocol), CPU, batch_size
+    )
+    return {name: p for names, batch in results for name, p in zip(names, batch, strict=True)}
+
+
+def test_plain_inference_is_softmax_of_upsampled_logits(network: nn.Module) -> None:
+    pictures = Shelf()
+    found = predict(network, pictures)
+    assert set(found) == set(SIZES)
+    network.eval()
+    for name, pixels in pictures.pixels.items():
+        inputs = normalise(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+        with torch.no_grad():
+            expected = upsample(network(inputs), inputs.shape[2:], network.stride).softmax(1)[0]
+        assert found[name].shape == (4, *SIZES[name])
+        torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, None])
+def test_the_batch_size_changes_nothing(network: nn.Module, batch_size: int | None) -> None:
+    settings = {"scales": (0.75, 1.0, 1.5), "flip": True}
+    together = predict(network, Shelf(), **settings)
+    for name, probabilities in predict(network, Shelf(), batch_size=batch_size, **settings).items():
+        torch.testing.assert_close(probabilities, together[name], atol=2e-6, rtol=1e-5)
+
+
+def test_every_picture_is_decoded_once_and_batches_hold_equal_sizes(network: nn.Module) -> None:
+    pictures = Shelf()
+    batches = [
+        (ids, tuple(p.shape))
+        for ids, p in predict_probabilities(network, pictures, list(SIZES), InferenceConfig(), CPU, 3)
+    ]
+    assert batches == [
+        (["b"], (1, 4, 25, 31)),
+        (["a", "c", "d"], (3, 4, 33, 40)),
+        (["f"], (1, 4, 33, 40)),
+        (["e"], (1, 4, 40, 33)),
+    ]
+    assert sorted(pictures.decoded) == sorted(SIZES)
+
+
+@pytest.mark.parametrize("merge", ["logits", "logits-sum", "probabilities"])
+def test_flipping_the_picture_flips_the_result(network: nn.Module, merge: str) -> None:
+    pictures = Shelf({"a": (33, 41)})
+    found = predict(network, pictures, flip=True, scales=(0.8, 1.0), merge=merge)["a"]
+    pictures.pixels["a"] = np.ascontiguousarray(pictures.pixels["a"][:, ::-1])
+    mirrored = predict(network, pictures, flip=True, scales=(0.8, 1.0), merge=merge)["a"]
+    torch.testing.assert_close(mirrored.flip(2), found, atol=1e-5, rtol=1e-4)
+
+
+class Constant(nn.Module):
+    """Stride 1; logits (0, red channel in 0..1 * 4): what goes in comes out, so that views can be followed."""
+
+    stride = 1
+
+    def forward(self, images: Tensor) -> Tensor:
+        red = images[:, :1] * STD[0] + MEAN[0]
+        return torch.cat([torch.zeros_like(red), 4 * red], dim=1)
+
+
+def test_merging_worked_by_hand() -> None:
+    # a flat picture: every view has logits (0, 4 r). Two scales and flip: four equal views.
+    pictures = Shelf({"a": (6, 8)})
+    pictures.pixels["a"][:] = 51  # r = 0.2, logit 0.8
+    single = torch.tensor(0.8).sigmoid()
+    for merge, expected in (
+        ("logits", single),
+        ("probabilities", single),
+        ("logits-sum", torch.tensor(4 * 0.8).sigmoid()),
+    ):
+        found = predict(Constant(), pictures, scales=(0.5, 1.0), flip=True, merge=merge)["a"]
+        torch.testing.assert_close(found[1], expected.expand(6, 8), atol=1e-5, rtol=1e-5)
+
+
+def test_merging_unequal_views_worked_by_hand() -> None:
+    # left pixel r = 0 (logit 0), right pixel r = 1 (logit 4); this network sees only the left one, and repeats it
+    class Left(Constant):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            return logits[..., :1].expand_as(logits)
+
+    pictures = Shelf({"a": (1, 2)})
+    pictures.pixels["a"][:] = [[[0] * 3, [255] * 3]]
+    mean_of_logits = predict(Left(), pictures, flip=True, merge="logits")["a"][1, 0, 0]
+    mean_of_probabilities = predict(Left(), pictures, flip=True, merge="probabilities")["a"][1, 0, 0]
+    assert mean_of_logits.item() == pytest.approx(1 / (1 + np.exp(-2)))
+    assert mean_of_probabilities.item() == pytest.approx((0.5 + 1 / (1 + np.exp(-4))) / 2)
+
+
+class Strided(nn.Module):
+    """Stride 4: cell i reports pixel 4 i exactly, as a strided convolution with symmetric padding sees it."""
+
+    stride = 4
+
+    def forward(self, images: Tensor) -> Tensor:
+        return Constant().forward(images)[:, :, ::4, ::4]
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.75, 1.0, 1.25, 2.0])
+def test_every_scale_puts_things_in_the_same_place(scale: float) -> None:
+    # A ramp from left to right must come back as the same ramp, whatever the scale: a shift of half a cell, the usual
+    # mistake of mixing align_corners conventions, would show as an offset of 2 pixels.
+    pictures = Shelf({"a": (40, 80)})
+    pictures.pixels["a"][:] = np.linspace(0, 255, 80)[None, :, None].round()
+    found = predict(Strided(), pictures, scales=(scale,))["a"]
+    ramp = torch.logit(found[1])[20] / 4 * 79  # back to pixels
+    middle = slice(12, 68)
+    torch.testing.assert_close(ramp[middle], torch.arange(80.0)[middle], atol=0.35, rtol=0)
+
+
+def test_scaled_views_agree_with_resizing_twice(network: nn.Module) -> None:
+    # one bilinear step from the cells to the picture = cells to the view, then view to the picture (up to smoothing)
+    pictures = Shelf({"a": (48, 64)})
+    pixels = np.cumsum(np.cumsum(pictures.pixels["a"].astype(float) - 127, 0), 1)
+    pictures.pixels["a"] = np.uint8(255 * (pixels - pixels.min()) / np.ptp(pixels))
+    found = predict(network, pictures, scales=(1.5,))["a"]
+    inputs = normalise(torch.from_numpy(pictures.pixels["a"]).permute(2, 0, 1)[None])
+    with torch.no_grad():
+        view = F.interpolate(inputs, size=(72, 96), mode="bilinear", align_corners=False)
+        logits = upsample(network.eval()(view), (72, 96), network.stride)
+        expected = F.interpolate(logits, size=(48, 64), mode="bilinear", align_corners=False).softmax(1)[0]
+    torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)
+
+
+def test_the_network_is_left_as_it_was(network: nn.Module) -> None:
+    network.train()
+    frozen = next(module for module in network.modules() if not list(module.children()))
+    frozen.eval()
+    before = {name: module.training for name, module in network.named_modules()}
+    predict(network, Shelf(), ["a"])
+    assert {name: module.training for name, module in network.named_modules()} == before
+    results = predict_probabilities(network, Shelf(), ["a", "b"], InferenceConfig(), CPU)
+    next(results)
+    assert not network.training
+    results.close()  # also when the caller stops early
+    assert {name: module.training for name, module in network.named_modules()} == before
+
+
+def test_a_picture_that_cannot_be_read_is_named(network: nn.Module) -> None:
+    pictures = Shelf()
+    pictures.size = lambda image_id: (33, 40)  # type: ignore[method-assign]
+    with pytest.raises(DataError, match="picture b has 25 rows and 31 columns"):
+        predict(network, pictures)
+
+
+def test_scales_are_checked() -> None:
+    for scales in ((), (0.0,), (-1.0, 1.0), (9.0,)):
+        with pytest.raises(ValueError, match="between 0 and 8"):
+            InferenceConfig(scales=scales)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_agrees_with_cpu() -> None:
+    network = build_segmenter(NetworkConfig.model_validate("tiny"), 4, seed=3)
+    pictures = Shelf()
+    expected = predict(network, pictures, scales=(0.75, 1.0), flip=True)
+    device = torch.device("cuda")
+    network = network.to(device)
+    for precision, tolerance in (("fp32", 1e-3), ("bf16", 5e-2)):
+        protocol = InferenceConfig(scales=(0.75, 1.0), flip=True, precision=precision)
+        for ids, batch in predict_probabilities(network, pictures, list(SIZES), protocol, device):
+            for name, probabilities in zip(ids, batch, strict=True):
+                assert (probabilities.cpu() - expected[name]).abs().max() < tolerance
