@@ -57,8 +57,11 @@ def load_strictly(module: torch.nn.Module, state: Mapping[str, Tensor], source: 
             f"the weights of {source} do not fit {target}\n" + "\n".join(lines),
             "check that the file belongs to this network (network.backbone, network.weights)",
         )
+    copied = 0
     with torch.no_grad():
-        copied = sum(1 for key in shared if expected[key].copy_(state[key]) is not None)
+        for key in shared:
+            expected[key].copy_(state[key])  # the state dict's tensors are the module's own
+            copied += 1
     assert copied == sum(not key.endswith(".num_batches_tracked") or key in state for key in expected)
 
 

@@ -20,7 +20,7 @@ NAMES = ("background", "cat", "cow")
 
 @pytest.fixture(scope="module")
 def mobilenet() -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
+    torch.manual_seed(7)  # not the seed of any network below
     return torchvision.models.mobilenet_v2(weights=None).state_dict()
 
 
@@ -150,12 +150,12 @@ def _publish(network: Segmenter | Classifier, folder: Path) -> Path:
 def test_a_network_comes_back_from_its_artifact(tmp_path: Path, kind: str, mobilenet: dict[str, torch.Tensor]) -> None:
     network: Segmenter | Classifier
     if kind == "segmenter":
-        network = build_segmenter(NetworkConfig.model_validate({"preset": "tiny", "neck_layers": 1}), 3, seed=0)
+        network = build_segmenter(NetworkConfig.model_validate({"preset": "tiny", "neck_layers": 1}), 3, seed=5)
     elif kind == "classifier":
-        network = build_classifier(ClassifierConfig.model_validate("tiny"), 2, seed=0)
+        network = build_classifier(ClassifierConfig.model_validate("tiny"), 2, seed=5)
     else:
         torch.save(mobilenet, tmp_path / "net.pth")
-        network = build_segmenter(_config(tmp_path / "net.pth"), 3, seed=0)
+        network = build_segmenter(_config(tmp_path / "net.pth"), 3, seed=5)
     again = load_network(_publish(network, tmp_path / "run"))
     assert type(again) is type(network)
     assert not again.training
