@@ -40,15 +40,29 @@ def with_folder_form(
             show_default=False,
             rich_help_panel=panel,
         ),
+        option(
+            "common_only",
+            bool,
+            False,
+            "--common-only",
+            help="Score only the masks that both folders have.",
+            rich_help_panel=panel,
+        ),
         option("as_json", bool, False, "--json", help="Print the scores as JSON on stdout.", rich_help_panel=panel),
     ]
 
     def evaluate(
-        *, ground_truth: Path | None = None, num_classes: int | None = None, as_json: bool = False, **given: Any
+        *,
+        ground_truth: Path | None = None,
+        num_classes: int | None = None,
+        common_only: bool = False,
+        as_json: bool = False,
+        **given: Any,
     ) -> None:
         if ground_truth is None:
-            if num_classes is not None:
-                raise UsageError("--num-classes belongs to --ground-truth DIR", "give both, or neither")
+            if num_classes is not None or common_only:
+                idle_option = "--common-only" if common_only else "--num-classes"
+                raise UsageError(f"{idle_option} belongs to --ground-truth DIR", "give both, or neither")
             command(**given, as_json=as_json)
             return
         if given["input_predictions"] is None or num_classes is None:
@@ -56,32 +70,38 @@ def with_folder_form(
                 "folders are scored by three options together",
                 "semiseg evaluate --predictions DIR --ground-truth DIR --num-classes N",
             )
-        idle = [key for key in ("name", "config_file", "settings", "workspace", "input_data") if given.get(key)]
-        if idle:
-            shown = {"config_file": "config", "settings": "set", "input_data": "data"}
-            raise UsageError(f"--{shown.get(idle[0], idle[0])} has no effect when folders are scored", "leave it out")
-        _score(Path(given["input_predictions"]), ground_truth, num_classes, given["workers"], as_json)
+        names = {"config_file": "config", "settings": "set", "input_data": "data", "name": "name", "split": "split"}
+        if idle := [f"--{name}" for key, name in names.items() if given.get(key)]:
+            raise UsageError(f"{', '.join(idle)}: no effect when folders are scored", "leave it out")
+        folder = Path(given["input_predictions"])
+        _score(folder, ground_truth, num_classes, common_only, given["workers"], as_json)
 
     return evaluate, [*parameters, *added]
 
 
-def _score(predictions: Path, ground_truth: Path, num_classes: int, workers: int | None, as_json: bool) -> None:
+def _score(
+    predictions: Path, ground_truth: Path, num_classes: int, common_only: bool, workers: int | None, as_json: bool
+) -> None:
     from stages.evaluate import evaluate_folders
 
-    scores = evaluate_folders(predictions, ground_truth, num_classes)
+    scores = evaluate_folders(predictions, ground_truth, num_classes, common_only=common_only, workers=workers)
     if as_json:
         write_json(scores)
         return
-    print_scores(scores)
+    table = plain_table("class", "IoU", "precision", "recall")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, record in scores["classes"].items():
+        table.add_row(name, *(_percent(record[key]) for key in ("iou", "precision", "recall")))
+    console = out()
+    console.print(table)
+    console.print(
+        f"mean IoU {_percent(scores['mean_iou'])}, pixel accuracy {_percent(scores['pixel_accuracy'])}, "
+        f"{scores['images']} images"
+    )
+    if unanswered := scores["pixels"]["unanswered_share"]:
+        say(f"{_percent(unanswered)} % of the scored pixels have no answer (255) and count as wrong")
 
 
-def print_scores(scores: dict[str, Any]) -> None:
-    """Per-class IoU as a table, the rest as lines."""
-    table = plain_table("class", "IoU")
-    table.columns[1].justify = "right"
-    per_class = scores.get("iou", {})
-    pairs = per_class.items() if isinstance(per_class, dict) else enumerate(per_class)
-    for label, value in pairs:
-        table.add_row(str(label), "-" if value is None else f"{100 * value:.1f}")
-    out().print(table)
-    say("")
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"

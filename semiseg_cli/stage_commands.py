@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from artifacts.errors import ArtifactError, ConfigError, SemisegError
 from artifacts.store import Artifact, Workspace, Writer
-from semiseg_cli.console import duration, headline, say, show_error
+from semiseg_cli.console import duration, headline, say, show_error, write_json
 from semiseg_cli.options import (
     DEFAULT,
     DeviceOption,
@@ -33,12 +33,16 @@ from stages.pipeline.run_stage import run_stage
 
 @dataclass(frozen=True)
 class Shortcut:
-    """An option that sets one field of a stage's config. Without `help`, the field's own description is shown."""
+    """An option that sets one field of a stage's config. Without `help`, the field's own description is shown.
+
+    `also` are (key, value) pairs that the option sets besides.
+    """
 
     option: str
     key: str
     type: Any = str
     help: str = ""
+    also: tuple[tuple[str, Any], ...] = ()
 
 
 # The settings typed most, per stage; everything else by --set or --config.
@@ -59,7 +63,19 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut("--batch-size", "batch_size", int),
         Shortcut("--seed", "seed", int),
     ),
-    "seeds": (Shortcut("--saliency", "saliency"),),
+    "seeds": (
+        Shortcut(
+            "--background",
+            "labels.background.kind",
+            help="Where background seeds come from: saliency (computed), gradient, cam or none.",
+        ),
+        Shortcut(
+            "--saliency",
+            "labels.background.folder",
+            help="Background from a folder of saliency maps, <image id>.png.",
+            also=(("labels.background.kind", "folder"),),
+        ),
+    ),
     "train": (
         Shortcut("--method", "method", help="A method of `semiseg methods`."),
         Shortcut("--network", "network"),
@@ -75,7 +91,7 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
     ),
     "crf": (Shortcut("--parameters", "parameters"),),
     "retrain": (),
-    "evaluate": (Shortcut("--split", "split"),),
+    "evaluate": (Shortcut("--split", "splits", list),),
 }
 
 DEFAULT_NAMES: dict[str, str] = {"prepare-data": "data", "evaluate": "evaluation", "predict": "predictions"}
@@ -97,13 +113,15 @@ def stage_function(name: str) -> Callable[..., None]:
     shortcuts = {_identifier(shortcut.option): shortcut for shortcut in SHORTCUTS.get(name, ())}
     inputs = {_identifier(key): key for key in stage.inputs}
 
-    def command(**given: Any) -> None:
-        _run(
+    def command(*, as_json: bool = False, **given: Any) -> None:
+        artifact = _run(
             stage,
             {shortcut: given[key] for key, shortcut in shortcuts.items()},
             {key: given[f"input_{identifier}"] for identifier, key in inputs.items()},
             **{key: given[key] for key in _FIXED},
         )
+        if as_json and artifact is not None:
+            write_json(artifact.json("metrics.json"))
 
     parameters = [_shortcut_parameter(stage, key, shortcut) for key, shortcut in shortcuts.items()]
     parameters += [_input_parameter(stage, identifier, key) for identifier, key in inputs.items()]
@@ -206,7 +224,8 @@ def stage_config(stage: Stage, file: Path | None, settings: list[str], shortcuts
     for shortcut, value in sorted(shortcuts.items(), key=lambda item: item[0].key.count(".")):
         if value is not None:
             plain = [part.strip() for part in value.split(",") if part.strip()] if shortcut.type is list else value
-            assign(given, shortcut.key.split("."), plain)
+            for key, fixed in ((shortcut.key, plain), *shortcut.also):
+                assign(given, key.split("."), fixed)
     for text in settings:
         keys, value = parse_assignment(text)
         assign(given, keys, value)
@@ -229,12 +248,17 @@ def choose_inputs(
         elif name is not None:
             chosen[key] = _existing(workspace, name)
         elif not declared.optional:
-            chosen[key] = found[key] = _look_for(stage, key, workspace) or _nothing_found(stage, key, workspace)
+            if (looked_for := _look_for(stage, key, workspace)) is None:
+                _nothing_found(stage, key, workspace)
+            chosen[key] = found[key] = looked_for
     unset = [key for key in stage.inputs if key not in chosen]
-    if unset and not _starts(stage, config, chosen, workspace):
+    if refusal := _refusal(stage, config, chosen, workspace) if unset else None:
         for key in unset:
             if name := _look_for(stage, key, workspace):
                 chosen[key] = found[key] = name
+        for key in unset:
+            if key not in chosen and repr(key) in refusal.message:
+                _nothing_found(stage, key, workspace, refusal.message)
     if is_main_rank():
         for key, name in found.items():
             say(f"{key.replace('_', ' ')}: {name}  (--{key.replace('_', '-')} NAME for another)")
@@ -251,34 +275,44 @@ def _existing(workspace: Workspace, name: str) -> str:
 
 
 def _look_for(stage: Stage, key: str, workspace: Workspace) -> str | None:
+    """The first default name that the workspace has, else the only artifact of a fitting kind."""
     declared = stage.inputs[key]
-    present = workspace.names()
-    return next((n for n in declared.default if n in present and workspace.artifact(n).kind in declared.kinds), None)
+    fitting = _fitting(stage, key, workspace)
+    named = next((name for name in declared.default if name in fitting), None)
+    if named is None and declared.default and len(fitting) == 1:
+        return fitting[0]
+    return named
 
 
-def _nothing_found(stage: Stage, key: str, workspace: Workspace) -> str:
+def _fitting(stage: Stage, key: str, workspace: Workspace) -> list[str]:
+    return [name for name in workspace.names() if workspace.artifact(name).kind in stage.inputs[key].kinds]
+
+
+def _nothing_found(stage: Stage, key: str, workspace: Workspace, message: str | None = None) -> NoReturn:
+    """Raises the error that says which command makes the input, or between which artifacts to choose."""
     declared = stage.inputs[key]
-    makers = [name for name in STAGE_MODULES if load_stage(name).output in declared.kinds]
-    fitting = [name for name in workspace.names() if workspace.artifact(name).kind in declared.kinds]
-    message = f"{stage.name} needs the input {key!r} ({declared.help}); {workspace.path} has none"
-    if declared.default:
-        message += f" named {' or '.join(declared.default)}"
-    if fitting:
+    if message is None:
+        named = f" named {' or '.join(declared.default)}" if declared.default else ""
+        message = f"{stage.name} needs the input {key!r} ({declared.help}); {workspace.path} has none{named}"
+    if fitting := _fitting(stage, key, workspace):
         flag = f"--{key.replace('_', '-')}"
-        raise ArtifactError(message, f"choose one: {' or '.join(f'{flag} {name}' for name in fitting)}")
+        raise ArtifactError(message, f"choose one: {', '.join(f'{flag} {name}' for name in fitting)}")
+    makers = [name for name in STAGE_MODULES if load_stage(name).output in declared.kinds]
     others = [str(path) for path in known_workspaces() if path.resolve() != workspace.path.resolve()]
     elsewhere = f"; or another workspace: {', '.join(others[:4])} (--workspace)" if others else ""
     raise ArtifactError(message, f"make it: {' or '.join(f'semiseg {maker}' for maker in makers)}{elsewhere}")
 
 
-def _starts(stage: Stage, config: Config, chosen: Mapping[str, str | None], workspace: Workspace) -> bool:
-    """Whether the stage would start with these inputs alone."""
+def _refusal(
+    stage: Stage, config: Config, chosen: Mapping[str, str | None], workspace: Workspace
+) -> SemisegError | None:
+    """Why the stage would not start with these inputs alone; None when it would."""
     opened = {key: workspace.artifact(name) if (name := chosen.get(key)) else None for key in stage.inputs}
     try:
         stage.check(config, opened)
-    except SemisegError:
-        return False
-    return True
+    except SemisegError as error:
+        return error
+    return None
 
 
 def _run(
@@ -292,7 +326,8 @@ def _run(
     device: str,
     workers: int | None,
     force: bool,
-) -> None:
+) -> Artifact | None:
+    """Makes the artifact and returns it; None on ranks other than the first."""
     check_device(device)
     config = stage_config(stage, config_file, settings or [], shortcuts)
     target = Workspace(workspace or DEFAULT)
@@ -315,8 +350,10 @@ def _run(
         if begun and isinstance(error, ConfigError | ArtifactError) and not error.hint:
             error.hint = "finished items are kept; once it is mended, the same command continues"
         raise
-    if is_main_rank():
-        _tell(stage, outcome.artifact, outcome.ran, time.monotonic() - begun[0] if begun else 0.0)
+    if not is_main_rank():
+        return None
+    _tell(stage, outcome.artifact, outcome.ran, time.monotonic() - begun[0] if begun else 0.0)
+    return outcome.artifact
 
 
 def _tell(stage: Stage, artifact: Artifact, ran: bool, seconds: float) -> None:
