@@ -19,6 +19,7 @@ from stages.engine.randomness import derive_seed
 from stages.engine.streams import Entry, Stream
 from stages.networks import Segmenter, build_segmenter, parameter_groups, upsample
 from stages.networks.config import NetworkConfig
+from stages.networks.weights import load_strictly
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,15 @@ class Setup:
     initial: Mapping[str, Tensor] | None = None
 
     def segmenter(self, which: int = 0) -> Segmenter:
-        """A segmenter with the config's initial weights; `which` = 1, 2, ... gives other random layers."""
+        """A segmenter with the config's initial weights; `which` = 1, 2, ... gives other random layers.
+
+        From given weights the others take all but the head: networks that start equal would stay equal.
+        """
         seed = self.seed if which == 0 else derive_seed(self.seed, "network", which)
         network = build_segmenter(self.network, self.num_classes, seed)
         if self.initial is not None:
-            network.load_state_dict(self.initial)
+            own = {} if which == 0 else network.head.state_dict(prefix="head.")
+            load_strictly(network, {**self.initial, **own}, "the input 'initial'", "the network of this config")
         return network
 
 
@@ -67,6 +72,12 @@ class Sources:
 
     def require(self, method: str, *names: str) -> None:
         """ConfigError when the method lacks data it needs, saying what provides it."""
+        what = {
+            "strong": "pictures with masks",
+            "weak": "pictures without masks",
+            "weak_labels": "estimated masks",
+            "seeds": "seeds",
+        }
         cure = {
             "strong": "the data set's split 'train' is empty: prepare it with --labelled",
             "weak": "the data set's split 'weak' is empty: prepare it with fewer labelled pictures",
@@ -76,7 +87,7 @@ class Sources:
         for name in names:
             there = bool(getattr(self, name)) if name in ("strong", "weak") else name in self.available
             if not there:
-                raise ConfigError(f"method {method} needs {name.replace('_', ' ')}", cure[name])
+                raise ConfigError(f"method {method} needs {what[name]}", cure[name])
 
     def entries(self, ids: Sequence[str], label: str | None) -> list[Entry]:
         return [Entry(image_id, label) for image_id in ids]
@@ -108,7 +119,10 @@ class Method:
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep beside the networks (tensors and plain values)."""
+        """What a checkpoint must keep beside the networks (tensors and plain values).
+
+        Every process calls it at the same step; what that of rank 0 gives is kept and restored in all of them.
+        """
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:

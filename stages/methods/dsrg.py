@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.engine.distributed import global_mean, sum_over_processes
+from stages.engine.distributed import global_mean, rank, sum_over_processes
 from stages.engine.streams import Stream
 from stages.localization.region_growing import grow_batch
-from stages.methods.contract import Batch, Method, Setup, Sources
+from stages.methods.contract import Batch, Method, Setup, Sources, at_size
 from stages.methods.settings import DsrgSettings
 from stages.networks import Segmenter
 from stages.scoring.dense_crf import crf_batch, crf_pool, named_parameters
@@ -58,8 +58,12 @@ class Dsrg(Method):
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         pictures, network = batch["weak"], cast(Segmenter, self.networks["segmenter"])
-        logits = network(pictures.image).float()  # (B, C, h, w): everything below lives on this grid
-        cells = slice(None, None, network.stride)  # cell i lies on pixel stride * i
+        logits = network(pictures.image).float()
+        stride = self.settings.map_stride or network.stride
+        cells = slice(None, None, stride)  # cell i lies on pixel stride * i
+        if stride != network.stride:
+            logits = at_size(logits, pictures, network)[..., cells, cells]
+        # logits: (B, C, h, w), and everything below lives on this grid
         seeds = pictures.label[:, cells, cells]  # (B, h, w)
         valid = pictures.valid[:, cells, cells]
         present = torch.cat([torch.ones_like(pictures.tags[:, :1]), pictures.tags], 1).bool()  # (B, C)
@@ -108,10 +112,13 @@ class Dsrg(Method):
         self.counts[:, 1] += torch.bincount(grown[labelled], minlength=number).cpu()
         self.counts[:, 2] += torch.bincount(reference[known], minlength=number).cpu()
 
+    def _joint_counts(self) -> Tensor:
+        device = next(self.networks.parameters()).device  # NCCL sums on GPUs only
+        return sum_over_processes(self.counts.to(device)).cpu()
+
     def epoch_metrics(self) -> dict[str, float]:
         """Precision, recall and IoU of the grown seeds, means over the classes that occur (DSRG, Fig. 4)."""
-        device = next(self.networks.parameters()).device
-        right, grown, true = sum_over_processes(self.counts.to(device)).cpu().double().numpy().T
+        right, grown, true = self._joint_counts().double().numpy().T
         self.counts.zero_()
         occurs = true > 0
         if not occurs.any():
@@ -124,10 +131,11 @@ class Dsrg(Method):
         }
 
     def state(self) -> dict[str, Any]:
-        return {"counts": self.counts}
+        return {"counts": self._joint_counts()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.counts = state["counts"]
+        if rank() == 0:  # they are the counts of all processes
+            self.counts = state["counts"]
 
     def close(self) -> None:
         if self._pool is not None:

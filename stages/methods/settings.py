@@ -55,6 +55,13 @@ class CpsSettings(MethodSettings):
         True, description="Leave padded pixels out of the unlabelled loss; the authors' code keeps them in."
     )
 
+    @pydantic.field_validator("box_share")
+    @classmethod
+    def _shares(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError("expected two shares above 0 and up to 1, the smaller first")
+        return value
+
 
 class DsrgSettings(MethodSettings):
     """Huang et al., CVPR 2018: seeds grow into confident neighbours while the network trains."""
@@ -78,6 +85,12 @@ class DsrgSettings(MethodSettings):
         gt=0,
         description="Spatial widths of the training CRF: those of a whole VOC picture (80, 3 pixels) divided by this.\n"
         "12 is SEC's and DSRG's value for maps of 41 x 41 cells.",
+    )
+    map_stride: int | None = Field(
+        None,
+        ge=1,
+        description="Pixels per cell of the maps on which seeds, CRF and losses live. null: the network's own stride\n"
+        "(VGG16 at 321 pixels: 8, 41 x 41 cells). Smaller: the logits are upsampled, which small pictures need.",
     )
     log_quality: bool = Field(
         True,
