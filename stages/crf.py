@@ -31,7 +31,7 @@ from stages.scoring.processes import map_in_processes
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMap, ScoreMaps
 
-SCORE_FOLDERS = {"predictions": "probabilities", "seeds": "scores"}
+SCORE_FOLDERS = {"predictions": "probabilities", "seeds": "cams"}
 
 
 class CrfStageConfig(CrfConfig):

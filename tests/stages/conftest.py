@@ -1,0 +1,79 @@
+"""Fixtures for the stages that predict, refine and score: a small drawn data set and an untrained segmenter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from artifacts import checkpoint
+from artifacts.dataset import Dataset
+from artifacts.store import Artifact, Work, Workspace, Writer
+from stages.config import build
+from stages.contract import Execution, load_stage
+from stages.networks import build_segmenter
+from stages.networks.config import NetworkConfig
+from stages.pipeline.run_stage import Outcome, run_stage
+
+
+def publish(workspace: Workspace, name: str, kind: str, write: Callable[[Writer], None]) -> Artifact:
+    """An artifact of `kind` with what `write` writes."""
+    work = Work("by hand", 1, kind, sha256(name.encode()).hexdigest(), {}, {}, {})
+    with workspace.writing(name, work) as writer:
+        write(writer)
+        return workspace.publish(name, writer, work, {})
+
+
+def write_segmenter(writer: Writer, class_names: tuple[str, ...]) -> None:
+    """An untrained small network, whose scores are spread enough that several classes win."""
+    import torch
+
+    network = build_segmenter(NetworkConfig.model_validate("tiny"), len(class_names), seed=1)
+    with torch.no_grad():
+        for parameter in list(network.head.parameters())[-2:]:
+            parameter.normal_(std=1.0, generator=torch.Generator().manual_seed(0))
+    with writer.item("weights.pt") as temporary:
+        checkpoint.save(temporary, network.state_dict())
+    writer.write_json("network.json", network.spec(class_names))
+
+
+class Bench:
+    """A workspace with `data` (shapes, 64 pixels) and `segmenter`; runs stages in it."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.run("prepare-data", "data", {"shapes": {"train": 4, "weak": 5, "val": 6, "long_side": 64}}, {})
+        self.dataset = Dataset(workspace.artifact("data"))
+        self.add_segmenter("segmenter", self.dataset.class_names)
+
+    def add_segmenter(self, name: str, class_names: tuple[str, ...]) -> Artifact:
+        return self.publish(name, "segmenter", lambda writer: write_segmenter(writer, class_names))
+
+    def publish(self, name: str, kind: str, write: Callable[[Writer], None]) -> Artifact:
+        return publish(self.workspace, name, kind, write)
+
+    def outcome(
+        self,
+        stage: str,
+        name: str,
+        values: Mapping[str, Any],
+        inputs: Mapping[str, str | None] | None = None,
+        **execution: Any,
+    ) -> Outcome:
+        record = load_stage(stage)
+        config = build(record.config, values, "test")
+        chosen = {key: {"data": "data", "segmenter": "segmenter"}.get(key) for key in record.inputs}
+        if inputs is not None:
+            chosen |= inputs
+        doing = Execution(**({"device": "cpu", "workers": 1} | execution))
+        return run_stage(record, config, self.workspace, name, chosen, doing)
+
+    def run(self, *arguments: Any, **options: Any) -> Artifact:
+        return self.outcome(*arguments, **options).artifact
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(Workspace(tmp_path_factory.mktemp("bench") / "runs"))
