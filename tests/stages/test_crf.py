@@ -1,0 +1,203 @@
+"""The stage crf: equal to the CRF on the labels that take part, over one process or several, resumable."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import stages.crf as module
+from artifacts.errors import ArtifactError, ConfigError, DataError
+from artifacts.masks import read_mask
+from artifacts.score_maps import ScoreMaps, ScoreMapWriter
+from stages.networks import upsample
+from stages.scoring.config import CrfConfig
+from stages.scoring.dense_crf import PARAMETERS, crf_from_labels, crf_probabilities
+
+SETTINGS = {"parameters": "deeplab-v2", "scale": 4}
+
+
+@pytest.fixture(scope="module")
+def predictions(bench):
+    return bench.run("predict", "for-crf", {"splits": ["val", "train"], "restrict_to_labels": True})
+
+
+@pytest.fixture(scope="module")
+def seeds(bench, predictions):
+    """Activation maps as `seeds` writes them: foreground only, each divided by its maximum."""
+    probabilities = ScoreMaps(predictions, "probabilities")
+
+    def write(writer):
+        with ScoreMapWriter(writer, "cams", class_names=bench.dataset.class_names) as maps:
+            for shard in maps.plan(bench.dataset.ids("train")):
+                for image_id in shard:
+                    record = probabilities[image_id]
+                    scores = record.scores[1:] / record.scores[1:].max((1, 2), keepdims=True)
+                    maps.add(image_id, scores, record.classes[1:], size=record.size, stride=record.stride)
+
+    return bench.publish("seeds-for-crf", "seeds", write)
+
+
+def masks_of(artifact) -> dict[str, np.ndarray]:
+    return {path.stem: read_mask(path) for path in sorted(artifact.path.glob("masks/*.png"))}
+
+
+def scores_at_full_size(record) -> np.ndarray:
+    return upsample(torch.from_numpy(record.scores)[None], record.size, record.stride)[0].numpy()
+
+
+def test_equals_the_crf_called_directly_on_the_labels_present(bench, predictions):
+    artifact = bench.run("crf", "crf", SETTINGS, {"predictions": "for-crf"})
+    masks, maps = masks_of(artifact), ScoreMaps(predictions, "probabilities")
+    assert sorted(masks) == list(maps.ids)
+    parameters = CrfConfig(**SETTINGS).resolve()
+    changed = 0
+    for image_id, mask in masks.items():
+        record = maps[image_id]
+        scores = scores_at_full_size(record)
+        wins = np.isin(np.arange(len(scores)), scores.argmax(0))
+        keep = wins | (scores.max((1, 2)) >= 0.2) | (record.classes == 0)
+        refined = crf_probabilities(bench.dataset.image(image_id), scores[keep], parameters)
+        top = np.sort(refined, axis=0)
+        clear = (top[-1] - top[-2] > 1e-3) if keep.sum() > 1 else np.ones(mask.shape, bool)
+        np.testing.assert_array_equal(mask[clear], record.classes[keep][refined.argmax(0)][clear])
+        changed += (mask != record.classes[scores.argmax(0)]).sum()
+    assert changed > 0
+    record = json.loads(artifact.file("classes.json").read_text())
+    assert record["class_names"] == list(bench.dataset.class_names)
+    assert artifact.kind == "masks"
+
+
+def test_processes_change_nothing(bench, predictions):
+    alone = bench.run("crf", "alone", SETTINGS | {"splits": ["val"]}, {"predictions": "for-crf"})
+    beside = bench.run("crf", "beside", SETTINGS | {"splits": ["val"]}, {"predictions": "for-crf"}, workers=2)
+    assert alone.manifest.content == beside.manifest.content
+    assert sorted(masks_of(alone)) == list(bench.dataset.ids("val"))
+
+
+def test_labels_tags_uses_the_image_level_labels_only(bench):
+    bench.run("predict", "everything", {"splits": ["train"], "min_class_probability": 0})
+    artifact = bench.run("crf", "tags", SETTINGS | {"labels": "tags"}, {"predictions": "everything"})
+    everything = bench.run("crf", "all", SETTINGS | {"labels": "all"}, {"predictions": "everything"})
+    used = set()
+    for image_id, mask in masks_of(artifact).items():
+        assert set(np.unique(mask)) <= {0, *bench.dataset.tags(image_id)}
+        used |= set(np.unique(masks_of(everything)[image_id])) - {0, *bench.dataset.tags(image_id)}
+    assert used  # else the restriction would have done nothing
+
+
+def test_confidence_below_the_threshold_is_unknown(bench, predictions):
+    plain = masks_of(bench.run("crf", "crf", SETTINGS, {"predictions": "for-crf"}))
+    artifact = bench.run("crf", "sure", SETTINGS | {"min_confidence": 0.9}, {"predictions": "for-crf"})
+    unknown = 0
+    for image_id, mask in masks_of(artifact).items():
+        np.testing.assert_array_equal(mask[mask != 255], plain[image_id][mask != 255])
+        unknown += (mask == 255).sum()
+    assert unknown > 0
+
+
+@pytest.mark.parametrize(
+    "values", [{"background_score": 0.3}, {"background_alpha": 4.0}, {"parameters": "irn", "background_score": 0.3}]
+)
+def test_activation_maps_get_a_background(bench, seeds, values):
+    config = module.CrfStageConfig(**({"parameters": "psa"} | values))
+    artifact = bench.run("crf", "from-seeds", {"parameters": "psa"} | values, {"predictions": "seeds-for-crf"})
+    maps = ScoreMaps(seeds, "cams")
+    for image_id, mask in masks_of(artifact).items():
+        record = maps[image_id]
+        scores = scores_at_full_size(record)
+        if config.background_alpha:
+            background = (1 - scores.max(0)) ** config.background_alpha
+        else:
+            background = np.full(record.size, 0.3)
+        stacked = np.concatenate([background[None], scores]).astype(np.float32)
+        classes = np.array([0, *record.classes])
+        keep = [k for k in range(len(stacked)) if k == 0 or stacked[k].max() >= 0.2 or (stacked.argmax(0) == k).any()]
+        image = bench.dataset.image(image_id)
+        if config.parameters == "irn":
+            refined = crf_from_labels(image, stacked[keep].argmax(0), len(keep), PARAMETERS["irn"])
+        else:
+            refined = crf_probabilities(image, stacked[keep], PARAMETERS["psa"])
+        top = np.sort(refined, axis=0)
+        clear = (top[-1] - top[-2] > 1e-3) if len(keep) > 1 else np.ones(mask.shape, bool)
+        np.testing.assert_array_equal(mask[clear], classes[keep][refined.argmax(0)][clear])
+
+
+def test_own_pictures_are_refined_too(bench, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        Image.fromarray(rng.integers(0, 256, (24, 30, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    bench.run("predict", "own-maps", {"images": str(tmp_path), "output": "probabilities"}, {"data": None})
+    artifact = bench.run("crf", "own-crf", {"images": str(tmp_path)}, {"data": None, "predictions": "own-maps"})
+    assert {name: mask.shape for name, mask in masks_of(artifact).items()} == {"a": (24, 30), "b": (24, 30)}
+
+
+def test_a_run_that_was_cut_off_is_continued(bench, predictions, monkeypatch):
+    whole = bench.run("crf", "whole", SETTINGS, {"predictions": "for-crf"})
+    refine, done = module.refine, []
+
+    def counted(task, image_id):
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(image_id)
+        return refine(task, image_id)
+
+    monkeypatch.setattr(module, "refine", counted)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run("crf", "cut", SETTINGS, {"predictions": "for-crf"})
+    done[:] = [*done, "past"]  # no longer 4: go on
+    continued = bench.run("crf", "cut", SETTINGS, {"predictions": "for-crf"})
+    assert continued.manifest.content == whole.manifest.content
+    assert len(done) == len(set(done)) == len(masks_of(whole)) + 1  # nothing was made twice
+
+
+def test_mistakes_are_named(bench, predictions, tmp_path):
+    bench.run("predict", "masks-only", {"output": "masks"})
+    with pytest.raises(ArtifactError, match="has masks only"):
+        bench.run("crf", "x", {}, {"predictions": "masks-only"})
+    with pytest.raises(DataError, match=r"5 pictures have no score maps in 'for-crf': "):
+        bench.run("crf", "x", {"splits": ["weak"]}, {"predictions": "for-crf"})
+    with pytest.raises(ConfigError, match="parameters: no parameter set is called so"):
+        bench.run("crf", "x", {"parameters": "deeplab"}, {"predictions": "for-crf"})
+    Image.new("RGB", (8, 8)).save(tmp_path / "stranger.png")
+    with pytest.raises(DataError, match="10 pictures with score maps are not in the data set or folder"):
+        bench.run("crf", "x", {"images": str(tmp_path)}, {"data": None, "predictions": "for-crf"})
+    with pytest.raises(ConfigError, match="no pictures are given"):
+        bench.run("crf", "x", {}, {"data": None, "predictions": "for-crf"})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_damaged_chunk_names_shard_and_picture(bench, predictions, workers):
+    def write(writer):
+        for path in predictions.path.glob("probabilities/*"):
+            writer.write_bytes(f"probabilities/{path.name}", path.read_bytes())
+
+    damaged = bench.publish(f"damaged-{workers}", "predictions", write)
+    victim = bench.dataset.ids("val")[2]
+    import h5py
+
+    shard = next(damaged.path.glob("probabilities/*.h5"))
+    with h5py.File(shard, "r") as file:
+        place = file[victim]["scores"].id.get_chunk_info(0)
+    with shard.open("r+b") as file:
+        file.seek(place.byte_offset + place.size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 255]))
+    with pytest.raises(ArtifactError, match=victim) as caught:
+        bench.run("crf", "x", SETTINGS, {"predictions": damaged.name}, workers=workers)
+    assert shard.name in caught.value.message
+
+
+def test_a_picture_that_is_gone_is_named(bench, predictions):
+    victim = bench.dataset.image_path(bench.dataset.ids("val")[1])
+    hidden = victim.with_suffix(".away")
+    victim.rename(hidden)
+    try:
+        with pytest.raises(DataError, match=victim.stem):
+            bench.run("crf", "gone", SETTINGS | {"iterations": 3}, {"predictions": "for-crf"}, workers=2)
+    finally:
+        hidden.rename(victim)

@@ -1,0 +1,127 @@
+"""The stage evaluate and the scoring of plain folders, against scikit-learn and by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import jaccard_score
+
+from artifacts.errors import ArtifactError, ConfigError, DataError
+from artifacts.masks import read_mask, write_mask
+from stages.evaluate import evaluate_folders
+
+
+@pytest.fixture(scope="module")
+def predictions(bench):
+    return bench.run("predict", "to-score", {"splits": ["val"], "output": "masks"})
+
+
+def test_scores_of_a_split_equal_scikit_learn(bench, predictions):
+    artifact = bench.run("evaluate", "metrics", {}, {"predictions": "to-score"})
+    truth = np.concatenate([bench.dataset.mask(i).ravel() for i in bench.dataset.ids("val")])
+    found = np.concatenate([read_mask(predictions.file(f"masks/{i}.png")).ravel() for i in bench.dataset.ids("val")])
+    known = truth != 255
+    occurs = np.union1d(truth[known], found[known])
+    expected = jaccard_score(truth[known], found[known], labels=occurs, average=None)
+    metrics = json.loads(artifact.file("metrics.json").read_text())
+    names = bench.dataset.class_names
+    np.testing.assert_allclose([metrics["classes"][names[c]]["iou"] for c in occurs], expected)
+    assert metrics["mean_iou"] == pytest.approx(expected.mean())
+    assert metrics["pixel_accuracy"] == pytest.approx((truth == found)[known].mean())
+    assert metrics["pixels"]["ignored"] == (~known).sum() > 0
+    assert metrics["images"] == len(bench.dataset.ids("val")) == 6
+    assert metrics["class_names"] == list(names)
+    assert np.array(metrics["confusion_matrix"]).shape == (len(names), len(names) + 1)
+    assert artifact.summary["mean_iou"] == metrics["mean_iou"]
+
+
+def test_the_number_of_processes_changes_nothing(bench, predictions):
+    one = bench.run("evaluate", "metrics", {}, {"predictions": "to-score"})
+    two = bench.outcome("evaluate", "metrics-2", {}, {"predictions": "to-score"}, workers=2)
+    assert two.ran
+    assert two.artifact.manifest.content == one.manifest.content
+
+
+def test_mean_over_named_classes(bench, predictions):
+    names = ["background", bench.dataset.class_names[2]]
+    artifact = bench.run("evaluate", "subset", {"classes": names}, {"predictions": "to-score"})
+    metrics = json.loads(artifact.file("metrics.json").read_text())
+    ious = [metrics["classes"][name]["iou"] for name in names]
+    assert metrics["mean_iou"] == pytest.approx(np.mean([v for v in ious if v is not None]))
+    assert set(artifact.summary["iou"]) == set(names)
+    with pytest.raises(ConfigError, match="unicorn is no class here"):
+        bench.run("evaluate", "x", {"classes": ["unicorn"]}, {"predictions": "to-score"})
+
+
+def test_missing_predictions_are_listed(bench, predictions):
+    ids = bench.dataset.ids("val")
+
+    def write(writer):
+        for image_id in ids[2:]:
+            writer.write_bytes(f"masks/{image_id}.png", predictions.file(f"masks/{image_id}.png").read_bytes())
+
+    bench.publish("incomplete", "masks", write)
+    with pytest.raises(DataError, match=rf"no mask for 2 of 6 pictures of val: {ids[0]}, {ids[1]}\n"):
+        bench.run("evaluate", "x", {}, {"predictions": "incomplete"})
+    bench.publish("empty", "seeds", lambda writer: writer.write_json("notes.json", {}))
+    with pytest.raises(ArtifactError, match="holds no masks"):
+        bench.run("evaluate", "x", {}, {"predictions": "empty"})
+
+
+def folders(root: Path, found: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> tuple[Path, Path]:
+    for folder, masks in (("found", found), ("truth", truth)):
+        (root / folder).mkdir()
+        for name, mask in masks.items():
+            write_mask(root / folder / f"{name}.png", np.array(mask, np.uint8))
+    return root / "found", root / "truth"
+
+
+def test_plain_folders_worked_by_hand(tmp_path):
+    found, truth = folders(tmp_path, {"a": [[0, 1], [1, 255]], "b": [[2, 2]]}, {"a": [[0, 0], [1, 1]], "b": [[2, 255]]})
+    scores = evaluate_folders(found, truth, 3, workers=1)
+    # background: 1 of {0, 0}, nothing else called so; class 1: 1 right, 1 too many, 1 unanswered; class 2: 1 right
+    assert [scores["classes"][name]["iou"] for name in ("0", "1", "2")] == pytest.approx([1 / 2, 1 / 3, 1])
+    assert scores["pixels"] == {"scored": 5, "ignored": 1, "unanswered": 1, "unanswered_share": 1 / 5}
+    assert scores["images"] == 2
+    named = evaluate_folders(found, truth, 3, class_names=("background", "cat", "dog"), classes=("cat",), workers=2)
+    assert named["mean_iou"] == pytest.approx(1 / 3)
+
+
+def test_names_that_lie_in_one_folder_only_are_listed(tmp_path):
+    mask = [[0, 1]]
+    found, truth = folders(tmp_path, {"a": mask, "b": mask, "x": mask}, {"a": mask, "c": mask, "d": mask})
+    with pytest.raises(DataError) as caught:
+        evaluate_folders(found, truth, 2)
+    assert "2 without a prediction in" in caught.value.message
+    assert "c, d" in caught.value.message
+    assert "2 without a ground truth in" in caught.value.message
+    assert "b, x" in caught.value.message
+    assert evaluate_folders(found, truth, 2, common_only=True, workers=1)["images"] == 1
+
+
+def test_every_file_that_cannot_be_scored_is_listed(tmp_path):
+    fine = [[0, 1], [1, 0]]
+    found, truth = folders(
+        tmp_path,
+        {"a-fine": fine, "b-size": [[0, 1, 1]], "c-value": [[0, 9], [1, 0]], "d-colour": fine, "e-cut": fine},
+        dict.fromkeys(("a-fine", "b-size", "c-value", "d-colour", "e-cut"), fine),
+    )
+    Image.new("RGB", (2, 2)).save(found / "d-colour.png")
+    (found / "e-cut.png").write_bytes((found / "e-cut.png").read_bytes()[:60])
+    with pytest.raises(DataError) as caught:
+        evaluate_folders(found, truth, 2, workers=2)
+    message = caught.value.message
+    assert message.startswith("4 of 5 pictures cannot be scored")
+    for part in ("b-size.png is 3x1", "9 (1 px)", "has mode RGB: a colour picture", "e-cut.png is damaged"):
+        assert part in message
+
+
+def test_folders_that_are_none_are_named(tmp_path):
+    with pytest.raises(DataError, match="is no folder"):
+        evaluate_folders(tmp_path / "nowhere", tmp_path, 2)
+    with pytest.raises(DataError, match="holds no PNG"):
+        evaluate_folders(tmp_path, tmp_path, 2)
