@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import rich.box
@@ -76,6 +77,14 @@ def plain_table(*headers: str, title: str | None = None) -> rich.table.Table:
     for header in headers:
         table.add_column(header, overflow="fold")
     return table
+
+
+def bullets(lines: Iterable[str]) -> rich.table.Table:
+    """Lines with a dash and a hanging indent."""
+    grid = rich.table.Table.grid(padding=(0, 1))
+    for line in lines:
+        grid.add_row("-", Text(line))
+    return grid
 
 
 def duration(seconds: float) -> str:

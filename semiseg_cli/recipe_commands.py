@@ -9,10 +9,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from artifacts.errors import ConfigError, SemisegError, UsageError
 from artifacts.store import Artifact, Workspace
-from semiseg_cli.console import duration, headline, out, plain_table, say, show_error, state_text, talk, write_json
+from semiseg_cli.console import (
+    bullets,
+    duration,
+    headline,
+    out,
+    plain_table,
+    say,
+    show_error,
+    state_text,
+    talk,
+    write_json,
+)
 from semiseg_cli.options import (
     RUNS,
     DeviceOption,
@@ -207,35 +219,30 @@ def _show_plan(recipe: Recipe, workspace: Workspace, force: list[str]) -> None:
             shown.add_row(key, "-" if value is None else str(value))
         console.print(shown)
     if recipe.assumptions:
-        console.print("Assumptions (not stated by the source):")
-        for line in recipe.assumptions:
-            console.print(f"  - {line}")
-    table = plain_table("node", "stage", "reads", "state", "would")
+        console.print("Assumptions, where the source is silent or differs:")
+        console.print(bullets(recipe.assumptions))
+    table = plain_table("node", "stage", "reads", "would")
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
     for name, node in recipe.nodes.items():
-        state = states[name]
-        table.add_row(
-            name,
-            node.stage.name,
-            ", ".join(dict.fromkeys(node.inputs.values())) or "-",
-            state_text(state.state, state.words),
-            _action(state, name in force),
-        )
+        reads = ", ".join(dict.fromkeys(node.inputs.values())) or "-"
+        table.add_row(name, node.stage.name, reads, _action(states[name], name in force))
     console.print(table)
     say(f"nothing was run; workspace: {workspace.path}")
 
 
-def _action(state: State, forced: bool) -> str:
+def _action(state: State, forced: bool) -> Text:
+    """What `run` would do with a node, and why."""
     if forced:
-        return "run (forced)"
+        return Text("run (forced)")
     if state.state == "fresh":
-        return "keep"
+        return state_text("fresh", "keep, fresh")
     if state.state == "running":
-        return "wait: busy"
-    if state.state in ("missing", "blocked"):
-        return "run"
+        return state_text("running", "fail: busy, " + state.words)
     if state.state == "partial":
-        return "continue"
-    return f"run: {'; '.join(state.reasons)}"
+        return state_text("partial", f"continue {state.words.removeprefix('partial ')}")
+    if state.state in ("missing", "blocked"):
+        return Text("run")
+    return state_text(state.state, f"run, {state.state}: {'; '.join(state.reasons)}")
 
 
 def report(
@@ -272,5 +279,4 @@ def _print_table(table: Table, workspace: Workspace) -> None:
     rendered, lines = table_text(table, workspace)
     console = out()
     console.print(rendered)
-    for line in lines:
-        console.print(line)
+    console.print(bullets(lines))

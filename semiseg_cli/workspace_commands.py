@@ -53,6 +53,8 @@ def _print_states(states: list[State]) -> None:
         say("the workspace is empty")
         return
     table = plain_table("artifact", "stage", "state", "took", "why")
+    for column in table.columns[:2]:
+        column.no_wrap = True
     for state in states:
         took = "" if state.seconds is None else duration(state.seconds)
         why = "; ".join([*state.reasons, *(f"({remark})" for remark in state.remarks)])

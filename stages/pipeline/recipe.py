@@ -121,12 +121,14 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
     values = _with_profile(raw, profile, problems)
     problems.stop()
 
-    parameters, node_settings = _parameters(values, settings, problems)
+    parameters, node_settings, complete = _parameters(values, settings, problems)
     repeat = _substitute(values.get("repeat") or {}, parameters, "repeat", problems)
     for key, options in repeat.items():
         if not isinstance(options, list) or not options:
             problems.add(f"repeat.{key}", f"expected a list of values, found {options!r}")
-    problems.stop()
+            complete = False
+    if not complete:
+        problems.stop()  # without these values, what follows would be mistakes that nobody made
 
     templates = values.get("nodes") or {}
     expanded: dict[str, dict[str, Any]] = {}
@@ -145,7 +147,8 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
     table = None
     if values.get("table") is not None:
         substituted = _substitute(values["table"], parameters, "table", problems)
-        table = read_table(substituted, repeat, {n: c.get("stage", "") for n, c in expanded.items()}, problems.add)
+        kinds = {name: None if node is None else node.stage.output for name, node in nodes.items()}
+        table = read_table(substituted, repeat, kinds, problems.add)
     problems.stop()
     return Recipe(
         name=str(values["name"]),
@@ -230,11 +233,13 @@ def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 def _parameters(
     values: Mapping[str, Any], settings: Iterable[str], problems: _Mistakes
-) -> tuple[dict[str, Any], list[tuple[str, list[str], Any]]]:
-    """The value of every parameter, and the settings that belong to nodes: (text, keys, value)."""
+) -> tuple[dict[str, Any], list[tuple[str, list[str], Any]], bool]:
+    """The value of every parameter, the settings of nodes as (text, keys, value), and whether no value is missing."""
     declared = values["parameters"]
     parameters = {name: parameter.get("default") for name, parameter in declared.items()}
-    given, for_nodes = set(), []
+    given: set[str] = set()
+    for_nodes: list[tuple[str, list[str], Any]] = []
+    complete = True
     for text in settings:
         keys, value = parse_assignment(text)
         if len(keys) == 1:
@@ -251,7 +256,8 @@ def _parameters(
     for name, parameter in declared.items():
         if parameter.get("required") and name not in given and parameter.get("default") is None:
             problems.add(f"parameters.{name}", f"must be given: --set {name}=VALUE ({parameter.get('help', '')})")
-    return parameters, for_nodes
+            complete = False
+    return parameters, for_nodes, complete
 
 
 def _substitute(value: Any, parameters: Mapping[str, Any], key: str, problems: _Mistakes) -> Any:

@@ -15,9 +15,10 @@ table:
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,10 +60,13 @@ class Table:
 def read_table(
     values: Mapping[str, Any],
     repeat: Mapping[str, list[Any]],
-    stages: Mapping[str, str],
+    kinds: Mapping[str, str | None],
     add_mistake: Callable[[str, str], None],
 ) -> Table:
-    """The table of a recipe. `stages` gives the stage of every node; mistakes go to `add_mistake`."""
+    """The table of a recipe; mistakes go to `add_mistake`.
+
+    `kinds` gives the kind of artifact every node makes, None where the node itself has a mistake.
+    """
     for key in values:
         if key not in _TABLE_KEYS:
             add_mistake(f"table.{key}", f"unknown key; known: {', '.join(_TABLE_KEYS)}")
@@ -82,10 +86,10 @@ def read_table(
                 add_mistake(f"{place}.nodes.{column}", f"no such column; columns: {', '.join(columns)}")
             nodes[str(column)] = _expanded(str(pattern), repeat)
             for name in nodes[str(column)]:
-                if name not in stages:
-                    add_mistake(f"{place}.nodes.{column}", f"there is no node {name!r}")
-                elif stages[name] != "evaluate":
-                    add_mistake(f"{place}.nodes.{column}", f"node {name!r} is {stages[name]}, expected evaluate")
+                if name not in kinds:
+                    add_mistake(f"{place}.nodes.{column}", f"there is no node {name!r}{_meant(name, kinds)}")
+                elif kinds[name] not in ("metrics", None):
+                    add_mistake(f"{place}.nodes.{column}", f"node {name!r} makes {kinds[name]}, expected metrics")
         rows.append(Row(str(row["label"]), nodes, _published(row.get("published"), columns, place, add_mistake)))
     labels = [row.label for row in rows]
     order = [str(label) for label in values.get("order") or []]
@@ -101,6 +105,11 @@ def read_table(
         order_source=str(values.get("order_source", "")),
         notes=[str(note) for note in values.get("notes") or []],
     )
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def _expanded(pattern: str, repeat: Mapping[str, list[Any]]) -> list[str]:

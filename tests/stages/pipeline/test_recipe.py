@@ -1,0 +1,185 @@
+"""Recipes: placeholders, repeats, profiles, settings, and every mistake a person can make in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from artifacts.errors import ConfigError
+from stages.pipeline.recipe import read_recipe, resolve
+
+
+def mistakes_of(raw: dict[str, Any], profile: str | None = None, *settings: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolve(raw, "toy.yaml", profile, settings)
+    assert caught.value.message.startswith("toy.yaml: ")
+    return caught.value.message
+
+
+def test_a_recipe_is_expanded_in_an_order_that_can_run(raw_recipe: dict[str, Any]) -> None:
+    recipe = resolve(raw_recipe, "toy.yaml")
+    assert list(recipe.nodes) == ["numbers", "sum-s0", "sum-s1", "score-s0", "score-s1"]
+    assert recipe.nodes["sum-s1"].config.plus == 1.0
+    assert recipe.nodes["score-s1"].inputs == {"sum": "sum-s1"}
+
+
+def test_a_whole_placeholder_keeps_its_type_and_a_part_becomes_text(raw_recipe: dict[str, Any]) -> None:
+    raw_recipe["nodes"]["numbers"]["config"]["source"] = "list-${count}.txt"
+    config = resolve(raw_recipe, "toy.yaml").nodes["numbers"].config
+    assert config.count == 4
+    assert config.source == "list-4.txt"
+
+
+def test_a_profile_is_laid_over_parameters_and_repeat(raw_recipe: dict[str, Any]) -> None:
+    assert resolve(raw_recipe, "toy.yaml", "many").nodes["numbers"].config.count == 10
+    assert list(resolve(raw_recipe, "toy.yaml", "one").nodes) == ["numbers", "sum-s0", "score-s0"]
+
+
+def test_null_in_a_profile_removes_nodes_keys_and_the_table(raw_recipe: dict[str, Any]) -> None:
+    raw_recipe["profiles"]["less"] = {
+        "nodes": {"score-s{seed}": None, "sum-s{seed}": {"config": {"plus": None}}},
+        "table": None,
+    }
+    recipe = resolve(raw_recipe, "toy.yaml", "less")
+    assert list(recipe.nodes) == ["numbers", "sum-s0", "sum-s1"]
+    assert recipe.nodes["sum-s1"].config.plus == 0.0
+    assert recipe.table is None
+
+
+def test_set_changes_parameters_and_nodes_by_pattern(raw_recipe: dict[str, Any]) -> None:
+    recipe = resolve(raw_recipe, "toy.yaml", None, ["count=7", "sum-*.plus=1e1", "score-s0.config.scale=2"])
+    assert recipe.nodes["numbers"].config.count == 7
+    assert [recipe.nodes[f"sum-s{s}"].config.plus for s in (0, 1)] == [10.0, 10.0]
+    assert [recipe.nodes[f"score-s{s}"].config.scale for s in (0, 1)] == [2.0, 0.01]
+
+
+def test_set_wins_over_the_profile(raw_recipe: dict[str, Any]) -> None:
+    assert resolve(raw_recipe, "toy.yaml", "many", ["count=2"]).nodes["numbers"].config.count == 2
+
+
+def test_setting_one_seed_does_not_change_the_other(raw_recipe: dict[str, Any]) -> None:
+    recipe = resolve(raw_recipe, "toy.yaml", None, ["sum-s0.plus=5"])
+    assert [recipe.nodes[f"sum-s{s}"].config.plus for s in (0, 1)] == [5.0, 1.0]
+
+
+def test_a_repeat_may_come_from_a_parameter(raw_recipe: dict[str, Any]) -> None:
+    raw_recipe["parameters"]["seeds"] = {"default": [0]}
+    raw_recipe["repeat"] = {"seed": "${seeds}"}
+    recipe = resolve(raw_recipe, "toy.yaml", None, ["seeds=[3, 5]"])
+    assert list(recipe.nodes) == ["numbers", "sum-s3", "sum-s5", "score-s3", "score-s5"]
+    assert recipe.table is not None
+    assert recipe.table.rows[0].nodes == {"ours": ["score-s3", "score-s5"]}
+
+
+def test_every_mistake_is_listed_at_once(raw_recipe: dict[str, Any]) -> None:
+    raw_recipe["nodes"]["numbers"]["config"] = {"coumt": 3}
+    raw_recipe["nodes"]["sum-s{seed}"]["stage"] = "toy-sun"
+    raw_recipe["nodes"]["score-s{seed}"]["inputs"] = {"summ": "sum-s{seed}"}
+    text = mistakes_of(raw_recipe, None, "cuont=3")
+    for line in (
+        "--set cuont=3: no parameter 'cuont', did you mean 'count'?",
+        "nodes.numbers.config.coumt: unknown key, did you mean 'count'?",
+        "nodes.sum-s{seed}.stage: there is no stage 'toy-sun', did you mean 'toy-sum'?",
+        "nodes.score-s{seed}.inputs.summ: toy-score has no such input, did you mean 'sum'?",
+        "nodes.score-s{seed}.inputs: toy-score needs the input 'sum' (what is scored)",
+    ):
+        assert line in text
+    assert "5 mistakes" in text  # each once, although two seeds have it
+
+
+def test_a_cycle_is_named(raw_recipe: dict[str, Any]) -> None:
+    raw_recipe["repeat"] = {}
+    raw_recipe["table"] = None
+    raw_recipe["nodes"] = {
+        "a": {"stage": "toy-sum", "inputs": {"numbers": "b"}},
+        "b": {"stage": "toy-sum", "inputs": {"numbers": "a"}},
+    }
+    assert "cycle: a -> b -> a" in mistakes_of(raw_recipe)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"nodes": {"numbers": {"stage": "toy-numbers", "inputs": {"x": "nubmers"}}}}, "there is no node 'nubmers'"),
+        ({"nodes": {"numbers": {"config": {}}}}, "nodes.numbers.stage: missing; stages: "),
+        ({"nodes": {"numbers": {"stage": "toy-numbers", "confg": {}}}}, "unknown key, did you mean 'config'?"),
+        ({"nodes": {"numbers": "toy-numbers"}}, "expected stage, config and inputs"),
+        ({"nodes": {"numbers": {"stage": "toy-numbers", "config": 3}}}, "expected keys and values, found 3"),
+        ({"nodes": {}}, "nodes: missing"),
+        ({"name": None}, "name: missing"),
+        ({"tabel": {}}, "tabel: unknown key, did you mean 'table'?"),
+        ({"repeat": {"seed": 3}}, "repeat.seed: expected a list of values, found 3"),
+        ({"repeat": {"seed": []}}, "repeat.seed: expected a list of values"),
+        ({"repeat": {"sede": [0]}}, "{seed} is not repeated, did you mean 'sede'?"),
+        ({"profiles": {"x": {"nods": {}}}}, "profiles.x.nods: unknown key, did you mean 'nodes'?"),
+        ({"parameters": {"count": {"defualt": 3}}}, "parameters.count.defualt: unknown key, did you mean 'default'?"),
+        ({"nodes": {"a b": {"stage": "toy-numbers"}}}, "'a b' cannot name a node"),
+        ({"nodes": {"../x": {"stage": "toy-numbers"}}}, "'../x' cannot name a node"),
+        (
+            {"nodes": {"numbers": {"stage": "toy-numbers", "config": {"count": "${cuont}"}}}},
+            "nodes.numbers.config.count: unknown parameter ${cuont}, did you mean 'count'?",
+        ),
+        (
+            {"nodes": {"numbers": {"stage": "toy-numbers", "config": {"source": "{seed}"}}}},
+            "refers to {seed}, which the node's name does not contain",
+        ),
+        (
+            {"nodes": {"n": {"stage": "toy-numbers"}, "s": {"stage": "toy-score", "inputs": {"sum": "n"}}}},
+            "nodes.s.inputs.sum: node 'n' makes dataset, expected masks",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(raw_recipe: dict[str, Any], change: dict[str, Any], expected: str) -> None:
+    assert expected in mistakes_of({**raw_recipe, "table": None, **change})
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"colums": []}, "table.colums: unknown key"),
+        ({"columns": ["x"], "rows": [{"label": "r", "nodes": {"y": "score-s0"}}]}, "no such column; columns: x"),
+        ({"columns": ["x"], "rows": [{"label": "r", "nodes": {"x": "scor-s0"}}]}, "did you mean 'score-s0'?"),
+        ({"columns": ["x"], "rows": [{"label": "r", "nodes": {"x": "numbers"}}]}, "makes dataset, expected metrics"),
+        ({"columns": ["x"], "rows": [{"label": "r", "nodes": {"x": "score-s0"}, "published": 3}]}, "published"),
+        ({"columns": ["x"], "rows": [], "order": ["best"]}, "table.order: there is no row 'best'"),
+        ({"columns": ["x"], "rows": ["r"]}, "table.rows.0: expected label and nodes"),
+    ],
+)
+def test_a_mistake_in_the_table_is_named(raw_recipe: dict[str, Any], table: dict[str, Any], expected: str) -> None:
+    assert expected in mistakes_of({**raw_recipe, "table": table})
+
+
+def test_an_unknown_profile_is_named(raw_recipe: dict[str, Any]) -> None:
+    assert "there is no profile 'mny', did you mean 'many'?" in mistakes_of(raw_recipe, "mny")
+
+
+def test_set_of_an_unknown_node_is_named(raw_recipe: dict[str, Any]) -> None:
+    assert "no node 'smu-*', did you mean" in mistakes_of(raw_recipe, None, "smu-*.plus=1")
+
+
+def test_set_of_an_unknown_key_is_named(raw_recipe: dict[str, Any]) -> None:
+    assert "nodes.sum-s{seed}.config.plsu: unknown key, did you mean 'plus'?" in mistakes_of(
+        raw_recipe, None, "sum-s0.plsu=1"
+    )
+
+
+def test_set_without_a_value_is_named(raw_recipe: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
+        resolve(raw_recipe, "toy.yaml", None, ["count"])
+
+
+def test_a_required_parameter_must_be_given(raw_recipe: dict[str, Any]) -> None:
+    raw_recipe["parameters"]["count"] = {"required": True, "help": "How many."}
+    assert mistakes_of(raw_recipe).splitlines()[1:] == [
+        "  parameters.count: must be given: --set count=VALUE (How many.)"
+    ]
+    assert resolve(raw_recipe, "toy.yaml", None, ["count=2"]).nodes["numbers"].config.count == 2
+
+
+def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: x\nnodes: [")
+    with pytest.raises(ConfigError, match=r"recipe\.yaml, line 2"):
+        read_recipe(path)

@@ -1,0 +1,244 @@
+"""Running recipes, and what `status` says before, between and after."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from artifacts.errors import ConfigError
+from artifacts.store import Artifact, Workspace
+from stages.contract import STAGE_MODULES, Execution
+from stages.pipeline.recipe import Node, Recipe, resolve
+from stages.pipeline.run_recipe import RECORD_NAME, RunReport, read_record, run_recipe
+from stages.pipeline.status import State, unfinished_work, workspace_states
+
+
+class Events:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def fresh(self, node: Node, artifact: Artifact) -> None:
+        self.lines.append(f"fresh {node.name}")
+
+    def started(self, node: Node, resumed: int) -> None:
+        self.lines.append(f"started {node.name}" + (" again" if resumed else ""))
+
+    def finished(self, node: Node, artifact: Artifact) -> None:
+        self.lines.append(f"finished {node.name}")
+
+    def failed(self, node: Node, error: Exception) -> None:
+        self.lines.append(f"failed {node.name}: {type(error).__name__}")
+
+    def skipped(self, node: Node, because: list[str]) -> None:
+        self.lines.append(f"skipped {node.name}: {', '.join(because)}")
+
+
+def run(raw: dict[str, Any], workspace: Workspace, execution: Execution, *settings: str) -> tuple[RunReport, Events]:
+    events = Events()
+    return run_recipe(resolve(raw, "toy.yaml", None, settings), workspace, execution, events), events
+
+
+def states(workspace: Workspace) -> dict[str, State]:
+    record = read_record(workspace)
+    return {state.name: state for state in workspace_states(workspace, record.expected if record else {})}
+
+
+def words(workspace: Workspace) -> dict[str, str]:
+    return {name: state.words for name, state in states(workspace).items()}
+
+
+def test_a_recipe_runs_once_and_is_fresh_afterwards(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    report, events = run(raw_recipe, workspace, execution)
+    assert report.made == ["numbers", "sum-s0", "sum-s1", "score-s0", "score-s1"]
+    assert events.lines[:2] == ["started numbers", "finished numbers"]
+    assert workspace.artifact("score-s1").summary == {"mean_iou": pytest.approx(0.07)}  # (0+1+2+3 + 1) * 0.01
+    report, _ = run(raw_recipe, workspace, execution)
+    assert report.made == []
+    assert report.fresh == ["numbers", "sum-s0", "sum-s1", "score-s0", "score-s1"]
+    assert set(words(workspace).values()) == {"fresh"}
+
+
+def test_only_what_depends_on_a_change_runs_again(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    run(raw_recipe, workspace, execution)
+    report, _ = run(raw_recipe, workspace, execution, "sum-s1.plus=2")
+    assert report.made == ["sum-s1", "score-s1"]
+
+
+def test_force_runs_a_fresh_node_and_an_equal_result_leaves_the_rest_fresh(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    run(raw_recipe, workspace, execution)
+    report = run_recipe(resolve(raw_recipe, "toy.yaml"), workspace, execution, Events(), force=["numbers"])
+    assert report.made == ["numbers"]
+
+
+def test_forcing_an_unknown_node_is_an_error(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'numbers'"):
+        run_recipe(resolve(raw_recipe, "toy.yaml"), workspace, execution, Events(), force=["nubmers"])
+
+
+@pytest.mark.parametrize("mode", ["bad", "broken"])
+def test_a_failing_node_stops_what_needs_it_and_nothing_else(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution, mode: str
+) -> None:
+    report, events = run(raw_recipe, workspace, execution, f"sum-s0.mode={mode}")
+    assert list(report.failed) == ["sum-s0"]
+    assert report.skipped == ["score-s0"]
+    assert report.made == ["numbers", "sum-s1", "score-s1"]
+    assert "skipped score-s0: sum-s0" in events.lines
+    assert states(workspace)["sum-s0"].state == "partial"
+    assert words(workspace)["score-s0"] == "blocked"
+    report, events = run(raw_recipe, workspace, execution)
+    assert report.made == ["sum-s0", "score-s0"]
+
+
+def test_an_interrupted_node_is_continued(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(raw_recipe, workspace, execution, "sum-s0.mode=interrupted")
+    assert states(workspace)["sum-s0"].total == 2
+    assert {name: state.state for name, state in states(workspace).items()} == {
+        "numbers": "fresh",
+        "sum-s0": "partial",
+        "sum-s1": "missing",
+        "score-s0": "blocked",
+        "score-s1": "blocked",
+    }
+    assert list(unfinished_work(workspace)) == ["sum-s0"]
+
+
+def test_stale_says_which_config_value_changed_and_what_follows(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    run(raw_recipe, workspace, execution)
+    record = json.loads((workspace.path / RECORD_NAME).read_text())
+    record["nodes"]["sum-s0"]["config"]["plus"] = 5.0
+    (workspace.path / RECORD_NAME).write_text(json.dumps(record))
+    found = states(workspace)
+    assert found["sum-s0"].reasons == ["config plus: 0.0 -> 5.0"]
+    assert found["score-s0"].reasons == ["input sum-s0 is stale"]
+    assert found["score-s1"].state == "fresh"
+
+
+def test_stale_says_that_an_input_changed(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    run(raw_recipe, workspace, execution)
+    partly = {**raw_recipe, "nodes": {"numbers": {"stage": "toy-numbers", "config": {"count": 9}}}, "table": None}
+    run(partly, workspace, execution)
+    found = states(workspace)  # the others are known by their own manifests now
+    assert found["numbers"].state == "fresh"
+    assert found["sum-s0"].reasons == ["input numbers changed"]
+
+
+def test_stale_says_that_the_stage_has_a_new_version(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    run(raw_recipe, workspace, execution)
+    module = sys.modules[STAGE_MODULES["toy-sum"]]
+    monkeypatch.setattr(module, "STAGE", dataclasses.replace(module.STAGE, version=2))
+    assert states(workspace)["sum-s0"].reasons == ["stage version 1 -> 2"]
+
+
+def test_a_changed_external_file_makes_stale_and_a_missing_one_does_not(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution, tmp_path: Path
+) -> None:
+    source = tmp_path / "list.txt"
+    source.write_text("1")
+    run(raw_recipe, workspace, execution, f"numbers.source={source}")
+    assert states(workspace)["numbers"].state == "fresh"
+    source.write_text("2")
+    assert states(workspace)["numbers"].reasons == ["the file of config source changed its content"]
+    source.unlink()
+    assert states(workspace)["numbers"].state == "fresh"
+
+
+def test_a_missing_or_shortened_file_is_damage(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    run(raw_recipe, workspace, execution)
+    (workspace.folder("numbers") / "2.txt").unlink()
+    (workspace.folder("sum-s0") / "sum.json").write_text("{")
+    found = states(workspace)
+    assert found["numbers"].state == "damaged"
+    assert found["numbers"].reasons == ["2.txt is missing"]
+    assert "expected" in found["sum-s0"].reasons[0]
+
+
+def test_a_manifest_that_is_not_json_is_damage(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    run(raw_recipe, workspace, execution)
+    (workspace.folder("numbers") / "manifest.json").write_text("{")
+    (workspace.path / RECORD_NAME).unlink()
+    assert states(workspace)["numbers"].state == "damaged"
+
+
+def test_running_names_the_process(raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution) -> None:
+    import os
+
+    recipe = resolve(raw_recipe, "toy.yaml")
+    seen: list[str] = []
+
+    class Looks(Events):
+        def started(self, node: Node, resumed: int) -> None:
+            if node.name == "sum-s0":
+                seen.extend(f"{state.state} {state.pid}" for state in states(workspace).values())
+
+    run_recipe(recipe, workspace, execution, Looks())
+    assert f"running {os.getpid()}" in seen
+
+
+def test_artifacts_of_no_recipe_are_judged_by_their_own_manifest(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    run(raw_recipe, workspace, execution)
+    (workspace.path / RECORD_NAME).unlink()
+    assert set(words(workspace).values()) == {"fresh"}
+    workspace.remove("numbers")
+    assert states(workspace)["sum-s0"].reasons == ["input numbers is not made"]
+
+
+def test_unfinished_work_of_other_settings_is_remarked(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    run(raw_recipe, workspace, execution, "sum-s0.mode=bad")
+    record = json.loads((workspace.path / RECORD_NAME).read_text())
+    record["nodes"]["sum-s0"]["config"]["plus"] = 5.0
+    (workspace.path / RECORD_NAME).write_text(json.dumps(record))
+    state = states(workspace)["sum-s0"]
+    assert state.state == "missing"
+    assert state.remarks == ["unfinished work with other settings (kept until `semiseg clean`)"]
+
+
+def test_a_damaged_record_is_a_clear_error(workspace: Workspace) -> None:
+    workspace.path.mkdir(parents=True)
+    (workspace.path / RECORD_NAME).write_text('{"schema": 1}')
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_record(workspace)
+
+
+def test_the_record_gives_back_the_table(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    run(raw_recipe, workspace, execution)
+    record = read_record(workspace)
+    recipe: Recipe = resolve(raw_recipe, "toy.yaml")
+    assert record is not None
+    assert record.table == recipe.table
+    assert {name: e.config for name, e in record.expected.items()} == {n: v.config for n, v in recipe.nodes.items()}
