@@ -1,0 +1,417 @@
+"""The command line as a person meets it: in this process where that is enough, in its own where it matters."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semiseg_cli.main import COMMANDS, main
+from stages.contract import STAGE_MODULES
+from stages.data.config import ShapesConfig
+
+TINY = [
+    *("--set", "shapes.train=4", "--set", "shapes.weak=4", "--set", "shapes.val=3"),
+    *("--set", "shapes.long_side=48", "--workers", "1"),
+]
+RECIPE = """
+name: little
+description: Draws pictures and scores the true masks.
+parameters: {images: {default: 3, help: Pictures to score.}}
+nodes:
+  data:
+    stage: prepare-data
+    config: {dataset: shapes, shapes: {train: 4, weak: 4, val: "${images}", long_side: 48}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SEMISEG_WORKSPACE", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a tiny data set."""
+    workspace = tmp_path_factory.mktemp("prepared") / "work"
+    assert main(["prepare-data", *TINY, "--workspace", str(workspace)]) == 0
+    return workspace
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+# --- what may load torch ---
+
+NO_TORCH = [
+    ["--help"],
+    *[[name, "--help"] for name in (*STAGE_MODULES, *COMMANDS)],
+    ["methods"],
+    ["methods", "--json"],
+    *[["config", name] for name in STAGE_MODULES],
+    ["run"],
+    ["run", "demo", "--dry-run"],
+    ["status"],
+    ["show", "data", "--json"],
+    ["verify"],
+    ["clean"],
+]
+
+
+def test_looking_loads_no_torch(prepared: Path) -> None:
+    """One process for all commands, since only the import of torch is asked about."""
+    program = (
+        "import contextlib, io, json, sys\n"
+        "from semiseg_cli.main import main\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()):\n"
+        "        code = main(arguments)\n"
+        "    heavy = [n for n in ('torch', 'torchvision', 'skimage', 'tensorboard') if n in sys.modules]\n"
+        "    assert code == 0 and not heavy, (arguments, code, heavy)\n"
+    )
+    environment = {**os.environ, "SEMISEG_WORKSPACE": str(prepared)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(NO_TORCH)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# --- help and information ---
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert all(name in out for name in (*STAGE_MODULES, *COMMANDS))
+
+
+def test_methods_as_json_is_a_list_of_objects_with_names(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "methods", "--json")
+    assert code == 0
+    assert {"supervised", "dsrg", "dual-branch", "cps"} <= {method["name"] for method in json.loads(out)}
+
+
+@pytest.mark.parametrize("stage", list(STAGE_MODULES))
+def test_the_config_that_is_printed_can_be_given_back(capsys: pytest.CaptureFixture[str], stage: str) -> None:
+    from stages.config import build, parse_yaml
+    from stages.contract import load_stage
+
+    code, out, _ = run(capsys, "config", stage)
+    assert code == 0
+    model = load_stage(stage).config
+    assert build(model, parse_yaml(out, "printed"), "printed") == build(model, {}, "defaults")
+
+
+def test_config_of_an_unknown_stage_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "config", "sedes")
+    assert code == 2
+    assert "there is no stage 'sedes', did you mean 'seeds'?" in err
+
+
+def test_doctor_says_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "doctor", "--json")
+    report = json.loads(out)
+    found = {finding["what"]: finding["state"] for finding in report["findings"]}
+    assert {"python", "torch", "torchvision", "pydensecrf", "CPU cores", "disk"} <= found.keys()
+    assert code == (0 if report["ok"] else 3)
+
+
+# --- wrong usage: exit 2 or 3, one message, a hint ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["sedes"], 2, "sedes"),
+        (["train", "--methd", "dsrg"], 2, "--methd"),
+        (["train", "--iterations", "many"], 2, "--iterations"),
+        (["run", "dmeo"], 2, "there is no recipe 'dmeo', did you mean 'demo'?"),
+        (["run", "none.yaml"], 2, "there is no recipe file none.yaml"),
+        (["run", "demo", "--profile", "x"], 3, "there is no profile 'x'"),
+        (["run", "table1", "--profile", "small"], 3, "parameters.weights: must be given: --set weights=VALUE"),
+        (["run", "demo", "--set", "iteratons=3"], 3, "did you mean 'iterations'?"),
+        (["run", "demo", "--force", "dsgr", "--dry-run"], 3, "did you mean 'dsrg'?"),
+        (["run", "demo", "--device", "gpu"], 3, "--device gpu: expected auto, cpu, cuda"),
+        (["status"], 2, "no workspace here"),
+        (["status", "--workspace", "nowhere"], 2, "there is no workspace nowhere"),
+        (["prepare-data", "--set", "shapes"], 3, "expected KEY=VALUE"),
+        (["prepare-data", "--set", "shapes.trian=3"], 3, "shapes.trian: unknown key, did you mean 'train'?"),
+        (["prepare-data", "--config", "none.yaml"], 3, "cannot read the config none.yaml"),
+        (["train", "--method", "dsgr"], 3, "did you mean 'dsrg'?"),
+        (["evaluate", "--num-classes", "3"], 2, "--num-classes belongs to --ground-truth"),
+        (["evaluate", "--ground-truth", "x"], 2, "--predictions DIR --ground-truth DIR --num-classes N"),
+        (
+            ["evaluate", "--ground-truth", "x", "--predictions", "x", "--num-classes", "3", "--name", "y"],
+            2,
+            "--name: no effect when folders are scored",
+        ),
+        (["seeds"], 3, "seeds needs the input 'data'"),
+    ],
+)
+def test_a_mistake_is_one_clear_message(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, expected: str
+) -> None:
+    found, out, err = run(capsys, *arguments)
+    assert found == code
+    assert expected in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert not Path("runs").exists()
+
+
+def test_an_input_that_is_missing_names_the_command_that_makes_it(
+    capsys: pytest.CaptureFixture[str], prepared: Path
+) -> None:
+    code, _, err = run(capsys, "predict", "--workspace", str(prepared))
+    assert code == 3
+    assert "predict needs the input 'segmenter'" in err
+    assert "make it: semiseg train or semiseg retrain" in err
+
+
+def test_a_method_without_its_seeds_names_the_command_that_makes_them(
+    capsys: pytest.CaptureFixture[str], prepared: Path
+) -> None:
+    code, _, err = run(capsys, "train", "--method", "dsrg", "--workspace", str(prepared))
+    assert code == 3
+    assert "make it: semiseg seeds" in err
+
+
+def test_an_input_of_the_wrong_kind_is_refused(capsys: pytest.CaptureFixture[str], prepared: Path) -> None:
+    code, _, err = run(capsys, "predict", "--segmenter", "data", "--workspace", str(prepared))
+    assert code == 3
+    assert "'data' of kind dataset, expected segmenter" in err
+
+
+def test_an_unexpected_error_is_short_and_debug_shows_where(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import semiseg_cli.information
+
+    def broken() -> None:
+        """Fails."""
+        raise ZeroDivisionError("nothing to divide by")
+
+    monkeypatch.setattr(semiseg_cli.information, "methods", broken)
+    code, _, err = run(capsys, "methods")
+    assert code == 1
+    assert "unexpected ZeroDivisionError: nothing to divide by" in err
+    assert "Traceback" not in err
+    for arguments in (["--debug", "methods"], ["methods", "--debug"]):
+        code, _, err = run(capsys, *arguments)
+        assert code == 1
+        assert "Traceback" in err
+
+
+# --- one stage ---
+
+
+def test_prepare_show_status_and_verify(capsys: pytest.CaptureFixture[str], prepared: Path) -> None:
+    place = ["--workspace", str(prepared)]
+    code, out, err = run(capsys, "prepare-data", *TINY, *place)
+    assert (code, out) == (0, "")
+    assert "fresh, nothing to do" in err
+
+    code, out, _ = run(capsys, "show", "data", "--json", *place)
+    shown = json.loads(out)
+    assert code == 0
+    assert shown["class_names"][0] == "background"
+    assert shown["config"]["shapes"]["train"] == 4
+
+    code, out, _ = run(capsys, "status", "--json", "--check", *place)
+    assert code == 0
+    assert [(a["name"], a["state"]) for a in json.loads(out)["artifacts"]] == [("data", "fresh")]
+
+    code, out, _ = run(capsys, "verify", "--json", *place)
+    assert (code, json.loads(out)) == (0, [{"name": "data", "whole": True, "problems": []}])
+
+
+def test_yaml_and_set_and_shortcuts_have_their_precedence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    Path("settings.yaml").write_text("shapes: {train: 5, weak: 6, val: 3, long_side: 48}\n")
+    code, _, err = run(capsys, "prepare-data", "--config", "settings.yaml", "--set", "shapes.weak=2", "--workers", "1")
+    assert code == 0, err
+    _, out, _ = run(capsys, "show", "data", "--json")
+    shapes = json.loads(out)["config"]["shapes"]
+    assert (shapes["train"], shapes["weak"], shapes["noise"]) == (5, 2, ShapesConfig().noise)
+
+
+def test_damage_is_found_and_is_exit_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare-data", *TINY]) == 0
+    victim = sorted(Path("runs/default/data/masks").glob("*.png"))[0]
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    code, out, err = run(capsys, "verify")
+    assert code == 3
+    assert f"masks/{victim.name} was changed" in out
+    assert "damaged: data" in err
+
+
+def test_status_check_is_exit_5_when_something_is_stale(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("little.yaml").write_text(RECIPE)
+    assert main(["run", "little.yaml", "--workers", "1"]) == 0
+    record = Path("runs/little/.recipe.json")
+    record.write_text(record.read_text().replace('"val": 3', '"val": 2'))
+    code, out, err = run(capsys, "status", "--check")
+    assert code == 5
+    assert "config shapes.val: 3 -> 2" in " ".join(out.split())
+    assert "not everything is fresh: data (stale)" in err
+
+
+def test_show_of_an_unknown_name_suggests_one(capsys: pytest.CaptureFixture[str], prepared: Path) -> None:
+    code, _, err = run(capsys, "show", "dta", "--workspace", str(prepared))
+    assert code == 3
+    assert "has no artifact 'dta', did you mean 'data'?" in err
+
+
+def test_two_writers_are_busy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Another process holds the artifact; the store's patience is a second."""
+    program = (
+        "import sys, time\n"
+        "from artifacts.store import Workspace\n"
+        "with Workspace('runs/default')._locked('data', exclusive=True):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    Path("runs/default").mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        code, _, err = run(capsys, "prepare-data", *TINY)
+        other.kill()
+    assert code == 4
+    assert f"process {other.pid}" in err
+
+
+def test_clean_asks_and_removes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare-data", *TINY]) == 0
+    partial = Path("runs/default/.data.0123456789ab.partial")
+    partial.mkdir()
+    code, _, err = run(capsys, "clean")
+    assert code == 2
+    assert "add --yes" in err
+    assert partial.exists()
+    assert run(capsys, "clean", "--yes")[0] == 0
+    assert not partial.exists()
+    assert Path("runs/default/data/manifest.json").exists()
+    assert run(capsys, "clean", "--yes", "data")[0] == 0
+    assert not Path("runs/default/data").exists()
+
+
+def test_export_copies_a_checked_artifact(capsys: pytest.CaptureFixture[str], prepared: Path) -> None:
+    code, _, err = run(capsys, "export", "data", "copy", "--workspace", str(prepared))
+    assert code == 0, err
+    assert (Path("copy") / "manifest.json").read_bytes() == (prepared / "data" / "manifest.json").read_bytes()
+    code, _, err = run(capsys, "export", "data", "copy", "--workspace", str(prepared))
+    assert code == 2
+    assert "copy exists already" in err
+
+
+# --- folders of masks ---
+
+
+def write_masks(folder: str, *masks: list[list[int]]) -> None:
+    Path(folder).mkdir()
+    for index, mask in enumerate(masks):
+        image = Image.fromarray(np.array(mask, dtype=np.uint8), mode="P")
+        image.putpalette(list(range(256)) * 3)
+        image.save(f"{folder}/{index}.png")
+
+
+def test_folders_are_scored_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    write_masks("truth", [[0, 0, 1, 1]], [[1, 1, 255, 0]])
+    write_masks("found", [[0, 1, 1, 1]], [[1, 0, 0, 0]])
+    code, out, _ = run(
+        capsys, *("evaluate", "--predictions", "found", "--ground-truth", "truth", "--num-classes", "2", "--json")
+    )
+    # class 0: 2 right, 1 found too many, 1 missed -> 2/4; class 1: 3 right, 1 too many, 1 missed -> 3/5
+    assert code == 0
+    assert json.loads(out)["mean_iou"] == pytest.approx((2 / 4 + 3 / 5) / 2)
+    assert not Path("runs").exists()
+
+
+def test_folders_that_differ_are_refused_unless_said(capsys: pytest.CaptureFixture[str]) -> None:
+    write_masks("truth", [[0, 1]], [[1, 1]])
+    write_masks("found", [[0, 1]])
+    folders = ["evaluate", "--predictions", "found", "--ground-truth", "truth", "--num-classes", "2"]
+    code, _, err = run(capsys, *folders)
+    assert code == 3
+    assert "1 without a prediction" in err
+    code, out, _ = run(capsys, *folders, "--common-only")
+    assert code == 0
+    assert "mean IoU 100.00" in out
+
+
+# --- recipes ---
+
+
+def test_a_recipe_runs_and_says_so_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("little.yaml").write_text(RECIPE)
+    code, out, err = run(capsys, "run", "little.yaml", "--workers", "1")
+    assert (code, out) == (0, "")
+    lines = [" ".join(line.split()) for line in err.splitlines()]
+    assert lines[0] == "little: 1 nodes in runs/little"
+    assert lines[1] == "[1/1] running data prepare-data"
+    assert lines[2].startswith("[1/1] done data")
+    assert lines[3].startswith("1 made, 0 fresh in")
+    code, _, err = run(capsys, "run", "little.yaml", "--workers", "1")
+    assert "[1/1] fresh" in err
+    assert "0 made, 1 fresh" in err
+
+
+def test_a_dry_run_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("little.yaml").write_text(RECIPE)
+    code, out, _ = run(capsys, "run", "little.yaml", "--dry-run", "--set", "images=2")
+    assert code == 0
+    assert "Draws pictures" in out
+    assert not Path("runs").exists()
+
+
+def test_a_failing_node_names_the_command_that_continues(capsys: pytest.CaptureFixture[str]) -> None:
+    text = RECIPE.replace("dataset: shapes", "dataset: voc-aug, source: nowhere").replace(
+        ', shapes: {train: 4, weak: 4, val: "${images}", long_side: 48}', ""
+    )
+    Path("little.yaml").write_text(text)
+    code, _, err = run(capsys, "run", "little.yaml", "--set", "images=5")
+    assert code == 3
+    assert "data failed" in err
+    assert "continue with: semiseg run little.yaml --set images=5" in err
+
+
+def test_a_report_without_a_table_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("little.yaml").write_text(RECIPE)
+    assert main(["run", "little.yaml", "--workers", "1"]) == 0
+    code, _, err = run(capsys, "report")
+    assert code == 3
+    assert "has no table" in err
+
+
+def test_ctrl_c_is_exit_130_and_the_same_command_continues(tmp_path: Path) -> None:
+    Path("little.yaml").write_text(RECIPE.replace("train: 4", "train: 900"))
+    command = [sys.executable, "-m", "semiseg_cli", "run", "little.yaml", "--workers", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        folder = Path("runs/little")
+        for _ in range(600):
+            if list(folder.glob(".data.*.partial/*/*.png")):
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted in data" in err
+    assert "to continue: semiseg run little.yaml --workers 1" in err
+    assert list(folder.glob(".data.*.partial"))
+    assert not (folder / "data").exists()

@@ -1,0 +1,76 @@
+"""Every shipped recipe, in every profile."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from semiseg_cli.recipe_commands import shipped_recipes
+from stages.pipeline.recipe import profiles_of, read_recipe
+
+GIVEN = {"data": "devkit", "weights": "weights.pth"}
+CASES = [(name, profile) for name, path in shipped_recipes().items() for profile in (None, *profiles_of(path))]
+
+
+def settings(path: Path, profile: str | None) -> list[str]:
+    """A value for every parameter that the profile requires."""
+    text = path.read_text()
+    if profile is None:
+        return []
+    part = text[text.index(f"\n  {profile}:") :].split("\n\n")[0]
+    return [f"{key}={value}" for key, value in GIVEN.items() if re.search(rf"{key}: {{required: true", part)]
+
+
+@pytest.mark.parametrize(("name", "profile"), CASES)
+def test_a_shipped_recipe_resolves_in_each_profile(name: str, profile: str | None) -> None:
+    path = shipped_recipes()[name]
+    recipe = read_recipe(path, profile, settings(path, profile))
+    assert recipe.name == path.stem
+    assert recipe.description
+    assert recipe.table is not None
+
+
+def test_the_recipes_of_the_project_are_there_with_their_profiles() -> None:
+    found = {name: profiles_of(path) for name, path in shipped_recipes().items()}
+    assert found.keys() >= {"demo", "table1", "dsrg-table2", "cps-voc"}
+    for name in ("table1", "dsrg-table2", "cps-voc"):
+        assert set(found[name]) == {"shapes", "small", "paper"}
+
+
+@pytest.mark.parametrize("name", ["table1", "dsrg-table2", "cps-voc"])
+def test_the_paper_profile_lists_its_assumptions(name: str) -> None:
+    assert len(read_recipe(shipped_recipes()[name], "paper", ["data=devkit"]).assumptions) >= 3
+
+
+def test_table1_has_the_rows_of_the_paper_and_only_figures_whose_source_is_sure() -> None:
+    table = read_recipe(shipped_recipes()["table1"]).table
+    assert table is not None
+    assert [row.label for row in table.rows] == ["strong only", "weak only", "mixed", "oversampled", "dual branch"]
+    published = {row.label: row.published.value for row in table.rows if row.published}
+    assert published == {"strong only": 68.9, "mixed": 62.8}
+
+
+def test_the_rows_of_table1_differ_in_method_seed_and_labels_only() -> None:
+    nodes = read_recipe(shipped_recipes()["table1"], "paper", ["data=devkit"]).nodes
+    rows = [node.config.model_dump(exclude={"method", "seed"}) for name, node in nodes.items() if "train-" in name]
+    assert len(rows) == 5
+    assert all(row == rows[0] for row in rows)
+
+
+def test_the_paper_profile_holds_the_papers_settings() -> None:
+    config = read_recipe(shipped_recipes()["table1"], "paper", ["data=devkit"]).nodes["train-dual-s0"].config
+    assert (config.crop_size, config.batch_size, config.iterations) == (328, 16, 20 * 1139)
+    assert (config.optimizer.name, config.optimizer.weight_decay) == ("adam", 1e-4)
+    assert config.optimizer.lr == 5e-6
+    assert config.optimizer.lr * config.optimizer.new_lr_factor == pytest.approx(1e-4)
+    assert (config.schedule.milestones, config.schedule.gamma) == ((0.6,), 0.1)  # 12 of 20 epochs
+    assert (config.network.backbone, config.method.weak_weight) == ("vgg16", 1.0)
+
+
+def test_cps_is_given_as_many_iterations_as_its_baseline() -> None:
+    nodes = read_recipe(shipped_recipes()["cps-voc"], "paper", ["data=devkit"]).nodes
+    assert {node.config.iterations for name, node in nodes.items() if name.startswith("train-")} == {39338}
+    assert nodes["train-cps-s0"].config.method.weight == 1.5
+    assert nodes["train-cutmix-s0"].config.method.weight == 1.0
