@@ -1,0 +1,121 @@
+"""Region growing and class-activation maps."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from artifacts.dataset import Dataset
+from artifacts.store import Workspace
+from stages.localization.cam import ActivationMaps, class_activation_maps
+from stages.localization.region_growing import UNLABELLED, grow_batch
+from stages.networks import build_classifier
+from stages.networks.config import ClassifierConfig
+from tests.benchmarks import inputs
+from tests.benchmarks.measure import Result, in_turn
+
+GROWING_SIDE = 41  # cells of DSRG's maps
+# (pictures of a batch, batches, repeats)
+GROWING = {"tiny": (2, 1, 1), "quick": (8, 1, 3), "full": (20, 3, 5)}
+# (pictures, their long side, repeats); the classifier's scales are those of the stage seeds
+CAMS = {"tiny": (5, 48, 1), "quick": (24, 96, 3), "full": (96, 96, 5)}
+CAM_SCALES = (0.5, 1.0, 1.5, 2.0)
+
+
+def region_growing(scale: str, folder: Path) -> Result:
+    """DSRG's growing step for whole batches, against a loop over the pixels."""
+    batch, batches, repeats = GROWING[scale]
+    reference = _reference()
+    cases = [_growing_case(batch, seed) for seed in range(batches)]
+
+    def by_pixel() -> list[np.ndarray]:
+        return [
+            np.stack(
+                [
+                    reference.grow_by_flood_fill(p, s, np.flatnonzero(present))
+                    for p, s, present in zip(*case, strict=True)
+                ]
+            )
+            for case in cases
+        ]
+
+    def by_component() -> list[np.ndarray]:
+        return [grow_batch(*case) for case in cases]
+
+    baseline, ours, expected, found = in_turn(by_pixel, by_component, repeats)
+    grown = [
+        int((after != UNLABELLED).sum() - (case[1] != UNLABELLED).sum())
+        for after, case in zip(found, cases, strict=True)
+    ]
+    return Result(
+        "region-growing",
+        "growing by connected components, a batch at once; baseline: a plain loop over the pixels",
+        f"{batches} batches of {batch} maps of {GROWING_SIDE}x{GROWING_SIDE}, 21 classes",
+        baseline,
+        ours,
+        "the grown seeds, pixel by pixel",
+        all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True)),
+        target_ratio=30.0,
+        figures={"ms_a_batch": 1000 * ours.median / batches, "grown_pixels": sum(grown)},
+    )
+
+
+def _reference() -> ModuleType:
+    file = Path(__file__).parents[1] / "stages" / "localization" / "reference_region_growing.py"
+    spec = importlib.util.spec_from_file_location("reference_region_growing", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _growing_case(batch: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities (B, C, h, w), sharp as after the CRF, seeds (B, h, w) inside the objects, present (B, C)."""
+    probabilities, seeds, present = [], [], []
+    for number in range(batch):
+        mask = inputs.picture(number + batch * seed, (120, 160))[1]
+        mask = mask[np.ix_(*(np.linspace(0, side - 1, GROWING_SIDE).round().astype(int) for side in mask.shape))]
+        mask = np.where(mask == UNLABELLED, 0, mask)
+        sharp = inputs.class_probabilities(mask, seed=number, stride=1) ** 3
+        probabilities.append((sharp / sharp.sum(axis=0)).astype(np.float32))
+        inside = np.stack([ndimage.binary_erosion(mask == label, iterations=2) for label in range(21)])
+        seeds.append(np.where(inside.any(axis=0), mask, UNLABELLED).astype(np.uint8))
+        present.append(np.isin(np.arange(21), mask))
+    return np.stack(probabilities), np.stack(seeds), np.stack(present)
+
+
+def cams(scale: str, folder: Path) -> Result:
+    """Multi-scale activation maps of the stage seeds: batches of pictures against one picture at a time."""
+    count, side, repeats = CAMS[scale]
+    size = (side * 3 // 4, side)
+    artifact, ids = inputs.pictures(Workspace(folder), count, size)
+    dataset = Dataset(artifact)
+    classifier = build_classifier(ClassifierConfig.model_validate("tiny"), inputs.NUM_CLASSES - 1, seed=0).eval()
+
+    def run(batch_size: int) -> dict[str, ActivationMaps]:
+        return {
+            maps.image_id: maps
+            for maps in class_activation_maps(
+                classifier, dataset, ids, scales=CAM_SCALES, batch_size=batch_size, device=torch.device("cpu")
+            )
+        }
+
+    baseline, ours, expected, found = in_turn(lambda: run(1), lambda: run(16), repeats)
+    difference = max(float(np.abs(expected[i].scores - found[i].scores).max(initial=0)) for i in ids)
+    return Result(
+        "cams",
+        "activation maps of 4 scales and mirrors in batches; baseline: one picture (and its mirror) at a time",
+        f"{count} drawn pictures of {size[0]}x{size[1]}, network tiny",
+        baseline,
+        ours,
+        f"the maps, largest difference {difference:.1e} of 1 (wanted: 0.002)",
+        difference <= 2e-3,
+        target_ratio=1.3,
+        figures={"images_per_s": count / ours.median, "largest_difference": difference},
+    )
