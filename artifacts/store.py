@@ -200,6 +200,8 @@ class Writer:
         first = PurePosixPath(check_relative(relative)).parts[0]
         if first == MANIFEST_NAME or (first != SCRATCH and any(p.startswith(".") for p in relative.split("/"))):
             raise ArtifactError(f"{relative!r} is a name of the store, an item cannot have it")
+        if not self.path.is_dir():  # a worker that outlived its killed process must not begin new unfinished work
+            raise ArtifactError(f"{self.path} is gone: the work was published or removed meanwhile")
         target = self.path / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         return target

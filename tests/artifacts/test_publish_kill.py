@@ -129,15 +129,17 @@ def expected(tmp_path: Path) -> str:
 
 def test_dying_again_while_recovering(tmp_path):
     """A second death at every point of the recovery, which a mere look at the artifact begins."""
-    change, deaths = 0, 0
+    change, deaths, states = 0, 0, set()
     while True:
         change += 1
         probe = Workspace(tmp_path / f"{change}")
         make(probe, "a")
         if not die_at(change, lambda: make(probe, "b")):  # noqa: B023
             break
-        if not probe._unsettled("m"):
+        state = frozenset(path.name for path in probe.path.iterdir())
+        if not probe._unsettled("m") or state in states:
             continue
+        states.add(state)
         again = 0
         while True:
             again += 1
@@ -152,6 +154,7 @@ def test_dying_again_while_recovering(tmp_path):
             assert make(workspace, "c") == ["items/0.txt", "items/1.txt"]
             assert contents(workspace) == "c"
             assert clean(workspace)
+    assert len(states) == 3  # .new beside the old one, .new and .old, .old beside the new one
     assert deaths > 10
 
 

@@ -283,6 +283,15 @@ def test_remove_and_leftovers(workspace):
     assert sorted(p.name for p in workspace.path.iterdir()) == [".locks"]
 
 
+def test_a_worker_that_outlives_its_process_begins_no_new_unfinished_work(workspace):
+    with workspace.writing("m", work()) as writer:
+        workspace.publish("m", writer, work(), {})
+        with pytest.raises(ArtifactError, match="published or removed meanwhile"):
+            writer.write_bytes("masks/x.txt", b"late")
+    assert workspace.leftovers() == {}
+    assert workspace.artifact("m").verify() == []
+
+
 # --- locks ---
 
 HOLD = """
