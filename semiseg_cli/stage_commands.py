@@ -26,7 +26,7 @@ from semiseg_cli.options import (
     quoted,
 )
 from stages.config import Config, assign, build, merge, parse_assignment, read_yaml
-from stages.contract import STAGE_MODULES, Stage, load_stage
+from stages.contract import STAGE_MODULES, Stage, load_stage, required_inputs
 from stages.pipeline.recipe import did_you_mean
 from stages.pipeline.run_stage import run_stage
 
@@ -237,31 +237,16 @@ def choose_inputs(
 ) -> dict[str, str | None]:
     """The artifact of every input: as given, or the one of the default names that the workspace has.
 
-    Optional inputs are looked for only when the stage refuses to start without them. What was found is announced.
+    Optional inputs are looked for only where the config cannot do without them. What was found is announced.
     """
-    chosen: dict[str, str | None] = {}
-    found: dict[str, str] = {}
-    for key, declared in stage.inputs.items():
-        name = given.get(key)
-        if name == "none" and declared.optional:
-            chosen[key] = None
-        elif name is not None:
-            chosen[key] = _existing(workspace, name)
-        elif not declared.optional:
-            if (looked_for := _look_for(stage, key, workspace)) is None:
-                _nothing_found(stage, key, workspace)
-            chosen[key] = found[key] = looked_for
-    unset = [key for key in stage.inputs if key not in chosen]
-    if refusal := _refusal(stage, config, chosen, workspace) if unset else None:
-        for key in unset:
-            if name := _look_for(stage, key, workspace):
-                chosen[key] = found[key] = name
-        for key in unset:
-            if key not in chosen and repr(key) in refusal.message:
-                _nothing_found(stage, key, workspace, refusal.message)
-    if is_main_rank():
-        for key, name in found.items():
-            say(f"{key.replace('_', ' ')}: {name}  (--{key.replace('_', '-')} NAME for another)")
+    chosen: dict[str, str | None] = {
+        key: _existing(workspace, name) for key in stage.inputs if (name := given.get(key)) is not None
+    }
+    for key in required_inputs(stage, config, chosen):
+        if key not in chosen:
+            chosen[key] = _look_for(stage, key, workspace) or _nothing_found(stage, key, workspace)
+            if is_main_rank():
+                say(f"{key.replace('_', ' ')}: {chosen[key]}  (--{key.replace('_', '-')} NAME for another)")
     return chosen
 
 
@@ -288,12 +273,11 @@ def _fitting(stage: Stage, key: str, workspace: Workspace) -> list[str]:
     return [name for name in workspace.names() if workspace.artifact(name).kind in stage.inputs[key].kinds]
 
 
-def _nothing_found(stage: Stage, key: str, workspace: Workspace, message: str | None = None) -> NoReturn:
+def _nothing_found(stage: Stage, key: str, workspace: Workspace) -> NoReturn:
     """Raises the error that says which command makes the input, or between which artifacts to choose."""
     declared = stage.inputs[key]
-    if message is None:
-        named = f" named {' or '.join(declared.default)}" if declared.default else ""
-        message = f"{stage.name} needs the input {key!r} ({declared.help}); {workspace.path} has none{named}"
+    named = f" named {' or '.join(declared.default)}" if declared.default else ""
+    message = f"{stage.name} needs the input {key!r} ({declared.help}); {workspace.path} has none{named}"
     if fitting := _fitting(stage, key, workspace):
         flag = f"--{key.replace('_', '-')}"
         raise ArtifactError(message, f"choose one: {', '.join(f'{flag} {name}' for name in fitting)}")
@@ -301,18 +285,6 @@ def _nothing_found(stage: Stage, key: str, workspace: Workspace, message: str | 
     others = [str(path) for path in known_workspaces() if path.resolve() != workspace.path.resolve()]
     elsewhere = f"; or another workspace: {', '.join(others[:4])} (--workspace)" if others else ""
     raise ArtifactError(message, f"make it: {' or '.join(f'semiseg {maker}' for maker in makers)}{elsewhere}")
-
-
-def _refusal(
-    stage: Stage, config: Config, chosen: Mapping[str, str | None], workspace: Workspace
-) -> SemisegError | None:
-    """Why the stage would not start with these inputs alone; None when it would."""
-    opened = {key: workspace.artifact(name) if (name := chosen.get(key)) else None for key in stage.inputs}
-    try:
-        stage.check(config, opened)
-    except SemisegError as error:
-        return error
-    return None
 
 
 def _run(

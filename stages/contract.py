@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +112,10 @@ def _no_externals(config: Any) -> dict[str, Path]:
     return {}
 
 
+def _no_needs(config: Any, given: Collection[str]) -> tuple[str, ...]:
+    return ()
+
+
 def _no_check(config: Any, inputs: Mapping[str, Artifact | None]) -> None:
     return None
 
@@ -125,6 +129,7 @@ class Stage:
         run: does the work, item by item, continuing what `writer.has`; returns the summary for people (JSON).
         externals: files outside the workspace named by the config (weights, lists), by dotted config key. Their
             content, not their path, enters the fingerprint.
+        needs: the optional inputs that a config cannot do without, given the names of those that are there.
         check: cheap tests of config against inputs, made before any work.
     """
 
@@ -136,6 +141,7 @@ class Stage:
     output: str
     run: Callable[[Any, Mapping[str, Artifact | None], Writer, Execution], dict[str, Any]]
     externals: Callable[[Any], dict[str, Path]] = _no_externals
+    needs: Callable[[Any, Collection[str]], tuple[str, ...]] = _no_needs
     check: Callable[[Any, Mapping[str, Artifact | None]], None] = _no_check
 
 
@@ -150,6 +156,12 @@ STAGE_MODULES: dict[str, str] = {
     "retrain": "stages.retrain",
     "evaluate": "stages.evaluate",
 }
+
+
+def required_inputs(stage: Stage, config: Config, given: Collection[str]) -> list[str]:
+    """The inputs that must be there: those of the stage, and those its config asks for."""
+    asked = stage.needs(config, given)
+    return [key for key, declared in stage.inputs.items() if not declared.optional or key in asked]
 
 
 def load_stage(name: str) -> Stage:

@@ -21,7 +21,7 @@ from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
-from stages.data.pictures import Pictures, open_pictures
+from stages.data.pictures import Pictures, data_unless_images, open_pictures
 from stages.localization.grid import resize_maps
 from stages.localization.seeds import activation_background
 from stages.scoring.config import CrfConfig
@@ -224,5 +224,6 @@ STAGE = Stage(
     output="masks",
     run=run,
     externals=externals,
+    needs=data_unless_images,
     check=check,
 )

@@ -24,7 +24,7 @@ from artifacts.errors import ConfigError
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
-from stages.data.pictures import open_pictures
+from stages.data.pictures import data_unless_images, open_pictures
 from stages.scoring.config import InferenceConfig
 
 if TYPE_CHECKING:
@@ -243,5 +243,6 @@ STAGE = Stage(
     output="predictions",
     run=run,
     externals=externals,
+    needs=data_unless_images,
     check=check,
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -169,14 +169,7 @@ def check(config: SeedsConfig, inputs: Mapping[str, Artifact | None]) -> None:
     assert data is not None
     dataset = Dataset(data)
     ids = _ids(config, dataset)
-    if classifier is None and maps is None:
-        raise ArtifactError(
-            "seeds needs a classifier, or maps (an artifact of seeds whose score maps are reused)",
-            "name one: --classifier NAME or --maps NAME",
-        )
     background = config.labels.background
-    if isinstance(background, GradientBackground) and classifier is None:
-        raise ConfigError("labels.background.kind gradient needs the classifier", "name it: --classifier NAME")
     if classifier is not None:
         found = classifier.json("network.json").get("class_names", [])
         _same_classes(found, dataset.class_names, f"classifier {classifier.name!r}")
@@ -190,6 +183,12 @@ def check(config: SeedsConfig, inputs: Mapping[str, Artifact | None]) -> None:
                 f"e.g. {missing[0]}.png",
                 "add the files, or choose another labels.background.kind, such as saliency",
             )
+
+
+def needs(config: SeedsConfig, given: Collection[str]) -> tuple[str, ...]:
+    """The classifier, unless score maps are reused and the background does not come from it."""
+    reused = "maps" in given and not isinstance(config.labels.background, GradientBackground)
+    return () if reused else ("classifier",)
 
 
 def _check_maps(config: SeedsConfig, maps: Artifact, class_names: Sequence[str], ids: Sequence[str]) -> None:
@@ -542,5 +541,6 @@ STAGE = Stage(
     output="seeds",
     run=run,
     externals=externals,
+    needs=needs,
     check=check,
 )

@@ -5,7 +5,7 @@ semiseg train --method dual-branch --data data --weak-labels masks
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError, DataError
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
-from stages.methods import METHODS
 from stages.methods.settings import TrainConfig
 
 
@@ -24,12 +23,16 @@ def externals(config: TrainConfig) -> dict[str, Path]:
 
 def check(config: TrainConfig, inputs: Mapping[str, Artifact | None]) -> None:
     config.network.check()
-    for name in METHODS[config.method.name].needs:
-        if inputs.get(name) is None:
+    for name in ("weak_labels", "seeds"):
+        if inputs.get(name) is not None and name not in config.method.inputs():
             raise ConfigError(
-                f"method {config.method.name} needs the input {name!r} ({INPUTS[name].help})",
-                f"give --{name.replace('_', '-')} NAME",
+                f"method {config.method.name} with these settings makes no use of the input {name!r}",
+                f"leave --{name.replace('_', '-')} out, or choose another method or other settings",
             )
+
+
+def needs(config: TrainConfig, given: Collection[str]) -> tuple[str, ...]:
+    return config.method.inputs()
 
 
 def run(
@@ -71,5 +74,6 @@ STAGE = Stage(
     output="segmenter",
     run=run,
     externals=externals,
+    needs=needs,
     check=check,
 )

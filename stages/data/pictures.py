@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,13 @@ class Pictures(Protocol):
 
     def image(self, image_id: str, /) -> np.ndarray:
         """RGB uint8 (H, W, 3)."""
+
+
+class PicturesConfig(Protocol):
+    """The part of a stage's config that names a folder of one's own pictures."""
+
+    @property
+    def images(self) -> str: ...
 
 
 class PictureFolder:
@@ -105,6 +113,11 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     if not path.is_file():
         return DataError(f"there is no picture {path}", "put it there, or take it from the list")
     return DataError(f"picture {path} cannot be read: {error}", "open it in a viewer; save or copy it again")
+
+
+def data_unless_images(config: PicturesConfig, given: Collection[str]) -> tuple[str, ...]:
+    """`Stage.needs` of the stages that take a data set or a folder of one's own pictures."""
+    return () if config.images else ("data",)
 
 
 def open_pictures(data: Artifact | None, images: str, splits: tuple[str, ...]) -> tuple[Pictures, list[str]]:

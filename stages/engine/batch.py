@@ -41,17 +41,18 @@ class Batch:
         return replace(self, **changes)
 
 
-def to_device(sample: dict[str, Any], device: torch.device, channels_last: bool = False) -> Batch:
-    """The stacked samples of one stream as a `Batch`: moved as bytes, then coloured and normalised there."""
+def to_device(sample: dict[str, Any], device: torch.device) -> Batch:
+    """The stacked samples of one stream as a `Batch`: moved as bytes, then coloured and normalised there.
+
+    The pictures have channels_last memory.
+    """
     moved = {key: value.to(device, non_blocking=True) for key, value in sample.items() if key not in ("id", "colour")}
     pixels = moved.pop("image")
     colour = sample["colour"]
     if not bool((colour == 1).all()):  # on the CPU: asking the GPU would wait for it
         coloured = apply_colour(pixels.float(), colour.to(device, non_blocking=True))
         pixels = torch.where(moved["valid"][:, None], coloured.round().to(torch.uint8), pixels)
-    image = normalise(pixels) * moved["valid"][:, None]
-    if channels_last:
-        image = image.contiguous(memory_format=torch.channels_last)
+    image = (normalise(pixels) * moved["valid"][:, None]).contiguous(memory_format=torch.channels_last)
     known = {"label", "valid", "tags"}
     return Batch(
         ids=sample["id"],

@@ -21,7 +21,6 @@ class MethodInfo:
     """What is known of a method without loading torch.
 
     Attributes:
-        needs: inputs of `train` beside the data set that the method cannot do without.
         uses: parts of the data set it learns from: "masks", "tags", "pictures" (without any label).
         place: "module:class" of the implementation.
     """
@@ -29,10 +28,14 @@ class MethodInfo:
     name: str
     title: str
     paper: str
-    needs: tuple[str, ...]
     uses: tuple[str, ...]
     settings: type[s.MethodSettings]
     place: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Inputs of `train` beside the data set that the method takes with its default settings."""
+        return self.settings.model_validate({"name": self.name}).inputs()
 
 
 METHODS: dict[str, MethodInfo] = {
@@ -42,7 +45,6 @@ METHODS: dict[str, MethodInfo] = {
             "supervised",
             "One branch on strong masks, weak masks, or both (mixed, oversampled)",
             "The single-branch rows of Luo & Yang, ECCV 2020",
-            (),
             ("masks",),
             s.SupervisedSettings,
             "stages.methods.supervised:Supervised",
@@ -51,7 +53,6 @@ METHODS: dict[str, MethodInfo] = {
             "dsrg",
             "Deep seeded region growing from image-level labels",
             "Huang et al., CVPR 2018; expansion loss of SEC: Kolesnikov & Lampert, ECCV 2016",
-            ("seeds",),
             ("tags",),
             s.DsrgSettings,
             "stages.methods.dsrg:Dsrg",
@@ -60,7 +61,6 @@ METHODS: dict[str, MethodInfo] = {
             "dual-branch",
             "Strong-weak dual-branch network: one trunk, a branch per kind of label",
             "Luo & Yang, ECCV 2020",
-            ("weak_labels",),
             ("masks", "tags"),
             s.DualBranchSettings,
             "stages.methods.dual_branch:DualBranch",
@@ -69,7 +69,6 @@ METHODS: dict[str, MethodInfo] = {
             "cps",
             "Cross pseudo supervision of two networks, with or without CutMix",
             "Chen et al., CVPR 2021",
-            (),
             ("masks", "pictures"),
             s.CpsSettings,
             "stages.methods.cps:Cps",

@@ -17,6 +17,10 @@ class MethodSettings(Config):
 
     name: str
 
+    def inputs(self) -> tuple[str, ...]:
+        """Inputs of `train` beside the data set that these settings take: "weak_labels", "seeds"."""
+        return ()
+
 
 class SupervisedSettings(MethodSettings):
     """One network, one branch, cross-entropy (handbook rows: strong only, weak only, mixed, oversampled)."""
@@ -28,6 +32,9 @@ class SupervisedSettings(MethodSettings):
         "joined. oversampled: both, the strong list repeated until it is as long as the weak one.",
     )
 
+    def inputs(self) -> tuple[str, ...]:
+        return () if self.labels == "strong" else ("weak_labels",)
+
 
 class DualBranchSettings(MethodSettings):
     """Luo & Yang, ECCV 2020: L = CE(f_s(Z(x_s)), m_s) + weak_weight * CE(f_w(Z(x_w)), m_w)."""
@@ -36,6 +43,9 @@ class DualBranchSettings(MethodSettings):
     weak_weight: float = Field(
         1.0, ge=0, description="lambda, the weight of the weak branch's loss; the paper weighs both branches equally."
     )
+
+    def inputs(self) -> tuple[str, ...]:
+        return ("weak_labels",) if self.weak_weight > 0 else ()
 
 
 class CpsSettings(MethodSettings):
@@ -97,6 +107,9 @@ class DsrgSettings(MethodSettings):
         description="Log precision, recall and IoU of the grown seeds once an epoch, where the data set has masks of\n"
         "the same pictures; the masks are used for this alone.",
     )
+
+    def inputs(self) -> tuple[str, ...]:
+        return ("seeds",)
 
 
 AnyMethodSettings = Annotated[

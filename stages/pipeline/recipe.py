@@ -32,7 +32,7 @@ from typing import Any
 
 from artifacts.errors import ConfigError
 from stages.config import Config, assign, mistakes, parse_assignment, read_yaml
-from stages.contract import STAGE_MODULES, Stage, load_stage
+from stages.contract import STAGE_MODULES, Stage, load_stage, required_inputs
 from stages.pipeline.graph import find_cycle, topological_order
 from stages.pipeline.table import Table, read_table
 
@@ -386,9 +386,9 @@ def _node(
             )
         if not isinstance(source, str) or source not in nodes:
             problems.add(f"{key}.inputs.{given}", f"there is no node {source!r}{did_you_mean(str(source), nodes)}")
-    for needed, declared in stage.inputs.items():
-        if not declared.optional and needed not in inputs:
-            problems.add(f"{key}.inputs", f"{stage_name} needs the input {needed!r} ({declared.help})")
+    for needed in required_inputs(stage, config, inputs) if config is not None else ():
+        if needed not in inputs:
+            problems.add(f"{key}.inputs", f"{stage_name} needs the input {needed!r} ({stage.inputs[needed].help})")
     return None if config is None else Node(name, stage, config, dict(inputs))
 
 

@@ -11,7 +11,7 @@ from artifacts.errors import ArtifactError, ConfigError
 from artifacts.manifest import KINDS
 from artifacts.store import Artifact, Work, Workspace, Writer, check_name
 from stages.config import Config
-from stages.contract import Execution, Stage, external_digests, fingerprint
+from stages.contract import Execution, Stage, external_digests, fingerprint, required_inputs
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,16 @@ def check_input_names(stage: Stage, names: Mapping[str, str | None]) -> None:
         )
 
 
-def check_inputs(stage: Stage, names: Mapping[str, str | None], artifacts: Mapping[str, Artifact]) -> None:
+def check_inputs(
+    stage: Stage, config: Config, names: Mapping[str, str | None], artifacts: Mapping[str, Artifact]
+) -> None:
     """Every required input is given and is of a kind the stage takes; ArtifactError says which is not."""
     check_input_names(stage, names)
+    required = required_inputs(stage, config, [key for key, name in names.items() if name is not None])
     for key, declared in stage.inputs.items():
         name = names.get(key)
         if name is None:
-            if not declared.optional:
+            if key in required:
                 raise ArtifactError(
                     f"{stage.name} needs the input {key!r} ({declared.help})",
                     f"name an artifact of kind {' or '.join(declared.kinds)}: --{key.replace('_', '-')} NAME",
@@ -108,7 +111,7 @@ def run_stage(
     if name in wanted:
         raise ConfigError(f"{stage.name}: {name!r} would be its own input", "write under another name")
     with workspace.reading(wanted) as artifacts:
-        check_inputs(stage, inputs, artifacts)
+        check_inputs(stage, config, inputs, artifacts)
         opened = {key: artifacts[n] if (n := inputs.get(key)) else None for key in stage.inputs}
         stage.check(config, opened)
         work = plan_work(stage, config, inputs, artifacts)

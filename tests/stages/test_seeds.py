@@ -164,7 +164,7 @@ def test_a_folder_of_saliency_maps(workspace, seeds, tmp_path):
 
 
 def test_inputs_that_do_not_belong_together_are_refused(workspace, seeds):
-    with pytest.raises(ArtifactError, match="needs a classifier, or maps"):
+    with pytest.raises(ArtifactError, match="needs the input .classifier."):
         run_seeds(workspace, {}, "refused", {"data": "data"})
     maps_only = {"data": "data", "maps": "seeds"}
     with pytest.raises(ConfigError, match="gradient needs the classifier"):
