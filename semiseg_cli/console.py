@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import rich.box
@@ -108,26 +108,45 @@ def size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
-# Figures that say most about a result, in the order they are tried; shares are shown in percent.
+# Figures that say most about a result, most important first: key (or prefix with *), label, whether it is a share.
 _HEADLINES: tuple[tuple[str, str, bool], ...] = (
     ("mean_iou", "mean IoU", True),
+    ("pixel_accuracy", "pixel accuracy", True),
     ("mean_average_precision", "mAP", True),
+    ("quality.train.mean.iou", "IoU", True),
+    ("quality.train.coverage", "coverage", True),
+    ("losses.*", "loss", False),
+    ("images_per_second", "images/s", False),
+    ("images.*", "", False),
+    ("images", "images", False),
 )
 
 
-def headline(summary: dict[str, Any], most: int = 3) -> str:
-    """The main figures of a summary on one line; the first few plain values when none is known."""
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(inner, f"{name}.") if isinstance(inner, Mapping) else {name: inner}
+    return flat
+
+
+def short_number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def headline(summary: Mapping[str, Any], most: int = 3) -> str:
+    """The main figures of a summary on one line; its first plain values when none of them is known."""
+    flat = flatten(summary)
     shown = []
-    for key, label, percent in _HEADLINES:
-        value = summary.get(key)
-        if isinstance(value, (int, float)):
-            shown.append(f"{label} {100 * value:.1f}" if percent else f"{label} {value}")
-    for key, value in summary.items():
-        if len(shown) >= most:
-            break
-        if key in {name for name, _, _ in _HEADLINES} or isinstance(value, (dict, list, bool)) or value is None:
-            continue
-        text = f"{value:.4g}" if isinstance(value, float) else str(value)
-        if len(text) <= 24:
-            shown.append(f"{key.replace('_', ' ')} {text}")
-    return ", ".join(shown)
+    for pattern, label, share in _HEADLINES:
+        for key, value in flat.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            if key == pattern or (pattern.endswith("*") and key.rpartition(".")[0] == pattern[:-2]):
+                name = " ".join(filter(None, [label, key.rpartition(".")[2] if pattern.endswith("*") else ""]))
+                shown.append(f"{name} {100 * value:.1f}" if share else f"{name} {short_number(value)}")
+    if not shown:
+        plain = {key: value for key, value in flat.items() if isinstance(value, (int, float, str))}
+        shown = [f"{key.replace('_', ' ')} {short_number(value)}" for key, value in plain.items()]
+    return ", ".join(shown[:most])

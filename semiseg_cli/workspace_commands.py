@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from artifacts.errors import ArtifactError, BusyError, StaleError, UsageError
 from artifacts.store import Artifact, Workspace
@@ -99,33 +100,60 @@ def show(
         facts.add_row("classes", ", ".join(f"{index} {label}" for index, label in enumerate(classes)))
     facts.add_row("fingerprint", made.fingerprint[:16])
     console.print(facts)
-    if made.summary:
-        summary = plain_table("summary", "")
-        for key, value in _flat(made.summary):
-            summary.add_row(key, value)
-        console.print(summary)
+    for table in _summary_tables(made.summary):
+        console.print(table)
+
+
+def _summary_tables(summary: dict[str, Any]) -> list[Table]:
+    """The plain values, and a table for every group of records of the same fields (figures of each class)."""
+    plain = plain_table("summary", "")
+    tables = [plain]
+
+    def add(values: dict[str, Any], prefix: str) -> None:
+        for key, value in values.items():
+            name = f"{prefix}{key}"
+            if not isinstance(value, dict):
+                plain.add_row(name, _shown(value))
+            elif records := _records(value):
+                fields = next(iter(records.values()))
+                table = plain_table(name, *fields)
+                for column in table.columns[1:]:
+                    column.justify = "right"
+                for label, record in records.items():
+                    table.add_row(label, *(_shown(record[field]) for field in fields))
+                tables.append(table)
+            else:
+                add(value, f"{name}.")
+
+    add(summary, "")
+    return [table for table in tables if table.row_count]
+
+
+def _records(value: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """`value` if it holds two or more records with the same plain fields, else None."""
+    inner = list(value.values())
+    if len(inner) < 2 or not all(isinstance(record, dict) and record for record in inner):
+        return None
+    same = all(record.keys() == inner[0].keys() for record in inner)
+    plain = not any(isinstance(field, dict | list) for record in inner for field in record.values())
+    return value if same and plain else None
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        text = ", ".join(map(_shown, value))
+        return text if len(text) <= 200 else f"{text[:197]}..."
+    return str(value)
 
 
 def _class_names(artifact: Artifact) -> list[str] | None:
     if artifact.kind != "dataset":
         return None
     return list(artifact.json("dataset.json")["classes"])
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    lines = []
-    for key, inner in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(inner, dict):
-            lines += _flat(inner, f"{name}.")
-        elif isinstance(inner, float):
-            lines.append((name, f"{inner:.4g}"))
-        elif isinstance(inner, list):
-            shown = ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in inner)
-            lines.append((name, shown if len(shown) <= 200 else f"{shown[:197]}..."))
-        else:
-            lines.append((name, str(inner)))
-    return lines
 
 
 def verify(

@@ -183,17 +183,18 @@ def order_sentence(table: Table, figures: Mapping[str, Mapping[str, Figure]], co
     values = {label: mean for label, mean in means.items() if mean is not None}
     if absent := [label for label in table.order if label not in values]:
         return f"Order of the rows ({column}): not yet known, {', '.join(absent)} missing."
-    ours = sorted(table.order, key=lambda label: -values[label])
-    shown = " > ".join(f"{label} {values[label]:.1f}" for label in ours)
-    if ours == table.order:
-        verdict = "the paper's order"
+    shares = {label: round(value, 1) for label, value in values.items()}  # as they are shown
+    ours = sorted(table.order, key=lambda label: -shares[label])
+    shown = " > ".join(f"{label} {shares[label]:.1f}" for label in ours)
+    pairs = list(itertools.combinations(table.order, 2))
+    swapped = [f"{low} is above {high}" for high, low in pairs if shares[low] > shares[high]]
+    level = [f"{high} and {low} are level" for high, low in pairs if shares[low] == shares[high]]
+    if swapped:
+        verdict = f"not the paper's order: {'; '.join([*swapped, *level])}"
+    elif level:
+        verdict = f"not against the paper's order, but {'; '.join(level)}"
     else:
-        swapped = [
-            f"{low} is above {high}"
-            for high, low in itertools.combinations(table.order, 2)
-            if values[low] > values[high]
-        ]
-        verdict = f"not the paper's order: {'; '.join(swapped)}"
+        verdict = "the paper's order"
     close = [
         f"{first} and {second}"
         for first, second in itertools.pairwise(ours)

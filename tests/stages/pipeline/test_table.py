@@ -44,6 +44,12 @@ def test_overlapping_runs_are_named() -> None:
     assert sentence.endswith("the paper's order (the runs of a and b overlap).")
 
 
+def test_level_rows_do_not_count_as_the_papers_order() -> None:
+    sentence = order_sentence(table("a", "b", "c"), figures(a=[50.01], b=[50.02], c=[40]), "ours")
+    assert sentence is not None
+    assert sentence.endswith("c 40.0: not against the paper's order, but a and b are level.")
+
+
 def test_missing_rows_are_named_instead_of_compared() -> None:
     sentence = order_sentence(table("a", "b"), figures(a=[50], b=[], c=[1]), "ours")
     assert sentence == "Order of the rows (ours): not yet known, b missing."
