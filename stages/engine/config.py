@@ -62,6 +62,12 @@ class OptimizerConfig(Config):
     nesterov: bool = Field(False, description="Nesterov momentum of sgd.")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
 
+    @pydantic.model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> OptimizerConfig:
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov needs sgd and a momentum above 0")
+        return self
+
 
 class ScheduleConfig(Config):
     """The learning rate over the iterations, as a factor on every group."""
@@ -81,6 +87,12 @@ class ScheduleConfig(Config):
         if list(value) != sorted(value) or any(not 0 < m < 1 for m in value):
             raise ValueError("expected rising fractions between 0 and 1")
         return value
+
+    @pydantic.model_validator(mode="after")
+    def _milestones_belong_to_step(self) -> ScheduleConfig:
+        if (self.name == "step") != bool(self.milestones):
+            raise ValueError("milestones belong to the schedule step, and step needs some")
+        return self
 
 
 class TrainingConfig(Config):

@@ -8,6 +8,7 @@ would differ from the mean one process computes. `global_mean` does that; every 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import torch
@@ -21,12 +22,15 @@ from artifacts.errors import ConfigError
 def process_group(device: str) -> Iterator[None]:
     """Joins the group torchrun describes in the environment: NCCL on GPUs, gloo on CPUs."""
     on_gpu = torch.cuda.is_available() and device != "cpu"
+    if on_gpu:
+        local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= there:
+            raise ConfigError(
+                f"torchrun started at least {local + 1} processes here, for {there} GPUs", f"--nproc_per_node {there}"
+            )
+        torch.cuda.set_device(local)
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        if on_gpu:
-            import os
-
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         yield
     finally:
         dist.destroy_process_group()
@@ -66,13 +70,3 @@ def sum_over_processes(values: Tensor) -> Tensor:
         values = values.clone()
         dist.all_reduce(values)
     return values
-
-
-def share_of_batch(batch_size: int, what: str = "batch_size") -> int:
-    """How many of `batch_size` pictures this process takes. ConfigError when they do not divide evenly."""
-    if batch_size % world_size():
-        raise ConfigError(
-            f"{what} {batch_size} does not divide into {world_size()} processes",
-            f"choose a multiple of {world_size()}",
-        )
-    return batch_size // world_size()

@@ -50,13 +50,13 @@ def train_segmenter(
     )
     kind = load_method(config.method.name)
     streams = kind.streams(config.method, sources, config.batch_size)
-    check_labels(streams, folders)
+    check_labels(streams, folders, dataset)
     setup = Setup(
         network=config.network,
         num_classes=dataset.num_classes,
         seed=derive_seed(config.seed, "network"),
         iterations=config.iterations,
-        workers=execution.workers,
+        workers=max(execution.workers // distributed.world_size(), 1),
         initial=checkpoint.load(initial.file("weights.pt")) if initial else None,
     )
     maker = SampleMaker(
@@ -76,14 +76,18 @@ def train_segmenter(
     return {"method": config.method.name, "pictures": counts, **fitted.summary}
 
 
-def check_labels(streams: Mapping[str, Stream], folders: Mapping[str, MaskFolder]) -> None:
+def check_labels(streams: Mapping[str, Stream], folders: Mapping[str, MaskFolder], dataset: Dataset) -> None:
     """DataError when a stream's label maps are not all there: found before the first step, named together."""
     for stream in streams.values():
-        for source, folder in folders.items():
-            wanted = {entry.image_id for entry in stream.entries if entry.label == source}
-            if missing := folder.missing(sorted(wanted)):
+        for source in sorted({entry.label for entry in stream.entries if entry.label is not None}):
+            wanted = sorted({entry.image_id for entry in stream.entries if entry.label == source})
+            if source in folders:
+                missing, place = folders[source].missing(wanted), f" in {folders[source].folder}"
+            else:
+                missing, place = [image_id for image_id in wanted if not dataset.has_mask(image_id)], ""
+            if missing:
                 raise DataError(
-                    f"{source}: {len(missing)} of {len(wanted)} pictures have no label map in {folder.folder}: "
+                    f"{source}: {len(missing)} of {len(wanted)} pictures have no label map{place}: "
                     f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}",
                     "make them for the whole split the method trains on",
                 )

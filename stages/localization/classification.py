@@ -53,9 +53,8 @@ def class_scores(
 
     rows = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        pictures = pool.map(picture, ids)
         for first in range(0, len(ids), BATCH):
-            chunk = np.stack([next(pictures) for _ in ids[first : first + BATCH]])
+            chunk = np.stack(list(pool.map(picture, ids[first : first + BATCH])))
             images = normalise(torch.from_numpy(chunk).to(device).permute(0, 3, 1, 2))
             rows.append(network(images).float().cpu().numpy())
     return np.concatenate(rows)

@@ -1,0 +1,164 @@
+"""Fixtures of the tests that train: fourteen small drawn pictures, estimated masks, seeds, and configs.
+
+Not a conftest: the tests of other stages have their own. Loaded by path, since `tests` is no package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from artifacts.dataset import Dataset, write_dataset
+from artifacts.masks import write_mask
+from artifacts.store import Work, Workspace
+
+CLASSES = ("background", "red", "green", "blue")
+SPLITS = {
+    "train": [f"s{index}" for index in range(6)],
+    "weak": [f"w{index}" for index in range(5)],
+    "val": [f"v{index}" for index in range(3)],
+}
+IGNORE = 255
+
+
+def draw(index: int) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy picture with one or two coloured boxes, and its mask with unlabelled columns: more in later pictures."""
+    from PIL import Image
+
+    random = np.random.default_rng(index)
+    height, width = 30 + index % 4 * 5, 44 - index % 3 * 7
+    mask = np.zeros((height, width), np.uint8)
+    mask[4:18, 3:16] = 1 + index % 3
+    if index % 2:
+        mask[12:28, 14:26] = 1 + (index + 1) % 3
+    colours = np.array([[90, 90, 90], [220, 40, 40], [40, 220, 40], [40, 40, 220]])
+    picture = np.clip(colours[mask] + random.integers(-40, 40, (height, width, 3)), 0, 255).astype(np.uint8)
+    mask[:, : index % 6] = IGNORE
+    return np.array(Image.fromarray(picture)), mask
+
+
+def publish(workspace: Workspace, name: str, kind: str, masks: dict[str, np.ndarray]) -> None:
+    """An artifact of label maps: masks/<id>.png."""
+    work = Work("seeds", 1, kind, name.encode().hex().ljust(64, "0")[:64], {}, {}, {})
+    with workspace.writing(name, work) as writer:
+        for image_id, mask in masks.items():
+            with writer.item(f"masks/{image_id}.png") as temporary:
+                write_mask(temporary, mask)
+        workspace.publish(name, writer, work, {})
+
+
+def publish_dataset(workspace: Workspace, name: str = "data", splits: Any = None) -> dict[str, np.ndarray]:
+    """The data set of drawn pictures; returns the masks by id."""
+    from PIL import Image
+
+    splits = SPLITS if splits is None else splits
+    ids = [image_id for members in splits.values() for image_id in members]
+    drawn = {image_id: draw(index) for index, image_id in enumerate(ids)}
+    masks = {image_id: mask for image_id, (_, mask) in drawn.items()}
+    work = Work("prepare-data", 1, "dataset", name.encode().hex().ljust(64, "1")[:64], {}, {}, {})
+    with workspace.writing(name, work) as writer:
+        for image_id, (picture, mask) in drawn.items():
+            with writer.item(f"images/{image_id}.png") as temporary:
+                Image.fromarray(picture).save(temporary)
+            with writer.item(f"masks/{image_id}.png") as temporary:
+                write_mask(temporary, mask)
+        tags = {image_id: sorted(set(np.unique(mask).tolist()) - {0, IGNORE}) for image_id, mask in masks.items()}
+        write_dataset(
+            writer, name="drawn", class_names=CLASSES, splits=splits, tags=tags, tag_source="masks", mask_ids=ids
+        )
+        workspace.publish(name, writer, work, {})
+    return masks
+
+
+def fill(workspace: Workspace) -> Workspace:
+    """data, weak-labels (noisy masks of the weak pictures) and seeds (sparse masks of all training pictures)."""
+    masks = publish_dataset(workspace)
+    random = np.random.default_rng(0)
+    noisy = {}
+    for image_id in SPLITS["weak"]:
+        noise = random.random(masks[image_id].shape) < 0.3
+        noisy[image_id] = np.where(noise, 0, masks[image_id]).astype(np.uint8)
+    publish(workspace, "weak-labels", "masks", noisy)
+    sparse = {}
+    for image_id in SPLITS["train"] + SPLITS["weak"]:
+        kept = random.random(masks[image_id].shape) < 0.5
+        sparse[image_id] = np.where(kept, masks[image_id], IGNORE).astype(np.uint8)
+    publish(workspace, "seeds", "seeds", sparse)
+    return workspace
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The drawn workspace, and how to train on it.
+
+    Attributes:
+        space: artifacts data, weak-labels, seeds.
+        methods: settings of every method, as in a YAML file.
+    """
+
+    space: Workspace
+    methods: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {
+            "supervised": {"name": "supervised", "labels": "oversampled"},
+            "dual-branch": {"name": "dual-branch", "weak_weight": 0.7},
+            "cps": {"name": "cps", "cutmix": True},
+            "dsrg": {"name": "dsrg", "expansion_weight": 0.5},
+        }
+    )
+
+    @property
+    def dataset(self) -> Dataset:
+        return Dataset(self.space.artifact("data"))
+
+    def values(self, method: Any = "supervised", **changes: Any) -> dict[str, Any]:
+        """Values of a TrainConfig: a small net with dropout, momentum, an averaged predictor, crops with padding."""
+        return {
+            "method": self.methods.get(method, method) if isinstance(method, str) else method,
+            "network": {"preset": "tiny", "dropout": 0.3, "head_channels": 16, "neck_layers": 1, "neck_channels": 16},
+            "iterations": 6,
+            "batch_size": 4,
+            "crop_size": 33,
+            "augmentation": {"scale": [0.7, 1.3], "brightness": 0.3, "saturation": 0.2},
+            "optimizer": {"name": "sgd", "lr": 0.01},
+            "ema_decay": 0.9,
+            "log_every": 2,
+        } | changes
+
+    def config(self, method: Any = "supervised", **changes: Any) -> Any:
+        from stages.config import build
+        from stages.methods.settings import TrainConfig
+
+        return build(TrainConfig, self.values(method, **changes), "test")
+
+    def classifier_config(self, **changes: Any) -> Any:
+        from stages.config import build
+        from stages.train_classifier import TrainClassifierConfig
+
+        values = {
+            "network": {"preset": "tiny", "dropout": 0.5},
+            "batch_size": 4,
+            "crop_size": 33,
+            "ema_decay": 0.9,
+            "log_every": 2,
+        }
+        return build(TrainClassifierConfig, values | changes, "test")
+
+    def inputs(self, config: Any) -> dict[str, str | None]:
+        """The artifacts a training with this config takes, by input."""
+        asked = config.method.inputs() if hasattr(config, "method") else ()
+        return {"data": "data"} | {key: key.replace("_", "-") for key in asked}
+
+
+@pytest.fixture(scope="session")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    return Training(fill(Workspace(tmp_path_factory.mktemp("training") / "runs")))
+
+
+@pytest.fixture
+def own_training(tmp_path: Path) -> Training:
+    """A copy of the drawn workspace that a test may damage."""
+    return Training(fill(Workspace(tmp_path / "runs")))

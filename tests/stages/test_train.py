@@ -1,0 +1,417 @@
+"""stages/train.py: killed and continued to the same bits, what is exported, what is said of bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from artifacts import checkpoint
+from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
+from artifacts.masks import write_mask
+from stages.engine.loop import CHECKPOINT
+from stages.networks import load_network, normalise
+from stages.pipeline.run_stage import run_stage
+from stages.train import STAGE
+from stages.train_classifier import STAGE as CLASSIFIER_STAGE
+
+_spec = importlib.util.spec_from_file_location("drawn_training", Path(__file__).with_name("drawn_training.py"))
+drawn = importlib.util.module_from_spec(_spec)
+sys.modules["drawn_training"] = drawn
+_spec.loader.exec_module(drawn)
+training, own_training = drawn.training, drawn.own_training
+
+METHODS = ("supervised", "dual-branch", "cps", "dsrg")
+
+
+class StoppedError(Exception):
+    """What the progress tracker raises to stop a training."""
+
+
+@dataclasses.dataclass
+class StopAt:
+    """Progress that raises when step `at` is done; None: never."""
+
+    at: int | None
+    notes: list[str] = dataclasses.field(default_factory=list)
+    shown: list[dict] = dataclasses.field(default_factory=list)
+
+    @contextmanager
+    def track(self, total, description, unit="images", done=0):
+        self.done = done
+        yield self
+
+    def advance(self, count=1, **fields):
+        self.done += count
+        self.shown.append(fields)
+        if self.done == self.at:
+            raise StoppedError
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def train(training, config, name, execution, inputs=None, **changes):
+    """Runs the stage the config belongs to, with a checkpoint after each step."""
+    stage = next(stage for stage in (STAGE, CLASSIFIER_STAGE) if isinstance(config, stage.config))
+    given = training.inputs(config) | (inputs or {})
+    execution = dataclasses.replace(execution, **{"checkpoint_every_s": 0.0} | changes)
+    return run_stage(stage, config, training.space, name, given, execution).artifact
+
+
+def stop_and_continue(training, config, name, execution, steps, **changes):
+    """Stops the training after each of `steps` (the work since the last checkpoint is lost), then lets it end."""
+    for step in steps:
+        with pytest.raises(StoppedError):
+            train(training, config, name, execution, progress=StopAt(step), **changes)
+    return train(training, config, name, execution, progress=StopAt(None), **changes)
+
+
+def log_lines(artifact):
+    """metrics.jsonl without the times."""
+    lines = [json.loads(line) for line in artifact.file("local/metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+
+
+# --- a killed training continues to the same bits ---
+
+
+def exact_config(training, method):
+    """The config of the tests that compare bits; log lines at steps 2, 4 and 6."""
+    if method == "classifier":
+        return training.classifier_config(iterations=6)
+    adam = {"optimizer": {"name": "adam", "lr": 1e-3}} if method in ("dsrg", "cps") else {}
+    return training.config(method, seed=3, **adam)
+
+
+@pytest.fixture(scope="module")
+def whole(training):
+    """Artifacts of trainings that nobody stopped, by method."""
+    made = {}
+
+    def of(method, execution):
+        if method not in made:
+            made[method] = train(training, exact_config(training, method), f"whole-{method}", execution)
+        return made[method]
+
+    return of
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stopped_training_ends_like_one_that_was_not(method, training, execution, whole):
+    config = exact_config(training, method)
+    cut = stop_and_continue(training, config, f"cut-{method}", execution, steps=(2, 5))
+    assert cut.manifest.content == whole(method, execution).manifest.content
+    assert cut.manifest.resumed == 2
+    assert log_lines(cut) == log_lines(whole(method, execution))
+    assert [line["step"] for line in log_lines(cut) if "lr" in line] == [2, 4, 6]
+    assert not (cut.path / ".scratch").exists()
+
+
+def test_a_checkpoint_between_two_lines_of_the_log_keeps_the_sums(training, execution):
+    """Stopped in step 4 of a log every 4: the checkpoint of step 3 holds the losses of three steps."""
+    config = training.config("supervised", log_every=4, iterations=6)
+    whole = train(training, config, "sums-whole", execution)
+    cut = stop_and_continue(training, config, "sums-cut", execution, steps=(4,))
+    assert log_lines(cut) == log_lines(whole)
+    assert [line["step"] for line in log_lines(cut)] == [4, 6]
+
+
+def test_rare_checkpoints_cost_work_but_change_nothing(training, execution):
+    config = training.config("dual-branch")
+    whole = train(training, config, "rare-whole", execution)
+    cut = stop_and_continue(training, config, "rare-cut", execution, steps=(5,), checkpoint_every_s=1e9)
+    assert cut.manifest.content == whole.manifest.content
+    assert log_lines(cut) == log_lines(whole)
+
+
+def test_workers_change_nothing(training, execution):
+    config = training.config("dsrg", iterations=3)
+    one = train(training, config, "workers-1", execution, workers=1)
+    three = train(training, config, "workers-3", execution, workers=3)
+    assert one.manifest.content == three.manifest.content
+    assert log_lines(one) == log_lines(three)
+
+
+KILLED = """
+import importlib.util, os, sys, time
+from contextlib import contextmanager
+from artifacts.store import Workspace
+from stages.contract import Execution
+from stages.pipeline.run_stage import run_stage
+import stages.engine.segmenter_training, stages.localization.classification, torch.utils.tensorboard
+
+def load(name, file):
+    spec = importlib.util.spec_from_file_location(name, file)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+class Slow:
+    @contextmanager
+    def track(self, *arguments, **more):
+        yield self
+    def advance(self, *arguments, **more):
+        time.sleep(0.1)
+    def note(self, text):
+        pass
+
+tests = load("tests_of_train", sys.argv[2])
+training = load("drawn", sys.argv[3]).Training(Workspace(sys.argv[1]))
+execution = Execution(device="cpu", workers=1, checkpoint_every_s=0.0, progress=Slow())
+for line in sys.stdin:  # a child for each line: one start of Python and torch for all trainings
+    method = line.strip()
+    child = os.fork()
+    if not child:
+        tests.train(training, tests.exact_config(training, method), f"killed-{method}", execution)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+def test_kill_9_at_a_random_moment_of_any_training(training, execution, whole, tmp_path):
+    """Continued after SIGKILL, the artifact and the log are those of a run that nobody disturbed."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    here = Path(__file__)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parents[2])}
+    command = [
+        sys.executable,
+        str(script),
+        str(training.space.path),
+        str(here),
+        str(here.with_name("drawn_training.py")),
+    ]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+    ) as process:
+        for method in (*METHODS, "classifier"):
+            print(method, file=process.stdin, flush=True)
+            child = int(process.stdout.readline())
+            wait_for_log(training.space.path, f"killed-{method}", process)
+            time.sleep(random.uniform(0, 0.25))
+            os.kill(child, signal.SIGKILL)
+            assert os.waitstatus_to_exitcode(int(process.stdout.readline())) == -signal.SIGKILL
+            (folder,) = training.space.partials(f"killed-{method}")
+            assert 0 < checkpoint.load(folder / ".scratch" / CHECKPOINT)["step"] < 6  # whole, whenever it was killed
+            continued = train(training, exact_config(training, method), f"killed-{method}", execution)
+            assert continued.manifest.content == whole(method, execution).manifest.content
+            assert log_lines(continued) == log_lines(whole(method, execution))
+        process.stdin.close()
+
+
+def wait_for_log(workspace, name, process, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if any(file.read_text() for file in workspace.glob(f".{name}.*.partial/local/metrics.jsonl")):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{name} wrote no line of its log")
+
+
+# --- what is exported ---
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_exported_weights_are_one_segmenter(method, training, execution, whole):
+    """No weak branch and no second network; loaded, it predicts what the training's predictor predicts."""
+    artifact = whole(method, execution)
+    state = checkpoint.load(artifact.file("weights.pt"))
+    assert not [name for name in state if "weak" in name or "second" in name]
+    network = load_network(artifact)
+    assert list(network.state_dict()) == list(state)
+    assert network.class_names == ("background", "red", "green", "blue")
+    picture = torch.from_numpy(training.dataset.image("v0")).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        assert network(normalise(picture)).shape[1] == 4
+    assert artifact.verify() == []
+    assert (
+        artifact.summary["pictures"]
+        == {
+            "supervised": {"oversampled": 11},
+            "dual-branch": {"strong": 6, "weak": 5},
+            "cps": {"strong": 6, "unlabelled": 5, "partner": 5},
+            "dsrg": {"weak": 11},
+        }[method]
+    )
+
+
+def test_without_an_average_the_last_weights_are_exported(training, execution):
+    """One step of plain gradient descent: EMA's first step copies, so both export the same weights."""
+    made = {
+        decay: train(training, training.config(ema_decay=decay, iterations=1), f"average-{decay}", execution)
+        for decay in (None, 0.9)
+    }
+    assert made[None].manifest.content == made[0.9].manifest.content
+
+
+def test_a_training_starts_from_given_weights(training, execution, whole):
+    """iterations 1 at a learning rate of nearly 0: the given weights come out again."""
+    changes = {"iterations": 1, "optimizer": {"name": "sgd", "lr": 1e-12, "weight_decay": 0.0}, "seed": 77}
+    given = {"initial": "whole-supervised"}
+    first = checkpoint.load(whole("supervised", execution).file("weights.pt"))
+    again = train(training, training.config(**changes), "initial", execution, given)
+    for name, value in checkpoint.load(again.file("weights.pt")).items():
+        torch.testing.assert_close(value, first[name], rtol=0, atol=1e-7)
+
+
+def test_given_weights_of_another_network_are_named(training, execution, whole):
+    whole("supervised", execution)
+    given = {"initial": "whole-supervised"}
+    network = {"preset": "tiny", "head_channels": 24, "neck_layers": 1, "neck_channels": 16}
+    with pytest.raises(
+        ConfigError, match=r"initial.*of another shape: head\.scores\.weight|initial(.|\n)*another shape"
+    ):
+        train(training, training.config(network=network), "misfit", execution, given)
+
+
+# --- bad input ---
+
+
+def test_a_damaged_checkpoint_says_how_to_start_again(training, execution):
+    config = training.config(seed=11)
+    with pytest.raises(StoppedError):
+        train(training, config, "damaged", execution, progress=StopAt(3))
+    (folder,) = training.space.partials("damaged")
+    file = folder / ".scratch" / CHECKPOINT
+    whole_file = file.read_bytes()
+    for damage in (whole_file[: len(whole_file) // 2], b"", whole_file[:3000] + b"????" + whole_file[3004:]):
+        file.write_bytes(damage)
+        with pytest.raises(ArtifactError) as caught:
+            train(training, config, "damaged", execution)
+        assert str(file) in caught.value.message
+        assert "from its first step" in caught.value.hint
+    file.unlink()
+    again = train(training, config, "damaged", execution)
+    assert log_lines(again)[0]["step"] == 2
+
+
+@pytest.mark.parametrize("spoil", ["list", "empty", "keys", "shapes"])
+def test_a_checkpoint_of_something_else_is_refused(spoil, training, execution):
+    config = training.config(seed=12)
+    with pytest.raises(StoppedError):
+        train(training, config, f"foreign-{spoil}", execution, progress=StopAt(2))
+    (folder,) = training.space.partials(f"foreign-{spoil}")
+    file = folder / ".scratch" / CHECKPOINT
+    state = checkpoint.load(file)
+    foreign = {
+        "list": [1, 2],
+        "empty": {},
+        "keys": state | {"networks": {"no": torch.zeros(1)}},
+        "shapes": state | {"networks": {key: torch.zeros(2) for key in state["networks"]}},
+    }
+    checkpoint.save(file, foreign[spoil])
+    with pytest.raises(ArtifactError, match="does not fit this training"):
+        train(training, config, f"foreign-{spoil}", execution)
+
+
+def test_another_config_has_another_folder_and_both_can_be_continued(training, execution):
+    first, second = training.config(seed=21), training.config(seed=22)
+    for config in (first, second):
+        with pytest.raises(StoppedError):
+            train(training, config, "two", execution, progress=StopAt(3))
+    assert len(training.space.partials("two")) == 2
+    progress = StopAt(None)
+    train(training, second, "two", execution, progress=progress)
+    assert progress.notes == ["continuing from step 2 of 6"]
+
+
+def test_weights_that_are_not_there_are_named(training, execution):
+    network = {"preset": "tiny", "weights": "/no/such/weights.pth"}
+    with pytest.raises(ConfigError, match=r"there is no file /no/such/weights\.pth"):
+        train(training, training.config(network=network), "no-weights", execution)
+
+
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_a_loss_that_is_not_a_number_names_step_and_term(log_every, training, execution):
+    config = training.config("dual-branch", optimizer={"lr": 1e18}, log_every=log_every)
+    with pytest.raises(SemisegError, match=r"the loss strong(, weak)? is not a finite number") as caught:
+        train(training, config, f"nan-{log_every}", execution, checkpoint_every_s=1e9)
+    assert ("at step" if log_every == 1 else "between steps 1 and 4") in caught.value.message
+    assert "optimizer.lr" in caught.value.hint
+
+
+def test_spoilt_weights_are_neither_saved_nor_exported(training, execution):
+    """The gradient of the last step is NaN or huge, and no loss shows it."""
+    config = training.config(optimizer={"lr": 3e37, "weight_decay": 1e30}, iterations=1, ema_decay=None)
+    with pytest.raises(SemisegError, match=r"the weight \S+ is not a finite number after step 1"):
+        train(training, config, "spoilt", execution)
+    (folder,) = training.space.partials("spoilt")
+    assert not (folder / ".scratch" / CHECKPOINT).exists()
+
+
+def test_a_missing_weak_label_is_named_before_the_first_step(own_training, execution):
+    folder = own_training.space.folder("weak-labels") / "masks"
+    for image_id in ("w1", "w3"):
+        (folder / f"{image_id}.png").unlink()
+    progress = StopAt(None)
+    with pytest.raises(DataError, match="weak_labels: 2 of 5 pictures have no label map") as caught:
+        train(own_training, own_training.config("dual-branch"), "m", execution, progress=progress)
+    assert "w1, w3" in caught.value.message
+    assert not progress.shown
+
+
+def test_pictures_without_masks_cannot_be_strong(own_training, execution):
+    """A weak split used as the strong one: named before the first step."""
+    dataset = own_training.space.folder("data") / "dataset.json"
+    record = json.loads(dataset.read_text())
+    record["masks"] = [image_id for image_id in record["masks"] if image_id != "w2"]
+    dataset.write_text(json.dumps(record))
+    with pytest.raises(DataError, match="masks: 1 of 5 pictures have no label map: w2"):
+        train(own_training, own_training.config({"name": "supervised"}, train_split="weak"), "m", execution)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_label_map_of_another_size_is_named_in_words(workers, own_training, execution):
+    """Also from a loader's process: the message, not its traceback."""
+    size = own_training.dataset.image("w2").shape[:2]
+    wrong = np.zeros((size[0] + 1, size[1]), np.uint8)
+    write_mask(own_training.space.folder("weak-labels") / "masks" / "w2.png", wrong)
+    expected = f"weak_labels of w2 is {size[1]}x{size[0] + 1} pixels, its picture {size[1]}x{size[0]}"
+    with pytest.raises(DataError) as caught:
+        train(own_training, own_training.config("dual-branch"), "m", execution, workers=workers)
+    assert caught.value.message == expected
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("method", ["dual-branch", "cps"])
+def test_an_odd_batch_is_refused_where_halves_are_taken(method, training, execution):
+    with pytest.raises(ConfigError, match="batch_size 5 is odd"):
+        train(training, training.config(method, batch_size=5), "odd", execution)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "inputs", "message"),
+    [
+        ({"name": "supervised"}, {"train_split": "nothing"}, {}, "no split 'nothing'"),
+        ("dual-branch", {}, {"weak_labels": None}, "needs the input 'weak_labels'"),
+        ("dsrg", {}, {"seeds": None}, "needs the input 'seeds'"),
+        ("supervised", {}, {"weak_labels": None}, "needs the input 'weak_labels'"),
+    ],
+)
+def test_what_a_method_lacks_is_named(method, changes, inputs, message, training, execution):
+    with pytest.raises(SemisegError, match=message) as caught:
+        train(training, training.config(method, **changes), "lacking", execution, inputs)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(("method", "missing"), [("supervised", "train"), ("dual-branch", "weak"), ("cps", "weak")])
+def test_an_empty_split_is_named(method, missing, own_training, execution):
+    splits = {name: ids for name, ids in own_training.dataset.splits.items() if name != missing}
+    drawn.publish_dataset(own_training.space, "less", splits)
+    with pytest.raises(ConfigError, match=f"split '{missing}' is empty|needs pictures") as caught:
+        train(own_training, own_training.config(method), "empty", execution, {"data": "less"})
+    assert f"'{missing}' is empty" in str(caught.value)
