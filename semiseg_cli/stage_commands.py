@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
 from collections.abc import Callable, Mapping
@@ -270,7 +271,13 @@ def _look_for(stage: Stage, key: str, workspace: Workspace) -> str | None:
 
 
 def _fitting(stage: Stage, key: str, workspace: Workspace) -> list[str]:
-    return [name for name in workspace.names() if workspace.artifact(name).kind in stage.inputs[key].kinds]
+    """The artifacts of a kind the input takes; damaged ones are passed over."""
+    fitting = []
+    for name in workspace.names():
+        with contextlib.suppress(ArtifactError):
+            if workspace.artifact(name).kind in stage.inputs[key].kinds:
+                fitting.append(name)
+    return fitting
 
 
 def _nothing_found(stage: Stage, key: str, workspace: Workspace) -> NoReturn:
