@@ -2,19 +2,21 @@
 
 The standard library's pool only says that some process of it is gone. Here the parent knows what each process has in
 hand, so an image that crashes a C library, or that exhausts the memory, is named. Processes start from a clean server
-process: a copy of a process that has used CUDA or threads is not safe.
+process: a copy of a process that has used CUDA or threads is not safe. Each computes with one thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from artifacts.errors import SemisegError
 
@@ -43,10 +45,13 @@ def map_in_processes(
     try:
         for _ in range(min(workers, len(items))):
             ours, theirs = context.Pipe()
-            process: BaseProcess = context.Process(target=_work, args=(theirs, function, shared), daemon=True)
+            process: BaseProcess = context.Process(target=_work, args=(theirs,), daemon=True)
             process.start()
             theirs.close()
             processes[ours] = (process, deque())
+        for connection in processes:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead; the next receive says so
+                connection.send((function, shared))
         for most in range(1, IN_HAND + 1):  # in turn, so that a few items are shared out too
             for connection, (_, in_hand) in processes.items():
                 _refill(connection, in_hand, todo, most)
@@ -97,8 +102,14 @@ def _failure(item: str, answer: SemisegError | str) -> Exception:
     return answer if isinstance(answer, SemisegError) else RuntimeError(f"{item}:\n{answer}")
 
 
-def _work(connection: Connection, function: Callable[[Any, str], Any], shared: Any) -> None:
+def _work(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"  # read when numpy is imported, which the function's module does when it arrives
+    try:
+        function, shared = connection.recv()
+    except EOFError:
+        return  # the parent is gone
     while True:
         try:
             item = connection.recv()

@@ -48,6 +48,18 @@ def test_work_is_spread_over_other_processes() -> None:
     assert os.getpid() not in pids
 
 
+def _threads(shared: None, item: str) -> int:
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    np.ones((300, 300)) @ np.ones((300, 300))
+    return max(library["num_threads"] for library in threadpool_info())
+
+
+def test_each_process_computes_with_one_thread() -> None:
+    assert {threads for _, threads in map_in_processes(_threads, None, ITEMS[:4], 2)} == {1}
+
+
 @pytest.mark.parametrize("victim", ["image00", "image11", "image19"])
 def test_a_process_that_dies_names_its_image(victim: str) -> None:
     with pytest.raises(SemisegError, match=rf"working on '{victim}' was killed by signal 9 \(SIGKILL\)") as caught:
