@@ -347,15 +347,9 @@ def _apply_settings(
         if not matching:
             problems.add(f"--set {text}", f"no node {pattern!r}{did_you_mean(pattern, nodes)}")
         for name in matching:
-            config = _copy(nodes[name].get("config") or {})
+            config = nodes[name].get("config") or {}  # its own: expanding made every mapping anew
             assign(config, path, value)
             nodes[name] = {**nodes[name], "config": config}
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _copy(v) for k, v in value.items()}
-    return list(value) if isinstance(value, list) else value
 
 
 def _node(
