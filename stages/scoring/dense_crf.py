@@ -192,7 +192,7 @@ def crf_from_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, para
     """Dense CRF from a label map: `labels` integers (H, W), 0..num_labels-1 -> float32 (num_labels, H, W).
 
     The label given gets the energy -log c, each other one -log((1-c)/(num_labels-1)), c = `label_confidence`
-    (pydensecrf's `unary_from_labels` with zero_unsure=False). A pixel of 255 prefers no label.
+    (pydensecrf's `unary_from_labels` with zero_unsure=False). A pixel of 255 has one energy for all labels.
     """
     _check(image, labels.shape)
     known = labels != IGNORE
@@ -206,7 +206,6 @@ def crf_from_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, para
     unary = np.full((num_labels, *labels.shape), -np.log((1 - confidence) / (num_labels - 1)), np.float32)
     rows, columns = np.nonzero(known)
     unary[labels[known], rows, columns] = -np.log(confidence)
-    unary[:, ~known] = np.log(num_labels)
     return _mean_field(image, unary, parameters)
 
 

@@ -42,6 +42,12 @@ def test_every_item_once(workers: int) -> None:
     assert list(map_in_processes(_length, 0, [], workers)) == []
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_fewer_items_than_the_processes_could_hold(count: int) -> None:
+    # once all went to the first process, and the parent waited for ever for the others
+    assert len(dict(map_in_processes(_length, 0, ITEMS[:count], 4))) == count
+
+
 def test_work_is_spread_over_other_processes() -> None:
     pids = {pid for _, pid in map_in_processes(_sleep, 0.01, ITEMS, 2)}
     assert len(pids) == 2
