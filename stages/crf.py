@@ -97,12 +97,14 @@ def refine(task: Refinement, image_id: str) -> int:
 
 def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarray]:
     """The labels that take part, uint8 (K,), background first, and their scores float32 (K, H, W), 0..1."""
-    record = task.maps[image_id]
-    scores = resize_maps(record.scores, record.size, record.stride)
-    classes = record.classes
+    config, record = task.config, task.maps[image_id]
+    chance = np.ones(len(record.classes), bool)
+    if config.labels == "predicted" and record.normalisation == "probability":
+        chance = contenders(record.scores, config.present_threshold) | (record.classes == 0)
+    scores = resize_maps(record.scores[chance], record.size, record.stride)
+    classes = record.classes[chance]
     if record.normalisation == "max":
-        classes, scores = _with_background(record, scores, task.config)
-    config = task.config
+        classes, scores = _with_background(record, scores, config)
     if config.labels == "tags":
         if not isinstance(task.pictures, Dataset):
             raise ConfigError("labels: tags needs a data set; pictures of one's own have no labels")
@@ -112,6 +114,17 @@ def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarra
     else:
         keep = np.ones(len(classes), bool)
     return classes[keep], scores[keep]
+
+
+def contenders(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """bool (K,): which of the small maps (K, h, w) may be `present` at full size; the others need not be resized.
+
+    Resizing takes means, so at every pixel the K scores have at least the smallest sum there is, and the winner at
+    least a K-th of it.
+    """
+    winner: float = scores.sum(axis=0).min() / len(scores)
+    chance: np.ndarray = scores.max(axis=(1, 2)) >= 0.999 * min(winner, threshold)  # rounding must not decide
+    return chance
 
 
 def present(scores: np.ndarray, threshold: float) -> np.ndarray:

@@ -13,6 +13,7 @@ import stages.crf as module
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import read_mask
 from artifacts.score_maps import ScoreMaps, ScoreMapWriter
+from stages.localization.grid import resize_maps
 from stages.networks import upsample
 from stages.scoring.config import CrfConfig
 from stages.scoring.dense_crf import PARAMETERS, crf_from_labels, crf_probabilities
@@ -47,6 +48,22 @@ def masks_of(artifact) -> dict[str, np.ndarray]:
 
 def scores_at_full_size(record) -> np.ndarray:
     return upsample(torch.from_numpy(record.scores)[None], record.size, record.stride)[0].numpy()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.03, 0.2, 1.0])
+def test_maps_without_a_chance_are_not_resized(threshold):
+    rng = np.random.default_rng(0)
+    left_out = 0
+    for sharpness in (0.1, 1, 3):
+        for _ in range(20):
+            scores = np.exp(sharpness * rng.normal(size=(8, 5, 6))).astype(np.float32)
+            scores *= rng.choice([0.001, 0.1, 1], size=(8, 1, 1))
+            scores /= scores.sum(0) / rng.uniform(0.8, 1)  # classes of little probability are not in a score map
+            chance = module.contenders(scores, threshold)
+            present = module.present(resize_maps(scores, (19, 22), 4), threshold)
+            assert chance[present].all()
+            left_out += (~chance).sum()
+    assert (left_out > 0) == (threshold > 0)
 
 
 def test_equals_the_crf_called_directly_on_the_labels_present(bench, predictions):
