@@ -18,8 +18,8 @@ from tests.benchmarks.measure import Result, in_turn
 # (pictures, their size, repeats)
 SIZES: dict[str, tuple[int, tuple[int, int], int]] = {
     "tiny": (2, (48, 64), 1),
-    "quick": (6, inputs.VOC_SIZE, 2),
-    "full": (24, inputs.VOC_SIZE, 3),
+    "quick": (8, inputs.VOC_SIZE, 2),
+    "full": (48, inputs.VOC_SIZE, 3),
 }
 
 

@@ -100,12 +100,14 @@ def pictures(workspace: Workspace, count: int, size: tuple[int, int]) -> tuple[A
 
 @lru_cache(maxsize=64)
 def picture(number: int, size: tuple[int, int] = VOC_SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """A drawn picture uint8 (H, W, 3) and its mask uint8 (H, W): six of VOC's class ids, 255 on outlines.
+    """A drawn picture uint8 (H, W, 3) and its mask uint8 (H, W) in VOC's class ids, 255 on outlines.
 
+    One or two objects a picture, so that about 1.4 classes are present, as in VOC (1.5).
     `size` has three rows to four columns, as the data set `shapes` draws them.
     """
     height, width = size
-    drawing = draw(ShapesConfig(long_side=width, shortest_side=height / width, border=2), f"picture-{number}")
+    config = ShapesConfig(long_side=width, shortest_side=height / width, border=2, most_objects=2)
+    drawing = draw(config, f"picture-{number}")
     image, mask = drawing.image, drawing.mask
     if image.shape[0] > image.shape[1]:
         image, mask = image.transpose(1, 0, 2), mask.T
