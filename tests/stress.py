@@ -110,6 +110,7 @@ def forked(act: Callable[[], object]) -> int:
     child = os.fork()
     if child:
         return child
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     code = 1
     try:
         act()
@@ -254,8 +255,19 @@ def start_real(workspace: Workspace, place: int, log: Path) -> subprocess.Popen[
             cwd=Path(__file__).parents[1],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             start_new_session=True,
+            stdout=subprocess.DEVNULL,
             stderr=file,
         )
+
+
+def undisturbed(whole: Workspace, place: int, log: Path) -> int:
+    """The exit code of a real stage that nobody kills."""
+    process = start_real(whole, place, log)
+    try:
+        return process.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def stress_real(folder: Path, rounds: int, chosen: list[str], random_: random.Random, count: Count) -> None:
@@ -266,7 +278,7 @@ def stress_real(folder: Path, rounds: int, chosen: list[str], random_: random.Ra
             print(f"{name}: does not exist yet")
             continue
         log = folder / f"{name}.log"
-        if start_real(whole, place, log).wait():
+        if undisturbed(whole, place, log):
             print(f"{name}: failed undisturbed, so it is not tested:\n{log.read_text()[-1500:]}")
             count.different += name in chosen
             return
@@ -361,6 +373,7 @@ def main() -> int:
     if options.child is not None:
         run_real(Workspace(options.folder), *REAL[options.child])
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no child is left behind
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     random_, count = random.Random(seed), Count()
     with tempfile.TemporaryDirectory(prefix="semiseg-stress-") as folder:
