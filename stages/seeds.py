@@ -10,10 +10,9 @@ artifact, so that thresholds can be tried without the network.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.store import Artifact, Writer
 from stages.config import Config
 from stages.contract import Execution, Input, Stage, Tracker
+from stages.scoring.processes import process_pool
 
 CHUNK = 16  # pictures a pool process takes at a time
 SHARD_SIZE = 500  # pictures in one file of class-activation maps
@@ -298,12 +298,12 @@ class _Source:
             earlier = ScoreMaps(self.earlier, folder="cams")
             return (earlier[image_id] for image_id in ids)
         from stages.engine.device import autocast_dtype
-        from stages.localization.cam import class_activation_maps
+        from stages.localization.cam import class_activation_maps, for_inference
 
         classifier, device = self._network()
         cam = self.config.cam
         return class_activation_maps(
-            classifier,
+            for_inference(classifier, device),
             self.dataset,
             ids,
             scales=cam.scales,
@@ -337,17 +337,13 @@ class _Source:
                 tracker.advance()
 
     def _network(self) -> tuple[Any, Any]:
-        import torch
-
         from stages.engine.device import describe_device, select_device
         from stages.networks import load_network
 
         device = select_device(self.execution.device)
         if self._classifier is None:
-            classifier = load_network(self._artifact).to(device)
-            if device.type == "cuda":
-                classifier = classifier.to(memory_format=torch.channels_last)
-            self._classifier, self.device_name = classifier, describe_device(device)
+            self._classifier = load_network(self._artifact).to(device)
+            self.device_name = describe_device(device)
         return self._classifier, device
 
     def barrier(self) -> None:
@@ -491,13 +487,7 @@ def _submit(pool: Executor, function: Any, ids: Sequence[str]) -> list[Future[An
 @contextmanager
 def _pool(workers: int) -> Iterator[Executor]:
     """Processes of one thread each; waiting jobs are dropped when the block ends by an error."""
-    # Started from a clean server process: one that has used CUDA or threads cannot be copied safely.
-    context = multiprocessing.get_context("forkserver")
-    pool: Executor = (
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread)
-        if workers > 1
-        else ThreadPoolExecutor(1)
-    )
+    pool: Executor = process_pool(workers, _one_thread) if workers > 1 else ThreadPoolExecutor(1)
     try:
         yield pool
     finally:

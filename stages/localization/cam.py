@@ -1,6 +1,7 @@
 """Class-activation maps of many pictures, over scales and mirrors, in batches.
 
-    for maps in class_activation_maps(classifier, dataset, ids, scales=(0.5, 1, 1.5, 2), device=device):
+    network = for_inference(classifier, device)
+    for maps in class_activation_maps(network, dataset, ids, scales=(0.5, 1, 1.5, 2), device=device):
         store(maps.image_id, maps.scores, maps.classes, size=maps.size, stride=maps.stride)
 
 Every scale and its mirror image give ReLU(CAM); they are resampled to one grid of stride 4 on the picture, summed,
@@ -9,19 +10,22 @@ and divided by each class's maximum (as in AffinityNet, IRNet, SEAM). Only the c
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage, stats
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from artifacts.dataset import Dataset
 from stages.localization.grid import cells, interpolation_matrix, resize_maps
@@ -52,6 +56,22 @@ class ActivationMaps:
     stride: int = STRIDE
 
 
+def for_inference(classifier: Classifier, device: torch.device) -> Classifier:
+    """A copy in eval mode on `device` that gives the same maps sooner: BatchNorm folded into the convolutions, NHWC.
+
+    On a CPU it is the two together that make batches pay.
+    """
+    network = copy.deepcopy(classifier).eval().requires_grad_(False)
+    for module in list(network.modules()):
+        children = list(module.named_children())
+        for (name, layer), (next_name, following) in pairwise(children):
+            if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                module.register_module(name, fuse_conv_bn_eval(layer, following))
+                module.register_module(next_name, nn.Identity())
+    network = network.to(device)
+    return network.to(memory_format=torch.channels_last)
+
+
 def class_activation_maps(
     classifier: Classifier,
     dataset: Dataset,
@@ -67,7 +87,7 @@ def class_activation_maps(
     """Maps of the pictures `ids`, in the order of their sizes; the batch size does not change them.
 
     Args:
-        classifier: on `device`, in eval mode.
+        classifier: from `for_inference`, or any on `device` in eval mode.
         scales: factors on the picture's sides; each is a forward pass.
         flip: add the mirror image of every scale, in the same batch.
         batch_size: pictures of identical size per batch; scales above 1 are cut into smaller batches.
@@ -145,8 +165,7 @@ def multi_scale_maps(
             count = len(part)
             if flip:
                 part = torch.cat([part, part.flip(-1)])
-            if images.is_cuda:
-                part = part.contiguous(memory_format=torch.channels_last)
+            part = part.contiguous(memory_format=torch.channels_last)
             with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
                 maps = classifier.activation_maps(part)  # (count or 2 count, K, h, w)
             maps = maps.float().relu_()
@@ -210,7 +229,7 @@ def gradient_ranks(
             yield image_id, resize_maps(ranks, size, stride=8)
 
 
-def gradient_magnitudes(classifier: Classifier, layer: torch.nn.Module, images: Tensor) -> Tensor:
+def gradient_magnitudes(classifier: Classifier, layer: nn.Module, images: Tensor) -> Tensor:
     """max over channels of |d sum of scores / d layer output|: normalised images (B, 3, H, W) -> (B, h, w)."""
     kept: list[Tensor] = []
     hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))

@@ -164,10 +164,10 @@ def test_a_folder_of_saliency_maps(workspace, seeds, tmp_path):
 
 
 def test_inputs_that_do_not_belong_together_are_refused(workspace, seeds):
-    with pytest.raises(ArtifactError, match="needs the input .classifier."):
+    with pytest.raises(ArtifactError, match=r"needs the input .classifier."):
         run_seeds(workspace, {}, "refused", {"data": "data"})
     maps_only = {"data": "data", "maps": "seeds"}
-    with pytest.raises(ConfigError, match="gradient needs the classifier"):
+    with pytest.raises(ArtifactError, match="seeds needs the input 'classifier'"):
         run_seeds(workspace, {"labels": {"background": {"kind": "gradient"}}}, "refused", maps_only)
     with pytest.raises(ConfigError, match="cam differs from the settings that made maps 'seeds'"):
         run_seeds(workspace, {"cam": {"flip": False}}, "refused", maps_only)

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from stages.localization.cam import (
     class_activation_maps,
+    for_inference,
     gradient_ranks,
     multi_scale_maps,
     normalise_by_maximum,
@@ -102,6 +103,26 @@ def test_the_batch_size_does_not_change_the_maps(classifier, batch_size):
     alone, together = (maps_of(classifier, pictures, size) for size in (1, batch_size))
     for image_id in pictures.ids():
         np.testing.assert_allclose(together[image_id].scores, alone[image_id].scores, atol=1e-3)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "mobilenet_v2", "vgg16-sec", "resnet50"])
+def test_the_copy_for_inference_has_no_batch_norm_and_the_same_maps(preset):
+    config = ClassifierConfig.model_validate({"preset": preset, "weights": "none", "freeze_batch_norm": False})
+    network = build_classifier(config, num_foreground=4, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    quick = for_inference(network, CPU)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in quick.modules())
+    images = torch.randn(2, 3, 40, 48, generator=generator)
+    with torch.no_grad():
+        expected = network.eval().activation_maps(images)
+        found = quick.activation_maps(images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    torch.testing.assert_close(network.state_dict(), state, rtol=0, atol=0)
 
 
 def test_maps_of_the_mirrored_picture_are_the_mirrored_maps(classifier):
