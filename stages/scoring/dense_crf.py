@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import multiprocessing
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from artifacts.errors import ConfigError, DataError
+from stages.scoring.processes import process_pool
 
 UNARIES = ("log", "probability", "labels")
 IGNORE = 255
@@ -251,4 +251,4 @@ def crf_pool(workers: int) -> ProcessPoolExecutor:
     Processes start from a clean server process (not from a copy of this one), because a process that has used
     CUDA or threads cannot be copied safely.
     """
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver"))
+    return process_pool(workers)

@@ -11,12 +11,14 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from artifacts.errors import SemisegError
 
@@ -24,6 +26,28 @@ Shared = TypeVar("Shared")
 Result = TypeVar("Result")
 
 IN_HAND = 4  # items a process holds, so that it never waits for the parent
+
+
+def process_pool(workers: int, initializer: Callable[..., None] | None = None, *arguments: Any) -> ProcessPoolExecutor:
+    """A standard pool for work that carries arrays with it. Its processes end when the process that made it is gone.
+
+    Without that, a killed stage would leave them behind for good: each of them holds the pipe the others wait on.
+    """
+    context = multiprocessing.get_context("forkserver")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(initializer, arguments))
+
+
+def _start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if initializer is not None:
+        initializer(*arguments)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def map_in_processes(

@@ -5,9 +5,8 @@ The network works in this process while a pool refines and writes what it predic
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from artifacts.store import Writer
 from stages.contract import Execution
 from stages.scoring.config import InferenceConfig
 from stages.scoring.dense_crf import CrfParameters, crf_probabilities
+from stages.scoring.processes import process_pool
 
 if TYPE_CHECKING:
     import torch
@@ -91,8 +91,7 @@ def _pool(refiner: Refiner, workers: int) -> Executor:
     """Processes for the CRF; without one a thread is enough to encode PNGs beside the network."""
     if refiner.crf is None or workers <= 1:
         return ThreadPoolExecutor(1, initializer=_hold, initargs=(refiner,))
-    context = multiprocessing.get_context("forkserver")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_hold, initargs=(refiner,))
+    return process_pool(workers, _hold, refiner)
 
 
 def _pictures(
