@@ -8,6 +8,8 @@ would differ from the mean one process computes. `global_mean` does that; every 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -17,10 +19,18 @@ from torch import Tensor
 
 from artifacts.errors import ConfigError
 
+_groups = itertools.count()
+
+
+@functools.cache
+def _rendezvous() -> tuple[dist.Store, int, int]:
+    """The store all processes share, rank and number of processes, from torchrun's environment; met once."""
+    return next(dist.rendezvous("env://"))
+
 
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Joins the group torchrun describes in the environment: NCCL on GPUs, gloo on CPUs."""
+    """Joins the group torchrun describes in the environment: NCCL on GPUs, gloo on CPUs. Again for each stage."""
     on_gpu = torch.cuda.is_available() and device != "cpu"
     if on_gpu:
         local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
@@ -29,7 +39,10 @@ def process_group(device: str) -> Iterator[None]:
                 f"torchrun started at least {local + 1} processes here, for {there} GPUs", f"--nproc_per_node {there}"
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    store, number, size = _rendezvous()
+    # Keys of their own for every group: a later one would find the addresses of the one before in the same store.
+    own = dist.PrefixStore(f"semiseg/{next(_groups)}", store)
+    dist.init_process_group("nccl" if on_gpu else "gloo", store=own, rank=number, world_size=size)
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -121,12 +122,14 @@ class _Trainer:
         method.networks.train()
         step_module: nn.Module = TrainingStep(method)
         if distributed.world_size() > 1:
-            step_module = nn.parallel.DistributedDataParallel(
-                step_module,
-                device_ids=[self.device.index] if self.on_gpu else None,
-                broadcast_buffers=False,
-                find_unused_parameters=True,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of broadcast_buffers, whose successor torch 2.11 lacks
+                step_module = nn.parallel.DistributedDataParallel(
+                    step_module,
+                    device_ids=[self.device.index] if self.on_gpu else None,
+                    broadcast_buffers=False,
+                    find_unused_parameters=True,
+                )
         if config.compile:
             _compile(method.networks)
         self.module = step_module

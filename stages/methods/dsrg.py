@@ -131,7 +131,7 @@ class Dsrg(Method):
         }
 
     def state(self) -> dict[str, Any]:
-        return {"counts": self._joint_counts()}
+        return {"counts": self._joint_counts().clone()}
 
     def restore(self, state: dict[str, Any]) -> None:
         if rank() == 0:  # they are the counts of all processes

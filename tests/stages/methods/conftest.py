@@ -1,13 +1,78 @@
-"""The fixtures of tests/stages/drawn_training.py."""
+"""A method with a small net without dropout, and batches of the drawn pictures for it."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.engine.batch import Batch, to_device
+from stages.engine.streams import MaskFolder, SampleMaker
+from stages.methods import load_method
+from stages.methods.contract import Method, Setup, Sources
 
 _spec = importlib.util.spec_from_file_location("drawn_training", Path(__file__).parents[1] / "drawn_training.py")
 drawn = importlib.util.module_from_spec(_spec)
 sys.modules["drawn_training"] = drawn
 _spec.loader.exec_module(drawn)
 training, own_training = drawn.training, drawn.own_training
+
+
+@dataclass
+class Case:
+    """A method in train mode and the batches of one step."""
+
+    method: Method
+    batch: dict[str, Batch]
+
+    def losses(self) -> dict[str, Tensor]:
+        return self.method.losses(self.batch, 0)
+
+    def gradients(self, *terms: str) -> dict[str, Tensor | None]:
+        """Of the sum of the named terms (none: of all), by parameter."""
+        self.method.networks.zero_grad(set_to_none=True)
+        losses = self.losses()
+        sum(losses[term] for term in terms or losses).backward()
+        return {
+            name: None if parameter.grad is None else parameter.grad.clone()
+            for name, parameter in self.method.networks.named_parameters()
+        }
+
+
+@pytest.fixture
+def case(training):
+    """Builds a case: `case("cps", weight=0.5)`."""
+
+    def build(name: str, batch_size: int = 4, seed: int = 0, network: Any = None, **settings: Any) -> Case:
+        small = {"preset": "tiny", "dropout": 0.0, "head_channels": 16, "neck_layers": 1, "neck_channels": 16}
+        config = training.config({"name": name, **settings}, network=network or small, seed=seed)
+        dataset = training.dataset
+        folders = {
+            source: MaskFolder(training.space.folder(artifact) / "masks", dataset.num_classes)
+            for source, artifact in (("weak_labels", "weak-labels"), ("seeds", "seeds"))
+        }
+        sources = Sources(dataset.ids("train"), dataset.ids("weak"), frozenset({"masks", *folders}), dataset)
+        kind = load_method(name)
+        maker = SampleMaker(
+            dataset,
+            kind.streams(config.method, sources, batch_size),
+            {"masks": dataset, **folders},
+            config.augmentation,
+            config.crop_size,
+            seed,
+        )
+        method = kind(config.method, Setup(config.network, dataset.num_classes, seed, config.iterations))
+        method.networks.train()
+        for parameter in method.networks.parameters():  # scores that differ: fc8 starts at almost equal ones
+            if parameter.ndim == 4 and parameter.shape[0] == dataset.num_classes:
+                torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(parameter.shape[1]))
+        batch = {name: to_device(sample, torch.device("cpu")) for name, sample in maker[0].items()}
+        return Case(method, batch)
+
+    return build

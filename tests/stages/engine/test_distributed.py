@@ -1,0 +1,79 @@
+"""stages/engine/distributed.py: two gloo processes under torchrun do what one does on the joint batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from artifacts.errors import ConfigError
+from stages.engine.device import autocast_dtype, select_device
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+
+
+def torchrun(*arguments):
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[3])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
+    return subprocess.run(
+        [*map(str, [*command, *arguments])], env=environment, capture_output=True, text=True, timeout=400
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """What two_processes.py found, and the drawn workspace with the artifacts it made."""
+    from drawn_training import Training, Workspace, fill
+
+    folder = tmp_path_factory.mktemp("two")
+    training = Training(fill(Workspace(folder / "runs")))
+    ended = torchrun(folder)
+    assert ended.returncode == 0, ended.stderr[-5000:]
+    return training, json.loads((folder / "found.json").read_text())
+
+
+@pytest.mark.parametrize("case", ["supervised", "dual-branch", "cps", "cps-plain", "dsrg"])
+def test_the_gradient_is_that_of_one_process_on_the_joint_batch(case, done):
+    """Also where the processes have different numbers of labelled pixels: a mean of means would differ."""
+    found = done[1][case]
+    assert found["gradient"] < 1e-5
+    assert found["parameters"] > 20
+    alone, two = found["losses"]
+    assert two == pytest.approx(alone, rel=1e-5)
+
+
+def test_a_stage_under_torchrun_publishes_one_artifact(done):
+    training, _ = done
+    artifact = training.space.artifact("whole")
+    assert artifact.verify() == []
+    assert training.space.leftovers() == {}
+    lines = [json.loads(line) for line in artifact.file("local/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "lr" in line] == [2, 4]
+    assert training.space.artifact("classifier").summary["mean_average_precision"] is not None
+
+
+def test_a_training_of_two_processes_continues_to_the_same_bits(done):
+    """With dropout in both processes, and with the counts of both in the log."""
+    training, _ = done
+    whole, cut = training.space.artifact("whole"), training.space.artifact("cut")
+    assert cut.manifest.content == whole.manifest.content
+    assert cut.manifest.resumed == 1
+    logs = []
+    for artifact in (whole, cut):
+        lines = [json.loads(line) for line in artifact.file("local/metrics.jsonl").read_text().splitlines()]
+        logs.append([{k: v for k, v in line.items() if k != "time"} for line in lines])
+    assert logs[0] == logs[1]
+
+
+def test_devices_that_are_not_there_are_named():
+    with pytest.raises(ConfigError, match="'gpu' is no device"):
+        select_device("gpu")
+    assert select_device("cpu").type == "cpu"
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        autocast_dtype("fp16", select_device("cpu"))
+    assert autocast_dtype("auto", select_device("cpu")) is None

@@ -1,0 +1,169 @@
+"""stages/engine/loop.py: schedules by hand, parameter groups, the average of the weights, errors."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from stages.engine.loop import build_optimizer, learning_rate_factor, update_average
+from stages.methods.contract import Setup
+from stages.methods.dual_branch import DualBranch
+from stages.methods.settings import DualBranchSettings
+from stages.networks.config import NetworkConfig
+
+
+def factors(config, iterations):
+    return [learning_rate_factor(config, step, iterations) for step in range(iterations)]
+
+
+def test_poly_by_hand():
+    assert factors(ScheduleConfig(power=1.0), 4) == [1, 0.75, 0.5, 0.25]
+    assert factors(ScheduleConfig(power=0.9), 10)[5] == pytest.approx(0.5**0.9)
+    assert factors(ScheduleConfig(power=0.9), 1) == [1]
+
+
+def test_step_by_hand():
+    config = ScheduleConfig(name="step", milestones=(0.5, 0.75), gamma=0.1)
+    assert factors(config, 8) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize(("milestone", "iterations"), [(0.07, 100), (0.6, 2000), (0.29, 100), (0.14, 50)])
+def test_a_milestone_is_not_late_by_a_rounding_error(milestone, iterations):
+    """0.07 * 100 is 7.000000000000001."""
+    config = ScheduleConfig(name="step", milestones=(milestone,), gamma=0.5)
+    assert factors(config, iterations).index(0.5) == round(milestone * iterations)
+
+
+def test_warm_up_by_hand():
+    assert factors(ScheduleConfig(name="constant", warmup=4), 6) == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert factors(ScheduleConfig(power=1.0, warmup=2), 4) == [0.5, 0.75, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "message"),
+    [
+        (ScheduleConfig, {"name": "step"}, "step needs some"),
+        (ScheduleConfig, {"name": "poly", "milestones": (0.5,)}, "belong to the schedule step"),
+        (ScheduleConfig, {"name": "step", "milestones": (0.7, 0.5)}, "rising"),
+        (ScheduleConfig, {"name": "step", "milestones": (1.0,)}, "between 0 and 1"),
+        (OptimizerConfig, {"nesterov": True, "momentum": 0.0}, "nesterov"),
+        (OptimizerConfig, {"nesterov": True, "name": "adam"}, "nesterov"),
+        (TrainingConfig, {"augmentation": {"scale": (2, 1)}}, "smaller first"),
+        (TrainingConfig, {"augmentation": {"scales": (1, 0)}}, "positive"),
+        (TrainingConfig, {"ema_decay": 1.0}, "less than 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(model, values, message):
+    with pytest.raises(ValidationError, match=message):
+        model.model_validate(values)
+
+
+# --- parameter groups ---
+
+
+@pytest.fixture
+def method():
+    network = NetworkConfig.model_validate({"preset": "tiny", "neck_layers": 1, "neck_channels": 8})
+    method = DualBranch(DualBranchSettings(), Setup(network, num_classes=4, seed=0, iterations=5))
+    method.networks["segmenter"].pretrained = ("backbone.",)
+    return method
+
+
+def lr_and_decay(optimizer, parameters):
+    """The settings of every parameter by name; each must be in exactly one group."""
+    found = {}
+    for name, parameter in parameters:
+        (group,) = [g for g in optimizer.param_groups if any(parameter is p for p in g["params"])]
+        found[name] = (group["lr"], group["weight_decay"])
+    assert len(found) == sum(len(g["params"]) for g in optimizer.param_groups)
+    return found
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_learning_rates_and_decay_of_every_parameter(name, method):
+    config = OptimizerConfig(name=name, lr=0.01, new_lr_factor=10, bias_lr_factor=2, weight_decay=0.1)
+    optimizer = build_optimizer(config, method.parameter_groups(), fused=False)
+    found = lr_and_decay(optimizer, method.networks.named_parameters())
+    norms = {f"{n}.weight" for n, m in method.networks.named_modules() if isinstance(m, nn.GroupNorm)}
+    for parameter, (lr, decay) in found.items():
+        bias = parameter.endswith(".bias") or parameter in norms
+        pretrained = parameter.startswith("segmenter.backbone.")
+        assert lr == pytest.approx(0.01 * (1 if pretrained else 10) * (2 if bias else 1)), parameter
+        assert decay == (0 if bias else 0.1), parameter
+    assert sorted({round(lr, 9) for lr, _ in found.values()}) == [0.01, 0.02, 0.1, 0.2]
+    assert any(parameter.startswith("weak_head.") for parameter in found)
+
+
+def test_decay_of_biases_is_a_choice(method):
+    config = OptimizerConfig(weight_decay=0.1, decay_biases=True)
+    optimizer = build_optimizer(config, method.parameter_groups(), fused=False)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1}
+
+
+def test_sgd_step_by_hand():
+    """Two steps with gradient 1 on a weight of 1, lr 0.1, momentum 0.5, decay 0.2: g = 1 + 0.2 w, b = 0.5 b + g."""
+    weight = nn.Parameter(torch.ones(1))
+    config = OptimizerConfig(lr=0.1, new_lr_factor=1, momentum=0.5, weight_decay=0.2)
+    optimizer = build_optimizer(config, [{"name": "n.new.weights", "params": [weight]}], fused=False)
+    for expected in (1 - 0.1 * 1.2, 0.88 - 0.1 * (0.6 + 1 + 0.2 * 0.88)):
+        weight.grad = torch.ones(1)
+        optimizer.step()
+        assert weight.item() == pytest.approx(expected)
+
+
+def test_adam_adds_decay_to_the_gradient_and_adamw_does_not():
+    """With gradient 0 adam moves a weight of 1 by its lr, adamw by lr * decay."""
+    for name, expected in (("adam", 1 - 0.1), ("adamw", 1 - 0.1 * 0.2)):
+        weight = nn.Parameter(torch.ones(1))
+        config = OptimizerConfig(name=name, lr=0.1, new_lr_factor=1, weight_decay=0.2)
+        optimizer = build_optimizer(config, [{"name": "n.new.weights", "params": [weight]}], fused=False)
+        weight.grad = torch.zeros(1)
+        optimizer.step()
+        assert weight.item() == pytest.approx(expected, abs=1e-6)
+
+
+# --- average of the weights ---
+
+
+class Counted(nn.Module):
+    """A parameter, a float buffer and an integer buffer."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([value]))
+        self.register_buffer("mean", torch.tensor([2 * value]))
+        self.register_buffer("count", torch.tensor(int(value)))
+
+
+def test_average_of_a_constant_network_has_the_closed_form():
+    """From the first step on a = min(1 - 1/(t+1), 0.75): copied at t = 0, 1/2 at t = 1, 2/3, then 3/4."""
+    average, network = Counted(100.0), Counted(0.0)
+    update_average(average, network, 0.75, 0)
+    assert (average.weight.item(), average.mean.item(), average.count.item()) == (0, 0, 0)
+    network = Counted(1.0)
+    for step in range(1, 9):
+        update_average(average, network, 0.75, step)
+        keep = 0.5 * (2 / 3) * 0.75 ** (step - 2) if step >= 2 else 0.5
+        assert average.weight.item() == pytest.approx(1 - keep)
+        assert average.mean.item() == pytest.approx(2 - 2 * keep)
+        assert average.count.item() == 1
+
+
+def test_an_average_that_keeps_nothing_copies():
+    average, network = Counted(5.0), Counted(-3.0)
+    update_average(average, network, 0.0, 7)
+    for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_the_average_never_takes_part_in_gradients():
+    network = nn.Conv2d(3, 4, 3)
+    average = copy.deepcopy(network).requires_grad_(False)
+    network(torch.rand(1, 3, 5, 5)).sum().backward()
+    update_average(average, network, 0.5, 3)
+    assert all(p.grad is None and not p.requires_grad for p in average.parameters())

@@ -1,0 +1,135 @@
+"""Run by test_distributed.py under torchrun: gradients of two processes against those of one, and a whole stage.
+
+python -m torch.distributed.run --nproc_per_node 2 two_processes.py FOLDER
+
+Each process first makes the reference (rank 0, alone), then joins the group. Differences are written to FOLDER.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from artifacts import checkpoint
+from artifacts.store import Workspace, Writer
+from stages.contract import Execution
+from stages.engine.distributed import process_group, rank
+from stages.engine.loop import CHECKPOINT, fit
+from stages.engine.streams import MaskFolder, SampleMaker
+from stages.methods import load_method
+from stages.methods.contract import Setup, Sources
+from stages.pipeline.run_stage import run_stage
+from stages.train import STAGE
+from stages.train_classifier import STAGE as CLASSIFIER_STAGE
+
+torch.set_num_threads(1)
+_spec = importlib.util.spec_from_file_location("drawn_training", Path(__file__).parents[1] / "drawn_training.py")
+drawn = importlib.util.module_from_spec(_spec)
+sys.modules["drawn_training"] = drawn
+_spec.loader.exec_module(drawn)
+
+CASES = {
+    "supervised": {"name": "supervised", "labels": "mixed"},
+    "dual-branch": {"name": "dual-branch", "weak_weight": 0.7},
+    "cps": {"name": "cps", "cutmix": True},
+    "cps-plain": {"name": "cps", "cutmix": False},
+    "dsrg": {"name": "dsrg", "expansion_weight": 0.5},
+}
+EXACT = {
+    "network": {"preset": "tiny", "dropout": 0.0, "head_channels": 16},
+    "optimizer": {"name": "sgd", "lr": 1e-3, "weight_decay": 0.0},
+    "schedule": "constant",
+    "ema_decay": None,
+    "batch_size": 8,
+    "iterations": 1,
+    "precision": "fp32",
+}
+
+
+class Quiet:
+    """Progress that stops the training after a step."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop, self.done = stop, 0
+
+    def track(self, total, description, unit="images", done=0):
+        self.done = done
+        return contextlib.nullcontext(self)
+
+    def advance(self, count=1, **fields):
+        self.done += count
+        if self.done == self.stop:
+            raise InterruptedError
+
+    def note(self, text):
+        pass
+
+
+def one_step(training, case: str, folder: Path, world_size: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Gradients (SGD's momentum after its first step) and logged losses of one step of the engine."""
+    config = training.config(CASES[case], **EXACT)
+    dataset = training.dataset
+    places = {"weak_labels": "weak-labels", "seeds": "seeds"}
+    folders = {k: MaskFolder(training.space.folder(v) / "masks", dataset.num_classes) for k, v in places.items()}
+    sources = Sources(dataset.ids("train"), dataset.ids("weak"), frozenset({"masks", *folders}), dataset)
+    kind = load_method(config.method.name)
+    streams = kind.streams(config.method, sources, config.batch_size)
+    maker = SampleMaker(dataset, streams, {"masks": dataset, **folders}, config.augmentation, 33, 0, rank(), world_size)
+    method = kind(config.method, Setup(config.network, dataset.num_classes, 0, 1))
+    fitted = fit(method, maker, config, Writer(folder), Execution(device="cpu", workers=1, progress=Quiet()))
+    if rank() != 0:
+        return {}, {}
+    state = checkpoint.load(folder / ".scratch" / CHECKPOINT)
+    buffers = {str(i): s["momentum_buffer"] for i, s in state["optimizer"]["state"].items()}
+    return {name: value for name, value in buffers.items() if value is not None}, fitted.summary["losses"]
+
+
+def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """Largest difference of any gradient, relative to the largest value of that gradient or of all by 1000."""
+    assert first.keys() == second.keys()
+    largest = max(float(value.abs().max()) for value in first.values())
+    return max(
+        float((first[name] - second[name]).abs().max()) / max(float(first[name].abs().max()), largest / 1000)
+        for name in first
+    )
+
+
+def main(folder: Path) -> None:
+    training = drawn.Training(Workspace(folder / "runs"))
+    main_process = os.environ["RANK"] == "0"
+    alone = {case: one_step(training, case, folder / f"alone-{case}", 1) for case in CASES} if main_process else {}
+    found = {}
+    with process_group("cpu"):
+        for case in CASES:
+            gradients, losses = one_step(training, case, folder / f"two-{case}", 2)
+            if main_process:
+                found[case] = {
+                    "gradient": difference(alone[case][0], gradients),
+                    "parameters": len(gradients),
+                    "losses": [alone[case][1], losses],
+                }
+    if main_process:
+        (folder / "found.json").write_text(json.dumps(found))
+    # A stage with dropout: never stopped; stopped after step 3 and continued. All on two processes.
+    config = training.config("dsrg", iterations=4, log_every=2, batch_size=4)
+    execution = Execution(device="cpu", workers=1, checkpoint_every_s=0.0, progress=Quiet())
+    inputs = training.inputs(config)
+    run_stage(STAGE, config, training.space, "whole", inputs, execution)
+    stopped = InterruptedError if main_process else RuntimeError  # rank 1 loses its connection
+    with contextlib.suppress(stopped):
+        run_stage(STAGE, config, training.space, "cut", inputs, dataclasses.replace(execution, progress=Quiet(3)))
+        raise AssertionError("the training was not stopped")
+    run_stage(STAGE, config, training.space, "cut", inputs, execution)
+    classifier = training.classifier_config(iterations=2)
+    run_stage(CLASSIFIER_STAGE, classifier, training.space, "classifier", {"data": "data"}, execution)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

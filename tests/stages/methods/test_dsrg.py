@@ -1,0 +1,217 @@
+"""stages/methods/dsrg.py: the losses by hand-worked numbers and plain loops, and what a step trains on."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from stages.localization.region_growing import grow_batch
+from stages.methods.contract import segment
+from stages.methods.dsrg import boundary_loss, expansion_loss, seed_loss
+from stages.scoring.dense_crf import crf_batch, named_parameters
+
+
+def maps(*cells):
+    """Probabilities (1, C, 1, n) from one list per cell."""
+    return torch.tensor(cells).T[None, :, None]
+
+
+H = maps([0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.2, 0.3, 0.5], [0.25, 0.5, 0.25])
+
+
+def test_balanced_seed_loss_by_hand():
+    """Seeds 0, 1, 2 and one unknown: -log .5, and the mean over both foreground seeds of -log .8, -log .5."""
+    seeds = torch.tensor([[[0, 1, 2, 255]]])
+    expected = -math.log(0.5) - (math.log(0.8) + math.log(0.5)) / 2
+    assert seed_loss(H, seeds).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_seed_loss_of_sec_divides_by_all_seeds():
+    seeds = torch.tensor([[[0, 1, 2, 255]]])
+    expected = -(math.log(0.5) + math.log(0.8) + math.log(0.5)) / 3
+    assert seed_loss(H, seeds, balanced=False).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_an_empty_seed_set_contributes_nothing(balanced):
+    background, foreground = torch.tensor([[[0, 255, 255, 255]]]), torch.tensor([[[255, 1, 255, 255]]])
+    assert seed_loss(H, background, balanced).item() == pytest.approx(-math.log(0.5))
+    assert seed_loss(H, foreground, balanced).item() == pytest.approx(-math.log(0.8))
+    probabilities = H.clone().requires_grad_()
+    loss = seed_loss(probabilities, torch.full((1, 1, 4), 255), balanced)
+    loss.backward()
+    assert loss.item() == 0
+    assert (probabilities.grad == 0).all()
+
+
+def test_seed_loss_is_a_mean_over_pictures():
+    seeds = torch.tensor([[[0, 255, 255, 255]], [[255, 1, 255, 255]]])
+    expected = (-math.log(0.5) - math.log(0.8)) / 2
+    assert seed_loss(H.expand(2, -1, -1, -1), seeds).item() == pytest.approx(expected)
+
+
+def test_boundary_loss_by_hand_with_clipping():
+    """Cell 1: sum Q log Q/H. Cell 2: ratios 99 and 1/99 are clipped to 20 and 0.05. Cell 3 is padding."""
+    network, crf = maps([0.5, 0.5], [0.01, 0.99], [0.3, 0.7]), maps([0.8, 0.2], [0.99, 0.01], [0.6, 0.4])
+    first = 0.8 * math.log(1.6) + 0.2 * math.log(0.4)
+    second = 0.99 * math.log(20) + 0.01 * math.log(0.05)
+    valid = torch.tensor([[[True, True, False]]])
+    assert boundary_loss(network, crf, valid).item() == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+def test_the_gradient_of_the_boundary_loss_is_minus_q_over_h():
+    """Per cell; none where the ratio is clipped (handbook-weak B.4)."""
+    network, crf = maps([0.5, 0.5], [0.01, 0.99]).requires_grad_(), maps([0.8, 0.2], [0.99, 0.01])
+    boundary_loss(network, crf, torch.ones(1, 1, 2, dtype=torch.bool)).backward()
+    expected = maps([-0.8 / 0.5 / 2, -0.2 / 0.5 / 2], [0.0, 0.0])
+    torch.testing.assert_close(network.grad, expected)
+
+
+def test_no_valid_cell_gives_a_boundary_loss_of_0():
+    network = maps([0.5, 0.5]).requires_grad_()
+    loss = boundary_loss(network, maps([0.8, 0.2]), torch.zeros(1, 1, 1, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    assert (network.grad == 0).all()
+
+
+def expansion_by_loops(probabilities, present):
+    """SEC's expansion loss as its layers compute it: values sorted ascending, weight q^(1680 - place)."""
+    total = 0.0
+    for picture, classes in zip(probabilities, present, strict=True):
+        pooled = {}
+        for label, q in [(0, 0.999), *((c, 0.996) for c in range(1, len(picture)))]:
+            values = sorted(picture[label].ravel().tolist())
+            weights = [q ** (1680 - place) for place in range(1681)]
+            pooled[label] = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+        there = [c for c in range(1, len(picture)) if classes[c]]
+        absent = [c for c in range(1, len(picture)) if not classes[c]]
+        loss = -math.log(pooled[0])
+        if there:
+            loss -= sum(math.log(pooled[c]) for c in there) / len(there)
+        if absent:
+            loss -= sum(math.log(1 - picture[c].max()) for c in absent) / len(absent)
+        total += loss
+    return total / len(probabilities)
+
+
+@pytest.mark.parametrize("classes", [[1, 0, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
+def test_expansion_loss_against_plain_loops(classes):
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(2, 5, 41, 41)) * 2
+    probabilities = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
+    present = np.array([classes, [1, 0, 0, 0, 1]], bool)
+    ours = expansion_loss(torch.from_numpy(probabilities), torch.from_numpy(present)).item()
+    assert ours == pytest.approx(expansion_by_loops(probabilities.astype(float), present), rel=1e-5)
+
+
+def test_expansion_reaches_over_the_same_share_of_another_map():
+    """A map of 41 x 41 and the same map with every cell four times give nearly the same loss."""
+    random = torch.Generator().manual_seed(0)
+    probabilities = torch.randn(1, 4, 41, 41, generator=random).softmax(1)
+    present = torch.tensor([[True, True, False, True]])
+    fine = probabilities.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    losses = [expansion_loss(p, present).item() for p in (probabilities, fine)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
+# --- a step of the method ---
+
+
+def by_hand(made, pixels_per_cell, grown=True, crf_scale=12.0):
+    """Probabilities, CRF and seeds of a step, made apart from the method."""
+    pictures, network = made.batch["weak"], made.method.networks["segmenter"]
+    with torch.no_grad():
+        smooth = network(pictures.image).softmax(1) + 1e-4
+    smooth = smooth / smooth.sum(1, keepdim=True)
+    small = torch.nn.functional.interpolate(pictures.pixels.float(), smooth.shape[-2:], mode="bilinear", antialias=True)
+    images = small.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    refined = crf_batch(images, smooth.numpy(), None, named_parameters("dsrg-test").at_scale(crf_scale))
+    refined = np.maximum(refined, 1e-4) / np.maximum(refined, 1e-4).sum(1, keepdims=True)
+    seeds = pictures.label[:, ::pixels_per_cell, ::pixels_per_cell].numpy().astype(np.uint8)
+    present = np.concatenate([np.ones((len(seeds), 1)), pictures.tags.numpy()], 1).astype(bool)
+    if grown:
+        seeds = grow_batch(refined, seeds, present, 0.99, 0.85)
+    return smooth, torch.from_numpy(refined), torch.from_numpy(seeds).long(), torch.from_numpy(present)
+
+
+@pytest.mark.parametrize("grown", [True, False])
+def test_a_step_grows_the_seeds_and_follows_the_crf(grown, case):
+    made = case("dsrg", region_growing=grown, expansion_weight=0.5, boundary_weight=2.0)
+    probabilities, refined, seeds, present = by_hand(made, 8, grown)
+    valid = made.batch["weak"].valid[:, ::8, ::8]
+    losses = made.losses()
+    torch.testing.assert_close(losses["seed"], seed_loss(probabilities, seeds))
+    torch.testing.assert_close(losses["boundary"], 2 * boundary_loss(probabilities, refined, valid))
+    torch.testing.assert_close(losses["expansion"], 0.5 * expansion_loss(probabilities, present))
+
+
+def test_growing_starts_from_the_original_seeds_each_time(case):
+    made = case("dsrg")
+    before = made.batch["weak"].label.clone()
+    first, second = made.losses(), made.losses()
+    assert torch.equal(made.batch["weak"].label, before)
+    assert all(torch.equal(first[term], second[term]) for term in first)
+
+
+def test_switched_off_terms_are_not_computed(case):
+    assert set(case("dsrg", boundary_weight=0.0).losses()) == {"seed"}
+    assert set(case("dsrg").losses()) == {"seed", "boundary"}
+
+
+def test_without_any_seed_the_gradient_is_finite(case):
+    made = case("dsrg", expansion_weight=1.0, region_growing=False)
+    weak = made.batch["weak"]
+    made.batch["weak"] = weak.replace(label=torch.full_like(weak.label, 255))
+    assert made.losses()["seed"].item() == 0
+    assert all(g is None or torch.isfinite(g).all() for g in made.gradients().values())
+
+
+def test_the_logged_quality_is_that_of_the_seeds(case):
+    """Without growing: seeds against true masks at the cells, counted by loops; means over the classes that occur."""
+    made = case("dsrg", region_growing=False, batch_size=8)
+    seeds = made.batch["weak"].label[:, ::8, ::8].flatten().tolist()
+    truth = made.batch["weak"].extra["reference"][:, ::8, ::8].flatten().tolist()
+    made.losses()
+    figures = made.method.epoch_metrics()
+    precision, recall, overlap = [], [], []
+    for label in sorted({t for t in truth if t != 255}):
+        right = sum(s == t == label for s, t in zip(seeds, truth, strict=True))
+        given = sum(s == label and t != 255 for s, t in zip(seeds, truth, strict=True))
+        true = sum(t == label for t in truth)
+        precision.append(right / given if given else 0.0)
+        recall.append(right / true)
+        overlap.append(right / (given + true - right))
+    assert figures["supervision_precision"] == pytest.approx(np.mean(precision))
+    assert figures["supervision_recall"] == pytest.approx(np.mean(recall))
+    assert figures["supervision_iou"] == pytest.approx(np.mean(overlap))
+    assert made.method.epoch_metrics() == {}  # the next epoch counts anew
+
+
+def test_counts_survive_a_checkpoint(case):
+    made, other = case("dsrg"), case("dsrg")
+    made.losses()
+    other.method.restore(made.method.state())
+    assert other.method.epoch_metrics() == made.method.epoch_metrics() != {}
+
+
+def test_a_finer_map_than_the_networks(case):
+    """map_stride 4: the logits are upsampled; seeds lie on every fourth pixel."""
+    made = case("dsrg", map_stride=4, region_growing=False, boundary_weight=0.0)
+    pictures, network = made.batch["weak"], made.method.networks["segmenter"]
+    fine = segment(network, pictures)[..., ::4, ::4].softmax(1) + 1e-4
+    fine = fine / fine.sum(1, keepdim=True)
+    torch.testing.assert_close(made.losses()["seed"], seed_loss(fine, pictures.label[:, ::4, ::4]))
+
+
+def test_masks_never_train(case):
+    """The reference serves the log alone: another one changes no loss."""
+    made = case("dsrg")
+    before = made.losses()
+    weak = made.batch["weak"]
+    made.batch["weak"] = weak.replace(extra={"reference": torch.zeros_like(weak.label)})
+    after = made.losses()
+    assert all(torch.equal(before[term], after[term]) for term in before)
