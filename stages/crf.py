@@ -25,7 +25,7 @@ from stages.data.pictures import Pictures, data_unless_images, open_pictures
 from stages.localization.grid import resize_maps
 from stages.localization.seeds import activation_background
 from stages.scoring.config import CrfConfig
-from stages.scoring.dense_crf import CrfParameters, crf_from_labels, crf_probabilities
+from stages.scoring.dense_crf import CrfParameters, crf_probabilities
 from stages.scoring.processes import map_in_processes
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def refine(task: Refinement, image_id: str) -> int:
     try:
         image = task.pictures.image(image_id)
         labels, scores = label_scores(task, image_id)
-        refined = _marginals(image, scores, task.parameters)
+        refined = crf_probabilities(image, scores, task.parameters)
     except SemisegError as error:
         if image_id in error.message:
             raise
@@ -141,12 +141,6 @@ def _with_background(record: ScoreMap, scores: np.ndarray, config: CrfStageConfi
         background = np.full(record.size, config.background_score)
     classes = np.concatenate([[0], record.classes]).astype(np.uint8)
     return classes, np.concatenate([background[None].astype(np.float32), scores])
-
-
-def _marginals(image: np.ndarray, scores: np.ndarray, parameters: CrfParameters) -> np.ndarray:
-    if parameters.unary == "labels":
-        return crf_from_labels(image, scores.argmax(axis=0), len(scores), parameters)
-    return crf_probabilities(image, scores, parameters)
 
 
 def _open(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> tuple[Pictures, ScoreMaps, list[str]]:

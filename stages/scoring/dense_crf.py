@@ -171,16 +171,16 @@ def crf_probabilities(image: np.ndarray, probabilities: np.ndarray, parameters: 
     """Mean-field marginals of the dense CRF.
 
     `image` uint8 (H, W, 3) RGB; `probabilities` (K, H, W) of the K labels that take part; returns float32
-    (K, H, W) that sums to 1 over K. Equals calling pydensecrf with these K labels. DataError when shapes
-    differ or a value is not a finite number; ConfigError when the parameter set wants a label map
-    (`crf_from_labels`).
+    (K, H, W) that sums to 1 over K. Equals calling pydensecrf with these K labels. With unary "labels" only the
+    argmax of the probabilities counts (`crf_from_labels`). DataError when shapes differ or a value is not a
+    finite number.
     """
     probabilities = np.asarray(probabilities, np.float32)
     _check(image, probabilities.shape[1:])
-    if parameters.unary == "labels":
-        raise ConfigError("this dense-CRF parameter set starts from a label map, not from probabilities")
     if not np.isfinite(probabilities).all():
         raise DataError("dense CRF: the probabilities hold values that are not finite numbers")
+    if parameters.unary == "labels":
+        return crf_from_labels(image, probabilities.argmax(axis=0), len(probabilities), parameters)
     if parameters.unary == "probability":
         unary = -probabilities
     else:

@@ -182,7 +182,7 @@ def test_mistakes_are_named(bench, predictions, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "stranger.png")
     with pytest.raises(DataError, match="10 pictures with score maps are not in the data set or folder"):
         bench.run("crf", "x", {"images": str(tmp_path)}, {"data": None, "predictions": "for-crf"})
-    with pytest.raises(ConfigError, match="no pictures are given"):
+    with pytest.raises(ArtifactError, match=r"needs the input .data."):
         bench.run("crf", "x", {}, {"data": None, "predictions": "for-crf"})
 
 

@@ -162,7 +162,7 @@ def test_a_run_that_was_cut_off_is_continued_to_the_same_bytes(bench, monkeypatc
 
 
 def test_mistakes_are_named(bench, tmp_path):
-    with pytest.raises(ConfigError, match="no pictures are given"):
+    with pytest.raises(ArtifactError, match=r"needs the input .data."):
         bench.run("predict", "x", {}, {"data": None})
     with pytest.raises(DataError, match="holds no picture"):
         bench.run("predict", "x", {"images": str(tmp_path)}, {"data": None})

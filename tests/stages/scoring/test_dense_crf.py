@@ -157,6 +157,13 @@ def test_from_labels_equals_pydensecrf() -> None:
     np.testing.assert_allclose(crf_from_labels(image, labels, 3, parameters), expected, atol=1e-6)
 
 
+def test_a_set_that_starts_from_labels_takes_the_argmax_of_probabilities() -> None:
+    image, probabilities = picture(), network_like(3, (0, 2), 40, 56)
+    for name in ("irn", "icd", "puzzle"):
+        expected = crf_from_labels(image, probabilities.argmax(0), 3, PARAMETERS[name])
+        np.testing.assert_array_equal(crf_probabilities(image, probabilities, PARAMETERS[name]), expected)
+
+
 def test_from_labels_unknown_pixels_prefer_no_label() -> None:
     labels = np.full((6, 6), 255)
     labels[0, 0] = 1
@@ -237,8 +244,6 @@ def test_bad_parameters_are_named() -> None:
         named_parameters("unknown")
     with pytest.raises(ConfigError, match="bilateral_sxy is 0"):
         CrfParameters(3, 3, 0, 13, 10)
-    with pytest.raises(ConfigError, match="starts from a label map"):
-        crf_probabilities(np.zeros((4, 5, 3), np.uint8), np.ones((2, 4, 5)), PARAMETERS["irn"])
     with pytest.raises(DataError, match="3 images, 2 score maps"):
         crf_batch(np.zeros((3, 4, 5, 3), np.uint8), np.ones((2, 2, 4, 5)), None, PARAMETERS["dsrg-train"])
 
