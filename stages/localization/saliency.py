@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import sparse
 from scipy.sparse import csgraph
-from skimage.color import rgb2lab
-from skimage.segmentation import slic
 
 from artifacts.errors import DataError
 
@@ -33,6 +31,9 @@ def boundary_connectivity(image: NDArray, superpixels: int = 200) -> NDArray[np.
     is what differs in colour from such background nearby; both are joined by a least-squares fit that is smooth
     between neighbours of similar colour. A picture of one region has no saliency: all 0.
     """
+    from skimage.color import rgb2lab  # a second to import, which those who only read maps need not wait for
+    from skimage.segmentation import slic
+
     regions = slic(image, n_segments=superpixels, compactness=20.0, start_label=0)
     regions = np.unique(regions, return_inverse=True)[1].reshape(image.shape[:2])
     count = int(regions.max()) + 1
