@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
 
+from artifacts import checkpoint
+from artifacts.store import Writer
 from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from stages.engine.loop import build_optimizer, learning_rate_factor, update_average
-from stages.methods.contract import Setup
+from stages.engine.loop import CHECKPOINT, build_optimizer, fit, learning_rate_factor, update_average
+from stages.engine.streams import Entry, SampleMaker, Stream
+from stages.methods.contract import Method, Setup
 from stages.methods.dual_branch import DualBranch
 from stages.methods.settings import DualBranchSettings
 from stages.networks.config import NetworkConfig
@@ -167,3 +171,128 @@ def test_the_average_never_takes_part_in_gradients():
     network(torch.rand(1, 3, 5, 5)).sum().backward()
     update_average(average, network, 0.5, 3)
     assert all(p.grad is None and not p.requires_grad for p in average.parameters())
+
+
+# --- the loop itself, on a method of three numbers ---
+
+
+class Recorded(Method):
+    """L = 5 sum(w^2): the gradient is 10 w. Notes what the loop gives it."""
+
+    def __init__(self) -> None:
+        self.networks = nn.ModuleDict({"only": nn.Linear(3, 1, bias=False)})
+        nn.init.ones_(self.networks["only"].weight)
+        self.draws, self.steps, self.after, self.closed = [], [], [], False
+
+    @property
+    def predictor(self):
+        return self.networks["only"]
+
+    def losses(self, batch, step):
+        assert self.networks.training
+        self.steps.append((step, tuple(batch["pictures"].ids)))
+        self.draws.append(torch.rand(1).item())
+        return {"square": 5 * (self.networks["only"].weight ** 2).sum(), "zero": torch.zeros(())}
+
+    def after_step(self, step):
+        self.after.append(step)
+
+    def epoch_metrics(self):
+        return {"epochs_seen": float(len(self.after))}
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def run(training, tmp_path, execution):
+    """Trains a Recorded method: the method, the result, the writer."""
+
+    def act(folder="a", **values):
+        config = TrainingConfig.model_validate(
+            {
+                "iterations": 4,
+                "batch_size": 2,
+                "crop_size": 16,
+                "log_every": 2,
+                "optimizer": {"lr": 0.01, "new_lr_factor": 1, "momentum": 0.0, "weight_decay": 0.0},
+                "schedule": "constant",
+            }
+            | values
+        )
+        stream = Stream([Entry(image_id, None) for image_id in training.dataset.ids("train")], config.batch_size)
+        maker = SampleMaker(training.dataset, {"pictures": stream}, {}, config.augmentation, 16, config.seed)
+        method, writer = Recorded(), Writer(tmp_path / folder)
+        return method, fit(method, maker, config, writer, execution), writer
+
+    return act
+
+
+def test_every_step_is_a_step_down_the_gradient(run):
+    """w <- w - 0.01 * 10 w: 0.9^4 after four steps."""
+    method, fitted, _ = run()
+    torch.testing.assert_close(fitted.predictor.weight.detach(), torch.full((1, 3), 0.9**4))
+    assert [step for step, _ in method.steps] == method.after == [0, 1, 2, 3]
+    assert method.closed
+    assert not fitted.predictor.training
+    assert fitted.summary["iterations"] == 4
+    assert fitted.summary["epochs"] == pytest.approx(4 / 3, abs=0.01)
+
+
+def test_random_numbers_differ_from_step_to_step_and_seed_to_seed(run):
+    draws = [run(f"seed-{seed}", seed=seed)[0].draws for seed in (0, 0, 1)]
+    assert len(set(draws[0] + draws[2])) == 8
+
+
+def test_a_finished_training_is_not_trained_again(run):
+    _, first, _ = run("same", ema_decay=0.5)
+    method, again, _ = run("same", ema_decay=0.5)
+    assert method.steps == []
+    assert torch.equal(first.predictor.weight, again.predictor.weight)
+    assert again.summary["losses"] == first.summary["losses"]
+
+
+def test_the_gradient_is_clipped_to_its_total_norm(run):
+    """|10 w| is 10 sqrt(3) at w = 1; clipped to 1 a step of 0.01 moves each weight by 0.01 / sqrt(3)."""
+    _, fitted, _ = run(clip_grad_norm=1.0, iterations=1)
+    torch.testing.assert_close(fitted.predictor.weight.detach(), torch.full((1, 3), 1 - 0.01 / 3**0.5))
+
+
+def test_the_average_is_what_is_given_back(run):
+    """Weights 0.9, 0.81, 0.729; copied, then half and half, then 2/3 of the old (a = min(1 - 1/(t+1), 0.75))."""
+    _, fitted, writer = run(ema_decay=0.75, iterations=3)
+    expected = ((0.9 + 0.81) / 2) * 2 / 3 + 0.729 / 3
+    torch.testing.assert_close(fitted.predictor.weight.detach(), torch.full((1, 3), expected))
+    last = checkpoint.load(writer.scratch / CHECKPOINT)["networks"]["only.weight"]
+    torch.testing.assert_close(last, torch.full((1, 3), 0.729))
+
+
+def test_the_log_holds_means_learning_rate_and_the_figures_of_epochs(run):
+    """Losses 15 * 0.81^t. Six pictures in batches of two: an epoch ends with step 3, and the rest with step 4."""
+    _, fitted, writer = run()
+    lines = [json.loads(line) for line in (writer.path / "local/metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], *sorted(set(line) - {"step", "time"})) for line in lines] == [
+        (2, "lr", "square", "zero"),
+        (3, "epochs_seen"),
+        (4, "lr", "square", "zero"),
+        (4, "epochs_seen"),
+    ]
+    assert lines[0]["square"] == pytest.approx(15 * (1 + 0.81) / 2, rel=1e-4)
+    assert lines[2]["square"] == pytest.approx(15 * (0.81**2 + 0.81**3) / 2, rel=1e-4)
+    assert fitted.summary["losses"]["square"] == pytest.approx(lines[2]["square"], rel=1e-4)
+    assert list((writer.path / "local" / "tensorboard").iterdir())
+
+
+def test_a_cut_last_line_of_the_log_is_dropped(run):
+    _, _, writer = run("cut")
+    file = writer.path / "local/metrics.jsonl"
+    whole = file.read_text()
+    file.write_text(whole + '{"step": 3, "squ')
+    run("cut")
+    assert file.read_text() == whole
+
+
+def test_the_schedule_reaches_the_optimiser(run):
+    """poly with power 1 over two steps: 0.01 and 0.005."""
+    _, fitted, _ = run(iterations=2, schedule={"name": "poly", "power": 1.0})
+    torch.testing.assert_close(fitted.predictor.weight.detach(), torch.full((1, 3), 0.9 * 0.95))
