@@ -54,10 +54,16 @@ def draw_geometry(
 def cut_picture(picture: np.ndarray, geometry: Geometry, crop_size: int) -> np.ndarray:
     """uint8 (H, W, 3) -> uint8 (crop_size, crop_size, 3), bilinear; padding has ImageNet's mean colour."""
     part = Image.fromarray(picture).resize(geometry.size, Image.Resampling.BILINEAR, box=geometry.box)
+    width, height = geometry.size
+    shown, padding = slice(0, width), slice(width, crop_size)
+    if geometry.flip:  # by Pillow: several times faster than an array turned over
+        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        shown, padding = slice(crop_size - width, crop_size), slice(0, crop_size - width)
     crop = np.empty((crop_size, crop_size, 3), np.uint8)
-    crop[:] = PADDING_COLOUR
-    crop[: geometry.size[1], : geometry.size[0]] = np.asarray(part)
-    return crop[:, ::-1] if geometry.flip else crop
+    crop[:height, shown] = np.asarray(part)
+    crop[:height, padding] = PADDING_COLOUR
+    crop[height:] = PADDING_COLOUR
+    return crop
 
 
 def cut_label(label: np.ndarray, geometry: Geometry, crop_size: int) -> np.ndarray:

@@ -182,12 +182,15 @@ class SampleMaker:
     def _stack(samples: list[dict[str, Any]]) -> dict[str, Any]:
         import torch
 
-        return {
-            key: [sample[key] for sample in samples]
-            if key == "id"
-            else torch.from_numpy(np.stack([sample[key] for sample in samples]))
-            for key in samples[0]
-        }
+        def joined(key: str) -> Any:
+            values = [sample[key] for sample in samples]
+            if key == "id":
+                return values
+            if key == "image":  # channels_last, as they were cut and as convolutions like them
+                return torch.from_numpy(np.stack([value.transpose(1, 2, 0) for value in values])).permute(0, 3, 1, 2)
+            return torch.from_numpy(np.stack(values))
+
+        return {key: joined(key) for key in samples[0]}
 
 
 def check_stream(name: str, stream: Stream, world_size: int) -> None:
