@@ -16,13 +16,16 @@ from tests.benchmarks.measure import SCALES, Result
 # name -> module and function; loaded when it runs
 BENCHMARKS = {
     "crf": "crf:crf",
+    "crf-deeplab-v2": "crf:crf_deeplab_v2",
     "region-growing": "localization:region_growing",
     "cams": "localization:cams",
+    "cams-mobilenet": "localization:cams_mobilenet",
     "evaluation": "evaluation:evaluation",
     "evaluation-sklearn": "evaluation:evaluation_sklearn",
     "cli-help": "command_line:help_page",
     "cli-status": "command_line:status",
     "training": "training:training",
+    "score-maps": "formats:score_maps",
 }
 
 

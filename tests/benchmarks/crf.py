@@ -19,11 +19,19 @@ from tests.benchmarks.measure import Result, in_turn
 SIZES: dict[str, tuple[int, tuple[int, int], int]] = {
     "tiny": (2, (48, 64), 1),
     "quick": (8, inputs.VOC_SIZE, 2),
-    "full": (48, inputs.VOC_SIZE, 3),
+    "full": (64, inputs.VOC_SIZE, 3),
 }
 
 
 def crf(scale: str, folder: Path) -> Result:
+    return _crf("crf", "dsrg-test", scale, folder)
+
+
+def crf_deeplab_v2(scale: str, folder: Path) -> Result:
+    return _crf("crf-deeplab-v2", "deeplab-v2", scale, folder)
+
+
+def _crf(name: str, parameters: str, scale: str, folder: Path) -> Result:
     """From the same score maps to refined masks on disk, as `semiseg crf` does it."""
     count, size, repeats = SIZES[scale]
     workspace = Workspace(folder)
@@ -39,8 +47,9 @@ def crf(scale: str, folder: Path) -> Result:
     inputs.hand_made(workspace, "predictions", "predictions", fill)
     given = {"data": "data", "predictions": "predictions"}
 
-    def run(name: str, workers: int, **config: Any) -> Artifact:
-        return inputs.stage(workspace, "crf", name, config, given, force=True, workers=workers)
+    def run(output: str, workers: int, **config: Any) -> Artifact:
+        config |= {"parameters": parameters}
+        return inputs.stage(workspace, "crf", output, config, given, force=True, workers=workers)
 
     workers = default_workers()
     baseline, ours, everything, present = in_turn(
@@ -49,8 +58,8 @@ def crf(scale: str, folder: Path) -> Result:
     masks = [[read_mask(made.path / "masks" / f"{i}.png") for i in ids] for made in (everything, present)]
     equal = float(np.mean([np.mean(a == b) for a, b in zip(*masks, strict=True)]))
     return Result(
-        "crf",
-        f"dense CRF, labels present, {workers} processes; baseline: all 21 labels, one process",
+        name,
+        f"dense CRF {parameters}, labels present, {workers} processes; baseline: all 21 labels, one process",
         f"{count} drawn pictures of {size[0]}x{size[1]}, score maps of 21 classes",
         baseline,
         ours,

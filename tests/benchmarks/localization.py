@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from artifacts.dataset import Dataset
 from artifacts.store import Workspace
-from stages.localization.cam import ActivationMaps, class_activation_maps
+from stages.localization.cam import ActivationMaps, class_activation_maps, for_inference
 from stages.localization.region_growing import UNLABELLED, grow_batch
-from stages.networks import build_classifier
+from stages.networks import Classifier, build_classifier
 from stages.networks.config import ClassifierConfig
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import Result, in_turn
@@ -23,7 +23,10 @@ GROWING_SIDE = 41  # cells of DSRG's maps
 # (pictures of a batch, batches, repeats)
 GROWING = {"tiny": (2, 1, 1), "quick": (8, 1, 3), "full": (20, 3, 5)}
 # (pictures, their long side, repeats); the classifier's scales are those of the stage seeds
-CAMS = {"tiny": (5, 48, 1), "quick": (24, 96, 3), "full": (96, 96, 5)}
+CAMS = {
+    "tiny": {"tiny": (5, 48, 1), "quick": (24, 96, 3), "full": (96, 96, 5)},
+    "mobilenet_v2": {"tiny": (3, 48, 1), "quick": (8, 160, 2), "full": (48, 160, 5)},
+}
 CAM_SCALES = (0.5, 1.0, 1.5, 2.0)
 
 
@@ -91,27 +94,36 @@ def _growing_case(batch: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def cams(scale: str, folder: Path) -> Result:
-    """Multi-scale activation maps of the stage seeds: batches of pictures against one picture at a time."""
-    count, side, repeats = CAMS[scale]
+    return _cams("cams", "tiny", scale, folder)
+
+
+def cams_mobilenet(scale: str, folder: Path) -> Result:
+    return _cams("cams-mobilenet", "mobilenet_v2", scale, folder)
+
+
+def _cams(name: str, backbone: str, scale: str, folder: Path) -> Result:
+    """Multi-scale activation maps as the stage seeds makes them, against the plain network on single pictures."""
+    count, side, repeats = CAMS[backbone][scale]
     size = (side * 3 // 4, side)
     artifact, ids = inputs.pictures(Workspace(folder), count, size)
-    dataset = Dataset(artifact)
-    classifier = build_classifier(ClassifierConfig.model_validate("tiny"), inputs.NUM_CLASSES - 1, seed=0).eval()
+    dataset, device = Dataset(artifact), torch.device("cpu")
+    config = ClassifierConfig.model_validate({"preset": backbone, "weights": "none", "freeze_batch_norm": False})
+    classifier = build_classifier(config, inputs.NUM_CLASSES - 1, seed=0).eval()
 
-    def run(batch_size: int) -> dict[str, ActivationMaps]:
-        return {
-            maps.image_id: maps
-            for maps in class_activation_maps(
-                classifier, dataset, ids, scales=CAM_SCALES, batch_size=batch_size, device=torch.device("cpu")
-            )
-        }
+    def run(network: Classifier, batch_size: int) -> dict[str, ActivationMaps]:
+        made = class_activation_maps(
+            network, dataset, ids, scales=CAM_SCALES, batch_size=batch_size, device=device, threads=2
+        )
+        return {maps.image_id: maps for maps in made}
 
-    baseline, ours, expected, found = in_turn(lambda: run(1), lambda: run(16), repeats)
+    baseline, ours, expected, found = in_turn(
+        lambda: run(classifier, 1), lambda: run(for_inference(classifier, device), 16), repeats
+    )
     difference = max(float(np.abs(expected[i].scores - found[i].scores).max(initial=0)) for i in ids)
     return Result(
-        "cams",
+        name,
         "activation maps of 4 scales and mirrors in batches; baseline: one picture (and its mirror) at a time",
-        f"{count} drawn pictures of {size[0]}x{size[1]}, network tiny",
+        f"{count} drawn pictures of {size[0]}x{size[1]}, network {backbone}",
         baseline,
         ours,
         f"the maps, largest difference {difference:.1e} of 1 (wanted: 0.002)",
