@@ -14,7 +14,7 @@ from artifacts.dataset import Dataset
 from artifacts.store import Workspace
 from stages.localization.cam import ActivationMaps, class_activation_maps, for_inference
 from stages.localization.region_growing import UNLABELLED, grow_batch
-from stages.networks import Classifier, build_classifier
+from stages.networks import Classifier, build_classifier, normalise
 from stages.networks.config import ClassifierConfig
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import Result, in_turn
@@ -108,7 +108,7 @@ def _cams(name: str, backbone: str, scale: str, folder: Path) -> Result:
     artifact, ids = inputs.pictures(Workspace(folder), count, size)
     dataset, device = Dataset(artifact), torch.device("cpu")
     config = ClassifierConfig.model_validate({"preset": backbone, "weights": "none", "freeze_batch_norm": False})
-    classifier = build_classifier(config, inputs.NUM_CLASSES - 1, seed=0).eval()
+    classifier = _settled(build_classifier(config, inputs.NUM_CLASSES - 1, seed=0), dataset)
 
     def run(network: Classifier, batch_size: int) -> dict[str, ActivationMaps]:
         made = class_activation_maps(
@@ -119,6 +119,7 @@ def _cams(name: str, backbone: str, scale: str, folder: Path) -> Result:
     baseline, ours, expected, found = in_turn(
         lambda: run(classifier, 1), lambda: run(for_inference(classifier, device), 16), repeats
     )
+    faint = sum(bool((maps.scores.max(axis=(1, 2)) < 0.9).any()) for maps in found.values())
     difference = max(float(np.abs(expected[i].scores - found[i].scores).max(initial=0)) for i in ids)
     return Result(
         name,
@@ -129,5 +130,17 @@ def _cams(name: str, backbone: str, scale: str, folder: Path) -> Result:
         f"the maps, largest difference {difference:.1e} of 1 (wanted: 0.002)",
         difference <= 2e-3,
         target_ratio=1.3,
-        figures={"images_per_s": count / ours.median, "largest_difference": difference},
+        figures={"images_per_s": count / ours.median, "largest_difference": difference, "faint_maps": faint},
     )
+
+
+@torch.no_grad()
+def _settled(classifier: Classifier, dataset: Dataset) -> Classifier:
+    """Random weights with the BatchNorm statistics of a few pictures, and maps that differ by more than rounding."""
+    for layer in classifier.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 1.0  # the statistics of the one batch below
+    pictures = np.stack([dataset.image(image_id) for image_id in dataset.ids("val")[:8]])
+    classifier.train()(normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2)))
+    classifier.scores.weight.mul_(100)
+    return classifier.eval()

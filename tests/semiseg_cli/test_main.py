@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -402,7 +403,9 @@ def test_a_report_without_a_table_says_so(capsys: pytest.CaptureFixture[str]) ->
 def test_ctrl_c_is_exit_130_and_the_same_command_continues(tmp_path: Path) -> None:
     Path("little.yaml").write_text(RECIPE.replace("train: 4", "train: 900"))
     command = [sys.executable, "-m", "semiseg_cli", "run", "little.yaml", "--workers", "1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # A test run started in the background ignores SIGINT, and its children would inherit that.
+    listening = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listening) as process:
         folder = Path("runs/little")
         for _ in range(600):
             if list(folder.glob(".data.*.partial/*/*.png")):
