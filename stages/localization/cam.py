@@ -34,6 +34,7 @@ from stages.networks import Classifier, normalise
 STRIDE = 4  # picture pixels per cell of a score map
 MAXIMUM_FLOOR = 1e-5  # added to a class's maximum before dividing by it
 BATCHES_AHEAD = 3  # decoded while the network works
+CPU_PIXELS = 320_000  # of one forward pass on a CPU, mirrors counted: larger ones leave the cache and are slower again
 
 # SEC reads gradients at VGG16's conv4_1: stride 8, the first layer behind the third pooling.
 GRADIENT_LAYERS = {
@@ -160,6 +161,8 @@ def multi_scale_maps(
     for scale in scales:
         size = (max(round(H * scale), 1), max(round(W * scale), 1))
         step = max(1, int(batch_size / max(1.0, scale * scale)))
+        if images.device.type == "cpu":
+            step = max(1, min(step, CPU_PIXELS // (size[0] * size[1] * (1 + flip))))
         for start in range(0, B, step):
             part = _resized(pictures[start : start + step], size)
             count = len(part)

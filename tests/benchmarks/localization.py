@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from artifacts.dataset import Dataset
 from artifacts.store import Workspace
+from stages.engine.device import select_device
 from stages.localization.cam import ActivationMaps, class_activation_maps, for_inference
 from stages.localization.region_growing import UNLABELLED, grow_batch
 from stages.networks import Classifier, build_classifier, normalise
@@ -106,7 +107,7 @@ def _cams(name: str, backbone: str, scale: str, folder: Path) -> Result:
     count, side, repeats = CAMS[backbone][scale]
     size = (side * 3 // 4, side)
     artifact, ids = inputs.pictures(Workspace(folder), count, size)
-    dataset, device = Dataset(artifact), torch.device("cpu")
+    dataset, device = Dataset(artifact), select_device("cpu")
     config = ClassifierConfig.model_validate({"preset": backbone, "weights": "none", "freeze_batch_norm": False})
     classifier = _settled(build_classifier(config, inputs.NUM_CLASSES - 1, seed=0), dataset)
 
