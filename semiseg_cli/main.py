@@ -88,6 +88,9 @@ def semiseg(
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
+    # Read by OpenMP when torch loads. Its threads otherwise spin while they wait for each other: beside a pool of
+    # processes, or anybody else's work on the same cores, a training step took up to fifty times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in given or os.environ.get("SEMISEG_DEBUG", "0") not in ("", "0")
     given = [argument for argument in given if argument != "--debug"]
