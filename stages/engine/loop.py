@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from artifacts import checkpoint
 from artifacts.errors import ArtifactError, SemisegError
@@ -35,7 +35,7 @@ from stages.engine.batch import to_device
 from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from stages.engine.device import autocast_dtype, describe_device, select_device
 from stages.engine.randomness import derive_seed
-from stages.engine.streams import SampleMaker
+from stages.engine.streams import Parcel, SampleMaker
 from stages.methods.contract import Method
 
 CHECKPOINT = "checkpoint.pt"
@@ -209,7 +209,7 @@ class _Trainer:
         for samples in loader:
             if isinstance(samples, SemisegError):
                 raise samples
-            yield samples
+            yield samples.unpack() if isinstance(samples, Parcel) else samples
 
     def _one_step(self, samples: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
         factor = learning_rate_factor(self.config.schedule, self.step, self.config.iterations)
@@ -366,11 +366,12 @@ class _Samples:
     def __init__(self, maker: SampleMaker) -> None:
         self.maker = maker
 
-    def __getitem__(self, step: int) -> dict[str, dict[str, Any]] | SemisegError:
+    def __getitem__(self, step: int) -> dict[str, dict[str, Any]] | Parcel | SemisegError:
         try:
-            return self.maker[step]
+            batches = self.maker[step]
         except SemisegError as error:
             return error
+        return batches if get_worker_info() is None else Parcel.pack(batches)
 
 
 def _compile(networks: nn.ModuleDict) -> None:

@@ -7,10 +7,11 @@ number of workers or of processes therefore sees the same joint batches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,11 @@ from stages.engine.augmentation import (
 )
 from stages.engine.config import AugmentationConfig
 from stages.engine.randomness import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PLACE = 64  # bytes: where a tensor may begin in a parcel
 
 
 class Entry(NamedTuple):
@@ -191,6 +197,51 @@ class SampleMaker:
             return torch.from_numpy(np.stack(values))
 
         return {key: joined(key) for key in samples[0]}
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """The batches of a step with all tensors in one block of bytes: sent between processes as one piece.
+
+    Sending a tensor to another process costs as much as making two samples, however small it is.
+    """
+
+    block: Tensor  # uint8 (bytes,)
+    contents: dict[str, dict[str, Any]]  # stream -> name -> ids, or a tensor's (dtype, shape, strides, first byte)
+
+    @classmethod
+    def pack(cls, batches: Mapping[str, Mapping[str, Any]]) -> Parcel:
+        """`batches` as `SampleMaker` makes them; tensors keep their strides."""
+        import torch
+
+        end, contents, tensors = 0, {}, []
+        for stream, batch in batches.items():
+            contents[stream] = dict(batch)
+            for name, value in batch.items():
+                if isinstance(value, torch.Tensor):
+                    contents[stream][name] = place = (value.dtype, tuple(value.shape), value.stride(), end)
+                    tensors.append((value, place))
+                    end += -(-value.numel() * value.element_size() // PLACE) * PLACE
+        parcel = cls(torch.empty(end, dtype=torch.uint8), contents)
+        for value, place in tensors:
+            parcel._tensor(place).copy_(value)
+        return parcel
+
+    def unpack(self) -> dict[str, dict[str, Any]]:
+        """The batches again; their tensors are views of the block."""
+        return {
+            stream: {name: self._tensor(value) if isinstance(value, tuple) else value for name, value in batch.items()}
+            for stream, batch in self.contents.items()
+        }
+
+    def pin_memory(self) -> Parcel:
+        """Called by DataLoader where there is a GPU."""
+        return Parcel(self.block.pin_memory(), self.contents)
+
+    def _tensor(self, place: tuple[Any, tuple[int, ...], tuple[int, ...], int]) -> Tensor:
+        dtype, shape, strides, first = place
+        whole = self.block[first : first + math.prod(shape) * dtype.itemsize]
+        return whole.view(dtype).as_strided(shape, strides)
 
 
 def check_stream(name: str, stream: Stream, world_size: int) -> None:

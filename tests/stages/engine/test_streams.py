@@ -15,7 +15,7 @@ from artifacts.errors import ConfigError, DataError
 from stages.config import build
 from stages.engine.config import AugmentationConfig
 from stages.engine.randomness import derive_seed
-from stages.engine.streams import Entry, MaskFolder, Order, SampleMaker, Stream
+from stages.engine.streams import Entry, MaskFolder, Order, Parcel, SampleMaker, Stream
 
 AUGMENTATION = build(AugmentationConfig, {"scale": [0.7, 1.5], "brightness": 0.2}, "test")
 
@@ -112,6 +112,20 @@ def assert_equal(first, second):
         assert first[name]["id"] == second[name]["id"]
         for key in first[name].keys() - {"id"}:
             assert torch.equal(first[name][key], second[name][key]), (name, key)
+
+
+def test_a_parcel_brings_the_same_batch_with_the_same_strides(make):
+    batch = make()[3]
+    parcel = Parcel.pack(batch)
+    again = parcel.unpack()
+    assert_equal(again, batch)
+    storages = set()
+    for name, stream in again.items():
+        for key in stream.keys() - {"id"}:
+            assert stream[key].dtype == batch[name][key].dtype
+            assert stream[key].stride() == batch[name][key].stride(), key
+            storages.add(stream[key].untyped_storage().data_ptr())
+    assert storages == {parcel.block.untyped_storage().data_ptr()}  # one piece
 
 
 def test_the_form_of_a_batch(make):
