@@ -25,6 +25,7 @@ BENCHMARKS = {
     "cli-help": "command_line:help_page",
     "cli-status": "command_line:status",
     "training": "training:training",
+    "training-mobilenet": "training:training_mobilenet",
     "score-maps": "formats:score_maps",
 }
 
