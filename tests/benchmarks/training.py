@@ -83,7 +83,8 @@ def _training(name: str, network: dict[str, Any], scale: str, folder: Path) -> R
     return Result(
         name,
         "fit: reading, augmentation, log and checkpoint; baseline: a bare loop on tensors that are ready",
-        f"{config.iterations} steps of {config.batch_size} crops of {config.crop_size}, {network['preset']}, {device.type}",
+        f"{config.iterations} steps of {config.batch_size} crops of {config.crop_size}, "
+        f"network {network['preset']}, {device.type}",
         baseline,
         ours,
         f"the loss at the end: {expected:.4f} and {found:.4f} (wanted: within 2 %)",
