@@ -82,7 +82,7 @@ def _training(name: str, network: dict[str, Any], scale: str, folder: Path) -> R
     pictures = config.iterations * config.batch_size
     return Result(
         name,
-        "fit: reading, augmentation, log and checkpoint; baseline: a bare loop on tensors that are ready",
+        "fit: reading, augmentation, log and checkpoint; baseline: a bare loop, torch's default AdamW, ready tensors",
         f"{config.iterations} steps of {config.batch_size} crops of {config.crop_size}, "
         f"network {network['preset']}, {device.type}",
         baseline,

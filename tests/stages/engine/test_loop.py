@@ -13,7 +13,7 @@ from torch import nn
 from artifacts import checkpoint
 from artifacts.store import Writer
 from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from stages.engine.loop import CHECKPOINT, build_optimizer, fit, learning_rate_factor, update_average
+from stages.engine.loop import CHECKPOINT, build_optimizer, fit, lay_out_state, learning_rate_factor, update_average
 from stages.engine.streams import Entry, SampleMaker, Stream
 from stages.methods.contract import Method, Setup
 from stages.methods.dual_branch import DualBranch
@@ -91,7 +91,7 @@ def lr_and_decay(optimizer, parameters):
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_learning_rates_and_decay_of_every_parameter(name, method):
     config = OptimizerConfig(name=name, lr=0.01, new_lr_factor=10, bias_lr_factor=2, weight_decay=0.1)
-    optimizer = build_optimizer(config, method.parameter_groups(), fused=False)
+    optimizer = build_optimizer(config, method.parameter_groups(), fused=True)
     found = lr_and_decay(optimizer, method.networks.named_parameters())
     norms = {f"{n}.weight" for n, m in method.networks.named_modules() if isinstance(m, nn.GroupNorm)}
     for parameter, (lr, decay) in found.items():
@@ -105,7 +105,7 @@ def test_learning_rates_and_decay_of_every_parameter(name, method):
 
 def test_decay_of_biases_is_a_choice(method):
     config = OptimizerConfig(weight_decay=0.1, decay_biases=True)
-    optimizer = build_optimizer(config, method.parameter_groups(), fused=False)
+    optimizer = build_optimizer(config, method.parameter_groups(), fused=True)
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1}
 
 
@@ -113,7 +113,7 @@ def test_sgd_step_by_hand():
     """Two steps with gradient 1 on a weight of 1, lr 0.1, momentum 0.5, decay 0.2: g = 1 + 0.2 w, b = 0.5 b + g."""
     weight = nn.Parameter(torch.ones(1))
     config = OptimizerConfig(lr=0.1, new_lr_factor=1, momentum=0.5, weight_decay=0.2)
-    optimizer = build_optimizer(config, [{"name": "n.new.weights", "params": [weight]}], fused=False)
+    optimizer = build_optimizer(config, [{"name": "n.new.weights", "params": [weight]}], fused=True)
     for expected in (1 - 0.1 * 1.2, 0.88 - 0.1 * (0.6 + 1 + 0.2 * 0.88)):
         weight.grad = torch.ones(1)
         optimizer.step()
@@ -125,7 +125,7 @@ def test_adam_adds_decay_to_the_gradient_and_adamw_does_not():
     for name, expected in (("adam", 1 - 0.1), ("adamw", 1 - 0.1 * 0.2)):
         weight = nn.Parameter(torch.ones(1))
         config = OptimizerConfig(name=name, lr=0.1, new_lr_factor=1, weight_decay=0.2)
-        optimizer = build_optimizer(config, [{"name": "n.new.weights", "params": [weight]}], fused=False)
+        optimizer = build_optimizer(config, [{"name": "n.new.weights", "params": [weight]}], fused=True)
         weight.grad = torch.zeros(1)
         optimizer.step()
         assert weight.item() == pytest.approx(expected, abs=1e-6)
@@ -296,3 +296,37 @@ def test_the_schedule_reaches_the_optimiser(run):
     """poly with power 1 over two steps: 0.01 and 0.005."""
     _, fitted, _ = run(iterations=2, schedule={"name": "poly", "power": 1.0})
     torch.testing.assert_close(fitted.predictor.weight.detach(), torch.full((1, 3), 0.9 * 0.95))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_moments_from_a_checkpoint_have_the_layout_of_channels_last_weights(name):
+    """A fused optimiser goes by addresses: contiguous moments of a channels_last weight would be mixed up."""
+    config = OptimizerConfig(name=name, lr=0.1, momentum=0.9)
+
+    def trained(steps, state=None, start=0):
+        torch.manual_seed(0)
+        layer = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        if state:
+            layer.load_state_dict(state[0])
+        optimizer = build_optimizer(config, [{"name": "n.new.weights", "params": [layer.weight, layer.bias]}], True)
+        if state:
+            optimizer.load_state_dict(state[1])
+            lay_out_state(optimizer)
+        for step in range(start, steps):
+            optimizer.zero_grad()
+            torch.manual_seed(step)
+            (layer(torch.randn(2, 3, 5, 5)) ** 2).sum().backward()
+            optimizer.step()
+        states = list(optimizer.state_dict()["state"].values())
+        contiguous = {"state": dict(enumerate({k: contiguous_copy(v) for k, v in s.items()} for s in states))}
+        saved = {k: v.clone().contiguous() for k, v in layer.state_dict().items()}
+        return saved, contiguous | {"param_groups": optimizer.state_dict()["param_groups"]}
+
+    whole, _ = trained(4)
+    continued, _ = trained(4, trained(2), 2)
+    assert all(torch.equal(whole[key], continued[key]) for key in whole)
+
+
+def contiguous_copy(value):
+    """As a checkpoint keeps a tensor."""
+    return value.clone().contiguous() if isinstance(value, torch.Tensor) else value

@@ -128,6 +128,20 @@ def test_a_parcel_brings_the_same_batch_with_the_same_strides(make):
     assert storages == {parcel.block.untyped_storage().data_ptr()}  # one piece
 
 
+def test_workers_of_the_training_send_parcels_and_mistakes(make, tmp_path):
+    from stages.engine.loop import _Samples  # as beside a GPU
+
+    maker = make()
+    for step, parcel in enumerate(DataLoader(_Samples(maker), batch_size=None, sampler=range(3), num_workers=1)):
+        assert isinstance(parcel, Parcel)
+        assert_equal(parcel.unpack(), maker[step])
+    maker = make()  # one that has read nothing yet
+    maker.sources = maker.sources | {"weak_labels": MaskFolder(tmp_path / "nowhere", 4)}
+    (answer,) = DataLoader(_Samples(maker), batch_size=None, sampler=[5], num_workers=1)
+    assert isinstance(answer, DataError)
+    assert "nowhere" in answer.message
+
+
 def test_the_form_of_a_batch(make):
     batch = make()[0]
     assert set(batch) == {"strong", "weak", "unlabelled"}
