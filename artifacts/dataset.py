@@ -4,6 +4,9 @@ dataset.json             names, classes, splits, labels: see `write_dataset`
 masks/<id>.png           index masks, values already those of this data set's classes (artifacts.masks)
 images/...               the images, or, where they stay in their own folder,
 local/images.json        {"root": "/absolute/folder"}: a fact of this machine, not part of the content
+
+Class 0 is `background`, which is never an image-level label; or, where the first class has another name (Cityscapes),
+there is no background and every class can be a label.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ from artifacts.masks import PNG_SIGNATURE, png_damage, read_mask, voc_palette
 if TYPE_CHECKING:
     from artifacts.store import Artifact, Writer
 
-SCHEMA = 1
-SPLITS = ("train", "weak", "val")
+SCHEMA = 2
+SPLITS = ("train", "weak", "unlabelled", "val", "test")
+TRAINING = ("train", "weak", "unlabelled")
+SCORED = ("val", "test")
 MAX_CLASSES = 255  # ids 0..254; 255 is ignore
 _KEYS = ("name", "classes", "splits", "tags", "tag_source", "masks", "images", "sizes", "facts")
 
@@ -68,15 +73,17 @@ def write_dataset(
     image_pattern: str = "images/{id}.png",
     image_files: Mapping[str, str] | None = None,
     image_root: Path | str | None = None,
+    copied_images: Mapping[str, str] | None = None,
     sizes: Mapping[str, tuple[int, int]] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write dataset.json (and local/images.json); call it last, when masks and images are in place.
 
-    class_names: background first. splits: ids of "train" (with masks), "weak" (labels only), "val" (with
-    masks). tags: id -> foreground class ids 1..K, for every id of train and weak. tag_source: "xml", "masks"
-    or "file". mask_ids: the ids that have masks/<id>.png. image_pattern: the image's file below the artifact, or
-    below `image_root` where that is given; image_files: exceptions to the pattern, id -> relative file.
+    class_names: background first, if there is one. splits: ids of "train" (with masks), "weak" (image-level labels),
+    "unlabelled", "val" (with masks), "test". tags: id -> class ids without background, for every id of train and
+    weak. tag_source: "xml", "masks" or "file". mask_ids: the ids that have masks/<id>.png. image_pattern: the image's
+    file below the artifact, or below `image_root` where that is given; image_files: exceptions to the pattern, id ->
+    relative file; copied_images: those that lie in the artifact all the same, id -> file in it.
     sizes: id -> (H, W), checked whenever a mask or an image is read. facts: JSON for people and for the
     content digest, for example counts and a digest of the images. Raises DataError when lists, labels and
     files do not agree.
@@ -89,17 +96,20 @@ def write_dataset(
     if unknown := sorted(set(splits) - set(SPLITS)):
         raise DataError(f"unknown split {unknown[0]!r}", f"the splits are {', '.join(SPLITS)}")
     _check_lists(lists, masked)
-    _check_tags(lists, labels, len(class_names))
+    _check_tags(lists, labels, class_names)
     everything = sorted({image_id for ids in lists.values() for image_id in ids})
     files = (
         {image_id: image_files[image_id] for image_id in everything if image_id in image_files} if image_files else {}
     )
+    copied = {i: copied_images[i] for i in everything if i in copied_images} if copied_images else {}
     base = writer.path if image_root is None else Path(image_root)
     for image_id in everything:
-        relative = files.get(image_id, image_pattern.replace("{id}", image_id))
-        if not (base / relative).is_file():
+        file = base / files.get(image_id, image_pattern.replace("{id}", image_id))
+        if image_id in copied:
+            file = writer.path / copied[image_id]
+        if not file.is_file():
             raise DataError(
-                f"id {image_id} in split {_split_of(lists, image_id)!r} has no file {base / relative}",
+                f"id {image_id} in split {_split_of(lists, image_id)!r} has no file {file}",
                 "put the image there, or take the id from the list",
             )
     for image_id in masked:
@@ -122,6 +132,7 @@ def write_dataset(
                 "place": "artifact" if image_root is None else "local",
                 "pattern": image_pattern,
                 "files": files,
+                "copied": copied,
             },
             "sizes": {image_id: [int(side) for side in sizes[image_id]] for image_id in sorted(sizes)} if sizes else {},
             "facts": dict(facts or {}),
@@ -130,9 +141,10 @@ def write_dataset(
 
 
 def _check_classes(class_names: Sequence[str]) -> None:
-    if not class_names or class_names[0] != "background" or len(set(class_names)) != len(class_names):
+    if not class_names or len(set(class_names)) != len(class_names) or "background" in class_names[1:]:
         raise DataError(
-            f"classes are {class_names}: expected distinct names, 'background' first", "correct the list of classes"
+            f"classes are {class_names}: expected distinct names, 'background' first or nowhere",
+            "correct the list of classes",
         )
     if len(class_names) > MAX_CLASSES:
         raise DataError(f"{len(class_names)} classes: an 8-bit mask holds {MAX_CLASSES} and 255 for ignore")
@@ -146,22 +158,25 @@ def _check_lists(lists: Mapping[str, Sequence[str]], masked: Iterable[str]) -> N
         if len(set(ids)) != len(ids):
             twice = next(a for a, b in itertools.pairwise(ids) if a == b)
             raise DataError(f"id {twice} stands twice in split {split!r}", "keep one of them in the list")
-        if split == "weak":
+        if split not in ("train", "val"):
             continue
         if without := [image_id for image_id in ids if image_id not in have_mask]:
             raise DataError(
                 f"{len(without)} ids of split {split!r} have no mask, e.g. {without[0]}",
                 "add the masks, or take the ids from the list",
             )
-    for split in ("train", "weak"):
-        if both := sorted(set(lists[split]) & set(lists["val"])):
+    for split, scored in itertools.product(TRAINING, SCORED):
+        if both := sorted(set(lists[split]) & set(lists[scored])):
             raise DataError(
-                f"{len(both)} ids stand in both {split!r} and 'val', e.g. {both[0]}",
+                f"{len(both)} ids stand in both {split!r} and {scored!r}, e.g. {both[0]}",
                 "take them from one of the lists: what is scored must not be trained on",
             )
 
 
-def _check_tags(lists: Mapping[str, Sequence[str]], tags: Mapping[str, Sequence[int]], num_classes: int) -> None:
+def _check_tags(
+    lists: Mapping[str, Sequence[str]], tags: Mapping[str, Sequence[int]], class_names: Sequence[str]
+) -> None:
+    first, num_classes = first_label(class_names), len(class_names)
     for split in ("train", "weak"):
         for image_id in lists[split]:
             if image_id not in tags:
@@ -170,11 +185,16 @@ def _check_tags(lists: Mapping[str, Sequence[str]], tags: Mapping[str, Sequence[
                     "add its labels (an empty list is one)",
                 )
     for image_id, labels in tags.items():
-        if labels and not 1 <= labels[0] <= labels[-1] < num_classes:
+        if labels and not first <= labels[0] <= labels[-1] < num_classes:
             raise DataError(
-                f"id {image_id} has the labels {labels}, expected class ids 1..{num_classes - 1}",
-                "labels are 1-based class ids; background is never a label",
+                f"id {image_id} has the labels {labels}, expected class ids {first}..{num_classes - 1}",
+                "labels are class ids; background is never a label",
             )
+
+
+def first_label(class_names: Sequence[str]) -> int:
+    """The smallest class id that can be an image-level label: 1, or 0 where there is no background."""
+    return 1 if class_names and class_names[0] == "background" else 0
 
 
 def _split_of(lists: Mapping[str, Sequence[str]], image_id: str) -> str | None:
@@ -184,8 +204,9 @@ def _split_of(lists: Mapping[str, Sequence[str]], image_id: str) -> str | None:
 class Dataset:
     """A published data set.
 
-    Attributes: name, class_names (background first), num_classes (background counted), splits (split ->
-    ids), palette (768 bytes), tag_source, facts.
+    Attributes: name, class_names (background first, if any), num_classes (background counted), has_background,
+    label_names and num_labels (classes that can be image-level labels), splits (split -> ids), palette (768 bytes),
+    tag_source, facts.
     """
 
     def __init__(self, artifact_or_path: Artifact | Path | str) -> None:
@@ -195,6 +216,10 @@ class Dataset:
         self.name: str = record["name"]
         self.class_names: tuple[str, ...] = tuple(record["classes"])
         self.num_classes = len(self.class_names)
+        self._first_label = first_label(self.class_names)
+        self.has_background = self._first_label == 1
+        self.label_names = self.class_names[self._first_label :]
+        self.num_labels = len(self.label_names)
         self.splits: dict[str, tuple[str, ...]] = {split: tuple(ids) for split, ids in record["splits"].items()}
         self.palette: bytes = voc_palette()
         self.tag_source: str = record["tag_source"]
@@ -214,7 +239,7 @@ class Dataset:
         return self.splits[split]
 
     def tags(self, image_id: str) -> tuple[int, ...]:
-        """The image-level labels: sorted foreground class ids 1..K."""
+        """The image-level labels: sorted class ids, background never among them."""
         self._known(image_id)
         if image_id not in self._tags:
             raise DataError(
@@ -222,11 +247,31 @@ class Dataset:
             )
         return tuple(self._tags[image_id])
 
+    def has_tags(self, image_id: str) -> bool:
+        return image_id in self._tags
+
+    def possible_classes(self, image_id: str) -> tuple[int, ...]:
+        """The classes a pixel of the image can have by its labels: background (if there is one) and those."""
+        return (*range(self._first_label), *self.tags(image_id))
+
     def tags_vector(self, image_id: str) -> np.ndarray:
-        """The image-level labels as float32 (K,): index k is 1 where class id k + 1 is present."""
-        vector = np.zeros(self.num_classes - 1, dtype=np.float32)
-        vector[[tag - 1 for tag in self.tags(image_id)]] = 1
+        """The image-level labels as float32 (num_labels,): 1 where the class is present, the first index being that of
+        the first class that is no background. All nan where the labels are unknown: no loss can use them unnoticed.
+        """
+        if image_id not in self._tags:
+            self._known(image_id)
+            return np.full(self.num_labels, np.nan, dtype=np.float32)
+        vector = np.zeros(self.num_labels, dtype=np.float32)
+        vector[[tag - self._first_label for tag in self._tags[image_id]]] = 1
         return vector
+
+    def require_background(self, what: str) -> None:
+        """DataError where there is no class background, which `what` cannot do without."""
+        if not self.has_background:
+            raise DataError(
+                f"{what} needs a class background; the data set {self.name!r} begins with {self.class_names[0]!r}",
+                "it is for data sets of objects on a background",
+            )
 
     def has_mask(self, image_id: str) -> bool:
         return image_id in self._masks
@@ -244,6 +289,8 @@ class Dataset:
 
     def image_path(self, image_id: str) -> Path:
         self._known(image_id)
+        if copied := self._images["copied"].get(image_id):
+            return Path(self.path, copied)
         files: dict[str, str] = self._images["files"]
         relative = files.get(image_id) or self._images["pattern"].replace("{id}", image_id)
         return Path(self._image_root(), relative)

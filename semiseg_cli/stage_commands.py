@@ -49,11 +49,19 @@ class Shortcut:
 # The settings typed most, per stage; everything else by --set or --config.
 SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
     "prepare-data": (
-        Shortcut("--dataset", "dataset"),
-        Shortcut("--source", "source"),
-        Shortcut("--sbd", "sbd"),
+        Shortcut(
+            "--dataset", "dataset", help="shapes, voc-aug, cityscapes, coco, pascal-context, or folder: your own."
+        ),
+        Shortcut("--source", "dataset.source", help="Folder of the published data set (VOC devkit, Cityscapes, ...)."),
+        Shortcut("--sbd", "dataset.sbd", help="voc-aug: SBD's folder, or a folder of PNG masks."),
+        Shortcut("--download", "dataset.download", help="voc-aug: folder to download VOC 2012 and SBD into, and use."),
+        Shortcut("--images", "dataset.images", help="folder: your pictures."),
+        Shortcut("--masks", "dataset.masks", help="folder: your masks (PNG, LabelMe JSON), or a COCO JSON file."),
+        Shortcut("--labels", "dataset.labels", help="folder: CSV of image-level labels."),
+        Shortcut("--unlabelled", "dataset.unlabelled", help="folder: further pictures without any label."),
+        Shortcut("--val", "dataset.val", help="folder: what to score on, a list file, a number or a fraction."),
         Shortcut("--allow-subset", "allow_subset", bool),
-        Shortcut("--classes", "classes", list, "Classes to keep: cat,cow,dog. The others become 255."),
+        Shortcut("--classes", "classes", list, "Classes to keep: cat,cow,dog. With folder: a file, the class table."),
         Shortcut("--labelled", "labelled"),
         Shortcut("--seed", "labelled_seed", int),
     ),

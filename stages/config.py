@@ -26,7 +26,8 @@ class Config(pydantic.BaseModel):
     shorthand: ClassVar[str] = ""
     """The field a bare text stands for: with "preset", `network: tiny` means `network: {preset: tiny}`.
 
-    A field that is a union with a discriminator needs none: a bare text is the discriminator.
+    A field that is a union with a discriminator needs none: a bare text is the discriminator, and a mapping without
+    it means the default: `dataset: {train: 4}` is of the data set that is prepared when none is named.
     """
 
     @pydantic.model_validator(mode="before")
@@ -39,8 +40,11 @@ class Config(pydantic.BaseModel):
         if cls.shorthand:
             value = _expand(value, cls.shorthand)
         for name, field in cls.model_fields.items():
-            if isinstance(field.discriminator, str) and name in value:
-                value = value | {name: _expand(value[name], field.discriminator)}
+            if isinstance(key := field.discriminator, str) and name in value:
+                inner = _expand(value[name], key)
+                if isinstance(inner, dict) and key not in inner and isinstance(field.default, Config):
+                    inner = {key: getattr(field.default, key), **inner}
+                value = value | {name: inner}
         return value
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from artifacts.dataset import Dataset
+from artifacts.dataset import SPLITS, Dataset
 from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
@@ -60,7 +60,7 @@ class CrfStageConfig(CrfConfig):
     background_alpha: float | None = Field(
         None, gt=0, description="For seeds, instead of a constant: background = (1 - highest map)^alpha (PSA 4..32)."
     )
-    splits: tuple[Literal["train", "weak", "val"], ...] = Field(
+    splits: tuple[Literal["train", "weak", "unlabelled", "val", "test"], ...] = Field(
         (), description="Only the pictures of these splits of the data set; empty: every picture that has score maps."
     )
     images: str = Field("", description="Folder of pictures of one's own, as given to predict, instead of a data set.")
@@ -108,7 +108,7 @@ def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarra
     if config.labels == "tags":
         if not isinstance(task.pictures, Dataset):
             raise ConfigError("labels: tags needs a data set; pictures of one's own have no labels")
-        keep = np.isin(classes, (0, *task.pictures.tags(image_id)))
+        keep = np.isin(classes, task.pictures.possible_classes(image_id))
     elif config.labels == "predicted":
         keep = present(scores, config.present_threshold) | (classes == 0)
     else:
@@ -155,7 +155,7 @@ def _open(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> tupl
             "predict with output=probabilities or output=both",
         )
     maps = ScoreMaps(predictions, folder)
-    pictures, known = open_pictures(inputs["data"], config.images, config.splits or ("train", "weak", "val"))
+    pictures, known = open_pictures(inputs["data"], config.images, config.splits or SPLITS)
     ids = known if config.splits else list(maps.ids)
     if missing := sorted(set(ids) - set(maps.ids)):
         raise DataError(

@@ -30,7 +30,7 @@ SHOWN = 50  # names listed in one message
 class EvaluateConfig(Config):
     """What is scored."""
 
-    splits: tuple[Literal["train", "weak", "val"], ...] = Field(
+    splits: tuple[Literal["train", "weak", "unlabelled", "val", "test"], ...] = Field(
         ("val",),
         min_length=1,
         description="Splits that are scored, together. val for a trained network; train for pseudo labels, whose\n"

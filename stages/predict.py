@@ -38,7 +38,7 @@ SHARD_SIZE = 100  # images per file of score maps: what a killed run makes again
 class PredictConfig(InferenceConfig):
     """What to predict, how, and what to keep of it."""
 
-    splits: tuple[Literal["train", "weak", "val"], ...] = Field(
+    splits: tuple[Literal["train", "weak", "unlabelled", "val", "test"], ...] = Field(
         ("val",), description="Splits of the data set to predict: train, weak, val. Not used with `images`."
     )
     images: str = Field("", description="Folder of pictures of one's own (jpg, png, ...), instead of a data set.")
@@ -172,7 +172,7 @@ def _save(
 
     for ids, probabilities in views:
         if labels is not None:
-            probabilities = _restrict(probabilities, [(0, *labels.tags(image_id)) for image_id in ids])
+            probabilities = _restrict(probabilities, [labels.possible_classes(image_id) for image_id in ids])
         futures: list[Future[None]] = []
         if config.output != "probabilities":
             masks = _masks(probabilities, config.min_confidence)

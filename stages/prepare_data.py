@@ -1,18 +1,20 @@
-"""`prepare-data`: one data set artifact from the embedded shapes or from a PASCAL VOC 2012 devkit.
+"""`prepare-data`: one data set artifact from the embedded shapes, a published data set, or your own pictures.
 
     semiseg prepare-data --dataset shapes
     semiseg prepare-data --dataset voc-aug --source VOCdevkit/VOC2012 --sbd benchmark_RELEASE
+    semiseg prepare-data --dataset folder --images photos --masks masks --classes classes.txt
 
-The artifact holds the lists of the splits `train` (masks), `weak` (image-level labels) and `val` (scored), the
-labels, the masks, and for shapes the images; the images of VOC stay where they are unless `copy_images` is set.
+The artifact holds the lists of the splits `train` (masks), `weak` (image-level labels), `unlabelled`, `val` (scored)
+and `test`, the labels, the masks, and for shapes the images; other images stay where they are unless `copy_images` is
+set.
 """
 
 from __future__ import annotations
 
-import difflib
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,29 +22,38 @@ from artifacts.errors import ConfigError
 from artifacts.store import Artifact, Writer
 from stages.config import Config
 from stages.contract import Execution, Stage
-from stages.data.config import VOC_CLASS_NAMES, ShapesConfig
+from stages.data.config import AnyDataset, DatasetSettings, ShapesConfig, check_kept
+
+if TYPE_CHECKING:
+    from stages.data.raw import RawDataset
+
+# The readers of data sets made of files: name -> module with `find` and `text_files`.
+READERS = {
+    "voc-aug": "stages.data.voc",
+    "cityscapes": "stages.data.cityscapes",
+    "coco": "stages.data.coco",
+    "pascal-context": "stages.data.pascal_context",
+    "folder": "stages.data.folder",
+}
 
 
 class PrepareDataConfig(Config):
-    """Which data set to prepare, and how. The fields from `source` on are for voc-aug, `shapes` is for shapes."""
+    """Which data set to prepare, and how. The fields after `dataset` are for data sets made of files, not shapes."""
 
-    dataset: Literal["shapes", "voc-aug"] = Field(
-        "shapes",
-        description="shapes: drawn here, needs no files. voc-aug: PASCAL VOC 2012 with SBD, 10,582 / 1,449 images.",
-    )
-    source: str = Field("", description="VOC devkit: the folder that holds JPEGImages (or VOC2012 or VOCdevkit).")
-    sbd: str = Field(
-        "",
-        description="SBD's folder (benchmark_RELEASE or its dataset folder), or a folder of PNG masks; "
-        "empty: the devkit's SegmentationClassAug.",
+    dataset: AnyDataset = Field(
+        ShapesConfig(),
+        description="shapes (drawn here), voc-aug, cityscapes, coco, pascal-context, or folder (your own).",
     )
     allow_subset: bool = Field(
-        False, description="Accept other counts than VOC's (train 1,464, trainaug 10,582, val 1,449)."
+        False, description="Accept other counts than the published ones (VOC: train 1,464, trainaug 10,582, val 1,449)."
     )
     classes: tuple[str, ...] = Field(
         (),
-        description="Classes to keep, in the order of their new ids 1..K; the others become 255 in the masks and "
-        "leave the labels. Empty: all 20.",
+        description="Classes to keep, in the order of their new ids; the others leave the labels. Empty: all.\n"
+        "With dataset folder, the path of a text file is taken as its class_table.",
+    )
+    other_classes: Literal["ignore", "background"] = Field(
+        "ignore", description="What pixels of classes that are not kept become: 255, or background."
     )
     without_kept_class: Literal["keep", "drop"] = Field(
         "keep",
@@ -52,22 +63,42 @@ class PrepareDataConfig(Config):
     labelled: str = Field(
         "",
         description="Images of split train, whose masks may be used: a list file, a number (183), a fraction (1/8, "
-        "0.125), or empty for VOC's train list.",
+        "0.125), or empty for the data set's own train list.",
     )
-    labelled_from: Literal["train", "trainaug"] = Field(
-        "train", description="What a number or fraction is drawn from: VOC's 1,464 or all 10,582 training images."
+    labelled_from: Literal["train", "all"] = Field(
+        "train",
+        description="What a number or fraction is drawn from: the train list (VOC's 1,464) or all training images "
+        "(trainaug's 10,582).",
     )
     labelled_seed: int = Field(0, ge=0, description="Seed of that draw; draws of one seed are nested.")
-    weak: bool = Field(True, description="Whether the other training images form the split weak.")
+    labelled_balanced: bool = Field(False, description="Draw so that the classes get images as evenly as possible.")
+    unlabelled: str = Field(
+        "", description="List file of the other training images, held against the labelled ones; empty: all others."
+    )
+    others: Literal["weak", "unlabelled", "none"] = Field(
+        "weak",
+        description="What the other training images become: split weak (with image-level labels), unlabelled, or none.",
+    )
     tag_source: Literal["auto", "xml", "masks", "file"] = Field(
         "auto",
         description="Image-level labels from Annotations (xml), from the masks, or from a text file; auto takes the "
         "first of xml, file, masks that covers the training images. Results differ between sources.",
     )
-    tag_file: str = Field("", description="Text file of labels (id and class names); empty: image_labels.txt.")
+    tag_file: str = Field("", description="Text file of labels (id and class names); empty: the data set's own.")
     copy_images: bool = Field(False, description="Copy the images into the artifact instead of pointing to them.")
     verify_images: bool = Field(False, description="Decode every image now, not only its header.")
-    shapes: ShapesConfig = Field(default=ShapesConfig(), description="How shapes is drawn.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _class_table_by_classes(cls, value: Any) -> Any:
+        """`--dataset folder --classes FILE`: names to keep are no file."""
+        if not isinstance(value, dict) or not isinstance(value.get("dataset"), dict):
+            return value
+        chosen, dataset = value.get("classes"), value["dataset"]
+        words = [chosen] if isinstance(chosen, str) else list(chosen or ())
+        if dataset.get("name", dataset.get("=")) != "folder" or len(words) != 1 or not _is_table(words[0]):
+            return value
+        return value | {"classes": (), "dataset": {"class_table": words[0]} | dataset}
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -88,40 +119,38 @@ class PrepareDataConfig(Config):
             _in_words(_parse_labelled, value)
         return value
 
-    @field_validator("classes")
-    @classmethod
-    def _classes_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if name not in VOC_CLASS_NAMES[1:]:
-                close = difflib.get_close_matches(name, VOC_CLASS_NAMES[1:], n=1)
-                meant = f", did you mean {close[0]!r}?" if close else f"; VOC has {', '.join(VOC_CLASS_NAMES[1:])}"
-                raise ValueError(f"{name!r} is no class of VOC{meant}")
-        if len(set(value)) != len(value):
-            raise ValueError("a class stands twice")
-        return value
+    @model_validator(mode="after")
+    def _classes_are_known(self) -> PrepareDataConfig:
+        if self.dataset.known_classes:
+            _in_words(check_kept, self.classes, self.dataset.known_classes, self.dataset.name)
+        return self
 
     @model_validator(mode="after")
     def _no_setting_without_effect(self) -> PrepareDataConfig:
         """A setting of the other data set would do nothing, without a word."""
-        if self.dataset == "voc-aug" and not self.source:
-            raise ValueError("dataset voc-aug needs source, the folder of a VOC devkit")
-        defaults = type(self).model_fields
-        own = {"dataset", "shapes"} if self.dataset == "shapes" else set(defaults) - {"shapes"}
         idle = [
             name
-            for name in defaults
-            if name not in own and getattr(self, name) != defaults[name].get_default(call_default_factory=True)
+            for name, field in type(self).model_fields.items()
+            if name != "dataset" and getattr(self, name) != field.get_default(call_default_factory=True)
         ]
-        if idle:
-            raise ValueError(f"{', '.join(idle)} has no effect on dataset {self.dataset}")
+        if self.dataset.name == "shapes" and idle:
+            raise ValueError(f"{', '.join(idle)} has no effect on dataset shapes")
         drawn = self.labelled and not isinstance(_parse_labelled(self.labelled), Path)
-        if not drawn and (self.labelled_from != "train" or self.labelled_seed != 0):
-            raise ValueError(
-                "labelled_from and labelled_seed have an effect only when labelled is a number or fraction"
-            )
+        if not drawn and (self.labelled_seed != 0 or self.labelled_balanced):
+            raise ValueError("labelled_seed and labelled_balanced need labelled to be a number or fraction")
+        if not self.labelled and self.labelled_from != "train":  # a recipe may set it for whatever labelled is given
+            raise ValueError("labelled_from has no effect without labelled")
+        if self.unlabelled and self.others == "none":
+            raise ValueError("unlabelled has no effect with others none")
+        if self.other_classes != "ignore" and not self.classes:
+            raise ValueError("other_classes has no effect without classes")
         if self.tag_file and self.tag_source not in ("auto", "file"):
             raise ValueError(f"tag_file has no effect with tag_source {self.tag_source}")
         return self
+
+
+def _is_table(word: Any) -> bool:
+    return isinstance(word, str) and (Path(word).suffix in (".txt", ".csv") or Path(word).expanduser().is_file())
 
 
 def _parse_labelled(text: str) -> Any:
@@ -130,10 +159,10 @@ def _parse_labelled(text: str) -> Any:
     return parse_labelled(text)
 
 
-def _in_words(parse: Any, text: str) -> None:
+def _in_words(check: Any, *arguments: Any) -> None:
     """A ConfigError as the ValueError that pydantic gathers."""
     try:
-        parse(text)
+        check(*arguments)
     except ConfigError as error:
         raise ValueError(error.message) from None
 
@@ -144,13 +173,19 @@ def run(
     """Write the data set; returns what a person wants to know of it."""
     if execution.rank != 0:
         return {}  # under torchrun one process prepares, with a pool of its own
-    if config.dataset == "shapes":
+    if isinstance(config.dataset, ShapesConfig):
         from stages.data.shapes import write_shapes
 
-        return write_shapes(config.shapes, writer, execution)
-    from stages.data.voc import write_voc
+        return write_shapes(config.dataset, writer, execution)
+    from stages.data.preparation import prepare
 
-    return write_voc(config, writer, execution)
+    return prepare(find_raw(config.dataset, execution), config, writer, execution)
+
+
+def find_raw(settings: DatasetSettings, execution: Execution) -> RawDataset:
+    """The data set as it lies on disk, found by its reader."""
+    reader = importlib.import_module(READERS[settings.name])
+    return reader.find(settings, execution)
 
 
 def externals(config: PrepareDataConfig) -> dict[str, Path]:
@@ -160,30 +195,30 @@ def externals(config: PrepareDataConfig) -> dict[str, Path]:
     """
     check(config, {})
     files: dict[str, Path] = {}
-    if config.dataset == "voc-aug":
-        from stages.data.voc import text_files
-
-        files |= text_files(Path(config.source).expanduser(), Path(config.sbd).expanduser() if config.sbd else None)
+    if config.dataset.name in READERS:
+        reader = importlib.import_module(READERS[config.dataset.name])
+        files |= {f"dataset.{key}": path for key, path in reader.text_files(config.dataset).items()}
     if config.labelled:
         labelled = _parse_labelled(config.labelled)
         if isinstance(labelled, Path):
             files["labelled"] = labelled
-    if config.tag_file:
-        files["tag_file"] = Path(config.tag_file).expanduser()
+    for key in ("unlabelled", "tag_file"):
+        if getattr(config, key):
+            files[key] = Path(getattr(config, key)).expanduser()
     return files
 
 
 def check(config: PrepareDataConfig, inputs: Mapping[str, Artifact | None]) -> None:
     """The folders named by the config exist."""
-    for key in ("source", "sbd"):
-        folder = getattr(config, key)
+    for key in ("source", "sbd", "images", "annotations"):
+        folder = getattr(config.dataset, key, "")
         if folder and not Path(folder).expanduser().is_dir():
             raise ConfigError(f"{key} names {folder}, which is no folder", f"correct {key}")
 
 
 STAGE = Stage(
     name="prepare-data",
-    version=1,
+    version=2,
     summary="Prepare a data set: lists, image-level labels, masks.",
     config=PrepareDataConfig,
     inputs={},

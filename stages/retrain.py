@@ -32,7 +32,7 @@ class RetrainConfig(Config):
         description="estimated: train on estimated masks alone. mixed: on exact and estimated ones. oversampled:\n"
         "both, the exact ones repeated until they are as many.",
     )
-    splits: tuple[Literal["train", "weak"], ...] = Field(
+    splits: tuple[Literal["train", "weak", "unlabelled"], ...] = Field(
         ("weak",),
         min_length=1,
         description="Splits that get estimated masks (DSRG: train and weak, labels: estimated).",

@@ -168,6 +168,7 @@ def check(config: SeedsConfig, inputs: Mapping[str, Artifact | None]) -> None:
     data, classifier, maps = inputs["data"], inputs.get("classifier"), inputs.get("maps")
     assert data is not None
     dataset = Dataset(data)
+    dataset.require_background("the stage seeds")
     ids = _ids(config, dataset)
     background = config.labels.background
     if classifier is not None:

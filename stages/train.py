@@ -50,7 +50,8 @@ def run(
             raise DataError(f"the artifact given as {name} has no masks", "make it with masks (predict --output masks)")
     initial = inputs.get("initial")
     strong, weak = dataset.ids(config.train_split), dataset.ids(config.weak_split)
-    return train_segmenter(config, dataset, strong, weak, folders, initial, writer, execution)
+    unlabelled = dataset.ids("unlabelled")
+    return train_segmenter(config, dataset, strong, weak, folders, initial, writer, execution, unlabelled)
 
 
 INPUTS = {

@@ -66,7 +66,7 @@ def run(
             f"no picture of the splits {', '.join(config.splits)} has an image-level label",
             "prepare the data with labels (--set tag_source=...)",
         )
-    method = Classification(config.network, dataset.num_classes - 1, derive_seed(config.seed, "network"))
+    method = Classification(config.network, dataset.num_labels, derive_seed(config.seed, "network"))
     stream = Stream([Entry(image_id, None) for image_id in ids], config.batch_size)
     rank, world_size = distributed.rank(), distributed.world_size()
     maker = SampleMaker(
@@ -76,7 +76,7 @@ def run(
     summary: dict[str, Any] = {"pictures": len(ids), "without_label": len(untagged), **fitted.summary}
     if rank == 0:
         publish_network(writer, fitted.predictor, dataset.class_names)
-        if scored := dataset.ids(config.score_split):
+        if scored := [image_id for image_id in dataset.ids(config.score_split) if dataset.has_tags(image_id)]:
             device = select_device(execution.device)
             precision = precision_of_classes(
                 fitted.predictor, dataset, scored, config.crop_size, device, execution.workers

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+import difflib
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
+from pydantic import Field, field_validator, model_validator
+
+from artifacts.errors import ConfigError
 from stages.config import Config
 
 VOC_CLASS_NAMES = (
@@ -31,9 +36,41 @@ VOC_CLASS_NAMES = (
 )
 
 
-class ShapesConfig(Config):
-    """How the embedded data set `shapes` is drawn. Ours; no published counterpart."""
+CITYSCAPES_CLASS_NAMES = (
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
 
+
+class DatasetSettings(Config):
+    """Base of the settings of a data set; `name` says which one."""
+
+    name: str
+    known_classes: ClassVar[tuple[str, ...]] = ()
+    """Names that `classes` may keep, where they are known before anything is read."""
+
+
+class ShapesConfig(DatasetSettings):
+    """The embedded data set `shapes`: drawn here, needs no files. Ours; no published counterpart."""
+
+    name: Literal["shapes"] = "shapes"
     train: int = Field(default=60, ge=1, description="Images with masks (split `train`).")
     weak: int = Field(default=540, ge=0, description="Images with image-level labels only (split `weak`).")
     val: int = Field(default=150, ge=1, description="Images that are scored (split `val`).")
@@ -69,3 +106,131 @@ class ShapesConfig(Config):
         if not 0.08 <= smallest <= largest <= 0.6:
             raise ValueError(f"object_radius is {self.object_radius}, expected 0.08 <= smallest <= largest <= 0.6")
         return self
+
+
+class VocAugConfig(DatasetSettings):
+    """PASCAL VOC 2012 with SBD: 10,582 training images, 1,449 of val."""
+
+    name: Literal["voc-aug"] = "voc-aug"
+    known_classes: ClassVar[tuple[str, ...]] = VOC_CLASS_NAMES[1:]
+    source: str = Field("", description="VOC devkit: the folder that holds JPEGImages (or VOC2012 or VOCdevkit).")
+    sbd: str = Field(
+        "",
+        description="SBD's folder (benchmark_RELEASE or its dataset folder), or a folder of PNG masks; "
+        "empty: the devkit's SegmentationClassAug.",
+    )
+    download: str = Field(
+        "", description="Folder to download VOC 2012 and SBD into (3.4 GB, once; continued after a cut), and to use."
+    )
+    mirrors: tuple[str, ...] = Field((), description="Base addresses tried before the official ones.")
+
+    @field_validator("mirrors", mode="before")
+    @classmethod
+    def _one_mirror(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> VocAugConfig:
+        if bool(self.source) == bool(self.download):
+            raise ValueError("needs source, the folder of a VOC devkit, or download, a folder to fetch it into")
+        if self.download and self.sbd:
+            raise ValueError("sbd has no effect with download, which fetches SBD too")
+        if self.mirrors and not self.download:
+            raise ValueError("mirrors has no effect without download")
+        return self
+
+
+class CityscapesConfig(DatasetSettings):
+    """Cityscapes: 2,975 finely annotated training images, 500 of val; 19 classes (trainIds), no background."""
+
+    name: Literal["cityscapes"] = "cityscapes"
+    known_classes: ClassVar[tuple[str, ...]] = CITYSCAPES_CLASS_NAMES
+    source: str = Field(description="The folder that holds leftImg8bit and gtFine (and gtCoarse).")
+    coarse: Literal["none", "weak", "unlabelled"] = Field(
+        "none",
+        description="The images of train_extra: left out, weak (labels from their coarse masks) or unlabelled.",
+    )
+
+
+class CocoConfig(DatasetSettings):
+    """COCO: background and 80 classes, masks drawn from the instances."""
+
+    name: Literal["coco"] = "coco"
+    source: str = Field(description="The folder that holds annotations and train2017, val2017 (or of 2014).")
+    year: Literal["2014", "2017"] = Field("2017", description="Which split of the images.")
+    crowd: Literal["ignore", "class"] = Field(
+        "ignore", description="Crowd regions become 255 where no single object lies, or their class."
+    )
+
+    @field_validator("year", mode="before")
+    @classmethod
+    def _year_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) else value
+
+
+class PascalContextConfig(DatasetSettings):
+    """PASCAL-Context: 4,998 / 5,105 images of VOC 2010; its 59 most frequent classes, with or without background."""
+
+    name: Literal["pascal-context"] = "pascal-context"
+    source: str = Field(description="VOC 2010 devkit: the folder that holds JPEGImages.")
+    annotations: str = Field(
+        "",
+        description="Folder of the .mat files (trainval), with labels.txt in, beside or above it, or of converted "
+        "PNG masks; empty: found below source.",
+    )
+    num_classes: Literal[59, 60] = Field(
+        60, description="60: background is a class. 59: background becomes 255 and there is no background class."
+    )
+
+
+class FolderConfig(DatasetSettings):
+    """Your own pictures: a folder of images, and masks, labels or nothing for each of them."""
+
+    name: Literal["folder"] = "folder"
+    images: str = Field(description="Folder of pictures; the id of one is its file name without suffix.")
+    masks: str = Field(
+        "",
+        description="Folder of masks of the same file names (PNG of class ids or of colours, LabelMe JSON), or a COCO "
+        "JSON file. Pictures without a mask become weak (with labels) or unlabelled.",
+    )
+    mask_format: Literal["auto", "ids", "colours", "binary", "labelme", "coco"] = Field(
+        "auto", description="How masks are read; auto looks at them and says what it found."
+    )
+    class_table: str = Field(
+        "", description="Text file of the classes: a name a line, with its colour `name R G B` where masks are painted."
+    )
+    labels: str = Field(
+        "", description="CSV or text file of image-level labels: id and class names, or a column a class."
+    )
+    unlabelled: str = Field("", description="Folder of further pictures without any label.")
+    val: str = Field(
+        "0.2",
+        description="Pictures with masks to score on: a list file, a number, or a fraction (drawn with val_seed).",
+    )
+    val_seed: int = Field(0, ge=0, description="Seed of that draw.")
+    exif: Literal["auto", "apply", "ignore"] = Field(
+        "auto",
+        description="Turned photos: apply the EXIF orientation, ignore it, or (auto) whichever gives the mask's size.",
+    )
+
+    @field_validator("val", mode="before")
+    @classmethod
+    def _numbers_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def check_kept(kept: Sequence[str], known: Sequence[str], dataset: str) -> None:
+    """ConfigError for a name that is no class of the data set (and what may be meant), or that stands twice."""
+    for name in kept:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            meant = f", did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}"
+            raise ConfigError(f"{name!r} is no class of {dataset}{meant}", "correct classes")
+    if len(set(kept)) != len(kept):
+        raise ConfigError("a class stands twice", "correct classes")
+
+
+AnyDataset = Annotated[
+    ShapesConfig | VocAugConfig | CityscapesConfig | CocoConfig | PascalContextConfig | FolderConfig,
+    Field(discriminator="name"),
+]

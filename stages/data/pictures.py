@@ -79,17 +79,17 @@ class PictureFolder:
         return read_picture(self._files[image_id])
 
 
-def read_picture(path: Path | str) -> np.ndarray:
+def read_picture(path: Path | str, turn: bool = True) -> np.ndarray:
     """Any picture as RGB uint8 (H, W, 3).
 
     Grey and palette pictures become RGB, 16 bits a channel become 8 (the upper ones), transparent parts lie on white,
-    and the EXIF orientation is applied, so that a result lies on the picture as viewers show it. DataError, with the
-    file's name, when it is missing, truncated or no picture.
+    and with `turn` the EXIF orientation is applied, so that a result lies on the picture as viewers show it. DataError,
+    with the file's name, when it is missing, truncated or no picture.
     """
     path = Path(path)
     try:
         with Image.open(io.BytesIO(path.read_bytes())) as opened:
-            picture = ImageOps.exif_transpose(opened)
+            picture = ImageOps.exif_transpose(opened) if turn else opened
             if picture.mode.startswith("I;16"):
                 return _grey(np.asarray(picture).astype(np.uint16) >> 8)
             if picture.mode in ("I", "F"):

@@ -30,6 +30,7 @@ from artifacts.dataset import write_dataset
 from artifacts.masks import IGNORE, encode_mask, read_mask
 from artifacts.store import Writer
 from stages.contract import Execution
+from stages.data.class_figures import class_figures
 from stages.data.config import ShapesConfig
 from stages.data.each_image import for_each_image
 from stages.data.labels import tags_of_mask
@@ -87,10 +88,12 @@ def write_shapes(config: ShapesConfig, writer: Writer, execution: Execution) -> 
             writer.write_bytes(f"masks/{image_id}.png", mask_png)  # last: it says that the pair is whole
             writer.advance()
             task.advance()
-    tags, sizes = {}, {}
+    tags, sizes, pixels = {}, {}, {}
     for image_id in everything:
         mask = read_mask(writer.path / "masks" / f"{image_id}.png", len(CLASS_NAMES))
         tags[image_id], sizes[image_id] = tags_of_mask(mask), (mask.shape[0], mask.shape[1])
+        pixels[image_id] = dict(enumerate(np.bincount(mask.ravel(), minlength=256).tolist()))
+    facts = {"classes": class_figures(CLASS_NAMES, splits, pixels, tags)}
     write_dataset(
         writer,
         name="shapes",
@@ -100,12 +103,14 @@ def write_shapes(config: ShapesConfig, writer: Writer, execution: Execution) -> 
         tag_source="masks",
         mask_ids=everything,
         sizes=sizes,
+        facts=facts,
     )
     return {
-        "classes": list(CLASS_NAMES),
+        "class_names": list(CLASS_NAMES),
         "images": {split: len(ids) for split, ids in splits.items()},
         "tag_source": "masks",
         "tags_per_image": round(sum(map(len, tags.values())) / len(tags), 3),
+        **facts,
     }
 
 

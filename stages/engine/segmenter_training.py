@@ -34,11 +34,12 @@ def train_segmenter(
     initial: Artifact | None,
     writer: Writer,
     execution: Execution,
+    unlabelled: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains and writes weights.pt and network.json; returns the summary.
 
     Args:
-        strong: ids trained on with the data set's masks; weak: ids without.
+        strong: ids trained on with the data set's masks; weak: ids without; unlabelled: ids without any label.
         mask_folders: label sources beside the data set's own masks: "weak_labels", "seeds".
     """
     folders = {name: MaskFolder(folder, dataset.num_classes) for name, folder in mask_folders.items()}
@@ -47,6 +48,7 @@ def train_segmenter(
         weak=weak,
         available=frozenset({"masks", *folders}),
         dataset=dataset,
+        unlabelled=unlabelled,
     )
     kind = load_method(config.method.name)
     streams = kind.streams(config.method, sources, config.batch_size)

@@ -66,4 +66,4 @@ def precision_of_classes(
     """Average precision by class name over the pictures `ids`; None for a class that none of them has."""
     scores = class_scores(network, dataset, ids, size, device, workers)
     present = np.stack([dataset.tags_vector(image_id) for image_id in ids]) > 0
-    return {name: average_precision(scores[:, k], present[:, k]) for k, name in enumerate(dataset.class_names[1:])}
+    return {name: average_precision(scores[:, k], present[:, k]) for k, name in enumerate(dataset.label_names)}

@@ -60,7 +60,7 @@ class Sources:
     """The pictures a method may draw from.
 
     Attributes:
-        strong: ids with masks; weak: ids with tags only (or nothing).
+        strong: ids with masks; weak: ids with image-level labels only; unlabelled: ids without any.
         available: label sources that were given: "masks", "weak_labels", "seeds".
         dataset: to ask which pictures have masks, where the logging of label quality may look at them.
     """
@@ -69,23 +69,32 @@ class Sources:
     weak: Sequence[str]
     available: frozenset[str]
     dataset: Dataset | None = None
+    unlabelled: Sequence[str] = ()
+
+    @property
+    def without_masks(self) -> list[str]:
+        """All pictures whose masks are not used: what semi-supervised methods call unlabelled."""
+        return sorted({*self.weak, *self.unlabelled})
 
     def require(self, method: str, *names: str) -> None:
         """ConfigError when the method lacks data it needs, saying what provides it."""
         what = {
             "strong": "pictures with masks",
-            "weak": "pictures without masks",
+            "weak": "pictures with image-level labels only",
+            "without_masks": "pictures without masks",
             "weak_labels": "estimated masks",
             "seeds": "seeds",
         }
         cure = {
             "strong": "the data set's split 'train' is empty: prepare it with --labelled",
             "weak": "the data set's split 'weak' is empty: prepare it with fewer labelled pictures",
+            "without_masks": "the data set's splits 'weak' and 'unlabelled' are empty: prepare it with fewer labelled "
+            "pictures, or with unlabelled ones",
             "weak_labels": "give estimated masks: --weak-labels NAME (made by predict, crf or seeds)",
             "seeds": "give seeds: --seeds NAME (made by the stage seeds)",
         }
         for name in names:
-            there = bool(getattr(self, name)) if name in ("strong", "weak") else name in self.available
+            there = bool(getattr(self, name)) if name in ("strong", "weak", "without_masks") else name in self.available
             if not there:
                 raise ConfigError(f"method {method} needs {what[name]}", cure[name])
 

@@ -36,14 +36,14 @@ class Cps(Method):
 
     @classmethod
     def streams(cls, settings: CpsSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        sources.require("cps", "strong", "weak")
+        sources.require("cps", "strong", "without_masks")
         half = halves(batch_size, "cps")
         streams = {
             "strong": Stream(sources.entries(sources.strong, "masks"), half),
-            "unlabelled": Stream(sources.entries(sources.weak, None), half),
+            "unlabelled": Stream(sources.entries(sources.without_masks, None), half),
         }
         if settings.cutmix:
-            streams["partner"] = Stream(sources.entries(sources.weak, None), half, partner_of="unlabelled")
+            streams["partner"] = Stream(sources.entries(sources.without_masks, None), half, partner_of="unlabelled")
         return streams
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:

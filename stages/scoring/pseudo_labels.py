@@ -100,9 +100,13 @@ def _pictures(
     for ids, batch in views:
         for image_id, probabilities in zip(ids, batch.cpu().numpy(), strict=True):
             if refiner.restrict_to_labels:
-                classes = [0, *refiner.dataset.tags(image_id)]
+                classes = list(refiner.dataset.possible_classes(image_id))
             else:
-                classes = [c for c, p in enumerate(probabilities.max((1, 2))) if c == 0 or p >= 0.01]
+                classes = [
+                    c
+                    for c, p in enumerate(probabilities.max((1, 2)))
+                    if p >= 0.01 or (c == 0 and refiner.dataset.has_background)
+                ]
             kept = probabilities[classes]
             yield image_id, classes, kept / np.maximum(kept.sum(0), 1e-30)
 

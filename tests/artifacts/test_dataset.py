@@ -183,7 +183,7 @@ def test_twelve_thousand_images_open_at_once(tmp_path):
     """10,582 training and 1,449 validation images, as VOC with SBD has them."""
     ids = [f"20{number // 1000:02d}_{number:06d}" for number in range(12_031)]
     record = {
-        "schema": 1,
+        "schema": 2,
         "name": "voc-aug",
         "classes": ["background", *(f"class {number}" for number in range(20))],
         "palette": "voc",
@@ -191,7 +191,7 @@ def test_twelve_thousand_images_open_at_once(tmp_path):
         "tags": {image_id: [1, 5] for image_id in ids},
         "tag_source": "masks",
         "masks": ids,
-        "images": {"place": "local", "pattern": "JPEGImages/{id}.jpg", "files": {}},
+        "images": {"place": "local", "pattern": "JPEGImages/{id}.jpg", "files": {}, "copied": {}},
         "sizes": {image_id: [375, 500] for image_id in ids},
         "facts": {},
     }
@@ -270,13 +270,39 @@ def test_missing_mask_file_and_image_without_mask_are_told_apart(dataset):
 def test_unknown_ids_and_splits_are_named(dataset):
     for call in (dataset.image, dataset.mask, dataset.size, dataset.tags, dataset.tags_vector):
         assert refusal(call, "2010_x") == "data set 'tiny' has no image '2010_x'"
-    assert refusal(dataset.ids, "test") == "data set 'tiny' has no split 'test'"
+    assert refusal(dataset.ids, "trainval") == "data set 'tiny' has no split 'trainval'"
     assert not dataset.has_mask("2010_x")
 
 
 def test_labels_that_were_not_given_are_not_made_up(tmp_path):
     fill(Writer(tmp_path), tags={image_id: TAGS[image_id] for image_id in TAGS if image_id != "2009_e"})
     assert refusal(Dataset(tmp_path).tags, "2009_e") == "id 2009_e in split 'val' has no image-level labels"
+
+
+def test_unknown_labels_are_no_number(tmp_path):
+    splits = {**SPLITS, "weak": ["2008_c"], "unlabelled": ["2008_d"]}
+    fill(Writer(tmp_path), splits=splits, tags={i: tags for i, tags in TAGS.items() if i != "2008_d"})
+    dataset = Dataset(tmp_path)
+    assert dataset.ids("unlabelled") == ("2008_d",)
+    assert (dataset.has_tags("2008_c"), dataset.has_tags("2008_d")) == (True, False)
+    assert np.isnan(dataset.tags_vector("2008_d")).all()
+    assert dataset.tags_vector("2007_b").tolist() == [1, 0, 1]
+
+
+def test_without_background_the_first_class_can_be_a_label(tmp_path):
+    fill(Writer(tmp_path), class_names=["road", "car", "person", "sky"], tags={**TAGS, "2007_a": [0, 3]})
+    dataset = Dataset(tmp_path)
+    assert (dataset.has_background, dataset.num_labels, dataset.label_names[0]) == (False, 4, "road")
+    assert dataset.tags_vector("2007_a").tolist() == [1, 0, 0, 1]
+    assert dataset.possible_classes("2007_a") == (0, 3)
+    assert "needs a class background" in refusal(dataset.require_background, "x")
+
+
+def test_copied_images_lie_in_the_artifact(tmp_path):
+    fill(Writer(tmp_path / "data"), images=tmp_path / "images", copied_images={"2007_a": "masks/2007_a.png"})
+    dataset = Dataset(tmp_path / "data")
+    assert dataset.image_path("2007_a") == tmp_path / "data" / "masks" / "2007_a.png"
+    assert dataset.image_path("2007_b").parent == tmp_path / "images"
 
 
 def test_moved_images_folder_is_named(tmp_path):
@@ -298,7 +324,7 @@ def test_missing_record_of_the_images_folder_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is damaged"), ("[]", "schema None"), ('{"schema": 2}', "schema 2, expected 1"), ('{"schema": 1}', "lacks")],
+    [("{", "is damaged"), ("[]", "schema None"), ('{"schema": 1}', "schema 1, expected 2"), ('{"schema": 2}', "lacks")],
 )
 def test_damaged_record_is_named(dataset, text, message):
     (dataset.path / "dataset.json").write_text(text)
@@ -315,10 +341,12 @@ def test_folder_that_is_no_data_set(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"class_names": ["cat", "cow", "dog", "horse"]}, "'background' first"),
+        ({"class_names": ["cat", "background", "dog", "horse"]}, "'background' first or nowhere"),
         ({"class_names": ["background", "cat", "cat", "dog"]}, "distinct names"),
         ({"class_names": ["background", *(f"c{n}" for n in range(255))]}, "256 classes"),
-        ({"splits": {**SPLITS, "test": []}}, "unknown split 'test'"),
+        ({"splits": {**SPLITS, "trainval": []}}, "unknown split 'trainval'"),
+        ({"splits": {**SPLITS, "test": ["2007_a"]}}, "in both 'train' and 'test'"),
+        ({"splits": {**SPLITS, "unlabelled": ["2009_e"]}}, "in both 'unlabelled' and 'val'"),
         ({"splits": {**SPLITS, "train": ["2007_a", "2007_a"]}}, "id 2007_a stands twice in split 'train'"),
         ({"splits": {**SPLITS, "train": ["2007_a", "2009_e"]}}, "1 ids stand in both 'train' and 'val', e.g. 2009_e"),
         ({"splits": {**SPLITS, "weak": ["2009_e"]}}, "in both 'weak' and 'val'"),

@@ -37,7 +37,7 @@ def status(scale: str, folder: Path) -> Result:
     """`semiseg status` of a workspace with one artifact."""
     workspace = Workspace(folder / "work")
     shapes = {"train": 1, "weak": 1, "val": 1, "long_side": 48}
-    inputs.stage(workspace, "prepare-data", "data", {"dataset": "shapes", "shapes": shapes}, workers=1)
+    inputs.stage(workspace, "prepare-data", "data", {"dataset": {"name": "shapes", **shapes}}, workers=1)
     return _answer("cli-status", ["status", "--workspace", str(folder / "work")], scale)
 
 

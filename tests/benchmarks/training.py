@@ -60,7 +60,7 @@ def _training(name: str, network: dict[str, Any], scale: str, folder: Path) -> R
     workspace = Workspace(folder)
     shapes = {"train": count, "weak": 0, "val": 1, "long_side": side}
     dataset = Dataset(
-        inputs.stage(workspace, "prepare-data", "data", {"dataset": "shapes", "shapes": shapes}, workers=2)
+        inputs.stage(workspace, "prepare-data", "data", {"dataset": {"name": "shapes", **shapes}}, workers=2)
     )
     config = build(TrainConfig, RECIPE | {"network": network} | values, name)
     sources = Sources(dataset.ids("train"), (), frozenset({"masks"}), dataset)

@@ -20,8 +20,8 @@ from stages.contract import STAGE_MODULES
 from stages.data.config import ShapesConfig
 
 TINY = [
-    *("--set", "shapes.train=4", "--set", "shapes.weak=4", "--set", "shapes.val=3"),
-    *("--set", "shapes.long_side=48", "--workers", "1"),
+    *("--set", "dataset.train=4", "--set", "dataset.weak=4", "--set", "dataset.val=3"),
+    *("--set", "dataset.long_side=48", "--workers", "1"),
 ]
 RECIPE = """
 name: little
@@ -30,7 +30,7 @@ parameters: {images: {default: 3, help: Pictures to score.}}
 nodes:
   data:
     stage: prepare-data
-    config: {dataset: shapes, shapes: {train: 4, weak: 4, val: "${images}", long_side: 48}}
+    config: {dataset: {name: shapes, train: 4, weak: 4, val: "${images}", long_side: 48}}
 """
 
 
@@ -150,7 +150,7 @@ def test_doctor_says_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
         (["status"], 2, "no workspace here"),
         (["status", "--workspace", "nowhere"], 2, "there is no workspace nowhere"),
         (["prepare-data", "--set", "shapes"], 3, "expected KEY=VALUE"),
-        (["prepare-data", "--set", "shapes.trian=3"], 3, "shapes.trian: unknown key, did you mean 'train'?"),
+        (["prepare-data", "--set", "dataset.trian=3"], 3, "dataset.trian: unknown key, did you mean 'train'?"),
         (["prepare-data", "--config", "none.yaml"], 3, "cannot read the config none.yaml"),
         (["train", "--method", "dsgr"], 3, "did you mean 'dsrg'?"),
         (["evaluate", "--num-classes", "3"], 2, "--num-classes belongs to --ground-truth"),
@@ -230,7 +230,7 @@ def test_prepare_show_status_and_verify(capsys: pytest.CaptureFixture[str], prep
     shown = json.loads(out)
     assert code == 0
     assert shown["class_names"][0] == "background"
-    assert shown["config"]["shapes"]["train"] == 4
+    assert shown["config"]["dataset"]["train"] == 4
 
     code, out, _ = run(capsys, "status", "--json", "--check", *place)
     assert code == 0
@@ -241,11 +241,11 @@ def test_prepare_show_status_and_verify(capsys: pytest.CaptureFixture[str], prep
 
 
 def test_yaml_and_set_and_shortcuts_have_their_precedence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    Path("settings.yaml").write_text("shapes: {train: 5, weak: 6, val: 3, long_side: 48}\n")
-    code, _, err = run(capsys, "prepare-data", "--config", "settings.yaml", "--set", "shapes.weak=2", "--workers", "1")
+    Path("settings.yaml").write_text("dataset: {name: shapes, train: 5, weak: 6, val: 3, long_side: 48}\n")
+    code, _, err = run(capsys, "prepare-data", "--config", "settings.yaml", "--set", "dataset.weak=2", "--workers", "1")
     assert code == 0, err
     _, out, _ = run(capsys, "show", "data", "--json")
-    shapes = json.loads(out)["config"]["shapes"]
+    shapes = json.loads(out)["config"]["dataset"]
     assert (shapes["train"], shapes["weak"], shapes["noise"]) == (5, 2, ShapesConfig().noise)
 
 
@@ -268,7 +268,7 @@ def test_status_check_is_exit_5_when_something_is_stale(capsys: pytest.CaptureFi
     record.write_text(record.read_text().replace('"val": 3', '"val": 2'))
     code, out, err = run(capsys, "status", "--check")
     assert code == 5
-    assert "config shapes.val: 3 -> 2" in " ".join(out.split())
+    assert "config dataset.val: 3 -> 2" in " ".join(out.split())
     assert "not everything is fresh: data (stale)" in err
 
 
@@ -382,8 +382,8 @@ def test_a_dry_run_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_failing_node_names_the_command_that_continues(capsys: pytest.CaptureFixture[str]) -> None:
-    text = RECIPE.replace("dataset: shapes", "dataset: voc-aug, source: nowhere").replace(
-        ', shapes: {train: 4, weak: 4, val: "${images}", long_side: 48}', ""
+    text = RECIPE.replace("name: shapes, ", "name: voc-aug, source: nowhere").replace(
+        'train: 4, weak: 4, val: "${images}", long_side: 48', ""
     )
     Path("little.yaml").write_text(text)
     code, _, err = run(capsys, "run", "little.yaml", "--set", "images=5")

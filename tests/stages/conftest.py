@@ -44,7 +44,12 @@ class Bench:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self.run("prepare-data", "data", {"shapes": {"train": 4, "weak": 5, "val": 6, "long_side": 64}}, {})
+        self.run(
+            "prepare-data",
+            "data",
+            {"dataset": {"name": "shapes", "train": 4, "weak": 5, "val": 6, "long_side": 64}},
+            {},
+        )
         self.dataset = Dataset(workspace.artifact("data"))
         self.add_segmenter("segmenter", self.dataset.class_names)
 

@@ -197,7 +197,7 @@ def test_files_that_are_empty_missing_binary_or_lists(tmp_path):
             {"method": "dual-brunch"},
             "method.name: 'dual-brunch' is not one of 'cps', 'dual-branch', did you mean 'dual-branch'?",
         ),
-        ({"method": {"weight": 2}}, "method.name: is required (found {'weight': 2})"),
+        ({"method": {"weight": 2}}, "method.weight: unknown key, did you mean 'weak_weight'?"),
         ({"method": 3}, "method: expected keys and values (found 3)"),
         ({"stride": 7}, "stride: 7 is not one of 8 or 16"),
         ({"network": 3}, "network: expected keys and values (found 3)"),

@@ -19,7 +19,7 @@ from stages.data.shapes import draw
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE, PrepareDataConfig
 
-SMALL = {"shapes": {"train": 5, "weak": 12, "val": 3, "long_side": 64}}
+SMALL = {"dataset": {"name": "shapes", "train": 5, "weak": 12, "val": 3, "long_side": 64}}
 
 
 def prepare(folder: Path, values: dict, name: str = "data", **execution):
@@ -33,7 +33,7 @@ def test_shapes_become_a_data_set(tmp_path):
     assert artifact.kind == "dataset"
     assert dataset.class_names == ("background", "star", "ring", "boat", "mushroom", "fish", "beetle")
     assert artifact.summary["images"] == {"train": 5, "weak": 12, "val": 3}
-    config = build(PrepareDataConfig, SMALL, "test").shapes
+    config = build(PrepareDataConfig, SMALL, "test").dataset
     for image_id in (dataset.ids("train")[0], dataset.ids("weak")[11], dataset.ids("val")[2]):
         drawing = draw(config, image_id)
         np.testing.assert_array_equal(dataset.image(image_id), drawing.image)
@@ -94,17 +94,32 @@ def test_other_ranks_leave_the_work_to_the_first(tmp_path, monkeypatch):
     ("values", "message"),
     [
         ({"dataset": "voc-aug"}, "needs source"),
+        ({"dataset": {"name": "voc-aug", "source": "/x", "download": "/y"}}, "needs source"),
+        ({"dataset": {"name": "voc-aug", "source": "/x", "mirrors": "http://y"}}, "no effect without download"),
         ({"dataset": "voc"}, "did you mean 'voc-aug'"),
-        ({"source": "/x"}, "source has no effect on dataset shapes"),
+        ({"dataset": {"name": "shapes", "source": "/x"}}, "dataset.source: unknown key"),
+        ({"dataset": {"name": "cityscapes", "source": "/x", "sbd": "/y"}}, "dataset.sbd: unknown key"),
+        ({"dataset": "cityscapes"}, "dataset.source: is required"),
         ({"labelled": 10, "classes": "cat"}, "classes, labelled has no effect on dataset shapes"),
-        ({"dataset": "voc-aug", "source": "/x", "shapes": {"train": 3}}, "shapes has no effect on dataset voc-aug"),
-        ({"dataset": "voc-aug", "source": "/x", "classes": "cat,cta"}, "'cta' is no class of VOC, did you mean 'cat'"),
-        ({"dataset": "voc-aug", "source": "/x", "classes": ["cat", "cat"]}, "a class stands twice"),
-        ({"dataset": "voc-aug", "source": "/x", "classes": "background"}, "'background' is no class"),
-        ({"dataset": "voc-aug", "source": "/x", "labelled": "3/2"}, "expected a fraction above 0 and up to 1"),
-        ({"dataset": "voc-aug", "source": "/x", "labelled_seed": 3}, "only when labelled is a number or fraction"),
-        ({"dataset": "voc-aug", "source": "/x", "tag_file": "y", "tag_source": "xml"}, "tag_file has no effect"),
-        ({"shapes": {"trian": 3}}, "did you mean 'train'"),
+        (
+            {"dataset": {"name": "voc-aug", "source": "/x"}, "classes": "cat,cta"},
+            "'cta' is no class of voc-aug, did you mean 'cat'",
+        ),
+        ({"dataset": {"name": "voc-aug", "source": "/x"}, "classes": ["cat", "cat"]}, "a class stands twice"),
+        ({"dataset": {"name": "voc-aug", "source": "/x"}, "classes": "background"}, "'background' is no class"),
+        (
+            {"dataset": {"name": "voc-aug", "source": "/x"}, "labelled": "3/2"},
+            "expected a fraction above 0 and up to 1",
+        ),
+        (
+            {"dataset": {"name": "voc-aug", "source": "/x"}, "labelled_seed": 3},
+            "need labelled to be a number or fraction",
+        ),
+        (
+            {"dataset": {"name": "voc-aug", "source": "/x"}, "tag_file": "y", "tag_source": "xml"},
+            "tag_file has no effect",
+        ),
+        ({"dataset": {"name": "shapes", "trian": 3}}, "did you mean 'train'"),
     ],
 )
 def test_settings_that_cannot_be_meant(values, message):
@@ -114,7 +129,7 @@ def test_settings_that_cannot_be_meant(values, message):
 
 
 def test_labelled_and_classes_take_the_types_of_yaml_and_of_the_command_line():
-    base = {"dataset": "voc-aug", "source": "/x"}
+    base = {"dataset": {"name": "voc-aug", "source": "/x"}}
     assert build(PrepareDataConfig, base | {"labelled": 183}, "t").labelled == "183"
     assert build(PrepareDataConfig, base | {"labelled": 0.125}, "t").labelled == "0.125"
     assert build(PrepareDataConfig, base | {"classes": "cat, cow"}, "t").classes == ("cat", "cow")
@@ -123,20 +138,21 @@ def test_labelled_and_classes_take_the_types_of_yaml_and_of_the_command_line():
 
 @pytest.mark.parametrize("key", ["source", "sbd"])
 def test_folders_that_are_not_there(tmp_path, key):
-    values = {"dataset": "voc-aug", "source": str(tmp_path)} | {key: str(tmp_path / "nowhere")}
+    values = {"dataset": {"name": "voc-aug", "source": str(tmp_path)} | {key: str(tmp_path / "nowhere")}}
     with pytest.raises(ConfigError, match=f"{key} names .*nowhere, which is no folder"):
         prepare(tmp_path / "ws", values)
 
 
 def test_a_missing_list_file_is_named_with_its_key(tmp_path):
-    values = {"dataset": "voc-aug", "source": str(tmp_path), "labelled": str(tmp_path / "gone.txt")}
+    values = {"dataset": {"name": "voc-aug", "source": str(tmp_path)}, "labelled": str(tmp_path / "gone.txt")}
     with pytest.raises(ConfigError, match=r"labelled names .*gone.txt"):
         prepare(tmp_path / "ws", values)
 
 
 def test_reading_the_settings_loads_nothing_heavy():
     code = (
-        "import sys, stages.prepare_data as p; p.PrepareDataConfig(dataset='voc-aug', source='/x', labelled='1/8');"
+        "import sys, stages.prepare_data as p;"
+        "p.PrepareDataConfig(dataset={'name': 'voc-aug', 'source': '/x'}, labelled='1/8');"
         "heavy = {'torch', 'torchvision', 'scipy', 'skimage', 'h5py', 'tensorboard'} & set(sys.modules);"
         "print(sorted(heavy))"
     )

@@ -55,7 +55,9 @@ def run_seeds(workspace, values, name="seeds", inputs=None, **execution):
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     space = Workspace(tmp_path_factory.mktemp("runs"))
-    config = build(PrepareDataConfig, {"shapes": {"train": 6, "weak": 14, "val": 3, "long_side": 64}}, "test")
+    config = build(
+        PrepareDataConfig, {"dataset": {"name": "shapes", "train": 6, "weak": 14, "val": 3, "long_side": 64}}, "test"
+    )
     run_stage(PREPARE_DATA, config, space, "data", {}, Execution(workers=1))
     add_classifier(space, Dataset(space.artifact("data")))
     return space
@@ -189,7 +191,9 @@ def test_classes_of_another_data_set_are_refused(workspace, tmp_path):
 
 def test_a_truncated_picture_is_named_and_what_was_made_stays(workspace, tmp_path):
     space = Workspace(tmp_path)
-    config = build(PrepareDataConfig, {"shapes": {"train": 2, "weak": 2, "val": 1, "long_side": 64}}, "test")
+    config = build(
+        PrepareDataConfig, {"dataset": {"name": "shapes", "train": 2, "weak": 2, "val": 1, "long_side": 64}}, "test"
+    )
     run_stage(PREPARE_DATA, config, space, "data", {}, Execution(workers=1))
     dataset = Dataset(space.artifact("data"))
     add_classifier(space, dataset)

@@ -412,6 +412,6 @@ def test_what_a_method_lacks_is_named(method, changes, inputs, message, training
 def test_an_empty_split_is_named(method, missing, own_training, execution):
     splits = {name: ids for name, ids in own_training.dataset.splits.items() if name != missing}
     drawn.publish_dataset(own_training.space, "less", splits)
-    with pytest.raises(ConfigError, match=f"split '{missing}' is empty|needs pictures") as caught:
+    with pytest.raises(ConfigError, match="needs pictures") as caught:
         train(own_training, own_training.config(method), "empty", execution, {"data": "less"})
-    assert f"'{missing}' is empty" in str(caught.value)
+    assert f"'{missing}' " in str(caught.value)

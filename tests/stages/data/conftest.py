@@ -119,9 +119,9 @@ def prepare(kit: Kit, tmp_path: Path) -> Callable[..., Result]:
     """prepare(classes=..., labelled=...) runs the stage on the tiny devkit and SBD, subsets allowed."""
 
     def run(name: str = "data", workers: int = 1, with_sbd: bool = True, **settings: Any) -> Result:
-        values = {"dataset": "voc-aug", "source": str(kit.root), "allow_subset": True} | settings
-        if with_sbd:
-            values["sbd"] = str(kit.sbd)
+        own = {"source": str(kit.root)} | ({"sbd": str(kit.sbd)} if with_sbd else {})
+        own |= {key: settings.pop(key) for key in ("source", "sbd") if key in settings}
+        values = {"dataset": {"name": "voc-aug", **own}, "allow_subset": True} | settings
         config = build(PrepareDataConfig, values, "test")
         outcome = run_stage(STAGE, config, Workspace(tmp_path / "ws"), name, {}, Execution(workers=workers))
         return Result(Dataset(outcome.artifact), outcome.artifact)

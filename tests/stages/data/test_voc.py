@@ -17,7 +17,8 @@ from artifacts.store import Workspace
 from stages.config import build
 from stages.contract import Execution
 from stages.data.config import VOC_CLASS_NAMES
-from stages.data.voc import EXPECTED, Lists, class_map, count_deviations, find_devkit, read_sbd_mask
+from stages.data.preparation import class_map
+from stages.data.voc import EXPECTED, Lists, count_deviations, find_devkit, read_sbd_mask
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE, PrepareDataConfig
 
@@ -58,13 +59,13 @@ def test_segmentation_class_aug_serves_instead_of_sbd(prepare, kit):
     other = prepare("other", with_sbd=False)
     assert other.dataset.ids("weak") == ("s1", "s4")
     assert not other.dataset.has_mask("s4")
-    assert other.summary["masks"] == {"voc": 6, "sbd": 1, "none": 1}
+    assert other.summary["masks"] == {"official": 6, "other": 1, "none": 1}
     by_folder = prepare("by-folder", with_sbd=False, sbd=str(folder))
     assert by_folder.dataset.ids("weak") == ("s1", "s4")
 
 
 def test_weak_split_can_be_left_out(prepare):
-    result = prepare(weak=False)
+    result = prepare(others="none")
     assert result.dataset.ids("weak") == ()
     assert not result.dataset.has_mask("s1")
 
@@ -105,7 +106,7 @@ def test_ids_without_files_are_listed_at_once(prepare, kit):
     (kit.sbd / "dataset" / "cls" / "v2.mat").unlink()
     with pytest.raises(DataError) as caught:
         prepare()
-    assert "7 ids of trainaug have no image" in caught.value.message
+    assert "7 ids of train have no image" in caught.value.message
     assert "ghost0, ghost1, ghost2, ghost3, ghost4 and 2 more" in caught.value.message
     assert "7 ids of train have no mask" in caught.value.message
     assert "1 ids of val have no mask: v2" in caught.value.message
@@ -145,7 +146,7 @@ def test_labelled_list_in_every_dialect(prepare, tmp_path, text):
     assert result.dataset.ids("train") == ("s4", "t2")
     assert result.dataset.ids("weak") == ("s1", "s2", "s3", "t1", "t3", "t4")
     labelled = result.summary["labelled"]
-    assert (labelled["count"], labelled["in_voc_train"], labelled["official_mask_share"]) == (2, 1, 0.5)
+    assert (labelled["count"], labelled["official"], labelled["official_share"]) == (2, 1, 0.5)
     assert "sheep" in labelled["classes_without_an_image"]
     assert "cat" not in labelled["classes_without_an_image"]
 
@@ -156,7 +157,7 @@ def test_labelled_number_and_fraction_are_nested(prepare):
     three = prepare("three", labelled=3).dataset.ids("train")
     assert (len(quarter), len(half), len(three)) == (1, 2, 3)
     assert set(quarter) < set(half) < set(three) < {"t1", "t2", "t3", "t4"}
-    every = prepare("every", labelled="8", labelled_from="trainaug").dataset
+    every = prepare("every", labelled="8", labelled_from="all").dataset
     assert len(every.ids("train")) == 8
     assert every.ids("weak") == ()
     with pytest.raises(ConfigError, match="asks for 5 images, the list to draw from has 4"):
@@ -193,7 +194,7 @@ def test_voc_mask_wins_over_sbd(prepare, kit):
         np.testing.assert_array_equal(result.dataset.mask(image_id), expected)
     assert 255 in result.dataset.mask("t1")
     assert set(np.unique(result.dataset.mask("s2"))) == {0, DOG, SHEEP}
-    assert result.summary["masks"] == {"voc": 6, "sbd": 4, "none": 0}
+    assert result.summary["masks"] == {"official": 6, "other": 4, "none": 0}
 
 
 def test_kept_classes_are_renumbered_and_the_others_ignored(prepare, kit):
@@ -215,7 +216,7 @@ def test_kept_classes_are_renumbered_and_the_others_ignored(prepare, kit):
 
 
 def test_class_map_of_all_classes_changes_nothing():
-    table = class_map(VOC_CLASS_NAMES[1:])
+    table = class_map(VOC_CLASS_NAMES, VOC_CLASS_NAMES, "ignore")
     assert table[:21].tolist() == list(range(21))
     assert (table[21:] == 255).all()
 
@@ -308,7 +309,7 @@ def test_labels_are_found_in_xml_then_file_then_masks(prepare, kit):
         prepare("xml", tag_source="xml")
     (kit.root / "image_labels.txt").unlink()
     (kit.sbd / "dataset" / "cls" / "s4.mat").unlink()
-    with pytest.raises(DataError, match="labels for only some training images"):
+    with pytest.raises(DataError, match="labels for only some of the 8 training images: xml 7, masks 7"):
         prepare("none")
 
 
@@ -327,7 +328,9 @@ def test_label_file_by_name_counts_by_content(prepare, kit, tmp_path):
 
 def test_an_edited_list_makes_the_data_set_stale(prepare, kit):
     before = prepare().artifact.manifest
-    assert {"source_train", "source_val", "sbd_train", "sbd_val"} == set(before.externals)
+    assert {"dataset.source_train", "dataset.source_val", "dataset.sbd_train", "dataset.sbd_val"} == set(
+        before.externals
+    )
     kit.write_list("train.txt", ["t1", "t2", "t3"])
     after = prepare()
     assert after.artifact.manifest.fingerprint != before.fingerprint
@@ -391,13 +394,13 @@ def test_a_broken_off_run_is_continued(prepare, kit, monkeypatch, tmp_path):
 @pytest.mark.skipif("SEMISEG_TEST_DATA" not in os.environ, reason="SEMISEG_TEST_DATA names no folder of real pictures")
 def test_real_subset(tmp_path):
     source = Path(os.environ["SEMISEG_TEST_DATA"]) / "data" / "voc-animals"
-    values = {"dataset": "voc-aug", "source": str(source), "classes": "cat,cow,dog,horse,sheep"}
+    values = {"dataset": {"name": "voc-aug", "source": str(source)}, "classes": "cat,cow,dog,horse,sheep"}
     with pytest.raises(DataError, match="train has 437 ids, expected 1,464"):
         run_stage(STAGE, build(PrepareDataConfig, values, "test"), Workspace(tmp_path), "a", {}, Execution())
     config = build(PrepareDataConfig, values | {"allow_subset": True}, "test")
     outcome = run_stage(STAGE, config, Workspace(tmp_path), "a", {}, Execution())
     dataset = Dataset(outcome.artifact)
-    assert {split: len(ids) for split, ids in dataset.splits.items()} == {"train": 437, "weak": 2694, "val": 445}
+    assert {split: len(ids) for split, ids in dataset.splits.items() if ids} == {"train": 437, "weak": 2694, "val": 445}
     assert dataset.class_names == ("background", "cat", "cow", "dog", "horse", "sheep")
     first, last = dataset.ids("train")[0], dataset.ids("weak")[-1]
     assert first == "2007_000063"

@@ -1,0 +1,420 @@
+"""From a data set as it lies on disk to the artifact: the same rules for every reader.
+
+Which images are labelled, which classes are kept, where image-level labels come from, and every file read and checked
+in a pool. What was found is counted and remembered, so that two artifacts can be told apart by their figures.
+
+    summary = prepare(find(settings, execution), config, writer, execution)      # find: of a reader
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from artifacts.dataset import write_dataset
+from artifacts.errors import DataError
+from artifacts.masks import IGNORE, encode_mask, read_mask
+from artifacts.store import Writer
+from stages.contract import Execution
+from stages.data.class_figures import class_figures
+from stages.data.config import check_kept
+from stages.data.each_image import for_each_image
+from stages.data.labels import read_label_file
+from stages.data.lists import check_disjoint, check_subset, named, read_list
+from stages.data.photographs import Picture, look_at
+from stages.data.raw import RawDataset, TagSource
+from stages.data.splits import check_unlabelled, describe_labelled, draw_balanced, draw_labelled, parse_labelled
+
+if TYPE_CHECKING:
+    from stages.prepare_data import PrepareDataConfig
+
+
+# ------------------------------------------------------------------------------------------------- which images
+
+
+def check_counts(raw: RawDataset, allow_subset: bool, note: Any) -> None:
+    """DataError for other counts than the published ones, unless a subset is allowed; then they are told."""
+    if raw.deviations and not allow_subset:
+        raise DataError(
+            f"{raw.root} is not the whole of {raw.name}: {'; '.join(raw.deviations)}",
+            "complete it, or accept these counts with --allow-subset",
+        )
+    for sentence in raw.deviations:
+        note(f"subset: {sentence}")
+
+
+def choose_labelled(
+    config: PrepareDataConfig, raw: RawDataset, tags: Mapping[str, Collection[int]] | None = None
+) -> list[str]:
+    """The ids of split `train`: the data set's list, a list file, or a seeded draw. Never an id of val."""
+    if not config.labelled:
+        return list(raw.train)
+    wanted = parse_labelled(config.labelled)
+    if isinstance(wanted, Path):
+        ids = read_list(wanted)
+        check_disjoint(ids, raw.val, f"the labelled list {wanted}", "val")
+        check_subset(ids, raw.pool, f"the labelled list {wanted}", "the training images")
+        return sorted(ids)
+    drawn_from = raw.train if config.labelled_from == "train" else [i for i in raw.pool if i in raw.masks]
+    if config.labelled_balanced:
+        return draw_balanced(drawn_from, wanted, config.labelled_seed, {i: (tags or {}).get(i, ()) for i in drawn_from})
+    return draw_labelled(drawn_from, wanted, config.labelled_seed)
+
+
+def choose_others(config: PrepareDataConfig, raw: RawDataset, labelled: Sequence[str]) -> list[str]:
+    """The other training images: all of them, or those of the list that the config names."""
+    if config.others == "none":
+        return []
+    if not config.unlabelled:
+        return sorted(set(raw.pool) - set(labelled))
+    path = Path(config.unlabelled).expanduser()
+    ids = read_list(path)
+    check_disjoint(ids, raw.val, f"the unlabelled list {path}", "val")
+    check_unlabelled(ids, labelled, raw.pool, f"the unlabelled list {path}")
+    return sorted(ids)
+
+
+def check_files(raw: RawDataset, lists: Mapping[str, Sequence[str]], need_masks: Collection[str]) -> None:
+    """Every listed id has an image, every id of the lists `need_masks` a mask. One DataError tells all that lacks."""
+    problems = []
+    for name, ids in lists.items():
+        if missing := [image_id for image_id in ids if image_id not in raw.images]:
+            problems.append(f"{len(missing)} ids of {name} have no image below {raw.root}: {named(missing)}")
+        if name in need_masks and (missing := [image_id for image_id in ids if image_id not in raw.masks]):
+            problems.append(f"{len(missing)} ids of {name} have no mask: {named(missing)}")
+    if problems:
+        raise DataError("\n".join(problems), "add the files, or take the ids from the lists")
+
+
+# ------------------------------------------------------------------------------------------------- classes and labels
+
+
+def class_map(class_names: Sequence[str], kept: Sequence[str], others: str) -> np.ndarray:
+    """Look-up table, uint8 (256,): ids of the data set to those of the kept classes, other classes to 255.
+
+    kept: names in the order of their new ids, "background" first where the data set has it. others: "ignore", or
+    "background" to turn other classes into background instead.
+    """
+    table = np.full(256, IGNORE, np.uint8)
+    if others == "background":
+        table[: len(class_names)] = 0
+    for new_id, name in enumerate(kept):
+        table[class_names.index(name)] = new_id
+    return table
+
+
+def kept_classes(config: PrepareDataConfig, raw: RawDataset) -> list[str]:
+    """The classes of the artifact, background first where there is one."""
+    names = raw.class_names[1:] if raw.has_background else raw.class_names
+    check_kept(config.classes, names, raw.name)
+    if config.other_classes == "background" and not raw.has_background:
+        raise DataError(f"{raw.name} has no class background that others could become", "use other_classes: ignore")
+    return [*(["background"] if raw.has_background else []), *(config.classes or names)]
+
+
+def choose_tag_source(
+    config: PrepareDataConfig, raw: RawDataset, training: Sequence[str]
+) -> tuple[str, TagSource | None]:
+    """("xml" | "file" | "masks", where to read). `auto` takes the first that covers the training images."""
+    sources: dict[str, TagSource] = dict(raw.tag_sources)
+    if config.tag_file:
+        path = Path(config.tag_file).expanduser()
+        known = raw.class_names if raw.has_background else ("background", *raw.class_names)
+        sources["file"] = lambda ids: read_label_file(path, known)
+    wanted = "file" if config.tag_file else config.tag_source
+    if wanted != "auto":
+        if wanted != "masks" and wanted not in sources:
+            raise DataError(
+                f"{raw.root} has no image-level labels of the source {wanted!r}",
+                f"there are: {', '.join([*sources, 'masks'])} (tag_source)",
+            )
+        return wanted, sources.get(wanted)
+    covered = {name: len(source(training).keys() & set(training)) for name, source in sources.items()}
+    covered["masks"] = sum(image_id in raw.masks for image_id in training)
+    for name, count in covered.items():
+        if count == len(training):
+            return name, sources.get(name)
+    counts = ", ".join(f"{name} {count:,}" for name, count in covered.items())
+    raise DataError(
+        f"{raw.root} has image-level labels for only some of the {len(training):,} training images: {counts}",
+        "complete one of these sources, or name a text file of labels (tag_file)",
+    )
+
+
+def read_tags(
+    source: TagSource, ids: Sequence[str], kept: Sequence[str], known: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """Ids of the kept classes by image id, for the images that the source covers."""
+    number = {name: class_id for class_id, name in enumerate(kept) if name != "background"}
+    names = source(ids)
+    return {i: tuple(sorted(number[name] for name in names[i] if name in number)) for i in ids if i in names}
+
+
+def check_tags(source: str, tagged: Collection[str], training: Sequence[str]) -> None:
+    """Every training image has labels, if only an empty list of them; DataError names those without."""
+    if untagged := [image_id for image_id in training if image_id not in tagged]:
+        raise DataError(
+            f"{len(untagged)} training images have no labels in the source {source!r}: {named(untagged)}",
+            "complete them, or take the labels from another source (tag_source)",
+        )
+
+
+# ------------------------------------------------------------------------------------------------- every file
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where everything is and what becomes of it; sent to each process once."""
+
+    raw: RawDataset
+    done: Mapping[str, Path]  # id -> mask that an earlier, killed run has written
+    table: np.ndarray  # `class_map`
+    verify_images: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known of an image, and the bytes to write unless they were written before."""
+
+    picture: Picture
+    pixels: Mapping[int, int] | None  # class id -> pixels in the mask, after the class map; None without a mask
+    mask: bytes | None
+
+    def classes(self, has_background: bool) -> tuple[int, ...] | None:
+        """The classes with a pixel in the mask, without background and 255; None without a mask."""
+        if self.pixels is None:
+            return None
+        first = 1 if has_background else 0
+        return tuple(sorted(class_id for class_id in self.pixels if first <= class_id != IGNORE))
+
+
+def prepare_image(plan: Plan, image_id: str) -> Prepared:
+    """Check one image against its mask and map the mask's classes."""
+    raw, mask, data = plan.raw, None, None
+    if image_id in plan.done:
+        mask = read_mask(plan.done[image_id])
+    elif image_id in raw.masks:
+        mask = plan.table[_checked(raw.read_mask(raw.masks[image_id]), raw, image_id)]
+        data = encode_mask(mask)
+    picture = look_at(
+        raw.image(image_id), None if mask is None else mask.shape, raw.photographs, raw.exif, plan.verify_images
+    )
+    if mask is None:
+        return Prepared(picture, None, None)
+    if mask.shape != picture.size:
+        raise DataError(
+            f"mask {raw.masks[image_id]} is {mask.shape[1]}x{mask.shape[0]} (width x height), "
+            f"expected {picture.size[1]}x{picture.size[0]}, the size of its image",
+            "a mask has the size of its image; resize masks with nearest neighbour only",
+        )
+    counts = np.bincount(mask.ravel(), minlength=256)
+    return Prepared(picture, {int(value): int(counts[value]) for value in np.flatnonzero(counts)}, data)
+
+
+def _checked(mask: np.ndarray, raw: RawDataset, image_id: str) -> np.ndarray:
+    """The mask, if all its values are class ids or 255."""
+    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    if wrong := [int(value) for value in values if len(raw.class_names) <= value < IGNORE]:
+        raise DataError(
+            f"mask {raw.masks[image_id]} has values outside the classes: {wrong[:5]}; expected "
+            f"0..{len(raw.class_names) - 1} or {IGNORE}",
+            "correct the mask, or the list of classes",
+        )
+    return mask
+
+
+def _prepare_images(
+    plan: Plan, writer: Writer, execution: Execution, ids: Sequence[str], copy_images: bool
+) -> dict[str, Prepared]:
+    """Check every image, write the masks (and images) that are missing. By id, in the order of `ids`."""
+    prepared: dict[str, Prepared] = {}
+    writer.expect(len(ids))
+    with execution.progress.track(len(ids), "preparing") as task:
+        for image_id, one in for_each_image(prepare_image, plan, ids, execution.workers):
+            picture = one.picture
+            if picture.copy is not None:
+                _write(writer, f"images/{image_id}.png", picture.copy)
+            elif copy_images:
+                _write(writer, f"images/{plan.raw.image(image_id).name}", plan.raw.image(image_id).read_bytes())
+            if one.mask is not None:
+                writer.write_bytes(_mask_item(image_id), one.mask)
+            prepared[image_id] = replace(
+                one, mask=None, picture=replace(picture, copy=None, copied=picture.copy is not None)
+            )
+            writer.advance()
+            task.advance()
+    return {image_id: prepared[image_id] for image_id in ids}
+
+
+def _write(writer: Writer, item: str, data: bytes) -> None:
+    if not writer.has(item):
+        writer.write_bytes(item, data)
+
+
+def _mask_item(image_id: str) -> str:
+    return f"masks/{image_id}.png"
+
+
+# ------------------------------------------------------------------------------------------------- all together
+
+
+def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, execution: Execution) -> dict[str, Any]:
+    """Write the data set; returns the summary for people."""
+    note = execution.progress.note
+    check_counts(raw, config.allow_subset, note)
+    kept = kept_classes(config, raw)
+    labelled = [] if config.labelled_balanced else choose_labelled(config, raw)
+    others = sorted(raw.pool) if config.labelled_balanced else choose_others(config, raw, labelled)
+    lists = {"train": labelled, "others": others, "unlabelled": raw.unlabelled, "val": raw.val, "test": raw.test}
+    check_files(raw, lists, ("train", "val"))
+    training = sorted({*labelled, *others})
+    source_name, source = choose_tag_source(config, raw, training)
+    if config.tag_source == "auto" and not config.tag_file:
+        note(f"image-level labels from {source_name} (found by itself; tag_source: {source_name} pins it)")
+    tags = read_tags(source, [*training, *raw.val], kept, raw.class_names) if source else {}
+    check_tags(source_name, raw.masks if source is None else tags, training)
+
+    everything = sorted({image_id for ids in lists.values() for image_id in ids})
+    plan = Plan(
+        raw=_only(raw, everything),
+        done={i: writer.path / _mask_item(i) for i in raw.masks if writer.has(_mask_item(i))},
+        table=class_map(raw.class_names, kept, config.other_classes),
+        verify_images=config.verify_images,
+    )
+    prepared = _prepare_images(plan, writer, execution, everything, config.copy_images)
+    shown = {i: one.classes(raw.has_background) for i, one in prepared.items()}
+    if source is None:
+        tags = {i: classes for i, classes in shown.items() if classes is not None}
+    if config.labelled_balanced:
+        labelled = choose_labelled(config, raw, tags)
+        others = choose_others(config, raw, labelled)
+    without_kept = {image_id for image_id in [*labelled, *others] if not tags[image_id]}
+    if config.without_kept_class == "drop":
+        labelled, others = ([i for i in ids if i not in without_kept] for ids in (labelled, others))
+    splits = {
+        "train": labelled,
+        "weak": others if config.others == "weak" else [],
+        "unlabelled": sorted([*(others if config.others == "unlabelled" else []), *raw.unlabelled]),
+        "val": list(raw.val),
+        "test": list(raw.test),
+    }
+    ids = sorted(image_id for part in splits.values() for image_id in part)
+    _forget(writer, raw, prepared.keys() - set(ids))
+    masked = [image_id for image_id in ids if image_id in raw.masks]
+    tagged = {i: tags[i] for split in ("train", "weak", "val") for i in splits[split] if i in tags}
+    pixels = {i: one.pixels for i, one in prepared.items() if one.pixels is not None}
+    facts = {
+        "expected": dict(raw.expected),
+        "found": dict(raw.found),
+        "deviations": list(raw.deviations),
+        **raw.facts,
+        "labelled": {
+            **describe_labelled(labelled, raw.pool, raw.val, raw.official),
+            "classes_without_an_image": _absent(labelled, tags, kept),
+        },
+        "masks": _count_masks(ids, raw),
+        "images_without_kept_class": len(without_kept),
+        "masks_with_classes_that_are_no_label": sum(
+            1 for i in masked if i in tagged and not set(shown[i] or ()) <= set(tagged[i])
+        ),
+        "images_sha256_of_id_and_bytes": _digest_images(ids, prepared),
+        **_conversions(prepared, ids),
+        "classes": class_figures(kept, splits, pixels, tagged),
+    }
+    copied = {i: f"images/{i}.png" for i in ids if prepared[i].picture.copied}
+    if config.copy_images:
+        copied = {i: f"images/{raw.image(i).name}" for i in ids} | copied
+    write_dataset(
+        writer,
+        name=raw.name,
+        class_names=kept,
+        splits=splits,
+        tags=tagged,
+        tag_source=source_name,
+        mask_ids=masked,
+        image_pattern="{id}.jpg",
+        image_files={i: raw.images[i] for i in ids if raw.images[i] != f"{i}.jpg"},
+        image_root=raw.root,
+        copied_images=copied,
+        sizes={image_id: prepared[image_id].picture.size for image_id in ids},
+        facts=facts,
+    )
+    note(in_words(facts["labelled"], raw.official is not None))
+    trained = [*labelled, *others]
+    return {
+        "class_names": kept,
+        "images": {split: len(part) for split, part in splits.items()},
+        "tag_source": source_name,
+        "tags_per_image": round(sum(len(tags[i]) for i in trained) / max(1, len(trained)), 3),
+        **facts,
+    }
+
+
+def in_words(labelled: Mapping[str, Any], several_kinds: bool) -> str:
+    """One line on the labelled list, with the share of masks that decides whether figures can be compared."""
+    text = f"labelled: {labelled['count']:,} images"
+    if several_kinds:
+        text += f", {100 * labelled['official_share']:.0f} % of them with official masks"
+    if labelled.get("family"):
+        text += f"; this is {labelled['family']}"
+    return f"{text} (sha256 of the sorted ids {labelled['sha256_of_sorted_ids'][:12]})"
+
+
+def _only(raw: RawDataset, ids: Iterable[str]) -> RawDataset:
+    """What the processes need of it: nothing of other images, and no functions that do not travel."""
+    wanted = set(ids)
+    return replace(
+        raw,
+        images={i: file for i, file in raw.images.items() if i in wanted},
+        masks={i: mask for i, mask in raw.masks.items() if i in wanted},
+        train=(),
+        pool=(),
+        val=(),
+        test=(),
+        unlabelled=(),
+        official=None,
+        tag_sources={},
+        facts={},
+    )
+
+
+def _forget(writer: Writer, raw: RawDataset, ids: Iterable[str]) -> None:
+    """Images that left the data set leave no files in it."""
+    for image_id in ids:
+        for item in (_mask_item(image_id), f"images/{image_id}.png", f"images/{raw.image(image_id).name}"):
+            (writer.path / item).unlink(missing_ok=True)
+
+
+def _absent(labelled: Sequence[str], tags: Mapping[str, Collection[int]], kept: Sequence[str]) -> list[str]:
+    present = {class_id for image_id in labelled for class_id in tags[image_id]}
+    return [name for number, name in enumerate(kept) if number not in present and name != "background"]
+
+
+def _count_masks(ids: Sequence[str], raw: RawDataset) -> dict[str, int]:
+    some = sum(image_id in raw.masks for image_id in ids)
+    if raw.official is None:
+        return {"some": some, "none": len(ids) - some}
+    official = sum(image_id in raw.official for image_id in ids)
+    return {"official": official, "other": some - official, "none": len(ids) - some}
+
+
+def _digest_images(ids: Sequence[str], prepared: Mapping[str, Prepared]) -> str:
+    """Notices exchanged pictures without reading them: SHA-256 of the lines "id bytes"."""
+    lines = "\n".join(f"{image_id} {prepared[image_id].picture.file_bytes}" for image_id in ids)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _conversions(prepared: Mapping[str, Prepared], ids: Sequence[str]) -> dict[str, int]:
+    """How many pictures became RGB copies, and how many were turned; nothing where none was."""
+    pictures = [prepared[i].picture for i in ids]
+    counts = {
+        "converted_images": sum(picture.copied for picture in pictures),
+        "turned_by_exif": sum(picture.turned for picture in pictures),
+        "turned_by_exif_where_either_fits": sum(picture.ambiguous for picture in pictures),
+    }
+    return {name: count for name, count in counts.items() if count}

@@ -1,0 +1,71 @@
+"""What a data set's reader says: which files serve which image, as they lie on disk, before anything is converted.
+
+A reader is a module with one function, `find(settings, note) -> RawDataset`, which lists folders and reads lists and
+nothing else. All that follows is the same for every data set (stages/data/preparation.py): which images are
+labelled, which classes are kept, reading and checking every file in a pool, writing the artifact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TagSource = Callable[[Sequence[str]], Mapping[str, frozenset[str]]]
+"""Names of the classes of the images asked for, by id; images it does not cover are left out."""
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A data set on disk. Every list is sorted and free of ids that a reader must not use (of val, in training).
+
+    Attributes:
+        name: of the data set, for people.
+        class_names: of the values that `read_mask` gives, 255 apart. The first is "background", or else there is none
+            and every class may be an image-level label.
+        root: folder that `images` are relative to.
+        images: id -> file below `root`.
+        masks: id -> whatever `read_mask` takes for this image: a path, or a small record with a readable `str`.
+        read_mask: an entry of `masks` -> uint8 (H, W), class ids and 255; a module's own function, or an object that
+            travels to other processes. Raises DataError. That masks have the size of their images is checked later.
+        train: the images whose masks are used unless `labelled` chooses others.
+        pool: all training images with a mask or image-level labels: those labelled, and the rest. Holds `train`.
+        val: scored, with masks. test: predicted only. unlabelled: training images without any label.
+        official: ids whose masks are the data set's finest (VOC's own, not SBD's), where there are several kinds.
+        tag_sources: other places of image-level labels than masks, the preferred one first.
+        expected: list -> the count that the published data set has; found: the counts here.
+        deviations: a sentence for each difference; refused unless a subset is allowed.
+        photographs: pictures of any kind: those that cannot serve as they are (16 bits, transparent parts, turned by
+            EXIF) become RGB copies in the artifact. exif: "apply", "ignore", or "auto": what gives the mask's size.
+        facts: what else the artifact should remember.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    root: Path
+    images: Mapping[str, str]
+    masks: Mapping[str, Any]
+    read_mask: Callable[[Any], np.ndarray]
+    train: tuple[str, ...]
+    pool: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
+    official: frozenset[str] | None = None
+    tag_sources: Mapping[str, TagSource] = field(default_factory=dict)
+    expected: Mapping[str, int] = field(default_factory=dict)
+    found: Mapping[str, int] = field(default_factory=dict)
+    deviations: tuple[str, ...] = ()
+    photographs: bool = False
+    exif: str = "ignore"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_background(self) -> bool:
+        return self.class_names[0] == "background"
+
+    def image(self, image_id: str) -> Path:
+        return self.root / self.images[image_id]
