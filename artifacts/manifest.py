@@ -16,7 +16,7 @@ MANIFEST_NAME = "manifest.json"
 
 # The version of a kind is raised when its layout on disk changes; readers refuse versions they do not know.
 KINDS: dict[str, int] = {
-    "dataset": 1,
+    "dataset": 2,
     "classifier": 1,
     "seeds": 1,
     "segmenter": 1,

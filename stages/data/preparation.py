@@ -322,6 +322,9 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
         "masks_with_classes_that_are_no_label": sum(
             1 for i in masked if i in tagged and not set(shown[i] or ()) <= set(tagged[i])
         ),
+        "images_with_labels_their_mask_does_not_show": sum(
+            1 for i in masked if i in tagged and not set(tagged[i]) <= set(shown[i] or ())
+        ),
         "images_sha256_of_id_and_bytes": _digest_images(ids, prepared),
         **_conversions(prepared, ids),
         "classes": class_figures(kept, splits, pixels, tagged),
@@ -348,7 +351,7 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
     trained = [*labelled, *others]
     return {
         "class_names": kept,
-        "images": {split: len(part) for split, part in splits.items()},
+        "images": {split: len(part) for split, part in splits.items() if part},
         "tag_source": source_name,
         "tags_per_image": round(sum(len(tags[i]) for i in trained) / max(1, len(trained)), 3),
         **facts,

@@ -17,6 +17,8 @@ from artifacts.store import Workspace
 from stages.config import build
 from stages.contract import Execution
 from stages.data.config import VOC_CLASS_NAMES
+from stages.data.labels import read_label_file
+from stages.data.lists import read_list
 from stages.data.preparation import class_map
 from stages.data.voc import EXPECTED, Lists, count_deviations, find_devkit, read_sbd_mask
 from stages.pipeline.run_stage import run_stage
@@ -294,6 +296,7 @@ def test_labels_come_from_xml_and_say_so(prepare, kit):
     assert result.dataset.tags("t1") == (CAT, SHEEP)
     assert result.dataset.tags("t2") == ()
     assert result.summary["masks_with_classes_that_are_no_label"] == 1  # t2
+    assert result.summary["images_with_labels_their_mask_does_not_show"] == 1  # t1
     assert prepare("masks", tag_source="masks").dataset.tags("t1") == (CAT,)
 
 
@@ -407,3 +410,23 @@ def test_real_subset(tmp_path):
     assert dataset.tags(first) == (3,)
     assert dataset.image(first).shape[:2] == dataset.mask(first).shape == dataset.size(first)
     assert dataset.has_mask(last)
+
+
+@pytest.mark.real
+@pytest.mark.skipif("SEMISEG_TEST_DATA" not in os.environ, reason="SEMISEG_TEST_DATA names no folder of real pictures")
+def test_labels_of_real_masks_agree_with_the_label_file(tmp_path):
+    """VOC's own masks show exactly the labels. SBD's leave out objects that VOC's annotators labelled: 190 pictures."""
+    source = Path(os.environ["SEMISEG_TEST_DATA"]) / "data" / "voc-animals"
+    values = {"dataset": {"name": "voc-aug", "source": str(source)}, "allow_subset": True, "tag_source": "masks"}
+    config = build(PrepareDataConfig, values, "test")
+    dataset = Dataset(run_stage(STAGE, config, Workspace(tmp_path), "a", {}, Execution()).artifact)
+    labels = read_label_file(source / "image_labels.txt", VOC_CLASS_NAMES)
+    only_in_file, official = {}, read_list(source / "ImageSets" / "Segmentation" / "train.txt")
+    for image_id in (*dataset.ids("train"), *dataset.ids("weak"), *dataset.ids("val")):
+        shown = {VOC_CLASS_NAMES[tag] for tag in dataset.tags(image_id)}
+        assert shown <= labels[image_id]
+        if missing := labels[image_id] - shown:
+            only_in_file[image_id] = missing
+    assert (len(only_in_file), sum(map(len, only_in_file.values()))) == (190, 208)
+    assert not set(only_in_file) & {*official, *dataset.ids("val")}
+    assert only_in_file["2008_001550"] == {"sofa", "chair"}
