@@ -20,14 +20,15 @@ from artifacts.errors import SemisegError
 from semiseg_cli.console import show_error
 from stages.contract import STAGE_MODULES
 
-# Every other command: name -> module with a function of the same name. A module is loaded when it is needed.
+# Every other command: name -> module with a function of the same name, or a Typer app where it is a group of commands.
+# A module is loaded when it is needed.
 COMMANDS: dict[str, str] = {
     "run": "semiseg_cli.recipe_commands",
     "report": "semiseg_cli.recipe_commands",
     "status": "semiseg_cli.workspace_commands",
     "show": "semiseg_cli.workspace_commands",
     "verify": "semiseg_cli.workspace_commands",
-    "export": "semiseg_cli.workspace_commands",
+    "export": "semiseg_cli.export_commands",
     "clean": "semiseg_cli.workspace_commands",
     "config": "semiseg_cli.information",
     "methods": "semiseg_cli.information",
@@ -53,9 +54,11 @@ class _Commands(typer.core.TyperGroup):
             panel = _PANELS.get(cmd_name, "Workspace")
         else:
             return None
-        single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        single.command(name=cmd_name, rich_help_panel=panel)(function)
-        command: Any = typer.main.get_command(single)
+        group: Any = function
+        if not isinstance(function, typer.Typer):
+            group = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+            group.command(name=cmd_name, rich_help_panel=panel)(function)
+        command: Any = typer.main.get_command(group)
         command.rich_help_panel = panel
         return command
 

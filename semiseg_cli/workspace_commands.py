@@ -1,8 +1,7 @@
-"""`semiseg status`, `show`, `verify`, `export`, `clean`: what lies in a workspace."""
+"""`semiseg status`, `show`, `verify`, `clean`: what lies in a workspace."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -63,7 +62,8 @@ def _print_states(states: list[State]) -> None:
     out().print(table)
 
 
-def _artifact(workspace: Workspace, name: str) -> Artifact:
+def named_artifact(workspace: Workspace, name: str) -> Artifact:
+    """The artifact; ArtifactError suggests what may be meant where there is none of the name."""
     if name not in workspace.names() and not workspace.partials(name):
         raise ArtifactError(
             f"workspace {workspace.path} has no artifact {name!r}{did_you_mean(name, workspace.names())}",
@@ -78,7 +78,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what an artifact is: its manifest, summary, and for a data set its class names."""
-    artifact = _artifact(existing_workspace(workspace), name)
+    artifact = named_artifact(existing_workspace(workspace), name)
     manifest = asdict(artifact.manifest)
     classes = _class_names(artifact)
     if as_json:
@@ -166,7 +166,7 @@ def verify(
     found: dict[str, list[str]] = {}
     for name in names or target.names():
         try:
-            found[name] = _artifact(target, name).verify()
+            found[name] = named_artifact(target, name).verify()
         except ArtifactError as error:
             if name not in target.names():
                 raise
@@ -188,26 +188,6 @@ def verify(
         )
 
 
-def export(
-    name: Annotated[str, typer.Argument(help="An artifact of the workspace.")],
-    folder: Annotated[Path, typer.Argument(help="A new folder for the copy.")],
-    workspace: WorkspaceOption = None,
-) -> None:
-    """Copy an artifact's files, checked against their digests, to a folder outside the workspace."""
-    target = existing_workspace(workspace)
-    artifact = _artifact(target, name)
-    if folder.exists():
-        raise UsageError(f"{folder} exists already", "name a new folder")
-    with target.reading([name]):
-        if problems := artifact.verify():
-            raise ArtifactError(f"artifact {name!r} is damaged: {problems[0]}", "rerun the stage that made it")
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(artifact.path, partial, ignore=shutil.ignore_patterns(".*"))
-        partial.rename(folder)
-    say(f"wrote {folder}: {artifact.manifest.count} files, {size(artifact.manifest.bytes)}")
-
-
 def clean(
     names: Annotated[list[str] | None, typer.Argument(help="Artifacts to remove as well.")] = None,
     workspace: WorkspaceOption = None,
@@ -218,7 +198,7 @@ def clean(
     target = existing_workspace(workspace)
     remove = target.names() if everything else list(names or [])
     for name in remove:
-        _artifact(target, name)
+        named_artifact(target, name)
     leftovers = unfinished_work(target)
     if not remove and not leftovers:
         say("nothing to clean")

@@ -313,10 +313,10 @@ def test_clean_asks_and_removes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_export_copies_a_checked_artifact(capsys: pytest.CaptureFixture[str], prepared: Path) -> None:
-    code, _, err = run(capsys, "export", "data", "copy", "--workspace", str(prepared))
+    code, _, err = run(capsys, "export", "files", "data", "copy", "--workspace", str(prepared))
     assert code == 0, err
     assert (Path("copy") / "manifest.json").read_bytes() == (prepared / "data" / "manifest.json").read_bytes()
-    code, _, err = run(capsys, "export", "data", "copy", "--workspace", str(prepared))
+    code, _, err = run(capsys, "export", "files", "data", "copy", "--workspace", str(prepared))
     assert code == 2
     assert "copy exists already" in err
 

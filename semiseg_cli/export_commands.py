@@ -1,0 +1,193 @@
+"""`semiseg export`: results for elsewhere, as files or as the archive of a test server."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from artifacts.dataset import Dataset
+from artifacts.errors import ArtifactError, UsageError
+from semiseg_cli.console import out, plain_table, say, size, write_json
+from semiseg_cli.options import JsonOption, WorkersOption, WorkspaceOption, execution, existing_workspace
+from semiseg_cli.workspace_commands import named_artifact
+
+if TYPE_CHECKING:
+    from stages.scoring.submission import Server
+
+export = typer.Typer(
+    name="export",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Export results: the files of an artifact, or the archive that a test server takes.",
+)
+
+PredictionsArgument = Annotated[
+    str, typer.Argument(help="An artifact with masks, made by semiseg predict or semiseg crf.")
+]
+ListOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--list",
+        metavar="FILE",
+        help="List of the test pictures; left out: the split test of the data set, else all that were predicted.",
+        show_default=False,
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="NAME", help="The data set; left out: the one that was predicted.", show_default=False
+    ),
+]
+SubsetOption = Annotated[
+    bool, typer.Option("--allow-subset", help="Pack another number of pictures than the server takes.")
+]
+
+
+@export.command()
+def files(
+    name: Annotated[str, typer.Argument(help="An artifact of the workspace.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder for the copy.")],
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Copy the files of an artifact to a new folder.
+
+    Their digests are compared first.
+    """
+    target = existing_workspace(workspace)
+    artifact = named_artifact(target, name)
+    if folder.exists():
+        raise UsageError(f"{folder} exists already", "name a new folder")
+    with target.reading([name]):
+        if problems := artifact.verify():
+            raise ArtifactError(f"artifact {name!r} is damaged: {problems[0]}", "rerun the stage that made it")
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(artifact.path, partial, ignore=shutil.ignore_patterns(".*"))
+        partial.rename(folder)
+    say(f"wrote {folder}: {artifact.manifest.count} files, {size(artifact.manifest.bytes)}")
+
+
+@export.command()
+def voc_test(
+    name: PredictionsArgument,
+    archive: Annotated[Path, typer.Argument(help="A new file, .tgz or .tar.gz.")],
+    list_file: ListOption = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            metavar="DIR",
+            help="Folder of the test pictures (JPEGImages), to compare the sizes with; left out: what was predicted.",
+            show_default=False,
+        ),
+    ] = None,
+    data: DataOption = None,
+    comp: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="comp5: trained on VOC's data alone. comp6: with other data or weights (SBD, ImageNet).",
+        ),
+    ] = "comp6",
+    allow_subset: SubsetOption = False,
+    workspace: WorkspaceOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pack masks for the PASCAL VOC 2012 test server.
+
+    The archive holds 1,456 indexed PNGs, results/VOC2012/Segmentation/comp6_test_cls/<id>.png. It is opened again and
+    checked before it gets its name.
+    """
+    from stages.scoring import submission
+
+    server = submission.voc_test(comp)
+    _submit(server, name, archive, list_file, images, data, allow_subset, workspace, workers, as_json)
+
+
+@export.command()
+def cityscapes_test(
+    name: PredictionsArgument,
+    archive: Annotated[Path, typer.Argument(help="A new file, .zip.")],
+    list_file: ListOption = None,
+    data: DataOption = None,
+    allow_subset: SubsetOption = False,
+    workspace: WorkspaceOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pack masks for the Cityscapes test server.
+
+    The archive holds 1,525 PNGs of label ids (7 road, ... 33 bicycle). It is opened again and checked before it gets
+    its name.
+    """
+    from stages.scoring.submission import CITYSCAPES_TEST
+
+    _submit(CITYSCAPES_TEST, name, archive, list_file, None, data, allow_subset, workspace, workers, as_json)
+
+
+def _submit(
+    server: Server,
+    name: str,
+    archive: Path,
+    list_file: Path | None,
+    images: Path | None,
+    data: str | None,
+    allow_subset: bool,
+    workspace: Path | None,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    from stages.scoring.submission import make_submission, predicted_pictures
+
+    target = existing_workspace(workspace)
+    for given in filter(None, (name, data)):
+        named_artifact(target, given)
+    with target.reading(filter(None, (name, data))) as artifacts:
+        if data and artifacts[data].kind != "dataset":
+            raise ArtifactError(f"{data!r} is an artifact of kind {artifacts[data].kind}, expected dataset (--data)")
+        figures = make_submission(
+            server,
+            artifacts[name],
+            archive,
+            execution("cpu", workers),
+            list_file=list_file,
+            images=images,
+            made_on=Dataset(artifacts[data]) if data else predicted_pictures(artifacts[name], target),
+            allow_subset=allow_subset,
+        )
+    if as_json:
+        write_json(figures)
+    else:
+        _show(figures)
+    say(f"wrote {archive}: {figures['pictures']:,} pictures, {size(figures['bytes'])}")
+
+
+def _show(figures: dict[str, Any]) -> None:
+    """What the check found, and the share of each class: a class without a pixel is worth a look."""
+    checks = plain_table("", "")
+    checks.show_header = False
+    checks.add_row("server", figures["server"])
+    checks.add_row("pictures", f"{figures['pictures']:,} of {figures['expected']:,}")
+    checks.add_row("folder", figures["folder"] or "-")
+    checks.add_row("PNG", {"P": "8-bit indexed, VOC palette", "L": "8-bit grey"}[figures["mode"]])
+    unknown = figures["pictures"] - figures["sizes_checked"]
+    checks.add_row(
+        "sizes", f"{figures['sizes_checked']:,} as the pictures" + (f", {unknown:,} unknown" * bool(unknown))
+    )
+    checks.add_row("sha256", figures["sha256"])
+    classes = plain_table("class", "value", "share")
+    for column in classes.columns[1:]:
+        column.justify = "right"
+    total = sum(record["pixels"] for record in figures["classes"].values())
+    for label, record in figures["classes"].items():
+        classes.add_row(
+            label, str(record["value"]), f"{100 * record['pixels'] / total:.2f} %" if record["pixels"] else "-"
+        )
+    for table in (checks, classes):
+        out().print(table)
