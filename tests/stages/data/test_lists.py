@@ -1,8 +1,11 @@
-"""Lists of ids: five dialects, and what is no list."""
+"""Lists of ids: the dialects, and what is no list."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
+import random
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifacts.errors import DataError
-from stages.data.lists import check_disjoint, check_subset, list_digest, named, read_list
+from stages.data.lists import check_disjoint, check_subset, entry_id, list_digest, named, read_list
 
 IDS = st.lists(st.from_regex(r"20[01][0-9]_[0-9]{6}", fullmatch=True), min_size=1, max_size=8, unique=True)
+CITY_IDS = st.lists(
+    st.from_regex(r"(aachen|zurich|bad-honnef)_0000[0-9]{2}_[0-9]{6}", fullmatch=True),
+    min_size=1,
+    max_size=8,
+    unique=True,
+)
+COCO_IDS = st.lists(st.integers(1, 581929).map(lambda n: f"{n:012d}"), min_size=1, max_size=8, unique=True)
 DIALECTS = {
     "plain": "{id}",
     "deeplab": "/JPEGImages/{id}.jpg /SegmentationClassAug/{id}.png",
@@ -21,6 +31,24 @@ DIALECTS = {
     "windows": "JPEGImages\\{id}.jpg SegmentationClass\\{id}.png",
     "numbered": "{id}.jpg 17",
     "classes": "{id} 0 14",
+}
+CITY_DIALECTS = {
+    "plain": "{id}",
+    "dmt": "aachen/{id}",
+    "u2pl": "leftImg8bit/train/aachen/{id}_leftImg8bit.png",
+    "unimatch": "leftImg8bit/train/aachen/{id}_leftImg8bit.png gtFine/train/aachen/{id}_gtFine_labelTrainIds.png",
+    "label-ids": "leftImg8bit/val/aachen/{id}_leftImg8bit.png\tgtFine/val/aachen/{id}_gtFine_labelIds.png",
+    "coarse": "leftImg8bit/train_extra/a/{id}_leftImg8bit.png gtCoarse/train_extra/a/{id}_gtCoarse_labelTrainIds.png",
+    "cps": "/images/train/{id}.png\t/segmentation/train/{id}_gtFine.png",
+    "cps-coarse": "/images/train_extra/{id}.png\t/segmentation/train_extra/{id}_gtCoarse.png",
+    "comma": "{id}_leftImg8bit.png,{id}_gtFine_labelIds.png",
+}
+COCO_DIALECTS = {
+    "plain": "{id}",
+    "image": "train2017/{id}.jpg",
+    "unimatch": "train2017/{id}.jpg masks/{id}.png",
+    "comma": "train2017/{id}.jpg, masks/{id}.png",
+    "numbered": "{id}.jpg 17",
 }
 
 
@@ -32,6 +60,140 @@ def test_every_dialect_gives_the_ids_in_order(tmp_path_factory, ids, line, end, 
     text = end.join(line.format(id=image_id) for image_id in ids) + (end if last else "")
     path.write_bytes(text.encode())
     assert read_list(path) == ids
+
+
+@pytest.mark.parametrize("line", CITY_DIALECTS.values(), ids=CITY_DIALECTS)
+def test_cityscapes_suffixes_leave_the_id(tmp_path, line):
+    path = tmp_path / "list.txt"
+    path.write_text(line.format(id="aachen_000000_000019") + "\n" + line.format(id="zurich_000121_000019"))
+    assert read_list(path) == ["aachen_000000_000019", "zurich_000121_000019"]
+
+
+@pytest.mark.parametrize("line", COCO_DIALECTS.values(), ids=COCO_DIALECTS)
+def test_coco(tmp_path, line):
+    path = tmp_path / "list.txt"
+    path.write_text(line.format(id="000000000009") + "\r\n" + line.format(id="000000577932") + "\r\n")
+    assert read_list(path) == ["000000000009", "000000577932"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "image_id"),
+    [
+        ("2007_000032", "2007_000032"),
+        ("024541_gtFine_labelcsTrainIds.png", "024541"),  # India Driving Dataset
+        ("aachen_000000_000019_gtFine_color.png", "aachen_000000_000019"),
+        ("a_leftImg8bit_b.png", "a_leftImg8bit_b"),
+        ("my_gtFineArt", "my_gtFineArt"),
+        ("_leftImg8bit.png", "_leftImg8bit"),
+        ("red,green.jpg", "red,green"),
+        ("2007_000032/frame_1.png", "frame_1"),
+    ],
+)
+def test_only_known_suffixes_leave_the_id(entry, image_id):
+    assert entry_id(entry, "here") == image_id
+
+
+def test_commas_part_file_names_only(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("a.jpg,a.png\nb.jpg , b.png\nc.jpg,3\nred,green\n")
+    assert read_list(path) == ["a", "b", "c", "red,green"]
+    path.write_text("aachen_000000_000019_leftImg8bit.png,aachen_000000_000020_gtFine_labelIds.png\n")
+    with pytest.raises(DataError, match="image aachen_000000_000019 is paired with mask aachen_000000_000020"):
+        read_list(path)
+
+
+def test_files_put_together_and_files_of_windows(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"\xef\xbb\xbfa\r\n\xef\xbb\xbfb\r\n")  # two files with a byte-order mark each
+    assert read_list(path) == ["a", "b"]
+    for encoding in ("utf-16-le", "utf-16-be"):
+        path.write_bytes("\ufeff2007_000032\r\nbär\r\n".encode(encoding))
+        assert read_list(path) == ["2007_000032", "bär"]
+    path.write_bytes(b"\xff\xfea\x00b")
+    with pytest.raises(DataError, match="is no UTF-16 text"):
+        read_list(path)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "dialects"),
+    [
+        ("2007_000032", "2007_000039", DIALECTS),
+        ("aachen_000001_000019", "bad-honnef_000000_000019", CITY_DIALECTS),
+        ("000000000009", "000000577932", COCO_DIALECTS),
+    ],
+    ids=["voc", "cityscapes", "coco"],
+)
+def test_two_entries_on_one_line_in_any_two_dialects(tmp_path, first, second, dialects):
+    for before, after in itertools.product(dialects.values(), repeat=2):
+        path = tmp_path / "list.txt"
+        path.write_text(f"{before.format(id=first)}{after.format(id=second)}\n")  # the newline between them is missing
+        with pytest.raises(DataError, match="line 1"):
+            print(before, after, read_list(path))
+
+
+FAULTS = ("none", "duplicate", "joined", "other mask", "words")
+
+
+@given(
+    case=st.one_of(
+        st.tuples(ids, st.just(sorted(dialects.values())))
+        for ids, dialects in ((IDS, DIALECTS), (CITY_IDS, CITY_DIALECTS), (COCO_IDS, COCO_DIALECTS))
+    ),
+    seed=st.integers(0, 2**32),
+    fault=st.sampled_from(FAULTS),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+)
+def test_random_lists_give_their_ids_or_name_the_line(tmp_path_factory, case, seed, fault, encoding):
+    (ids, dialects), choose = case, random.Random(seed)
+    lines = [choose.choice(dialects).format(id=image_id) for image_id in ids]
+    wrong = choose.randrange(len(lines))
+    if fault == "joined" and len(lines) > 1:
+        wrong = choose.randrange(len(lines) - 1)
+        lines[wrong : wrong + 2] = [lines[wrong] + lines[wrong + 1]]
+    elif fault == "duplicate":
+        lines.append(choose.choice(dialects).format(id=ids[wrong]))
+        wrong = len(lines) - 1
+    elif fault == "other mask":
+        lines[wrong] = f"JPEGImages/{ids[wrong]}.jpg SegmentationClass/{ids[wrong]}0.png"
+    elif fault == "words":
+        lines[wrong] = f"{ids[wrong]} cat dog"
+    text, line_number, at = "", 1, 0
+    for index, line in enumerate(lines):
+        blank = choose.choice([0, 0, 0, 1, 2])
+        text += "".join(choose.choice(["\n", "\r\n", "  \n", "\t\r\n"]) for _ in range(blank))
+        line_number += blank
+        at = line_number if index == wrong else at
+        text += choose.choice(["", "", " "]) + line + choose.choice(["", " ", "\t"])
+        text += choose.choice(["\n", "\r\n"] + (["", ""] if index == len(lines) - 1 else []))
+        line_number += 1
+    path = tmp_path_factory.mktemp("list") / "list.txt"
+    path.write_bytes(text.encode(encoding))
+    if fault == "none" or (fault == "joined" and len(ids) == 1):
+        assert read_list(path) == ids
+        assert list_digest(read_list(path)) == hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
+    else:
+        with pytest.raises(DataError, match=rf"line {at}\b"):
+            read_list(path)
+
+
+PIECES = [b"\n", b"\r", b" ", b",", b".jpg", b".png", b"/", b"\\", b"..", b"_gtFine", b"-1", b"9" * 5000, "²".encode()]
+
+
+@given(
+    data=st.one_of(
+        st.binary(max_size=60),
+        st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=3)), max_size=12).map(b"".join),
+        st.text(max_size=40).map(str.encode),
+        st.text(max_size=40).map(lambda text: text.encode("utf-16")),
+    )
+)
+def test_random_bytes_are_ids_or_a_data_error(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("bytes") / "list.txt"
+    path.write_bytes(data)
+    with contextlib.suppress(DataError):
+        ids = read_list(path)
+        assert len(set(ids)) == len(ids) > 0
+        assert all(ids)
 
 
 def test_byte_order_mark_and_blank_lines(tmp_path):
@@ -55,6 +217,12 @@ def test_dots_in_an_id_stay(tmp_path):
         ("a.jpgb.jpg\n", "ran into each other"),
         ("a  1\nb -1\n", "per-class list of ImageSets/Main"),
         ("a\nb cat dog\n", r"line 2: 'b cat dog' is no list entry"),
+        ("b\n2007_0000322007_000039\n", r"line 2: two entries ran into each other"),
+        ("2007_000032.jpg 172007_000039.jpg 18\n", r"line 1"),
+        ("2007_000032.jpg 172007_000039\n", r"line 1: .* is no list entry"),  # int() reads 172007_000039
+        ("aachen/aachen_000000_000019aachen/aachen_000001_000019\n", r"line 1: two entries ran into each other"),
+        ("a\n/\n", r"line 2: '' cannot be an image id"),
+        ("a\nb\x07.jpg\n", r"line 2: 'b\\x07' cannot be an image id"),
         ("", "is empty"),
         ("\n \n", "is empty"),
         ("..\n", "cannot be an image id"),
@@ -88,6 +256,39 @@ def test_messages_name_five_and_count_the_rest():
         check_disjoint("cab", "bcd", "mine", "val")
     check_subset("ab", "abc", "mine", "all")
     check_disjoint("ab", "cd", "mine", "val")
+
+
+VOC = [f"2007_{number:06d}" for number in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "known", "hint"),
+    [
+        ("IMG_7", ["img_7", "img_8"], "did you mean img_7 for IMG_7? Else take"),
+        ("2007_000032_mask", VOC, "did you mean 2007_000032 for 2007_000032_mask?"),
+        ("2007_000032.tif", VOC, "did you mean 2007_000032 for 2007_000032.tif?"),
+        ("zurich_000000_000019", ["zurich_000000_000019_rain"], "did you mean zurich_000000_000019_rain for"),
+        ("COCO_train2014_000000000009", ["000000000009"], "did you mean 000000000009 for COCO_train2014_000000000009?"),
+        ("9", ["000000000009"], "did you mean 000000000009 for 9?"),
+        ("ab", ["a", "b"], "did you mean a and b on two lines for ab?"),
+        ("17", ["img_17", "img_18"], "did you mean img_17 for 17?"),
+        ("17", VOC, "row numbers of another list"),
+        ("2007", VOC, "take them from the list"),  # the beginning of many
+        ("2008_000001", VOC, "take them from the list"),
+    ],
+)
+def test_near_misses_are_named(wrong, known, hint):
+    with pytest.raises(DataError, match=f"1 ids of mine are not in all: {wrong}") as caught:
+        check_subset([wrong], known, "mine", "all")
+    assert hint in str(caught.value.hint)
+    assert hint.startswith("did you mean") or "did you mean" not in str(caught.value.hint)
+
+
+def test_near_misses_are_five_at_most_and_quick():
+    known = [f"{number:012d}" for number in range(100_000)]
+    with pytest.raises(DataError) as caught:
+        check_subset([f"{image_id}_x" for image_id in known], known, "mine", "all")
+    assert str(caught.value.hint).count(" for ") == 5
 
 
 def test_digest_names_the_set(tmp_path: Path):
