@@ -162,10 +162,20 @@ class CocoConfig(DatasetSettings):
         "ignore", description="Crowd regions become 255 where no single object lies, or their class."
     )
 
+    unlabelled: bool = Field(
+        False, description="Take the 123,403 pictures of unlabeled2017, which have no annotations, as split unlabelled."
+    )
+
     @field_validator("year", mode="before")
     @classmethod
     def _year_as_text(cls, value: object) -> object:
         return str(value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _unlabelled_is_of_2017(self) -> CocoConfig:
+        if self.unlabelled and self.year != "2017":
+            raise ValueError("unlabelled has no effect with year 2014: the pictures are those of 2017")
+        return self
 
 
 class PascalContextConfig(DatasetSettings):

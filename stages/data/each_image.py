@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from artifacts.errors import DataError
 from stages.data.lists import SHOWN
@@ -14,15 +14,19 @@ Result = TypeVar("Result")
 
 
 def for_each_image(
-    function: Callable[[Shared, str], Result], shared: Shared, ids: Sequence[str], workers: int
+    function: Callable[[Shared, Any], Result],
+    shared: Shared,
+    ids: Sequence[str],
+    workers: int,
+    carry: Callable[[str], Any] | None = None,
 ) -> Iterator[tuple[str, Result]]:
-    """(id, function(shared, id)) as the results become ready; `function` is a module's own function.
+    """(id, function(shared, id)) as the results become ready; see `map_in_processes` for the arguments.
 
     A DataError stops nothing: the other images are still done, and in the end one DataError says how many
     images failed and why the first few did.
     """
     errors: dict[str, DataError] = {}
-    for image_id, result in map_in_processes(_attempt, (function, shared), ids, workers):
+    for image_id, result in map_in_processes(_attempt, (function, shared), ids, workers, carry):
         if isinstance(result, DataError):
             errors[image_id] = result
         else:
@@ -37,9 +41,9 @@ def for_each_image(
     raise DataError(f"{len(errors)} images cannot be used:\n{shown}{more}", first[0].hint)
 
 
-def _attempt(task: tuple[Callable[[Shared, str], Result], Shared], image_id: str) -> Result | DataError:
+def _attempt(task: tuple[Callable[[Shared, Any], Result], Shared], item: Any) -> Result | DataError:
     function, shared = task
     try:
-        return function(shared, image_id)
+        return function(shared, item)
     except DataError as error:
         return error

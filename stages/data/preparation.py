@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,13 +194,17 @@ class Prepared:
         return tuple(sorted(class_id for class_id in self.pixels if first <= class_id != IGNORE))
 
 
-def prepare_image(plan: Plan, image_id: str) -> Prepared:
-    """Check one image against its mask and map the mask's classes."""
+def prepare_image(plan: Plan, item: tuple[str, Any]) -> Prepared:
+    """Check one image against its mask and map the mask's classes. item: (id, its entry of `RawDataset.masks` or None).
+
+    Raises DataError for whatever is wrong with one of them.
+    """
+    image_id, entry = item
     raw, mask, data = plan.raw, None, None
     if image_id in plan.done:
         mask = read_mask(plan.done[image_id])
-    elif image_id in raw.masks:
-        mask = plan.table[_checked(raw.read_mask(raw.masks[image_id]), raw, image_id)]
+    elif entry is not None:
+        mask = plan.table[_checked(raw.read_mask(entry), entry, len(raw.class_names))]
         data = encode_mask(mask)
     picture = look_at(
         raw.image(image_id), None if mask is None else mask.shape, raw.photographs, raw.exif, plan.verify_images
@@ -208,7 +213,7 @@ def prepare_image(plan: Plan, image_id: str) -> Prepared:
         return Prepared(picture, None, None)
     if mask.shape != picture.size:
         raise DataError(
-            f"mask {raw.masks[image_id]} is {mask.shape[1]}x{mask.shape[0]} (width x height), "
+            f"mask {entry} is {mask.shape[1]}x{mask.shape[0]} (width x height), "
             f"expected {picture.size[1]}x{picture.size[0]}, the size of its image",
             "a mask has the size of its image; resize masks with nearest neighbour only",
         )
@@ -216,31 +221,35 @@ def prepare_image(plan: Plan, image_id: str) -> Prepared:
     return Prepared(picture, {int(value): int(counts[value]) for value in np.flatnonzero(counts)}, data)
 
 
-def _checked(mask: np.ndarray, raw: RawDataset, image_id: str) -> np.ndarray:
+def mask_entry(raw: RawDataset, image_id: str) -> Any:
+    """What `prepare_image` needs of the image's mask; None where it has none."""
+    return raw.masks.get(image_id)
+
+
+def _checked(mask: np.ndarray, entry: Any, num_classes: int) -> np.ndarray:
     """The mask, if all its values are class ids or 255."""
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    if wrong := [int(value) for value in values if len(raw.class_names) <= value < IGNORE]:
+    if wrong := [int(value) for value in values if num_classes <= value < IGNORE]:
         raise DataError(
-            f"mask {raw.masks[image_id]} has values outside the classes: {wrong[:5]}; expected "
-            f"0..{len(raw.class_names) - 1} or {IGNORE}",
+            f"mask {entry} has values outside the classes: {wrong[:5]}; expected 0..{num_classes - 1} or {IGNORE}",
             "correct the mask, or the list of classes",
         )
     return mask
 
 
 def _prepare_images(
-    plan: Plan, writer: Writer, execution: Execution, ids: Sequence[str], copy_images: bool
+    raw: RawDataset, plan: Plan, writer: Writer, execution: Execution, ids: Sequence[str], copy_images: bool
 ) -> dict[str, Prepared]:
     """Check every image, write the masks (and images) that are missing. By id, in the order of `ids`."""
     prepared: dict[str, Prepared] = {}
     writer.expect(len(ids))
     with execution.progress.track(len(ids), "preparing") as task:
-        for image_id, one in for_each_image(prepare_image, plan, ids, execution.workers):
+        for image_id, one in for_each_image(prepare_image, plan, ids, execution.workers, partial(mask_entry, raw)):
             picture = one.picture
             if picture.copy is not None:
                 _write(writer, f"images/{image_id}.png", picture.copy)
             elif copy_images:
-                _write(writer, f"images/{plan.raw.image(image_id).name}", plan.raw.image(image_id).read_bytes())
+                _write(writer, f"images/{raw.image(image_id).name}", raw.image(image_id).read_bytes())
             if one.mask is not None:
                 writer.write_bytes(_mask_item(image_id), one.mask)
             prepared[image_id] = replace(
@@ -286,7 +295,7 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
         table=class_map(raw.class_names, kept, config.other_classes),
         verify_images=config.verify_images,
     )
-    prepared = _prepare_images(plan, writer, execution, everything, config.copy_images)
+    prepared = _prepare_images(raw, plan, writer, execution, everything, config.copy_images)
     shown = {i: one.classes(raw.has_background) for i, one in prepared.items()}
     if source is None:
         tags = {i: classes for i, classes in shown.items() if classes is not None}
@@ -369,12 +378,12 @@ def in_words(labelled: Mapping[str, Any], several_kinds: bool) -> str:
 
 
 def _only(raw: RawDataset, ids: Iterable[str]) -> RawDataset:
-    """What the processes need of it: nothing of other images, and no functions that do not travel."""
+    """What all processes need: no other images, no functions that do not travel; masks come with their images."""
     wanted = set(ids)
     return replace(
         raw,
         images={i: file for i, file in raw.images.items() if i in wanted},
-        masks={i: mask for i, mask in raw.masks.items() if i in wanted},
+        masks={},
         train=(),
         pool=(),
         val=(),

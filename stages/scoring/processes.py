@@ -51,17 +51,22 @@ def _end_with_parent() -> None:
 
 
 def map_in_processes(
-    function: Callable[[Shared, str], Result], shared: Shared, items: Sequence[str], workers: int
+    function: Callable[[Shared, Any], Result],
+    shared: Shared,
+    items: Sequence[str],
+    workers: int,
+    carry: Callable[[str], Any] | None = None,
 ) -> Iterator[tuple[str, Result]]:
     """(item, function(shared, item)) for every item, in the order in which they become ready.
 
-    `function` is a module's own function; `shared` travels to each process once. With one worker, or one item, all
-    happens in this process. The first error stops the work: a SemisegError as it is; any other as RuntimeError
-    with the item's name and the process's traceback; a process that dies as SemisegError that names the item.
+    `function` is a module's own function; `shared` travels to each process once. With `carry`, the function gets
+    (item, carry(item)) instead of the item: what only this item needs, made when it is handed over. With one worker, or
+    one item, all happens in this process. The first error stops the work: a SemisegError as it is; any other as
+    RuntimeError with the item's name and the process's traceback; a process that dies as SemisegError that names it.
     """
     if workers <= 1 or len(items) <= 1:
         for item in items:
-            yield item, function(shared, item)
+            yield item, function(shared, item if carry is None else (item, carry(item)))
         return
     context = multiprocessing.get_context("forkserver")
     todo = deque(items)
@@ -78,7 +83,7 @@ def map_in_processes(
                 connection.send((function, shared))
         for most in range(1, IN_HAND + 1):  # in turn, so that a few items are shared out too
             for connection, (_, in_hand) in processes.items():
-                _refill(connection, in_hand, todo, most)
+                _refill(connection, in_hand, todo, carry, most)
         while processes:
             for ready in wait(list(processes)):
                 assert isinstance(ready, Connection)
@@ -90,7 +95,7 @@ def map_in_processes(
                 item = in_hand.popleft()
                 if not good:
                     raise _failure(item, answer)
-                if not _refill(ready, in_hand, todo):
+                if not _refill(ready, in_hand, todo, carry):
                     del processes[ready]
                     ready.close()
                 yield item, answer
@@ -100,13 +105,19 @@ def map_in_processes(
             connection.close()
 
 
-def _refill(connection: Connection, in_hand: deque[str], todo: deque[str], most: int = IN_HAND) -> bool:
+def _refill(
+    connection: Connection,
+    in_hand: deque[str],
+    todo: deque[str],
+    carry: Callable[[str], Any] | None,
+    most: int = IN_HAND,
+) -> bool:
     """Hands over items until the process holds `most`; False when it has nothing left to do."""
     while todo and len(in_hand) < most:
         item = todo.popleft()
         in_hand.append(item)
         try:
-            connection.send(item)
+            connection.send(item if carry is None else (item, carry(item)))
         except (BrokenPipeError, ConnectionResetError):
             break  # it is dead; the next receive says so
     return bool(in_hand)
