@@ -367,6 +367,11 @@ class CocoFile:
         regions.sort(key=lambda region: -region.area())
         return Drawing(self.path, str(image["file_name"]), size, tuple(regions), (), tuple(problems))
 
+    def labels_of(self, stem: str) -> frozenset[str]:
+        """Names of the categories that have an annotation in the picture, crowd regions too."""
+        annotations = self._annotations.get(self._image(stem)["id"], ())
+        return frozenset(self.categories[annotation["category_id"]] for annotation in annotations)
+
     def _image(self, stem: str) -> Mapping[str, Any]:
         if stem not in self.image_ids:
             raise DataError(f"{self.path} has no picture {stem!r}", "take it from the list, or add it to the file")
