@@ -6,15 +6,21 @@ The sources differ: of the two label sets in use for trainaug, the one from XML 
 
 from __future__ import annotations
 
+import csv
+import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from artifacts.dataset import check_image_id
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE
-from stages.data.lists import entry_id, read_lines
+from stages.data.lists import SHOWN, entry_id, read_lines
+
+FIRST_COLUMNS = ("id", "image", "image_id", "imageid", "file", "filename", "file_name", "name", "picture", "path")
 
 
 def read_xml(path: Path, class_names: Sequence[str]) -> frozenset[str]:
@@ -50,6 +56,74 @@ def read_label_file(path: Path, class_names: Sequence[str]) -> dict[str, frozens
             for image_id, (_, rest) in words.items()
         }
     return {image_id: _known(rest, class_names, f"{path}, line {number}") for image_id, (number, rest) in words.items()}
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Image-level labels as people keep them: names by image id, and the names that occur."""
+
+    labels: Mapping[str, frozenset[str]]
+    class_names: tuple[str, ...]  # in the order of the columns, or sorted
+
+
+def read_label_table(path: Path, known: Collection[str] = ()) -> LabelTable:
+    """A CSV or text file of image-level labels, whose class names need not be known before.
+
+    A row an image: its id or file name, then its labels: `img_1.jpg,cat,dog`, `img_1.jpg,cat dog`, `img_1 cat`, or in a
+    column a class of 0 and 1 below a header `image,cat,dog`. An image without a label has an empty row after its name.
+    known: names of several words, which are not taken apart where a cell may hold several names. Raises DataError, with
+    the line's number, for an image that stands twice and for a row of another length than the header.
+    """
+    lines = read_lines(path)
+    delimiter = next((mark for mark in ("\t", ";", ",") if mark in lines[0][1]), None)
+    rows = [(number, _cells(line, delimiter)) for number, line in lines]
+    header = rows[0][1][1:]
+    if rows[0][1][0].lower() in FIRST_COLUMNS and header:
+        body = rows[1:]
+        if all(cell in ("0", "1", "") for _, cells in body for cell in cells[1:]):
+            if delimiter == "\t":  # `read_lines` takes tabs off the end of a line
+                body = [(number, cells + [""] * (1 + len(header) - len(cells))) for number, cells in body]
+            return _one_hot(path, header, body)
+        rows = body
+    labels: dict[str, frozenset[str]] = {}
+    several = r"[|;]" if any(len(cells) > 2 for _, cells in rows) else r"[\s|;]+"  # what parts names within a cell
+    for number, cells in rows:
+        parts = [[cell] if cell in known else re.split(several, cell) for cell in cells[1:]]
+        _add(labels, path, number, cells[0], [name.strip() for part in parts for name in part if name.strip()])
+    names = sorted({name for found in labels.values() for name in found})
+    if names and all(name.isdigit() for name in names):
+        raise DataError(
+            f"{path} has numbers for labels: {', '.join(names[:SHOWN])}", "write class names, or a column a class"
+        )
+    return LabelTable(labels, tuple(names))
+
+
+def _cells(line: str, delimiter: str | None) -> list[str]:
+    if delimiter is None:
+        return line.split()
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
+
+
+def _one_hot(path: Path, names: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> LabelTable:
+    if len(set(names)) != len(names) or "" in names:
+        raise DataError(f"{path}: the header is {', '.join(names)}, expected distinct class names", "correct it")
+    labels: dict[str, frozenset[str]] = {}
+    for number, cells in rows:
+        if len(cells) != len(names) + 1:
+            raise DataError(
+                f"{path}, line {number}: {len(cells)} cells, expected {len(names) + 1} as in the header",
+                "complete the row",
+            )
+        _add(labels, path, number, cells[0], [name for name, cell in zip(names, cells[1:], strict=True) if cell == "1"])
+    return LabelTable(labels, tuple(names))
+
+
+def _add(labels: dict[str, frozenset[str]], path: Path, number: int, first: str, names: Iterable[str]) -> None:
+    where = f"{path}, line {number}"
+    image_id = check_image_id(entry_id(first, where))
+    if image_id in labels:
+        raise DataError(f"{where}: id {image_id} has labels already", "keep one of the two lines")
+    labels[image_id] = frozenset(names)
 
 
 def tags_of_mask(mask: np.ndarray) -> tuple[int, ...]:
