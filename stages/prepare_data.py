@@ -20,7 +20,7 @@ from pydantic import Field, field_validator, model_validator
 
 from artifacts.errors import ConfigError
 from artifacts.store import Artifact, Writer
-from stages.config import Config
+from stages.config import SHORTHAND, Config
 from stages.contract import Execution, Stage
 from stages.data.config import AnyDataset, DatasetSettings, ShapesConfig, check_kept
 
@@ -91,12 +91,15 @@ class PrepareDataConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _class_table_by_classes(cls, value: Any) -> Any:
-        """`--dataset folder --classes FILE`: names to keep are no file."""
+        """`--images DIR` alone means dataset folder; with it, `--classes FILE` is its class table."""
         if not isinstance(value, dict) or not isinstance(value.get("dataset"), dict):
             return value
         chosen, dataset = value.get("classes"), value["dataset"]
+        if "images" in dataset and not {"name", SHORTHAND} & dataset.keys():
+            dataset = {"name": "folder"} | dataset
+            value = value | {"dataset": dataset}
         words = [chosen] if isinstance(chosen, str) else list(chosen or ())
-        if dataset.get("name", dataset.get("=")) != "folder" or len(words) != 1 or not _is_table(words[0]):
+        if dataset.get("name", dataset.get(SHORTHAND)) != "folder" or len(words) != 1 or not _is_table(words[0]):
             return value
         return value | {"classes": (), "dataset": {"class_table": words[0]} | dataset}
 

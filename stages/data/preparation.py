@@ -135,8 +135,10 @@ def choose_tag_source(
                 f"there are: {', '.join([*sources, 'masks'])} (tag_source)",
             )
         return wanted, sources.get(wanted)
-    covered = {name: len(source(training).keys() & set(training)) for name, source in sources.items()}
-    covered["masks"] = sum(image_id in raw.masks for image_id in training)
+    masked = {image_id for image_id in training if image_id in raw.masks}
+    also = masked if raw.tags_of_masks_too else set()
+    covered = {name: len((source(training).keys() | also) & set(training)) for name, source in sources.items()}
+    covered["masks"] = len(masked)
     for name, count in covered.items():
         if count == len(training):
             return name, sources.get(name)
@@ -286,7 +288,8 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
     if config.tag_source == "auto" and not config.tag_file:
         note(f"image-level labels from {source_name} (found by itself; tag_source: {source_name} pins it)")
     tags = read_tags(source, [*training, *raw.val], kept, raw.class_names) if source else {}
-    check_tags(source_name, raw.masks if source is None else tags, training)
+    known = raw.masks if source is None else tags.keys() | set(raw.masks if raw.tags_of_masks_too else ())
+    check_tags(source_name, known, training)
 
     everything = sorted({image_id for ids in lists.values() for image_id in ids})
     plan = Plan(
@@ -297,8 +300,8 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
     )
     prepared = _prepare_images(raw, plan, writer, execution, everything, config.copy_images)
     shown = {i: one.classes(raw.has_background) for i, one in prepared.items()}
-    if source is None:
-        tags = {i: classes for i, classes in shown.items() if classes is not None}
+    if source is None or raw.tags_of_masks_too:
+        tags = {i: classes for i, classes in shown.items() if classes is not None} | tags
     if config.labelled_balanced:
         labelled = choose_labelled(config, raw, tags)
         others = choose_others(config, raw, labelled)

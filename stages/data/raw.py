@@ -36,6 +36,7 @@ class RawDataset:
         val: scored, with masks. test: predicted only. unlabelled: training images without any label.
         official: ids whose masks are the data set's finest (VOC's own, not SBD's), where there are several kinds.
         tag_sources: other places of image-level labels than masks, the preferred one first.
+        tags_of_masks_too: an image that a tag source does not cover has the labels of its mask, where it has one.
         expected: list -> the count that the published data set has; found: the counts here.
         deviations: a sentence for each difference; refused unless a subset is allowed.
         photographs: pictures of any kind: those that cannot serve as they are (16 bits, transparent parts, turned by
@@ -56,6 +57,7 @@ class RawDataset:
     unlabelled: tuple[str, ...] = ()
     official: frozenset[str] | None = None
     tag_sources: Mapping[str, TagSource] = field(default_factory=dict)
+    tags_of_masks_too: bool = False
     expected: Mapping[str, int] = field(default_factory=dict)
     found: Mapping[str, int] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()

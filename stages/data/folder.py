@@ -1,0 +1,383 @@
+"""Your own pictures: a folder of images, and for each of them a mask, image-level labels, or nothing.
+
+    raw = find(FolderConfig(images="photos", masks="masks", class_table="classes.txt", labels="labels.csv"), execution)
+
+Pictures and masks are matched by file name without suffix. A picture with a mask is labelled (split train, or val), one
+with image-level labels alone is weak, one with neither is unlabelled. Masks are index PNGs, painted colours, black and
+white, LabelMe's JSON files (beside the pictures or in a folder) or one COCO JSON file. What was not said is found out
+by looking, announced, and can be pinned.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from artifacts.errors import DataError
+from artifacts.masks import read_mask
+from stages.contract import Execution
+from stages.data.coco import CocoMasks
+from stages.data.colour_masks import (
+    BLACK,
+    WHITE,
+    ClassTable,
+    guess_palette,
+    read_class_table,
+    read_colours,
+    renumber,
+    to_indices,
+)
+from stages.data.config import FolderConfig
+from stages.data.labels import read_label_table
+from stages.data.lists import check_subset, did_you_mean, read_list
+from stages.data.pictures import PictureFolder
+from stages.data.polygons import (
+    BACKGROUND_LABELS,
+    IGNORE_LABELS,
+    Drawing,
+    check_labels,
+    draw,
+    read_coco,
+    read_labelme,
+    refuse_problems,
+)
+from stages.data.raw import RawDataset
+from stages.data.splits import draw_labelled, parse_labelled
+
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+MOST_NAMED = 50  # mismatches that one message lists
+_ENDING = re.compile(r"[ _.-]*(mask|masks|label|labels|gt|seg|segmentation|annotation|L|P)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks that were found, by picture, and how to read them."""
+
+    entries: Mapping[str, Any]
+    read: Callable[[Any], np.ndarray]
+    class_names: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Reads index masks, painted masks and black-and-white ones."""
+
+    format: str  # "ids", "colours" or "binary"
+    table: ClassTable
+
+    def __call__(self, path: Path) -> np.ndarray:
+        if self.format == "ids" and path.suffix.lower() == ".png":
+            return renumber(read_mask(path), self.table, path)
+        if self.format == "ids":
+            return renumber(_grey_values(path), self.table, path)
+        return to_indices(read_colours(path), self.table, path)
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Draws what LabelMe or COCO files say."""
+
+    class_ids: Mapping[str, int]
+
+    def __call__(self, drawing: Drawing | Path) -> np.ndarray:
+        return draw(read_labelme(drawing) if isinstance(drawing, Path) else drawing, self.class_ids)
+
+
+# ------------------------------------------------------------------------------------------------- all together
+
+
+def find(settings: FolderConfig, execution: Execution) -> RawDataset:
+    """The pictures, and what there is for each of them."""
+    note = execution.progress.note
+    folder = PictureFolder(Path(settings.images).expanduser())
+    files = {image_id: folder.file(image_id) for image_id in folder.ids}
+    table = read_class_table(Path(settings.class_table).expanduser()) if settings.class_table else None
+    for sentence in table.notes if table else ():
+        note(sentence)
+    masks = find_masks(settings, table, folder, note)
+    labels = _labels(settings, masks.class_names if masks else table.names if table else (), files)
+    names = masks.class_names if masks else _names_of(table, labels)
+    _check_names(settings, labels, names)
+    entries = masks.entries if masks else {}
+    val = choose_val(settings, sorted(entries))
+    labelled = [image_id for image_id in sorted(entries) if image_id not in set(val)]
+    weak = [image_id for image_id in sorted(labels) if image_id not in entries]
+    bare = [image_id for image_id in files if image_id not in entries and image_id not in labels]
+    more = _unlabelled(settings, files)
+    _tell(note, len(entries), len(weak), len(bare), len(more))
+    files |= more
+    root = Path(os.path.commonpath([path.parent.absolute() for path in files.values()]))
+    return RawDataset(
+        name=Path(settings.images).expanduser().absolute().name,
+        class_names=names,
+        root=root,
+        images={image_id: path.absolute().relative_to(root).as_posix() for image_id, path in files.items()},
+        masks=entries,
+        read_mask=masks.read if masks else read_mask,
+        train=tuple(labelled),
+        pool=tuple(sorted([*labelled, *weak])),
+        val=tuple(val),
+        unlabelled=tuple(sorted([*bare, *more])),
+        tag_sources={"file": lambda ids: {i: labels[i] for i in ids if i in labels}} if labels else {},
+        tags_of_masks_too=True,
+        photographs=True,
+        exif=settings.exif,
+        facts=masks.facts if masks else {},
+    )
+
+
+def text_files(settings: FolderConfig) -> dict[str, Path]:
+    """Class table, labels, the list of val, a COCO file; LabelMe's files are masks, and read as such."""
+    files = {
+        key: Path(value).expanduser() for key in ("class_table", "labels") if (value := str(getattr(settings, key)))
+    }
+    masks = Path(settings.masks).expanduser() if settings.masks else None
+    if masks is not None and masks.is_file():
+        files["masks"] = masks
+    if settings.val and isinstance(wanted := parse_labelled(settings.val), Path):
+        files["val"] = wanted
+    return files
+
+
+def _tell(note: Callable[[str], None], masked: int, weak: int, bare: int, more: int) -> None:
+    note(f"{masked:,} pictures with masks, {weak:,} with image-level labels alone, {bare + more:,} with neither")
+
+
+def choose_val(settings: FolderConfig, masked: Sequence[str]) -> list[str]:
+    """The ids of split val: a list, or a seeded draw from the pictures with masks. Some must be left to train on."""
+    if not settings.val or not masked:
+        return []
+    wanted = parse_labelled(settings.val)
+    if isinstance(wanted, Path):
+        ids = read_list(wanted)
+        check_subset(ids, masked, f"the list {wanted}", "the pictures with masks")
+        return sorted(ids)
+    count = math.ceil(wanted * len(masked)) if isinstance(wanted, Fraction) else wanted
+    if count >= len(masked):
+        raise DataError(
+            f"val asks for {count} of the {len(masked)} pictures with masks: none is left to train on",
+            "ask for fewer (--val), or draw more masks",
+        )
+    return draw_labelled(masked, count, settings.val_seed)
+
+
+# ------------------------------------------------------------------------------------------------- masks
+
+
+def find_masks(
+    settings: FolderConfig, table: ClassTable | None, folder: PictureFolder, note: Callable[[str], None]
+) -> Masks | None:
+    """The masks that the settings name, each with its picture; None where they name none."""
+    if not settings.masks:
+        if settings.mask_format != "auto":
+            raise DataError(f"mask_format is {settings.mask_format}, but no masks are given", "name them (--masks)")
+        return None
+    place = Path(settings.masks).expanduser()
+    if not place.exists():
+        raise DataError(f"masks names {place}, which is not there", "correct it (--masks)")
+    kind: str = settings.mask_format
+    if kind == "auto" and place.is_file():
+        kind = "coco"
+    if (kind == "coco") != place.is_file():
+        raise DataError(f"{place} is {'no file' if kind == 'coco' else 'a file'}", "masks is a folder, or a COCO JSON")
+    if kind == "coco":
+        return _coco(place, table, folder, note)
+    files = {path.stem: path for path in sorted(place.iterdir()) if path.suffix.lower() in MASK_SUFFIXES}
+    outlines = {path.stem: path for path in sorted(place.iterdir()) if path.suffix.lower() == ".json"}
+    if kind == "labelme" or (kind == "auto" and outlines and (not files or place.samefile(folder.path))):
+        return _labelme(outlines, place, table, folder, note)
+    if not files:
+        raise DataError(f"{place} holds no mask ({', '.join(MASK_SUFFIXES)} or LabelMe's .json)", "correct --masks")
+    entries = match(files, folder.ids, place, note)
+    kind, table = _understand(kind, table, list(entries.values()), note)
+    return Masks(entries, MaskFiles(kind, table), table.names, {"mask_format": kind})
+
+
+def match(files: Mapping[str, Path], ids: Sequence[str], place: Path, note: Callable[[str], None]) -> dict[str, Path]:
+    """Masks by picture: equal stems, or all masks with one ending such as `_mask`. DataError lists those left over."""
+    if not set(files) & set(ids):
+        endings = {found[0] for stem in files if (found := _ENDING.search(stem))}
+        if len(endings) == 1 and all(stem.endswith(next(iter(endings))) for stem in files):
+            ending = endings.pop()
+            files = {stem.removesuffix(ending): path for stem, path in files.items()}
+            note(f"masks are named after their pictures with {ending!r} behind")
+    if lonely := sorted(set(files) - set(ids)):
+        shown = ", ".join(files[stem].name for stem in lonely[:MOST_NAMED])
+        more = f" and {len(lonely) - MOST_NAMED} more" if len(lonely) > MOST_NAMED else ""
+        raise DataError(
+            f"{len(lonely)} of {len(files)} masks in {place} have no picture of that name: {shown}{more}",
+            did_you_mean(lonely, ids) + "a mask has the file name of its picture; rename or remove them",
+        )
+    return {stem: files[stem] for stem in sorted(files)}
+
+
+def _understand(
+    kind: str, table: ClassTable | None, paths: Sequence[Path], note: Callable[[str], None]
+) -> tuple[str, ClassTable]:
+    """(how to read the masks, their classes), where something was left open by looking at them, and saying so."""
+    if table is not None and kind != "auto":
+        return kind, _with_colours(kind, table)
+    guess = guess_palette(paths)
+    chosen = kind if kind != "auto" else guess.kind
+    if table is not None:
+        if kind == "auto" and guess.kind == "binary" and table.colours is None and len(table.names) == 2:
+            chosen = "binary"
+        elif kind == "auto" and table.colours is not None:
+            chosen = "colours"
+        note(f"masks: {guess.description}; read as {chosen} (--set dataset.mask_format={chosen} pins it)")
+        return chosen, _with_colours(chosen, table)
+    if chosen == "binary":
+        note(f"masks: {guess.description}")
+        note("classes: background, object (--set dataset.mask_format=binary and a class table pin it)")
+        return chosen, _with_colours("binary", ClassTable(("background", "object")))
+    names = tuple(line for line in guess.table.splitlines() if line)
+    if chosen == "colours" or names[:1] != ("background",):
+        raise DataError(
+            f"which class is which in {paths[0].parent} cannot be seen: {guess.description}",
+            "write a class table and give it (--classes FILE), for example:\n"
+            + "".join(f"    {line}\n" for line in guess.table.splitlines()[:24]),
+        )
+    note(f"masks: {guess.description}")
+    note(f"classes: {', '.join(names)} (pinned, and named, by a text file with a name a line: --classes FILE)")
+    return chosen, ClassTable(names)
+
+
+def _with_colours(kind: str, table: ClassTable) -> ClassTable:
+    """The table, black and white as its colours where masks are black and white; refused where it lacks colours."""
+    if kind == "binary":
+        if len(table.names) != 2:
+            raise DataError(
+                f"black-and-white masks have two classes, the class table has {len(table.names)}: "
+                f"{', '.join(table.names)}",
+                "give a table of background and one class, or masks with a value a class",
+            )
+        return ClassTable(table.names, {BLACK: 0, WHITE: 1})
+    if kind == "colours" and table.colours is None:
+        raise DataError(
+            "masks are painted in colours, and the class table has none",
+            "write the colour behind each name: `cat 64 0 0`",
+        )
+    return table
+
+
+def _grey_values(path: Path) -> np.ndarray:
+    """The values of an index mask in a BMP or TIFF file: the three channels are equal."""
+    codes = read_colours(path)
+    if (codes % 0x010101).any():
+        raise DataError(f"the mask {path} has colours, expected class ids", "dataset.mask_format: colours, and a table")
+    return (codes & 255).astype(np.uint8)
+
+
+def _labelme(
+    files: Mapping[str, Path],
+    place: Path,
+    table: ClassTable | None,
+    folder: PictureFolder,
+    note: Callable[[str], None],
+) -> Masks:
+    if not files:
+        raise DataError(f"{place} holds no LabelMe file (.json)", "correct --masks")
+    entries = match(files, folder.ids, place, note)
+    drawings = [read_labelme(path) for path in entries.values()]
+    names = _outlined(table, (region.label for drawing in drawings for region in drawing.regions), note)
+    ids = _class_ids(table, names)
+    check_labels(drawings, ids)
+    refuse_problems(str(place), [f"{d.path.name}: {problem}" for d in drawings for problem in d.problems])
+    if passed := [f"{d.path.name}: {sentence}" for d in drawings for sentence in d.not_drawn]:
+        note(f"{len(passed)} shapes have no area and are passed over, e.g. {passed[0]}")
+    return Masks(entries, Outlines(ids), names, {"mask_format": "labelme"})
+
+
+def _coco(path: Path, table: ClassTable | None, folder: PictureFolder, note: Callable[[str], None]) -> Masks:
+    file = read_coco(path)
+    refuse_problems(str(path), file.problems)
+    if lonely := sorted(set(file.image_ids) - set(folder.ids)):
+        raise DataError(
+            f"{len(lonely)} pictures of {path} are not in {folder.path}: {', '.join(lonely[:MOST_NAMED])}",
+            did_you_mean(lonely, folder.ids) + "add the pictures, or take them from the file",
+        )
+    order = [file.categories[key] for key in sorted(file.categories, key=lambda key: (isinstance(key, str), key))]
+    names = _outlined(table, order, note, in_order=True)
+    ids = _class_ids(table, names)
+    if unknown := sorted(set(order) - {*ids, *BACKGROUND_LABELS, *IGNORE_LABELS}):
+        raise DataError(f"{path} has categories that are no class: {', '.join(unknown)}", "add them to the class table")
+    problems = [problem for stem in file.image_ids for problem in file.annotations_of(stem).problems]
+    refuse_problems(str(path), problems)
+    return Masks(CocoMasks((file,)), Outlines(ids), names, {"mask_format": "coco"})
+
+
+def _outlined(
+    table: ClassTable | None, labels: Iterable[str], note: Callable[[str], None], in_order: bool = False
+) -> tuple[str, ...]:
+    """The class names: those of the table, else the labels that occur."""
+    if table is not None:
+        return table.names
+    found = [label for label in dict.fromkeys(labels) if label not in (*BACKGROUND_LABELS, *IGNORE_LABELS)]
+    names = ("background", *(found if in_order else sorted(found)))
+    note(f"classes: {', '.join(names)} (pinned by a text file with a name a line: --classes FILE)")
+    return names
+
+
+def _class_ids(table: ClassTable | None, names: Sequence[str]) -> dict[str, int]:
+    return table.ids if table is not None else {name: class_id for class_id, name in enumerate(names)}
+
+
+# ------------------------------------------------------------------------------------------------- labels
+
+
+def _labels(settings: FolderConfig, known: Sequence[str], files: Mapping[str, Path]) -> dict[str, frozenset[str]]:
+    """Image-level labels by picture; DataError lists all that have no picture."""
+    if not settings.labels:
+        return {}
+    path = Path(settings.labels).expanduser()
+    labels = read_label_table(path, known).labels
+    if lonely := sorted(set(labels) - set(files)):
+        shown = ", ".join(lonely[:MOST_NAMED]) + (
+            f" and {len(lonely) - MOST_NAMED} more" if lonely[MOST_NAMED:] else ""
+        )
+        raise DataError(
+            f"{len(lonely)} of {len(labels)} images of {path} have no picture: {shown}",
+            did_you_mean(lonely, files) + "add the pictures, or take the rows out",
+        )
+    return dict(labels)
+
+
+def _names_of(table: ClassTable | None, labels: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
+    if table is not None:
+        return table.names
+    names = sorted({name for found in labels.values() for name in found} - {"background"})
+    if not names:
+        raise DataError("there are no masks, no labels and no class table", "give --masks, --labels or --classes FILE")
+    return ("background", *names)
+
+
+def _check_names(settings: FolderConfig, labels: Mapping[str, frozenset[str]], names: Sequence[str]) -> None:
+    found = {name for labelled in labels.values() for name in labelled}
+    if unknown := sorted(found - set(names)):
+        raise DataError(
+            f"{settings.labels} has labels that are no class: {', '.join(unknown)}; the classes are {', '.join(names)}",
+            did_you_mean(unknown, names) + "correct them, or add them to the class table (--classes FILE)",
+        )
+
+
+def _unlabelled(settings: FolderConfig, files: Mapping[str, Path]) -> dict[str, Path]:
+    """The further pictures; DataError where one has the name of a picture that is there already."""
+    if not settings.unlabelled:
+        return {}
+    folder = PictureFolder(Path(settings.unlabelled).expanduser())
+    if twice := sorted(set(folder.ids) & set(files)):
+        raise DataError(
+            f"{len(twice)} pictures of {folder.path} have the name of one of {settings.images}: "
+            f"{', '.join(twice[:MOST_NAMED])}",
+            "rename them, or take them out: are they the same pictures?",
+        )
+    return {image_id: folder.file(image_id) for image_id in folder.ids}
