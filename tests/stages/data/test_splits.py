@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifacts.errors import ConfigError, DataError
@@ -63,6 +63,7 @@ def test_fractions_give_the_published_counts(size, fraction, count):
     assert len(draw_labelled(pool, Fraction(fraction), seed=0)) == count
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     small=st.integers(1, 100),
@@ -124,6 +125,7 @@ def balanced_by_hand(pool, amount, seed, tags):
 TAGGED = st.dictionaries(st.sampled_from(POOL[:40]), st.lists(st.integers(1, 6), max_size=4), min_size=1)
 
 
+@settings(deadline=None)
 @given(tags=TAGGED, untagged=st.sets(st.sampled_from(POOL[40:50])), seed=st.integers(0, 99), data=st.data())
 def test_balanced_draw_is_that_of_plain_loops(tags, untagged, seed, data):
     pool = [*tags, *untagged]
@@ -131,6 +133,7 @@ def test_balanced_draw_is_that_of_plain_loops(tags, untagged, seed, data):
     assert draw_balanced(pool, amount, seed, tags) == balanced_by_hand(pool, amount, seed, tags)
 
 
+@settings(deadline=None)
 @given(tags=TAGGED, seed=st.integers(0, 99), data=st.data())
 def test_balanced_draws_are_nested_and_reach_every_class(tags, seed, data):
     pool = sorted(tags)
@@ -231,6 +234,8 @@ def test_all_that_is_wrong_with_an_unlabelled_list_is_told_at_once():
     with pytest.raises(DataError) as caught:
         check_unlabelled(["b"], ["a"], ["a", "b", "c"], "u.txt")
     assert caught.value.hint == "correct the list, or name none: then all other training images are taken"
+    with pytest.raises(DataError, match=r"images: 1 of its ids are labelled: z\n"):  # told once
+        check_unlabelled(["a", "z"], ["z"], ["a"], "u.txt")
     many = [f"x{number}" for number in range(8)]
     with pytest.raises(
         DataError, match="8 training images are neither labelled nor in it: x0, x1, x2, x3, x4 and 3 more"
