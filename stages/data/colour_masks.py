@@ -302,7 +302,8 @@ def _by_shape(line: str, where: str) -> tuple[str, list[str], str | None]:
     name, before, behind = match["name"], _NUMBER.findall(match["before"]), _NUMBER.findall(match["behind"])
     if before and _NUMBER.fullmatch(name):
         raise DataError(
-            f"{where}: {line!r} has no name, or one that is a number", "name the columns: `name,r,g,b` first"
+            f"{where}: {line!r} has no name, or one that is a number",
+            "name the columns in a first line, such as `r g b name`",
         )
     if behind == ["255"] and not before and _LIKE_IGNORE.fullmatch(name):
         return name, [], "255"

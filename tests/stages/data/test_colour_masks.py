@@ -215,6 +215,12 @@ def test_names_may_end_in_a_number(table):
     assert table("background\n4-wheeler\n1st\n7\n#hash\n").names[1:] == ("4-wheeler", "1st", "7", "#hash")
 
 
+def test_names_that_are_numbers_need_a_header(table):
+    found = table("r g b name\n0 0 0 background\n116 113 206 3060\n202 142 21 left arm\n")
+    assert found.names == ("background", "3060", "left arm")
+    assert found.colours == {0: 0, code(116, 113, 206): 1, code(202, 142, 21): 2}
+
+
 def test_what_is_ignored_and_what_only_sounds_like_it(table):
     found = table("background 0 0 0\n__ignore__ 224 224 192\n__ignore__ 1 1 1\ncat 128 0 0\n")
     assert found.colours == {0: 0, CREAM: 255, 0x010101: 255, RED: 1}
@@ -259,6 +265,7 @@ def test_a_table_without_background_says_so(table):
         ("name,color\nbackground,black\n", r"line 2: 'black' is no colour"),
         ("name,color\nbackground,#000000\ncat,#80000\n", r"line 3: '#80000' is no colour"),
         ("background 0 0 0\ncat\n", r"line 2: 'cat' has no colour, other lines have"),
+        ("background #000000\ncat #80000011\n", r"line 2: 'cat #80000011' has no colour"),
         ("cat\nbackground 0 0 0\n", r"line 1: 'cat' has no colour, other lines have"),
         ("background\n3 wheeler\n", r"line 1: 'background' has no id, other lines have"),
         ("cat\ndog\n", r"line 1: the first class is 'cat', expected background"),
@@ -427,6 +434,8 @@ def test_ids_with_ignore_and_few_objects_are_not_black_and_white(tmp_path):
     mask = blocks([0, 255], side=40)
     mask[0, :20] = np.arange(1, 21)
     assert guess_palette([save(tmp_path / "a.png", mask)]).kind == "ids"
+    mask[0] = 200  # one more shade is no smoothed edge
+    assert guess_palette([save(tmp_path / "a.png", mask)]).kind == "colours"
     write_mask(tmp_path / "p.png", blocks([0, 255]))  # 255 is cream here
     assert guess_palette([tmp_path / "p.png"]).kind == "ids"
 
