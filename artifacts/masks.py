@@ -70,7 +70,7 @@ def encode_mask(mask: np.ndarray, palette: bytes | None = None) -> bytes:
     picture = Image.fromarray(np.ascontiguousarray(mask))  # mode L ...
     picture.putpalette(palette)  # ... and P from here on; the full palette keeps it at 8 bits a pixel
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
+    picture.save(buffer, format="PNG", compress_level=6)  # level 9: ten times the time for a fifth fewer bytes
     return buffer.getvalue()
 
 

@@ -48,6 +48,11 @@ REAL: list[tuple[str, str, dict[str, Any]]] = [
         "model",
         {"method": "supervised", "network": "tiny", "iterations": 12, "batch_size": 4, "crop_size": 48},
     ),
+    (
+        "retrain",
+        "retrained",
+        {"labels": "mixed", "training": {"network": "tiny", "iterations": 12, "batch_size": 4, "crop_size": 48}},
+    ),
     ("predict", "predictions", {"splits": ["val"]}),
     ("crf", "crf", {}),
     ("evaluate", "metrics", {}),

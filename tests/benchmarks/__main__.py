@@ -27,6 +27,7 @@ BENCHMARKS = {
     "training": "training:training",
     "training-mobilenet": "training:training_mobilenet",
     "score-maps": "formats:score_maps",
+    "sbd": "sbd:sbd",
 }
 
 
