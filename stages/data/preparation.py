@@ -67,8 +67,8 @@ def choose_labelled(
     return draw_labelled(drawn_from, wanted, config.labelled_seed)
 
 
-def choose_others(config: PrepareDataConfig, raw: RawDataset, labelled: Sequence[str]) -> list[str]:
-    """The other training images: all of them, or those of the list that the config names."""
+def choose_others(config: PrepareDataConfig, raw: RawDataset, labelled: Sequence[str], note: Any) -> list[str]:
+    """The other training images: all of them, or those of the list that the config names, where the rest is told."""
     if config.others == "none":
         return []
     if not config.unlabelled:
@@ -77,6 +77,8 @@ def choose_others(config: PrepareDataConfig, raw: RawDataset, labelled: Sequence
     ids = read_list(path)
     check_disjoint(ids, raw.val, f"the unlabelled list {path}", "val")
     check_unlabelled(ids, labelled, raw.pool, f"the unlabelled list {path}")
+    if left := len(set(raw.pool) - set(ids) - set(labelled)):
+        note(f"{left:,} training images are neither labelled nor in {path}: they are left out")
     return sorted(ids)
 
 
@@ -280,7 +282,7 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
     check_counts(raw, config.allow_subset, note)
     kept = kept_classes(config, raw)
     labelled = [] if config.labelled_balanced else choose_labelled(config, raw)
-    others = sorted(raw.pool) if config.labelled_balanced else choose_others(config, raw, labelled)
+    others = sorted(raw.pool) if config.labelled_balanced else choose_others(config, raw, labelled, note)
     lists = {"train": labelled, "others": others, "unlabelled": raw.unlabelled, "val": raw.val, "test": raw.test}
     check_files(raw, lists, ("train", "val"))
     training = sorted({*labelled, *others})
@@ -304,7 +306,7 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
         tags = {i: classes for i, classes in shown.items() if classes is not None} | tags
     if config.labelled_balanced:
         labelled = choose_labelled(config, raw, tags)
-        others = choose_others(config, raw, labelled)
+        others = choose_others(config, raw, labelled, note)
     without_kept = {image_id for image_id in [*labelled, *others] if not tags[image_id]}
     if config.without_kept_class == "drop":
         labelled, others = ([i for i in ids if i not in without_kept] for ids in (labelled, others))
@@ -374,7 +376,7 @@ def in_words(labelled: Mapping[str, Any], several_kinds: bool) -> str:
     """One line on the labelled list, with the share of masks that decides whether figures can be compared."""
     text = f"labelled: {labelled['count']:,} images"
     if several_kinds:
-        text += f", {100 * labelled['official_share']:.0f} % of them with official masks"
+        text += f", {100 * labelled['official_share']:.1f} % of them with official masks"
     if labelled.get("family"):
         text += f"; this is {labelled['family']}"
     return f"{text} (sha256 of the sorted ids {labelled['sha256_of_sorted_ids'][:12]})"

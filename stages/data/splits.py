@@ -132,7 +132,7 @@ def describe_labelled(
 
 
 def check_unlabelled(unlabelled: Iterable[str], labelled: Iterable[str], pool: Iterable[str], what: str) -> None:
-    """The unlabelled list holds all images of the pool that are not labelled, and no others; DataError names them.
+    """The unlabelled list holds training images that are not labelled, and no others; DataError names them.
 
     A published list that fails: each of CPS's pseudoseg_unlabeled_1-{16,8,4,2} holds one labelled image.
     """
@@ -141,10 +141,9 @@ def check_unlabelled(unlabelled: Iterable[str], labelled: Iterable[str], pool: I
     wrong = {
         "{} of its ids are labelled: {}": sorted(ids & chosen),
         "{} of its ids are no training images: {}": unknown,
-        "{} training images are neither labelled nor in it: {}": sorted(known - chosen - ids),
     }
     if problems := [text.format(len(found), named(found)) for text, found in wrong.items() if found]:
         raise DataError(
-            f"{what} is not the rest of the training images: {'; '.join(problems)}",
+            f"{what} is no list of other training images: {'; '.join(problems)}",
             did_you_mean(unknown, known) + "correct the list, or name none: then all other training images are taken",
         )
