@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 from artifacts.dataset import Dataset
@@ -23,6 +24,7 @@ from stages.data.preparation import class_map
 from stages.data.voc import EXPECTED, Lists, count_deviations, find_devkit, read_sbd_mask
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE, PrepareDataConfig
+from tests.stages.data.conftest import Kit, picture_mask
 
 CAT, DOG, PERSON, SHEEP = 8, 12, 15, 17
 
@@ -430,3 +432,36 @@ def test_labels_of_real_masks_agree_with_the_label_file(tmp_path):
     assert (len(only_in_file), sum(map(len, only_in_file.values()))) == (190, 208)
     assert not set(only_in_file) & {*official, *dataset.ids("val")}
     assert only_in_file["2008_001550"] == {"sofa", "chair"}
+
+
+@pytest.mark.real
+@pytest.mark.skipif("SEMISEG_TEST_DATA" not in os.environ, reason="SEMISEG_TEST_DATA names no folder of real pictures")
+def test_the_rule_gives_the_official_list_of_10582(tmp_path):
+    """The official lists over stand-in pictures; SBD's own lists hold 1,103 images of VOC val and most of VOC train."""
+    folder = Path(os.environ["SEMISEG_TEST_DATA"]) / "data" / "voc-lists" / "voc12"
+    train, trainaug, val = (read_list(folder / f"{name}.txt") for name in ("train", "train_aug", "val"))
+    kit = Kit(tmp_path / "VOC2012", tmp_path / "sbd")
+    kit.write_list("train.txt", train)
+    kit.write_list("val.txt", val)
+    sbd = [*sorted(set(trainaug) - set(train[:330])), *val[:1103]]
+    kit.add_image("picture")
+    kit.add_voc_mask("mask", [CAT])
+    (kit.sbd / "dataset" / "cls").mkdir(parents=True)
+    scipy.io.savemat(kit.sbd / "mask.mat", {"GTcls": {"Segmentation": picture_mask([DOG], border=False)}})
+    (kit.sbd / "dataset" / "train.txt").write_text("\n".join(sbd[:8498]))
+    (kit.sbd / "dataset" / "val.txt").write_text("\n".join(sbd[8498:]))
+    for image_id in {*trainaug, *val}:
+        os.link(kit.root / "JPEGImages" / "picture.jpg", kit.root / "JPEGImages" / f"{image_id}.jpg")
+    for image_id in (*train, *val):
+        os.link(kit.root / "SegmentationClass" / "mask.png", kit.root / "SegmentationClass" / f"{image_id}.png")
+    for image_id in sbd:
+        os.link(kit.sbd / "mask.mat", kit.sbd / "dataset" / "cls" / f"{image_id}.mat")
+    dataset = {"name": "voc-aug", "source": str(kit.root), "sbd": str(kit.sbd)}
+    config = build(PrepareDataConfig, {"dataset": dataset, "labelled": "1/8", "labelled_from": "all"}, "test")
+    artifact = run_stage(STAGE, config, Workspace(tmp_path / "ws"), "a", {}, Execution()).artifact
+    prepared = Dataset(artifact)
+    assert (len(sbd), artifact.summary["val_ids_removed_from_training_lists"]) == (11_355, 1103)
+    assert artifact.summary["deviations"] == []
+    assert sorted((*prepared.ids("train"), *prepared.ids("weak"))) == sorted(trainaug)
+    assert (len(prepared.ids("train")), list(prepared.ids("val"))) == (1323, sorted(val))
+    assert artifact.summary["masks"] == {"official": 2913, "other": 9118, "none": 0}
