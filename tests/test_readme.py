@@ -11,7 +11,8 @@ import typer.main
 
 from artifacts.errors import ConfigError
 from semiseg_cli.main import app
-from stages.config import build, parse_assignment
+from semiseg_cli.stage_commands import SHORTCUTS, stage_config
+from stages.config import build
 from stages.contract import STAGE_MODULES, load_stage
 
 ROOT = Path(__file__).parent.parent
@@ -19,14 +20,22 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+VARIABLE = re.compile(r'(\w+)="(.*)"')
+
+
 def shell_lines() -> list[tuple[str, str]]:
-    """(page, command) of every shell block, with continued lines joined and comments dropped."""
+    """(page, command) of every shell block: continued lines joined, comments dropped, the page's variables put in."""
     found = []
     for page in PAGES:
+        variables: dict[str, str] = {}
         for block in BLOCK.findall(page.read_text(encoding="utf-8")):
             for line in block.replace("\\\n", " ").splitlines():
                 command = re.sub(r"\s+#.*$", "", line).strip()
-                if command and not command.startswith("#"):
+                if setting := VARIABLE.fullmatch(command):
+                    variables[setting[1]] = setting[2]
+                elif command and not command.startswith("#"):
+                    for name, value in variables.items():
+                        command = command.replace(f"${name}", value)
                     found.append((page.name, command))
     return found
 
@@ -48,15 +57,8 @@ def test_command_and_options_exist(page, line):
     assert command is not None, f"{page}: there is no command {name}"
     context = command.make_context(name, list(arguments))  # parses every option; runs nothing
     if name in STAGE_MODULES:
-        settings = context.params.get("settings") or []
-        values: dict = {}
-        for text in settings:
-            keys, value = parse_assignment(text)
-            place = values
-            for key in keys[:-1]:
-                place = place.setdefault(key, {})
-            place[keys[-1]] = value
-        build(load_stage(name).config, values, f"{page}: {line}")
+        given = {shortcut: context.params[shortcut.option[2:].replace("-", "_")] for shortcut in SHORTCUTS[name]}
+        stage_config(load_stage(name), None, context.params.get("settings") or [], given)
 
 
 def test_a_wrong_setting_would_be_found():
