@@ -300,11 +300,13 @@ def test_a_cut_download_continues(site, tmp_path, reset):
 def test_a_server_that_falls_silent_is_left(site, tmp_path):
     data, seen, end = noise(1000), Seen(), threading.Event()
     site.files["/a.tar"] = data
+    begin = time.monotonic()
     site.orders = [whole(stop=300, pause=end)]
     assert get(archive_of(data, f"{site.address}/a.tar"), tmp_path, seen, patience=fast(silence_s=1.0)) == data
     end.set()
     assert site.ranges() == [None, "bytes=300-"]
     assert "no answer for 1 s" in seen.said()
+    assert time.monotonic() - begin < 12
 
 
 def fast(**changes: Any) -> Patience:
@@ -579,6 +581,13 @@ def test_a_server_that_does_not_tell_the_size(site, tmp_path):
     site.orders = [whole(tell_size=False)]
     with pytest.raises(DataError, match="it does not tell the size of the file"):
         get(archive_of(data, f"{site.address}/a.tar", bytes=None), tmp_path / "other")
+
+
+def test_what_follows_the_last_byte_is_not_taken(site, tmp_path):
+    data = noise(1000)
+    site.files["/a.tar"] = data + b"more"
+    site.orders = [whole(tell_size=False)]
+    assert get(archive_of(data, f"{site.address}/a.tar"), tmp_path) == data
 
 
 # --- disks ---
@@ -873,9 +882,10 @@ BOMBS = {
     "huge header": (raw_header("h", large(ZEROS), b"x") + bytes(ZEROS), "one of its headers says that it is 50,000,"),
     "huge name": (raw_header("n", large(ZEROS), b"L") + bytes(ZEROS), "one of its headers says that it is 50,000,"),
     "many headers": (raw_header("h", large(MEGABYTE * 2), b"x") + bytes(ZEROS), "holds more than"),
-    "negative": (raw_header("kit/a", large(-1024)), "has a size of -1024 bytes"),
-    "negative header": (raw_header("h", large(-1024), b"x"), "one of its headers says that it is -1,024 bytes long"),
-    "headers for ever": (raw_header("h", b"0\0", b"g") * 5000, "is damaged"),
+    "skips much": (raw_header("kit/a", large(10**13), b"S"), "holds more than"),  # sparse: an empty file, it says
+    "negative": (raw_header("kit/a", large(-1024)), "has a size of -1024 bytes|is damaged"),  # newer tarfile
+    "negative header": (raw_header("h", large(-1024), b"x"), "says that it is -1,024 bytes long|is damaged"),
+    "headers for ever": (raw_header("h", b"0\0", b"g") * 5000, "is damaged|holds no folder kit"),
 }
 
 
@@ -884,7 +894,7 @@ def test_a_bomb_is_refused_before_it_goes_off(tmp_path, bomb):
     data, message = BOMBS[bomb]
     (tmp_path / "a.tgz").write_bytes(packed := gzip.compress(data, 6))
     archive = archive_of(packed, file="a.tgz")
-    with pytest.raises(DataError, match=re.escape(message)):
+    with pytest.raises(DataError, match=message):
         extract(archive, tmp_path / "a.tgz", tmp_path, Seen(), most_bytes=MEGABYTE, most_members=50)
     assert names(tmp_path) == {"a.tgz", "a.tgz.verified", ".a.tgz.lock"}
 
