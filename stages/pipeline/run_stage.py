@@ -118,7 +118,7 @@ def run_stage(
         if not force and (fresh := published_if_fresh(workspace, name, work)):
             return Outcome(fresh, ran=False)
         if execution.world_size > 1:
-            return Outcome(_run_distributed(stage, config, opened, workspace, name, work, execution), ran=True)
+            return Outcome(_run_distributed(stage, config, opened, workspace, name, work, execution, started), ran=True)
         with workspace.writing(name, work) as writer:
             if not force and (fresh := published_if_fresh(workspace, name, work)):
                 writer.discard()  # another process made it between our look and our lock
@@ -148,12 +148,15 @@ def _run_distributed(
     name: str,
     work: Work,
     execution: Execution,
+    started: Callable[[Writer], None] | None,
 ) -> Artifact:
     from stages.engine import distributed
 
     with distributed.process_group(execution.device), contextlib.ExitStack() as stack:
         if execution.rank == 0:
             writer = stack.enter_context(workspace.writing(name, work))
+            if started is not None:
+                started(writer)
         distributed.barrier()  # the folder exists and is locked before the other ranks enter
         if execution.rank != 0:
             writer = Writer(workspace.partial_folder(name, work.fingerprint))
