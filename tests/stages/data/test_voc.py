@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import http.server
 import json
 import os
 import shutil
+import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +22,7 @@ from artifacts.errors import ConfigError, DataError
 from artifacts.store import Workspace
 from stages.config import build
 from stages.contract import Execution
+from stages.data import download
 from stages.data.config import VOC_CLASS_NAMES
 from stages.data.labels import read_label_file
 from stages.data.lists import read_list
@@ -465,3 +471,32 @@ def test_the_rule_gives_the_official_list_of_10582(tmp_path):
     assert sorted((*prepared.ids("train"), *prepared.ids("weak"))) == sorted(trainaug)
     assert (len(prepared.ids("train")), list(prepared.ids("val"))) == (1323, sorted(val))
     assert artifact.summary["masks"] == {"official": 2913, "other": 9118, "none": 0}
+
+
+def test_both_archives_are_downloaded_and_used(kit, tmp_path, monkeypatch):
+    """With archives of the tiny devkit in place of the official ones, from a server of one's own (a mirror)."""
+    served = tmp_path / "served"
+    served.mkdir()
+    with tarfile.open(served / "voc.tar", "w") as tar:
+        tar.add(kit.root, "VOCdevkit/VOC2012")
+    with tarfile.open(served / "sbd.tgz", "w:gz") as tar:
+        tar.add(kit.sbd, "benchmark_RELEASE")
+    for name, file, folder in (("VOC2012", "voc.tar", "VOCdevkit/VOC2012"), ("SBD", "sbd.tgz", "benchmark_RELEASE")):
+        digest = "sha256:" + hashlib.sha256((served / file).read_bytes()).hexdigest()
+        monkeypatch.setattr(download, name, download.Archive(name, file, (), None, digest, folder))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    mirror = f"http://127.0.0.1:{server.server_port}"
+    own = {"name": "voc-aug", "download": str(tmp_path / "fetched"), "mirrors": mirror}
+    config = build(PrepareDataConfig, {"dataset": own, "allow_subset": True}, "test")
+    try:
+        first = run_stage(STAGE, config, Workspace(tmp_path / "ws"), "a", {}, Execution(workers=1))
+    finally:
+        server.shutdown()
+        server.server_close()
+    dataset = Dataset(first.artifact)
+    assert (dataset.ids("weak"), dataset.ids("val")) == (("s1", "s2", "s3", "s4"), ("v1", "v2"))
+    assert not run_stage(STAGE, config, Workspace(tmp_path / "ws"), "a", {}, Execution(workers=1)).ran  # fresh
+    again = run_stage(STAGE, config, Workspace(tmp_path / "ws"), "b", {}, Execution(workers=1))  # the server is gone
+    assert again.artifact.manifest.content == first.artifact.manifest.content
