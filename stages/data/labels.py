@@ -20,7 +20,9 @@ from artifacts.errors import DataError
 from artifacts.masks import IGNORE
 from stages.data.lists import SHOWN, entry_id, read_lines
 
-FIRST_COLUMNS = ("id", "image", "image_id", "imageid", "file", "filename", "file_name", "name", "picture", "path")
+FIRST_COLUMNS = ("id", "image", "image_id", "imageid", "file", "filename", "file_name", "name", "picture", "path", "")
+_PRESENT, _ABSENT = ("1", "1.0", "true"), ("0", "0.0", "false", "")  # in a column a class; pandas writes words
+_FIRST_MARK = re.compile(r'(?:"[^"]*"|[^\t;,]*?)\s*([\t;,])')  # behind the first cell
 
 
 def read_xml(path: Path, class_names: Sequence[str]) -> frozenset[str]:
@@ -70,26 +72,29 @@ def read_label_table(path: Path, known: Collection[str] = ()) -> LabelTable:
     """A CSV or text file of image-level labels, whose class names need not be known before.
 
     A row an image: its id or file name, then its labels: `img_1.jpg,cat,dog`, `img_1.jpg,cat dog`, `img_1 cat`, or in a
-    column a class of 0 and 1 below a header `image,cat,dog`. An image without a label has an empty row after its name.
+    column a class of 0 and 1 (False, True) below a header `image,cat,dog`. An image without a label has an empty row
+    after its name. The first tab, semicolon or comma of the file, behind a first cell, is what parts the cells.
     known: names of several words, which are not taken apart where a cell may hold several names. Raises DataError, with
     the line's number, for an image that stands twice and for a row of another length than the header.
     """
     lines = read_lines(path)
-    delimiter = next((mark for mark in ("\t", ";", ",") if mark in lines[0][1]), None)
-    rows = [(number, _cells(line, delimiter)) for number, line in lines]
-    header = rows[0][1][1:]
-    if rows[0][1][0].lower() in FIRST_COLUMNS and header:
-        body = rows[1:]
-        if all(cell in ("0", "1", "") for _, cells in body for cell in cells[1:]):
-            if delimiter == "\t":  # `read_lines` takes tabs off the end of a line
-                body = [(number, cells + [""] * (1 + len(header) - len(cells))) for number, cells in body]
-            return _one_hot(path, header, body)
+    marks = [match[1] for _, line in lines if (match := _FIRST_MARK.match(line))]
+    rows = [(number, _cells(line, marks[0] if marks else None, f"{path}, line {number}")) for number, line in lines]
+    (_, (first, *header)), *body = rows
+    marked = {cell.lower() for _, cells in body for cell in cells[1:]}  # what stands below a header
+    one_hot = marked <= {*_PRESENT, *_ABSENT} and bool(marked - {""})
+    if header and one_hot and not {cell.lower() for cell in header} <= {*_PRESENT, *_ABSENT}:
+        if marks[:1] == ["\t"]:  # `read_lines` takes tabs off the end of a line
+            body = [(number, cells + [""] * (1 + len(header) - len(cells))) for number, cells in body]
+        return _one_hot(path, header, body)
+    if header and first.lower() in FIRST_COLUMNS:
         rows = body
     labels: dict[str, frozenset[str]] = {}
-    several = r"[|;]" if any(len(cells) > 2 for _, cells in rows) else r"[\s|;]+"  # what parts names within a cell
+    spaces = all(len(cells) <= 2 for _, cells in rows)  # part names within a cell too
     for number, cells in rows:
-        parts = [[cell] if cell in known else re.split(several, cell) for cell in cells[1:]]
-        _add(labels, path, number, cells[0], [name.strip() for part in parts for name in part if name.strip()])
+        found = [name.strip() for cell in cells[1:] for name in ([cell] if cell in known else re.split("[|;,]", cell))]
+        words = [name.split() if spaces and name not in known else [name] for name in found]
+        _add(labels, path, number, cells[0], [name for part in words for name in part if name])
     names = sorted({name for found in labels.values() for name in found})
     if names and all(name.isdigit() for name in names):
         raise DataError(
@@ -98,10 +103,13 @@ def read_label_table(path: Path, known: Collection[str] = ()) -> LabelTable:
     return LabelTable(labels, tuple(names))
 
 
-def _cells(line: str, delimiter: str | None) -> list[str]:
+def _cells(line: str, delimiter: str | None, where: str) -> list[str]:
     if delimiter is None:
         return line.split()
-    return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
+    except csv.Error as error:
+        raise DataError(f"{where}: {error}", "correct the line") from None
 
 
 def _one_hot(path: Path, names: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> LabelTable:
@@ -114,13 +122,18 @@ def _one_hot(path: Path, names: Sequence[str], rows: Sequence[tuple[int, list[st
                 f"{path}, line {number}: {len(cells)} cells, expected {len(names) + 1} as in the header",
                 "complete the row",
             )
-        _add(labels, path, number, cells[0], [name for name, cell in zip(names, cells[1:], strict=True) if cell == "1"])
+        present = [name for name, cell in zip(names, cells[1:], strict=True) if cell.lower() in _PRESENT]
+        _add(labels, path, number, cells[0], present)
     return LabelTable(labels, tuple(names))
 
 
 def _add(labels: dict[str, frozenset[str]], path: Path, number: int, first: str, names: Iterable[str]) -> None:
     where = f"{path}, line {number}"
-    image_id = check_image_id(entry_id(first, where))
+    entry = entry_id(first, where)
+    try:
+        image_id = check_image_id(entry)
+    except DataError as error:
+        raise DataError(f"{where}: {error.message}", error.hint) from None
     if image_id in labels:
         raise DataError(f"{where}: id {image_id} has labels already", "keep one of the two lines")
     labels[image_id] = frozenset(names)
