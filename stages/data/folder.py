@@ -10,9 +10,11 @@ by looking, announced, and can be pinned.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,13 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from artifacts.errors import DataError
-from artifacts.masks import read_mask
+from artifacts.errors import ConfigError, DataError
+from artifacts.masks import IGNORE, read_mask
 from stages.contract import Execution
 from stages.data.coco import CocoMasks
 from stages.data.colour_masks import (
     BLACK,
+    SAMPLE,
     WHITE,
     ClassTable,
     guess_palette,
@@ -37,8 +41,8 @@ from stages.data.colour_masks import (
 )
 from stages.data.config import FolderConfig
 from stages.data.labels import read_label_table
-from stages.data.lists import check_subset, did_you_mean, read_list
-from stages.data.pictures import PictureFolder
+from stages.data.lists import check_subset, did_you_mean, entry_id, named, read_list
+from stages.data.pictures import SUFFIXES, PictureFolder
 from stages.data.polygons import (
     BACKGROUND_LABELS,
     IGNORE_LABELS,
@@ -53,6 +57,7 @@ from stages.data.raw import RawDataset
 from stages.data.splits import draw_labelled, parse_labelled
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+LOSSY_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in MASK_SUFFIXES)
 MOST_NAMED = 50  # mismatches that one message lists
 _ENDING = re.compile(r"[ _.-]*(mask|masks|label|labels|gt|seg|segmentation|annotation|L|P)$", re.IGNORECASE)
 
@@ -89,7 +94,10 @@ class Outlines:
     class_ids: Mapping[str, int]
 
     def __call__(self, drawing: Drawing | Path) -> np.ndarray:
-        return draw(read_labelme(drawing) if isinstance(drawing, Path) else drawing, self.class_ids)
+        ground = self.class_ids.get(
+            "background", IGNORE
+        )  # without background, nothing is known where nothing was drawn
+        return draw(read_labelme(drawing) if isinstance(drawing, Path) else drawing, self.class_ids, ground=ground)
 
 
 # ------------------------------------------------------------------------------------------------- all together
@@ -104,20 +112,21 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     for sentence in table.notes if table else ():
         note(sentence)
     masks = find_masks(settings, table, folder, note)
+    more = _unlabelled(settings, files)
+    _check_case([*files, *more])
     labels = _labels(settings, masks.class_names if masks else table.names if table else (), files)
-    names = masks.class_names if masks else _names_of(table, labels)
+    names = masks.class_names if masks else _names_of(table, labels, note)
     _check_names(settings, labels, names)
     entries = masks.entries if masks else {}
-    val = choose_val(settings, sorted(entries))
-    labelled = [image_id for image_id in sorted(entries) if image_id not in set(val)]
     weak = [image_id for image_id in sorted(labels) if image_id not in entries]
     bare = [image_id for image_id in files if image_id not in entries and image_id not in labels]
-    more = _unlabelled(settings, files)
-    _tell(note, len(entries), len(weak), len(bare), len(more))
+    val = choose_val(settings, sorted(entries), files, some_left=bool(weak))
+    labelled = [image_id for image_id in sorted(entries) if image_id not in set(val)]
+    _tell(note, settings, len(entries), len(weak), len(bare) + len(more), len(val))
     files |= more
     root = Path(os.path.commonpath([path.parent.absolute() for path in files.values()]))
     return RawDataset(
-        name=Path(settings.images).expanduser().absolute().name,
+        name=Path(os.path.abspath(folder.path)).name,
         class_names=names,
         root=root,
         images={image_id: path.absolute().relative_to(root).as_posix() for image_id, path in files.items()},
@@ -136,38 +145,102 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
 
 
 def text_files(settings: FolderConfig) -> dict[str, Path]:
-    """Class table, labels, the list of val, a COCO file; LabelMe's files are masks, and read as such."""
-    files = {
-        key: Path(value).expanduser() for key in ("class_table", "labels") if (value := str(getattr(settings, key)))
-    }
-    masks = Path(settings.masks).expanduser() if settings.masks else None
-    if masks is not None and masks.is_file():
-        files["masks"] = masks
-    if settings.val and isinstance(wanted := parse_labelled(settings.val), Path):
+    """Class table, labels, the list of val, and the folders: a corrected mask or one more picture is another data set.
+
+    DataError for a folder that may not be read, and for file names that are no text.
+    """
+    keys = ("images", "masks", "unlabelled", "class_table", "labels")
+    files = {key: Path(value).expanduser() for key in keys if (value := str(getattr(settings, key)))}
+    if files.get("masks") == files["images"]:
+        del files["masks"]
+    for path in files.values():
+        _check_folder(path)
+    if isinstance(wanted := _wanted(settings), Path):
         files["val"] = wanted
     return files
 
 
-def _tell(note: Callable[[str], None], masked: int, weak: int, bare: int, more: int) -> None:
-    note(f"{masked:,} pictures with masks, {weak:,} with image-level labels alone, {bare + more:,} with neither")
+def _check_folder(path: Path) -> None:
+    try:
+        names = os.listdir(path) if path.is_dir() else []
+    except OSError as error:
+        raise DataError(f"the folder {path} cannot be read: {error.strerror}", "correct its permissions") from None
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{path} has the file name {os.fsencode(name)!r}, which is no UTF-8 text", "rename the file"
+            ) from None
 
 
-def choose_val(settings: FolderConfig, masked: Sequence[str]) -> list[str]:
-    """The ids of split val: a list, or a seeded draw from the pictures with masks. Some must be left to train on."""
-    if not settings.val or not masked:
-        return []
-    wanted = parse_labelled(settings.val)
+def _tell(note: Callable[[str], None], settings: FolderConfig, masked: int, weak: int, bare: int, val: int) -> None:
+    note(f"{masked:,} pictures with masks, {weak:,} with image-level labels alone, {bare:,} with neither")
+    if val and not isinstance(_wanted(settings), Path):
+        note(f"val: {val:,} of the pictures with masks, drawn with val_seed {settings.val_seed} (--val LIST pins them)")
+
+
+def choose_val(
+    settings: FolderConfig, masked: Sequence[str], files: Mapping[str, Path], some_left: bool = False
+) -> list[str]:
+    """The ids of split val: a list, or a seeded draw from the pictures with masks. Some must be left to train on.
+
+    files: the file of every picture, which a list may name. some_left: there are others with image-level labels.
+    """
+    wanted = _wanted(settings)
     if isinstance(wanted, Path):
-        ids = read_list(wanted)
+        ids = list(dict.fromkeys(_by_name(read_list(wanted), files)))
         check_subset(ids, masked, f"the list {wanted}", "the pictures with masks")
-        return sorted(ids)
-    count = math.ceil(wanted * len(masked)) if isinstance(wanted, Fraction) else wanted
-    if count >= len(masked):
+        count = len(ids)
+    elif wanted is None or not masked:
+        return []
+    else:
+        count = math.ceil(wanted * len(masked)) if isinstance(wanted, Fraction) else wanted
+    if count >= len(masked) and not (some_left and count == len(masked)):
         raise DataError(
             f"val asks for {count} of the {len(masked)} pictures with masks: none is left to train on",
-            "ask for fewer (--val), or draw more masks",
+            "ask for fewer (--val), for none (--val ''), or draw more masks",
         )
-    return draw_labelled(masked, count, settings.val_seed)
+    return sorted(ids) if isinstance(wanted, Path) else draw_labelled(masked, count, settings.val_seed)
+
+
+def _wanted(settings: FolderConfig) -> int | Fraction | Path | None:
+    """What `val` asks for: a number, a fraction, a list file, nothing."""
+    if not settings.val.strip():
+        return None
+    try:
+        return parse_labelled(settings.val)
+    except ConfigError as error:
+        raise ConfigError(
+            error.message.replace("labelled", "val", 1), "give a number, a fraction (0.2), a list file, or '' for none"
+        ) from None
+
+
+def _by_name(listed: Iterable[str], files: Mapping[str, Path]) -> list[str]:
+    """Picture ids of what lists and tables write: ids, or file names of any suffix. Others stay as they are."""
+    names: dict[str, str] = {}
+    for image_id, path in files.items():
+        names[_composed(image_id)] = names[_composed(path.name)] = image_id
+        with contextlib.suppress(DataError):  # `a.jpg.png` looks like two entries
+            names.setdefault(_composed(entry_id(path.name, path.name)), image_id)
+    return [one if one in files else names.get(_composed(one), one) for one in listed]
+
+
+def _composed(name: str) -> str:
+    """File names of macOS hold the accents of letters apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _check_case(ids: Iterable[str]) -> None:
+    """No two ids differ in case alone: they would be one file on the disks of macOS and Windows."""
+    folded: dict[str, list[str]] = {}
+    for image_id in ids:
+        folded.setdefault(_composed(image_id).casefold(), []).append(image_id)
+    if same := [" and ".join(map(repr, several)) for several in folded.values() if len(several) > 1]:
+        raise DataError(
+            f"the names of some pictures differ in nothing but case: {named(same)}",
+            "rename one of each: on other computers they would be the same file",
+        )
 
 
 # ------------------------------------------------------------------------------------------------- masks
@@ -191,19 +264,51 @@ def find_masks(
         raise DataError(f"{place} is {'no file' if kind == 'coco' else 'a file'}", "masks is a folder, or a COCO JSON")
     if kind == "coco":
         return _coco(place, table, folder, note)
-    files = {path.stem: path for path in sorted(place.iterdir()) if path.suffix.lower() in MASK_SUFFIXES}
-    outlines = {path.stem: path for path in sorted(place.iterdir()) if path.suffix.lower() == ".json"}
-    if kind == "labelme" or (kind == "auto" and outlines and (not files or place.samefile(folder.path))):
+    files, outlines = _mask_files(place, MASK_SUFFIXES), _mask_files(place, (".json",))
+    beside = place.samefile(folder.path)
+    if kind == "labelme" or (kind == "auto" and outlines and (not files or beside)):
+        if kind == "auto":
+            note(f"masks: {len(outlines)} LabelMe files (--set dataset.mask_format=labelme pins it)")
         return _labelme(outlines, place, table, folder, note)
+    if beside:
+        raise DataError(
+            f"masks and images are the same folder, {place}, and no LabelMe file (.json) is in it",
+            "put the masks into a folder of their own",
+        )
+    if lossy := [path.name for path in _mask_files(place, LOSSY_SUFFIXES).values()]:
+        raise DataError(
+            f"{len(lossy)} masks in {place} are JPEG or WebP files, which blur the classes: {named(lossy)}",
+            "export them as PNG from the program that drew them, or remove them",
+        )
     if not files:
         raise DataError(f"{place} holds no mask ({', '.join(MASK_SUFFIXES)} or LabelMe's .json)", "correct --masks")
+    if outlines:
+        note(f"{len(outlines)} .json files beside the masks are passed over (--set dataset.mask_format=labelme)")
     entries = match(files, folder.ids, place, note)
+    for path in entries.values():
+        _refuse_misread(path)
     kind, table = _understand(kind, table, list(entries.values()), note)
     return Masks(entries, MaskFiles(kind, table), table.names, {"mask_format": kind})
 
 
+def _mask_files(place: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Files by stem; DataError for two of one stem. Hidden files, such as macOS leaves behind, are none."""
+    found: dict[str, Path] = {}
+    for path in sorted(place.iterdir()):
+        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
+            continue
+        if path.stem in found:
+            raise DataError(
+                f"{place} has two masks of {path.stem!r}: {found[path.stem].name} and {path.name}", "remove one of them"
+            )
+        found[path.stem] = path
+    return found
+
+
 def match(files: Mapping[str, Path], ids: Sequence[str], place: Path, note: Callable[[str], None]) -> dict[str, Path]:
     """Masks by picture: equal stems, or all masks with one ending such as `_mask`. DataError lists those left over."""
+    same = {_composed(image_id): image_id for image_id in ids}
+    files = {same.get(_composed(stem), stem): path for stem, path in files.items()}
     if not set(files) & set(ids):
         endings = {found[0] for stem in files if (found := _ENDING.search(stem))}
         if len(endings) == 1 and all(stem.endswith(next(iter(endings))) for stem in files):
@@ -231,7 +336,7 @@ def _understand(
     if table is not None:
         if kind == "auto" and guess.kind == "binary" and table.colours is None and len(table.names) == 2:
             chosen = "binary"
-        elif kind == "auto" and table.colours is not None:
+        elif kind == "auto" and table.colours is not None and not (guess.kind == "ids" and _unpainted(paths, table)):
             chosen = "colours"
         note(f"masks: {guess.description}; read as {chosen} (--set dataset.mask_format={chosen} pins it)")
         return chosen, _with_colours(chosen, table)
@@ -251,6 +356,12 @@ def _understand(
     return chosen, ClassTable(names)
 
 
+def _unpainted(paths: Sequence[Path], table: ClassTable) -> bool:
+    """Whether none of the masks (the first 50) shows a colour of the table, black apart: their values are ids then."""
+    colours = np.array([colour for colour in table.colours or () if colour != BLACK], np.uint32)
+    return not any(np.isin(read_colours(path), colours).any() for path in paths[:SAMPLE])
+
+
 def _with_colours(kind: str, table: ClassTable) -> ClassTable:
     """The table, black and white as its colours where masks are black and white; refused where it lacks colours."""
     if kind == "binary":
@@ -258,7 +369,7 @@ def _with_colours(kind: str, table: ClassTable) -> ClassTable:
             raise DataError(
                 f"black-and-white masks have two classes, the class table has {len(table.names)}: "
                 f"{', '.join(table.names)}",
-                "give a table of background and one class, or masks with a value a class",
+                "give a table of background and one class; or, if 255 means ignore, say --set dataset.mask_format=ids",
             )
         return ClassTable(table.names, {BLACK: 0, WHITE: 1})
     if kind == "colours" and table.colours is None:
@@ -270,11 +381,23 @@ def _with_colours(kind: str, table: ClassTable) -> ClassTable:
 
 
 def _grey_values(path: Path) -> np.ndarray:
-    """The values of an index mask in a BMP or TIFF file: the three channels are equal."""
-    codes = read_colours(path)
+    """The values of an index mask in a BMP or TIFF file: those behind a palette, or three equal channels."""
+    codes = read_colours(path)  # names what is damaged or lossy
+    with Image.open(path) as picture:
+        if picture.mode == "P":
+            return np.array(picture, dtype=np.uint8)
     if (codes % 0x010101).any():
         raise DataError(f"the mask {path} has colours, expected class ids", "dataset.mask_format: colours, and a table")
     return (codes & 255).astype(np.uint8)
+
+
+def _refuse_misread(path: Path) -> None:
+    """Pillow (13.0) takes a BMP file of 8 bits whose palette is black and white for one of 1 bit: other pixels."""
+    if path.suffix.lower() != ".bmp":
+        return
+    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(path) as picture, open(path, "rb") as file:
+        if picture.mode == "1" and file.read(30)[28] != 1:
+            raise DataError(f"the mask {path} is a BMP file of 8 bits in black and white alone", "save it as PNG")
 
 
 def _labelme(
@@ -312,6 +435,12 @@ def _coco(path: Path, table: ClassTable | None, folder: PictureFolder, note: Cal
         raise DataError(f"{path} has categories that are no class: {', '.join(unknown)}", "add them to the class table")
     problems = [problem for stem in file.image_ids for problem in file.annotations_of(stem).problems]
     refuse_problems(str(path), problems)
+    if empty := [stem for stem in sorted(file.image_ids) if not file.labels_of(stem)]:
+        ground = "background" if "background" in ids else "unknown (255)"
+        note(
+            f"{len(empty)} pictures of {path} have no annotation, so that all of them is {ground}: {named(empty)} "
+            "(pictures that are not in the file have no mask)"
+        )
     return Masks(CocoMasks((file,)), Outlines(ids), names, {"mask_format": "coco"})
 
 
@@ -339,7 +468,12 @@ def _labels(settings: FolderConfig, known: Sequence[str], files: Mapping[str, Pa
     if not settings.labels:
         return {}
     path = Path(settings.labels).expanduser()
-    labels = read_label_table(path, known).labels
+    table = read_label_table(path, known).labels
+    labels: dict[str, frozenset[str]] = {}
+    for written, image_id in zip(table, _by_name(table, files), strict=True):
+        if image_id in labels:
+            raise DataError(f"{path} has two rows for the picture {image_id}", "keep one of them")
+        labels[image_id] = table[written]
     if lonely := sorted(set(labels) - set(files)):
         shown = ", ".join(lonely[:MOST_NAMED]) + (
             f" and {len(lonely) - MOST_NAMED} more" if lonely[MOST_NAMED:] else ""
@@ -348,15 +482,18 @@ def _labels(settings: FolderConfig, known: Sequence[str], files: Mapping[str, Pa
             f"{len(lonely)} of {len(labels)} images of {path} have no picture: {shown}",
             did_you_mean(lonely, files) + "add the pictures, or take the rows out",
         )
-    return dict(labels)
+    return labels
 
 
-def _names_of(table: ClassTable | None, labels: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
+def _names_of(
+    table: ClassTable | None, labels: Mapping[str, frozenset[str]], note: Callable[[str], None]
+) -> tuple[str, ...]:
     if table is not None:
         return table.names
     names = sorted({name for found in labels.values() for name in found} - {"background"})
     if not names:
         raise DataError("there are no masks, no labels and no class table", "give --masks, --labels or --classes FILE")
+    note(f"classes: background, {', '.join(names)} (pinned by a text file with a name a line: --classes FILE)")
     return ("background", *names)
 
 
