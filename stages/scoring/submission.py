@@ -229,18 +229,18 @@ def choose_members(
     have = _by_picture(server, predicted, repr(name))
     wanted = have if listed is None else _by_picture(server, listed, source)
     surplus = sorted(have[picture] for picture in have.keys() - wanted.keys())
-    if missing := sorted(wanted.keys() - have.keys()):
-        others = f"; {len(surplus):,} that it has are not in {source}: {named(surplus)}" if surplus else ""
-        raise DataError(
-            f"{name!r} has no masks of {len(missing):,} pictures of {source}: {named(missing)}{others}",
-            "predict these pictures (semiseg predict --images DIR --output masks), or give the list that belongs to it",
-        )
     if len(wanted) != server.count and not allow_subset:
         known = server.other_counts.get(len(wanted))
         raise DataError(
             f"{source} has {len(wanted):,} pictures{f' ({known})' if known else ''}, "
             f"the {server.name} server takes exactly the {server.count:,} of its test set",
             "give the list of the test set (--list FILE); --allow-subset packs what is there, which no server scores",
+        )
+    if missing := sorted(wanted.keys() - have.keys()):
+        others = f"; {len(surplus):,} that it has are not in {source}: {named(surplus)}" if surplus else ""
+        raise DataError(
+            f"{name!r} has no masks of {len(missing):,} pictures of {source}: {named(missing)}{others}",
+            "predict these pictures (semiseg predict --images DIR --output masks), or give the list that belongs to it",
         )
     members = {server.member.replace("{picture}", picture): have[picture] for picture in wanted}
     return dict(sorted(members.items())), surplus

@@ -187,6 +187,12 @@ def test_masks_of_the_crf_are_packed_too(workspace: Workspace, folder: Path, exe
     assert pack(predictions, folder / "r.tgz", execution)["pictures"] == 2
 
 
+def test_files_are_sorted_by_their_names_not_by_ids(workspace: Workspace, folder: Path, execution: Execution) -> None:
+    # "a.png" comes after "a-b.png", though "a" comes before "a-b"
+    pack(publish(workspace, random_masks(["a", "a-b", "a_b"])), folder / "r.tgz", execution)
+    assert list(in_tar(folder / "r.tgz")) == [f"{FOLDER}/{name}.png" for name in ("a-b", "a", "a_b")]
+
+
 # --- equal masks, equal bytes ---
 
 
@@ -520,8 +526,9 @@ def test_the_check_passes_what_is_right(folder: Path) -> None:
         (encode_mask(np.where(GOOD == 0, np.uint8(255), GOOD)), "a.png has the values 255"),
         (encode_mask(GOOD.T), "a.png is 4x5, expected 5x4"),
         (encode_mask(GOOD)[:-9], "a.png is no whole PNG"),
-        (b"GIF89a", "a.png is no whole PNG"),
+        (b"GIF89a\r\n" + encode_mask(GOOD)[8:], "a.png is no whole PNG"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_check_finds_each_fault_of_a_file(folder: Path, data: bytes, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
