@@ -208,19 +208,14 @@ def prepare_image(plan: Plan, item: tuple[str, Any]) -> Prepared:
     if image_id in plan.done:
         mask = read_mask(plan.done[image_id])
     elif entry is not None:
-        mask = plan.table[_checked(raw.read_mask(entry), entry, len(raw.class_names))]
+        mask = plan.table[checked_mask(raw, entry)]
         data = encode_mask(mask)
     picture = look_at(
         raw.image(image_id), None if mask is None else mask.shape, raw.photographs, raw.exif, plan.verify_images
     )
     if mask is None:
         return Prepared(picture, None, None)
-    if mask.shape != picture.size:
-        raise DataError(
-            f"mask {entry} is {mask.shape[1]}x{mask.shape[0]} (width x height), "
-            f"expected {picture.size[1]}x{picture.size[0]}, the size of its image",
-            "a mask has the size of its image; resize masks with nearest neighbour only",
-        )
+    check_mask_size(entry, mask.shape, picture.size)
     counts = np.bincount(mask.ravel(), minlength=256)
     return Prepared(picture, {int(value): int(counts[value]) for value in np.flatnonzero(counts)}, data)
 
@@ -230,8 +225,9 @@ def mask_entry(raw: RawDataset, image_id: str) -> Any:
     return raw.masks.get(image_id)
 
 
-def _checked(mask: np.ndarray, entry: Any, num_classes: int) -> np.ndarray:
-    """The mask, if all its values are class ids or 255."""
+def checked_mask(raw: RawDataset, entry: Any) -> np.ndarray:
+    """The mask of an entry of `RawDataset.masks`, if all its values are class ids or 255; else DataError."""
+    mask, num_classes = raw.read_mask(entry), len(raw.class_names)
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     if wrong := [int(value) for value in values if num_classes <= value < IGNORE]:
         raise DataError(
@@ -239,6 +235,16 @@ def _checked(mask: np.ndarray, entry: Any, num_classes: int) -> np.ndarray:
             "correct the mask, or the list of classes",
         )
     return mask
+
+
+def check_mask_size(entry: Any, shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    """DataError where the mask's shape is not the (H, W) of its image."""
+    if shape != size:
+        raise DataError(
+            f"mask {entry} is {shape[1]}x{shape[0]} (width x height), expected {size[1]}x{size[0]}, the size of its "
+            "image",
+            "a mask has the size of its image; resize masks with nearest neighbour only",
+        )
 
 
 def _prepare_images(
@@ -295,7 +301,7 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
 
     everything = sorted({image_id for ids in lists.values() for image_id in ids})
     plan = Plan(
-        raw=_only(raw, everything),
+        raw=only_images(raw, everything),
         done={i: writer.path / _mask_item(i) for i in raw.masks if writer.has(_mask_item(i))},
         table=class_map(raw.class_names, kept, config.other_classes),
         verify_images=config.verify_images,
@@ -339,7 +345,7 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
         "images_with_labels_their_mask_does_not_show": sum(
             1 for i in masked if i in tagged and not set(tagged[i]) <= set(shown[i] or ())
         ),
-        "images_sha256_of_id_and_bytes": _digest_images(ids, prepared),
+        "images_sha256_of_id_and_bytes": digest_images({i: prepared[i].picture.file_bytes for i in ids}),
         **_conversions(prepared, ids),
         "classes": class_figures(kept, splits, pixels, tagged),
     }
@@ -382,7 +388,7 @@ def in_words(labelled: Mapping[str, Any], several_kinds: bool) -> str:
     return f"{text} (sha256 of the sorted ids {labelled['sha256_of_sorted_ids'][:12]})"
 
 
-def _only(raw: RawDataset, ids: Iterable[str]) -> RawDataset:
+def only_images(raw: RawDataset, ids: Iterable[str]) -> RawDataset:
     """What all processes need: no other images, no functions that do not travel; masks come with their images."""
     wanted = set(ids)
     return replace(
@@ -420,9 +426,9 @@ def _count_masks(ids: Sequence[str], raw: RawDataset) -> dict[str, int]:
     return {"official": official, "other": some - official, "none": len(ids) - some}
 
 
-def _digest_images(ids: Sequence[str], prepared: Mapping[str, Prepared]) -> str:
-    """Notices exchanged pictures without reading them: SHA-256 of the lines "id bytes"."""
-    lines = "\n".join(f"{image_id} {prepared[image_id].picture.file_bytes}" for image_id in ids)
+def digest_images(file_bytes: Mapping[str, int]) -> str:
+    """Notices exchanged pictures without reading them: SHA-256 of the lines "id bytes", sorted by id."""
+    lines = "\n".join(f"{image_id} {file_bytes[image_id]}" for image_id in sorted(file_bytes))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
