@@ -32,7 +32,7 @@ from artifacts.errors import ArtifactError, BusyError
 from artifacts.provenance import made_by
 from artifacts.store import Artifact, Workspace, Writer
 from stages.config import Config, build
-from stages.contract import STAGE_MODULES, Execution, Stage, load_stage
+from stages.contract import STAGE_MODULES, Execution, Stage, load_stage, required_inputs
 from stages.pipeline.run_stage import run_stage
 
 ITEMS = 12
@@ -233,14 +233,14 @@ def round_toy(
 # --- real stages ---
 
 
-def real_inputs(stage: Stage, workspace: Workspace) -> dict[str, str | None]:
-    """Every input from what there is: the artifact of a default name, else, if required, any of a right kind."""
+def real_inputs(stage: Stage, config: Config, workspace: Workspace) -> dict[str, str | None]:
+    """Every input that the config needs: the artifact of a default name, else any of a right kind."""
     names = workspace.names()
     kinds = {name: workspace.artifact(name).kind for name in names}
-    chosen: dict[str, str | None] = {}
-    for key, declared in stage.inputs.items():
-        candidates = declared.default if declared.optional else (*declared.default, *names)
-        fitting = [name for name in candidates if kinds.get(name) in declared.kinds]
+    chosen: dict[str, str | None] = dict.fromkeys(stage.inputs)
+    for key in required_inputs(stage, config, ()):
+        declared = stage.inputs[key]
+        fitting = [name for name in (*declared.default, *names) if kinds.get(name) in declared.kinds]
         chosen[key] = fitting[0] if fitting else None
     return chosen
 
@@ -248,9 +248,10 @@ def real_inputs(stage: Stage, workspace: Workspace) -> dict[str, str | None]:
 def run_real(workspace: Workspace, name: str, artifact: str, config: Mapping[str, Any]) -> None:
     """One real stage in this process."""
     stage = load_stage(name)
-    inputs = real_inputs(stage, workspace)
+    settings = build(stage.config, config, name)
+    inputs = real_inputs(stage, settings, workspace)
     execution = Execution(device="cpu", workers=2, checkpoint_every_s=0.2)
-    run_stage(stage, build(stage.config, config, name), workspace, artifact, inputs, execution)
+    run_stage(stage, settings, workspace, artifact, inputs, execution)
 
 
 def start_real(workspace: Workspace, place: int, log: Path) -> subprocess.Popen[bytes]:
