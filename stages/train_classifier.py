@@ -43,7 +43,10 @@ def externals(config: TrainClassifierConfig) -> dict[str, Path]:
 
 
 def check(config: TrainClassifierConfig, inputs: Mapping[str, Artifact | None]) -> None:
+    """The weights can be had, and there is a background: without one the maps serve nothing, seeds needs it."""
     config.network.check()
+    assert inputs["data"] is not None
+    Dataset(inputs["data"]).require_background("the stage train-classifier")
 
 
 def run(
