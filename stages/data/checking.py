@@ -1,0 +1,471 @@
+"""Every file of a data set read again, and everything that is wrong with it said at once.
+
+    report = check_dataset(Dataset("runs/default/data"), Execution())      # a prepared data set
+    report = check_raw(raw, config, Execution())                           # what lies on disk, before it is prepared
+
+A problem keeps the data from being used, or makes figures worthless (the same picture in train and val). A remark is
+what no error would ever tell, and people are sorry for later: a PNG named .jpg, a mask that is 255 everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import re
+import time
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from artifacts.dataset import SCORED, SPLITS, TRAINING, Dataset, check_image_id, first_label
+from artifacts.errors import ArtifactError, ConfigError, DataError
+from artifacts.masks import IGNORE
+from stages.contract import Execution
+from stages.data.lists import check_disjoint, named
+from stages.data.photographs import look_at
+from stages.data.preparation import (
+    check_mask_size,
+    checked_mask,
+    choose_labelled,
+    choose_others,
+    choose_tag_source,
+    digest_images,
+    kept_classes,
+    mask_entry,
+    only_images,
+    read_tags,
+)
+from stages.data.raw import RawDataset, TagSource
+from stages.scoring.processes import map_in_processes
+
+if TYPE_CHECKING:
+    from stages.prepare_data import PrepareDataConfig
+
+# Kinds of findings, in the order in which they are shown, and their headings.
+KINDS = {
+    "layout": "layout of the folders",
+    "counts": "other counts than the published ones",
+    "settings": "settings",
+    "lists": "lists",
+    "missing-image": "missing pictures",
+    "missing-mask": "missing masks",
+    "image": "pictures that cannot be used",
+    "mask": "masks that cannot be used",
+    "labels": "image-level labels",
+    "leak": "leaks: the same picture is trained on and scored",
+    "exchanged": "exchanged pictures",
+    "same-picture": "pictures that are there several times",
+    "case": "ids that differ only in case, or in how accents are written",
+    "suffix": "pictures whose content is not what their name says",
+    "cmyk": "CMYK pictures",
+    "turned": "pictures turned by EXIF, whose mask fits either way",
+    "blank-mask": "masks that show nothing",
+    "class-without-label": "masks with classes that are no label of their image",
+    "label-without-class": "labels whose class the mask does not show",
+}
+FORMATS = {  # suffix -> what Pillow calls its content; cameras write MPO, a JPEG with a second one behind it
+    ".jpg": ("JPEG", "MPO"),
+    ".jpeg": ("JPEG", "MPO"),
+    ".png": ("PNG",),
+    ".bmp": ("BMP", "DIB"),
+    ".webp": ("WEBP",),
+    ".tif": ("TIFF",),
+    ".tiff": ("TIFF",),
+}
+_AGAIN = "copy or extract the file again from its source"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found: what it is and how to mend it; `file` and `image_id` where it is about one."""
+
+    kind: str  # a key of KINDS
+    what: str
+    hint: str = ""
+    file: str = ""
+    image_id: str = ""
+    is_problem: bool = True
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings on a data set, in the order of KINDS and of the ids, and how much was read."""
+
+    name: str
+    findings: tuple[Finding, ...]
+    pictures: int
+    masks: int
+    seconds: float
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.is_problem)
+
+    @property
+    def remarks(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if not finding.is_problem)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What one image told, seen by itself."""
+
+    findings: tuple[Finding, ...]
+    file: str = ""
+    file_bytes: int = 0
+    digest: str = ""  # SHA-256 of the picture's bytes; empty where there are none
+    values: frozenset[int] | None = None  # in the mask; None without one that can be used
+
+
+@contextlib.contextmanager
+def _gather(findings: list[Finding], kind: str, file: Path | str = "", image_id: str = "") -> Iterator[None]:
+    """An error of the block becomes a finding, and the block ends."""
+    try:
+        yield
+    except (DataError, ConfigError, ArtifactError) as error:
+        # Pillow names the buffer it was given, by its address in memory.
+        what = re.sub(r"cannot identify image file <[^>]*>", "it is no picture, or of an unknown format", error.message)
+        findings.append(Finding(kind, what, error.hint or "", str(file), image_id))
+
+
+# ------------------------------------------------------------------------------------------------- prepared
+
+
+def check_dataset(dataset: Dataset, execution: Execution) -> Report:
+    """Read every image and mask of a prepared data set again and hold them against its lists, labels and sizes."""
+    begin = time.monotonic()
+    findings = list(_of_prepared_lists(dataset))
+    splits = {split: dataset.splits.get(split, ()) for split in SPLITS}
+    ids = sorted({image_id for part in splits.values() for image_id in part})
+    looked = _look_at_all(look_prepared, dataset, ids, execution)
+    tags = {image_id: dataset.tags(image_id) for image_id in ids if dataset.has_tags(image_id)}
+    findings += _of_all(looked, splits, tags, dataset.class_names, range(dataset.num_classes))
+    findings += _exchanged(dataset, looked)
+    masks = sum(dataset.has_mask(image_id) for image_id in ids)
+    return Report(dataset.name, _in_order(findings), len(ids), masks, time.monotonic() - begin)
+
+
+def look_prepared(dataset: Dataset, image_id: str) -> Looked:
+    """Decode an image and its mask: there, whole, of the recorded size, and the mask's values inside the classes."""
+    findings: list[Finding] = []
+    path, shape, mask = None, None, None
+    with _gather(findings, "layout"):  # said of every image, and shown once
+        path = dataset.image_path(image_id)
+    looked = Looked(()) if path is None else look_at_file(path, image_id)
+    if path is not None and not any(finding.is_problem for finding in looked.findings):
+        with _gather(findings, "image", path, image_id):
+            shape = dataset.image(image_id).shape[:2]
+    if dataset.has_mask(image_id):
+        with _gather(findings, "mask", dataset.mask_path(image_id), image_id):
+            mask = dataset.mask(image_id)
+            if shape is not None:
+                check_mask_size(dataset.mask_path(image_id), mask.shape, shape)
+        findings += _blank(mask, dataset.mask_path(image_id), image_id, dataset.has_background)
+    return replace(looked, findings=(*looked.findings, *findings), values=_values(mask))
+
+
+def _of_prepared_lists(dataset: Dataset) -> Iterator[Finding]:
+    """What prepare-data would not have written: dataset.json was changed since."""
+    again = "run prepare-data again; dataset.json is not to be edited"
+    file = str(dataset.path / "dataset.json")
+    first = first_label(dataset.class_names)
+    for split in TRAINING + SCORED:
+        for image_id in dataset.splits.get(split, ()):
+            if split in ("train", "val") and not dataset.has_mask(image_id):
+                yield Finding("missing-mask", f"id {image_id} in split {split!r} has no mask", again, file, image_id)
+            if split in ("train", "weak") and not dataset.has_tags(image_id):
+                yield Finding("labels", f"id {image_id} in split {split!r} has no labels", again, file, image_id)
+            labels = dataset.tags(image_id) if dataset.has_tags(image_id) else ()
+            if wrong := [label for label in labels if not first <= label < dataset.num_classes]:
+                what = f"id {image_id} has the labels {wrong}, expected class ids {first}..{dataset.num_classes - 1}"
+                yield Finding("labels", what, again, file, image_id)
+    yield from _overlaps({split: dataset.splits.get(split, ()) for split in SPLITS})
+
+
+def _exchanged(dataset: Dataset, looked: Mapping[str, Looked]) -> Iterator[Finding]:
+    """Whether the pictures' files have the sizes in bytes that they had; said only where all of them are there."""
+    recorded = dataset.facts.get("images_sha256_of_id_and_bytes")
+    if not recorded or dataset.facts.get("converted_images") or not all(one.digest for one in looked.values()):
+        return
+    if digest_images({image_id: one.file_bytes for image_id, one in looked.items()}) != recorded:
+        yield Finding(
+            "exchanged",
+            "the pictures are not those that the data set was made of: sizes of their files have changed since",
+            "put the old files back, or run prepare-data again, so that results say what they were made of",
+        )
+
+
+# ------------------------------------------------------------------------------------------------- raw
+
+
+def check_raw(raw: RawDataset, config: PrepareDataConfig, execution: Execution) -> Report:
+    """Do all that prepare-data would do but write, and go on after every mistake."""
+    begin = time.monotonic()
+    findings = [
+        Finding("counts", sentence, "complete the data set, or accept it with --allow-subset", str(raw.root))
+        for sentence in raw.deviations
+    ]
+    if config.allow_subset:
+        findings = [replace(finding, is_problem=False, hint="") for finding in findings]
+    kept = list(raw.class_names)
+    with _gather(findings, "settings"):
+        kept = kept_classes(config, raw)
+    splits = _choose_splits(config, raw, execution, findings)
+    tags = _labels(config, raw, splits, findings)
+    findings += _of_raw_lists(raw, splits)
+    ids = sorted({image_id for part in splits.values() for image_id in part if image_id in raw.images})
+    looked = _look_at_all(look_raw, only_images(raw, ids), ids, execution, partial(mask_entry, raw))
+    findings += _of_all(looked, splits, tags, raw.class_names, {raw.class_names.index(name) for name in kept})
+    masks = sum(image_id in raw.masks for image_id in ids)
+    return Report(raw.name, _in_order(findings), len(ids), masks, time.monotonic() - begin)
+
+
+def look_raw(raw: RawDataset, item: tuple[str, Any]) -> Looked:
+    """Decode an image and its mask as prepare-data does. item: (id, its entry of `RawDataset.masks` or None)."""
+    image_id, entry = item
+    findings: list[Finding] = []
+    path, picture, mask = raw.image(image_id), None, None
+    looked = look_at_file(path, image_id)
+    if entry is not None:
+        with _gather(findings, "mask", entry, image_id):
+            mask = checked_mask(raw, entry)
+        findings += _blank(mask, entry, image_id, raw.has_background)
+    if not any(finding.is_problem for finding in looked.findings):
+        with _gather(findings, "image", path, image_id):
+            shape = None if mask is None else mask.shape
+            picture = look_at(path, shape, raw.photographs, raw.exif, decode=True)
+    if picture is not None and mask is not None:
+        with _gather(findings, "mask", entry, image_id):
+            check_mask_size(entry, mask.shape, picture.size)
+    if picture is not None and picture.ambiguous:
+        what = f"{path} is turned by EXIF; it has equal sides, and its mask fits turned and unturned"
+        hint = "look at it in the contact sheet; dataset.exif (apply or ignore) says how it is meant"
+        findings.append(Finding("turned", what, hint, str(path), image_id, is_problem=False))
+    return replace(looked, findings=(*looked.findings, *findings), values=_values(mask))
+
+
+def _choose_splits(
+    config: PrepareDataConfig, raw: RawDataset, execution: Execution, findings: list[Finding]
+) -> dict[str, Sequence[str]]:
+    """The ids by split, as prepare-data chooses them; all training images where a list cannot be used."""
+    labelled: Sequence[str] = raw.train
+    with _gather(findings, "lists", config.labelled):  # a balanced draw asks for the labels; its number is looked at
+        labelled = choose_labelled(config.model_copy(update={"labelled_balanced": False}), raw)
+    others = sorted(set(raw.pool) - set(labelled))
+    with _gather(findings, "lists", config.unlabelled):
+        others = choose_others(config, raw, labelled, execution.progress.note)
+    splits: dict[str, Sequence[str]] = {"train": labelled, "weak": [], "unlabelled": raw.unlabelled}
+    rest = "unlabelled" if config.others == "unlabelled" else "weak"
+    splits[rest] = sorted({*splits[rest], *others})
+    return splits | {"val": raw.val, "test": raw.test}
+
+
+def _of_raw_lists(raw: RawDataset, splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    """Ids that cannot be ids, that lack their picture or mask, or that are trained on and scored."""
+    add = "add the file, or take the id from the list"
+    for split, ids in splits.items():
+        for image_id in ids:
+            findings: list[Finding] = []
+            with _gather(findings, "lists", image_id=image_id):
+                check_image_id(image_id)
+            yield from findings
+            if image_id not in raw.images:
+                what = f"id {image_id} in split {split!r} has no picture below {raw.root}"
+                yield Finding("missing-image", what, add, image_id=image_id)
+            if split in ("train", "val") and image_id not in raw.masks:
+                yield Finding("missing-mask", f"id {image_id} in split {split!r} has no mask", add, image_id=image_id)
+    yield from _overlaps(splits)
+
+
+def _labels(
+    config: PrepareDataConfig, raw: RawDataset, splits: Mapping[str, Sequence[str]], findings: list[Finding]
+) -> dict[str, tuple[int, ...]]:
+    """Image-level labels as class ids by id, of the source that prepare-data would take; empty where it is the masks.
+
+    A damaged annotation must not hide the next one, so a source that fails is asked again for fewer images.
+    """
+    training = sorted({*splits["train"], *splits["weak"]})
+    ids = sorted({*training, *splits["val"]})
+    found: list[Finding] = []
+    name, source = "masks", None
+    with _gather(found, "labels", config.tag_file):
+        name, source = choose_tag_source(config, raw, training)
+    if found:
+        looked_into = raw.tag_sources.values() if config.tag_source == "auto" and not config.tag_file else ()
+        mistakes = [error for one in looked_into for error in read_in_parts(one, ids)[1]]
+        findings += [Finding("labels", error.message, error.hint or "") for error in mistakes] or found
+        return {}
+    if source is None:
+        return {}
+    names, errors = read_in_parts(source, ids)
+    findings += [Finding("labels", error.message, error.hint or "") for error in errors]
+    known = names.keys() | set(raw.masks if raw.tags_of_masks_too else ())
+    if not errors and (untagged := [image_id for image_id in training if image_id not in known]):
+        what = f"{len(untagged)} training images have no labels in the source {name!r}: {named(untagged)}"
+        findings.append(Finding("labels", what, "complete them, or take the labels from another source (tag_source)"))
+    return read_tags(lambda _: names, ids, raw.class_names, raw.class_names)
+
+
+def read_in_parts(source: TagSource, ids: Sequence[str]) -> tuple[dict[str, frozenset[str]], list[DataError]]:
+    """The labels of all images that have some, and an error for each image whose annotation has a mistake.
+
+    An error that the first image and the last one have in common is about all of them, and given once.
+    """
+    try:
+        return dict(source(ids)), []
+    except DataError as error:
+        if len(ids) == 1 or all(_message(source, [end]) == error.message for end in (ids[0], ids[-1])):
+            return {}, [error]
+    middle = len(ids) // 2
+    (earlier, errors), (later, more) = read_in_parts(source, ids[:middle]), read_in_parts(source, ids[middle:])
+    return earlier | later, errors + more
+
+
+def _message(source: TagSource, ids: Sequence[str]) -> str | None:
+    try:
+        source(ids)
+    except DataError as error:
+        return error.message
+    return None
+
+
+# ------------------------------------------------------------------------------------------------- one file
+
+
+def look_at_file(path: Path, image_id: str) -> Looked:
+    """A picture's file by itself: whether it has bytes, and whether they are what its name says."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return Looked((), str(path))  # reading the picture says why
+    if not data:
+        empty = Finding("image", f"image {path} is empty (0 bytes)", _AGAIN, str(path), image_id)
+        return Looked((empty,), str(path))
+    findings = []
+    with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        with Image.open(io.BytesIO(data)) as opened:
+            kind, mode = opened.format, opened.mode
+        if kind not in FORMATS.get(path.suffix.lower(), (kind,)):
+            what = f"{path} is a {kind} file by its content; it is read as that"
+            hint = "rename it if other programs stumble over it"
+            findings.append(Finding("suffix", what, hint, str(path), image_id, is_problem=False))
+        if mode == "CMYK":
+            what = f"{path} is CMYK; it is read, and colours may differ a little from what a viewer shows"
+            findings.append(Finding("cmyk", what, "", str(path), image_id, is_problem=False))
+    return Looked(tuple(findings), str(path), len(data), hashlib.sha256(data).hexdigest())
+
+
+def _values(mask: np.ndarray | None) -> frozenset[int] | None:
+    return None if mask is None else frozenset(np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist())
+
+
+def _blank(mask: np.ndarray | None, file: Any, image_id: str, has_background: bool) -> Iterator[Finding]:
+    values = _values(mask)
+    if values == {IGNORE}:
+        what, hint = f"mask {file} is 255 everywhere: nothing in it is trained on or scored", "draw it, or leave it out"
+    elif values == {0} and has_background:
+        what, hint = f"mask {file} is background everywhere", "is that so? If not, draw the objects"
+    else:
+        return
+    yield Finding("blank-mask", what, hint, str(file), image_id, is_problem=False)
+
+
+def _look_at_all(
+    look: Callable[[Any, Any], Looked],
+    shared: Any,
+    ids: Sequence[str],
+    execution: Execution,
+    carry: Callable[[str], Any] | None = None,
+) -> dict[str, Looked]:
+    looked = {}
+    with execution.progress.track(len(ids), "checking") as task:
+        for image_id, one in map_in_processes(look, shared, ids, execution.workers, carry):
+            looked[image_id] = one
+            task.advance()
+    return looked
+
+
+# ------------------------------------------------------------------------------------------------- all files
+
+
+def _of_all(
+    looked: Mapping[str, Looked],
+    splits: Mapping[str, Sequence[str]],
+    tags: Mapping[str, Collection[int]],
+    class_names: Sequence[str],
+    kept: Collection[int],
+) -> Iterator[Finding]:
+    """The findings on single images, and what shows only when they are held against each other or their labels."""
+    yield from (finding for one in looked.values() for finding in one.findings)
+    yield from _same_pictures(looked, splits)
+    yield from _same_names(looked)
+    first = first_label(class_names)
+    for image_id, one in looked.items():
+        if one.values is not None and image_id in tags:
+            shown = {class_id for class_id in one.values if class_id in kept and class_id >= first}
+            yield from _disagreements(image_id, shown, set(tags[image_id]) & set(kept), class_names)
+
+
+def _disagreements(image_id: str, shown: set[int], labels: set[int], class_names: Sequence[str]) -> Iterator[Finding]:
+    words = {
+        "class-without-label": ("the mask of {} shows {}, which is no label of it", shown - labels),
+        "label-without-class": ("{} has the label {}, which its mask does not show", labels - shown),
+    }
+    for kind, (text, classes) in words.items():
+        if classes:
+            names = ", ".join(class_names[class_id] for class_id in sorted(classes))
+            yield Finding(kind, text.format(image_id, names), image_id=image_id, is_problem=False)
+
+
+def _same_pictures(looked: Mapping[str, Looked], splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    """Pictures with the same bytes. Trained on and scored: a leak; else a remark."""
+    split_of = {image_id: split for split, ids in splits.items() for image_id in ids}
+    groups: dict[str, list[str]] = {}
+    for image_id in sorted(looked):
+        if looked[image_id].digest:
+            groups.setdefault(looked[image_id].digest, []).append(image_id)
+    for same in groups.values():
+        scored = [image_id for image_id in same if split_of[image_id] in SCORED]
+        trained = [image_id for image_id in same if split_of[image_id] in TRAINING]
+        where = [f"{looked[i].file} ({split_of[i]})" for i in same]
+        if scored and trained:
+            what = f"one picture, byte by byte, is trained on and scored: {', '.join(where)}"
+            hint = "take it out of one of them: a score on pictures that were trained on says nothing"
+            yield Finding("leak", what, hint, looked[trained[0]].file, trained[0])
+        elif len(same) > 1:
+            what = f"one picture, byte by byte, is there {len(same)} times: {', '.join(where)}"
+            yield Finding("same-picture", what, "", looked[same[0]].file, same[0], is_problem=False)
+
+
+def _same_names(ids: Iterable[str]) -> Iterator[Finding]:
+    """Ids that are one on file systems that ignore case (macOS, Windows) or that spell accents their own way."""
+    groups: dict[str, list[str]] = {}
+    for image_id in ids:
+        groups.setdefault(unicodedata.normalize("NFC", image_id).casefold(), []).append(image_id)
+    for same in groups.values():
+        if len(same) > 1:
+            what = f"{', '.join(sorted(same))}: their files overwrite each other on macOS and Windows"
+            yield Finding("case", what, "rename one of them", image_id=sorted(same)[0], is_problem=False)
+
+
+def _overlaps(splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    for split in TRAINING:
+        for scored in SCORED:
+            findings: list[Finding] = []
+            with _gather(findings, "lists"):
+                check_disjoint(splits.get(split, ()), splits.get(scored, ()), f"split {split!r}", f"split {scored!r}")
+            yield from findings
+
+
+def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Sorted by kind and id; what was found for many images in the same words is there once."""
+    once = dict.fromkeys(findings)
+    order = {kind: number for number, kind in enumerate(KINDS)}
+    return tuple(sorted(once, key=lambda finding: (order[finding.kind], finding.image_id, finding.what)))

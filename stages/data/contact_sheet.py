@@ -1,0 +1,402 @@
+"""A contact sheet: two dozen pictures of a data set on one page, with their masks and labels, to look at before use.
+
+    write_contact_sheet(Dataset("runs/default/data"), Path("sheet.png"))
+
+Classes exchanged, masks turned or shifted, labels of another picture: seen at a glance here, and nowhere else before
+hours of training. Drawn with Pillow alone; the choice of pictures is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import os
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from artifacts.dataset import SPLITS, Dataset
+from artifacts.errors import DataError
+from artifacts.masks import IGNORE
+
+COUNT = 24  # pictures on a sheet
+COLUMNS = 6
+TILE = 232  # width of a picture's place, in pixels
+GAP, MARGIN = 22, 36
+SHARES = {
+    "train": 10,
+    "val": 6,
+    "weak": 6,
+    "unlabelled": 1,
+    "test": 1,
+}  # of 24 pictures; masks are what there is to see
+WITH_MASKS = ("train", "val")  # those of weak are there to judge estimated ones by, and not shown
+
+INK, FAINT, PAPER, BED, RULE = "#1f2328", "#636c76", "#ffffff", "#eef0f2", "#d5d9de"
+CHIPS = {  # split -> ground and ink of its name
+    "train": ("#dbeafe", "#1e40af"),
+    "val": ("#fef3c7", "#92400e"),
+    "weak": ("#dcfce7", "#166534"),
+    "unlabelled": ("#e9ebee", "#4b5563"),
+    "test": ("#f3e8ff", "#6b21a8"),
+}
+OPACITY = 0.5  # of a class's colour on its pixels; its outline has the full colour
+
+
+def write_contact_sheet(dataset: Dataset, path: Path, count: int = COUNT, seed: int = 0) -> None:
+    """Write the sheet as PNG, whole or not at all. DataError when no picture can be read; OSError as it comes."""
+    sheet = contact_sheet(dataset, count, seed)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        sheet.save(temporary, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def contact_sheet(dataset: Dataset, count: int = COUNT, seed: int = 0) -> Image.Image:
+    """The sheet, RGB: heading, legend of the class colours, and up to `count` pictures.
+
+    A picture that cannot be read has a place that says so; DataError when that is so of all of them.
+    """
+    tiles = [_tile(dataset, split, image_id) for split, image_id in choose_pictures(dataset, count, seed)]
+    if tiles and all(tile.picture is None for tile in tiles):
+        raise DataError(f"none of {len(tiles)} pictures can be read: {tiles[0].problem}", "semiseg check-data")
+    height = _picture_height(tiles)
+    legend = _Legend(dataset)
+    columns = COLUMNS if len(tiles) > COLUMNS else max(3, len(tiles))
+    width = 2 * MARGIN + columns * (TILE + GAP) - GAP
+    head = _HEADING_HEIGHT + legend.height(width - 2 * MARGIN) + 20
+    step = height + _caption_height(tiles, dataset) + GAP
+    sheet = Image.new("RGB", (width, MARGIN + head + math.ceil(len(tiles) / columns) * step + MARGIN - GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    _draw_heading(draw, dataset, len(tiles), width)
+    legend.draw(draw, (MARGIN, MARGIN + _HEADING_HEIGHT), width - 2 * MARGIN)
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        left, top = MARGIN + column * (TILE + GAP), MARGIN + head + row * step
+        _draw_picture(sheet, draw, tile, dataset, (left, top), height)
+        _draw_caption(draw, tile, dataset, (left, top + height + 7))
+    return sheet
+
+
+# ------------------------------------------------------------------------------------------------- which pictures
+
+
+def choose_pictures(dataset: Dataset, count: int = COUNT, seed: int = 0) -> list[tuple[str, str]]:
+    """(split, id) of the pictures to show: those of a split together, sorted by id.
+
+    Each split gets its share of the places (what a small split leaves goes to the others). In a split, the class that
+    was chosen least so far gets its next picture by seeded rank. While more classes are left than places, pictures
+    that show several new ones are preferred, so that every class is seen if that is possible.
+    """
+    places = share_places({split: len(ids) for split, ids in dataset.splits.items() if ids}, count)
+    seen: Counter[int] = Counter()
+    chosen = []
+    left = sum(places.get(split, 0) for split in WITH_MASKS)  # places that show masks
+    for split in sorted(places, key=lambda split: (split not in WITH_MASKS, SPLITS.index(split))):
+        classes = {i: dataset.tags(i) if dataset.has_tags(i) else () for i in dataset.ids(split)}
+        queue = _Queue(classes, seed)
+        for place in range(places[split]):
+            unseen = set(range(1 if dataset.has_background else 0, dataset.num_classes)) - set(seen)
+            wanted = math.ceil(len(unseen) / max(1, left - place))
+            image_id = queue.take(seen, unseen, wanted)
+            seen.update(classes[image_id])
+            chosen.append((split, image_id))
+        left = max(0, left - places[split])
+    return sorted(chosen, key=lambda pair: (SPLITS.index(pair[0]), pair[1]))
+
+
+def share_places(sizes: Mapping[str, int], count: int) -> dict[str, int]:
+    """How many places each split gets: one each, then always to the one furthest below its share, if it has more."""
+    places = dict.fromkeys(sizes, 0)
+    for _ in range(min(count, sum(sizes.values()))):
+        open_splits = [split for split in sizes if places[split] < sizes[split]]
+        first = min(open_splits, key=lambda split: (places[split] > 0, places[split] / SHARES[split]))
+        places[first] += 1
+    return places
+
+
+class _Queue:
+    """The pictures of a split in seeded order, by class."""
+
+    def __init__(self, classes: Mapping[str, Collection[int]], seed: int) -> None:
+        self.classes = classes
+        self.waiting: dict[int | None, deque[str]] = {}  # None: all pictures
+        for image_id in sorted(classes, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest()):
+            for class_id in (None, *classes[image_id]):
+                self.waiting.setdefault(class_id, deque()).append(image_id)
+        self.taken: set[str] = set()
+
+    def take(self, seen: Mapping[int, int], unseen: Collection[int], wanted: int) -> str:
+        """A picture of the class seen least; the first one with `wanted` unseen classes, or the one with most."""
+        there = [class_id for class_id in self.waiting if class_id is not None and self._candidates(class_id, 1)]
+        rarest = min(there, key=lambda class_id: (seen.get(class_id, 0), class_id)) if there else None
+        new = {i: len(set(self.classes[i]) & set(unseen)) for i in self._candidates(rarest, 256)}
+        image_id = next((i for i in new if new[i] >= wanted), max(new, key=lambda i: new[i]))
+        self.taken.add(image_id)
+        return image_id
+
+    def _candidates(self, class_id: int | None, most: int) -> list[str]:
+        waiting = self.waiting[class_id]
+        while waiting and waiting[0] in self.taken:
+            waiting.popleft()
+        return list(itertools.islice((i for i in waiting if i not in self.taken), most))
+
+
+# ------------------------------------------------------------------------------------------------- one picture
+
+
+@dataclass(frozen=True)
+class _Tile:
+    split: str
+    image_id: str
+    picture: np.ndarray | None  # RGB uint8 (H, W, 3); None where it cannot be read
+    mask: np.ndarray | None  # uint8 (H, W)
+    labels: tuple[int, ...] | None  # None: not known, or not shown
+    problem: str = ""
+
+
+def _tile(dataset: Dataset, split: str, image_id: str) -> _Tile:
+    known = split in ("train", "weak", "val") and dataset.has_tags(image_id)
+    labels = dataset.tags(image_id) if known else None
+    try:
+        picture = dataset.image(image_id)
+        mask = dataset.mask(image_id) if split in WITH_MASKS else None
+        if mask is not None and mask.shape != picture.shape[:2]:
+            raise DataError(f"the mask of {image_id} has another size than its picture")
+    except DataError as error:
+        return _Tile(split, image_id, None, None, labels, error.message)
+    return _Tile(split, image_id, picture, mask, labels)
+
+
+def _picture_height(tiles: Sequence[_Tile]) -> int:
+    """Such that most pictures fill the width of their place."""
+    shapes = sorted(tile.picture.shape[0] / tile.picture.shape[1] for tile in tiles if tile.picture is not None)
+    ratio = shapes[(3 * len(shapes)) // 4] if shapes else 0.75
+    return round(TILE * min(1.0, max(0.5, ratio)))
+
+
+def overlay(picture: np.ndarray, mask: np.ndarray, palette: bytes, has_background: bool) -> np.ndarray:
+    """The picture with its mask on it, RGB uint8 (H, W, 3).
+
+    Classes lie on it half transparent, their outlines full; background is left as it is; 255 is hatched in grey.
+    """
+    colours = np.frombuffer(palette, np.uint8).reshape(256, 3)
+    height, width = mask.shape
+    result = picture.astype(np.float32)
+    shown = mask != IGNORE
+    if has_background:
+        shown &= mask != 0
+    result[shown] = (1 - OPACITY) * result[shown] + OPACITY * colours[mask[shown]]
+    stripe = (np.add.outer(np.arange(height), np.arange(width)) % 7) < 2
+    void = mask == IGNORE
+    result[void] = 0.45 * result[void] + 0.55 * 200
+    result[void & stripe] = 110
+    outline = shown & _outline(mask)
+    result[outline] = colours[mask[outline]]
+    return result.round().astype(np.uint8)
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """Pixels within two of a pixel of another value."""
+    padded = np.pad(mask, 2, mode="edge")
+    height, width = mask.shape
+    found = np.zeros(mask.shape, bool)
+    for down, right in ((0, 2), (1, 2), (2, 0), (2, 1), (2, 3), (2, 4), (3, 2), (4, 2)):
+        found |= padded[down : down + height, right : right + width] != mask
+    return found
+
+
+def _draw_picture(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: _Tile, dataset: Dataset, corner: tuple[int, int], height: int
+) -> None:
+    left, top = corner
+    draw.rectangle((left, top, left + TILE - 1, top + height - 1), fill=BED)
+    if tile.picture is None:
+        draw.text((left + TILE / 2, top + height / 2), "cannot be read", fill=FAINT, font=_font(14), anchor="mm")
+        return
+    rows, columns = tile.picture.shape[:2]
+    scale = min(TILE / columns, height / rows)
+    size = max(1, round(columns * scale)), max(1, round(rows * scale))
+    scaled = np.asarray(Image.fromarray(tile.picture).resize(size, Image.Resampling.LANCZOS))
+    if tile.mask is not None:
+        mask = np.asarray(Image.fromarray(tile.mask).resize(size, Image.Resampling.NEAREST))
+        scaled = overlay(scaled, mask, dataset.palette, dataset.has_background)
+    sheet.paste(Image.fromarray(scaled), (left + (TILE - size[0]) // 2, top + (height - size[1]) // 2))
+
+
+# ------------------------------------------------------------------------------------------------- words
+
+_HEADING_HEIGHT = 80
+_ID_HEIGHT = 25
+_LABEL_SIZE, _LABEL_LINE, _LABEL_SWATCH = 13, 19, 15
+_SPELT = str.maketrans({"ß": "ss", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"})
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def plain(text: str) -> str:
+    """What the built-in font can show, which has ASCII alone: letters lose their accents, others become `?`."""
+    decomposed = unicodedata.normalize("NFKD", text.translate(_SPELT))
+    return "".join(c if c.isascii() else "?" for c in decomposed if not unicodedata.combining(c))
+
+
+def shorten(text: str, width: float, size: int) -> str:
+    """The text, with an ellipsis in its middle where it would be wider than `width` pixels."""
+    font = _font(size)
+    text = plain(text)
+    if font.getlength(text) <= width:
+        return text
+    for kept in range(len(text) - 1, 0, -1):
+        shorter = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+        if font.getlength(shorter) <= width:
+            return shorter
+    return "…"
+
+
+def _draw_heading(draw: ImageDraw.ImageDraw, dataset: Dataset, shown: int, width: int) -> None:
+    """The name; below, how many images each split has, and as many other facts as there is room for."""
+    end = width - MARGIN
+    draw.text((MARGIN, MARGIN - 6), shorten(dataset.name, end - MARGIN, 30), fill=INK, font=_font(30))
+    left, middle = float(MARGIN), MARGIN + 46
+    for split in SPLITS:
+        if count := len(dataset.splits.get(split, ())):
+            left += _draw_chip(draw, split, (left, middle)) + 7
+            draw.text((left, middle), f"{count:,}", fill=INK, font=_font(16), anchor="lm")
+            left += _font(16).getlength(f"{count:,}") + 22
+    classes = f"{dataset.num_labels} class{'es' if dataset.num_labels != 1 else ''}"
+    for fact in (classes, f"labels from {dataset.tag_source}", f"{shown} pictures shown"):
+        if left + _font(15).getlength(fact) <= end:
+            draw.text((left, middle), fact, fill=FAINT, font=_font(15), anchor="lm")
+            left += _font(15).getlength(fact) + 22
+
+
+def _draw_chip(draw: ImageDraw.ImageDraw, split: str, middle: tuple[float, float]) -> float:
+    """The name of a split on its colour, from `middle` of its left end on; returns its width."""
+    ground, ink = CHIPS[split]
+    left, centre = middle
+    width = _chip_width(split)
+    draw.rounded_rectangle((left, centre - 9, left + width - 1, centre + 8), radius=8, fill=ground)
+    draw.text((left + width / 2, centre), split, fill=ink, font=_font(12), anchor="mm")
+    return width
+
+
+def _chip_width(split: str) -> float:
+    return _font(12).getlength(split) + 14
+
+
+class _Legend:
+    """The colours of the classes, in columns, from top to bottom."""
+
+    LINE, SWATCH, SIZE = 23, 14, 15
+
+    def __init__(self, dataset: Dataset) -> None:
+        numbers = range(1 if dataset.has_background else 0, dataset.num_classes)
+        self.entries: list[tuple[str, tuple[int, ...] | None]] = [
+            (dataset.class_names[number], _colour(dataset, number)) for number in numbers
+        ]
+        self.entries.append(("ignored (255)", None))
+
+    def _places(self, width: int) -> tuple[list[tuple[int, int]], int]:
+        """(left and top of each entry, room for its name): one line if all fit into it, else columns of one width."""
+        lengths = [math.ceil(_font(self.SIZE).getlength(plain(name))) + self.SWATCH + 8 for name, _ in self.entries]
+        if sum(lengths) + 28 * (len(lengths) - 1) <= width:
+            lefts = itertools.accumulate((length + 28 for length in lengths[:-1]), initial=0)
+            return [(left, 0) for left in lefts], width
+        columns = max(1, width // (min(max(lengths), 210) + 22))
+        rows = math.ceil(len(self.entries) / columns)
+        step = width // math.ceil(len(self.entries) / rows)
+        numbers = range(len(self.entries))
+        return [(n // rows * step, n % rows * self.LINE) for n in numbers], step - self.SWATCH - 8 - 22
+
+    def height(self, width: int) -> int:
+        return max(top for _, top in self._places(width)[0]) + self.LINE
+
+    def draw(self, draw: ImageDraw.ImageDraw, corner: tuple[int, int], width: int) -> None:
+        places, room = self._places(width)
+        for (name, colour), (right, down) in zip(self.entries, places, strict=True):
+            left, top = corner[0] + right, corner[1] + down
+            _draw_swatch(draw, (left, top), self.SWATCH, colour)
+            middle = (left + self.SWATCH + 8, top + self.SWATCH / 2)
+            draw.text(middle, shorten(name, room, self.SIZE), fill=INK, font=_font(self.SIZE), anchor="lm")
+
+
+def _draw_swatch(draw: ImageDraw.ImageDraw, corner: tuple[int, int], side: int, colour: tuple[int, ...] | None) -> None:
+    """A square of the colour; hatched for 255."""
+    left, top = corner
+    right, bottom = left + side - 1, top + side - 1
+    if colour is not None:
+        draw.rectangle((left, top, right, bottom), fill=colour)
+        return
+    draw.rectangle((left, top, right, bottom), fill="#c0c0c0")
+    for offset in range(3, 2 * side - 1, 5):
+        start, end = max(0, offset - side + 1), min(side - 1, offset)
+        draw.line((left + start, top + offset - start, left + end, top + offset - end), fill="#6e6e6e")
+
+
+def _caption_height(tiles: Sequence[_Tile], dataset: Dataset) -> int:
+    """The id, and as many lines of labels as one of the tiles needs."""
+    names = [[dataset.class_names[label] for label in tile.labels or ()] for tile in tiles]
+    lines = [line for some in names for _, line, _, _ in fitting_labels(some, TILE)]
+    return 7 + _ID_HEIGHT + (max(lines) + 1 if lines else 1) * _LABEL_LINE
+
+
+def _draw_caption(draw: ImageDraw.ImageDraw, tile: _Tile, dataset: Dataset, corner: tuple[int, int]) -> None:
+    """The id and, right of it, the split; below, the image-level labels in their colours."""
+    left, top = corner
+    chip = _draw_chip(draw, tile.split, (left + TILE - _chip_width(tile.split), top + 9))
+    draw.text((left, top + 9), shorten(tile.image_id, TILE - chip - 8, 14), fill=INK, font=_font(14), anchor="lm")
+    if tile.labels is not None:
+        _draw_labels(draw, dataset, tile.labels, (left, top + _ID_HEIGHT))
+
+
+def _draw_labels(draw: ImageDraw.ImageDraw, dataset: Dataset, labels: Sequence[int], corner: tuple[int, int]) -> None:
+    """As many labels as fit, each behind a square of its colour, and how many more there are."""
+    left, top = corner
+    font = _font(_LABEL_SIZE)
+    if not labels:
+        draw.text((left, top + 7), "no class", fill=FAINT, font=font, anchor="lm")
+    for place, line, text, index in fitting_labels([dataset.class_names[label] for label in labels], TILE):
+        x, centre = left + place, top + 7 + line * _LABEL_LINE
+        if index is None:
+            draw.text((x, centre), text, fill=FAINT, font=font, anchor="lm")
+        else:
+            _draw_swatch(draw, (round(x), centre - 5), 10, _colour(dataset, labels[index]))
+            draw.text((x + _LABEL_SWATCH, centre), text, fill=INK, font=font, anchor="lm")
+
+
+def _colour(dataset: Dataset, class_id: int) -> tuple[int, ...]:
+    return tuple(dataset.palette[3 * class_id : 3 * class_id + 3])
+
+
+def fitting_labels(names: Sequence[str], width: float) -> list[tuple[float, int, str, int | None]]:
+    """(place in pixels, line, text, index in `names`) of the names that fit into two lines, then "+2" (index None).
+
+    Before each name there is room for its square. A name that is wider than a line is shortened.
+    """
+    font = _font(_LABEL_SIZE)
+    placed: list[tuple[float, int, str, int | None]] = []
+    place, line = 0.0, 0
+    for index, name in enumerate(names):
+        left = len(names) - index - 1
+        after = 10 + font.getlength(f"+{left}") if left else 0.0
+        text = shorten(name, width - _LABEL_SWATCH - after, _LABEL_SIZE)
+        wide = _LABEL_SWATCH + font.getlength(text)
+        if place and line == 0 and place + wide > width:
+            place, line = 0.0, 1
+        if line == 1 and place + wide + after > width:
+            return [*placed, (place, line, f"+{left + 1}", None)]
+        placed.append((place, line, text, index))
+        place += wide + 10
+    return placed
