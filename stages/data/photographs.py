@@ -31,6 +31,7 @@ class Picture:
     copied: bool = False
     turned: bool = False  # the EXIF orientation was applied
     ambiguous: bool = False  # and the mask fits either way
+    as_stored: bool = False  # it was not applied, since the mask fits the stored pixels only
 
 
 def look_at(path: Path, mask_shape: tuple[int, ...] | None, photograph: bool, exif: str, decode: bool) -> Picture:
@@ -45,22 +46,54 @@ def look_at(path: Path, mask_shape: tuple[int, ...] | None, photograph: bool, ex
     try:
         bytes_of_file = path.stat().st_size
         with Image.open(path) as opened:
-            stored, mode = (opened.height, opened.width), opened.mode
-            orientation = opened.getexif().get(ORIENTATION, 1) if photograph else 1
+            if photograph and opened.format == "PNG":
+                opened.load()  # EXIF may stand behind the pixels
+            orientation = _orientation(opened) if photograph else 1
+            itself = opened.format == "TIFF" and orientation > 1  # Pillow turns TIFF files when it reads their pixels
+            if itself:
+                opened.load()  # early versions say the other size before
+            read, mode = (opened.height, opened.width), opened.mode
             transparent = mode in ("RGBA", "LA", "PA") or "transparency" in opened.info
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if not path.is_file():
-            raise DataError(f"there is no image {path}", "put it there, or take its id from the list") from None
-        raise DataError(f"image {path} cannot be read: {error}", "copy or extract the file again") from None
-    shown = stored[::-1] if orientation >= 5 else stored
-    turn = orientation in range(2, 9) and (exif == "apply" or (exif == "auto" and mask_shape in (None, shown)))
-    if not photograph or not (turn or transparent or mode not in (*PLAIN_MODES, "P")):
-        size = read_image(path).shape[:2] if decode else stored
-        return Picture(size, bytes_of_file)
+        raise _unreadable(path, error) from None
+    other = read[::-1] if orientation >= 5 else read  # the size turned, or for TIFF not turned
+    stored, shown = (other, read) if itself else (read, other)
+    turn = orientation > 1 and (exif == "apply" or (exif == "auto" and mask_shape in (None, shown)))
+    ambiguous = turn and mask_shape == stored == shown
+    as_stored = orientation > 1 and exif == "auto" and not turn
+    if not photograph or not (turn != itself or transparent or mode not in (*PLAIN_MODES, "P")):
+        size = read_image(path).shape[:2] if decode else read
+        return Picture(size, bytes_of_file, turned=turn, ambiguous=ambiguous, as_stored=as_stored)
     pixels = read_picture(path, turn=turn)
-    return Picture(
-        pixels.shape[:2], bytes_of_file, _as_png(pixels), turned=turn, ambiguous=turn and mask_shape == stored == shown
-    )
+    if itself and not turn:
+        pixels = _turned_back(pixels, orientation)
+    copy = _as_png(pixels)
+    return Picture(pixels.shape[:2], bytes_of_file, copy, turned=turn, ambiguous=ambiguous, as_stored=as_stored)
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    if not path.is_file():
+        return DataError(f"there is no image {path}", "put it there, or take its id from the list")
+    why = error if path.stat().st_size else "it is empty (0 bytes)"
+    return DataError(f"image {path} cannot be read: {why}", "copy or extract the file again")
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation 1..8; 1 where there is none, or a damaged one: the pixels do not depend on it."""
+    try:
+        value = picture.getexif().get(ORIENTATION, 1)
+    except Exception:  # whatever Pillow's parser trips over
+        return 1
+    return int(value) if value in range(2, 9) else 1
+
+
+def _turned_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels (H, W, 3) as they were stored, of those turned by their EXIF orientation (TIFF 6.0, tag 274)."""
+    if orientation in (5, 7):
+        pixels = pixels.swapaxes(0, 1)
+    quarters = {3: 2, 6: 1, 7: 2, 8: 3}.get(orientation, 0)  # against the clock
+    pixels = np.rot90(pixels, quarters)
+    return np.ascontiguousarray({2: pixels[:, ::-1], 4: pixels[::-1]}.get(orientation, pixels))
 
 
 def _as_png(pixels: np.ndarray) -> bytes:

@@ -281,6 +281,8 @@ def _mask_item(image_id: str) -> str:
 
 # ------------------------------------------------------------------------------------------------- all together
 
+_EXIF = ("turned_by_exif", "left_as_stored_against_exif", "turned_by_exif_where_either_fits")  # facts
+
 
 def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Write the data set; returns the summary for people."""
@@ -368,6 +370,8 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
         facts=facts,
     )
     note(in_words(facts["labelled"], raw.official is not None))
+    if raw.exif == "auto" and (sentence := _exif_in_words(facts)):
+        note(sentence)
     trained = [*labelled, *others]
     return {
         "class_names": kept,
@@ -386,6 +390,16 @@ def in_words(labelled: Mapping[str, Any], several_kinds: bool) -> str:
     if labelled.get("family"):
         text += f"; this is {labelled['family']}"
     return f"{text} (sha256 of the sorted ids {labelled['sha256_of_sorted_ids'][:12]})"
+
+
+def _exif_in_words(facts: Mapping[str, Any]) -> str:
+    """What was made of EXIF orientations and how to pin it; empty where no picture has one."""
+    turned, stored, either = (facts.get(key, 0) for key in _EXIF)
+    parts = [f"{turned:,} pictures are turned by their EXIF orientation" if turned else ""]
+    parts += [f"{either:,} of them have a mask that fits either way" if either else ""]
+    parts += [f"{stored:,} are left as stored against it, which is how their masks fit" if stored else ""]
+    text = ", ".join(filter(None, parts))
+    return f"{text} (--set dataset.exif=apply or ignore pins it for all)" if text else ""
 
 
 def only_images(raw: RawDataset, ids: Iterable[str]) -> RawDataset:
@@ -437,7 +451,8 @@ def _conversions(prepared: Mapping[str, Prepared], ids: Sequence[str]) -> dict[s
     pictures = [prepared[i].picture for i in ids]
     counts = {
         "converted_images": sum(picture.copied for picture in pictures),
-        "turned_by_exif": sum(picture.turned for picture in pictures),
-        "turned_by_exif_where_either_fits": sum(picture.ambiguous for picture in pictures),
+        _EXIF[0]: sum(picture.turned for picture in pictures),
+        _EXIF[1]: sum(picture.as_stored for picture in pictures),
+        _EXIF[2]: sum(picture.ambiguous for picture in pictures),
     }
     return {name: count for name, count in counts.items() if count}
