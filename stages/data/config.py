@@ -59,6 +59,70 @@ CITYSCAPES_CLASS_NAMES = (
 )
 
 
+# The order of 59_labels.txt, the names of labels.txt: the former has diningtable, clothes and bedcloth in some copies.
+PASCAL_CONTEXT_CLASS_NAMES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "table",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+    "bag",
+    "bed",
+    "bench",
+    "book",
+    "building",
+    "cabinet",
+    "ceiling",
+    "cloth",
+    "computer",
+    "cup",
+    "door",
+    "fence",
+    "floor",
+    "flower",
+    "food",
+    "grass",
+    "ground",
+    "keyboard",
+    "light",
+    "mountain",
+    "mouse",
+    "curtain",
+    "platform",
+    "sign",
+    "plate",
+    "road",
+    "rock",
+    "shelves",
+    "sidewalk",
+    "sky",
+    "snow",
+    "bedclothes",
+    "track",
+    "tree",
+    "truck",
+    "wall",
+    "water",
+    "window",
+    "wood",
+)
+
+
 class DatasetSettings(Config):
     """Base of the settings of a data set; `name` says which one."""
 
@@ -182,11 +246,18 @@ class PascalContextConfig(DatasetSettings):
     """PASCAL-Context: 4,998 / 5,105 images of VOC 2010; its 59 most frequent classes, with or without background."""
 
     name: Literal["pascal-context"] = "pascal-context"
-    source: str = Field(description="VOC 2010 devkit: the folder that holds JPEGImages.")
+    known_classes: ClassVar[tuple[str, ...]] = PASCAL_CONTEXT_CLASS_NAMES
+    source: str = Field(description="VOC 2010 devkit: the folder that holds JPEGImages (or VOC2010 or VOCdevkit).")
     annotations: str = Field(
         "",
-        description="Folder of the .mat files (trainval), with labels.txt in, beside or above it, or of converted "
-        "PNG masks; empty: found below source.",
+        description="Folder of the .mat files (trainval), with labels.txt in, beside or above it, or of PNG masks with "
+        "the values 1..59, and 0 for background; empty: found below source or beside the devkit.",
+    )
+    png_order: Literal["auto", "official", "alphabetical"] = Field(
+        "auto",
+        description="Which class is which in PNG masks. official: the order of 59_labels.txt (in a folder "
+        "59_context_labels). alphabetical: that of the detail API and mmsegmentation (SegmentationClassContext). "
+        "auto: by the folder's name.",
     )
     num_classes: Literal[59, 60] = Field(
         60, description="60: background is a class. 59: background becomes 255 and there is no background class."
