@@ -33,7 +33,11 @@ class TrainClassifierConfig(TrainingConfig):
     augmentation: AugmentationConfig = Field(
         AugmentationConfig(scale=(0.75, 1.5)), description="Random changes of the pictures."
     )
-    optimizer: OptimizerConfig = Field(OptimizerConfig(name="adamw", new_lr_factor=1.0), description="The optimiser.")
+    optimizer: OptimizerConfig = Field(
+        # pretrained layers forget at 1e-3; without pretrained weights all layers are new, and learn at that rate
+        OptimizerConfig(name="adamw", lr=1e-4, new_lr_factor=10.0),
+        description="The optimiser.",
+    )
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="The learning rate over time.")
 
 
