@@ -20,13 +20,14 @@ from artifacts.errors import SemisegError
 from semiseg_cli.console import show_error
 from stages.contract import STAGE_MODULES
 
-# Every other command: name -> module with a function of the same name, or a Typer app where it is a group of commands.
-# A module is loaded when it is needed.
+# Every other command: name -> module with a function of the same name (`_` for `-`), or a Typer app where it is a group
+# of commands. A module is loaded when it is needed.
 COMMANDS: dict[str, str] = {
     "run": "semiseg_cli.recipe_commands",
     "report": "semiseg_cli.recipe_commands",
     "status": "semiseg_cli.workspace_commands",
     "show": "semiseg_cli.workspace_commands",
+    "check-data": "semiseg_cli.data_commands",
     "verify": "semiseg_cli.workspace_commands",
     "export": "semiseg_cli.export_commands",
     "clean": "semiseg_cli.workspace_commands",
@@ -50,7 +51,7 @@ class _Commands(typer.core.TyperGroup):
 
             function, panel = stage_function(cmd_name), "Stages"
         elif cmd_name in COMMANDS:
-            function = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+            function = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
             panel = _PANELS.get(cmd_name, "Workspace")
         else:
             return None

@@ -119,8 +119,8 @@ def artifact_name(stage: Stage, config: Config) -> str:
 def stage_function(name: str) -> Callable[..., None]:
     """The function of the command `name`, with a signature that Typer reads."""
     stage = load_stage(name)
-    shortcuts = {_identifier(shortcut.option): shortcut for shortcut in SHORTCUTS.get(name, ())}
-    inputs = {_identifier(key): key for key in stage.inputs}
+    shortcuts = {identifier(shortcut.option): shortcut for shortcut in SHORTCUTS.get(name, ())}
+    inputs = {identifier(key): key for key in stage.inputs}
 
     def command(*, as_json: bool = False, **given: Any) -> None:
         artifact = _run(
@@ -132,7 +132,7 @@ def stage_function(name: str) -> Callable[..., None]:
         if as_json and artifact is not None:
             write_json(artifact.json("metrics.json"))
 
-    parameters = [_shortcut_parameter(stage, key, shortcut) for key, shortcut in shortcuts.items()]
+    parameters = [shortcut_parameter(stage, key, shortcut) for key, shortcut in shortcuts.items()]
     parameters += [_input_parameter(stage, identifier, key) for identifier, key in inputs.items()]
     parameters += _common_parameters(stage)
     function: Any = command
@@ -147,7 +147,7 @@ def stage_function(name: str) -> Callable[..., None]:
     return function
 
 
-def _identifier(option: str) -> str:
+def identifier(option: str) -> str:
     return option.lstrip("-").replace("-", "_")
 
 
@@ -161,7 +161,7 @@ def option(name: str, kind: Any, default: Any, *flags: str, **rest: Any) -> insp
     )
 
 
-def _shortcut_parameter(stage: Stage, key: str, shortcut: Shortcut) -> inspect.Parameter:
+def shortcut_parameter(stage: Stage, key: str, shortcut: Shortcut) -> inspect.Parameter:
     text = shortcut.help or _description(stage.config, shortcut.key.split("."))
     if shortcut.type is bool:
         return option(key, bool | None, None, shortcut.option, help=text, show_default=False)
@@ -194,9 +194,8 @@ def _input_parameter(stage: Stage, identifier: str, key: str) -> inspect.Paramet
     )
 
 
-def _common_parameters(stage: Stage) -> list[inspect.Parameter]:
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    default = "the method's" if stage.name == "train" else DEFAULT_NAMES.get(stage.name, stage.name)
+def config_parameters() -> list[inspect.Parameter]:
+    """--config and --set."""
     return [
         option(
             "config_file", Path | None, None, "--config", metavar="FILE", help="YAML of settings.", show_default=False
@@ -210,6 +209,14 @@ def _common_parameters(stage: Stage) -> list[inspect.Parameter]:
             help="One setting; repeat it.",
             show_default=False,
         ),
+    ]
+
+
+def _common_parameters(stage: Stage) -> list[inspect.Parameter]:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    default = "the method's" if stage.name == "train" else DEFAULT_NAMES.get(stage.name, stage.name)
+    return [
+        *config_parameters(),
         option(
             "name",
             str | None,

@@ -76,19 +76,36 @@ def show(
     name: Annotated[str, typer.Argument(help="An artifact of the workspace.")],
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            "--sheet",
+            metavar="FILE",
+            help="Data set: write the contact sheet (PNG) there.",
+            show_default="in the artifact",
+        ),
+    ] = None,
 ) -> None:
-    """Show what an artifact is: its manifest, summary, and for a data set its class names."""
+    """Show what an artifact is: its manifest and summary; for a data set its classes, and a contact sheet of it."""
     artifact = named_artifact(existing_workspace(workspace), name)
-    manifest = asdict(artifact.manifest)
-    classes = _class_names(artifact)
+    if sheet is not None and (artifact.kind != "dataset" or sheet.suffix.lower() != ".png"):
+        raise UsageError(f"--sheet {sheet}: expected a file .png, and a data set", "leave it out, or correct it")
     if as_json:
-        write_json({"name": name, **manifest, **({"class_names": classes} if classes else {})})
-        return
-    console = out()
+        names = {"class_names": list(artifact.json("dataset.json")["classes"])} if artifact.kind == "dataset" else {}
+        write_json({"name": name, **asdict(artifact.manifest), **names})
+    else:
+        _print_artifact(artifact)
+    if artifact.kind == "dataset" and (sheet is not None or not as_json):
+        from semiseg_cli.data_commands import show_contact_sheet
+
+        show_contact_sheet(artifact, sheet)
+
+
+def _print_artifact(artifact: Artifact) -> None:
+    console, made, summary = out(), artifact.manifest, artifact.summary
     facts = plain_table("", "")
     facts.show_header = False
-    made = artifact.manifest
-    facts.add_row("artifact", f"{name}  ({made.kind}, version {made.kind_version})")
+    facts.add_row("artifact", f"{artifact.name}  ({made.kind}, version {made.kind_version})")
     facts.add_row("made by", f"{made.stage}, version {made.stage_version}, {made.finished}, {duration(made.seconds)}")
     if made.resumed:
         facts.add_row("continued", f"{made.resumed} times")
@@ -96,11 +113,15 @@ def show(
     facts.add_row("inputs", inputs or "-")
     facts.add_row("files", f"{made.count}, {size(made.bytes)}")
     facts.add_row("folder", str(artifact.path))
-    if classes:
-        facts.add_row("classes", ", ".join(f"{index} {label}" for index, label in enumerate(classes)))
     facts.add_row("fingerprint", made.fingerprint[:16])
     console.print(facts)
-    for table in _summary_tables(made.summary):
+    if artifact.kind == "dataset":
+        from semiseg_cli.data_commands import dataset_tables
+
+        tables, summary = dataset_tables(artifact)
+        for table in tables:
+            console.print(table)
+    for table in _summary_tables(summary):
         console.print(table)
 
 
@@ -148,12 +169,6 @@ def _shown(value: Any) -> str:
         text = ", ".join(map(_shown, value))
         return text if len(text) <= 200 else f"{text[:197]}..."
     return str(value)
-
-
-def _class_names(artifact: Artifact) -> list[str] | None:
-    if artifact.kind != "dataset":
-        return None
-    return list(artifact.json("dataset.json")["classes"])
 
 
 def verify(
