@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,19 +25,70 @@ def config(
     print(describe_config(record.config))
 
 
-def methods(as_json: JsonOption = False) -> None:
-    """List the training methods: what each needs and which paper it is from."""
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, in detail.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the training methods: what each needs, what a step costs, which recipe reproduces it.
+
+    With a name: its loss, its sources and its settings with their defaults.
+    """
     from stages.methods import METHODS
 
+    if name is not None and name not in METHODS:
+        raise UsageError(f"there is no method {name!r}{did_you_mean(name, METHODS)}")
     if as_json:
-        write_json(
-            [
-                {"name": method.name, "title": method.title, "paper": method.paper, "needs": list(method.needs)}
-                for method in METHODS.values()
-            ]
-        )
-        return
-    table = plain_table("method", "needs", "what it is", "paper")
-    for method in METHODS.values():
-        table.add_row(method.name, ", ".join(method.needs) or "-", method.title, method.paper)
-    out().print(table)
+        records = [_method_record(key) for key in METHODS]
+        write_json(records if name is None else _method_record(name))
+    elif name is None:
+        table = plain_table("method", "learns from", "cost of a step", "recipe", "what it is", "paper")
+        for key, settings in METHODS.items():
+            card = settings.card
+            table.add_row(key, ", ".join(card.uses), card.cost, card.recipe, card.title, card.paper)
+        out().print(table)
+    else:
+        _describe_method(name)
+
+
+def _method_record(name: str) -> dict[str, Any]:
+    from stages.methods import METHODS
+
+    settings = METHODS[name]
+    defaults = settings.model_validate({"name": name})
+    card = settings.card
+    return {
+        "name": name,
+        "title": card.title,
+        "paper": card.paper,
+        "uses": list(card.uses),
+        "needs": list(defaults.inputs()),
+        "loss": card.loss,
+        "cost": card.cost,
+        "inference": card.inference,
+        "recipe": card.recipe,
+        "sources": list(card.sources),
+        "settings": defaults.model_dump(mode="json"),
+    }
+
+
+def _describe_method(name: str) -> None:
+    from stages.methods import METHODS
+
+    settings = METHODS[name]
+    card = settings.card
+    inputs = settings.model_validate({"name": name}).inputs()
+    facts = {
+        "paper": card.paper,
+        "learns from": ", ".join(card.uses),
+        "inputs": ", ".join(inputs) or "the data set alone",
+        "cost": f"{card.cost} for each labelled picture of a step",
+        "evaluated": card.inference,
+        "recipe": f"semiseg run {card.recipe}",
+    }
+    print(f"{name}: {card.title}\n")
+    for key, text in facts.items():
+        print(f"{key + ':':<13}{text}")
+    print("\n" + "\n".join(f"    {line}" for line in card.loss.splitlines()))
+    print("\nsources:" + "".join(f"\n  - {source}" for source in card.sources))
+    print("\nsettings (--set method.KEY=VALUE):\n")
+    print(describe_config(settings))

@@ -133,6 +133,8 @@ def _gather(findings: list[Finding], kind: str, file: Path | str = "", image_id:
         # Pillow names the buffer it was given, by its address in memory.
         what = re.sub(r"cannot identify image file <[^>]*>", "it is no picture, or of an unknown format", error.message)
         findings.append(Finding(kind, what, error.hint or "", str(file), image_id))
+    except OSError as error:  # a mask that may not be read
+        findings.append(Finding(kind, f"{file} cannot be read: {error.strerror or error}", "", str(file), image_id))
 
 
 # ------------------------------------------------------------------------------------------------- prepared
@@ -421,7 +423,8 @@ def _disagreements(image_id: str, shown: set[int], labels: set[int], class_names
     for kind, (text, classes) in words.items():
         if classes:
             names = ", ".join(class_names[class_id] for class_id in sorted(classes))
-            yield Finding(kind, text.format(image_id, names), image_id=image_id, is_problem=False)
+            hint = "look at the picture, and correct the one that is wrong"
+            yield Finding(kind, text.format(image_id, names), hint, image_id=image_id, is_problem=False)
 
 
 def _same_pictures(looked: Mapping[str, Looked], splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
@@ -434,13 +437,14 @@ def _same_pictures(looked: Mapping[str, Looked], splits: Mapping[str, Sequence[s
     for same in groups.values():
         scored = [image_id for image_id in same if split_of[image_id] in SCORED]
         trained = [image_id for image_id in same if split_of[image_id] in TRAINING]
-        where = [f"{looked[i].file} ({split_of[i]})" for i in same]
-        if scored and trained:
-            what = f"one picture, byte by byte, is trained on and scored: {', '.join(where)}"
+        first = [*trained[:1], *scored[:1]] if trained and scored else []  # of a leak, one of each is named
+        where = named([f"{looked[i].file} ({split_of[i]})" for i in dict.fromkeys([*first, *same])])
+        if first:
+            what = f"one picture, byte by byte, is trained on and scored: {where}"
             hint = "take it out of one of them: a score on pictures that were trained on says nothing"
             yield Finding("leak", what, hint, looked[trained[0]].file, trained[0])
         elif len(same) > 1:
-            what = f"one picture, byte by byte, is there {len(same)} times: {', '.join(where)}"
+            what = f"one picture, byte by byte, is there {len(same)} times: {where}"
             yield Finding("same-picture", what, "", looked[same[0]].file, same[0], is_problem=False)
 
 

@@ -29,7 +29,7 @@ from artifacts.masks import IGNORE, read_mask
 from stages.contract import Execution
 from stages.data.config import CITYSCAPES_CLASS_NAMES, CityscapesConfig
 from stages.data.lists import check_disjoint, named
-from stages.data.raw import RawDataset
+from stages.data.raw import RawDataset, says_what_cannot_be_read
 from stages.data.voc import files_by_id
 from stages.scoring.submission import CITYSCAPES_LABEL_IDS
 
@@ -151,6 +151,7 @@ def read_label_image(path: Path) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------- all together
 
 
+@says_what_cannot_be_read
 def find(settings: CityscapesConfig, execution: Execution) -> RawDataset:
     """The data set on disk. DataError says all that is missing at once."""
     source = Path(settings.source).expanduser()

@@ -24,7 +24,7 @@ from stages.contract import Execution
 from stages.data.config import CocoConfig
 from stages.data.lists import check_disjoint, named
 from stages.data.polygons import CocoFile, Drawing, draw, read_coco, refuse_problems
-from stages.data.raw import RawDataset
+from stages.data.raw import RawDataset, says_what_cannot_be_read
 from stages.data.voc import files_by_id
 
 EXPECTED = {  # cocodataset.org, "Download"
@@ -82,6 +82,7 @@ class Drawer:
         return draw(drawing, self.class_ids, crowd="class" if self.crowd == "class" else "ignore")
 
 
+@says_what_cannot_be_read
 def find(settings: CocoConfig, execution: Execution) -> RawDataset:
     """The data set on disk. Reads the annotation files: a minute and 3 GB for train2017."""
     root, year = _root(settings), settings.year
@@ -123,6 +124,7 @@ def find(settings: CocoConfig, execution: Execution) -> RawDataset:
     )
 
 
+@says_what_cannot_be_read
 def text_files(settings: CocoConfig) -> dict[str, Path]:
     """The annotation files."""
     paths = _annotations(_root(settings), settings.year)

@@ -39,6 +39,7 @@ from artifacts.errors import DataError
 from artifacts.masks import IGNORE, PNG_SIGNATURE, png_damage, voc_palette
 from stages.data.config import VOC_CLASS_NAMES
 from stages.data.lists import SHOWN, named
+from stages.data.pictures import reason
 
 BLACK, WHITE = 0x000000, 0xFFFFFF
 FORMATS = ("PNG", "BMP", "TIFF")
@@ -81,7 +82,7 @@ def _open(path: Path) -> Image.Image:
             picture.load()
             return picture
     except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
-        raise _damaged(path, str(error)) from None
+        raise _damaged(path, reason(path, error)) from None
 
 
 def _damaged(path: Path, reason: str) -> DataError:
@@ -461,7 +462,7 @@ class Guess:
 class _Seen:
     """Pixels of the sampled masks, counted."""
 
-    modes: Counter[str]
+    modes: Mapping[str, Sequence[Path]]
     values: Counter[int] | None  # None unless every mask is grey or indexed
     colours: Counter[int]
     palette: dict[int, int]  # value -> code in the first mask that has it
@@ -469,20 +470,31 @@ class _Seen:
 
 
 def guess_palette(paths: Sequence[Path]) -> Guess:
-    """Look at up to 50 of the masks, evenly spread, and say what they are. Raises DataError as `read_colours` does."""
+    """Look at up to 50 of the masks, evenly spread, and say what they are.
+
+    One that cannot be read is passed over here, and named with all others when the masks are read. DataError as
+    `read_colours` raises it when that is so of all.
+    """
     if not paths:
         raise DataError("there is no mask to look at", "name a folder with masks")
     chosen = [paths[i * len(paths) // min(len(paths), SAMPLE)] for i in range(min(len(paths), SAMPLE))]
     seen = _look(chosen)
-    modes = named([f"{count} of mode {mode}" for mode, count in seen.modes.most_common()])
-    begin = f"{seen.modes.total()} of {len(paths)} masks looked at ({modes}): "
+    by_mode = sorted(seen.modes.items(), key=lambda item: -len(item[1]))
+    modes = named([f"{len(some)} of mode {mode}" + _example(some, len(by_mode)) for mode, some in by_mode])
+    begin = f"{sum(map(len, seen.modes.values()))} of {len(paths)} masks looked at ({modes}): "
     kind, words, table = _judge(seen)
     pin = f"mask_format: {kind}" + ("; class_table: a file with these lines, names corrected" if table else "")
     return Guess(kind, begin + words, table, pin)
 
 
+def _example(paths: Sequence[Path], kinds: int) -> str:
+    """Where masks are of several modes, a name for each: the odd ones are wanted."""
+    return f", such as {paths[0].name}" if kinds > 1 else ""
+
+
 def _look(paths: Iterable[Path]) -> _Seen:
-    modes: Counter[str] = Counter()
+    modes: dict[str, list[Path]] = {}
+    errors: list[DataError] = []
     values: Counter[int] | None = Counter()
     colours: Counter[int] = Counter()
     palette: dict[int, int] = {}
@@ -490,9 +502,13 @@ def _look(paths: Iterable[Path]) -> _Seen:
     for path in paths:
         if len(colours) > 100 * MAX_CLASSES:
             break  # enough to know that these are none
-        picture = _open(path)
-        codes = _codes(path, picture)
-        modes[picture.mode] += 1
+        try:
+            picture = _open(path)
+            codes = _codes(path, picture)
+        except DataError as error:
+            errors.append(error)
+            continue
+        modes.setdefault(picture.mode, []).append(path)
         colours += _counted(codes)
         if picture.mode not in ("1", "L", "P"):
             values = None
@@ -502,6 +518,8 @@ def _look(paths: Iterable[Path]) -> _Seen:
             found, first = np.unique(pixels, return_index=True)
             for value, code in zip(found.tolist(), codes.ravel()[first].tolist(), strict=True):
                 differ |= palette.setdefault(value, code) != code
+    if errors and not modes:
+        raise errors[0]
     return _Seen(modes, values, colours, palette, differ)
 
 

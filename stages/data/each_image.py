@@ -38,7 +38,8 @@ def for_each_image(
         raise first[0]
     shown = "\n".join(f"  {error.message}" for error in first)
     more = f"\n  and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
-    raise DataError(f"{len(errors)} images cannot be used:\n{shown}{more}", first[0].hint)
+    cures = dict.fromkeys(error.hint for error in first if error.hint)
+    raise DataError(f"{len(errors)} images cannot be used:\n{shown}{more}", "; ".join(cures) or None)
 
 
 def _attempt(task: tuple[Callable[[Shared, Any], Result], Shared], item: Any) -> Result | DataError:

@@ -53,7 +53,7 @@ from stages.data.polygons import (
     read_labelme,
     refuse_problems,
 )
-from stages.data.raw import RawDataset
+from stages.data.raw import RawDataset, says_what_cannot_be_read
 from stages.data.splits import draw_labelled, parse_labelled
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
@@ -103,6 +103,7 @@ class Outlines:
 # ------------------------------------------------------------------------------------------------- all together
 
 
+@says_what_cannot_be_read
 def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     """The pictures, and what there is for each of them."""
     note = execution.progress.note
@@ -144,6 +145,7 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     )
 
 
+@says_what_cannot_be_read
 def text_files(settings: FolderConfig) -> dict[str, Path]:
     """Class table, labels, the list of val, and the folders: a corrected mask or one more picture is another data set.
 
@@ -339,7 +341,7 @@ def _understand(
         elif kind == "auto" and table.colours is not None and not (guess.kind == "ids" and _unpainted(paths, table)):
             chosen = "colours"
         note(f"masks: {guess.description}; read as {chosen} (--set dataset.mask_format={chosen} pins it)")
-        return chosen, _with_colours(chosen, table)
+        return chosen, _with_colours(chosen, table, guess.description)
     if chosen == "binary":
         note(f"masks: {guess.description}")
         note("classes: background, object (--set dataset.mask_format=binary and a class table pin it)")
@@ -359,10 +361,14 @@ def _understand(
 def _unpainted(paths: Sequence[Path], table: ClassTable) -> bool:
     """Whether none of the masks (the first 50) shows a colour of the table, black apart: their values are ids then."""
     colours = np.array([colour for colour in table.colours or () if colour != BLACK], np.uint32)
-    return not any(np.isin(read_colours(path), colours).any() for path in paths[:SAMPLE])
+    for path in paths[:SAMPLE]:
+        with contextlib.suppress(DataError):  # of a damaged one; told when all are read
+            if np.isin(read_colours(path), colours).any():
+                return False
+    return True
 
 
-def _with_colours(kind: str, table: ClassTable) -> ClassTable:
+def _with_colours(kind: str, table: ClassTable, found: str = "") -> ClassTable:
     """The table, black and white as its colours where masks are black and white; refused where it lacks colours."""
     if kind == "binary":
         if len(table.names) != 2:
@@ -374,8 +380,9 @@ def _with_colours(kind: str, table: ClassTable) -> ClassTable:
         return ClassTable(table.names, {BLACK: 0, WHITE: 1})
     if kind == "colours" and table.colours is None:
         raise DataError(
-            "masks are painted in colours, and the class table has none",
-            "write the colour behind each name: `cat 64 0 0`",
+            "masks are painted in colours, and the class table has none" + (f": {found}" if found else ""),
+            "write the colour behind each name: `cat 64 0 0`; or, where a few masks alone are painted, "
+            "--set dataset.mask_format=ids names those",
         )
     return table
 

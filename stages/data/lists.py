@@ -86,7 +86,9 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"the list {path} cannot be read: {error.strerror}", "correct its path") from None
+        raise DataError(
+            f"the list {path} cannot be read: {error.strerror}", "correct its path or permissions"
+        ) from None
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Windows PowerShell's `>` writes
     if path.suffix in (".pkl", ".npy", ".npz") or (b"\x00" in data[:1024] and not wide):
         raise DataError(f"{path} is no text file", "write one image id per line; pickles are never loaded")

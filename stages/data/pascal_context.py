@@ -34,7 +34,7 @@ from artifacts.masks import IGNORE, read_mask
 from stages.contract import Execution
 from stages.data.config import PASCAL_CONTEXT_CLASS_NAMES, PascalContextConfig
 from stages.data.lists import check_disjoint, named, read_lines, read_list
-from stages.data.raw import RawDataset
+from stages.data.raw import RawDataset, says_what_cannot_be_read
 from stages.data.voc import files_by_id
 
 EXPECTED = {"train": 4998, "val": 5105}
@@ -241,6 +241,7 @@ def values_of(layout: Layout) -> tuple[dict[str, int], int]:
 # ------------------------------------------------------------------------------------------------- all together
 
 
+@says_what_cannot_be_read
 def find(settings: PascalContextConfig, execution: Execution) -> RawDataset:
     """The data set on disk."""
     layout = locate(settings)
@@ -288,6 +289,7 @@ def deviations(
         )
 
 
+@says_what_cannot_be_read
 def text_files(settings: PascalContextConfig) -> dict[str, Path]:
     """The lists and labels.txt."""
     layout = locate(settings)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from artifacts.dataset import read_image
 from artifacts.errors import DataError
-from stages.data.pictures import ORIENTATION, read_picture
+from stages.data.pictures import ORIENTATION, read_picture, reason
 
 PLAIN_MODES = ("RGB", "L", "CMYK", "YCbCr")  # what read_image turns into RGB without loss of anything that shows
 
@@ -74,8 +74,8 @@ def look_at(path: Path, mask_shape: tuple[int, ...] | None, photograph: bool, ex
 def _unreadable(path: Path, error: Exception) -> DataError:
     if not path.is_file():
         return DataError(f"there is no image {path}", "put it there, or take its id from the list")
-    why = error if path.stat().st_size else "it is empty (0 bytes)"
-    return DataError(f"image {path} cannot be read: {why}", "copy or extract the file again")
+    cure = "correct its permissions" if isinstance(error, PermissionError) else "copy or extract the file again"
+    return DataError(f"image {path} cannot be read: {reason(path, error)}", cure)
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from artifacts.dataset import Dataset, check_image_id
 from artifacts.errors import ConfigError, DataError
@@ -112,7 +112,18 @@ def _grey(values: np.ndarray) -> np.ndarray:
 def _unreadable(path: Path, error: Exception) -> DataError:
     if not path.is_file():
         return DataError(f"there is no picture {path}", "put it there, or take it from the list")
-    return DataError(f"picture {path} cannot be read: {error}", "open it in a viewer; save or copy it again")
+    cure = "correct its permissions" if isinstance(error, PermissionError) else "open it in a viewer; save it again"
+    return DataError(f"picture {path} cannot be read: {reason(path, error)}", cure)
+
+
+def reason(path: Path, error: Exception) -> str:
+    """Why a file that is there cannot be opened as a picture, without Pillow's words for it: an address in memory."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if not path.stat().st_size:
+        return "it is empty (0 bytes)"
+    unknown = isinstance(error, UnidentifiedImageError)
+    return "it is no picture, or of an unknown format" if unknown else str(error)
 
 
 def data_unless_images(config: PicturesConfig, given: Collection[str]) -> tuple[str, ...]:

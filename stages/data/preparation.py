@@ -28,7 +28,7 @@ from stages.data.each_image import for_each_image
 from stages.data.labels import read_label_file
 from stages.data.lists import check_disjoint, check_subset, named, read_list
 from stages.data.photographs import Picture, look_at
-from stages.data.raw import RawDataset, TagSource
+from stages.data.raw import RawDataset, TagSource, unreadable
 from stages.data.splits import check_unlabelled, describe_labelled, draw_balanced, draw_labelled, parse_labelled
 
 if TYPE_CHECKING:
@@ -227,7 +227,10 @@ def mask_entry(raw: RawDataset, image_id: str) -> Any:
 
 def checked_mask(raw: RawDataset, entry: Any) -> np.ndarray:
     """The mask of an entry of `RawDataset.masks`, if all its values are class ids or 255; else DataError."""
-    mask, num_classes = raw.read_mask(entry), len(raw.class_names)
+    try:
+        mask, num_classes = raw.read_mask(entry), len(raw.class_names)
+    except OSError as error:
+        raise unreadable(f"mask {entry}", error) from None
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     if wrong := [int(value) for value in values if num_classes <= value < IGNORE]:
         raise DataError(

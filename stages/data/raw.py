@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+
+from artifacts.errors import DataError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 TagSource = Callable[[Sequence[str]], Mapping[str, frozenset[str]]]
 """Names of the classes of the images asked for, by id; images it does not cover are left out."""
@@ -71,3 +77,24 @@ class RawDataset:
 
     def image(self, image_id: str) -> Path:
         return self.root / self.images[image_id]
+
+
+def says_what_cannot_be_read(function: Callable[P, R]) -> Callable[P, R]:
+    """For `find` and `text_files` of a reader: a folder that may not be listed becomes a DataError with its name."""
+
+    @wraps(function)
+    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise unreadable(error.filename, error) from None
+
+    return told
+
+
+def unreadable(what: str, error: OSError) -> DataError:
+    """The DataError of a file or folder that is there and cannot be read."""
+    cure = "correct its permissions" if isinstance(error, PermissionError) else "see whether the disk is all right"
+    return DataError(f"{what} cannot be read: {error.strerror or error}", cure)

@@ -27,7 +27,7 @@ from stages.contract import Execution
 from stages.data.config import VOC_CLASS_NAMES, VocAugConfig
 from stages.data.labels import read_label_file, read_xml
 from stages.data.lists import check_disjoint, read_list
-from stages.data.raw import RawDataset, TagSource
+from stages.data.raw import RawDataset, TagSource, says_what_cannot_be_read
 
 EXPECTED = {"train": 1464, "trainaug": 10582, "val": 1449}
 COUNT_HINTS = {
@@ -90,6 +90,7 @@ def _devkit_root(source: Path) -> Path | None:
     return next((place for place in places if (place / "JPEGImages").is_dir()), None)
 
 
+@says_what_cannot_be_read
 def text_files(settings: VocAugConfig) -> dict[str, Path]:
     """The lists and labels that decide what the data set holds, as far as they exist, by a name for each.
 
@@ -189,7 +190,8 @@ def read_sbd_mask(path: Path) -> np.ndarray:
     import scipy.io
 
     try:
-        content = scipy.io.loadmat(path)
+        with open(path, "rb") as file:
+            content = scipy.io.loadmat(file)
         mask = np.asarray(content["GTcls"][0, 0]["Segmentation"])
     except Exception as error:  # scipy raises whatever its parser trips over in a damaged file
         raise DataError(
@@ -232,6 +234,7 @@ def _xml_tags(devkit: Devkit, ids: Sequence[str]) -> dict[str, frozenset[str]]:
 # ------------------------------------------------------------------------------------------------- all together
 
 
+@says_what_cannot_be_read
 def find(settings: VocAugConfig, execution: Execution) -> RawDataset:
     """The data set on disk, downloaded first where the settings say so."""
     source, sbd = settings.source, settings.sbd

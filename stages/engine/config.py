@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
 
 from stages.config import Config
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class AugmentationConfig(Config):
@@ -118,3 +120,86 @@ class TrainingConfig(Config):
     compile: bool = Field(False, description="torch.compile the networks (GPU; the first steps are slow).")
     log_every: int = Field(20, ge=1, description="Steps between two lines of metrics.jsonl.")
     seed: int = Field(0, ge=0, description="Seed of initial weights, sampling, augmentation and dropout.")
+
+
+class HardExamples(Config):
+    """Online hard example mining: the supervised loss takes only pixels that the network gets wrong (OHEM)."""
+
+    threshold: float = Field(
+        0.7, gt=0, lt=1, description="Pixels whose true class has a lower probability than this are taken."
+    )
+    min_kept: int = Field(
+        200_000,
+        ge=1,
+        description="At least the hardest this many pixels of the joint batch are taken (UniMatch, Cityscapes: 200000\n"
+        "for 16 crops of 801 pixels).",
+    )
+
+
+class CutMixSettings(Config):
+    """Boxes in which a picture shows another one."""
+
+    style: Literal["french", "unimatch"] = Field(
+        "french",
+        description="french: n boxes that cover a drawn share, log-uniform aspect, overlaps cancel (French et al.,\n"
+        "BMVC 2020; CPS). unimatch: with probability .5 one box of 2 to 40 % of the area, aspect .3 to 3.3 (CutMix as\n"
+        "UniMatch draws it); boxes and share do not matter then.",
+    )
+    boxes: int = Field(1, ge=1, description="Boxes a picture (CutMix-Seg: 1, CPS: 3).")
+    share: tuple[float, float] = Field(
+        (0.5, 0.5), description="Share of the picture that the boxes cover, drawn uniformly (CPS: .25 to .5)."
+    )
+
+    @pydantic.field_validator("share")
+    @classmethod
+    def _shares(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError("expected two shares above 0 and up to 1, the smaller first")
+        return value
+
+
+class StrongAugmentationSettings(Config):
+    """Colour changes, blur and holes of a strong view. The geometry is that of the weak view, pixel by pixel.
+
+    Defaults: the strong augmentation of ST++ and UniMatch, which has no holes.
+    """
+
+    jitter: Share = Field(0.8, description="Probability of changing brightness, contrast, saturation and hue.")
+    brightness: Share = Field(0.5, description="Brightness factor in [1-x, 1+x].")
+    contrast: Share = Field(0.5, description="Contrast factor in [1-x, 1+x].")
+    saturation: Share = Field(0.5, description="Saturation factor in [1-x, 1+x].")
+    hue: float = Field(0.25, ge=0, le=0.5, description="Hue shift in [-x, x] of the colour circle.")
+    grey: Share = Field(0.2, description="Probability of losing all colour.")
+    blur: Share = Field(0.5, description="Probability of a Gaussian blur.")
+    blur_sigma: tuple[float, float] = Field((0.1, 2.0), description="Its sigma in pixels, drawn uniformly.")
+    cutout: Share = Field(0.0, description="Probability of a hole; its pixels teach nothing (ST: .5).")
+    cutout_area: tuple[float, float] = Field((0.02, 0.4), description="Share of the picture that the hole takes (ST).")
+    cutout_fill: Literal["noise", "mean"] = Field("noise", description="noise: random colours (ST). mean: ImageNet's.")
+
+    @pydantic.field_validator("blur_sigma", "cutout_area")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("expected two positive numbers, the smaller first")
+        return value
+
+
+class TeacherSettings(Config):
+    """An averaged copy of the network: theta' <- a theta' + (1 - a) theta, a = min(1 - 1/(t + 1), decay)."""
+
+    decay: float = Field(0.99, ge=0, lt=1, description="a; 0: the teacher is the network after the last step.")
+    average: Literal["parameters", "floats"] = Field(
+        "floats",
+        description="floats: parameters and the running statistics of BatchNorm (CutMix-Seg, UniMatch V2).\n"
+        "parameters: these alone, the teacher gathers statistics of its own (TorchSemiSeg, PixelSSL);\n"
+        "needs mode train.",
+    )
+    mode: Literal["eval", "train"] = Field(
+        "eval", description="eval: running statistics, no dropout. train: as the student (TorchSemiSeg, PixelSSL)."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _own_statistics_need_training(self) -> TeacherSettings:
+        if self.average == "parameters" and self.mode == "eval":
+            raise ValueError("average parameters needs mode train: the teacher would keep its first statistics")
+        return self

@@ -12,7 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.engine import distributed
 from stages.engine.batch import Batch
+from stages.engine.config import CutMixSettings
+from stages.engine.randomness import generator
+
+SINGLE_BOX_AREA, SINGLE_BOX_RATIO = (0.02, 0.4), 0.3  # UniMatch's code
 
 
 def box_mask(
@@ -34,6 +39,41 @@ def box_mask(
         left = round(random.uniform() * (width - columns))
         mask[top : top + rows, left : left + columns] ^= True
     return mask
+
+
+def single_box_mask(height: int, width: int, random: np.random.Generator) -> np.ndarray:
+    """bool (height, width): with probability .5 one box as UniMatch draws it, else empty.
+
+    Area U(.02, .4) of the picture, height to width U(.3, 1 / .3); drawn anew until the box fits.
+    """
+    mask = np.zeros((height, width), bool)
+    if random.random() < 0.5:
+        return mask
+    area = random.uniform(*SINGLE_BOX_AREA) * height * width
+    while True:
+        ratio = random.uniform(SINGLE_BOX_RATIO, 1 / SINGLE_BOX_RATIO)
+        columns, rows = int(math.sqrt(area / ratio)), int(math.sqrt(area * ratio))
+        left, top = int(random.integers(width)), int(random.integers(height))
+        if left + columns <= width and top + rows <= height:
+            mask[top : top + rows, left : left + columns] = True
+            return mask
+
+
+def draw_boxes(settings: CutMixSettings, batch: Batch, seed: int, step: int, view: int = 0) -> Tensor:
+    """bool (B, H, W) on the batch's device, for one view of its pictures.
+
+    A picture's boxes depend on its place in the joint batch alone, so that two processes draw what one would.
+    """
+    height, width = batch.image.shape[-2:]
+    offset = distributed.rank() * len(batch)
+    masks = []
+    for place in range(offset, offset + len(batch)):
+        random = generator(seed, "cutmix", step, place, view)
+        if settings.style == "french":
+            masks.append(box_mask(height, width, settings.boxes, settings.share, random))
+        else:
+            masks.append(single_box_mask(height, width, random))
+    return torch.from_numpy(np.stack(masks)).to(batch.image.device, non_blocking=True)
 
 
 def mix(first: Tensor, second: Tensor, boxes: Tensor) -> Tensor:

@@ -36,9 +36,11 @@ from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from stages.engine.device import autocast_dtype, describe_device, select_device
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Parcel, SampleMaker
+from stages.engine.teacher import update_average
 from stages.methods.contract import Method
 
 CHECKPOINT = "checkpoint.pt"
+MAIN = "training"  # the optimiser of all networks without one of their own
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,21 @@ def build_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]], fused
         return torch.optim.SGD(prepared, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return kind(prepared, lr=config.lr, fused=fused)
+
+
+def build_optimizers(
+    config: OptimizerConfig, own: Mapping[str, OptimizerConfig], groups: list[dict[str, Any]]
+) -> dict[str, torch.optim.Optimizer]:
+    """The training's optimiser (`MAIN`), and one for each network in `own`; groups are named "network.origin.role".
+
+    All step at once, from the gradients of one backward pass: in an adversarial pair each then learns against the
+    other as it was before the step, which is what the published codes do.
+    """
+    shares: dict[str, list[dict[str, Any]]] = {MAIN: [], **{name: [] for name in own}}
+    for group in groups:
+        network = group["name"].partition(".")[0]
+        shares[network if network in own else MAIN].append(group)
+    return {name: build_optimizer(own.get(name, config), share, fused=True) for name, share in shares.items()}
 
 
 def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
@@ -146,9 +163,8 @@ class _Trainer:
             _compile(method.networks)
         self.module = step_module
         self.groups = method.parameter_groups()
-        self.parameters = [p for group in self.groups for p in group["params"]]
-        self.optimizer = build_optimizer(config.optimizer, self.groups, fused=True)
-        self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizers = build_optimizers(config.optimizer, method.optimizers(), self.groups)
+        self.base_lr = [group["lr"] for optimizer in self.optimizers.values() for group in optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.average = copy.deepcopy(method.predictor).eval().requires_grad_(False) if config.ema_decay else None
         self.step = 0
@@ -226,20 +242,24 @@ class _Trainer:
 
     def _one_step(self, samples: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
         factor = learning_rate_factor(self.config.schedule, self.step, self.config.iterations)
-        for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
+        groups = [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+        for group, lr in zip(groups, self.base_lr, strict=True):
             group["lr"] = lr * factor
         # Dropout of a step depends on the step alone, in every process: a resumed run needs no generator's state.
         torch.manual_seed(derive_seed(self.config.seed, "training", distributed.rank(), self.step))
         batch = {name: to_device(sample, self.device) for name, sample in samples.items()}
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             losses = self.module(batch, self.step)
             total = torch.stack(list(losses.values())).sum()
         self.scaler.scale(total).backward()
-        if self.config.clip_grad_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, self.config.clip_grad_norm)
-        self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers.values():
+            if self.config.clip_grad_norm is not None:
+                self.scaler.unscale_(optimizer)
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                nn.utils.clip_grad_norm_(parameters, self.config.clip_grad_norm)
+            self.scaler.step(optimizer)
         self.scaler.update()
         if self.average is not None:
             update_average(self.average, self.method.predictor, self.config.ema_decay or 0.0, self.step)
@@ -262,7 +282,7 @@ class _Trainer:
         self.sums = {}
         self._check_losses(self.last_losses, int(steps))
         if log:
-            log.write(self.step, self.last_losses | {"lr": self.optimizer.param_groups[0]["lr"]})
+            log.write(self.step, self.last_losses | {"lr": self.optimizers[MAIN].param_groups[0]["lr"]})
 
     def _check_losses(self, losses: Mapping[str, float], steps: int) -> None:
         """SemisegError when a sum or mean of losses over the last `steps` steps is not finite."""
@@ -296,7 +316,7 @@ class _Trainer:
         return {
             "step": self.step,
             "networks": self.method.networks.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "method": self.method.state(),
@@ -340,8 +360,9 @@ class _Trainer:
         try:
             state = checkpoint.load(path)
             self.method.networks.load_state_dict(state["networks"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            lay_out_state(self.optimizer)
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+                lay_out_state(optimizer)
             self.scaler.load_state_dict(state["scaler"])
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
@@ -358,20 +379,6 @@ class _Trainer:
     def _synchronise(self) -> None:
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """theta' <- a theta' + (1 - a) theta with a = min(1 - 1/(t + 1), decay), parameters and buffers alike.
-
-    `step` t counts from 0, so that the first call copies. Integer buffers (BatchNorm's counter) are copied.
-    """
-    keep = min(1 - 1 / (step + 1), decay)
-    for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if old.is_floating_point():
-            old.lerp_(new, 1 - keep)
-        else:
-            old.copy_(new)
 
 
 class _Samples:
@@ -441,4 +448,4 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-__all__ = ["CHECKPOINT", "Fitted", "TrainingStep", "build_optimizer", "fit", "learning_rate_factor", "update_average"]
+__all__ = ["CHECKPOINT", "Fitted", "TrainingStep", "build_optimizer", "build_optimizers", "fit", "learning_rate_factor"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.engine.distributed import global_mean
+from stages.engine.distributed import gather_varying, global_mean
 
 IGNORE = 255
 
@@ -22,6 +25,52 @@ def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -
     if weight is not None:
         pixels = pixels * weight
     return global_mean(pixels.sum(), (label != IGNORE).sum())
+
+
+def hard_cross_entropy(logits: Tensor, label: Tensor, threshold: float, min_kept: int) -> Tensor:
+    """Cross-entropy over the hard pixels of the joint batch (OHEM; Shrivastava et al., CVPR 2016, per pixel).
+
+    Hard: the true class has a probability below `threshold`, or is among the `min_kept` lowest; equal ones go together.
+
+    Args:
+        logits: (B, C, H, W); label: int64 (B, H, W), 255 is left out.
+    """
+    known = label != IGNORE
+    losses = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
+    with torch.no_grad():
+        found = losses[known]
+        hardest = found.topk(min(min_kept, found.numel())).values if found.numel() else found
+        joint = gather_varying(hardest)
+        kept = min(min_kept, joint.numel())
+        # the loss of the last pixel that is kept by number; a probability below p is a loss above -log p
+        limit = joint.topk(kept).values[-1] if kept else losses.new_tensor(0.0)
+        hard = known & ((losses > -math.log(threshold)) | (losses >= limit))
+    return global_mean((losses * hard).sum(), hard.sum())
+
+
+def squared_difference(found: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Class-sum squared difference of two probability maps, a mean over valid pixels: 1/|V| sum_V w sum_c (P - Q)^2.
+
+    The mean over all elements that some codes use instead is this divided by the number of classes.
+
+    Args:
+        found, target: (B, C, H, W); no gradient passes to `target`.
+        valid: bool (B, H, W); weight: float (B, H, W), it does not enter |V|.
+    """
+    pixels = (found.float() - target.detach().float()).square().sum(1)
+    if weight is not None:
+        pixels = pixels * weight
+    return global_mean((pixels * valid).sum(), valid.sum())
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """-1/|V| sum_V sum_c Q_c log softmax(logits)_c for probabilities Q, without gradient to them.
+
+    Args:
+        logits, target: (B, C, H, W); valid: bool (B, H, W).
+    """
+    pixels = -(target.detach().float() * logits.float().log_softmax(1)).sum(1)
+    return global_mean((pixels * valid).sum(), valid.sum())
 
 
 def multilabel_soft_margin(logits: Tensor, tags: Tensor) -> Tensor:

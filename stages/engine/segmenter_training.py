@@ -60,6 +60,7 @@ def train_segmenter(
         iterations=config.iterations,
         workers=max(execution.workers // distributed.world_size(), 1),
         initial=checkpoint.load(initial.file("weights.pt")) if initial else None,
+        hard_examples=config.hard_examples,
     )
     maker = SampleMaker(
         dataset,

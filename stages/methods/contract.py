@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
 from stages.engine.batch import Batch
+from stages.engine.config import HardExamples, OptimizerConfig
+from stages.engine.losses import cross_entropy, hard_cross_entropy
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Entry, Stream
 from stages.networks import Segmenter, build_segmenter, parameter_groups, upsample
@@ -33,6 +35,7 @@ class Setup:
         iterations: all optimiser steps.
         workers: CPU processes the method may use beside its own.
         initial: weights to start from instead (a segmenter's state dict).
+        hard_examples: OHEM on exact masks; None: plain cross-entropy.
     """
 
     network: NetworkConfig
@@ -41,6 +44,7 @@ class Setup:
     iterations: int
     workers: int = 1
     initial: Mapping[str, Tensor] | None = None
+    hard_examples: HardExamples | None = None
 
     def segmenter(self, which: int = 0) -> Segmenter:
         """A segmenter with the config's initial weights; `which` = 1, 2, ... gives other random layers.
@@ -141,6 +145,17 @@ class Method:
     def predictor(self) -> nn.Module:
         """What is evaluated, exported and saved for inference; it has `spec(class_names)`."""
         return self.networks["segmenter"]
+
+    def optimizers(self) -> dict[str, OptimizerConfig]:
+        """Networks with an optimiser of their own, by name (discriminators); the others take that of the training."""
+        return {}
+
+    def supervised(self, logits: Tensor, label: Tensor) -> Tensor:
+        """The loss on exact masks: cross-entropy, over the hard pixels alone where `hard_examples` says so."""
+        hard = self.setup.hard_examples
+        if hard is None:
+            return cross_entropy(logits, label)
+        return hard_cross_entropy(logits, label, hard.threshold, hard.min_kept)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups of all networks: {"name": "segmenter.new.weights", "params": [...]}, ..."""

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.engine import distributed
-from stages.engine.cutmix import box_mask, mix, mix_batches
+from stages.engine.cutmix import draw_boxes, mix, mix_batches
 from stages.engine.losses import IGNORE, cross_entropy
-from stages.engine.randomness import generator
 from stages.engine.streams import Stream
 from stages.methods.contract import Batch, Method, Setup, Sources, halves, segment
 from stages.methods.settings import CpsSettings
@@ -51,8 +48,8 @@ class Cps(Method):
         labelled = batch["strong"]
         logits = segment(first, labelled), segment(second, labelled)
         terms = {
-            "supervised_1": cross_entropy(logits[0], labelled.label),
-            "supervised_2": cross_entropy(logits[1], labelled.label),
+            "supervised_1": self.supervised(logits[0], labelled.label),
+            "supervised_2": self.supervised(logits[1], labelled.label),
         }
         if self.settings.weight == 0:
             return terms
@@ -64,7 +61,7 @@ class Cps(Method):
 
     def _mixed(self, unlabelled: Batch, partner: Batch, step: int) -> tuple[Tensor, Tensor]:
         first, second = self.networks["segmenter"], self.networks["second"]
-        boxes = self._boxes(unlabelled, step)
+        boxes = draw_boxes(self.settings.mixing, unlabelled, self.setup.seed, step)
         with torch.no_grad():  # in train mode, as in the authors' code
             label_1 = mix(segment(first, unlabelled), segment(first, partner), boxes).argmax(1)
             label_2 = mix(segment(second, unlabelled), segment(second, partner), boxes).argmax(1)
@@ -83,22 +80,6 @@ class Cps(Method):
             cross_entropy(logits_1, self._ignoring_padding(logits_2.detach().argmax(1), valid)),
             cross_entropy(logits_2, self._ignoring_padding(logits_1.detach().argmax(1), valid)),
         )
-
-    def _boxes(self, unlabelled: Batch, step: int) -> Tensor:
-        """bool (B, H, W), the same whichever process holds the picture."""
-        height, width = unlabelled.image.shape[-2:]
-        offset = distributed.rank() * len(unlabelled)
-        masks = [
-            box_mask(
-                height,
-                width,
-                self.settings.boxes,
-                self.settings.box_share,
-                generator(self.setup.seed, "cutmix", step, offset + index),
-            )
-            for index in range(len(unlabelled))
-        ]
-        return torch.from_numpy(np.stack(masks)).to(unlabelled.image.device)
 
     def _ignoring_padding(self, label: Tensor, valid: Tensor) -> Tensor:
         return label.masked_fill(~valid, IGNORE) if self.settings.ignore_padding else label

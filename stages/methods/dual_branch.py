@@ -51,7 +51,7 @@ class DualBranch(Method):
         segmenter = cast(Segmenter, self.networks["segmenter"])
         strong = batch["strong"]
         if "weak" not in batch:
-            return {"strong": cross_entropy(segment(segmenter, strong), strong.label)}
+            return {"strong": self.supervised(segment(segmenter, strong), strong.label)}
         weak = batch["weak"]
         features = segmenter.trunk(torch.cat([strong.image, weak.image]))
         strong_features = {name: maps[: len(strong)] for name, maps in features.items()}
@@ -59,6 +59,6 @@ class DualBranch(Method):
         strong_logits = at_size(segmenter.head(strong_features), strong, segmenter)
         weak_logits = at_size(self.networks["weak_head"](weak_features), weak, segmenter)
         return {
-            "strong": cross_entropy(strong_logits, strong.label),
+            "strong": self.supervised(strong_logits, strong.label),
             "weak": self.settings.weak_weight * cross_entropy(weak_logits, weak.label),
         }

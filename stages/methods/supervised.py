@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from stages.engine.losses import cross_entropy
 from stages.engine.streams import Stream
 from stages.methods.contract import Batch, Method, Setup, Sources, segment
 from stages.methods.settings import SupervisedSettings
@@ -41,4 +40,4 @@ class Supervised(Method):
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         (pictures,) = batch.values()
-        return {"cross_entropy": cross_entropy(segment(self.networks["segmenter"], pictures), pictures.label)}
+        return {"cross_entropy": self.supervised(segment(self.networks["segmenter"], pictures), pictures.label)}

@@ -15,6 +15,7 @@ import pytest
 from artifacts.dataset import Dataset, write_dataset
 from artifacts.masks import write_mask
 from artifacts.store import Work, Workspace
+from stages.methods import METHODS
 
 CLASSES = ("background", "red", "green", "blue")
 SPLITS = {
@@ -23,6 +24,15 @@ SPLITS = {
     "val": [f"v{index}" for index in range(3)],
 }
 IGNORE = 255
+
+# Settings of every method, as in a YAML file, and of variants that have code of their own. All are trained, stopped
+# and continued, and compared between one process and two.
+CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
+    "supervised": {"name": "supervised", "labels": "oversampled"},
+    "dual-branch": {"name": "dual-branch", "weak_weight": 0.7},
+    "cps-plain": {"name": "cps", "cutmix": False},
+    "dsrg": {"name": "dsrg", "expansion_weight": 0.5},
+}
 
 
 def draw(index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,18 +107,9 @@ class Training:
 
     Attributes:
         space: artifacts data, weak-labels, seeds.
-        methods: settings of every method, as in a YAML file.
     """
 
     space: Workspace
-    methods: dict[str, Any] = dataclasses.field(
-        default_factory=lambda: {
-            "supervised": {"name": "supervised", "labels": "oversampled"},
-            "dual-branch": {"name": "dual-branch", "weak_weight": 0.7},
-            "cps": {"name": "cps", "cutmix": True},
-            "dsrg": {"name": "dsrg", "expansion_weight": 0.5},
-        }
-    )
 
     @property
     def dataset(self) -> Dataset:
@@ -117,7 +118,7 @@ class Training:
     def values(self, method: Any = "supervised", **changes: Any) -> dict[str, Any]:
         """Values of a TrainConfig: a small net with dropout, momentum, an averaged predictor, crops with padding."""
         return {
-            "method": self.methods.get(method, method) if isinstance(method, str) else method,
+            "method": CASES[method] if isinstance(method, str) else method,
             "network": {"preset": "tiny", "dropout": 0.3, "head_channels": 16, "neck_layers": 1, "neck_channels": 16},
             "iterations": 6,
             "batch_size": 4,

@@ -33,8 +33,6 @@ sys.modules["drawn_training"] = drawn
 _spec.loader.exec_module(drawn)
 training, own_training = drawn.training, drawn.own_training
 
-METHODS = ("supervised", "dual-branch", "cps", "dsrg")
-
 
 class StoppedError(Exception):
     """What the progress tracker raises to stop a training."""
@@ -92,7 +90,7 @@ def exact_config(training, method):
     """The config of the tests that compare bits; log lines at steps 2, 4 and 6."""
     if method == "classifier":
         return training.classifier_config(iterations=6)
-    adam = {"optimizer": {"name": "adam", "lr": 1e-3}} if method in ("dsrg", "cps") else {}
+    adam = {"optimizer": {"name": "adam", "lr": 1e-3}} if method in ("dsrg", "cps", "mean-teacher") else {}
     return training.config(method, seed=3, **adam)
 
 
@@ -109,7 +107,7 @@ def whole(training):
     return of
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", drawn.CASES)
 def test_a_stopped_training_ends_like_one_that_was_not(method, training, execution, whole):
     config = exact_config(training, method)
     cut = stop_and_continue(training, config, f"cut-{method}", execution, steps=(2, 5))
@@ -198,7 +196,7 @@ def test_kill_9_at_a_random_moment_of_any_training(training, execution, whole, t
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
     ) as process:
-        for method in (*METHODS, "classifier"):
+        for method in ("supervised", "dual-branch", "cps", "dsrg", "classifier"):
             print(method, file=process.stdin, flush=True)
             child = int(process.stdout.readline())
             wait_for_log(training.space.path, f"killed-{method}", process)
@@ -225,7 +223,7 @@ def wait_for_log(workspace, name, process, seconds=120):
 # --- what is exported ---
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", drawn.CASES)
 def test_the_exported_weights_are_one_segmenter(method, training, execution, whole):
     """No weak branch and no second network; loaded, it predicts what the training's predictor predicts."""
     artifact = whole(method, execution)

@@ -8,8 +8,8 @@ import torch
 from pydantic import ValidationError
 
 from stages.engine.batch import Batch
+from stages.engine.config import CutMixSettings
 from stages.engine.cutmix import box_mask, mix, mix_batches
-from stages.methods.settings import CpsSettings
 
 
 def batch_of(value: float, valid: torch.Tensor) -> Batch:
@@ -83,4 +83,4 @@ def test_boxes_favour_no_side():
 @pytest.mark.parametrize("share", [(0.0, 0.5), (0.5, 0.25), (0.5, 1.5), (-0.5, 0.5)])
 def test_shares_that_no_box_has_are_refused(share):
     with pytest.raises(ValidationError, match="two shares above 0"):
-        CpsSettings(box_share=share)
+        CutMixSettings(share=share)

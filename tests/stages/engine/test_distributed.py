@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +13,11 @@ import pytest
 
 from artifacts.errors import ConfigError
 from stages.engine.device import autocast_dtype, select_device
+
+_spec = importlib.util.spec_from_file_location("drawn_training", Path(__file__).parents[1] / "drawn_training.py")
+drawn = importlib.util.module_from_spec(_spec)
+sys.modules["drawn_training"] = drawn
+_spec.loader.exec_module(drawn)
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -28,16 +34,14 @@ def torchrun(*arguments):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """What two_processes.py found, and the drawn workspace with the artifacts it made."""
-    from drawn_training import Training, Workspace, fill
-
     folder = tmp_path_factory.mktemp("two")
-    training = Training(fill(Workspace(folder / "runs")))
+    training = drawn.Training(drawn.fill(drawn.Workspace(folder / "runs")))
     ended = torchrun(folder)
     assert ended.returncode == 0, ended.stderr[-5000:]
     return training, json.loads((folder / "found.json").read_text())
 
 
-@pytest.mark.parametrize("case", ["supervised", "dual-branch", "cps", "cps-plain", "dsrg"])
+@pytest.mark.parametrize("case", drawn.CASES)
 def test_the_gradient_is_that_of_one_process_on_the_joint_batch(case, done):
     """Also where the processes have different numbers of labelled pixels: a mean of means would differ."""
     found = done[1][case]

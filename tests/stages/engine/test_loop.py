@@ -13,8 +13,9 @@ from torch import nn
 from artifacts import checkpoint
 from artifacts.store import Writer
 from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from stages.engine.loop import CHECKPOINT, build_optimizer, fit, lay_out_state, learning_rate_factor, update_average
+from stages.engine.loop import CHECKPOINT, build_optimizer, fit, lay_out_state, learning_rate_factor
 from stages.engine.streams import Entry, SampleMaker, Stream
+from stages.engine.teacher import update_average
 from stages.methods.contract import Method, Setup
 from stages.methods.dual_branch import DualBranch
 from stages.methods.settings import DualBranchSettings

@@ -35,13 +35,6 @@ drawn = importlib.util.module_from_spec(_spec)
 sys.modules["drawn_training"] = drawn
 _spec.loader.exec_module(drawn)
 
-CASES = {
-    "supervised": {"name": "supervised", "labels": "mixed"},
-    "dual-branch": {"name": "dual-branch", "weak_weight": 0.7},
-    "cps": {"name": "cps", "cutmix": True},
-    "cps-plain": {"name": "cps", "cutmix": False},
-    "dsrg": {"name": "dsrg", "expansion_weight": 0.5},
-}
 EXACT = {
     "network": {"preset": "tiny", "dropout": 0.0, "head_channels": 16},
     "optimizer": {"name": "sgd", "lr": 1e-3, "weight_decay": 0.0},
@@ -74,7 +67,7 @@ class Quiet:
 
 def one_step(training, case: str, folder: Path, world_size: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Gradients (SGD's momentum after its first step) and logged losses of one step of the engine."""
-    config = training.config(CASES[case], **EXACT)
+    config = training.config(case, **EXACT)
     dataset = training.dataset
     places = {"weak_labels": "weak-labels", "seeds": "seeds"}
     folders = {k: MaskFolder(training.space.folder(v) / "masks", dataset.num_classes) for k, v in places.items()}
@@ -87,8 +80,13 @@ def one_step(training, case: str, folder: Path, world_size: int) -> tuple[dict[s
     if rank() != 0:
         return {}, {}
     state = checkpoint.load(folder / ".scratch" / CHECKPOINT)
-    buffers = {str(i): s["momentum_buffer"] for i, s in state["optimizer"]["state"].items()}
-    return {name: value for name, value in buffers.items() if value is not None}, fitted.summary["losses"]
+    gradients = {}  # of the first step: SGD's momentum, and 1 / (1 - beta1) times Adam's first moment
+    for name, optimizer in state["optimizers"].items():
+        for number, moments in optimizer["state"].items():
+            moment = moments.get("momentum_buffer", moments.get("exp_avg"))
+            if moment is not None:
+                gradients[f"{name}.{number}"] = moment
+    return gradients, fitted.summary["losses"]
 
 
 def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
@@ -104,10 +102,12 @@ def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) 
 def main(folder: Path) -> None:
     training = drawn.Training(Workspace(folder / "runs"))
     main_process = os.environ["RANK"] == "0"
-    alone = {case: one_step(training, case, folder / f"alone-{case}", 1) for case in CASES} if main_process else {}
+    alone = (
+        {case: one_step(training, case, folder / f"alone-{case}", 1) for case in drawn.CASES} if main_process else {}
+    )
     found = {}
     with process_group("cpu"):
-        for case in CASES:
+        for case in drawn.CASES:
             gradients, losses = one_step(training, case, folder / f"two-{case}", 2)
             if main_process:
                 found[case] = {

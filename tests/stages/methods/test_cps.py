@@ -63,7 +63,7 @@ def plain_cps(made, pictures, weight):
 
 @pytest.mark.parametrize(("share", "shown"), [(1e-9, "unlabelled"), (1.0, "partner")])
 def test_cutmix_with_no_box_is_none_and_with_a_full_one_the_partners_loss(share, shown, case):
-    made = case("cps", weight=0.8, boxes=1, box_share=(share, share))
+    made = case("cps", weight=0.8, mixing={"boxes": 1, "share": (share, share)})
     losses = made.losses()
     for term, expected in zip(("cps_1", "cps_2"), plain_cps(made, made.batch[shown], 0.8), strict=True):
         torch.testing.assert_close(losses[term], expected)
@@ -74,7 +74,7 @@ def test_pictures_labels_and_padding_are_cut_with_the_same_boxes(ignoring, case)
     """Mixed by hand, pixel by pixel; torch's mean over the pixels that are valid in the picture they come from."""
     made = case("cps", weight=1.0, ignore_padding=ignoring)
     pair = made.batch["unlabelled"], made.batch["partner"]
-    boxes = [box_mask(33, 33, 3, (0.25, 0.5), generator(0, "cutmix", 0, index)) for index in range(2)]
+    boxes = [box_mask(33, 33, 3, (0.25, 0.5), generator(0, "cutmix", 0, index, 0)) for index in range(2)]
     first, second = made.method.networks["segmenter"], made.method.networks["second"]
     votes = [[segment(network, pictures).argmax(1).numpy() for pictures in pair] for network in (first, second)]
     images, valid = [pictures.image.numpy() for pictures in pair], [pictures.valid.numpy() for pictures in pair]

@@ -1,30 +1,27 @@
-"""The settings of every method, and of training with one. No torch: `status`, `config` and `methods` read these."""
+"""Settings of the methods that learn from labels alone: masks, estimated masks, seeds."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import ClassVar, Literal
 
-import pydantic
 from pydantic import Field
 
-from stages.config import SHORTHAND, Config
-from stages.engine.config import TrainingConfig
-from stages.networks.config import NetworkConfig
-
-
-class MethodSettings(Config):
-    """Base of the settings; `name` says which method they belong to."""
-
-    name: str
-
-    def inputs(self) -> tuple[str, ...]:
-        """Inputs of `train` beside the data set that these settings take: "weak_labels", "seeds"."""
-        return ()
+from stages.methods.settings.base import Card, MethodSettings
 
 
 class SupervisedSettings(MethodSettings):
     """One network, one branch, cross-entropy (handbook rows: strong only, weak only, mixed, oversampled)."""
 
+    card: ClassVar[Card] = Card(
+        title="One branch on strong masks, weak masks, or both (mixed, oversampled)",
+        paper="The single-branch rows of Luo & Yang, ECCV 2020",
+        uses=("masks",),
+        place="stages.methods.supervised:Supervised",
+        loss="L = CE(f(x), m)",
+        cost="1 forward, 1 backward",
+        sources=("Luo & Yang, ECCV 2020, Table 1", "the baseline of every semi-supervised table"),
+        recipe="table1",
+    )
     name: Literal["supervised"] = "supervised"
     labels: Literal["strong", "weak", "mixed", "oversampled"] = Field(
         "strong",
@@ -39,6 +36,17 @@ class SupervisedSettings(MethodSettings):
 class DualBranchSettings(MethodSettings):
     """Luo & Yang, ECCV 2020: L = CE(f_s(Z(x_s)), m_s) + weak_weight * CE(f_w(Z(x_w)), m_w)."""
 
+    card: ClassVar[Card] = Card(
+        title="Strong-weak dual-branch network: one trunk, a branch per kind of label",
+        paper="Luo & Yang, ECCV 2020",
+        uses=("masks", "tags"),
+        place="stages.methods.dual_branch:DualBranch",
+        loss="L = CE(f_s(Z(x_s)), m_s) + lambda CE(f_w(Z(x_w)), m_w)",
+        cost="2 forward, 2 backward",
+        sources=("Luo & Yang, ECCV 2020, section 3",),
+        recipe="table1",
+        inference="trunk and strong branch",
+    )
     name: Literal["dual-branch"] = "dual-branch"
     weak_weight: float = Field(
         1.0, ge=0, description="lambda, the weight of the weak branch's loss; the paper weighs both branches equally."
@@ -48,34 +56,19 @@ class DualBranchSettings(MethodSettings):
         return ("weak_labels",) if self.weak_weight > 0 else ()
 
 
-class CpsSettings(MethodSettings):
-    """Chen et al., CVPR 2021: each network learns from the other's hard labels on the unlabelled pictures."""
-
-    name: Literal["cps"] = "cps"
-    cutmix: bool = Field(True, description="Mix two unlabelled pictures with random boxes (CutMix).")
-    weight: float = Field(
-        1.5, ge=0, description="lambda of the cross pseudo supervision (paper: 1.5 on VOC; its code with CutMix: 1.0)."
-    )
-    boxes: int = Field(3, ge=1, description="CutMix boxes a picture (authors' code: 3).")
-    box_share: tuple[float, float] = Field(
-        (0.25, 0.5),
-        description="Share of the picture that the boxes cover, drawn uniformly (authors' code: .25 to .5).",
-    )
-    ignore_padding: bool = Field(
-        True, description="Leave padded pixels out of the unlabelled loss; the authors' code keeps them in."
-    )
-
-    @pydantic.field_validator("box_share")
-    @classmethod
-    def _shares(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1] <= 1:
-            raise ValueError("expected two shares above 0 and up to 1, the smaller first")
-        return value
-
-
 class DsrgSettings(MethodSettings):
     """Huang et al., CVPR 2018: seeds grow into confident neighbours while the network trains."""
 
+    card: ClassVar[Card] = Card(
+        title="Deep seeded region growing from image-level labels",
+        paper="Huang et al., CVPR 2018; expansion loss of SEC: Kolesnikov & Lampert, ECCV 2016",
+        uses=("tags",),
+        place="stages.methods.dsrg:Dsrg",
+        loss="L = L_seed(H, grown seeds) + L_boundary(H, CRF(H)) + w L_expansion(H)",
+        cost="1 forward, 1 backward, 1 dense CRF",
+        sources=("Huang et al., CVPR 2018, Eq. 2-4 and its code", "Kolesnikov & Lampert, ECCV 2016, Eq. 2-6"),
+        recipe="dsrg-table2",
+    )
     name: Literal["dsrg"] = "dsrg"
     balanced: bool = Field(
         True, description="Balanced seed loss: background and foreground are normalised apart (DSRG). false: SEC's."
@@ -110,30 +103,3 @@ class DsrgSettings(MethodSettings):
 
     def inputs(self) -> tuple[str, ...]:
         return ("seeds",)
-
-
-AnyMethodSettings = Annotated[
-    SupervisedSettings | DsrgSettings | DualBranchSettings | CpsSettings, Field(discriminator="name")
-]
-
-
-class TrainConfig(TrainingConfig):
-    """A segmenter's training: method, network and optimisation."""
-
-    method: AnyMethodSettings = Field(
-        SupervisedSettings(), description="The method and its settings; `semiseg methods` lists them."
-    )
-    network: NetworkConfig = Field(
-        NetworkConfig.model_validate("tiny"), description="The network: a preset's name, or its parts."
-    )
-    train_split: str = Field("train", description="Split with exact masks (the strong pictures).")
-    weak_split: str = Field("weak", description="Split with image-level labels only (the weak pictures).")
-
-    @pydantic.field_validator("method", mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, dict) and SHORTHAND in value:
-            return {"name": value[SHORTHAND]} | {k: v for k, v in value.items() if k != SHORTHAND}
-        return value

@@ -1,0 +1,49 @@
+"""The settings of every method, and of training with one. No torch: `status`, `config` and `methods` read these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import Field
+
+from stages.config import SHORTHAND
+from stages.engine.config import HardExamples, TrainingConfig
+from stages.methods.settings.labels import DsrgSettings, DualBranchSettings, SupervisedSettings
+from stages.methods.settings.mutual import CpsSettings
+from stages.networks.config import NetworkConfig
+
+AnyMethodSettings = Annotated[
+    SupervisedSettings | DsrgSettings | DualBranchSettings | CpsSettings, Field(discriminator="name")
+]
+
+
+class TrainConfig(TrainingConfig):
+    """A segmenter's training: method, network and optimisation."""
+
+    method: AnyMethodSettings = Field(
+        SupervisedSettings(), description="The method and its settings; `semiseg methods` lists them."
+    )
+    network: NetworkConfig = Field(
+        NetworkConfig.model_validate("tiny"), description="The network: a preset's name, or its parts."
+    )
+    hard_examples: HardExamples | None = Field(
+        None, description="OHEM on the exact masks (Cityscapes recipes); null: plain cross-entropy."
+    )
+    snapshots: int = Field(
+        1,
+        ge=1,
+        description="Weights kept on the way, evenly spaced, the last among them; 1: the last alone. ST++ compares 3,\n"
+        "the stage select chooses among them.",
+    )
+    train_split: str = Field("train", description="Split with exact masks (the strong pictures).")
+    weak_split: str = Field("weak", description="Split with image-level labels only (the weak pictures).")
+
+    @pydantic.field_validator("method", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and SHORTHAND in value:
+            return {"name": value[SHORTHAND]} | {k: v for k, v in value.items() if k != SHORTHAND}
+        return value

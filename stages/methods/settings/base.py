@@ -1,0 +1,46 @@
+"""What the settings of all methods have in common, and the card that says what a method is. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stages.config import Config
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a method without loading torch; `semiseg methods` prints it.
+
+    Attributes:
+        title: one line.
+        paper: authors, venue, year.
+        uses: parts of the data set it learns from: "masks", "tags", "pictures" (without any label).
+        place: "module:class" of the implementation.
+        loss: the loss as a formula, a line a term, in the symbols of docs/methods.md.
+        cost: passes through a network for each labelled picture of a step (with one unlabelled beside it).
+        sources: where formula and defaults come from; what differs is in docs/methods.md.
+        recipe: the recipe that reproduces it.
+        inference: what is evaluated and published.
+    """
+
+    title: str
+    paper: str
+    uses: tuple[str, ...]
+    place: str
+    loss: str
+    cost: str
+    sources: tuple[str, ...] = ()
+    recipe: str = "league"
+    inference: str = "the network"
+
+
+class MethodSettings(Config):
+    """Base of the settings; `name` says which method they belong to."""
+
+    card: ClassVar[Card]
+    name: str
+
+    def inputs(self) -> tuple[str, ...]:
+        """Inputs of `train` beside the data set that these settings take: "weak_labels", "seeds"."""
+        return ()
