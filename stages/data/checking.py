@@ -131,7 +131,11 @@ def _gather(findings: list[Finding], kind: str, file: Path | str = "", image_id:
         yield
     except (DataError, ConfigError, ArtifactError) as error:
         # Pillow names the buffer it was given, by its address in memory.
-        what = re.sub(r"cannot identify image file <[^>]*>", "it is no picture, or of an unknown format", error.message)
+        what = re.sub(
+            r"cannot identify image file <[^>]*>",
+            "cannot identify it: no picture, or of an unknown format",
+            error.message,
+        )
         findings.append(Finding(kind, what, error.hint or "", str(file), image_id))
     except OSError as error:  # a mask that may not be read
         findings.append(Finding(kind, f"{file} cannot be read: {error.strerror or error}", "", str(file), image_id))

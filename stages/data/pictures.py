@@ -123,7 +123,7 @@ def reason(path: Path, error: Exception) -> str:
     if not path.stat().st_size:
         return "it is empty (0 bytes)"
     unknown = isinstance(error, UnidentifiedImageError)
-    return "it is no picture, or of an unknown format" if unknown else str(error)
+    return "cannot identify it: no picture, or of an unknown format" if unknown else str(error)
 
 
 def data_unless_images(config: PicturesConfig, given: Collection[str]) -> tuple[str, ...]:
