@@ -23,6 +23,7 @@ KINDS: dict[str, int] = {
     "predictions": 1,
     "masks": 1,
     "metrics": 1,
+    "reliability": 1,
 }
 
 LOCAL = "local"  # facts of this machine and run: kept beside the content, not part of it

@@ -239,6 +239,10 @@ class Writer:
             raise ArtifactError(f"{relative} cannot be written as JSON: {error}") from error
         self.write_bytes(relative, data)
 
+    def read_json(self, relative: str) -> Any:
+        """A JSON item written before, by this run or by an earlier one that was cut off."""
+        return json.loads((self.path / check_relative(relative)).read_text(encoding="utf-8"))
+
     def expect(self, total: int) -> None:
         """How many units of work there are in all; shown by `status` as "partial 412/1464"."""
         self._total = total

@@ -151,9 +151,12 @@ STAGE_MODULES: dict[str, str] = {
     "train-classifier": "stages.train_classifier",
     "seeds": "stages.seeds",
     "train": "stages.train",
+    "reliability": "stages.reliability",
     "predict": "stages.predict",
+    "pseudo-labels": "stages.pseudo_labels",
     "crf": "stages.crf",
     "retrain": "stages.retrain",
+    "select": "stages.select",
     "evaluate": "stages.evaluate",
 }
 

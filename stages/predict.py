@@ -9,8 +9,9 @@ The result has `masks/<id>.png` (index masks of the picture's size), `probabilit
 
 from __future__ import annotations
 
+import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,6 +51,12 @@ class PredictConfig(InferenceConfig):
         description="Only background and the image-level labels of a picture may win; probabilities are renormalised\n"
         "over them. For pseudo labels: it can only help where the labels are right.",
     )
+    confidence: bool = Field(
+        False, description="With masks: also keep the highest probability of each pixel, confidence/<id>.png (255 p)."
+    )
+    part: Literal["all", "reliable", "unreliable"] = Field(
+        "all", description="Only the reliable or the unreliable pictures of the input `selection` (ST++)."
+    )
     min_confidence: float = Field(
         0.0, ge=0, lt=1, description="Pixels of a mask whose highest probability is below this become 255 (unknown)."
     )
@@ -66,6 +73,10 @@ class PredictConfig(InferenceConfig):
     def _one_source(self) -> PredictConfig:
         if self.images and self.restrict_to_labels:
             raise ValueError("restrict_to_labels needs a data set with labels; pictures of one's own have none")
+        if self.confidence and self.output == "probabilities":
+            raise ValueError("confidence goes with masks: set output to masks or both")
+        if self.images and self.part != "all":
+            raise ValueError("part chooses among the pictures of a data set; images is a folder of one's own")
         if not self.images and not self.splits:
             raise ValueError("nothing to predict: give splits, or a folder of images")
         return self
@@ -74,6 +85,12 @@ class PredictConfig(InferenceConfig):
 def check(config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> None:
     """Whether there are pictures, labels where they are wanted, and a network for the same classes."""
     pictures, ids = open_pictures(inputs["data"], config.images, config.splits)
+    ids = chosen_ids(ids, config, inputs)
+    keep = inputs.get("keep")
+    if keep is not None and (config.output != "masks" or config.confidence):
+        raise ConfigError("masks are taken over from 'keep', probabilities cannot be", "set output=masks")
+    if keep is not None and not (keep.path / "masks").is_dir():
+        raise ConfigError(f"artifact {keep.name!r}, given as keep, holds no masks", "make it with output=masks")
     if config.restrict_to_labels and isinstance(pictures, Dataset):
         for image_id in ids:
             pictures.tags(image_id)
@@ -83,6 +100,38 @@ def check(config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> None:
             f"the network knows the classes {', '.join(names)}; the data set has {', '.join(pictures.class_names)}",
             "predict with a network trained on this data set's classes",
         )
+
+
+def chosen_ids(ids: list[str], config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> list[str]:
+    """The ids of the part of the selection that the config asks for."""
+    if config.part == "all":
+        return ids
+    selection = inputs.get("selection")
+    assert selection is not None  # `needs` asks for it
+    part = set(selection.json("reliability.json")[config.part])
+    if not (chosen := [image_id for image_id in ids if image_id in part]):
+        raise ConfigError(
+            f"none of the pictures of {', '.join(config.splits)} is in the {config.part} part of {selection.name!r}",
+            "predict the splits that were ranked",
+        )
+    return chosen
+
+
+def needs(config: PredictConfig, given: Collection[str]) -> tuple[str, ...]:
+    return (*data_unless_images(config, given), *(("selection",) if config.part != "all" else ()))
+
+
+def take_over(kept: Artifact | None, ids: Sequence[str], writer: Writer, main: bool) -> list[str]:
+    """Copies the masks that `kept` has (the main process does); returns the ids that remain to be predicted."""
+    if kept is None:
+        return list(ids)
+    there = {file.stem for file in (kept.path / "masks").glob("*.png")}
+    if main:
+        for image_id in sorted(there & set(ids)):
+            if not writer.has(f"masks/{image_id}.png"):
+                with writer.item(f"masks/{image_id}.png") as temporary:
+                    shutil.copyfile(kept.file(f"masks/{image_id}.png"), temporary)
+    return [image_id for image_id in ids if image_id not in there]
 
 
 def class_names(segmenter: Artifact | None) -> tuple[str, ...]:
@@ -101,6 +150,8 @@ def run(
     from stages.networks import load_network
 
     pictures, ids = open_pictures(inputs["data"], config.images, config.splits)
+    ids = chosen_ids(ids, config, inputs)
+    todo = take_over(inputs.get("keep"), ids, writer, execution.rank == 0)
     names = class_names(inputs["segmenter"])
     device = select_device(execution.device)
     network = load_network(inputs["segmenter"]).to(device)
@@ -108,7 +159,7 @@ def run(
     with ScoreMapWriter(
         writer, "probabilities", class_names=names, shard_size=SHARD_SIZE, normalisation="probability"
     ) as maps:
-        parts = _plan(config, ids, writer, maps, execution)
+        parts = _plan(config, todo, writer, maps, execution)
         missing = sum(map(len, parts))
         writer.expect(len(ids))
         writer.advance(len(ids) - missing)
@@ -175,9 +226,10 @@ def _save(
             probabilities = _restrict(probabilities, [labels.possible_classes(image_id) for image_id in ids])
         futures: list[Future[None]] = []
         if config.output != "probabilities":
-            masks = _masks(probabilities, config.min_confidence)
+            masks, confidences = _masks(probabilities, config.min_confidence)
             futures = [
-                encoders.submit(_write, writer, image_id, mask) for image_id, mask in zip(ids, masks, strict=True)
+                encoders.submit(_write, writer, image_id, mask, confidence if config.confidence else None)
+                for image_id, mask, confidence in zip(ids, masks, confidences, strict=True)
             ]
         encoding.append((futures, list(_records(ids, probabilities, config))))
         while len(encoding) > 2:
@@ -198,12 +250,15 @@ def _restrict(probabilities: Tensor, allowed: Sequence[Sequence[int]]) -> Tensor
     return kept / kept.sum(1, keepdim=True).clamp(min=1e-30)
 
 
-def _masks(probabilities: Tensor, min_confidence: float) -> np.ndarray:
-    """(B, C, H, W) -> uint8 (B, H, W); 255 where the highest probability is below `min_confidence`."""
+def _masks(probabilities: Tensor, min_confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """(B, C, H, W) -> classes, 255 where the highest probability is below `min_confidence`, and 255 times that one.
+
+    Both uint8 (B, H, W).
+    """
     highest, classes = probabilities.max(1)
     if min_confidence > 0:
         classes = classes.masked_fill(highest < min_confidence, IGNORE)
-    return classes.byte().cpu().numpy()
+    return classes.byte().cpu().numpy(), (highest * 255).round().clamp(0, 255).byte().cpu().numpy()
 
 
 def _records(
@@ -221,7 +276,10 @@ def _records(
         yield image_id, grid[classes], classes, size
 
 
-def _write(writer: Writer, image_id: str, mask: np.ndarray) -> None:
+def _write(writer: Writer, image_id: str, mask: np.ndarray, confidence: np.ndarray | None) -> None:
+    if confidence is not None:  # before the mask, which says that the picture is done
+        with writer.item(f"confidence/{image_id}.png") as temporary:
+            write_mask(temporary, confidence)
     with writer.item(f"masks/{image_id}.png") as temporary:
         write_mask(temporary, mask)
 
@@ -239,10 +297,12 @@ STAGE = Stage(
     inputs={
         "data": Input(("dataset",), "the data set to predict", optional=True, default=("data",)),
         "segmenter": Input(("segmenter",), "the trained network", default=("segmenter", "train")),
+        "selection": Input(("reliability",), "which pictures are reliable, for `part`", optional=True),
+        "keep": Input(("masks", "predictions"), "masks to take over instead of predicting them", optional=True),
     },
     output="predictions",
     run=run,
     externals=externals,
-    needs=data_unless_images,
+    needs=needs,
     check=check,
 )

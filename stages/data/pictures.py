@@ -143,3 +143,10 @@ def open_pictures(data: Artifact | None, images: str, splits: tuple[str, ...]) -
     if not ids:
         raise DataError(f"the splits {', '.join(splits)} of {dataset.name!r} are empty", "name another split")
     return dataset, ids
+
+
+def pictures_of_splits(data: Artifact | None, splits: tuple[str, ...]) -> tuple[Dataset, list[str]]:
+    """(data set, sorted ids of its splits); DataError when there are none."""
+    dataset, ids = open_pictures(data, "", splits)
+    assert isinstance(dataset, Dataset)
+    return dataset, ids

@@ -17,7 +17,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,12 +121,25 @@ def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def fit(method: Method, maker: SampleMaker, config: TrainingConfig, writer: Writer, execution: Execution) -> Fitted:
+def fit(
+    method: Method,
+    maker: SampleMaker,
+    config: TrainingConfig,
+    writer: Writer,
+    execution: Execution,
+    keep: Callable[[int, nn.Module], None] | None = None,
+    keep_at: Collection[int] = (),
+) -> Fitted:
     """Trains `method` for `config.iterations` steps on the samples of `maker`, resuming from the writer's scratch.
+
+    `keep(step, predictor)` is called in the main process after the steps `keep_at` (counted from 1), to write what the
+    network is then; a resumed training may call it again for a step it had finished, with the same weights.
 
     Raises SemisegError when a loss is not a number (naming step and term), ArtifactError for a damaged checkpoint.
     """
     trainer = _Trainer(method, maker, config, writer, execution)
+    if keep is not None and trainer.main:
+        trainer.keep, trainer.keep_at = keep, frozenset(keep_at)
     try:
         return trainer.run()
     finally:
@@ -167,7 +180,10 @@ class _Trainer:
         self.base_lr = [group["lr"] for optimizer in self.optimizers.values() for group in optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.average = copy.deepcopy(method.predictor).eval().requires_grad_(False) if config.ema_decay else None
+        self.keep: Callable[[int, nn.Module], None] | None = None
+        self.keep_at: frozenset[int] = frozenset()
         self.step = 0
+        self.saved: int | None = None  # step of the last checkpoint
         self.sums: dict[str, Tensor] = {}
         self.last_losses: dict[str, float] = {}
         first = next(iter(maker.orders.values())).stream
@@ -194,6 +210,8 @@ class _Trainer:
                     self._report(log)
                 if self.step % self.epoch_steps == 0 or self.step == self.config.iterations:
                     self._epoch_end(log)
+                if self.keep is not None and self.step in self.keep_at:
+                    self.keep(self.step, self._predictor)
                 if tracker is not None:
                     tracker.advance(1, **self.last_losses)
                     self.writer.advance_to(self.step)
@@ -205,9 +223,8 @@ class _Trainer:
                 self._save()
         seconds = time.monotonic() - begin
         steps = self.step - first_step
-        predictor = self.average if self.average is not None else self.method.predictor
         return Fitted(
-            predictor.eval(),
+            self._predictor.eval(),
             {
                 "iterations": self.step,
                 "epochs": round(self.step / self.epoch_steps, 2),
@@ -217,6 +234,11 @@ class _Trainer:
                 "device": describe_device(self.device),
             },
         )
+
+    @property
+    def _predictor(self) -> nn.Module:
+        """What is published: the average where there is one."""
+        return self.average if self.average is not None else self.method.predictor
 
     def _batch_size(self) -> int:
         return sum(order.stream.batch_size for order in self.maker.orders.values())
@@ -293,8 +315,13 @@ class _Trainer:
         where = f"at step {self.step}" if steps == 1 else f"between steps {first} and {self.step}"
         raise SemisegError(
             f"the loss {', '.join(bad)} is not a finite number {where}",
-            "lower optimizer.lr, or clip gradients (clip_grad_norm)",
+            f"lower optimizer.lr, or clip gradients (clip_grad_norm); {self._last_good()}",
         )
+
+    def _last_good(self) -> str:
+        if self.saved is None:
+            return "there is no checkpoint before that step"
+        return f"the checkpoint before it, of step {self.saved}, is {self.writer.scratch / CHECKPOINT}"
 
     def _check_weights(self) -> None:
         """SemisegError when a weight is not finite: a last gradient of NaN shows in no loss."""
@@ -302,7 +329,7 @@ class _Trainer:
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise SemisegError(
                     f"the weight {name} is not a finite number after step {self.step}",
-                    "lower optimizer.lr, or clip gradients (clip_grad_norm)",
+                    f"lower optimizer.lr, or clip gradients (clip_grad_norm); {self._last_good()}",
                 )
 
     def _epoch_end(self, log: _Log | None) -> None:
@@ -315,6 +342,7 @@ class _Trainer:
     def _state(self) -> dict[str, Any]:
         return {
             "step": self.step,
+            "kind": type(self.method).__name__,
             "networks": self.method.networks.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "scaler": self.scaler.state_dict(),
@@ -344,6 +372,7 @@ class _Trainer:
             self._check_losses(sums, int(sums["steps"]))
         self._check_weights()
         state = self._state()
+        self.saved = self.step
         if not self.main:
             return
         path = self.writer.scratch / CHECKPOINT
@@ -359,6 +388,8 @@ class _Trainer:
         cure = "delete it to start this training again from its first step"
         try:
             state = checkpoint.load(path)
+            if state["kind"] != type(self.method).__name__:
+                raise ArtifactError(f"the checkpoint {path} is of {state['kind']}, not of {type(self.method).__name__}")
             self.method.networks.load_state_dict(state["networks"])
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
@@ -368,6 +399,7 @@ class _Trainer:
                 self.average.load_state_dict(state["average"])
             self.method.restore(state["method"])
             self.step, self.last_losses = state["step"], state["last_losses"]
+            self.saved = self.step
             self.sums = {n: value.to(self.device if n != "steps" else "cpu") for n, value in state["sums"].items()}
         except ArtifactError as error:
             raise ArtifactError(error.message, cure) from error

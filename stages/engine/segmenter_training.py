@@ -72,11 +72,26 @@ def train_segmenter(
         distributed.rank(),
         distributed.world_size(),
     )
-    fitted = fit(kind(config.method, setup), maker, config, writer, execution)
+    steps = snapshot_steps(config)
+    fitted = fit(
+        kind(config.method, setup),
+        maker,
+        config,
+        writer,
+        execution,
+        lambda step, network: _write_weights(writer, f"snapshots/{step}.pt", network),
+        steps,
+    )
     if distributed.rank() == 0:
         publish_network(writer, fitted.predictor, dataset.class_names)
     counts = {name: len({entry.image_id for entry in stream.entries}) for name, stream in streams.items()}
-    return {"method": config.method.name, "pictures": counts, **fitted.summary}
+    summary = {"method": config.method.name, "pictures": counts, **fitted.summary}
+    return summary | ({"snapshots": [*steps, config.iterations]} if steps else {})
+
+
+def snapshot_steps(config: TrainConfig) -> list[int]:
+    """Steps after which weights are kept beside the last ones, evenly spaced."""
+    return sorted({round(config.iterations * i / config.snapshots) for i in range(1, config.snapshots)} - {0})
 
 
 def check_labels(streams: Mapping[str, Stream], folders: Mapping[str, MaskFolder], dataset: Dataset) -> None:
@@ -98,10 +113,14 @@ def check_labels(streams: Mapping[str, Stream], folders: Mapping[str, MaskFolder
 
 def publish_network(writer: Writer, network: nn.Module, class_names: Sequence[str]) -> None:
     """weights.pt (fp32, on the CPU) and network.json, what `load_network` reads."""
-    state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
-    with writer.item("weights.pt") as temporary:
-        checkpoint.save(temporary, state)
+    _write_weights(writer, "weights.pt", network)
     writer.write_json("network.json", cast(Segmenter | Classifier, network).spec(class_names))
 
 
-__all__ = ["check_labels", "publish_network", "train_segmenter"]
+def _write_weights(writer: Writer, item: str, network: nn.Module) -> None:
+    state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    with writer.item(item) as temporary:
+        checkpoint.save(temporary, state)
+
+
+__all__ = ["check_labels", "publish_network", "snapshot_steps", "train_segmenter"]

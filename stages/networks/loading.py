@@ -16,9 +16,10 @@ from stages.networks.segmenter import SPEC_SCHEMA, Segmenter, seeded
 from stages.networks.weights import load_strictly
 
 
-def load_network(source: Any) -> Segmenter | Classifier:
+def load_network(source: Any, weights: str = "weights.pt") -> Segmenter | Classifier:
     """The network of an artifact (or of a folder with network.json and weights.pt), on the CPU, in eval mode.
 
+    `weights` may name a snapshot instead ("snapshots/300.pt", see `snapshots_of`).
     `network.class_names` holds the class names (background first). Raises ArtifactError: a file is missing or damaged,
     or the two disagree.
     """
@@ -40,10 +41,17 @@ def load_network(source: Any) -> Segmenter | Classifier:
         )
     network = _rebuild(spec, file)
     try:
-        load_strictly(network, checkpoint.load(folder / "weights.pt"), str(folder / "weights.pt"), f"{file}")
+        load_strictly(network, checkpoint.load(folder / weights), str(folder / weights), f"{file}")
     except ConfigError as error:
         raise ArtifactError(error.message, "the two files belong to different runs: rerun the stage") from error
     return network.eval()
+
+
+def snapshots_of(source: Any) -> dict[int, str]:
+    """The weights an artifact of `train` holds beside its last ones: {step: file below the artifact}, rising."""
+    folder = Path(getattr(source, "path", source))
+    steps = sorted(int(file.stem) for file in (folder / "snapshots").glob("*.pt"))
+    return {step: f"snapshots/{step}.pt" for step in steps}
 
 
 def _rebuild(spec: dict[str, Any], file: Path) -> Segmenter | Classifier:

@@ -1,0 +1,140 @@
+"""`pseudo-labels`: the pixels of predicted masks that are kept as labels, class by class.
+
+    semiseg predict --split weak --output masks --set confidence=true --name guesses
+    semiseg pseudo-labels --predictions guesses --set share=0.4
+
+Of each predicted class the same share of pixels is kept, the most confident ones over all pictures, so that rare and
+hard classes are not lost to one threshold (Zou et al., ECCV 2018; DMT: Feng et al., 2022). The others become 255.
+The result has `masks/<id>.png` and the confidences, `confidence/<id>.png` (255 p).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from artifacts.errors import ArtifactError
+from artifacts.masks import IGNORE, read_mask, write_mask
+from artifacts.store import Artifact, Writer
+from stages.config import Config
+from stages.contract import Execution, Input, Stage
+from stages.data.each_image import for_each_image
+
+
+class PseudoLabelsConfig(Config):
+    """Which pixels are kept."""
+
+    share: float = Field(
+        1.0, gt=0, le=1, description="Share of each class's pixels that is kept, the most confident (DMT: .2 to 1)."
+    )
+    class_balanced: bool = Field(True, description="A threshold for each class; false: one for all classes.")
+    min_confidence: float = Field(0.0, ge=0, lt=1, description="Pixels below this confidence are never kept.")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a process needs to select the pixels of a picture; travels to it once."""
+
+    masks: Path
+    confidences: Path
+    thresholds: np.ndarray  # uint8 (256,): the lowest confidence that is kept, by class
+    writer: Writer
+
+
+def histogram(task: tuple[Path, Path], image_id: str) -> np.ndarray:
+    """int64 (256, 256): pixels of each class and confidence in one picture."""
+    masks, confidences = task
+    mask = read_mask(masks / f"{image_id}.png")
+    confidence = read_mask(confidences / f"{image_id}.png", size=(mask.shape[1], mask.shape[0]))
+    return np.bincount(mask.ravel().astype(np.int64) * 256 + confidence.ravel(), minlength=65536).reshape(256, 256)
+
+
+def thresholds(counts: np.ndarray, config: PseudoLabelsConfig) -> np.ndarray:
+    """The lowest confidence (0..255) that is kept, for each of 256 classes.
+
+    counts: int64 (256, 256), pixels by class and confidence; row 255 is no class. At least the share is kept: all
+    pixels of the last confidence that is needed. With share 1 everything is.
+    """
+    counts = counts.copy()
+    counts[IGNORE] = 0
+    if not config.class_balanced:
+        counts[:] = counts.sum(0)
+    from_top = counts[:, ::-1].cumsum(1)  # column k: pixels of confidence 255 - k and more
+    needed = np.ceil(config.share * from_top[:, -1:] - 1e-9)
+    lowest = 255 - (from_top >= needed).argmax(1)
+    return np.maximum(lowest, np.ceil(config.min_confidence * 255)).astype(np.uint8)
+
+
+def select_pixels(task: Selection, image_id: str) -> tuple[int, int]:
+    """Writes the mask and the confidences of one picture; returns (pixels kept, pixels labelled before)."""
+    mask = read_mask(task.masks / f"{image_id}.png")
+    confidence = read_mask(task.confidences / f"{image_id}.png", size=(mask.shape[1], mask.shape[0]))
+    known = mask != IGNORE
+    kept = np.where(confidence >= task.thresholds[mask], mask, IGNORE).astype(np.uint8)
+    with task.writer.item(f"confidence/{image_id}.png") as temporary:
+        shutil.copyfile(task.confidences / f"{image_id}.png", temporary)
+    with task.writer.item(f"masks/{image_id}.png") as temporary:
+        write_mask(temporary, kept)
+    return int((kept != IGNORE).sum()), int(known.sum())
+
+
+def check(config: PseudoLabelsConfig, inputs: Mapping[str, Artifact | None]) -> None:
+    predictions = inputs["predictions"]
+    assert predictions is not None
+    for folder in ("masks", "confidence"):
+        if not (predictions.path / folder).is_dir():
+            raise ArtifactError(
+                f"artifact {predictions.name!r} holds no {folder}",
+                "predict with output=masks and confidence=true",
+            )
+
+
+def run(
+    config: PseudoLabelsConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
+) -> dict[str, Any]:
+    """Two walks over the masks. Under torchrun rank 0 does it alone."""
+    predictions = inputs["predictions"]
+    assert predictions is not None
+    if execution.rank != 0:
+        return {}
+    masks, confidences = predictions.path / "masks", predictions.path / "confidence"
+    ids = sorted(file.stem for file in masks.glob("*.png"))
+    counts = np.zeros((256, 256), np.int64)
+    with execution.progress.track(2 * len(ids), "pseudo-labels") as tracker:
+        for _, found in for_each_image(histogram, (masks, confidences), ids, execution.workers):
+            counts += found
+            tracker.advance()
+        limits = thresholds(counts, config)
+        kept = known = 0
+        task = Selection(masks, confidences, limits, writer)
+        for _, (left, before) in for_each_image(select_pixels, task, ids, execution.workers):
+            kept, known = kept + left, known + before
+            tracker.advance()
+    classes = [c for c in range(IGNORE) if counts[c].any()]
+    return {
+        "images": len(ids),
+        "kept_share": kept / known if known else 0.0,
+        "thresholds": {str(c): round(float(limits[c]) / 255, 4) for c in classes},
+    }
+
+
+STAGE = Stage(
+    name="pseudo-labels",
+    version=1,
+    summary="Keep the most confident pixels of predicted masks as labels, class by class.",
+    config=PseudoLabelsConfig,
+    inputs={
+        "predictions": Input(
+            ("predictions", "masks"), "predicted masks with confidences", default=("predictions", "predict")
+        ),
+    },
+    output="masks",
+    run=run,
+    check=check,
+)

@@ -1,0 +1,146 @@
+"""`reliability`: which unlabelled pictures a training agrees on with itself, from its snapshots (ST++).
+
+    semiseg train --method supervised --set snapshots=3 --name teacher
+    semiseg reliability --segmenter teacher
+
+A picture whose mask changed little while the network trained is likely to have a good one (Yang et al., CVPR 2022,
+section 3.3). The result, `reliability.json`, holds the score of every picture, and the ids of the reliable and of the
+unreliable part; `predict` takes it as `selection`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from artifacts.dataset import Dataset
+from artifacts.errors import ConfigError
+from artifacts.store import SCRATCH, Artifact, Writer
+from stages.contract import Execution, Input, Stage
+from stages.data.pictures import pictures_of_splits
+from stages.scoring.config import InferenceConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+PART = 200  # pictures between two records: what a killed run predicts again
+
+
+class ReliabilityConfig(InferenceConfig):
+    """Which pictures are ranked, and how many of them count as reliable."""
+
+    splits: tuple[Literal["train", "weak", "unlabelled", "val", "test"], ...] = Field(
+        ("weak", "unlabelled"), min_length=1, description="Splits whose pictures are ranked."
+    )
+    share: float = Field(0.5, gt=0, lt=1, description="Share of the pictures that count as reliable (ST++: 0.5).")
+
+
+def check(config: ReliabilityConfig, inputs: Mapping[str, Artifact | None]) -> None:
+    from stages.networks.loading import snapshots_of
+
+    pictures_of_splits(inputs["data"], config.splits)
+    segmenter = inputs["segmenter"]
+    assert segmenter is not None
+    if not snapshots_of(segmenter):
+        raise ConfigError(
+            f"artifact {segmenter.name!r} holds its last weights alone: nothing to compare",
+            "train it with --set snapshots=3",
+        )
+
+
+def agreement(first: Tensor, second: Tensor, num_classes: int) -> Tensor:
+    """Mean IoU of two class maps (B, H, W), picture by picture, over the classes that occur in either: (B,)."""
+    import torch
+
+    pairs = (first * num_classes + second).flatten(1)  # (B, pixels)
+    offset = torch.arange(len(pairs), device=pairs.device)[:, None] * num_classes**2
+    counts = torch.bincount((pairs + offset).flatten(), minlength=len(pairs) * num_classes**2)
+    table = counts.view(len(pairs), num_classes, num_classes).double()
+    common = table.diagonal(dim1=1, dim2=2)
+    either = table.sum(1) + table.sum(2) - common
+    occurs = either > 0
+    return (common / either.clamp(min=1)).sum(1) / occurs.sum(1)
+
+
+def run(
+    config: ReliabilityConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
+) -> dict[str, Any]:
+    """Scores what is still missing. Under torchrun rank 0 does it alone."""
+    from stages.engine.device import select_device
+    from stages.networks import load_network
+    from stages.networks.loading import snapshots_of
+
+    if execution.rank != 0:
+        return {}
+    dataset, ids = pictures_of_splits(inputs["data"], config.splits)
+    segmenter = inputs["segmenter"]
+    device = select_device(execution.device)
+    files = [*snapshots_of(segmenter).values(), "weights.pt"]
+    networks = [load_network(segmenter, file).to(device) for file in files]
+    scores: dict[str, float] = {}
+    with execution.progress.track(len(ids), "reliability") as tracker:
+        for first in range(0, len(ids), PART):
+            part, record = ids[first : first + PART], f"{SCRATCH}/scores-{first}.json"
+            if not writer.has(record):
+                writer.write_json(record, _scores(networks, dataset, part, config, device, execution))
+            scores |= writer.read_json(record)
+            tracker.advance(len(part))
+    ranked = sorted(ids, key=lambda image_id: (-scores[image_id], image_id))
+    count = round(config.share * len(ids))
+    writer.write_json(
+        "reliability.json",
+        {"scores": scores, "reliable": sorted(ranked[:count]), "unreliable": sorted(ranked[count:])},
+    )
+    values = np.array([scores[image_id] for image_id in ranked])
+    return {
+        "images": len(ids),
+        "reliable": count,
+        "snapshots": len(files),
+        "median_score": float(np.median(values)),
+        "least_reliable_score": float(values[count - 1]) if count else None,
+    }
+
+
+def _scores(
+    networks: Sequence[nn.Module],
+    dataset: Dataset,
+    ids: Sequence[str],
+    config: ReliabilityConfig,
+    device: torch.device,
+    execution: Execution,
+) -> dict[str, float]:
+    """id -> mean over the earlier networks of the agreement with the last one."""
+    from stages.engine.inference import predict_probabilities
+
+    totals = dict.fromkeys(ids, 0.0)
+    # all networks walk through the pictures in the same order and batches
+    walks = [
+        predict_probabilities(network, dataset, ids, config, device, workers=execution.workers) for network in networks
+    ]
+    for views in zip(*walks, strict=True):
+        names, last = views[-1]
+        final = last.argmax(1)
+        for _, probabilities in views[:-1]:
+            found = agreement(probabilities.argmax(1), final, dataset.num_classes)
+            for name, value in zip(names, found.tolist(), strict=True):
+                totals[name] += value / (len(networks) - 1)
+    return totals
+
+
+STAGE = Stage(
+    name="reliability",
+    version=1,
+    summary="Rank unlabelled pictures by how little their masks changed while a network trained (ST++).",
+    config=ReliabilityConfig,
+    inputs={
+        "data": Input(("dataset",), "the data set", default=("data",)),
+        "segmenter": Input(("segmenter",), "a segmenter trained with snapshots", default=("segmenter", "train")),
+    },
+    output="reliability",
+    run=run,
+    check=check,
+)
