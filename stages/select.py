@@ -4,7 +4,7 @@
     semiseg select --segmenter fixmatch --set splits=[val] --name fixmatch-selected
 
 Most published figures are of the best epoch on val, which is optimistic by one to several points. Here a training
-publishes its last weights; whoever wants the other figure asks for it, and the result says on which split it was chosen.
+publishes its last weights; who wants the other figure asks for it, and the result says on which split it was chosen.
 """
 
 from __future__ import annotations
