@@ -305,9 +305,13 @@ def _labels(
         name, source = choose_tag_source(config, raw, training)
     if found:
         looked_into = raw.tag_sources.values() if config.tag_source == "auto" and not config.tag_file else ()
-        mistakes = [error for one in looked_into for error in read_in_parts(one, ids)[1]]
+        parts = [read_in_parts(one, ids) for one in looked_into]
+        mistakes = [error for _, errors in parts for error in errors]
         findings += [Finding("labels", error.message, error.hint or "") for error in mistakes] or found
-        return {}
+        names = next(
+            (names for names, errors in parts if errors), {}
+        )  # the rest of what was meant, for all that follows
+        return read_tags(lambda _: names, ids, raw.class_names, raw.class_names)
     if source is None:
         return {}
     names, errors = read_in_parts(source, ids)
