@@ -45,9 +45,11 @@ def run(
     folders = {
         name: artifact.path / "masks" for name in ("weak_labels", "seeds") if (artifact := inputs.get(name)) is not None
     }
-    for name, folder in folders.items():
+    for name, folder in list(folders.items()):
         if not folder.is_dir():
             raise DataError(f"the artifact given as {name} has no masks", "make it with masks (predict --output masks)")
+        if name == "weak_labels" and (confidence := folder.parent / "confidence").is_dir():
+            folders["confidence"] = confidence
     initial = inputs.get("initial")
     strong, weak = dataset.ids(config.train_split), dataset.ids(config.weak_split)
     unlabelled = dataset.ids("unlabelled")

@@ -40,15 +40,19 @@ def train_segmenter(
 
     Args:
         strong: ids trained on with the data set's masks; weak: ids without; unlabelled: ids without any label.
-        mask_folders: label sources beside the data set's own masks: "weak_labels", "seeds".
+        mask_folders: label sources beside the data set's own masks: "weak_labels", "seeds", "confidence".
     """
-    folders = {name: MaskFolder(folder, dataset.num_classes) for name, folder in mask_folders.items()}
+    folders = {
+        name: MaskFolder(folder, None if name == "confidence" else dataset.num_classes)
+        for name, folder in mask_folders.items()
+    }
     sources = Sources(
         strong=strong,
         weak=weak,
         available=frozenset({"masks", *folders}),
         dataset=dataset,
         unlabelled=unlabelled,
+        folders=folders,
     )
     kind = load_method(config.method.name)
     streams = kind.streams(config.method, sources, config.batch_size)

@@ -98,9 +98,12 @@ class Order:
 
 
 class MaskFolder:
-    """Label maps of an artifact with `masks/<id>.png` (kinds masks, seeds, predictions)."""
+    """Label maps of an artifact with `masks/<id>.png` (kinds masks, seeds, predictions).
 
-    def __init__(self, folder: Path, num_classes: int) -> None:
+    Without `num_classes` any value passes: maps of confidences.
+    """
+
+    def __init__(self, folder: Path, num_classes: int | None) -> None:
         self.folder, self.num_classes = folder, num_classes
 
     def mask(self, image_id: str) -> np.ndarray:

@@ -7,7 +7,7 @@ checkpoints and logging.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from stages.engine.batch import Batch
 from stages.engine.config import HardExamples, OptimizerConfig
 from stages.engine.losses import cross_entropy, hard_cross_entropy
 from stages.engine.randomness import derive_seed
-from stages.engine.streams import Entry, Stream
+from stages.engine.streams import Entry, MaskFolder, Stream
 from stages.networks import Segmenter, build_segmenter, parameter_groups, upsample
 from stages.networks.config import NetworkConfig
 from stages.networks.weights import load_strictly
@@ -65,7 +65,8 @@ class Sources:
 
     Attributes:
         strong: ids with masks; weak: ids with image-level labels only; unlabelled: ids without any.
-        available: label sources that were given: "masks", "weak_labels", "seeds".
+        available: label sources that were given: "masks", "weak_labels", "seeds", and "confidence" of the weak labels.
+        folders: the label maps of "weak_labels", "seeds", "confidence".
         dataset: to ask which pictures have masks, where the logging of label quality may look at them.
     """
 
@@ -74,6 +75,7 @@ class Sources:
     available: frozenset[str]
     dataset: Dataset | None = None
     unlabelled: Sequence[str] = ()
+    folders: Mapping[str, MaskFolder] = field(default_factory=dict)
 
     @property
     def without_masks(self) -> list[str]:
@@ -88,6 +90,7 @@ class Sources:
             "without_masks": "pictures without masks",
             "weak_labels": "estimated masks",
             "seeds": "seeds",
+            "confidence": "estimated masks with confidences",
         }
         cure = {
             "strong": "the data set's split 'train' is empty: prepare it with --labelled",
@@ -96,11 +99,17 @@ class Sources:
             "pictures, or with unlabelled ones",
             "weak_labels": "give estimated masks: --weak-labels NAME (made by predict, crf or seeds)",
             "seeds": "give seeds: --seeds NAME (made by the stage seeds)",
+            "confidence": "make them with predict --set confidence=true, then pseudo-labels",
         }
         for name in names:
             there = bool(getattr(self, name)) if name in ("strong", "weak", "without_masks") else name in self.available
             if not there:
                 raise ConfigError(f"method {method} needs {what[name]}", cure[name])
+
+    def with_map(self, source: str, ids: Sequence[str]) -> list[str]:
+        """Those of `ids` that have a label map in a source."""
+        missing = set(self.folders[source].missing(ids))
+        return [image_id for image_id in ids if image_id not in missing]
 
     def entries(self, ids: Sequence[str], label: str | None) -> list[Entry]:
         return [Entry(image_id, label) for image_id in ids]

@@ -25,6 +25,8 @@ SPLITS = {
 }
 IGNORE = 255
 
+CCT_KINDS = ("vat", "dropout", "cutout", "context", "object", "feature_drop", "feature_noise")
+
 # Settings of every method, as in a YAML file, and of variants that have code of their own. All are trained, stopped
 # and continued, and compared between one process and two.
 CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
@@ -32,6 +34,8 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     "dual-branch": {"name": "dual-branch", "weak_weight": 0.7},
     "cps-plain": {"name": "cps", "cutmix": False},
     "dsrg": {"name": "dsrg", "expansion_weight": 0.5},
+    "cct": {"name": "cct", "decoders": dict.fromkeys(CCT_KINDS, 1), "ramp": 0.0, "min_contour": 8},
+    "cct-heads": {"name": "cct", "decoder": "head", "decoders": dict.fromkeys(CCT_KINDS, 1), "min_contour": 8},
 }
 
 
@@ -51,13 +55,22 @@ def draw(index: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(Image.fromarray(picture)), mask
 
 
-def publish(workspace: Workspace, name: str, kind: str, masks: dict[str, np.ndarray]) -> None:
-    """An artifact of label maps: masks/<id>.png."""
+def publish(
+    workspace: Workspace,
+    name: str,
+    kind: str,
+    masks: dict[str, np.ndarray],
+    confidences: dict[str, np.ndarray] | None = None,
+) -> None:
+    """An artifact of label maps: masks/<id>.png, and confidence/<id>.png where given."""
     work = Work("seeds", 1, kind, name.encode().hex().ljust(64, "0")[:64], {}, {}, {})
     with workspace.writing(name, work) as writer:
         for image_id, mask in masks.items():
             with writer.item(f"masks/{image_id}.png") as temporary:
                 write_mask(temporary, mask)
+        for image_id, confidence in (confidences or {}).items():
+            with writer.item(f"confidence/{image_id}.png") as temporary:
+                write_mask(temporary, confidence)
         workspace.publish(name, writer, work, {})
 
 
@@ -92,7 +105,8 @@ def fill(workspace: Workspace) -> Workspace:
     for image_id in SPLITS["weak"]:
         noise = random.random(masks[image_id].shape) < 0.3
         noisy[image_id] = np.where(noise, 0, masks[image_id]).astype(np.uint8)
-    publish(workspace, "weak-labels", "masks", noisy)
+    confidences = {image_id: random.integers(0, 256, mask.shape).astype(np.uint8) for image_id, mask in noisy.items()}
+    publish(workspace, "weak-labels", "masks", noisy, confidences)
     sparse = {}
     for image_id in SPLITS["train"] + SPLITS["weak"]:
         kept = random.random(masks[image_id].shape) < 0.5
@@ -114,6 +128,26 @@ class Training:
     @property
     def dataset(self) -> Dataset:
         return Dataset(self.space.artifact("data"))
+
+    @property
+    def folders(self) -> dict[str, Any]:
+        """The label maps beside the data set's masks, by the names methods know."""
+        from stages.engine.streams import MaskFolder
+
+        places = {"weak_labels": "weak-labels/masks", "seeds": "seeds/masks", "confidence": "weak-labels/confidence"}
+        number = self.dataset.num_classes
+        return {
+            name: MaskFolder(self.space.path / place, None if name == "confidence" else number)
+            for name, place in places.items()
+        }
+
+    @property
+    def sources(self) -> Any:
+        from stages.methods.contract import Sources
+
+        dataset, folders = self.dataset, self.folders
+        given = frozenset({"masks", *folders})
+        return Sources(dataset.ids("train"), dataset.ids("weak"), given, dataset, folders=folders)
 
     def values(self, method: Any = "supervised", **changes: Any) -> dict[str, Any]:
         """Values of a TrainConfig: a small net with dropout, momentum, an averaged predictor, crops with padding."""

@@ -9,12 +9,22 @@ from pydantic import Field
 
 from stages.config import SHORTHAND
 from stages.engine.config import HardExamples, TrainingConfig
+from stages.methods.settings.consistency import CctSettings
 from stages.methods.settings.labels import DsrgSettings, DualBranchSettings, SupervisedSettings
 from stages.methods.settings.mutual import CpsSettings
+from stages.methods.settings.offline import DmtSettings, SelfTrainingSettings, StPlusPlusSettings
 from stages.networks.config import NetworkConfig
 
 AnyMethodSettings = Annotated[
-    SupervisedSettings | DsrgSettings | DualBranchSettings | CpsSettings, Field(discriminator="name")
+    SupervisedSettings
+    | DsrgSettings
+    | DualBranchSettings
+    | CpsSettings
+    | CctSettings
+    | SelfTrainingSettings
+    | StPlusPlusSettings
+    | DmtSettings,
+    Field(discriminator="name"),
 ]
 
 

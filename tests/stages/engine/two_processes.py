@@ -22,9 +22,9 @@ from artifacts.store import Workspace, Writer
 from stages.contract import Execution
 from stages.engine.distributed import process_group, rank
 from stages.engine.loop import CHECKPOINT, fit
-from stages.engine.streams import MaskFolder, SampleMaker
+from stages.engine.streams import SampleMaker
 from stages.methods import load_method
-from stages.methods.contract import Setup, Sources
+from stages.methods.contract import Setup
 from stages.pipeline.run_stage import run_stage
 from stages.train import STAGE
 from stages.train_classifier import STAGE as CLASSIFIER_STAGE
@@ -69,12 +69,11 @@ def one_step(training, case: str, folder: Path, world_size: int) -> tuple[dict[s
     """Gradients (SGD's momentum after its first step) and logged losses of one step of the engine."""
     config = training.config(case, **EXACT)
     dataset = training.dataset
-    places = {"weak_labels": "weak-labels", "seeds": "seeds"}
-    folders = {k: MaskFolder(training.space.folder(v) / "masks", dataset.num_classes) for k, v in places.items()}
-    sources = Sources(dataset.ids("train"), dataset.ids("weak"), frozenset({"masks", *folders}), dataset)
     kind = load_method(config.method.name)
-    streams = kind.streams(config.method, sources, config.batch_size)
-    maker = SampleMaker(dataset, streams, {"masks": dataset, **folders}, config.augmentation, 33, 0, rank(), world_size)
+    streams = kind.streams(config.method, training.sources, config.batch_size)
+    maker = SampleMaker(
+        dataset, streams, {"masks": dataset, **training.folders}, config.augmentation, 33, 0, rank(), world_size
+    )
     method = kind(config.method, Setup(config.network, dataset.num_classes, 0, 1))
     fitted = fit(method, maker, config, Writer(folder), Execution(device="cpu", workers=1, progress=Quiet()))
     if rank() != 0:

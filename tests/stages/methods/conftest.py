@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from stages.engine.batch import Batch, to_device
-from stages.engine.streams import MaskFolder, SampleMaker
+from stages.engine.streams import SampleMaker
 from stages.methods import load_method
-from stages.methods.contract import Method, Setup, Sources
+from stages.methods.contract import Method, Setup
 
 _spec = importlib.util.spec_from_file_location("drawn_training", Path(__file__).parents[1] / "drawn_training.py")
 drawn = importlib.util.module_from_spec(_spec)
@@ -53,16 +53,11 @@ def case(training):
         small = {"preset": "tiny", "dropout": 0.0, "head_channels": 16, "neck_layers": 1, "neck_channels": 16}
         config = training.config({"name": name, **settings}, network=network or small, seed=seed)
         dataset = training.dataset
-        folders = {
-            source: MaskFolder(training.space.folder(artifact) / "masks", dataset.num_classes)
-            for source, artifact in (("weak_labels", "weak-labels"), ("seeds", "seeds"))
-        }
-        sources = Sources(dataset.ids("train"), dataset.ids("weak"), frozenset({"masks", *folders}), dataset)
         kind = load_method(name)
         maker = SampleMaker(
             dataset,
-            kind.streams(config.method, sources, batch_size),
-            {"masks": dataset, **folders},
+            kind.streams(config.method, training.sources, batch_size),
+            {"masks": dataset, **training.folders},
             config.augmentation,
             config.crop_size,
             seed,

@@ -1,0 +1,58 @@
+"""Offline self-training (ST; Yang et al., CVPR 2022): the third of its three steps.
+
+A teacher was trained on the labelled pictures and has labelled the others, once. A fresh student learns from both, with
+strong augmentation on the pseudo-labelled pictures alone: that is what keeps it from repeating the teacher.
+
+    semiseg train --method supervised --name teacher
+    semiseg predict --segmenter teacher --output masks --set splits=[weak,unlabelled] --name pseudo
+    semiseg train --method self-training --weak-labels pseudo
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from stages.engine.losses import cross_entropy
+from stages.engine.streams import Stream
+from stages.engine.views import strong_view
+from stages.methods.contract import Batch, Method, Setup, Sources, halves, segment
+from stages.methods.settings.offline import StudentSettings
+
+
+class SelfTraining(Method):
+    """L = CE over labelled and pseudo-labelled pixels together; half of each batch is labelled."""
+
+    def __init__(self, settings: StudentSettings, setup: Setup) -> None:
+        super().__init__(settings, setup)
+        self.networks = nn.ModuleDict({"segmenter": setup.segmenter()})
+
+    @classmethod
+    def pseudo_labelled(cls, sources: Sources) -> Sequence[str]:
+        """The pictures that a teacher has labelled: all without masks."""
+        return sources.without_masks
+
+    @classmethod
+    def streams(cls, settings: StudentSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        sources.require(settings.name, "strong")
+        half = halves(batch_size, settings.name)
+        streams = {"strong": Stream(sources.entries(sources.strong, "masks"), half)}
+        if settings.weight > 0:
+            sources.require(settings.name, "without_masks", "weak_labels")
+            entries = sources.entries(cls.pseudo_labelled(sources), "weak_labels")
+            streams["unlabelled"] = Stream(entries, half)
+        return streams
+
+    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        segmenter, labelled = self.networks["segmenter"], batch["strong"]
+        if "unlabelled" not in batch:
+            return {"supervised": self.supervised(segment(segmenter, labelled), labelled.label)}
+        strong = strong_view(batch["unlabelled"], self.settings.strong, self.setup.seed, step)
+        # One forward and one mean: as published, where a batch mixes the two kinds and every pixel weighs the same.
+        both = labelled.replace(image=torch.cat([labelled.image, strong.image]))
+        label = torch.cat([labelled.label, strong.label])
+        weight = torch.ones_like(label, dtype=torch.float32)
+        weight[len(labelled) :] = self.settings.weight
+        return {"cross_entropy": cross_entropy(segment(segmenter, both), label, weight)}

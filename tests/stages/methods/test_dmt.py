@@ -1,0 +1,95 @@
+"""stages/methods/dmt.py: handbook-semi A15, A21."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from artifacts.errors import ConfigError
+from stages.methods.contract import segment
+from stages.methods.dmt import Dmt, dynamic_weight
+from stages.methods.settings import DmtSettings
+
+
+def test_weight_0_is_the_supervised_gradient(case):
+    made, alone = case("dmt", weight=0.0, labelled_share=0.5), case("supervised", batch_size=2)
+    gradients = made.gradients()
+    for parameter, gradient in alone.gradients().items():
+        assert torch.equal(gradients[parameter], gradient)
+
+
+def test_the_weights_by_hand():
+    """Agreeing: .6^5. Differing and this model surer (.7 > .5): 0. Differing and less sure (.7 <= .8): .2^3. 255: 0."""
+    probabilities = torch.tensor([[0.6, 0.2, 0.2, 0.6], [0.3, 0.7, 0.7, 0.3], [0.1, 0.1, 0.1, 0.1]])[None, :, None]
+    label = torch.tensor([[[0, 0, 0, 255]]])
+    confidence = torch.tensor([[[0.9, 0.5, 0.8, 1.0]]])
+    weight = dynamic_weight(probabilities, label, confidence, 5.0, 3.0)
+    torch.testing.assert_close(weight, torch.tensor([[[0.6**5, 0.0, 0.2**3, 0.0]]]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 1.0, 5.0]), st.sampled_from([0.0, 2.0, 5.0]))
+def test_the_weights_pixel_by_pixel(seed, agree, differ):
+    generator = torch.Generator().manual_seed(seed)
+    probabilities = torch.randn(2, 4, 3, 3, generator=generator).softmax(1)
+    label = torch.randint(0, 5, (2, 3, 3), generator=generator)
+    label[label == 4] = 255
+    confidence = torch.rand(2, 3, 3, generator=generator)
+    found = dynamic_weight(probabilities, label, confidence, agree, differ)
+    for b in range(2):
+        for y in range(3):
+            for x in range(3):
+                p, c = probabilities[b, :, y, x].tolist(), float(confidence[b, y, x])
+                own, given_label = max(range(4), key=p.__getitem__), int(label[b, y, x])
+                if given_label == 255:
+                    expected = 0.0
+                elif own == given_label:
+                    expected = p[given_label] ** agree
+                else:
+                    expected = p[given_label] ** differ if max(p) <= c else 0.0
+                assert float(found[b, y, x]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_sum_is_divided_by_all_labelled_pixels_not_by_the_weights(case):
+    made = case("dmt", batch_size=4, labelled_share=0.25)
+    labelled, pseudo = made.batch["strong"], made.batch["unlabelled"]
+    assert (len(labelled), len(pseudo)) == (1, 3)
+    network = made.method.networks["segmenter"]
+    total, count = 0.0, 0
+    for batch in (labelled, pseudo):
+        log = segment(network, batch).detach().log_softmax(1)
+        for b, y, x in zip(*torch.nonzero(batch.label != 255, as_tuple=True), strict=True):
+            label, p = int(batch.label[b, y, x]), log[b, :, y, x].exp()
+            weight = 1.0
+            if batch is pseudo:
+                c = float(batch.extra["confidence"][b, y, x]) / 255
+                weight = float(p[label] ** 5) if int(p.argmax()) == label or float(p.max()) <= c else 0.0
+            total, count = total - weight * float(log[b, label, y, x]), count + 1
+    assert float(made.losses()["cross_entropy"]) == pytest.approx(total / count, rel=1e-4)
+
+
+def test_the_weights_pass_no_gradient(case):
+    """With weights of 1 instead of the dynamic ones the gradient direction of a fully agreeing pixel is the same."""
+    made = case("dmt", gamma_agree=0.0, gamma_differ=0.0, labelled_share=0.5)
+    pseudo = made.batch["unlabelled"]
+    made.batch["unlabelled"] = pseudo.replace(extra={"confidence": torch.full_like(pseudo.label, 255)})
+    alone = case("self-training", strong={"jitter": 0, "grey": 0, "blur": 0, "cutout": 0})
+    alone.batch = made.batch
+    for name, gradient in alone.gradients().items():
+        torch.testing.assert_close(made.gradients()[name], gradient)
+
+
+def test_it_says_what_makes_the_confidences(training):
+    sources = dataclasses.replace(training.sources, available=frozenset({"masks", "weak_labels"}))
+    with pytest.raises(ConfigError, match="confidences") as caught:
+        Dmt.streams(DmtSettings(), sources, 8)
+    assert "pseudo-labels" in caught.value.hint
+
+
+def test_a_batch_needs_a_place_for_each_kind(training):
+    with pytest.raises(ConfigError, match="leaves no place"):
+        Dmt.streams(DmtSettings(labelled_share=0.9), training.sources, 1)

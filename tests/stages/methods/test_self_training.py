@@ -1,0 +1,88 @@
+"""stages/methods/self_training.py and st_plus_plus.py: handbook-semi A1, A2, A21."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from artifacts.errors import ConfigError, DataError
+from stages.engine.views import strong_view
+from stages.methods.contract import segment
+from stages.methods.settings import SelfTrainingSettings, StPlusPlusSettings
+from stages.methods.st_plus_plus import StPlusPlus
+
+METHODS = ("self-training", "st-plus-plus")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weight_0_is_the_supervised_gradient(name, case):
+    made, alone = case(name, weight=0.0), case("supervised", batch_size=2)
+    gradients = made.gradients()
+    for parameter, gradient in alone.gradients().items():
+        assert torch.equal(gradients[parameter], gradient)
+    assert list(made.batch) == ["strong"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_labelled_and_pseudo_labelled_pixel_weighs_the_same(name, case):
+    """torch's mean over all pixels that are not 255, the pictures predicted one by one."""
+    made = case(name)
+    strong = strong_view(made.batch["unlabelled"], made.method.settings.strong, 0, 0)
+    network = made.method.networks["segmenter"]
+    logits = [
+        segment(network, batch.replace(image=picture[None]))
+        for batch in (made.batch["strong"], strong)
+        for picture in batch.image
+    ]
+    label = torch.cat([made.batch["strong"].label, strong.label])
+    expected = F.cross_entropy(torch.cat(logits), label, ignore_index=255)
+    torch.testing.assert_close(made.losses()["cross_entropy"], expected)
+
+
+def test_the_weight_acts_on_pseudo_labelled_pixels_alone(case):
+    made = {weight: case("self-training", weight=weight) for weight in (1.0, 3.0)}
+    batch = made[1.0].batch
+    strong = strong_view(batch["unlabelled"], made[1.0].method.settings.strong, 0, 0)
+    logits = segment(made[1.0].method.networks["segmenter"], strong)
+    pseudo = F.cross_entropy(logits, strong.label, ignore_index=255, reduction="sum")
+    count = (batch["strong"].label != 255).sum() + (strong.label != 255).sum()
+    difference = made[3.0].losses()["cross_entropy"] - made[1.0].losses()["cross_entropy"]
+    torch.testing.assert_close(difference, 2 * pseudo / count)
+
+
+def test_pictures_with_masks_are_not_augmented_strongly(case):
+    """With holes and colours at their utmost the labelled half of the loss is that of the weak view."""
+    utmost = {"jitter": 1.0, "grey": 1.0, "blur": 1.0, "cutout": 1.0}
+    made, plain = case("self-training", strong=utmost), case("supervised", batch_size=2)
+    made.batch["unlabelled"] = made.batch["unlabelled"].replace(
+        label=torch.full_like(made.batch["unlabelled"].label, 255)
+    )
+    torch.testing.assert_close(made.losses()["cross_entropy"], plain.losses()["cross_entropy"])
+
+
+def test_st_plus_plus_learns_from_the_pictures_that_have_a_mask_so_far(training, tmp_path):
+    sources = training.sources
+    half = tmp_path / "masks"
+    half.mkdir()
+    for image_id in sources.weak[:2]:
+        (half / f"{image_id}.png").write_bytes((training.folders["weak_labels"].folder / f"{image_id}.png").read_bytes())
+    folder = type(training.folders["weak_labels"])(half, 4)
+    partial = dataclasses.replace(sources, folders={"weak_labels": folder})
+    streams = StPlusPlus.streams(StPlusPlusSettings(), partial, 4)
+    assert [entry.image_id for entry in streams["unlabelled"].entries] == list(sources.weak[:2])
+    for file in half.iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="none of the pictures"):
+        StPlusPlus.streams(StPlusPlusSettings(), partial, 4)
+
+
+def test_without_pseudo_labels_it_says_what_makes_them(training):
+    from stages.methods.self_training import SelfTraining
+
+    sources = dataclasses.replace(training.sources, available=frozenset({"masks"}))
+    with pytest.raises(ConfigError, match="estimated masks") as caught:
+        SelfTraining.streams(SelfTrainingSettings(), sources, 4)
+    assert "--weak-labels" in caught.value.hint
