@@ -27,8 +27,6 @@ IGNORE = 255
 
 CCT_KINDS = ("vat", "dropout", "cutout", "context", "object", "feature_drop", "feature_noise")
 
-CCT_KINDS = ("vat", "dropout", "cutout", "context", "object", "feature_drop", "feature_noise")
-
 # Settings of every method, as in a YAML file, and of variants that have code of their own. All are trained, stopped
 # and continued, and compared between one process and two.
 CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
@@ -36,8 +34,6 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     "dual-branch": {"name": "dual-branch", "weak_weight": 0.7},
     "cps-plain": {"name": "cps", "cutmix": False},
     "dsrg": {"name": "dsrg", "expansion_weight": 0.5},
-    "cct": {"name": "cct", "decoders": dict.fromkeys(CCT_KINDS, 1), "ramp": 0.0, "min_contour": 8},
-    "cct-heads": {"name": "cct", "decoder": "head", "decoders": dict.fromkeys(CCT_KINDS, 1), "min_contour": 8},
     "cct": {"name": "cct", "decoders": dict.fromkeys(CCT_KINDS, 1), "ramp": 0.0, "min_contour": 8},
     "cct-heads": {"name": "cct", "decoder": "head", "decoders": dict.fromkeys(CCT_KINDS, 1), "min_contour": 8},
 }
