@@ -1,8 +1,7 @@
-"""stages/engine/loop.py: schedules by hand, parameter groups, the average of the weights, errors."""
+"""stages/engine/loop.py: schedules by hand, parameter groups, errors."""
 
 from __future__ import annotations
 
-import copy
 import json
 
 import pytest
@@ -15,7 +14,6 @@ from artifacts.store import Writer
 from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from stages.engine.loop import CHECKPOINT, build_optimizer, fit, lay_out_state, learning_rate_factor
 from stages.engine.streams import Entry, SampleMaker, Stream
-from stages.engine.teacher import update_average
 from stages.methods.contract import Method, Setup
 from stages.methods.dual_branch import DualBranch
 from stages.methods.settings import DualBranchSettings
@@ -130,48 +128,6 @@ def test_adam_adds_decay_to_the_gradient_and_adamw_does_not():
         weight.grad = torch.zeros(1)
         optimizer.step()
         assert weight.item() == pytest.approx(expected, abs=1e-6)
-
-
-# --- average of the weights ---
-
-
-class Counted(nn.Module):
-    """A parameter, a float buffer and an integer buffer."""
-
-    def __init__(self, value: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor([value]))
-        self.register_buffer("mean", torch.tensor([2 * value]))
-        self.register_buffer("count", torch.tensor(int(value)))
-
-
-def test_average_of_a_constant_network_has_the_closed_form():
-    """From the first step on a = min(1 - 1/(t+1), 0.75): copied at t = 0, 1/2 at t = 1, 2/3, then 3/4."""
-    average, network = Counted(100.0), Counted(0.0)
-    update_average(average, network, 0.75, 0)
-    assert (average.weight.item(), average.mean.item(), average.count.item()) == (0, 0, 0)
-    network = Counted(1.0)
-    for step in range(1, 9):
-        update_average(average, network, 0.75, step)
-        keep = 0.5 * (2 / 3) * 0.75 ** (step - 2) if step >= 2 else 0.5
-        assert average.weight.item() == pytest.approx(1 - keep)
-        assert average.mean.item() == pytest.approx(2 - 2 * keep)
-        assert average.count.item() == 1
-
-
-def test_an_average_that_keeps_nothing_copies():
-    average, network = Counted(5.0), Counted(-3.0)
-    update_average(average, network, 0.0, 7)
-    for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        assert torch.equal(old, new)
-
-
-def test_the_average_never_takes_part_in_gradients():
-    network = nn.Conv2d(3, 4, 3)
-    average = copy.deepcopy(network).requires_grad_(False)
-    network(torch.rand(1, 3, 5, 5)).sum().backward()
-    update_average(average, network, 0.5, 3)
-    assert all(p.grad is None and not p.requires_grad for p in average.parameters())
 
 
 # --- the loop itself, on a method of three numbers ---
