@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
 import time
 import traceback
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from rich.text import Text
 
 from artifacts.errors import ConfigError, SemisegError, UsageError
-from artifacts.store import Artifact, Workspace
+from artifacts.store import Artifact, Workspace, disk_error
 from semiseg_cli.console import (
     bullets,
     duration,
@@ -133,6 +134,8 @@ def run(
         raise typer.Exit(max(e.exit_code if isinstance(e, SemisegError) else 1 for e in errors))
     if resolved.table is not None:
         _print_table(resolved.table, target)
+        written = write_reports(resolved.name, resolved.profile, resolved.table, target)
+        say(f"wrote {', '.join(path.name for path in written)} in {place}")
 
 
 class _Lines:
@@ -251,6 +254,9 @@ def report(
     markdown: Annotated[
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write the table as Markdown ('-': stdout).")
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the table's plot, where it has one.")
+    ] = None,
 ) -> None:
     """Print the table of the recipe that was run in a workspace: ours, published, difference."""
     target = existing_workspace(workspace)
@@ -272,7 +278,32 @@ def report(
             markdown.write_text(text, encoding="utf-8")
             say(f"wrote {markdown}")
         return
+    if plot is not None:
+        if record.table.plot is None:
+            raise ConfigError(f"the table of {record.name!r} has no plot", "leave --plot out")
+        from semiseg_cli.plots import draw_plot
+
+        draw_plot(record.table, target, plot)
+        say(f"wrote {plot}")
+        return
     _print_table(record.table, target)
+
+
+def write_reports(name: str, profile: str | None, table: Table, workspace: Workspace) -> list[Path]:
+    """report.json, report.md and, where the table has a plot, report.png in the workspace; returns their paths."""
+    from semiseg_cli.plots import draw_plot
+
+    paths = [workspace.path / "report.json", workspace.path / "report.md"]
+    record = {"recipe": name, "profile": profile, **table_json(table, workspace)}
+    try:
+        paths[0].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        paths[1].write_text(table_markdown(table, workspace), encoding="utf-8")
+        if table.plot is not None:
+            draw_plot(table, workspace, workspace.path / "report.png")
+            paths.append(workspace.path / "report.png")
+    except OSError as error:
+        raise disk_error(error, paths[0]) from error
+    return paths
 
 
 def _print_table(table: Table, workspace: Workspace) -> None:

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import rich.table
 
 from artifacts.store import Workspace
 from semiseg_cli.console import plain_table
-from stages.pipeline.table import Figure, Row, Table, order_sentence, table_figures
+from stages.pipeline.table import Cost, Figure, Row, Table, order_sentence, row_cost, table_figures
 
 Figures = dict[str, dict[str, Figure]]
+Costs = dict[str, Cost | None]
 
 
 def table_text(table: Table, workspace: Workspace) -> tuple[rich.table.Table, list[str]]:
     """The table, and the lines that belong below it."""
-    figures = table_figures(table, workspace)
+    figures, costs = table_figures(table, workspace), _costs(table, workspace)
     rendered = plain_table(title=table.title)
-    headers = _headers(table)
+    headers = _headers(table, costs)
     for index, header in enumerate(headers):
         rendered.add_column(header, justify="left" if index == 0 else "right", overflow="fold")
-    for cells in _cells(table, figures):
+    for cells in _cells(table, figures, costs):
         rendered.add_row(*cells)
     return rendered, _lines(table, figures)
 
 
 def table_markdown(table: Table, workspace: Workspace) -> str:
-    figures = table_figures(table, workspace)
-    headers = _headers(table)
+    figures, costs = table_figures(table, workspace), _costs(table, workspace)
+    headers = _headers(table, costs)
     lines = [f"### {table.title}", ""] if table.title else []
     lines.append("| " + " | ".join(headers) + " |")
     lines.append("|" + "|".join(" --- " if index == 0 else " ---: " for index in range(len(headers))) + "|")
-    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(table, figures)]
+    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(table, figures, costs)]
     below = _lines(table, figures)
     return "\n".join([*lines, *([""] if below else []), *(f"- {line}" for line in below)]) + "\n"
 
 
 def table_json(table: Table, workspace: Workspace) -> dict[str, Any]:
-    figures = table_figures(table, workspace)
+    figures, costs = table_figures(table, workspace), _costs(table, workspace)
     rows = []
     for row in table.rows:
         columns = {}
@@ -52,7 +54,9 @@ def table_json(table: Table, workspace: Workspace) -> dict[str, Any]:
                 "source": row.published.source,
                 "difference": _difference(row, figures),
             }
-        rows.append({"label": row.label, "ours": columns, "published": published})
+        cost = costs[row.label]
+        record = {"label": row.label, "ours": columns, "published": published}
+        rows.append(record | ({"cost": asdict(cost)} if cost else {}))
     return {
         "title": table.title,
         "metric": table.metric,
@@ -63,14 +67,33 @@ def table_json(table: Table, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def _headers(table: Table) -> list[str]:
+def _costs(table: Table, workspace: Workspace) -> Costs:
+    return {row.label: row_cost(row, workspace) for row in table.rows}
+
+
+def _headers(table: Table, costs: Costs) -> list[str]:
     headers = [table.metric.replace("_", " ").replace("iou", "IoU"), *table.columns]
     if any(row.published for row in table.rows):
         headers += ["published", "difference"]
+    if any(costs.values()):
+        headers += ["images/s", "seconds a run"]
+    if _with_memory(costs):
+        headers.append("peak MiB")
     return headers
 
 
-def _cells(table: Table, figures: Figures) -> list[list[str]]:
+def _with_memory(costs: Costs) -> bool:
+    return any(cost and cost.peak_memory_mib for cost in costs.values())
+
+
+def _cost_cells(cost: Cost | None, with_memory: bool) -> list[str]:
+    values = [cost.images_per_second, cost.seconds, cost.peak_memory_mib] if cost else [None] * 3
+    formats = ("{:.1f}", "{:.0f}", "{:.0f}")
+    cells = ["-" if value is None else form.format(value) for form, value in zip(formats, values, strict=True)]
+    return cells if with_memory else cells[:2]
+
+
+def _cells(table: Table, figures: Figures, costs: Costs) -> list[list[str]]:
     published_columns = any(row.published for row in table.rows)
     rows = []
     for row in table.rows:
@@ -79,6 +102,8 @@ def _cells(table: Table, figures: Figures) -> list[list[str]]:
             difference = _difference(row, figures)
             cells.append("-" if row.published is None else f"{row.published.value:.1f}")
             cells.append("-" if difference is None else f"{difference:+.1f}")
+        if any(costs.values()):
+            cells += _cost_cells(costs[row.label], _with_memory(costs))
         rows.append(cells)
     return rows
 

@@ -124,7 +124,7 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
     parameters, node_settings, complete = _parameters(values, settings, problems)
     repeat = _substitute(values.get("repeat") or {}, parameters, "repeat", problems)
     for key, options in repeat.items():
-        if not isinstance(options, list) or not options:
+        if not isinstance(options, list):
             problems.add(f"repeat.{key}", f"expected a list of values, found {options!r}")
             complete = False
     if not complete:
@@ -147,7 +147,11 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
     table = None
     if values.get("table") is not None:
         substituted = _substitute(values["table"], parameters, "table", problems)
-        kinds = {name: None if node is None else node.stage.output for name, node in nodes.items()}
+        # what `select` makes is a segmenter whose summary holds its score
+        kinds = {
+            name: None if node is None else "metrics" if node.stage.name == "select" else node.stage.output
+            for name, node in nodes.items()
+        }
         table = read_table(substituted, repeat, kinds, problems.add)
     problems.stop()
     return Recipe(

@@ -18,7 +18,7 @@ from stages.pipeline.graph import upstream
 from stages.pipeline.recipe import Node, Recipe, did_you_mean
 from stages.pipeline.run_stage import run_stage
 from stages.pipeline.status import Expected
-from stages.pipeline.table import Published, Row, Table
+from stages.pipeline.table import Plot, Published, Row, Table
 
 RECORD_NAME = ".recipe.json"
 _RECORD_SCHEMA = 1
@@ -197,7 +197,8 @@ def _table_from(raw: dict[str, Any] | None) -> Table | None:
     if raw is None:
         return None
     rows = [
-        Row(row["label"], row["nodes"], None if row["published"] is None else Published(**row["published"]))
+        Row(**{**row, "published": None if row["published"] is None else Published(**row["published"])})
         for row in raw["rows"]
     ]
-    return Table(**{**raw, "rows": rows})
+    plot = None if raw.get("plot") is None else Plot(**raw["plot"])
+    return Table(**{**raw, "rows": rows, "plot": plot})

@@ -11,6 +11,16 @@ table:
     - label: strong only
       nodes: {without CRF: "evaluate-strong-s{seed}", with CRF: "evaluate-strong-crf-s{seed}"}
       published: {value: 68.9, column: without CRF, source: "..."}
+      costs: ["train-strong-s{seed}"]              # shown: images/s, memory and time of these nodes
+
+A column or label that refers to a repeated value stands for one column or row a value; the nodes of a row are averaged
+over the values that neither its label nor the column has fixed. With `plot` the columns become points over that value:
+
+  columns: ["{labelled} labels"]
+  plot: {over: labelled, column: "{labelled} labels", label: labelled pictures}
+  rows:
+    - label: "{method}"
+      nodes: {"{labelled} labels": "evaluate-{method}-n{labelled}-s{seed}"}
 """
 
 from __future__ import annotations
@@ -25,8 +35,9 @@ from typing import Any
 from artifacts.errors import ArtifactError
 from artifacts.store import Workspace
 
-_TABLE_KEYS = ("title", "metric", "columns", "rows", "order", "order_source", "notes")
-_ROW_KEYS = ("label", "nodes", "published")
+_TABLE_KEYS = ("title", "metric", "columns", "rows", "order", "order_source", "notes", "plot")
+_ROW_KEYS = ("label", "nodes", "published", "costs")
+_PLOT_KEYS = ("over", "column", "label")
 _PUBLISHED_KEYS = ("value", "column", "source")
 
 
@@ -44,6 +55,15 @@ class Row:
     label: str
     nodes: dict[str, list[str]]  # column -> the nodes whose metric is averaged
     published: Published | None
+    costs: list[list[str]] = field(default_factory=list)  # the nodes of each run whose cost is shown
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Figures over a repeated value: a line a row, a point a column."""
+
+    label: str
+    points: dict[str, str]  # column -> the value it stands for, as text
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,7 @@ class Table:
     order: list[str] = field(default_factory=list)
     order_source: str = ""
     notes: list[str] = field(default_factory=list)
+    plot: Plot | None = None
 
 
 def read_table(
@@ -70,7 +91,7 @@ def read_table(
     for key in values:
         if key not in _TABLE_KEYS:
             add_mistake(f"table.{key}", f"unknown key; known: {', '.join(_TABLE_KEYS)}")
-    columns = [str(column) for column in values.get("columns") or []]
+    columns = [name for column in values.get("columns") or [] for name in _expanded(str(column), repeat)]
     rows = []
     for index, row in enumerate(values.get("rows") or []):
         place = f"table.rows.{index}"
@@ -80,17 +101,8 @@ def read_table(
         for key in row:
             if key not in _ROW_KEYS:
                 add_mistake(f"{place}.{key}", f"unknown key; known: {', '.join(_ROW_KEYS)}")
-        nodes = {}
-        for column, pattern in row["nodes"].items():
-            if column not in columns:
-                add_mistake(f"{place}.nodes.{column}", f"no such column; columns: {', '.join(columns)}")
-            nodes[str(column)] = _expanded(str(pattern), repeat)
-            for name in nodes[str(column)]:
-                if name not in kinds:
-                    add_mistake(f"{place}.nodes.{column}", f"there is no node {name!r}{_meant(name, kinds)}")
-                elif kinds[name] not in ("metrics", None):
-                    add_mistake(f"{place}.nodes.{column}", f"node {name!r} makes {kinds[name]}, expected metrics")
-        rows.append(Row(str(row["label"]), nodes, _published(row.get("published"), columns, place, add_mistake)))
+        for chosen in _choices(str(row["label"]), repeat):
+            rows.append(_row(row, chosen, columns, repeat, kinds, place, add_mistake))
     labels = [row.label for row in rows]
     order = [str(label) for label in values.get("order") or []]
     for label in order:
@@ -104,7 +116,64 @@ def read_table(
         order=order,
         order_source=str(values.get("order_source", "")),
         notes=[str(note) for note in values.get("notes") or []],
+        plot=_plot(values.get("plot"), repeat, columns, add_mistake),
     )
+
+
+def _row(
+    row: Mapping[str, Any],
+    chosen: Mapping[str, Any],
+    columns: list[str],
+    repeat: Mapping[str, list[Any]],
+    kinds: Mapping[str, str | None],
+    place: str,
+    add_mistake: Callable[[str, str], None],
+) -> Row:
+    """The row for the repeated values that its label fixes."""
+    nodes: dict[str, list[str]] = {}
+    for column, pattern in row["nodes"].items():
+        for fixed in _choices(str(column), repeat):
+            name = _filled(str(column), fixed)
+            if name not in columns:
+                add_mistake(f"{place}.nodes.{column}", f"no such column; columns: {', '.join(columns)}")
+            nodes[name] = _expanded(_filled(str(pattern), {**chosen, **fixed}), repeat)
+            for node in nodes[name]:
+                if node not in kinds:
+                    add_mistake(f"{place}.nodes.{column}", f"there is no node {node!r}{_meant(node, kinds)}")
+                elif kinds[node] not in ("metrics", None):
+                    add_mistake(f"{place}.nodes.{column}", f"node {node!r} makes {kinds[node]}, expected metrics")
+    patterns = [_filled(str(pattern), chosen) for pattern in row.get("costs") or []]
+    runs = [list(run) for run in zip(*(_expanded(pattern, repeat) for pattern in patterns), strict=False)]
+    for node in {node for run in runs for node in run} - set(kinds):
+        add_mistake(f"{place}.costs", f"there is no node {node!r}{_meant(node, kinds)}")
+    published = _published(row.get("published"), columns, place, add_mistake)
+    return Row(_filled(str(row["label"]), chosen), nodes, published, runs)
+
+
+def _plot(
+    value: Any, repeat: Mapping[str, list[Any]], columns: list[str], add_mistake: Callable[[str, str], None]
+) -> Plot | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or set(value) != set(_PLOT_KEYS) or value["over"] not in repeat:
+        add_mistake("table.plot", f"expected {', '.join(_PLOT_KEYS)}; over: one of {', '.join(repeat)}")
+        return None
+    points = {_filled(str(value["column"]), {value["over"]: x}): str(x) for x in repeat[value["over"]]}
+    if unknown := [column for column in points if column not in columns]:
+        add_mistake("table.plot.column", f"no such column: {', '.join(unknown)}; columns: {', '.join(columns)}")
+    return Plot(str(value["label"]), points)
+
+
+def _choices(text: str, repeat: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Every combination of the repeated values that `text` refers to."""
+    used = [name for name in repeat if f"{{{name}}}" in text]
+    return [dict(zip(used, values, strict=True)) for values in itertools.product(*(repeat[name] for name in used))]
+
+
+def _filled(text: str, chosen: Mapping[str, Any]) -> str:
+    for key, value in chosen.items():
+        text = text.replace(f"{{{key}}}", str(value))
+    return text
 
 
 def _meant(word: str, known: Iterable[str]) -> str:
@@ -114,14 +183,7 @@ def _meant(word: str, known: Iterable[str]) -> str:
 
 def _expanded(pattern: str, repeat: Mapping[str, list[Any]]) -> list[str]:
     """Every node name that `pattern` stands for."""
-    used = [name for name in repeat if f"{{{name}}}" in pattern]
-    names = []
-    for values in itertools.product(*(repeat[name] for name in used)):
-        name = pattern
-        for key, value in zip(used, values, strict=True):
-            name = name.replace(f"{{{key}}}", str(value))
-        names.append(name)
-    return names
+    return [_filled(pattern, chosen) for chosen in _choices(pattern, repeat)]
 
 
 def _published(value: Any, columns: list[str], place: str, add_mistake: Callable[[str, str], None]) -> Published | None:
@@ -173,6 +235,44 @@ def _figure(nodes: list[str], metric: str, workspace: Workspace) -> Figure:
         else:
             missing.append(name)
     return Figure(runs, missing)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the runs of a row cost, as means over those that are there.
+
+    Attributes:
+        seconds: of all nodes of a run together.
+        images_per_second: of the last node of a run (the training that gives the result).
+        peak_memory_mib: the highest of a run's nodes; None on a CPU.
+    """
+
+    seconds: float
+    images_per_second: float | None
+    peak_memory_mib: float | None
+
+
+def row_cost(row: Row, workspace: Workspace) -> Cost | None:
+    """None where no run of the row is whole yet, or the row names no nodes."""
+    runs = []
+    for names in row.costs:
+        try:
+            runs.append([workspace.artifact(name).manifest for name in names])
+        except ArtifactError:
+            continue
+    if not runs:
+        return None
+
+    def mean(values: Iterable[Any]) -> float | None:
+        known = [float(value) for value in values if value is not None]
+        return statistics.fmean(known) if known else None
+
+    memory = [[m.summary["peak_memory_mib"] for m in run if m.summary.get("peak_memory_mib")] for run in runs]
+    return Cost(
+        seconds=statistics.fmean(sum(manifest.seconds for manifest in run) for run in runs),
+        images_per_second=mean(run[-1].summary.get("images_per_second") for run in runs),
+        peak_memory_mib=mean(max(values) if values else None for values in memory),
+    )
 
 
 def order_sentence(table: Table, figures: Mapping[str, Mapping[str, Figure]], column: str) -> str | None:
