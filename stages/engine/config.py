@@ -62,7 +62,18 @@ class OptimizerConfig(Config):
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     nesterov: bool = Field(False, description="Nesterov momentum of sgd.")
+    betas: tuple[float, float] = Field(
+        (0.9, 0.999),
+        description="Decay of adam's and adamw's averages of gradients and squares (discriminators: .9 .99).",
+    )
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
+
+    @pydantic.field_validator("betas")
+    @classmethod
+    def _decays(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if any(not 0 <= beta < 1 for beta in value):
+            raise ValueError("expected two numbers from 0 on and below 1")
+        return value
 
     @pydantic.model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> OptimizerConfig:
@@ -174,6 +185,12 @@ class StrongAugmentationSettings(Config):
     blur_sigma: tuple[float, float] = Field((0.1, 2.0), description="Its sigma in pixels, drawn uniformly.")
     cutout: Share = Field(0.0, description="Probability of a hole; its pixels teach nothing (ST: .5).")
     cutout_area: tuple[float, float] = Field((0.02, 0.4), description="Share of the picture that the hole takes (ST).")
+    cutout_ratio: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="Height to width of the hole: drawn between this and its inverse. 1: a square.",
+    )
     cutout_fill: Literal["noise", "mean"] = Field("noise", description="noise: random colours (ST). mean: ImageNet's.")
 
     @pydantic.field_validator("blur_sigma", "cutout_area")

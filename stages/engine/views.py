@@ -23,8 +23,6 @@ from stages.engine.config import StrongAugmentationSettings
 from stages.engine.randomness import generator
 from stages.networks import normalise
 
-CUTOUT_RATIO = 0.3  # height to width of a hole: between this and its inverse (ST++'s code)
-
 
 def strong_view(batch: Batch, settings: StrongAugmentationSettings, seed: int, step: int, view: int = 0) -> Batch:
     """The batch with strongly augmented pictures; in holes the label is 255 and `valid` is false."""
@@ -88,7 +86,7 @@ def draw_hole(
     height, width = size
     area = random.uniform(*settings.cutout_area) * height * width
     while True:
-        ratio = random.uniform(CUTOUT_RATIO, 1 / CUTOUT_RATIO)
+        ratio = random.uniform(settings.cutout_ratio, 1 / settings.cutout_ratio)
         columns, rows = int(math.sqrt(area / ratio)), int(math.sqrt(area * ratio))
         left, top = int(random.integers(width)), int(random.integers(height))
         if left + columns <= width and top + rows <= height:
