@@ -127,6 +127,8 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
         if not isinstance(options, list):
             problems.add(f"repeat.{key}", f"expected a list of values, found {options!r}")
             complete = False
+        else:  # a parameter that is a list takes the places of its values
+            repeat[key] = [v for option in options for v in (option if isinstance(option, list) else [option])]
     if not complete:
         problems.stop()  # without these values, what follows would be mistakes that nobody made
 
