@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.engine.distributed import gather_varying, global_mean
+from stages.engine.distributed import gather_varying, global_mean, sum_over_processes
 
 IGNORE = 255
 
@@ -48,19 +49,45 @@ def hard_cross_entropy(logits: Tensor, label: Tensor, threshold: float, min_kept
     return global_mean((losses * hard).sum(), hard.sum())
 
 
-def squared_difference(found: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Class-sum squared difference of two probability maps, a mean over valid pixels: 1/|V| sum_V w sum_c (P - Q)^2.
-
-    The mean over all elements that some codes use instead is this divided by the number of classes.
+def squared_difference(
+    found: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    weight: Tensor | None = None,
+    reduction: Literal["sum", "mean"] = "sum",
+) -> Tensor:
+    """Squared difference of two maps, a mean over valid pixels: 1/|V| sum_V w sum_c (P - Q)^2.
 
     Args:
         found, target: (B, C, H, W); no gradient passes to `target`.
         valid: bool (B, H, W); weight: float (B, H, W), it does not enter |V|.
+        reduction: over the classes. "mean", the mean over all elements that some codes use, is "sum" divided by C.
     """
-    pixels = (found.float() - target.detach().float()).square().sum(1)
+    pixels = (found.float() - target.detach().float()).square()
+    pixels = pixels.sum(1) if reduction == "sum" else pixels.mean(1)
     if weight is not None:
         pixels = pixels * weight
     return global_mean((pixels * valid).sum(), valid.sum())
+
+
+def confident_squared_difference(
+    found: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    threshold: float,
+    per_pixel: bool = False,
+    reduction: Literal["sum", "mean"] = "sum",
+) -> Tensor:
+    """`squared_difference` weighted by how sure the target is (French et al., BMVC 2020).
+
+    The weight is one number: the share of pixels of the joint batch, padding included, whose highest probability in
+    `target` reaches `threshold`. With `per_pixel` it is 1 on these pixels and 0 elsewhere.
+    """
+    confident = (target.detach().amax(1) >= threshold).float()
+    if per_pixel:
+        return squared_difference(found, target, valid, confident, reduction)
+    reached, pixels = sum_over_processes(torch.stack([confident.sum(), torch.ones_like(confident).sum()]))
+    return reached / pixels * squared_difference(found, target, valid, reduction=reduction)
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from stages.engine.config import HardExamples, OptimizerConfig
 from stages.engine.losses import cross_entropy, hard_cross_entropy
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Entry, MaskFolder, Stream
+from stages.engine.teacher import Teacher
 from stages.networks import Segmenter, build_segmenter, parameter_groups, upsample
 from stages.networks.config import NetworkConfig
 from stages.networks.weights import load_strictly
@@ -176,6 +177,44 @@ class Method:
 
     def close(self) -> None:
         """Gives back what the method holds (process pools)."""
+
+
+class TeacherStudent(Method):
+    """Base of the methods with one network and its average: networks "segmenter" (the student) and "teacher".
+
+    Its settings have `teacher`, a TeacherSettings. The teacher is evaluated unless `predictor` says otherwise.
+    """
+
+    def __init__(self, settings: Any, setup: Setup) -> None:
+        super().__init__(settings, setup)
+        student = setup.segmenter()
+        self.networks = nn.ModuleDict({"segmenter": student, "teacher": Teacher(student, settings.teacher)})
+
+    @property
+    def student(self) -> Segmenter:
+        return cast(Segmenter, self.networks["segmenter"])
+
+    @property
+    def teacher(self) -> Teacher:
+        return cast(Teacher, self.networks["teacher"])
+
+    def after_step(self, step: int) -> None:
+        self.teacher.update(self.student, step)
+
+    @property
+    def predictor(self) -> nn.Module:
+        return self.teacher.network
+
+
+def strong_and_unlabelled(method: str, sources: Sources, batch_size: int, partner: bool = False) -> dict[str, Stream]:
+    """Streams "strong" and "unlabelled", half of the batch each; `partner`: others of the unlabelled, to mix with."""
+    sources.require(method, "strong", "without_masks")
+    half = halves(batch_size, method)
+    unlabelled = sources.entries(sources.without_masks, None)
+    streams = {"strong": Stream(sources.entries(sources.strong, "masks"), half), "unlabelled": Stream(unlabelled, half)}
+    if partner:
+        streams["partner"] = Stream(unlabelled, half, partner_of="unlabelled")
+    return streams
 
 
 def halves(batch_size: int, method: str) -> int:

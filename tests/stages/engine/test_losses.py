@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from stages.engine.distributed import global_mean
-from stages.engine.losses import IGNORE, cross_entropy, multilabel_soft_margin
+from stages.engine.losses import (
+    IGNORE,
+    confident_squared_difference,
+    cross_entropy,
+    multilabel_soft_margin,
+    squared_difference,
+)
 
 
 @pytest.fixture
@@ -75,3 +81,56 @@ def test_mean_over_nothing_is_zero():
     assert mean.item() == 0
     assert gradient(mean, total).item() == 0
     assert global_mean(torch.tensor(6.0), torch.tensor(4)).item() == 1.5
+
+
+# --- squared differences of two maps ---
+
+
+@pytest.fixture
+def maps():
+    random = torch.Generator().manual_seed(3)
+    found, target = (torch.randn(2, 5, 7, 6, generator=random).mul(3).softmax(1) for _ in range(2))
+    valid = torch.rand(2, 7, 6, generator=random) < 0.7
+    return found.requires_grad_(), target.requires_grad_(), valid
+
+
+def test_squared_difference_is_torchs_mse_over_valid_pixels(maps):
+    found, target, valid = maps
+    kept = [one.detach().movedim(1, -1)[valid] for one in (found, target)]
+    mean, total = (squared_difference(found, target, valid, reduction=over) for over in ("mean", "sum"))
+    torch.testing.assert_close(mean.detach(), F.mse_loss(*kept))
+    torch.testing.assert_close(total, 5 * mean)
+    assert torch.autograd.grad(total, target, allow_unused=True)[0] is None
+
+
+def test_confidence_is_one_number_of_the_whole_batch_padding_included(maps):
+    found, target, valid = maps
+    sure = [target[b, :, y, x].max() >= 0.8 for b in range(2) for y in range(7) for x in range(6)]
+    assert 0 < sum(sure) < len(sure)
+    expected = sum(sure) / len(sure) * squared_difference(found, target, valid)
+    torch.testing.assert_close(confident_squared_difference(found, target, valid, 0.8), expected)
+
+
+def test_confidence_per_pixel_keeps_the_number_of_valid_pixels(maps):
+    found, target, valid = maps
+    total = 0.0
+    for b, y, x in torch.nonzero(valid).tolist():
+        if target[b, :, y, x].max() >= 0.8:
+            total += (found[b, :, y, x] - target[b, :, y, x]).square().sum().item()
+    loss = confident_squared_difference(found, target, valid, 0.8, per_pixel=True)
+    assert loss.item() == pytest.approx(total / valid.sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("per_pixel", [True, False])
+def test_thresholds_at_their_ends(per_pixel, maps):
+    """0: every pixel is sure; above all probabilities: none is, and the loss is 0 with a finite gradient."""
+    found, target, valid = maps
+    torch.testing.assert_close(
+        confident_squared_difference(found, target, valid, 0.0, per_pixel), squared_difference(found, target, valid)
+    )
+    none = confident_squared_difference(found, target, valid, 1.0, per_pixel)
+    assert none.item() == 0
+    assert (gradient(none, found) == 0).all()
+    nothing = confident_squared_difference(found, target, torch.zeros_like(valid), 0.0, per_pixel)
+    assert nothing.item() == 0
+    assert (gradient(nothing, found) == 0).all()
