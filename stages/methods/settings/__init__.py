@@ -13,6 +13,7 @@ from stages.methods.settings.consistency import CctSettings
 from stages.methods.settings.labels import DsrgSettings, DualBranchSettings, SupervisedSettings
 from stages.methods.settings.mutual import CpsSettings
 from stages.methods.settings.offline import DmtSettings, SelfTrainingSettings, StPlusPlusSettings
+from stages.methods.settings.pseudo_labels import PseudoSegSettings
 from stages.networks.config import NetworkConfig
 
 AnyMethodSettings = Annotated[
@@ -21,6 +22,7 @@ AnyMethodSettings = Annotated[
     | DualBranchSettings
     | CpsSettings
     | CctSettings
+    | PseudoSegSettings
     | SelfTrainingSettings
     | StPlusPlusSettings
     | DmtSettings,

@@ -1,0 +1,136 @@
+"""stages/methods/pseudoseg.py: the invariants of handbook-semi A10, A20 and A21."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from artifacts.dataset import Dataset
+from artifacts.errors import DataError
+from artifacts.store import Workspace
+from stages.engine.randomness import generator
+from stages.engine.views import draw_hole, strong_view
+from stages.methods.contract import Sources, segment
+from stages.methods.pseudoseg import PseudoSeg, fuse, tags_of
+from stages.methods.settings import PseudoSegSettings
+
+UNCHANGED = {"jitter": 0.0, "grey": 0.0, "blur": 0.0, "cutout": 0.0}
+
+
+def test_weight_0_is_the_supervised_gradient(case):
+    made, alone = case("pseudoseg", weight=0.0), case("supervised", batch_size=2)
+    gradients, expected = made.gradients(), alone.gradients()
+    for name, gradient in expected.items():
+        assert torch.equal(gradients[name], gradient)
+    assert all(gradient is None for name, gradient in gradients.items() if name.startswith("grad_cam."))
+
+
+def test_fusion_of_one_pixel_by_hand():
+    """f = (3, 0), a = (0, 1): s^2 = (9 + 1) / 4; p_0 = (1/(1+e^-3/s) + 1/(1+e^1/s)) / 2; squared and normalised."""
+    s = math.sqrt(10 / 4)
+    p = (1 / (1 + math.exp(-3 / s)) + 1 / (1 + math.exp(1 / s))) / 2
+    q = p**2 / (p**2 + (1 - p) ** 2)
+    logits, coarse = torch.tensor([3.0, 0.0]).view(1, 2, 1, 1), torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+    assert fuse(logits, coarse, 0.5)[0, :, 0, 0].tolist() == pytest.approx([q, 1 - q], rel=1e-5)
+    assert fuse(logits, coarse, 1.0)[0, :, 0, 0].tolist() == pytest.approx([p, 1 - p], rel=1e-5)
+
+
+def test_fusion_does_not_depend_on_a_common_scale():
+    random = torch.Generator().manual_seed(0)
+    logits, coarse = torch.randn(2, 2, 5, 3, 3, generator=random)
+    torch.testing.assert_close(fuse(logits, coarse, 0.5), fuse(7 * logits, 7 * coarse, 0.5), rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(fuse(torch.zeros(1, 5, 3, 3), torch.zeros(1, 5, 3, 3), 0.5)).all()
+
+
+def test_tags_are_the_classes_of_the_crop():
+    label = torch.tensor([[[0, 2, 255]], [[255, 255, 255]], [[3, 1, 3]]])
+    expected = [[False, True, False], [False, False, False], [True, False, True]]
+    assert tags_of(label, 4).tolist() == expected
+
+
+def test_terms_are_torchs_means(case):
+    made = case("pseudoseg", weight=0.7, strong=UNCHANGED)
+    labelled, unlabelled = made.batch["strong"], made.batch["unlabelled"]
+    valid = torch.ones(2, 33, 33, dtype=torch.bool)
+    valid[1, 12:] = False
+    made.batch["unlabelled"] = unlabelled = unlabelled.replace(valid=valid, image=unlabelled.image * valid[:, None])
+    losses, method = made.losses(), made.method
+    tags = tags_of(labelled.label, 4)
+    _, coarse, scores = method._both(labelled, tags)
+    torch.testing.assert_close(losses["grad_cam"], F.cross_entropy(coarse, labelled.label, ignore_index=255))
+    torch.testing.assert_close(losses["tags"], F.binary_cross_entropy_with_logits(scores, tags.float()))
+    logits, coarse, _ = method._both(unlabelled, None)
+    target = fuse(logits, coarse, 0.5)
+    pixels = -(target * segment(method.segmenter, unlabelled).log_softmax(1)).sum(1)
+    torch.testing.assert_close(losses["pseudo"], 0.7 * pixels[valid].mean())
+
+
+def test_each_term_teaches_its_own_part(case):
+    made = case("pseudoseg")
+
+    def taught(term):
+        found = made.gradients(term)
+        return {name.split(".")[0] + "." + name.split(".")[1] for name, g in found.items() if g is not None and g.any()}
+
+    trunk = {"segmenter.backbone", "segmenter.neck"}
+    assert taught("supervised") == trunk | {"segmenter.head"}
+    assert taught("pseudo") == trunk | {"segmenter.head"}
+    assert taught("tags") == trunk | {"grad_cam.classify"}
+    assert taught("grad_cam") == {"grad_cam.key", "grad_cam.query", "grad_cam.calibrate"}
+
+
+def test_a_threshold_of_1_leaves_nothing_and_0_everything(case):
+    """Pixels below the threshold add nothing, and count among the valid all the same."""
+    losses = [case("pseudoseg", threshold=threshold).losses()["pseudo"] for threshold in (0.0, 0.5, 1.0)]
+    assert losses[0] > losses[1] > 0
+    assert losses[2] == 0
+
+
+def test_the_strong_view_has_a_square_hole_of_mean_colour_that_teaches_nothing(case):
+    settings = PseudoSegSettings().strong
+    rows, columns = draw_hole(settings, (513, 513), generator(0, "test"))
+    assert (rows.stop - rows.start, columns.stop - columns.start) == (100, 100)
+    unlabelled = case("pseudoseg").batch["unlabelled"]
+    strong = strong_view(unlabelled, settings, 0, 0)
+    for number in range(2):
+        hole = np.argwhere((unlabelled.valid & ~strong.valid)[number].numpy())
+        assert np.ptp(hole, axis=0).tolist() == [5, 5]
+        assert len(hole) == 36
+        assert {tuple(strong.pixels[number, :, y, x].tolist()) for y, x in hole} == {(124, 116, 104)}
+
+
+def test_strong_views_are_new_at_every_step(case):
+    made = case("pseudoseg")
+    losses = [made.method.losses(made.batch, step)["pseudo"] for step in (0, 1, 0)]
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_all_padding_and_no_labels_give_finite_losses(case):
+    made = case("pseudoseg")
+    for name, batch in made.batch.items():
+        nothing = torch.full_like(batch.label, 255)
+        made.batch[name] = batch.replace(valid=torch.zeros_like(batch.valid), label=nothing)
+    losses = made.losses()
+    assert losses["pseudo"] == losses["supervised"] == losses["grad_cam"] == 0
+    assert all(torch.isfinite(g).all() for g in made.gradients().values() if g is not None)
+
+
+def test_the_network_alone_is_published(case):
+    made = case("pseudoseg")
+    assert made.method.predictor is made.method.networks["segmenter"]
+
+
+def test_a_data_set_without_background_is_refused(tmp_path, monkeypatch):
+    drawn_training = sys.modules["drawn_training"]  # loaded by conftest.py
+    monkeypatch.setattr(drawn_training, "CLASSES", ("road", "red", "green", "blue"))
+    space = Workspace(tmp_path / "runs")
+    drawn_training.publish_dataset(space)
+    dataset = Dataset(space.artifact("data"))
+    sources = Sources(dataset.ids("train"), dataset.ids("weak"), frozenset({"masks"}), dataset)
+    with pytest.raises(DataError, match="method pseudoseg needs a class background"):
+        PseudoSeg.streams(PseudoSegSettings(), sources, 2)
