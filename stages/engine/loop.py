@@ -32,6 +32,7 @@ from artifacts.store import Writer, disk_error
 from stages.contract import Execution
 from stages.engine import distributed
 from stages.engine.batch import to_device
+from stages.engine.batch_norm import join_batch_norm
 from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from stages.engine.device import autocast_dtype, describe_device, select_device
 from stages.engine.randomness import derive_seed
@@ -91,7 +92,7 @@ def build_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]], fused
     if config.name == "sgd":
         return torch.optim.SGD(prepared, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(prepared, lr=config.lr, fused=fused)
+    return kind(prepared, lr=config.lr, betas=config.betas, fused=fused)
 
 
 def build_optimizers(
@@ -155,9 +156,10 @@ class _Trainer:
         self.dtype = autocast_dtype(config.precision, self.device)
         self.on_gpu = self.device.type == "cuda"
         self.main = distributed.rank() == 0
-        if self.on_gpu and distributed.world_size() > 1:  # statistics of the joint batch; frozen layers keep theirs
+        if distributed.world_size() > 1:  # statistics of the joint batch; frozen layers keep theirs
+            joined = nn.SyncBatchNorm.convert_sync_batchnorm if self.on_gpu else join_batch_norm
             for name, network in method.networks.items():
-                method.networks[name] = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+                method.networks[name] = joined(network)
         # What convolutions like best, on GPUs and (a quarter less time with MobileNetV2) on CPUs.
         method.networks.to(self.device)
         method.networks.to(memory_format=torch.channels_last)

@@ -41,7 +41,7 @@ def done(tmp_path_factory):
     return training, json.loads((folder / "found.json").read_text())
 
 
-@pytest.mark.parametrize("case", drawn.CASES)
+@pytest.mark.parametrize("case", [*drawn.CASES, "batch-norm"])
 def test_the_gradient_is_that_of_one_process_on_the_joint_batch(case, done):
     """Also where the processes have different numbers of labelled pixels: a mean of means would differ."""
     found = done[1][case]

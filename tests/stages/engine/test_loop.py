@@ -56,6 +56,7 @@ def test_warm_up_by_hand():
         (ScheduleConfig, {"name": "step", "milestones": (1.0,)}, "between 0 and 1"),
         (OptimizerConfig, {"nesterov": True, "momentum": 0.0}, "nesterov"),
         (OptimizerConfig, {"nesterov": True, "name": "adam"}, "nesterov"),
+        (OptimizerConfig, {"betas": (0.9, 1.0)}, "below 1"),
         (TrainingConfig, {"augmentation": {"scale": (2, 1)}}, "smaller first"),
         (TrainingConfig, {"augmentation": {"scales": (1, 0)}}, "positive"),
         (TrainingConfig, {"ema_decay": 1.0}, "less than 1"),
@@ -126,6 +127,17 @@ def test_adam_adds_decay_to_the_gradient_and_adamw_does_not():
         config = OptimizerConfig(name=name, lr=0.1, new_lr_factor=1, weight_decay=0.2)
         optimizer = build_optimizer(config, [{"name": "n.new.weights", "params": [weight]}], fused=True)
         weight.grad = torch.zeros(1)
+        optimizer.step()
+        assert weight.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_betas_reach_adam_by_hand():
+    """Gradients 1, 0 with betas .5, .9: m = .25 / (1 - .25), v = .09 / (1 - .81) after the second step."""
+    weight = nn.Parameter(torch.ones(1))
+    config = OptimizerConfig(name="adam", lr=0.1, new_lr_factor=1, weight_decay=0, betas=(0.5, 0.9))
+    optimizer = build_optimizer(config, [{"name": "n.new.weights", "params": [weight]}], fused=True)
+    for gradient, expected in ((1.0, 0.9), (0.0, 0.9 - 0.1 * (0.25 / 0.75) / (0.09 / 0.19) ** 0.5)):
+        weight.grad = torch.tensor([gradient])
         optimizer.step()
         assert weight.item() == pytest.approx(expected, abs=1e-6)
 

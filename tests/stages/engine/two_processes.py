@@ -46,6 +46,11 @@ EXACT = {
 }
 
 
+# What is compared: every case with a network without BatchNorm, and one with a network whose BatchNorm learns.
+BATCH_NORM = {"network": EXACT["network"] | {"head_norm": "batch"}}
+COMPARED = {case: (case, {}) for case in drawn.CASES} | {"batch-norm": ("cps", BATCH_NORM)}
+
+
 class Quiet:
     """Progress that stops the training after a step."""
 
@@ -65,9 +70,10 @@ class Quiet:
         pass
 
 
-def one_step(training, case: str, folder: Path, world_size: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+def one_step(training, name: str, folder: Path, world_size: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Gradients (SGD's momentum after its first step) and logged losses of one step of the engine."""
-    config = training.config(case, **EXACT)
+    case, changes = COMPARED[name]
+    config = training.config(case, **EXACT | changes)
     dataset = training.dataset
     kind = load_method(config.method.name)
     streams = kind.streams(config.method, training.sources, config.batch_size)
@@ -102,11 +108,11 @@ def main(folder: Path) -> None:
     training = drawn.Training(Workspace(folder / "runs"))
     main_process = os.environ["RANK"] == "0"
     alone = (
-        {case: one_step(training, case, folder / f"alone-{case}", 1) for case in drawn.CASES} if main_process else {}
+        {case: one_step(training, case, folder / f"alone-{case}", 1) for case in COMPARED} if main_process else {}
     )
     found = {}
     with process_group("cpu"):
-        for case in drawn.CASES:
+        for case in COMPARED:
             gradients, losses = one_step(training, case, folder / f"two-{case}", 2)
             if main_process:
                 found[case] = {

@@ -1,0 +1,78 @@
+"""stages/engine/batch_norm.py: two processes against torch's BatchNorm2d on the joint batch."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stages.engine.batch_norm import JointBatchNorm, join_batch_norm
+from stages.networks import build_segmenter
+from stages.networks.config import NetworkConfig
+
+SCRIPT = Path(__file__).with_name("joint_batch_norm.py")
+_spec = importlib.util.spec_from_file_location("joint_batch_norm", SCRIPT)
+script = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(script)
+
+
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory):
+    """What each of two processes computed."""
+    folder = tmp_path_factory.mktemp("shares")
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[3])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, folder]
+    ended = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_two_processes_compute_what_one_does_on_all_maps(shares):
+    """Outputs, gradients and running statistics, with five maps in one process and three in the other."""
+    whole = script.computed(script.network(), slice(0, 8))
+    assert len(whole) == 13
+    for name, expected in whole.items():
+        if name in ("output", "input", "evaluated"):
+            found = torch.cat([share[name] for share in shares])
+        elif name.startswith("gradient"):
+            found = shares[0][name] + shares[1][name]
+        else:
+            torch.testing.assert_close(shares[0][name], shares[1][name], rtol=0, atol=0)
+            found = shares[0][name]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_one_process_uses_the_plain_layer_to_the_bit():
+    plain, joint = script.network(), join_batch_norm(script.network())
+    for name, expected in script.computed(plain, slice(0, 8)).items():
+        assert torch.equal(script.computed(join_batch_norm(script.network()), slice(0, 8))[name], expected), name
+    assert [type(module) for module in joint.modules()].count(JointBatchNorm) == 2
+
+
+def test_a_converted_network_keeps_names_weights_and_frozen_layers():
+    config = {"backbone": "mobilenet_v2", "weights": "none", "freeze_batch_norm": False, "head_norm": "batch"}
+    network = build_segmenter(NetworkConfig.model_validate(config), 4, seed=0)
+    network.backbone.freeze_batch_norm()
+    expected, parameters = copy.deepcopy(network.state_dict()), dict(network.named_parameters())
+    converted = join_batch_norm(network).train()
+    assert list(converted.state_dict()) == list(expected)
+    assert all(torch.equal(value, expected[name]) for name, value in converted.state_dict().items())
+    assert all(parameter is parameters[name] for name, parameter in converted.named_parameters())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in converted.modules())
+    frozen = [module for module in converted.backbone.modules() if isinstance(module, JointBatchNorm)]
+    assert len(frozen) > 50
+    assert not any(module.training or module.weight.requires_grad for module in frozen)
+    assert any(module.training for module in converted.head.modules() if isinstance(module, JointBatchNorm))
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(ValueError, match="2 dimensions"):
+        JointBatchNorm(3)(torch.zeros(4, 3))
