@@ -3,7 +3,8 @@
 Features are (B, C, h, w). What happens to a picture depends on its place in the joint batch: each function takes one
 NumPy generator a picture (`picture_generators`), or one seed for the whole batch (`feature_noise`).
 
-Source: Ouali, Hudelot & Tami, CVPR 2020, section 3.3, and its code. Differences are told in docs/methods.md.
+Source: Ouali, Hudelot & Tami, CVPR 2020, section 3.3, and its code, where no other is named. Differences are told in
+docs/methods.md.
 """
 
 from __future__ import annotations
@@ -39,6 +40,22 @@ def channel_dropout(features: Tensor, rate: float, randoms: Sequence[np.random.G
     kept = np.stack([random.random(features.shape[1]) >= rate for random in randoms])
     scale = torch.from_numpy(kept / (1 - rate)).to(features.device, features.dtype, non_blocking=True)
     return features * scale[:, :, None, None]
+
+
+def complementary_masks(
+    count: int, channels: int, whole: float, seed: int, *purpose: str | int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Factors of the channels of two views, float32 (count, channels) each: 0 in one where 2 in the other.
+
+    One draw a picture, half of its channels to either view on average. A random share `whole` of the pictures of the
+    joint batch, rounded down, keeps all channels in both views: factors 1 (Yang et al., UniMatch V2, and its code).
+    """
+    first, joint = distributed.rank() * count, distributed.world_size() * count
+    randoms = picture_generators(count, seed, *purpose)
+    masks = np.stack([2 * random.integers(0, 2, channels) for random in randoms]).astype(np.float32)
+    kept = generator(seed, *purpose, "whole").permutation(joint)[: int(joint * whole)]
+    masks[[place - first for place in kept if first <= place < first + count]] = 1
+    return masks, 2 - masks
 
 
 def feature_drop(features: Tensor, share: tuple[float, float], randoms: Sequence[np.random.Generator]) -> Tensor:

@@ -36,6 +36,9 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     "dsrg": {"name": "dsrg", "expansion_weight": 0.5},
     "cct": {"name": "cct", "decoders": dict.fromkeys(CCT_KINDS, 1), "ramp": 0.0, "min_contour": 8},
     "cct-heads": {"name": "cct", "decoder": "head", "decoders": dict.fromkeys(CCT_KINDS, 1), "min_contour": 8},
+    "fixmatch": {"name": "fixmatch", "threshold": 0.3},  # the default is out of reach of a network that has not learned
+    "unimatch": {"name": "unimatch", "threshold": 0.3},
+    "unimatch-v2": {"name": "unimatch-v2", "threshold": 0.3},
 }
 
 

@@ -14,6 +14,7 @@ from stages.methods.settings.labels import DsrgSettings, DualBranchSettings, Sup
 from stages.methods.settings.mutual import CpsSettings
 from stages.methods.settings.offline import DmtSettings, SelfTrainingSettings, StPlusPlusSettings
 from stages.methods.settings.pseudo_labels import PseudoSegSettings
+from stages.methods.settings.strong_weak import FixMatchSettings, UniMatchSettings, UniMatchV2Settings
 from stages.networks.config import NetworkConfig
 
 AnyMethodSettings = Annotated[
@@ -23,6 +24,9 @@ AnyMethodSettings = Annotated[
     | CpsSettings
     | CctSettings
     | PseudoSegSettings
+    | FixMatchSettings
+    | UniMatchSettings
+    | UniMatchV2Settings
     | SelfTrainingSettings
     | StPlusPlusSettings
     | DmtSettings,

@@ -1,0 +1,81 @@
+"""UniMatch (Yang et al., CVPR 2023): one weak view teaches two strong views and perturbed features.
+
+FixMatch with a second strong view, and with a stream that perturbs the features of the weak view instead of its
+picture: channels are dropped between trunk and head.
+
+    semiseg train --method unimatch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from stages.engine.adversarial_noise import evaluating
+from stages.engine.perturbations import channel_dropout, picture_generators
+from stages.engine.streams import Stream
+from stages.engine.strong_weak import confident_cross_entropy, strong_mix, vote
+from stages.methods.contract import Batch, Method, Setup, Sources, at_size, segment, strong_and_unlabelled
+from stages.methods.settings import UniMatchSettings
+from stages.networks import Segmenter
+from stages.networks.backbones import Features
+
+
+class UniMatch(Method):
+    """L = (1 - w) CE(f(x), y) + w [(1 - m) (L_s1 + L_s2) / 2 + m L_fp], w = m = 1/2 as published.
+
+    Each L is confident cross-entropy (1/|V| sum_V [P(u) >= tau] CE(., argmax P(u))): of two strong views with colours
+    and boxes of their own, and of the head's output for features with dropped channels. Labels come as in FixMatch.
+    """
+
+    def __init__(self, settings: UniMatchSettings, setup: Setup) -> None:
+        super().__init__(settings, setup)
+        self.networks = nn.ModuleDict({"segmenter": setup.segmenter()})
+
+    @classmethod
+    def streams(cls, settings: UniMatchSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        return strong_and_unlabelled("unimatch", sources, batch_size, partner=True)
+
+    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        network, settings = cast(Segmenter, self.networks["segmenter"]), self.settings
+        labelled, unlabelled, partner = batch["strong"], batch["unlabelled"], batch["partner"]
+        if settings.weight == 0:
+            return {"supervised": self.supervised(segment(network, labelled), labelled.label)}
+        with torch.no_grad(), evaluating(network):
+            others = vote(segment(network, partner))
+        known, plain, perturbed = self._with_perturbed(network, labelled, unlabelled, step)
+        own = vote(plain)
+        views = [
+            strong_mix((unlabelled, partner), (own, others), settings.strong, settings.mixing, self.setup.seed, step, n)
+            for n in (0, 1)
+        ]
+        images = torch.cat([view.image for view, _ in views])
+        both = segment(network, unlabelled.replace(image=images)).chunk(2)
+        strong = settings.weight * (1 - settings.feature_weight) / 2
+        terms = {"supervised": (1 - settings.weight) * self.supervised(known, labelled.label)}
+        for number, (logits, (view, labels)) in enumerate(zip(both, views, strict=True), start=1):
+            terms[f"strong_{number}"] = strong * confident_cross_entropy(logits, labels, view.valid, settings.threshold)
+        features = confident_cross_entropy(perturbed, own, unlabelled.valid, settings.threshold)
+        return terms | {"features": settings.weight * settings.feature_weight * features}
+
+    def _with_perturbed(
+        self, network: Segmenter, labelled: Batch, unlabelled: Batch, step: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the labelled, of the unlabelled, and of these with dropped channels: one pass through each part."""
+        count = len(labelled)
+        features = network.trunk(torch.cat([labelled.image, unlabelled.image]))
+        dropped = self._dropped({name: level[count:] for name, level in features.items()}, step)
+        logits = network.head({name: torch.cat([level, dropped[name]]) for name, level in features.items()})
+        known, plain, perturbed = at_size(logits, unlabelled, network).split([count, len(unlabelled), len(unlabelled)])
+        return known, plain, perturbed
+
+    def _dropped(self, features: Features, step: int) -> Features:
+        """Channels of every level dropped, each level for itself."""
+        count, rate = len(features["high"]), self.settings.feature_dropout
+        return {
+            name: channel_dropout(level, rate, picture_generators(count, self.setup.seed, "features", step, name))
+            for name, level in features.items()
+        }

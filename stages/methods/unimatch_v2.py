@@ -1,0 +1,67 @@
+"""UniMatch V2 (Yang et al., 2024): an averaged teacher, two strong views, each with half of the features' channels.
+
+The teacher labels the weak view. Both strong views go through the student, and what one of them lacks of the features'
+channels the other has: UniMatch's stream of perturbed features within its strong views. Made for a vision transformer
+with a DPT head (network: dpt-dinov2-base); any other network does, too.
+
+    semiseg train --method unimatch-v2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from stages.engine.perturbations import complementary_masks
+from stages.engine.streams import Stream
+from stages.engine.strong_weak import confident_cross_entropy, strong_mix, vote
+from stages.methods.contract import (
+    Batch,
+    Sources,
+    TeacherStudent,
+    at_size,
+    segment,
+    strong_and_unlabelled,
+)
+from stages.methods.settings import UniMatchV2Settings
+
+
+class UniMatchV2(TeacherStudent):
+    """L = (1 - w) CE(f(x), y) + w (L_s1 + L_s2) / 2, w = 1/2 as published.
+
+    L_k = 1/|V| sum_V [P_t(u) >= tau] CE(g(m_k e(S_k(u))), argmax P_t(u)): t the teacher, e trunk and g head of the
+    student, m_1 + m_2 = 2 factors of the channels, the same on all levels of the features.
+    """
+
+    @classmethod
+    def streams(cls, settings: UniMatchV2Settings, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        return strong_and_unlabelled("unimatch-v2", sources, batch_size, partner=True)
+
+    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        settings, labelled, pair = self.settings, batch["strong"], (batch["unlabelled"], batch["partner"])
+        supervised = self.supervised(segment(self.student, labelled), labelled.label)
+        if settings.weight == 0:
+            return {"supervised": supervised}
+        votes = vote(segment(self.teacher, pair[0])), vote(segment(self.teacher, pair[1]))
+        views = [
+            strong_mix(pair, votes, settings.strong, settings.mixing, self.setup.seed, step, number)
+            for number in (0, 1)
+        ]
+        logits = self._with_half_the_channels([view for view, _ in views], step)
+        terms = {"supervised": (1 - settings.weight) * supervised}
+        for number, (found, (view, labels)) in enumerate(zip(logits, views, strict=True), start=1):
+            loss = confident_cross_entropy(found, labels, view.valid, settings.threshold)
+            terms[f"strong_{number}"] = settings.weight / 2 * loss
+        return terms
+
+    def _with_half_the_channels(self, views: Sequence[Batch], step: int) -> Sequence[Tensor]:
+        """Logits (B, C, H, W) of two views, in one pass; levels of equal width have equal factors."""
+        features = self.student.trunk(torch.cat([view.image for view in views]))
+        channels = max(level.shape[1] for level in features.values())
+        masks = complementary_masks(len(views[0]), channels, self.settings.whole, self.setup.seed, "channels", step)
+        factors = torch.cat([torch.from_numpy(mask) for mask in masks])[:, :, None, None]
+        factors = factors.to(views[0].image.device, non_blocking=True)
+        kept = {name: level * factors[:, : level.shape[1]].to(level.dtype) for name, level in features.items()}
+        return at_size(self.student.head(kept), views[0], self.student).chunk(2)
