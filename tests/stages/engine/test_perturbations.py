@@ -117,3 +117,26 @@ def test_guided_cutout_erases_a_part_of_each_object():
     assert (~kept[0]).sum() == 4 * 8 + 4 * 4
     places = {tuple(np.argwhere(~p.guided_cutout(boxes, (40, 50), 0.4, randoms(2, s))[0])[0]) for s in range(20)}
     assert len(places) > 10
+
+
+def test_complementary_masks_share_the_channels_out():
+    first, second = p.complementary_masks(8, 500, 0.5, 0, "x", 3)
+    assert (first + second == 2).all()
+    whole = (first == 1).all(1)
+    assert whole.sum() == 4
+    assert np.isin(first[~whole], (0, 2)).all()
+    assert 0.4 < (first[~whole] == 2).mean() < 0.6
+    assert not np.array_equal(*first[~whole][:2])
+    assert (p.complementary_masks(3, 5, 1.0, 0, "x")[0] == 1).all()
+    assert (p.complementary_masks(3, 5, 0.0, 0, "x")[0] != 1).all()
+    assert [(p.complementary_masks(3, 50, 0.5, 0, "x", step)[0] == 1).all(1).sum() for step in range(4)] == [1] * 4
+
+
+def test_two_processes_draw_the_masks_of_one(monkeypatch):
+    joint = p.complementary_masks(6, 20, 0.5, 0, "x")[0]
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        parts.append(p.complementary_masks(3, 20, 0.5, 0, "x")[0])
+    assert np.array_equal(np.concatenate(parts), joint)
