@@ -219,6 +219,10 @@ def build_backbone(name: str, output_stride: int) -> Backbone:
         return VGG16(pools, average_pool=output_stride < 32)
     if name == "mobilenet_v2":
         return MobileNetV2(output_stride)
+    if name.startswith("hrnet"):
+        from stages.networks.hrnet import HRNet  # which takes from this module
+
+        return HRNet(name)
     return ResNet(name, output_stride)
 
 

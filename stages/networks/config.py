@@ -10,6 +10,7 @@ In YAML a network is a preset's name, or a preset with changes, or all fields::
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from pydantic import Field
 from artifacts.errors import ConfigError
 from stages.config import SHORTHAND, Config
 
-BackboneName = Literal["tiny", "vgg16", "resnet50", "resnet101", "mobilenet_v2"]
+BackboneName = Literal["tiny", "vgg16", "resnet50", "resnet101", "mobilenet_v2", "hrnet_w18_small", "hrnet_w48"]
 HeadName = Literal["largefov", "aspp", "deeplabv3plus", "fcn"]
 
 # output strides that a segmenter's backbone can be given
@@ -30,8 +31,12 @@ OUTPUT_STRIDES: Mapping[str, tuple[int, ...]] = {
     "resnet50": (8, 16, 32),
     "resnet101": (8, 16, 32),
     "mobilenet_v2": (8, 16, 32),
+    "hrnet_w18_small": (4,),
+    "hrnet_w48": (4,),
 }
-BATCH_NORM_BACKBONES = ("resnet50", "resnet101", "mobilenet_v2")
+BATCH_NORM_BACKBONES = ("resnet50", "resnet101", "mobilenet_v2", "hrnet_w18_small", "hrnet_w48")
+TIMM_BACKBONES = ("hrnet_w18_small", "hrnet_w48")  # of segmenters only
+TIMM_INSTALL = "pip install 'semiseg[timm]'"
 
 # atrous rates where the config says null: the published ones, for crops of 321 pixels and more
 ATROUS_RATES: Mapping[str, tuple[int, ...]] = {
@@ -73,13 +78,14 @@ class BackboneConfig(Config):
     backbone: BackboneName = Field(
         "tiny",
         description="tiny: our own net of 0.4 M parameters, GroupNorm, learns from scratch on a CPU.\n"
-        "vgg16, resnet50, resnet101, mobilenet_v2: the nets of torchvision.",
+        "vgg16, resnet50, resnet101, mobilenet_v2: the nets of torchvision.\n"
+        "hrnet_w18_small, hrnet_w48: those of timm (an optional dependency), for segmenters.",
     )
     weights: str = Field(
         "none",
         description="Where the backbone's weights come from: none = random;\n"
-        "imagenet = torchvision's IMAGENET1K_V1 weights, downloaded once by torchvision;\n"
-        "or a file: a torchvision state dict, or the weights.pt of a network artifact (its backbone is taken).",
+        "imagenet = torchvision's IMAGENET1K_V1 weights, downloaded once by torchvision (HRNet: timm's);\n"
+        "or a file: a torchvision (timm) state dict, or the weights.pt of a network artifact (its backbone is taken).",
     )
     freeze_batch_norm: bool = Field(
         True,
@@ -102,6 +108,8 @@ class BackboneConfig(Config):
                 f"network.weights: there is no file {file}",
                 "give the path of a torchvision state dict, or one of: none, imagenet",
             )
+        if self.backbone in TIMM_BACKBONES and importlib.util.find_spec("timm") is None:
+            raise ConfigError(f"network: {self.backbone} is built by timm, which is not installed", TIMM_INSTALL)
         if self.weights == "none" and self.freeze_batch_norm and self.backbone in BATCH_NORM_BACKBONES:
             raise ConfigError(
                 f"network: {self.backbone} with weights none and freeze_batch_norm true: "
@@ -133,6 +141,12 @@ class ClassifierConfig(BackboneConfig):
     def _preset(cls, values: Any) -> Any:
         return _expand_preset(values, CLASSIFIER_PRESETS)
 
+    @pydantic.model_validator(mode="after")
+    def _torchvisions(self) -> ClassifierConfig:
+        if self.backbone in TIMM_BACKBONES:
+            raise ValueError(f"{self.backbone} is for segmenters; classifiers: {', '.join(CLASSIFIER_PRESETS)}")
+        return self
+
 
 class NetworkConfig(BackboneConfig):
     """A segmentation network: backbone, neck and head."""
@@ -143,10 +157,11 @@ class NetworkConfig(BackboneConfig):
         "(DeepLab-ASPP, DeepLabv2). deeplabv3plus: pyramid with image pooling and a decoder at stride 4.\n"
         "fcn: 3x3 conv, norm, ReLU, dropout, 1x1 conv.",
     )
-    output_stride: Literal[8, 16, 32] = Field(
+    output_stride: Literal[4, 8, 16, 32] = Field(
         16,
         description="Input pixels per cell of the backbone's last map, reached by dilation instead of striding\n"
-        "(tiny: 8 or 16, no dilation). On a CPU keep mobilenet_v2 at 16: dilated depthwise convolutions are very slow.",
+        "(tiny: 8 or 16, no dilation; HRNet: 4, always). On a CPU keep mobilenet_v2 at 16: dilated depthwise\n"
+        "convolutions are very slow.",
     )
     neck_layers: int = Field(
         0,
@@ -170,8 +185,8 @@ class NetworkConfig(BackboneConfig):
     atrous_rates: tuple[int, ...] | None = Field(
         None,
         description="Dilations of the head's branches. null = the published ones: largefov 12, aspp 6 12 18 24,\n"
-        "deeplabv3plus 6 12 18 (doubled at output stride 8), fcn 1; for tiny and mobilenet_v2, made for crops of\n"
-        "about 100 pixels: largefov 2, aspp 1 2 3 4, deeplabv3plus 1 2 (doubled at output stride 8), fcn 1.",
+        "deeplabv3plus 6 12 18 (times 16 / output_stride), fcn 1; for tiny and mobilenet_v2, made for crops of\n"
+        "about 100 pixels: largefov 2, aspp 1 2 3 4, deeplabv3plus 1 2 (likewise), fcn 1.",
     )
 
     @pydantic.model_validator(mode="before")
@@ -200,7 +215,7 @@ class NetworkConfig(BackboneConfig):
         if self.atrous_rates is not None:
             return self.atrous_rates
         table = SMALL_ATROUS_RATES if self.backbone in SMALL_BACKBONES else ATROUS_RATES
-        factor = 2 if self.head == "deeplabv3plus" and self.output_stride == 8 else 1
+        factor = max(16 // self.output_stride, 1) if self.head == "deeplabv3plus" else 1
         return tuple(factor * rate for rate in table[self.head])
 
 
@@ -262,5 +277,25 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "head_channels": 256,
         "head_norm": "batch",
         "freeze_batch_norm": False,
+    },
+    # Sun et al. 2019 (HRNetV2) with a 3x3 convolution in the head, theirs is 1x1; needs timm
+    "hrnet-w48": {
+        "backbone": "hrnet_w48",
+        "head": "fcn",
+        "weights": "imagenet",
+        "output_stride": 4,
+        "head_channels": 512,
+        "head_norm": "batch",
+        "freeze_batch_norm": False,
+        "dropout": 0.0,
+    },
+    "hrnet-w18-small": {
+        "backbone": "hrnet_w18_small",
+        "head": "fcn",
+        "weights": "imagenet",
+        "output_stride": 4,
+        "head_channels": 128,
+        "freeze_batch_norm": False,
+        "dropout": 0.1,
     },
 }
