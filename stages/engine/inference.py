@@ -9,6 +9,7 @@ picture does not depend on the others. While the network works, threads decode w
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -115,9 +116,13 @@ def _predict(network: Any, images: Tensor, protocol: InferenceConfig) -> Tensor:
         view = _resize(inputs, scale)
         if protocol.flip:
             view = torch.cat([view, view.flip(3)])
+        seen = (view.shape[2], view.shape[3])
         with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            logits = network(view)
-        scores = _to_picture(logits.float(), size, (view.shape[2], view.shape[3]), network.stride)
+            if protocol.window is None or max(seen) <= protocol.window:
+                logits, stride = network(view).float(), network.stride
+            else:
+                logits, stride = _windows(network, view, protocol.window), 1
+        scores = _to_picture(logits, size, seen, stride)
         if protocol.merge == "probabilities":
             scores = scores.softmax(1)
         if protocol.flip:
@@ -129,6 +134,33 @@ def _predict(network: Any, images: Tensor, protocol: InferenceConfig) -> Tensor:
         return merged.softmax(1)
     mean = merged / (len(protocol.scales) * (1 + protocol.flip))
     return mean if protocol.merge == "probabilities" else mean.softmax(1)
+
+
+def _windows(network: Any, view: Tensor, window: int) -> Tensor:
+    """Log-probabilities (B, C, H, W) of a view (B, 3, H, W): means of the probabilities of all windows over a pixel.
+
+    Every window has its full size; the last ones of a row or column are moved inwards instead of cut.
+    """
+    height, width = view.shape[2:]
+    total = count = None
+    for top in window_starts(height, window):
+        for left in window_starts(width, window):
+            part = view[:, :, top : top + window, left : left + window]
+            found = upsample(network(part).float(), (part.shape[2], part.shape[3]), network.stride).softmax(1)
+            if total is None or count is None:
+                total, count = view.new_zeros(len(view), found.shape[1], height, width), view.new_zeros(height, width)
+            total[:, :, top : top + window, left : left + window] += found
+            count[top : top + window, left : left + window] += 1
+    assert total is not None
+    assert count is not None
+    return (total / count).clamp(min=1e-30).log()
+
+
+def window_starts(side: int, window: int) -> list[int]:
+    """Where windows begin along a side: in steps of two thirds of a window, the last one flush with the end."""
+    if side <= window:
+        return [0]
+    return [*range(0, side - window, max(math.ceil(window * 2 / 3), 1)), side - window]
 
 
 def _resize(images: Tensor, scale: float) -> Tensor:

@@ -26,6 +26,12 @@ class InferenceConfig(Config):
         description="How views become one. logits: mean of the logits, then softmax (SEAM). logits-sum: sum, then\n"
         "softmax, which is sharper (DSRG, Puzzle-CAM). probabilities: mean of the softmax of each view.",
     )
+    window: int | None = Field(
+        None,
+        ge=16,
+        description="Slide a square window of this side over each view, in steps of two thirds of it, and average the\n"
+        "probabilities where windows overlap (Cityscapes: 801). null: each view whole.",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Arithmetic of the network. auto: bf16 on a GPU that has it, else fp32."
     )

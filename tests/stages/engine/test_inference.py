@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artifacts.errors import DataError
-from stages.engine.inference import predict_probabilities
+from stages.engine.inference import predict_probabilities, window_starts
 from stages.networks import build_segmenter, normalise, upsample
 from stages.networks.config import NetworkConfig
 from stages.networks.normalisation import MEAN, STD
@@ -164,6 +164,35 @@ def test_scaled_views_agree_with_resizing_twice(network: nn.Module) -> None:
         logits = upsample(network.eval()(view), (72, 96), network.stride)
         expected = F.interpolate(logits, size=(48, 64), mode="bilinear", align_corners=False).softmax(1)[0]
     torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("merge", ["logits", "probabilities"])
+def test_windows_worked_pixel_by_pixel(network: nn.Module, merge: str) -> None:
+    """Each pixel: the mean of the softmax of every full window over it; the starts are written out."""
+    pictures = Shelf({"wide": (33, 50), "small": (24, 20)})
+    found = predict(network, pictures, window=24, merge=merge)
+    starts = {"wide": ([0, 9], [0, 16, 26]), "small": ([0], [0])}
+    network.eval()
+    for name, pixels in pictures.pixels.items():
+        inputs = normalise(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+        total, count = torch.zeros(4, *pixels.shape[:2]), torch.zeros(pixels.shape[:2])
+        for top in starts[name][0]:
+            for left in starts[name][1]:
+                part = inputs[:, :, top : top + 24, left : left + 24]
+                with torch.no_grad():
+                    scores = upsample(network(part), part.shape[2:], network.stride).softmax(1)[0]
+                total[:, top : top + 24, left : left + 24] += scores
+                count[top : top + 24, left : left + 24] += 1
+        assert count.min() == 1
+        torch.testing.assert_close(found[name], total / count, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("side", "window", "expected"),
+    [(20, 24, [0]), (24, 24, [0]), (25, 24, [0, 1]), (40, 24, [0, 16]), (41, 24, [0, 16, 17])],
+)
+def test_windows_are_full_and_end_with_the_picture(side: int, window: int, expected: list[int]) -> None:
+    assert window_starts(side, window) == expected
 
 
 def test_the_network_is_left_as_it_was(network: nn.Module) -> None:
