@@ -23,7 +23,7 @@ from stages.engine.losses import squared_difference
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Stream
 from stages.engine.teacher import sigmoid_ramp
-from stages.methods.contract import Batch, Method, Setup, Sources, at_size, halves, segment
+from stages.methods.contract import Batch, Method, Setup, Sources, at_size, segment, strong_and_unlabelled
 from stages.methods.settings.consistency import CctSettings
 from stages.networks import Segmenter, make_head
 from stages.networks.backbones import Features
@@ -46,12 +46,7 @@ class Cct(Method):
 
     @classmethod
     def streams(cls, settings: CctSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        sources.require("cct", "strong", "without_masks")
-        half = halves(batch_size, "cct")
-        return {
-            "strong": Stream(sources.entries(sources.strong, "masks"), half),
-            "unlabelled": Stream(sources.entries(sources.without_masks, None), half),
-        }
+        return strong_and_unlabelled("cct", sources, batch_size)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         segmenter = self.segmenter
@@ -63,10 +58,11 @@ class Cct(Method):
         with torch.no_grad():  # in train mode, as in the authors' code
             target = at_size(segmenter.head(features), unlabelled, segmenter).softmax(1)
         ramp = sigmoid_ramp(step, round(self.settings.ramp * self.setup.iterations))
-        factor = self.settings.weight * ramp / (len(self.kinds) * self.setup.num_classes)
+        factor = self.settings.weight * ramp / len(self.kinds)
         for kind, decoder, changed in self._perturbed(features, target.argmax(1) > 0, step):
             found = self._logits(decoder, changed, unlabelled).softmax(1)
-            terms[kind] = terms.get(kind, 0) + factor * squared_difference(found, target, unlabelled.valid)
+            error = squared_difference(found, target, unlabelled.valid, reduction="mean")
+            terms[kind] = terms.get(kind, 0) + factor * error
         return terms
 
     def _perturbed(
