@@ -34,10 +34,9 @@ class JointBatchNorm(_BatchNorm):
         count = distributed.sum_over_processes(found.new_tensor(found[:, 0].numel()))
         mean = _joint_sum(found.sum((0, 2, 3))) / count
         centred = found - mean[:, None, None]
-        variance = (
-            _joint_sum(centred.square().sum((0, 2, 3))) / count
-        )  # in two passes: E[x^2] - E[x]^2 would lose digits
-        self._average(mean.detach(), variance.detach() * count / (count - 1))
+        # In two passes: E[x^2] - E[x]^2 would lose digits.
+        variance = _joint_sum(centred.square().sum((0, 2, 3))) / count
+        self._average(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         normalised = centred * torch.rsqrt(variance + self.eps)[:, None, None]
         if self.affine:
             normalised = normalised * self.weight[:, None, None] + self.bias[:, None, None]
