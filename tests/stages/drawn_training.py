@@ -34,6 +34,18 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     "dual-branch": {"name": "dual-branch", "weak_weight": 0.7},
     "cps-plain": {"name": "cps", "cutmix": False},
     "dsrg": {"name": "dsrg", "expansion_weight": 0.5},
+    "mean-teacher": {"name": "mean-teacher", "strong": {}, "weight": 1e3},
+    "mean-teacher-logits": {
+        "name": "mean-teacher",
+        "consistency": "logits",
+        "reduction": "sum",
+        "pictures": "unlabelled",
+        "weight": 10.0,
+        "ramp": 0.5,
+        "teacher": {"mode": "eval", "average": "floats"},
+        "strong": {"cutout": 0.5},
+        "evaluate": "teacher",
+    },
     "cct": {"name": "cct", "decoders": dict.fromkeys(CCT_KINDS, 1), "ramp": 0.0, "min_contour": 8},
     "cct-heads": {"name": "cct", "decoder": "head", "decoders": dict.fromkeys(CCT_KINDS, 1), "min_contour": 8},
     "fixmatch": {"name": "fixmatch", "threshold": 0.3},  # the default is out of reach of a network that has not learned

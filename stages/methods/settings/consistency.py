@@ -8,8 +8,11 @@ import pydantic
 from pydantic import Field
 
 from stages.config import Config
-from stages.engine.config import Share
+from stages.engine.config import CutMixSettings, Share, StrongAugmentationSettings, TeacherSettings
 from stages.methods.settings.base import Card, MethodSettings
+
+Reduction = Literal["sum", "mean"]
+REDUCTION = "Squared differences over the classes: their sum, or their mean (the sum divided by the number of classes)."
 
 
 class CctDecoders(Config):
@@ -88,3 +91,148 @@ class CctSettings(MethodSettings):
         if value[0] > value[1]:
             raise ValueError("expected two shares, the smaller first")
         return value
+
+
+class TrainingTeacherSettings(TeacherSettings):
+    """A teacher in train mode that gathers statistics of its own, unless told otherwise."""
+
+    average: Literal["parameters", "floats"] = Field(
+        "parameters", description=TeacherSettings.model_fields["average"].description
+    )
+    mode: Literal["eval", "train"] = Field("train", description=TeacherSettings.model_fields["mode"].description)
+
+
+class MeanTeacherSettings(MethodSettings):
+    """Tarvainen & Valpola, NeurIPS 2017, per pixel: the network agrees with its own average over the steps.
+
+    Defaults: TorchSemiSeg, which CPS compares with. PixelSSL: consistency logits, weight 1, pictures unlabelled, ramp.
+    """
+
+    card: ClassVar[Card] = Card(
+        title="Mean teacher: consistency with the average of the network's weights",
+        paper="Tarvainen & Valpola, NeurIPS 2017",
+        uses=("masks", "pictures"),
+        place="stages.methods.mean_teacher:MeanTeacher",
+        loss="L = CE(s(x), y) + w r(t) mean_V (softmax s(z) - softmax t(z))^2,  t: average of s\n"
+        "z: labelled and unlabelled pictures; consistency logits: without the softmax",
+        cost="2 forward, 2 backward; teacher 2 forward",
+        sources=("TorchSemiSeg's code: MSE on softmax, weight 100", "PixelSSL's code: MSE on logits, weight 1, ramp"),
+        inference="the student (evaluate teacher: the average)",
+    )
+    name: Literal["mean-teacher"] = "mean-teacher"
+    consistency: Literal["softmax", "logits"] = Field(
+        "softmax",
+        description="What has to agree: probabilities (TorchSemiSeg) or logits (PixelSSL; unbounded: a weight\n"
+        "suits one network only).",
+    )
+    reduction: Reduction = Field("mean", description=f"{REDUCTION} Published: mean.")
+    pictures: Literal["all", "unlabelled"] = Field(
+        "all", description="Where they have to agree: labelled and unlabelled (TorchSemiSeg), or unlabelled (PixelSSL)."
+    )
+    weight: float = Field(
+        100.0, ge=0, description="w of the consistency (TorchSemiSeg: 100 on softmax; PixelSSL: 1 on logits)."
+    )
+    ramp: Share = Field(
+        0.0,
+        description="Share of all iterations in which the weight rises as exp(-5 (1 - t)^2), from 0.0067 on.\n"
+        "TorchSemiSeg: none; PixelSSL: 3 to 5 epochs of 40 to 80, for example 0.07.",
+    )
+    teacher: TrainingTeacherSettings = Field(
+        TrainingTeacherSettings(), description="The average (both codes: .99, parameters alone, in train mode)."
+    )
+    strong: StrongAugmentationSettings | None = Field(
+        None,
+        description="Strong view of the unlabelled pictures for the student, the teacher sees the weak one; {}: the\n"
+        "usual one. null: both see the same (published).",
+    )
+    evaluate: Literal["student", "teacher"] = Field(
+        "student",
+        description="What is evaluated and published (TorchSemiSeg: the student; French et al.: the teacher).",
+    )
+
+
+class ConfidentSettings(MethodSettings):
+    """What French et al.'s two methods share: consistency with a teacher, as far as that is sure."""
+
+    threshold: Share = Field(
+        0.97, description="The teacher is sure where its highest probability reaches this (published); 0: everywhere."
+    )
+    confidence: Literal["batch", "pixel"] = Field(
+        "batch",
+        description="batch: the share of sure pixels of the joint batch, padding included, multiplies the loss\n"
+        "(published). pixel: sure pixels alone are taught (an option of the authors' code).",
+    )
+    reduction: Reduction = Field("sum", description=f"{REDUCTION} Published: sum (PixelSSL's CutMix: mean, weight 20).")
+    teacher: TeacherSettings = Field(
+        TeacherSettings(), description="The average (authors' code: .99, all floats, BatchNorm frozen)."
+    )
+
+
+class CutMixSegSettings(ConfidentSettings):
+    """French et al., BMVC 2020: the student sees two pictures mixed, the teacher has seen each of them whole."""
+
+    card: ClassVar[Card] = Card(
+        title="CutMix-Seg: mean teacher on pictures mixed by CutMix",
+        paper="French, Laine, Aila, Mackiewicz & Finlayson, BMVC 2020",
+        uses=("masks", "pictures"),
+        place="stages.methods.cutmix_seg:CutMixSeg",
+        loss="L = CE(s(x), y) + w c mean_V sum_c (softmax s(mix(u0, u1)) - mix(P0, P1))^2,  Pi = softmax t(ui)\n"
+        "c: share of pixels with max mix(P0, P1) >= .97; t: average of s",
+        cost="2 forward, 2 backward; teacher 2 forward",
+        sources=(
+            "French et al., BMVC 2020, section 3.3",
+            "its code: Adam, 3e-5, teacher .99, one box of half the picture",
+        ),
+        inference="the teacher",
+    )
+    name: Literal["cutmix-seg"] = "cutmix-seg"
+    weight: float = Field(1.0, ge=0, description="w of the consistency (authors' code: 1).")
+    mixing: CutMixSettings = Field(
+        CutMixSettings(), description="The boxes of CutMix (published: one, of half the area)."
+    )
+
+
+class VatSettings(ConfidentSettings):
+    """Virtual adversarial training on pictures (as French et al. compare with) or on features (I-VAT of CCT)."""
+
+    card: ClassVar[Card] = Card(
+        title="Virtual adversarial training on pictures or features, with a mean teacher",
+        paper="Miyato et al., PAMI 2019; French et al., BMVC 2020; Ouali et al., CVPR 2020",
+        uses=("masks", "pictures"),
+        place="stages.methods.vat:Vat",
+        loss="L = CE(s(x), y) + w c mean_V sum_c (softmax s(u + r d) - softmax t(u))^2,  t: average of s\n"
+        "d: the unit direction that changes the prediction most; level feature: added to the features of u",
+        cost="2 forward, 2 backward; for d 2 forward, 1 backward; teacher 1 forward",
+        sources=("French et al.'s code: weight .1, radius 1 adaptive", "CCT's code (features): radius 2, KL"),
+        inference="the teacher",
+    )
+    name: Literal["vat"] = "vat"
+    level: Literal["image", "feature"] = Field(
+        "image",
+        description="What the noise is added to. image: the pictures; direction from the teacher and the squared\n"
+        "difference. feature: what the head sees; direction from the student's head and the KL divergence.",
+    )
+    weight: float = Field(
+        0.1,
+        ge=0,
+        description="w of the consistency (French et al.: .1. CCT's 30 for the mean over classes, of all its kinds of\n"
+        "noise together, is 1.4 for the sum over 21).",
+    )
+    radius: float | None = Field(
+        None,
+        ge=0,
+        description="r. feature: the length (L2) of a picture's noise. image: see adaptive. null: the published one,\n"
+        "1 for image (VOC), 2 for feature.",
+    )
+    adaptive: bool = Field(
+        True,
+        description="Level image. true: r is the radius times half the root of the summed squared differences of\n"
+        "pixels two apart (published). false: times the root of the number of values.",
+    )
+    iterations: int = Field(1, ge=1, description="Steps of the power method (published: 1).")
+    xi: float | None = Field(
+        None,
+        gt=0,
+        description="Length of the probing step. null: .01 of the length of picture or features. Published: 1e-6\n"
+        "(image: times height x width / 1000), of which single precision leaves rounding noise.",
+    )

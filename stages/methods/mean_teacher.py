@@ -1,0 +1,57 @@
+"""Mean teacher (Tarvainen & Valpola, NeurIPS 2017) for segmentation, as the codes that CPS compares with have it.
+
+The teacher is the average of the student over the steps. The student learns from masks, and to agree with the teacher
+on every pixel. As published both see the same pictures and differ by their weights, BatchNorm and dropout alone.
+
+    semiseg train --method mean-teacher
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from stages.engine.losses import squared_difference
+from stages.engine.streams import Stream
+from stages.engine.teacher import sigmoid_ramp
+from stages.engine.views import strong_view
+from stages.methods.contract import Batch, Sources, TeacherStudent, segment, strong_and_unlabelled
+from stages.methods.settings.consistency import MeanTeacherSettings
+
+
+class MeanTeacher(TeacherStudent):
+    """L = CE(s(x), y) + w r(t) mean_V (P_s(z) - P_t(z))^2, P softmax or logits, V the valid pixels of z.
+
+    z is labelled and unlabelled pictures together, or the unlabelled ones. Labelled and unlabelled pictures pass
+    through the networks one kind after the other, as in TorchSemiSeg: BatchNorm sees them apart.
+    """
+
+    @classmethod
+    def streams(cls, settings: MeanTeacherSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        return strong_and_unlabelled(settings.name, sources, batch_size)
+
+    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        settings, labelled, unlabelled = self.settings, batch["strong"], batch["unlabelled"]
+        logits = segment(self.student, labelled)
+        terms = {"supervised": self.supervised(logits, labelled.label)}
+        if settings.weight == 0:
+            return terms
+        seen = unlabelled
+        if settings.strong is not None:
+            seen = strong_view(unlabelled, settings.strong, self.setup.seed, step)
+        found, target, valid = segment(self.student, seen), segment(self.teacher, unlabelled), seen.valid
+        if settings.pictures == "all":
+            found = torch.cat([logits, found])
+            target = torch.cat([segment(self.teacher, labelled), target])
+            valid = torch.cat([labelled.valid, valid])
+        if settings.consistency == "softmax":
+            found, target = found.softmax(1), target.softmax(1)
+        weight = settings.weight * sigmoid_ramp(step, round(settings.ramp * self.setup.iterations))
+        consistency = squared_difference(found, target, valid, reduction=settings.reduction)
+        return terms | {"consistency": weight * consistency}
+
+    @property
+    def predictor(self) -> nn.Module:
+        return self.student if self.settings.evaluate == "student" else self.teacher.network
