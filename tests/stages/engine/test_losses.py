@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,9 +19,16 @@ from stages.engine.losses import (
     IGNORE,
     confident_squared_difference,
     cross_entropy,
+    hard_cross_entropy,
     multilabel_soft_margin,
+    soft_cross_entropy,
     squared_difference,
 )
+
+SCRIPT = Path(__file__).with_name("joint_losses.py")
+_spec = importlib.util.spec_from_file_location("joint_losses", SCRIPT)
+script = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(script)
 
 
 @pytest.fixture
@@ -134,3 +147,113 @@ def test_thresholds_at_their_ends(per_pixel, maps):
     nothing = confident_squared_difference(found, target, torch.zeros_like(valid), 0.0, per_pixel)
     assert nothing.item() == 0
     assert (gradient(nothing, found) == 0).all()
+
+
+# --- hard examples (OHEM) ---
+
+
+def plain_hard_cross_entropy(logits, label, threshold, min_kept):
+    """Mean of -log P over the pixels whose P of the true class is below the threshold or not above the min_kept-th."""
+    logits, label = logits.detach().double().numpy(), label.numpy()
+    chances = []
+    for b, y, x in np.ndindex(label.shape):
+        if label[b, y, x] != IGNORE:
+            scores = np.exp(logits[b, :, y, x])
+            chances.append(scores[label[b, y, x]] / scores.sum())
+    limit = sorted(chances)[min(min_kept, len(chances)) - 1]
+    taken = [chance for chance in chances if chance < threshold or chance <= limit]
+    return -np.log(taken).mean(), len(taken)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "min_kept", "number"),
+    [(0.3, 1, 49), (0.3, 49, 49), (0.3, 50, 50), (0.01, 20, 20), (0.01, 1000, 72), (0.999, 1, 72)],
+)
+def test_hard_cross_entropy_is_a_plain_loop(threshold, min_kept, number, logits, label):
+    """Chosen by threshold (49 pixels lie below .3), by number, and more than there are."""
+    label[0, :2] = IGNORE
+    expected, taken = plain_hard_cross_entropy(logits, label, threshold, min_kept)
+    assert taken == number
+    loss = hard_cross_entropy(logits, label, threshold, min_kept)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    taught = gradient(loss, logits).abs().sum(1) > 0
+    assert taught.sum() == number
+    assert not taught[label == IGNORE].any()
+
+
+def test_hard_cross_entropy_of_all_pixels_is_cross_entropy(logits, label):
+    torch.testing.assert_close(hard_cross_entropy(logits, label, 0.5, 1000), cross_entropy(logits, label))
+
+
+def test_equally_hard_pixels_go_together():
+    logits, label = torch.zeros(1, 2, 1, 4), torch.tensor([[[0, 1, 0, IGNORE]]])
+    logits[0, 0, 0, 0] = 5.0  # easy; the two others are equal
+    assert hard_cross_entropy(logits, label, 0.1, 1).item() == pytest.approx(math.log(2))
+
+
+# --- losses towards probabilities ---
+
+
+@pytest.fixture
+def target():
+    return torch.randn(2, 5, 7, 6, generator=torch.Generator().manual_seed(3)).softmax(1).requires_grad_()
+
+
+@pytest.fixture
+def valid():
+    return torch.rand(2, 7, 6, generator=torch.Generator().manual_seed(4)) < 0.6
+
+
+def test_soft_cross_entropy_is_torchs_mean_over_valid_pixels(logits, target, valid):
+    ours = soft_cross_entropy(logits, target, valid)
+    theirs = F.cross_entropy(logits, target.detach(), reduction="none")[valid].mean()
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(gradient(ours, logits), gradient(theirs, logits))
+    assert torch.autograd.grad(ours, target, allow_unused=True)[0] is None
+
+
+def test_soft_cross_entropy_of_certain_targets_is_cross_entropy(logits, label, valid):
+    certain = F.one_hot(label, 5).permute(0, 3, 1, 2)
+    expected = cross_entropy(logits, label.masked_fill(~valid, IGNORE))
+    torch.testing.assert_close(soft_cross_entropy(logits, certain, valid), expected)
+
+
+def test_a_weight_of_squared_differences_leaves_their_number_as_it_is(logits, target, valid):
+    weight = torch.rand(valid.shape, generator=torch.Generator().manual_seed(5))
+    expected = ((logits.softmax(1) - target).square().sum(1) * weight)[valid].sum() / valid.sum()
+    torch.testing.assert_close(squared_difference(logits.softmax(1), target, valid, weight), expected)
+
+
+def test_with_nothing_to_learn_from_every_loss_is_0_and_its_gradient_too(logits, label, target, valid):
+    nothing, nowhere = torch.full_like(label, IGNORE), torch.zeros_like(valid)
+    for loss in (
+        hard_cross_entropy(logits, nothing, 0.7, 10),
+        squared_difference(logits.softmax(1), target, nowhere),
+        soft_cross_entropy(logits, target, nowhere),
+    ):
+        assert loss.item() == 0
+        assert (gradient(loss, logits) == 0).all()
+
+
+# --- several processes ---
+
+
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory):
+    """What each of two processes computed on its share of four pictures."""
+    folder = tmp_path_factory.mktemp("shares")
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[3])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, folder]
+    ended = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", script.LOSSES)
+def test_two_processes_give_the_loss_of_one(name, shares):
+    """The mean of the processes' losses and of their gradients; one process has no label at all."""
+    value, slope = script.computed(slice(0, 4))[name]
+    torch.testing.assert_close((shares[0][name][0] + shares[1][name][0]) / 2, value)
+    torch.testing.assert_close(torch.cat([share[name][1] for share in shares]) / 2, slope)
+    assert value > 0

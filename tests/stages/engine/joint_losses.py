@@ -1,0 +1,67 @@
+"""Run by test_losses.py under torchrun: losses on two processes' shares of four pictures.
+
+python -m torch.distributed.run --nproc_per_node 2 joint_losses.py FOLDER
+
+Each process writes what it computed to FOLDER/<rank>.pt; the test compares with one process on all pictures.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stages.engine.distributed import process_group, rank
+from stages.engine.losses import hard_cross_entropy, soft_cross_entropy, squared_difference
+
+SHARES = (slice(0, 1), slice(1, 4))  # unequal, as the numbers of labelled and valid pixels are
+
+
+def pictures() -> dict[str, Tensor]:
+    """Four pictures: the first without any label, the second with few."""
+    random = torch.Generator().manual_seed(0)
+    label = torch.randint(0, 5, (4, 7, 6), generator=random)
+    label[0], label[1, 1:] = 255, 255
+    return {
+        "logits": 3 * torch.randn(4, 5, 7, 6, generator=random),
+        "label": label,
+        "target": torch.randn(4, 5, 7, 6, generator=random).softmax(1),
+        "valid": torch.rand(4, 7, 6, generator=random) < torch.tensor([0.2, 0.5, 0.9, 0.0]).view(4, 1, 1),
+        "weight": torch.rand(4, 7, 6, generator=random),
+    }
+
+
+def hard(threshold: float, min_kept: int) -> Callable[[dict[str, Tensor]], Tensor]:
+    return lambda given: hard_cross_entropy(given["logits"], given["label"], threshold, min_kept)
+
+
+LOSSES: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
+    "few by threshold": hard(0.02, 1),
+    "by threshold": hard(0.3, 1),
+    "by number": hard(0.001, 20),
+    "more than there are": hard(0.001, 1000),
+    "squared": lambda given: squared_difference(
+        given["logits"].softmax(1), given["target"], given["valid"], given["weight"]
+    ),
+    "soft": lambda given: soft_cross_entropy(given["logits"], given["target"], given["valid"]),
+}
+
+
+def computed(share: slice) -> dict[str, tuple[Tensor, Tensor]]:
+    """Each loss and its gradient by the logits."""
+    found = {}
+    for name, loss in LOSSES.items():
+        given = {key: value[share] for key, value in pictures().items()}
+        given["logits"].requires_grad_()
+        value = loss(given)
+        found[name] = value.detach(), torch.autograd.grad(value, given["logits"])[0]
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with process_group("cpu"):
+        torch.save(computed(SHARES[rank()]), Path(sys.argv[1]) / f"{rank()}.pt")
