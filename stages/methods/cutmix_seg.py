@@ -1,0 +1,50 @@
+"""CutMix-Seg (French et al., BMVC 2020): a mean teacher whose student sees mixed pictures.
+
+The teacher labels two whole pictures, softly. The student sees one with a box of the other and has to predict the
+teacher's probabilities mixed with the same box. The teacher is evaluated.
+
+    semiseg train --method cutmix-seg
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from stages.engine.cutmix import draw_boxes, mix, mix_batches
+from stages.engine.losses import confident_squared_difference
+from stages.engine.streams import Stream
+from stages.methods.contract import Batch, Sources, TeacherStudent, segment, strong_and_unlabelled
+from stages.methods.settings.consistency import CutMixSegSettings
+
+
+class CutMixSeg(TeacherStudent):
+    """L = CE(s(x), y) + w c mean_V sum_c (P_s(mix(u0, u1)) - mix(P_t(u0), P_t(u1)))^2.
+
+    c: the share of the joint batch's pixels on which the mixed target reaches the threshold, or one such pixel each.
+    V: pixels that are valid in the picture they come from.
+    """
+
+    @classmethod
+    def streams(cls, settings: CutMixSegSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        return strong_and_unlabelled(settings.name, sources, batch_size, partner=True)
+
+    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        settings, labelled = self.settings, batch["strong"]
+        terms = {"supervised": self.supervised(segment(self.student, labelled), labelled.label)}
+        if settings.weight == 0:
+            return terms
+        first, second = batch["unlabelled"], batch["partner"]
+        boxes = draw_boxes(settings.mixing, first, self.setup.seed, step)
+        whole = [segment(self.teacher, pictures).softmax(1) for pictures in (first, second)]
+        mixed = mix_batches(first, second, boxes)
+        consistency = confident_squared_difference(
+            segment(self.student, mixed).softmax(1),
+            mix(whole[0], whole[1], boxes),
+            mixed.valid,
+            settings.threshold,
+            per_pixel=settings.confidence == "pixel",
+            reduction=settings.reduction,
+        )
+        return terms | {"consistency": settings.weight * consistency}

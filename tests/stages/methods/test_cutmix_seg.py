@@ -1,0 +1,165 @@
+"""stages/methods/cutmix_seg.py: handbook-semi A6, and what A20 and A21 ask of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from stages.engine.cutmix import box_mask
+from stages.engine.randomness import generator
+from stages.methods.contract import segment
+from stages.methods.settings.consistency import CutMixSegSettings
+
+
+def settled(made, scale=4.0):
+    """Student and teacher apart, and the teacher sure of a part of its pixels."""
+    random = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in made.method.student.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=random))
+        made.method.teacher.network.head.scores.weight.mul_(scale)
+    return made
+
+
+def pad(pictures, *corners):
+    """Padding in one corner of each picture: (rows, columns), from the end where negative."""
+    valid = torch.ones_like(pictures.valid)
+    for number, (rows, columns) in enumerate(corners):
+        valid[number, slice(rows) if rows > 0 else slice(rows, None)][:, : max(columns, 0) or None] = False
+    return pictures.replace(valid=valid)
+
+
+def mixed_by_hand(made):
+    """Pictures, the teacher's probabilities and the valid pixels, cut pixel by pixel with the boxes of step 0."""
+    pair = made.batch["unlabelled"], made.batch["partner"]
+    mixing = made.method.settings.mixing
+    boxes = [box_mask(33, 33, mixing.boxes, mixing.share, generator(0, "cutmix", 0, place, 0)) for place in range(2)]
+    targets = [segment(made.method.teacher, pictures).softmax(1).numpy() for pictures in pair]
+    images, valid = [one.image.numpy() for one in pair], [one.valid.numpy() for one in pair]
+    image, target, known = images[0].copy(), targets[0].copy(), valid[0].copy()
+    for b, y, x in np.argwhere(np.stack(boxes)):
+        image[b, :, y, x] = images[1][b, :, y, x]
+        target[b, :, y, x] = targets[1][b, :, y, x]
+        known[b, y, x] = valid[1][b, y, x]
+    return torch.from_numpy(image), target, known
+
+
+@pytest.mark.parametrize(("reduction", "factor"), [("sum", 1.0), ("mean", 0.25)])
+@pytest.mark.parametrize("confidence", ["batch", "pixel"])
+def test_the_loss_pixel_by_pixel(confidence, reduction, factor, case):
+    """Padding in different corners of the two pictures; confidence .8 counts padding in `batch`, not in `pixel`."""
+    made = settled(case("cutmix-seg", threshold=0.8, confidence=confidence, reduction=reduction, weight=2.0))
+    made.batch["unlabelled"] = pad(made.batch["unlabelled"], (10, 12), (-9, 5))
+    made.batch["partner"] = pad(made.batch["partner"], (-20, 8), (16, 33))
+    image, target, valid = mixed_by_hand(made)
+    found = segment(made.method.student, made.batch["unlabelled"].replace(image=image)).softmax(1).detach().numpy()
+    sure = target.max(1) >= 0.8
+    pixels = np.square(found - target).sum(1)
+    share = sure.mean() if confidence == "batch" else sure
+    assert 0.1 < sure.mean() < 0.9
+    expected = 2 * factor * (pixels * share)[valid].sum() / valid.sum()
+    assert made.losses()["consistency"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_valid_pixels_are_counted_by_hand(case):
+    """One box over half of each picture. Padding at the left of one picture, at the top of the other."""
+    made = settled(case("cutmix-seg", threshold=0.0, weight=1.0))
+    columns, rows = torch.zeros(33, 33, dtype=torch.bool), torch.zeros(33, 33, dtype=torch.bool)
+    columns[:, 7:], rows[11:] = True, True
+    for name, valid in (("unlabelled", columns), ("partner", rows)):
+        made.batch[name] = made.batch[name].replace(valid=valid.expand(2, 33, 33))
+    boxes = [box_mask(33, 33, 1, (0.5, 0.5), generator(0, "cutmix", 0, place, 0)) for place in range(2)]
+    count = sum(int(rows[y, x] if box[y, x] else columns[y, x]) for box in boxes for y in range(33) for x in range(33))
+    assert count not in (2 * 26 * 33, 2 * 22 * 33)
+    with torch.no_grad():  # both nets say the same everywhere: every pixel costs the same, known from the biases alone
+        for network, bias in ((made.method.student, 1.0), (made.method.teacher.network, 0.0)):
+            network.head.scores.weight.zero_()
+            network.head.scores.bias.copy_(torch.tensor([bias, 0, 0, 0]))
+    losses = made.losses()["consistency"] * count  # the sum over the valid pixels
+    difference = (torch.tensor([1.0, 0, 0, 0]).softmax(0) - 0.25).square().sum()
+    assert losses.item() == pytest.approx(count * difference.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("share", "shown"), [(1e-9, "unlabelled"), (1.0, "partner")])
+def test_no_box_is_no_cutmix_and_a_full_one_the_partners_loss(share, shown, case):
+    made = settled(case("cutmix-seg", threshold=0.0, mixing={"boxes": 1, "share": (share, share)}))
+    pictures = made.batch[shown]
+    found, target = (segment(network, pictures).softmax(1) for network in (made.method.student, made.method.teacher))
+    expected = (found - target).square().sum(1)[pictures.valid].mean()
+    torch.testing.assert_close(made.losses()["consistency"], expected)
+
+
+def test_teacher_sees_whole_pictures(case):
+    """A teacher of mixed pictures would say something else: its view crosses the boxes' borders."""
+    made = settled(case("cutmix-seg"))
+    seen = []
+    made.method.teacher.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    made.losses()
+    shown = torch.cat(seen)
+    expected = torch.cat([made.batch["unlabelled"].image, made.batch["partner"].image])
+    assert torch.equal(shown, expected)
+
+
+@pytest.mark.parametrize("confidence", ["batch", "pixel"])
+def test_nobody_sure_is_0_and_everybody_sure_needs_no_threshold(confidence, case):
+    made = settled(case("cutmix-seg", threshold=1.0, confidence=confidence), scale=0.1)
+    assert made.losses()["consistency"].item() == 0
+    assert all((g == 0).all() for g in made.gradients("consistency").values() if g is not None)
+    every, pixel = (
+        settled(case("cutmix-seg", threshold=0.0, confidence=kind)).losses()["consistency"]
+        for kind in ("batch", "pixel")
+    )
+    torch.testing.assert_close(every, pixel)
+    assert every > 0
+
+
+def test_all_padding_gives_finite_losses(case):
+    made = settled(case("cutmix-seg", threshold=0.0))
+    for name in ("unlabelled", "partner"):
+        made.batch[name] = made.batch[name].replace(valid=torch.zeros_like(made.batch[name].valid))
+    assert made.losses()["consistency"].item() == 0
+    assert all(torch.isfinite(g).all() for g in made.gradients().values() if g is not None)
+
+
+def test_weight_0_is_the_supervised_gradient(case):
+    made, alone = case("cutmix-seg", weight=0.0), case("supervised", batch_size=2)
+    gradients, expected = made.gradients(), alone.gradients()
+    for name, gradient in expected.items():
+        assert torch.equal(gradients[name], gradient)
+
+
+def test_the_teacher_gets_no_gradient(case):
+    made = settled(case("cutmix-seg", threshold=0.0))
+    gradients = made.gradients("consistency")
+    assert all(value is None for name, value in gradients.items() if name.startswith("teacher."))
+    assert any(value.abs().sum() > 0 for name, value in gradients.items() if name.startswith("segmenter."))
+
+
+def test_the_teacher_is_evaluated_and_averages_the_statistics_of_batch_norm(case):
+    """In eval mode it gathers none itself; the student sees labelled and mixed pictures once each."""
+    network = {"preset": "tiny", "backbone": "mobilenet_v2", "freeze_batch_norm": False, "head_channels": 8}
+    made = case("cutmix-seg", network=network)
+    student, teacher = made.method.student, made.method.teacher.network
+    assert made.method.predictor is teacher
+    made.losses()
+    counts = {name: int(value) for name, value in made.method.networks.named_buffers() if name.endswith("tracked")}
+    assert {count for name, count in counts.items() if name.startswith("segmenter.")} == {2}
+    assert {count for name, count in counts.items() if name.startswith("teacher.")} == {0}
+    before = {name: value.clone() for name, value in teacher.named_buffers()}
+    made.method.after_step(500)
+    for name, value in student.named_buffers():
+        expected = 0.99 * before[name] + 0.01 * value if value.is_floating_point() else value
+        torch.testing.assert_close(teacher.get_buffer(name), expected)
+
+
+def test_the_published_settings():
+    settings = CutMixSegSettings()
+    assert (settings.weight, settings.threshold, settings.reduction, settings.confidence) == (1, 0.97, "sum", "batch")
+    assert (settings.mixing.boxes, settings.mixing.share, settings.teacher.decay) == (1, (0.5, 0.5), 0.99)
+
+
+def test_partners_are_other_unlabelled_pictures(case):
+    made = case("cutmix-seg", batch_size=10)
+    assert all(a != b for a, b in zip(made.batch["unlabelled"].ids, made.batch["partner"].ids, strict=True))
+    assert set(made.batch["partner"].ids) <= {f"w{index}" for index in range(5)}
