@@ -48,6 +48,8 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     },
     # Weights that make the gradient of the consistency felt: at the start the two networks hardly differ.
     "cutmix-seg": {"name": "cutmix-seg", "threshold": 0.26, "weight": 1e4},
+    "vat": {"name": "vat", "threshold": 0.26, "weight": 1e4},
+    "vat-feature": {"name": "vat", "level": "feature", "threshold": 0.26, "confidence": "pixel", "weight": 1e4},
     "cct": {"name": "cct", "decoders": dict.fromkeys(CCT_KINDS, 1), "ramp": 0.0, "min_contour": 8},
     "cct-heads": {"name": "cct", "decoder": "head", "decoders": dict.fromkeys(CCT_KINDS, 1), "min_contour": 8},
     "fixmatch": {"name": "fixmatch", "threshold": 0.3},  # the default is out of reach of a network that has not learned

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from stages.config import SHORTHAND
 from stages.engine.config import HardExamples, TrainingConfig
-from stages.methods.settings.consistency import CctSettings, CutMixSegSettings, MeanTeacherSettings
+from stages.methods.settings.consistency import CctSettings, CutMixSegSettings, MeanTeacherSettings, VatSettings
 from stages.methods.settings.labels import DsrgSettings, DualBranchSettings, SupervisedSettings
 from stages.methods.settings.mutual import CpsSettings
 from stages.methods.settings.offline import DmtSettings, SelfTrainingSettings, StPlusPlusSettings
@@ -26,6 +26,7 @@ AnyMethodSettings = Annotated[
     | PseudoSegSettings
     | MeanTeacherSettings
     | CutMixSegSettings
+    | VatSettings
     | FixMatchSettings
     | UniMatchSettings
     | UniMatchV2Settings
