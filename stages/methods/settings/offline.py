@@ -51,7 +51,8 @@ class StPlusPlusSettings(StudentSettings):
         paper="Yang et al., CVPR 2022",
         uses=("masks", "pictures"),
         place="stages.methods.st_plus_plus:StPlusPlus",
-        loss="as self-training, over the pictures that have a mask so far",
+        loss="L = CE([f(x), f(S(u))], [y, y_T])  over the masks and those pictures u that have a label so far:\n"
+        "first the half whose label was stable while the teacher trained, then all",
         cost="2 forward, 2 backward, in two trainings; before them a supervised one; two predictions",
         sources=("Yang et al., CVPR 2022, section 3.3", "its code, LiheYoung/ST-PlusPlus"),
         recipe="self-training",
