@@ -103,16 +103,23 @@ def check(config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> None:
 
 
 def chosen_ids(ids: list[str], config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> list[str]:
-    """The ids of the part of the selection that the config asks for."""
+    """The ids of the part of the selection that the config asks for; ConfigError when others were ranked."""
     if config.part == "all":
         return ids
     selection = inputs.get("selection")
     assert selection is not None  # `needs` asks for it
-    part = set(selection.json("reliability.json")[config.part])
+    record = selection.json("reliability.json")
+    if strangers := [image_id for image_id in ids if image_id not in record["scores"]]:
+        raise ConfigError(
+            f"{len(strangers)} of the {len(ids)} pictures of {', '.join(config.splits)} are not ranked in "
+            f"{selection.name!r}: {', '.join(strangers[:5])}",
+            "predict the splits that were ranked, of the data set that was ranked",
+        )
+    part = set(record[config.part])
     if not (chosen := [image_id for image_id in ids if image_id in part]):
         raise ConfigError(
             f"none of the pictures of {', '.join(config.splits)} is in the {config.part} part of {selection.name!r}",
-            "predict the splits that were ranked",
+            "rank more pictures, or set another share",
         )
     return chosen
 

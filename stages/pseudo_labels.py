@@ -106,15 +106,18 @@ def run(
     masks, confidences = predictions.path / "masks", predictions.path / "confidence"
     ids = sorted(file.stem for file in masks.glob("*.png"))
     counts = np.zeros((256, 256), np.int64)
+    writer.expect(2 * len(ids))
     with execution.progress.track(2 * len(ids), "pseudo-labels") as tracker:
         for _, found in for_each_image(histogram, (masks, confidences), ids, execution.workers):
             counts += found
+            writer.advance()
             tracker.advance()
         limits = thresholds(counts, config)
         kept = known = 0
         task = Selection(masks, confidences, limits, writer)
         for _, (left, before) in for_each_image(select_pixels, task, ids, execution.workers):
             kept, known = kept + left, known + before
+            writer.advance()
             tracker.advance()
     classes = [c for c in range(IGNORE) if counts[c].any()]
     return {

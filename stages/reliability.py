@@ -40,9 +40,9 @@ class ReliabilityConfig(InferenceConfig):
 
 
 def check(config: ReliabilityConfig, inputs: Mapping[str, Artifact | None]) -> None:
-    from stages.networks.loading import snapshots_of
+    from stages.networks.loading import check_classes, snapshots_of
 
-    pictures_of_splits(inputs["data"], config.splits)
+    dataset, _ = pictures_of_splits(inputs["data"], config.splits)
     segmenter = inputs["segmenter"]
     assert segmenter is not None
     if not snapshots_of(segmenter):
@@ -50,6 +50,7 @@ def check(config: ReliabilityConfig, inputs: Mapping[str, Artifact | None]) -> N
             f"artifact {segmenter.name!r} holds its last weights alone: nothing to compare",
             "train it with --set snapshots=3",
         )
+    check_classes(segmenter, dataset.class_names)
 
 
 def agreement(first: Tensor, second: Tensor, num_classes: int) -> Tensor:
@@ -82,12 +83,14 @@ def run(
     files = [*snapshots_of(segmenter).values(), "weights.pt"]
     networks = [load_network(segmenter, file).to(device) for file in files]
     scores: dict[str, float] = {}
+    writer.expect(len(ids))
     with execution.progress.track(len(ids), "reliability") as tracker:
         for first in range(0, len(ids), PART):
             part, record = ids[first : first + PART], f"{SCRATCH}/scores-{first}.json"
             if not writer.has(record):
                 writer.write_json(record, _scores(networks, dataset, part, config, device, execution))
             scores |= writer.read_json(record)
+            writer.advance(len(part))
             tracker.advance(len(part))
     ranked = sorted(ids, key=lambda image_id: (-scores[image_id], image_id))
     count = round(config.share * len(ids))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,9 @@ from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Stage
 from stages.data.pictures import pictures_of_splits
 from stages.scoring.config import InferenceConfig
+
+if TYPE_CHECKING:
+    from stages.scoring.confusion import ConfusionMatrix
 
 
 class SelectConfig(InferenceConfig):
@@ -33,7 +36,7 @@ class SelectConfig(InferenceConfig):
 
 
 def check(config: SelectConfig, inputs: Mapping[str, Artifact | None]) -> None:
-    from stages.networks.loading import snapshots_of
+    from stages.networks.loading import check_classes, snapshots_of
 
     dataset, ids = pictures_of_splits(inputs["data"], config.splits)
     if without := [image_id for image_id in ids if not dataset.has_mask(image_id)]:
@@ -49,6 +52,7 @@ def check(config: SelectConfig, inputs: Mapping[str, Artifact | None]) -> None:
             f"artifact {segmenter.name!r} holds its last weights alone: nothing to choose from",
             "train it with --set snapshots=10",
         )
+    check_classes(segmenter, dataset.class_names)
 
 
 def run(
@@ -70,10 +74,12 @@ def run(
     last = int(segmenter.summary["iterations"])
     files = {**snapshots_of(segmenter), last: "weights.pt"}
     scores: dict[int, float] = {}
+    writer.expect(len(ids) * len(files))
     with execution.progress.track(len(ids) * len(files), "select") as tracker:
         for step, file in files.items():
             record = f"{SCRATCH}/score-{step}.json"
             if writer.has(record):
+                writer.advance(len(ids))
                 tracker.advance(len(ids))
             else:
                 network = load_network(segmenter, file).to(device)
@@ -83,8 +89,9 @@ def run(
                     masks = probabilities.argmax(1).byte().cpu().numpy()
                     for name, mask in zip(names, masks, strict=True):
                         matrix.add(mask, dataset.mask(name))
+                    writer.advance(len(names))
                     tracker.advance(len(names))
-                writer.write_json(record, matrix.scores().to_json()["mean_iou"])
+                writer.write_json(record, _mean_iou(matrix, config))
             scores[step] = writer.read_json(record)
     best = max(scores, key=lambda step: (scores[step], step))  # of equal ones the later
     for name, file in (("weights.pt", files[best]), ("network.json", "network.json")):
@@ -98,6 +105,14 @@ def run(
         "mean_iou_of_last": scores[last],
         "splits": list(config.splits),
     }
+
+
+def _mean_iou(matrix: ConfusionMatrix, config: SelectConfig) -> float:
+    if not matrix.counts.any():
+        raise DataError(
+            f"no pixel of the masks of {', '.join(config.splits)} has a class, all are 255", "choose on another split"
+        )
+    return matrix.scores().mean_iou
 
 
 STAGE = Stage(

@@ -95,7 +95,8 @@ def train_segmenter(
 
 def snapshot_steps(config: TrainConfig) -> list[int]:
     """Steps after which weights are kept beside the last ones, evenly spaced."""
-    return sorted({round(config.iterations * i / config.snapshots) for i in range(1, config.snapshots)} - {0})
+    steps = {round(config.iterations * i / config.snapshots) for i in range(1, config.snapshots)}
+    return sorted(steps - {0, config.iterations})
 
 
 def check_labels(streams: Mapping[str, Stream], folders: Mapping[str, MaskFolder], dataset: Dataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pydantic
 
 from artifacts import checkpoint
 from artifacts.errors import ArtifactError, ConfigError
+from artifacts.store import Artifact
 from stages.networks.classifier import Classifier
 from stages.networks.config import ClassifierConfig, NetworkConfig
 from stages.networks.segmenter import SPEC_SCHEMA, Segmenter, seeded
@@ -52,6 +54,16 @@ def snapshots_of(source: Any) -> dict[int, str]:
     folder = Path(getattr(source, "path", source))
     steps = sorted(int(file.stem) for file in (folder / "snapshots").glob("*.pt"))
     return {step: f"snapshots/{step}.pt" for step in steps}
+
+
+def check_classes(segmenter: Artifact, class_names: Sequence[str]) -> None:
+    """ConfigError when a segmenter is for other classes than those of a data set."""
+    known = segmenter.json("network.json")["class_names"]
+    if list(known) != list(class_names):
+        raise ConfigError(
+            f"the network knows the classes {', '.join(known)}; the data set has {', '.join(class_names)}",
+            "give a network trained on this data set's classes",
+        )
 
 
 def _rebuild(spec: dict[str, Any], file: Path) -> Segmenter | Classifier:

@@ -204,6 +204,17 @@ def test_json_items_refuse_what_json_cannot_hold(workspace):
         assert not writer.has("b.json")
 
 
+def test_a_json_item_is_read_back_by_the_run_that_continues(workspace):
+    value = {"a": [1, None, "é"], "b": 0.1}
+    with workspace.writing("m", work()) as writer:
+        writer.write_json("part/x.json", value)
+        assert writer.read_json("part/x.json") == value
+    with workspace.writing("m", work()) as writer:
+        assert writer.read_json("part/x.json") == value
+        with pytest.raises(ArtifactError, match="leaves the artifact folder"):
+            writer.read_json("../x.json")
+
+
 def test_a_summary_that_is_not_json_stops_the_publish_before_it_begins(workspace):
     make(workspace, "m", "old")
     with workspace.writing("m", work("b" * 64)) as writer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any
@@ -18,24 +19,34 @@ from stages.networks.config import NetworkConfig
 from stages.pipeline.run_stage import Outcome, run_stage
 
 
-def publish(workspace: Workspace, name: str, kind: str, write: Callable[[Writer], None]) -> Artifact:
+def publish(
+    workspace: Workspace,
+    name: str,
+    kind: str,
+    write: Callable[[Writer], None],
+    summary: Mapping[str, Any] | None = None,
+) -> Artifact:
     """An artifact of `kind` with what `write` writes."""
     work = Work("by hand", 1, kind, sha256(name.encode()).hexdigest(), {}, {}, {})
     with workspace.writing(name, work) as writer:
         write(writer)
-        return workspace.publish(name, writer, work, {})
+        return workspace.publish(name, writer, work, summary or {})
 
 
-def write_segmenter(writer: Writer, class_names: tuple[str, ...]) -> None:
-    """An untrained small network, whose scores are spread enough that several classes win."""
+def write_segmenter(writer: Writer, class_names: tuple[str, ...], files: Mapping[str, int] | None = None) -> None:
+    """An untrained small network, whose scores are spread enough that several classes win.
+
+    files: weights to write, each with the seed of its last layer.
+    """
     import torch
 
     network = build_segmenter(NetworkConfig.model_validate("tiny"), len(class_names), seed=1)
-    with torch.no_grad():
-        for parameter in list(network.head.parameters())[-2:]:
-            parameter.normal_(std=1.0, generator=torch.Generator().manual_seed(0))
-    with writer.item("weights.pt") as temporary:
-        checkpoint.save(temporary, network.state_dict())
+    for file, seed in (files or {"weights.pt": 0}).items():
+        with torch.no_grad():
+            for parameter in list(network.head.parameters())[-2:]:
+                parameter.normal_(std=1.0, generator=torch.Generator().manual_seed(seed))
+        with writer.item(file) as temporary:
+            checkpoint.save(temporary, network.state_dict())
     writer.write_json("network.json", network.spec(class_names))
 
 
@@ -55,6 +66,16 @@ class Bench:
 
     def add_segmenter(self, name: str, class_names: tuple[str, ...]) -> Artifact:
         return self.publish(name, "segmenter", lambda writer: write_segmenter(writer, class_names))
+
+    def add_snapshots(
+        self, name: str, seeds: Mapping[int, int], class_names: tuple[str, ...] | None = None
+    ) -> Artifact:
+        """A segmenter with weights of several steps, {step: seed of the last layer}; the last step's are weights.pt."""
+        names = self.dataset.class_names if class_names is None else class_names
+        last = max(seeds)
+        files = {"weights.pt" if step == last else f"snapshots/{step}.pt": seed for step, seed in seeds.items()}
+        write = functools.partial(write_segmenter, class_names=names, files=files)
+        return publish(self.workspace, name, "segmenter", write, {"iterations": last})
 
     def publish(self, name: str, kind: str, write: Callable[[Writer], None]) -> Artifact:
         return publish(self.workspace, name, kind, write)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from artifacts.errors import ArtifactError, ConfigError, DataError
-from artifacts.masks import read_mask
+from artifacts.masks import read_mask, write_mask
 from artifacts.score_maps import ScoreMaps
 from stages.config import build
 from stages.networks import load_network, normalise, upsample
@@ -103,6 +103,113 @@ def test_pixels_below_the_confidence_are_unknown(bench, both):
     assert unknown > 0
 
 
+@pytest.mark.parametrize("output", ["masks", "both"])
+def test_confidence_is_the_highest_probability_of_each_pixel(bench, both, output):
+    artifact = bench.run("predict", f"sure-{output}", {"output": output, "confidence": True})
+    assert sorted(path.stem for path in artifact.path.glob("confidence/*")) == list(bench.dataset.ids("val"))
+    for image_id in bench.dataset.ids("val"):
+        confidence = read_mask(artifact.file(f"confidence/{image_id}.png"))
+        highest = 255 * softmax_of(bench, bench.dataset.image(image_id)).max(0)
+        assert np.abs(confidence - highest).max() <= 0.5 + 255e-4
+        np.testing.assert_array_equal(mask_of(artifact, image_id), mask_of(both, image_id))
+
+
+def test_confidence_stays_where_a_pixel_is_unknown(bench):
+    values = {"output": "masks", "confidence": True}
+    plain = bench.run("predict", "sure-masks", values)
+    strict = bench.run("predict", "sure-strict", values | {"min_confidence": 0.6})
+    for image_id in bench.dataset.ids("val"):
+        name = f"confidence/{image_id}.png"
+        assert strict.file(name).read_bytes() == plain.file(name).read_bytes()
+        confidence, mask = read_mask(strict.file(name)), mask_of(strict, image_id)
+        assert (confidence[mask == 255] <= 153).all()
+        assert (confidence[mask != 255] >= 153).all()  # 0.6 * 255
+
+
+# --- parts of a selection, masks taken over ---
+
+
+def publish_selection(bench, name: str, reliable: list[str], unreliable: list[str]) -> None:
+    scores = dict.fromkeys(reliable, 1.0) | dict.fromkeys(unreliable, 0.5)
+    record = {"scores": scores, "reliable": reliable, "unreliable": unreliable}
+    bench.publish(name, "reliability", lambda writer: writer.write_json("reliability.json", record))
+
+
+@pytest.fixture(scope="module")
+def halves(bench) -> dict[str, list[str]]:
+    ids = list(bench.dataset.ids("weak"))
+    parts = {"reliable": [ids[0], ids[3]], "unreliable": [ids[1], ids[2], ids[4]]}
+    publish_selection(bench, "ranks", parts["reliable"], parts["unreliable"])
+    return parts
+
+
+def names_of(artifact) -> list[str]:
+    return sorted(path.stem for path in artifact.path.glob("masks/*.png"))
+
+
+def test_a_part_of_a_selection_is_predicted(bench, halves):
+    values = {"splits": ["weak"], "output": "masks"}
+    everything = bench.run("predict", "weak-all", values)
+    for part, ids in halves.items():
+        made = bench.run("predict", f"weak-{part}", values | {"part": part}, {"selection": "ranks"})
+        assert names_of(made) == sorted(ids) == sorted(made.json("classes.json")["ids"])
+        assert made.summary["images"] == len(ids)
+        for image_id in ids:
+            np.testing.assert_array_equal(mask_of(made, image_id), mask_of(everything, image_id))
+
+
+def test_a_selection_that_does_not_fit_is_refused(bench, halves):
+    values = {"splits": ["weak"], "part": "reliable"}
+    with pytest.raises(ArtifactError, match=r"needs the input .selection."):
+        bench.run("predict", "x", values)
+    with pytest.raises(ArtifactError, match="expected reliability"):
+        bench.run("predict", "x", values, {"selection": "data"})
+    publish_selection(bench, "foreign", ["2007_000032"], ["2007_000033"])
+    with pytest.raises(ConfigError, match="5 of the 5 pictures of weak are not ranked in 'foreign'") as caught:
+        bench.run("predict", "x", values, {"selection": "foreign"})
+    assert caught.value.hint
+    with pytest.raises(ConfigError, match="4 of the 9 pictures of weak, train are not ranked in 'ranks'"):
+        bench.run("predict", "x", values | {"splits": ["weak", "train"]}, {"selection": "ranks"})
+    publish_selection(bench, "none-reliable", [], list(bench.dataset.ids("weak")))
+    with pytest.raises(ConfigError, match="none of the pictures of weak is in the reliable part of 'none-reliable'"):
+        bench.run("predict", "x", values, {"selection": "none-reliable"})
+    with pytest.raises(ConfigError, match="part chooses among the pictures of a data set"):
+        build(PredictConfig, {"images": "holiday", "part": "reliable"}, "test")
+
+
+def test_masks_of_keep_are_taken_over_byte_by_byte_and_not_predicted(bench, halves, monkeypatch):
+    marked = np.full(bench.dataset.size(halves["reliable"][0]), 3, np.uint8)  # what no prediction would give
+
+    def write(writer):
+        for image_id in (*halves["reliable"], bench.dataset.ids("val")[0]):  # the last is of another split
+            with writer.item(f"masks/{image_id}.png") as temporary:
+                write_mask(temporary, marked)
+
+    kept = bench.publish("kept-masks", "masks", write)
+    values = {"splits": ["weak"], "output": "masks"}
+    read, reads = type(bench.dataset).image, []
+    monkeypatch.setattr(
+        type(bench.dataset), "image", lambda self, image_id: reads.append(image_id) or read(self, image_id)
+    )
+    made = bench.run("predict", "completed", values, {"keep": "kept-masks"})
+    assert sorted(reads) == halves["unreliable"]
+    assert names_of(made) == list(bench.dataset.ids("weak"))
+    everything = bench.run("predict", "weak-all", values)
+    for image_id in names_of(made):
+        source = kept if image_id in halves["reliable"] else everything
+        assert made.file(f"masks/{image_id}.png").read_bytes() == source.file(f"masks/{image_id}.png").read_bytes()
+    assert made.summary["images"] == 5
+
+
+def test_keep_that_does_not_fit_is_refused(bench):
+    bench.run("predict", "maps-only", {"output": "probabilities"})
+    with pytest.raises(ConfigError, match="'maps-only', given as keep, holds no masks"):
+        bench.run("predict", "x", {"output": "masks"}, {"keep": "maps-only"})
+    for values in ({"output": "both"}, {"output": "masks", "confidence": True}):
+        with pytest.raises(ConfigError, match="masks are taken over from 'keep'"):
+            bench.run("predict", "x", values, {"keep": "both"})
+
+
 def test_own_pictures_of_every_kind(bench, tmp_path):
     rng = np.random.default_rng(0)
     colour = rng.integers(0, 256, (30, 44, 3), dtype=np.uint8)
@@ -131,13 +238,18 @@ def test_own_pictures_of_every_kind(bench, tmp_path):
     assert bench.outcome("predict", "own", values, {"data": None}).ran
 
 
-@pytest.mark.parametrize("output", ["both", "masks", "probabilities"])
+@pytest.mark.parametrize("output", ["both", "masks", "probabilities", "confidence", "keep"])
 def test_a_run_that_was_cut_off_is_continued_to_the_same_bytes(bench, monkeypatch, output):
     import stages.predict as module
 
     monkeypatch.setattr(module, "SHARD_SIZE", 2)
-    values = {"splits": ["val", "train"], "output": output}
-    whole = bench.run("predict", f"whole-{output}", values)
+    values, inputs = {"splits": ["val", "train"], "output": output}, {}
+    if output == "confidence":
+        values |= {"output": "masks", "confidence": True}
+    if output == "keep":
+        bench.run("predict", "of-val", {"output": "masks"})
+        values, inputs = values | {"output": "masks", "splits": ["val", "train", "weak"]}, {"keep": "of-val"}
+    whole = bench.run("predict", f"whole-{output}", values, inputs)
     read = type(bench.dataset).image
     reads: list[str] = []
 
@@ -149,15 +261,15 @@ def test_a_run_that_was_cut_off_is_continued_to_the_same_bytes(bench, monkeypatc
 
     monkeypatch.setattr(type(bench.dataset), "image", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        bench.run("predict", f"cut-{output}", values)
+        bench.run("predict", f"cut-{output}", values, inputs)
     first = len(reads)
     monkeypatch.setattr(
         type(bench.dataset), "image", lambda self, image_id: reads.append(image_id) or read(self, image_id)
     )
-    continued = bench.run("predict", f"cut-{output}", values)
+    continued = bench.run("predict", f"cut-{output}", values, inputs)
     assert continued.manifest.resumed == 1
     assert continued.manifest.content == whole.manifest.content
-    if output != "masks":  # whole shards were kept
+    if output in ("both", "probabilities"):  # whole shards were kept
         assert len(reads) - first < 10
 
 
@@ -168,6 +280,8 @@ def test_mistakes_are_named(bench, tmp_path):
         bench.run("predict", "x", {"images": str(tmp_path)}, {"data": None})
     with pytest.raises(ConfigError, match="restrict_to_labels needs a data set"):
         build(PredictConfig, {"images": "holiday", "restrict_to_labels": True}, "test")
+    with pytest.raises(ConfigError, match="confidence goes with masks"):
+        build(PredictConfig, {"output": "probabilities", "confidence": True}, "test")
     with pytest.raises(ConfigError, match="nothing to predict"):
         build(PredictConfig, {"splits": []}, "test")
     with pytest.raises(ArtifactError, match="expected segmenter"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import os
 import random
@@ -22,7 +23,9 @@ from artifacts import checkpoint
 from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
 from artifacts.masks import write_mask
 from stages.engine.loop import CHECKPOINT
+from stages.engine.segmenter_training import snapshot_steps
 from stages.networks import load_network, normalise
+from stages.networks.loading import snapshots_of
 from stages.pipeline.run_stage import run_stage
 from stages.train import STAGE
 from stages.train_classifier import STAGE as CLASSIFIER_STAGE
@@ -218,6 +221,64 @@ def wait_for_log(workspace, name, process, seconds=120):
             return
         time.sleep(0.01)
     raise AssertionError(f"{name} wrote no line of its log")
+
+
+# --- snapshots ---
+
+
+@pytest.mark.parametrize(
+    ("iterations", "snapshots", "expected"),
+    [
+        (6, 1, []),
+        (6, 3, [2, 4]),
+        (100, 3, [33, 67]),
+        (900, 10, [90, 180, 270, 360, 450, 540, 630, 720, 810]),
+        (2, 10, [1]),  # more than there are steps: each once, the last one not again
+        (1, 3, []),
+    ],
+)
+def test_snapshots_are_evenly_spaced_and_end_with_the_last_weights(training, iterations, snapshots, expected):
+    assert snapshot_steps(training.config(iterations=iterations, snapshots=snapshots)) == expected
+
+
+def test_snapshots_are_the_predictor_of_their_step_and_change_nothing_else(training, execution, whole):
+    """Beside the average that the checkpoint of that step holds."""
+    config = training.config("supervised", seed=3, snapshots=3)
+    with pytest.raises(StoppedError):
+        train(training, config, "kept", execution, progress=StopAt(3))
+    (folder,) = training.space.partials("kept")
+    state = checkpoint.load(folder / ".scratch" / CHECKPOINT)
+    assert state["step"] == 2
+    made = train(training, config, "kept", execution)
+    assert snapshots_of(made) == {2: "snapshots/2.pt", 4: "snapshots/4.pt"}
+    assert made.summary["snapshots"] == [2, 4, 6]
+    for name, value in checkpoint.load(made.file("snapshots/2.pt")).items():
+        torch.testing.assert_close(value, state["average"][name], rtol=0, atol=0)
+    last, plain = made.file("weights.pt"), whole("supervised", execution)
+    assert last.read_bytes() == plain.file("weights.pt").read_bytes()
+    assert "snapshots" not in plain.summary
+    assert not snapshots_of(plain)
+    different = [load_network(made, file).state_dict() for file in (*snapshots_of(made).values(), "weights.pt")]
+    weights = [state["head.scores.weight"] for state in different]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(weights, 2))
+
+
+@pytest.mark.parametrize("changes", [{}, {"checkpoint_every_s": 1e9}])
+@pytest.mark.parametrize("method", ["supervised", "cps"])
+def test_a_stopped_training_keeps_the_same_snapshots(method, changes, training, execution):
+    config = training.config(method, seed=3, snapshots=3, ema_decay=None)
+    plain = train(training, config, f"kept-{method}", execution)
+    cut = stop_and_continue(training, config, f"kept-cut-{method}-{len(changes)}", execution, steps=(2, 5), **changes)
+    assert cut.manifest.content == plain.manifest.content
+    assert snapshots_of(cut) == {2: "snapshots/2.pt", 4: "snapshots/4.pt"}
+
+
+def test_snapshots_are_listed_in_the_order_of_their_steps(tmp_path):
+    (tmp_path / "snapshots").mkdir()
+    for step in (100, 20, 3):
+        (tmp_path / "snapshots" / f"{step}.pt").touch()
+    assert list(snapshots_of(tmp_path)) == [3, 20, 100]
+    assert snapshots_of(tmp_path / "nothing") == {}
 
 
 # --- what is exported ---
