@@ -119,11 +119,13 @@ def run(
             kept, known = kept + left, known + before
             writer.advance()
             tracker.advance()
+    record = predictions.json("classes.json")
+    writer.write_json("classes.json", {key: record[key] for key in ("class_names", "ids", "splits")})
     classes = [c for c in range(IGNORE) if counts[c].any()]
     return {
         "images": len(ids),
         "kept_share": kept / known if known else 0.0,
-        "thresholds": {str(c): round(float(limits[c]) / 255, 4) for c in classes},
+        "thresholds": {record["class_names"][c]: round(float(limits[c]) / 255, 4) for c in classes},
     }
 
 

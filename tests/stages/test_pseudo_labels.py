@@ -127,7 +127,9 @@ def test_the_most_confident_pixels_over_all_pictures_are_kept(bench, guesses, sh
     assert made.kind == "masks"
     assert made.summary["images"] == len(masks)
     assert made.summary["kept_share"] == pytest.approx(kept / len(everything))
-    shown = {str(label): pytest.approx(np.ceil(least) / 255, abs=1e-4) for label, least in limit.items()}
+    names = guesses.json("classes.json")["class_names"]
+    assert made.json("classes.json")["class_names"] == names
+    shown = {names[label]: pytest.approx(np.ceil(least) / 255, abs=1e-4) for label, least in limit.items()}
     assert made.summary["thresholds"] == shown
 
 
