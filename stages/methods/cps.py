@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from stages.engine.cutmix import draw_boxes, mix, mix_batches
 from stages.engine.losses import IGNORE, cross_entropy
 from stages.engine.streams import Stream
-from stages.methods.contract import Batch, Method, Setup, Sources, halves, segment
-from stages.methods.settings import CpsSettings
+from stages.methods.contract import Batch, Method, Setup, Sources, segment, strong_and_unlabelled
+from stages.methods.settings.mutual import MutualSettings
 
 
 class Cps(Method):
@@ -27,21 +27,13 @@ class Cps(Method):
     Y is the argmax of the logits of both pictures, mixed with the same boxes.
     """
 
-    def __init__(self, settings: CpsSettings, setup: Setup) -> None:
+    def __init__(self, settings: MutualSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
         self.networks = nn.ModuleDict({"segmenter": setup.segmenter(), "second": setup.segmenter(which=1)})
 
     @classmethod
-    def streams(cls, settings: CpsSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        sources.require("cps", "strong", "without_masks")
-        half = halves(batch_size, "cps")
-        streams = {
-            "strong": Stream(sources.entries(sources.strong, "masks"), half),
-            "unlabelled": Stream(sources.entries(sources.without_masks, None), half),
-        }
-        if settings.cutmix:
-            streams["partner"] = Stream(sources.entries(sources.without_masks, None), half, partner_of="unlabelled")
-        return streams
+    def streams(cls, settings: MutualSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        return strong_and_unlabelled(settings.name, sources, batch_size, partner=settings.cutmix)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         first, second = self.networks["segmenter"], self.networks["second"]
@@ -57,18 +49,28 @@ class Cps(Method):
             cross_1, cross_2 = self._mixed(batch["unlabelled"], batch["partner"], step)
         else:
             cross_1, cross_2 = self._plain(logits, labelled, batch["unlabelled"])
-        return terms | {"cps_1": self.settings.weight * cross_1, "cps_2": self.settings.weight * cross_2}
+        name, weight = self.settings.name, self.weight(step)
+        return terms | {f"{name}_1": weight * cross_1, f"{name}_2": weight * cross_2}
+
+    def weight(self, step: int) -> float:
+        """lambda."""
+        return self.settings.weight
+
+    def cross(self, logits: Tensor, other: Tensor, valid: Tensor) -> Tensor:
+        """What a network that says `logits` learns from one that says `other`, which gets no gradient."""
+        label = other.argmax(1)
+        return cross_entropy(logits, label.masked_fill(~valid, IGNORE) if self.settings.ignore_padding else label)
 
     def _mixed(self, unlabelled: Batch, partner: Batch, step: int) -> tuple[Tensor, Tensor]:
         first, second = self.networks["segmenter"], self.networks["second"]
         boxes = draw_boxes(self.settings.mixing, unlabelled, self.setup.seed, step)
         with torch.no_grad():  # in train mode, as in the authors' code
-            label_1 = mix(segment(first, unlabelled), segment(first, partner), boxes).argmax(1)
-            label_2 = mix(segment(second, unlabelled), segment(second, partner), boxes).argmax(1)
+            told_1 = mix(segment(first, unlabelled), segment(first, partner), boxes)
+            told_2 = mix(segment(second, unlabelled), segment(second, partner), boxes)
         mixed = mix_batches(unlabelled, partner, boxes)
         return (
-            cross_entropy(segment(first, mixed), self._ignoring_padding(label_2, mixed.valid)),
-            cross_entropy(segment(second, mixed), self._ignoring_padding(label_1, mixed.valid)),
+            self.cross(segment(first, mixed), told_2, mixed.valid),
+            self.cross(segment(second, mixed), told_1, mixed.valid),
         )
 
     def _plain(self, logits: tuple[Tensor, Tensor], labelled: Batch, unlabelled: Batch) -> tuple[Tensor, Tensor]:
@@ -76,10 +78,4 @@ class Cps(Method):
         logits_1 = torch.cat([logits[0], segment(first, unlabelled)])
         logits_2 = torch.cat([logits[1], segment(second, unlabelled)])
         valid = torch.cat([labelled.valid, unlabelled.valid])
-        return (
-            cross_entropy(logits_1, self._ignoring_padding(logits_2.detach().argmax(1), valid)),
-            cross_entropy(logits_2, self._ignoring_padding(logits_1.detach().argmax(1), valid)),
-        )
-
-    def _ignoring_padding(self, label: Tensor, valid: Tensor) -> Tensor:
-        return label.masked_fill(~valid, IGNORE) if self.settings.ignore_padding else label
+        return self.cross(logits_1, logits_2.detach(), valid), self.cross(logits_2, logits_1.detach(), valid)

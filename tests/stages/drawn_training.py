@@ -33,6 +33,8 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     "supervised": {"name": "supervised", "labels": "oversampled"},
     "dual-branch": {"name": "dual-branch", "weak_weight": 0.7},
     "cps-plain": {"name": "cps", "cutmix": False},
+    "cpc": {"name": "cpc", "ramp": 0.0},
+    "cpc-cutmix": {"name": "cpc", "cutmix": True, "ramp": 0.0, "reduction": "sum"},
     "dsrg": {"name": "dsrg", "expansion_weight": 0.5},
     "mean-teacher": {"name": "mean-teacher", "strong": {}, "weight": 1e3},
     "mean-teacher-logits": {

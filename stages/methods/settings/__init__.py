@@ -11,7 +11,7 @@ from stages.config import SHORTHAND
 from stages.engine.config import HardExamples, TrainingConfig
 from stages.methods.settings.consistency import CctSettings, CutMixSegSettings, MeanTeacherSettings, VatSettings
 from stages.methods.settings.labels import DsrgSettings, DualBranchSettings, SupervisedSettings
-from stages.methods.settings.mutual import CpsSettings
+from stages.methods.settings.mutual import CpcSettings, CpsSettings
 from stages.methods.settings.offline import DmtSettings, SelfTrainingSettings, StPlusPlusSettings
 from stages.methods.settings.pseudo_labels import PseudoSegSettings
 from stages.methods.settings.strong_weak import FixMatchSettings, UniMatchSettings, UniMatchV2Settings
@@ -22,6 +22,7 @@ AnyMethodSettings = Annotated[
     | DsrgSettings
     | DualBranchSettings
     | CpsSettings
+    | CpcSettings
     | CctSettings
     | PseudoSegSettings
     | MeanTeacherSettings

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from stages.config import Config
+
+Reduction = Literal["sum", "mean"]
+REDUCTION = "Squared differences over the classes: their sum, or their mean (the sum divided by the number of classes)."
 
 
 @dataclass(frozen=True)

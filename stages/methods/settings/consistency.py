@@ -9,10 +9,7 @@ from pydantic import Field
 
 from stages.config import Config
 from stages.engine.config import CutMixSettings, Share, StrongAugmentationSettings, TeacherSettings
-from stages.methods.settings.base import Card, MethodSettings
-
-Reduction = Literal["sum", "mean"]
-REDUCTION = "Squared differences over the classes: their sum, or their mean (the sum divided by the number of classes)."
+from stages.methods.settings.base import REDUCTION, Card, MethodSettings, Reduction
 
 
 class CctDecoders(Config):
