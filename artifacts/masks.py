@@ -22,6 +22,7 @@ from artifacts.errors import DataError
 IGNORE = 255
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
+_COPY_AGAIN = "copy or extract the file again from its source"
 _WHAT_IT_IS = {
     "RGB": "a colour picture, not an index mask",
     "RGBA": "a colour picture with transparency, not an index mask",
@@ -84,17 +85,22 @@ def read_mask(
 
     num_classes: refuse values >= num_classes (255 excepted if `allow_ignore`); None: any value passes.
     size: the expected (W, H), that of the image, in Pillow's order.
-    Raises DataError, with the file's name, for: a missing, truncated or damaged file, another format than
-    PNG, another mode than P or L (8 bits), another size, values outside the classes.
+    Raises DataError, with the file's name, for: a missing, unreadable, empty, truncated or damaged file, another
+    format than PNG, another mode than P or L (8 bits), another size, values outside the classes.
     """
     path = Path(path)
     try:
         data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise DataError(f"mask {path} is missing", "put the file there, or take its id from the list") from None
+    except PermissionError:
+        raise DataError(f"mask {path} cannot be read: permission denied", "correct its permissions") from None
+    if not data:
+        raise DataError(f"mask {path} is empty (0 bytes)", _COPY_AGAIN)
     if not data.startswith(PNG_SIGNATURE):
-        what = "is no PNG file" if data else "is empty"
-        raise DataError(f"mask {path} {what}", "masks are indexed PNG files: lossy formats change the class ids")
+        raise DataError(
+            f"mask {path} is no PNG file", "masks are indexed PNG files: lossy formats change the class ids"
+        )
     if damage := png_damage(data):
         raise _damaged(path, damage)
     try:
@@ -143,7 +149,7 @@ def png_damage(data: bytes) -> str | None:
 
 
 def _damaged(path: Path, reason: str) -> DataError:
-    return DataError(f"mask {path} is damaged: {reason}", "copy or extract the file again from its source")
+    return DataError(f"mask {path} is damaged: {reason}", _COPY_AGAIN)
 
 
 def _refuse_rescaled_grey(path: Path, picture: Image.Image) -> None:

@@ -192,7 +192,12 @@ def external_digests(stage: Stage, config: Config) -> dict[str, str]:
             else:
                 digests[key] = file_digest(path)
         except OSError as error:
-            raise ConfigError(f"{stage.name}: {key} names {path}, unreadable: {error.strerror}") from None
+            file = Path(error.filename or path)
+            inside = f"{file.name}: " if file != path else ""
+            raise ConfigError(
+                f"{stage.name}: {key} names {path}, unreadable: {inside}{error.strerror}",
+                f"correct the permissions of {file}" if isinstance(error, PermissionError) else f"copy {file} again",
+            ) from None
     return digests
 
 

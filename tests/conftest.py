@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 # Before anything imports torch: results are the same to the bit for the same number of threads only, and tests compare
 # this process with others.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import pytest
 from artifacts.store import Artifact, Workspace, Writer
 from stages.config import Config
 from stages.contract import Execution, Input, Stage
+
+NOBODY = 65534  # the user without rights
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +109,21 @@ class Toy:
 @pytest.fixture
 def toy() -> Toy:
     return Toy()
+
+
+@pytest.fixture
+def nobodys_folder() -> Iterator[Path]:
+    """A folder of the user without rights, and this process is that user: root may read everything."""
+    with tempfile.TemporaryDirectory() as name:
+        if os.geteuid() != 0:
+            yield Path(name)
+            return
+        os.chown(name, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(0)
 
 
 TAKES_MASKS = {"masks": Input(kinds=("masks", "seeds"), help="label maps")}

@@ -190,6 +190,23 @@ def test_missing_mask_is_named(tmp_path):
     assert "is missing" in refusal(tmp_path / "folder.png")
 
 
+def test_an_empty_mask_is_to_be_copied_again(tmp_path):
+    """Its cure is that of a damaged file; that of a JPEG would say nothing here."""
+    path = tmp_path / "m.png"
+    path.touch()
+    with pytest.raises(DataError, match=r"is empty \(0 bytes\)") as caught:
+        read_mask(path)
+    assert "copy or extract the file again" in caught.value.hint
+    assert "lossy" not in caught.value.hint
+
+
+def test_a_mask_without_permission_is_named_with_the_cure(nobodys_folder, mask):
+    path = nobodys_folder / "m.png"
+    write_mask(path, mask)
+    path.chmod(0)
+    assert "cannot be read: permission denied" in refusal(path)
+
+
 def test_cut_at_any_byte_is_refused(tmp_path, mask):
     data = encode_mask(mask)
     path = tmp_path / "m.png"

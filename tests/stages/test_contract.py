@@ -88,6 +88,26 @@ def test_a_missing_external_file_is_named_with_its_key(tmp_path):
         of(Settings(parts=(Part(weights=str(tmp_path / "nowhere.pth")),)))
 
 
+def test_an_external_file_that_cannot_be_read_is_named_with_the_cure(nobodys_folder):
+    """In a folder it is the file that needs mending, not the folder."""
+    folder = nobodys_folder / "pictures"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(b"x")
+    locked = folder / "b.png"
+    locked.chmod(0)
+    with pytest.raises(ConfigError, match=r"weights names .*pictures, unreadable: b\.png: Perm") as caught:
+        of(Settings(weights=str(folder)))
+    assert str(locked) in caught.value.hint
+    with pytest.raises(ConfigError, match=r"weights names .*b\.png, unreadable: Perm") as caught:
+        of(Settings(weights=str(locked)))
+    assert str(locked) in caught.value.hint
+    folder.chmod(0o300)
+    with pytest.raises(ConfigError, match=r"weights names .*pictures, unreadable: Perm"):
+        of(Settings(weights=str(folder)))
+    folder.chmod(0o700)
+
+
 def test_of_an_external_folder_names_and_contents_count(tmp_path):
     for folder, name, content in (
         ("a", "1.png", b"x"),
