@@ -9,6 +9,7 @@ from pydantic import Field
 
 from stages.config import SHORTHAND
 from stages.engine.config import HardExamples, TrainingConfig
+from stages.methods.settings.adversarial import AdvSemSegSettings, S4GanSettings
 from stages.methods.settings.consistency import CctSettings, CutMixSegSettings, MeanTeacherSettings, VatSettings
 from stages.methods.settings.labels import DsrgSettings, DualBranchSettings, SupervisedSettings
 from stages.methods.settings.mutual import CpcSettings, CpsSettings
@@ -31,6 +32,8 @@ AnyMethodSettings = Annotated[
     | FixMatchSettings
     | UniMatchSettings
     | UniMatchV2Settings
+    | AdvSemSegSettings
+    | S4GanSettings
     | SelfTrainingSettings
     | StPlusPlusSettings
     | DmtSettings,
