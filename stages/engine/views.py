@@ -3,18 +3,20 @@
     strong = strong_view(batch, settings, seed, step)
 
 The geometry stays, so a pseudo label of the weak view fits the strong one pixel by pixel. Colour operations are
-torchvision's; what happens to a picture depends on its place in the joint batch, the step and the number of the view,
-never on the process that holds it.
+torchvision's, done on whole batches and rounded once at the end; what happens to a picture depends on its place in the
+joint batch, the step and the number of the view, never on the process that holds it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
 from stages.engine import distributed
 from stages.engine.augmentation import IGNORE, PADDING_COLOUR
@@ -26,17 +28,14 @@ from stages.networks import normalise
 
 def strong_view(batch: Batch, settings: StrongAugmentationSettings, seed: int, step: int, view: int = 0) -> Batch:
     """The batch with strongly augmented pictures; in holes the label is 255 and `valid` is false."""
-    offset = distributed.rank() * len(batch)
-    images, holes = [], []
-    for place, picture in enumerate(batch.pixels, start=offset):
-        random = generator(seed, "strong", step, place, view)
-        image = change_colours(picture, settings, random)
-        hole = draw_hole(settings, (picture.shape[1], picture.shape[2]), random)
+    offset, size = distributed.rank() * len(batch), (batch.pixels.shape[2], batch.pixels.shape[3])
+    randoms = [generator(seed, "strong", step, offset + place, view) for place in range(len(batch))]
+    images = change_colours(batch.pixels, [draw_colours(settings, random) for random in randoms])
+    holes = [draw_hole(settings, size, random) for random in randoms]
+    for image, hole, random in zip(images, holes, randoms, strict=True):
         if hole is not None:
-            image = _filled(image, hole, settings, random)
-        images.append(image)
-        holes.append(hole)
-    pixels = torch.where(batch.valid[:, None], torch.stack(images), batch.pixels)  # padding keeps its colour
+            _fill(image, hole, settings, random)
+    pixels = torch.where(batch.valid[:, None], images, batch.pixels)  # padding keeps its colour
     image = (normalise(pixels) * batch.valid[:, None]).contiguous(memory_format=torch.channels_last)
     label, valid = batch.label, batch.valid
     if any(hole is not None for hole in holes):
@@ -48,33 +47,123 @@ def strong_view(batch: Batch, settings: StrongAugmentationSettings, seed: int, s
     return batch.replace(image=image, pixels=pixels, label=label, valid=valid)
 
 
-def change_colours(picture: Tensor, settings: StrongAugmentationSettings, random: np.random.Generator) -> Tensor:
-    """Jitter in a random order, loss of colour, blur; each with its probability.
+class Colours(NamedTuple):
+    """What happens to one picture; every number is drawn, whether it is used or not."""
 
-    uint8 (3, H, W) -> uint8 (3, H, W). All numbers are drawn whether they are used or not.
-    """
+    jitter: bool
+    grey: bool
+    blur: bool
+    amounts: tuple[float, float, float, float]  # factors of brightness, contrast and saturation, turns of the hue
+    order: tuple[int, ...]  # of these four
+    sigma: float
+
+
+def draw_colours(settings: StrongAugmentationSettings, random: np.random.Generator) -> Colours:
+    """The colour changes of a picture."""
     chances = random.random(3)
-    brightness, contrast, saturation = (
-        1 + spread * random.uniform(-1, 1) for spread in (settings.brightness, settings.contrast, settings.saturation)
-    )
+    spreads = (settings.brightness, settings.contrast, settings.saturation)
+    brightness, contrast, saturation = (1 + spread * random.uniform(-1, 1) for spread in spreads)
     hue = settings.hue * random.uniform(-1, 1)
-    order = random.permutation(4)
-    sigma = random.uniform(*settings.blur_sigma)
-    if chances[0] < settings.jitter:
-        for operation in order:
-            if operation == 0:
-                picture = tv.adjust_brightness(picture, brightness)
-            elif operation == 1:
-                picture = tv.adjust_contrast(picture, contrast)
-            elif operation == 2:
-                picture = tv.adjust_saturation(picture, saturation)
-            elif hue:
-                picture = tv.adjust_hue(picture, hue)
-    if chances[1] < settings.grey:
-        picture = tv.rgb_to_grayscale(picture, num_output_channels=3)
-    if chances[2] < settings.blur:
-        picture = tv.gaussian_blur(picture, [2 * math.ceil(3 * sigma) + 1] * 2, [sigma, sigma])
-    return picture
+    order = tuple(random.permutation(4).tolist())
+    jitter, grey, blur = (chances < (settings.jitter, settings.grey, settings.blur)).tolist()
+    return Colours(
+        jitter, grey, blur, (brightness, contrast, saturation, hue), order, random.uniform(*settings.blur_sigma)
+    )
+
+
+def change_colours(pictures: Tensor, draws: Sequence[Colours]) -> Tensor:
+    """Jitter in each picture's own order, then loss of colour, then blur.
+
+    uint8 (B, 3, H, W) -> uint8 (B, 3, H, W). Every operation runs once over the pictures that have it next.
+    """
+    # planes of one colour: faster by far than the bytes' own layout
+    x = pictures.to(torch.float32, memory_format=torch.contiguous_format)
+    groups = [
+        (change, [n for n, draw in enumerate(draws) if draw.jitter and draw.order[turn] == number])
+        for turn in range(4)
+        for number, change in enumerate((_brightness, _contrast, _saturation, _hue))
+    ]
+    groups.append((_grey, [n for n, draw in enumerate(draws) if draw.grey]))
+    amounts = torch.tensor([draw.amounts for draw in draws], dtype=torch.float32)
+    amounts = amounts.to(x.device, non_blocking=True)[:, :, None, None, None]  # (B, 4, 1, 1, 1)
+    members = torch.tensor([n for _, group in groups for n in group], dtype=torch.int64)  # one transfer for all
+    members = members.to(x.device, non_blocking=True)
+    for (change, group), places in zip(groups, members.split([len(group) for _, group in groups]), strict=True):
+        if group:
+            x.index_copy_(0, places, change(x.index_select(0, places), amounts.index_select(0, places)))
+    return _blurred(x, draws).round_().to(torch.uint8)
+
+
+def _brightness(x: Tensor, amounts: Tensor) -> Tensor:
+    return (x * amounts[:, 0]).clamp_(0, 255)
+
+
+def _contrast(x: Tensor, amounts: Tensor) -> Tensor:
+    # the mean in double precision: it must not depend on how many pictures are averaged at once
+    mean = _luma(x).mean((2, 3), keepdim=True, dtype=torch.float64).float()
+    return torch.lerp(mean, x, amounts[:, 1]).clamp_(0, 255)
+
+
+def _saturation(x: Tensor, amounts: Tensor) -> Tensor:
+    return torch.lerp(_luma(x), x, amounts[:, 2]).clamp_(0, 255)
+
+
+def _grey(x: Tensor, amounts: Tensor) -> Tensor:
+    return _luma(x).expand_as(x)
+
+
+def _luma(x: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 1, H, W), ITU-R 601-2 with torchvision's digits."""
+    return (0.2989 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2])[:, None]
+
+
+def _hue(x: Tensor, amounts: Tensor) -> Tensor:
+    """The hue turned, with value and saturation of HSV kept: chroma and the lowest colour stay what they are."""
+    red, green, blue = x.unbind(1)
+    high, low = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
+    chroma = high - low
+    scale = chroma.clamp(min=1e-3).reciprocal_()  # greys have differences of 0: any scale will do
+    # sixths of a turn from red; torch.where is slow on CPUs, so 1 and 0 choose instead
+    is_red, is_green = (red - high).sign_().add_(1), (green - high).sign_().add_(1)
+    sixths = torch.lerp((red - green).mul_(scale).add_(4), (blue - red).mul_(scale).add_(2), is_green)
+    sixths = torch.lerp(sixths, (green - blue).mul_(scale), is_red)
+    turns = sixths.div_(6).add_(amounts[:, 3, 0])
+    sixths = turns.sub_(turns.floor()).mul_(6)
+    shares = (sixths - 3).abs_().sub_(1), 2 - (sixths - 2).abs_(), 2 - (sixths - 4).abs_()
+    return torch.stack([torch.addcmul(low, chroma, share.clamp_(0, 1)) for share in shares], dim=1)
+
+
+def _blurred(x: Tensor, draws: Sequence[Colours]) -> Tensor:
+    """Gaussian blur where drawn, cut off at 3 sigma, mirrored at the edges; rows and columns apart."""
+    chosen = sorted((n for n, draw in enumerate(draws) if draw.blur), key=lambda n: -draws[n].sigma)
+    if not chosen:
+        return x
+    # not beyond what mirroring has: a whole picture without its last row or column
+    radii = [min(math.ceil(3 * draws[n].sigma), min(x.shape[2:]) - 1) for n in chosen]
+    distances, sigmas = np.arange(radii[0] + 1), np.array([[draws[n].sigma] for n in chosen])
+    weights = np.exp(-0.5 * (distances / sigmas) ** 2) * (distances <= np.array(radii)[:, None])
+    weights /= 2 * weights.sum(1, keepdims=True) - 1  # both sides and the middle, which is 1
+    taps = torch.from_numpy(weights.astype(np.float32).T.copy()).to(x.device, non_blocking=True)
+    places = torch.tensor(chosen).to(x.device, non_blocking=True)
+    blurred = x.index_select(0, places)
+    for axis in (3, 2):
+        blurred = _weighted_sum(blurred, taps[:, :, None, None, None], radii, axis)
+    return x.index_copy_(0, places, blurred)
+
+
+def _weighted_sum(x: Tensor, taps: Tensor, radii: Sequence[int], axis: int) -> Tensor:
+    """sum_d taps[|d|] x shifted by d along an axis, |d| <= radius of each picture; radii fall.
+
+    x (b, 3, H, W), taps (r + 1, b, 1, 1, 1).
+    """
+    radius, length = radii[0], x.shape[axis]
+    padded = F.pad(x, (radius, radius, 0, 0) if axis == 3 else (0, 0, radius, radius), mode="reflect")
+    total = x * taps[0]
+    for distance in range(1, radius + 1):
+        far = sum(own >= distance for own in radii)  # the first pictures: the others end before
+        for start in (radius - distance, radius + distance):
+            total[:far].addcmul_(padded[:far].narrow(axis, start, length), taps[distance, :far])
+    return total
 
 
 def draw_hole(
@@ -93,14 +182,13 @@ def draw_hole(
             return slice(top, top + rows), slice(left, left + columns)
 
 
-def _filled(
+def _fill(
     image: Tensor, hole: tuple[slice, slice], settings: StrongAugmentationSettings, random: np.random.Generator
-) -> Tensor:
-    image = image.clone()
+) -> None:
+    """Noise or mean colour into the hole of a picture uint8 (3, H, W)."""
     rows, columns = (part.stop - part.start for part in hole)
     if settings.cutout_fill == "noise":
         colours = torch.from_numpy(random.integers(0, 256, (3, rows, columns), dtype=np.uint8))
     else:
         colours = torch.tensor(PADDING_COLOUR, dtype=torch.uint8)[:, None, None]
     image[(slice(None), *hole)] = colours.to(image.device, non_blocking=True)
-    return image

@@ -7,9 +7,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from stages.engine import distributed
 from stages.engine.batch import Batch
 from stages.engine.config import CutMixSettings
-from stages.engine.cutmix import box_mask, mix, mix_batches
+from stages.engine.cutmix import box_mask, draw_boxes, mix, mix_batches, single_box_mask
 
 
 def batch_of(value: float, valid: torch.Tensor) -> Batch:
@@ -84,3 +85,43 @@ def test_boxes_favour_no_side():
 def test_shares_that_no_box_has_are_refused(share):
     with pytest.raises(ValidationError, match="two shares above 0"):
         CutMixSettings(share=share)
+
+
+def test_single_boxes_have_the_published_shares():
+    """Half of the masks are empty; else one box of 2 to 40 % of the area, .3 to 3.3 times as high as wide (B6)."""
+    random = np.random.default_rng(0)
+    masks = [single_box_mask(90, 120, random) for _ in range(2000)]
+    boxes = [mask for mask in masks if mask.any()]
+    assert 920 < len(boxes) < 1080
+    shares = np.array([mask.mean() for mask in boxes])
+    heights, widths = (np.array([mask.any(axis).sum() for mask in boxes]) for axis in (1, 0))
+    assert np.array_equal(heights * widths, [mask.sum() for mask in boxes])
+    assert 0.017 < shares.min() < 0.03
+    assert 0.37 < shares.max() <= 0.4
+    ratios = heights / widths
+    assert 0.25 < ratios.min() < 0.35
+    assert 3 < ratios.max() < 3.8
+    assert np.median(ratios) > 1.2  # uniform, not log-uniform: mostly upright
+
+
+def test_single_boxes_reach_all_parts_of_a_picture():
+    random = np.random.default_rng(1)
+    covered = np.mean([single_box_mask(40, 60, random) for _ in range(2000)], axis=0)
+    assert (covered > 0).all()
+    assert covered[20, 30] > covered[0, 0]
+
+
+@pytest.mark.parametrize("style", ["french", "unimatch"])
+def test_boxes_belong_to_a_place_in_the_joint_batch(style, monkeypatch):
+    """Two processes draw what one does; steps, views and seeds draw their own."""
+    settings = CutMixSettings(style=style)
+    valid = torch.ones(8, 24, 31, dtype=torch.bool)
+    whole = batch_of(1, valid[:1]).replace(ids=list("abcdefgh"), image=torch.zeros(8, 3, 24, 31))
+    joint = draw_boxes(settings, whole, 0, 5)
+    assert joint.shape == (8, 24, 31)
+    others = [draw_boxes(settings, whole, *which) for which in ((1, 5, 0), (0, 6, 0), (0, 5, 1))]
+    assert not any(torch.equal(joint, other) for other in others)
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        half = whole.replace(ids=whole.ids[:4], image=whole.image[:4])
+        assert torch.equal(draw_boxes(settings, half, 0, 5), joint[4 * rank : 4 * rank + 4])
