@@ -35,7 +35,8 @@ class AdvSemSegSettings(MethodSettings):
         paper="Hung et al., BMVC 2018",
         uses=("masks", "pictures"),
         place="stages.methods.advsemseg:AdvSemSeg",
-        loss="L_S = CE(f(x), y) + a BCE(D(P(x)), 1) + b BCE(D(P(u)), 1) + s CE(f(u), argmax f(u) where D(P(u)) >= T)\n"
+        loss="L = L_S + L_D\n"
+        "L_S = CE(f(x), y) + a BCE(D(P(x)), 1) + b BCE(D(P(u)), 1) + s CE(f(u), argmax f(u) where D(P(u)) >= T)\n"
         "L_D = 1/2 [BCE(D([P(x), P(u)]), 0) + BCE(D(onehot y), 1)]",
         cost="2 forward, 2 backward; 4 of the discriminator",
         sources=("Hung et al., BMVC 2018, Eq. 1-5", "its code, hfslyc/AdvSemiSeg: weights of its README, T, widths"),
@@ -67,7 +68,8 @@ class S4GanSettings(MethodSettings):
         paper="Mittal et al., PAMI 2021",
         uses=("masks", "pictures"),
         place="stages.methods.s4gan:S4Gan",
-        loss="L_S = CE(f(x), y) + m mean|E h(onehot y, x) - E h(P(u), u)|\n"
+        loss="L = L_S + L_D\n"
+        "L_S = CE(f(x), y) + m mean|E h(onehot y, x) - E h(P(u), u)|\n"
         "    + s CE(f(u), argmax f(u)) over the pictures u with D(P(u), u) > g\n"
         "L_D = 1/2 [BCE(D(P(u), u), 0) + BCE(D(onehot y, x), 1)];  h: D's last features",
         cost="2 forward, 2 backward; 3 of the discriminator",
