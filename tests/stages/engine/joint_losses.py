@@ -21,21 +21,22 @@ SHARES = (slice(0, 1), slice(1, 4))  # unequal, as the numbers of labelled and v
 
 
 def pictures() -> dict[str, Tensor]:
-    """Four pictures: the first without any label, the second with few."""
+    """Four pictures, some with few labels or valid pixels, or without any."""
     random = torch.Generator().manual_seed(0)
     label = torch.randint(0, 5, (4, 7, 6), generator=random)
-    label[0], label[1, 1:] = 255, 255
+    label[0, 4:], label[1], label[2, 1:] = 255, 255, 255
     return {
         "logits": 3 * torch.randn(4, 5, 7, 6, generator=random),
         "label": label,
+        "later": torch.cat([torch.full_like(label[:1], 255), label[1:]]),
         "target": torch.randn(4, 5, 7, 6, generator=random).softmax(1),
         "valid": torch.rand(4, 7, 6, generator=random) < torch.tensor([0.2, 0.5, 0.9, 0.0]).view(4, 1, 1),
         "weight": torch.rand(4, 7, 6, generator=random),
     }
 
 
-def hard(threshold: float, min_kept: int) -> Callable[[dict[str, Tensor]], Tensor]:
-    return lambda given: hard_cross_entropy(given["logits"], given["label"], threshold, min_kept)
+def hard(threshold: float, min_kept: int, label: str = "label") -> Callable[[dict[str, Tensor]], Tensor]:
+    return lambda given: hard_cross_entropy(given["logits"], given[label], threshold, min_kept)
 
 
 LOSSES: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
@@ -43,6 +44,7 @@ LOSSES: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
     "by threshold": hard(0.3, 1),
     "by number": hard(0.001, 20),
     "more than there are": hard(0.001, 1000),
+    "labels in one process alone": hard(0.001, 20, "later"),
     "squared": lambda given: squared_difference(
         given["logits"].softmax(1), given["target"], given["valid"], given["weight"]
     ),

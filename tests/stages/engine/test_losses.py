@@ -252,7 +252,7 @@ def shares(tmp_path_factory):
 
 @pytest.mark.parametrize("name", script.LOSSES)
 def test_two_processes_give_the_loss_of_one(name, shares):
-    """The mean of the processes' losses and of their gradients; one process has no label at all."""
+    """The mean of the processes' losses and of their gradients, with unequal numbers of pixels in them."""
     value, slope = script.computed(slice(0, 4))[name]
     torch.testing.assert_close((shares[0][name][0] + shares[1][name][0]) / 2, value)
     torch.testing.assert_close(torch.cat([share[name][1] for share in shares]) / 2, slope)
