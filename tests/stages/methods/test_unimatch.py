@@ -49,6 +49,7 @@ def test_whole_channels_of_the_features_are_dropped(network, case):
     segmenter.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     losses = made.losses()
     features = next(seen_ for seen_ in seen if len(seen_["high"]) == 12)  # labelled, unlabelled and perturbed
+    patterns = []
     for level in features.values():
         plain, dropped = level[4:8], level[8:]
         kept = (dropped != 0).any((2, 3))
@@ -56,6 +57,9 @@ def test_whole_channels_of_the_features_are_dropped(network, case):
         alive = (plain != 0).any((2, 3))
         assert 0.3 < kept[alive].float().mean() < 0.7
         assert not torch.equal(kept[0], kept[1])
+        patterns.append((kept[:, :32], alive[:, :32]))
+    (kept_low, alive_low), (kept_high, alive_high) = patterns
+    assert (kept_low != kept_high)[alive_low & alive_high].any()  # each level for itself
     logits = at_size(
         segmenter.head({name: level[8:] for name, level in features.items()}), made.batch["strong"], segmenter
     )
