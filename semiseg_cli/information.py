@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Annotated, Any
 
 import typer
 
 from artifacts.errors import UsageError
-from semiseg_cli.console import out, plain_table, write_json
+from semiseg_cli.console import out, plain_table, say, write_json
 from semiseg_cli.options import JsonOption
 from stages.config import describe_config
 from stages.contract import STAGE_MODULES, load_stage
@@ -41,13 +42,29 @@ def methods(
         records = [_method_record(key) for key in METHODS]
         write_json(records if name is None else _method_record(name))
     elif name is None:
-        table = plain_table("method", "learns from", "cost of a step", "recipe", "what it is", "paper")
-        for key, settings in METHODS.items():
-            card = settings.card
-            table.add_row(key, ", ".join(card.uses), card.cost, card.recipe, card.title, card.paper)
-        out().print(table)
+        _list_methods()
     else:
         _describe_method(name)
+
+
+def _list_methods() -> None:
+    """As many facts as stand beside each other without breaking up; `methods NAME` and --json hold all."""
+    from stages.methods import METHODS
+
+    console = out()
+    table = plain_table("method", "learns from", "what it is", "recipe")
+    for column in (table.columns[0], table.columns[1], table.columns[3]):
+        column.no_wrap = True
+    if console.width >= 110:
+        table.add_column("paper", overflow="fold")
+    if console.width >= 150:
+        table.add_column("cost of a step", overflow="fold")
+    for key, settings in METHODS.items():
+        card = settings.card
+        facts = (key, ", ".join(card.uses), card.title, card.recipe, card.paper, card.cost)
+        table.add_row(*facts[: len(table.columns)])
+    console.print(table)
+    say("semiseg methods NAME: loss, cost, sources and settings of one")
 
 
 def _method_record(name: str) -> dict[str, Any]:
@@ -81,13 +98,13 @@ def _describe_method(name: str) -> None:
         "paper": card.paper,
         "learns from": ", ".join(card.uses),
         "inputs": ", ".join(inputs) or "the data set alone",
-        "cost": f"{card.cost} for each labelled picture of a step",
+        "cost": f"for each labelled picture of a step: {card.cost}",
         "evaluated": card.inference,
         "recipe": f"semiseg run {card.recipe}",
     }
     print(f"{name}: {card.title}\n")
     for key, text in facts.items():
-        print(f"{key + ':':<13}{text}")
+        print(textwrap.fill(f"{key + ':':<13}{text}", min(out().width, 120), subsequent_indent=" " * 13))
     print("\n" + "\n".join(f"    {line}" for line in card.loss.splitlines()))
     print("\nsources:" + "".join(f"\n  - {source}" for source in card.sources))
     print("\nsettings (--set method.KEY=VALUE):\n")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import json
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -134,8 +136,7 @@ def run(
         raise typer.Exit(max(e.exit_code if isinstance(e, SemisegError) else 1 for e in errors))
     if resolved.table is not None:
         _print_table(resolved.table, target)
-        written = write_reports(resolved.name, resolved.profile, resolved.table, target)
-        say(f"wrote {', '.join(path.name for path in written)} in {place}")
+        write_reports(resolved.name, resolved.profile, resolved.table, target)
 
 
 class _Lines:
@@ -275,39 +276,51 @@ def report(
         if str(markdown) == "-":
             print(text, end="")
         else:
-            markdown.write_text(text, encoding="utf-8")
-            say(f"wrote {markdown}")
+            with _written(markdown):
+                markdown.write_text(text, encoding="utf-8")
         return
     if plot is not None:
         if record.table.plot is None:
             raise ConfigError(f"the table of {record.name!r} has no plot", "leave --plot out")
         from semiseg_cli.plots import draw_plot
 
-        draw_plot(record.table, target, plot)
-        say(f"wrote {plot}")
+        with _written(plot):
+            draw_plot(record.table, target, plot)
         return
     _print_table(record.table, target)
 
 
-def write_reports(name: str, profile: str | None, table: Table, workspace: Workspace) -> list[Path]:
-    """report.json, report.md and, where the table has a plot, report.png in the workspace; returns their paths."""
+def write_reports(name: str, profile: str | None, table: Table, workspace: Workspace) -> None:
+    """report.json, report.md and, where the table has a plot, report.png in the workspace."""
     from semiseg_cli.plots import draw_plot
 
-    paths = [workspace.path / "report.json", workspace.path / "report.md"]
     record = {"recipe": name, "profile": profile, **table_json(table, workspace)}
+    with _written(workspace.path / "report.json") as file:
+        file.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with _written(workspace.path / "report.md") as file:
+        file.write_text(table_markdown(table, workspace), encoding="utf-8")
+    if table.plot is not None:
+        with _written(workspace.path / "report.png") as file:
+            draw_plot(table, workspace, file)
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """Says that `path` was written by the block, or in words why it could not be."""
     try:
-        paths[0].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        paths[1].write_text(table_markdown(table, workspace), encoding="utf-8")
-        if table.plot is not None:
-            draw_plot(table, workspace, workspace.path / "report.png")
-            paths.append(workspace.path / "report.png")
+        yield path
     except OSError as error:
-        raise disk_error(error, paths[0]) from error
-    return paths
+        mended = disk_error(error, path)
+        if mended is error:
+            why = error.strerror or error
+            mended = ConfigError(f"{path} cannot be written: {why}", "name a file in a folder that is there")
+        raise mended from error
+    say(f"wrote {path}")
 
 
 def _print_table(table: Table, workspace: Workspace) -> None:
-    rendered, lines = table_text(table, workspace)
     console = out()
-    console.print(rendered)
+    parts, lines = table_text(table, workspace, console.width)
+    for part in parts:
+        console.print(part)
     console.print(bullets(lines))

@@ -11,20 +11,42 @@ from artifacts.store import Workspace
 from semiseg_cli.console import plain_table
 from stages.pipeline.table import Cost, Figure, Row, Table, order_sentence, row_cost, table_figures
 
+GAP = 3  # spaces between columns of a terminal's table
+
 Figures = dict[str, dict[str, Figure]]
 Costs = dict[str, Cost | None]
 
 
-def table_text(table: Table, workspace: Workspace) -> tuple[rich.table.Table, list[str]]:
-    """The table, and the lines that belong below it."""
+def table_text(table: Table, workspace: Workspace, width: int) -> tuple[list[rich.table.Table], list[str]]:
+    """The table for a terminal of `width` characters, and the lines that belong below it.
+
+    Where the columns do not fit beside each other without breaking a figure, several tables stand below each other.
+    """
     figures, costs = table_figures(table, workspace), _costs(table, workspace)
-    rendered = plain_table(title=table.title)
-    headers = _headers(table, costs)
-    for index, header in enumerate(headers):
-        rendered.add_column(header, justify="left" if index == 0 else "right", overflow="fold")
-    for cells in _cells(table, figures, costs):
-        rendered.add_row(*cells)
-    return rendered, _lines(table, figures)
+    columns = list(zip(_headers(table, costs), *_cells(table, figures, costs), strict=True))
+    widths = [max(map(len, cells)) for cells in columns]
+    if sum(widths) + GAP * len(widths) > width:  # broken at spaces
+        widths = [max(len(word) for cell in cells for word in cell.split()) for cells in columns]
+    parts: list[rich.table.Table] = []
+    for indices in _beside(widths, width):
+        part = plain_table(title=None if parts else table.title)
+        for i in indices:
+            part.add_column(columns[i][0], justify="right" if i else "left", overflow="fold", width=widths[i])
+        for cells in zip(*(columns[i][1:] for i in indices), strict=True):
+            part.add_row(*cells)
+        parts.append(part)
+    return parts, _lines(table, figures)
+
+
+def _beside(widths: list[int], width: int) -> list[list[int]]:
+    """Which columns stand in one table: as many as fit, the first one (the row's label) in each."""
+    tables = [[0]]
+    for index in range(1, len(widths)):
+        taken = sum(widths[i] + GAP for i in (*tables[-1], index))
+        if taken > width and len(tables[-1]) > 1:
+            tables.append([0])
+        tables[-1].append(index)
+    return tables
 
 
 def table_markdown(table: Table, workspace: Workspace) -> str:

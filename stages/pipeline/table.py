@@ -104,6 +104,8 @@ def read_table(
         for chosen in _choices(str(row["label"]), repeat):
             rows.append(_row(row, chosen, columns, repeat, kinds, place, add_mistake))
     labels = [row.label for row in rows]
+    for label in dict.fromkeys(label for label in labels if labels.count(label) > 1):
+        add_mistake("table.rows", f"{labels.count(label)} rows are called {label!r}; each needs a label of its own")
     order = [str(label) for label in values.get("order") or []]
     for label in order:
         if label not in labels:
@@ -142,12 +144,30 @@ def _row(
                     add_mistake(f"{place}.nodes.{column}", f"there is no node {node!r}{_meant(node, kinds)}")
                 elif kinds[node] not in ("metrics", None):
                     add_mistake(f"{place}.nodes.{column}", f"node {node!r} makes {kinds[node]}, expected metrics")
-    patterns = [_filled(str(pattern), chosen) for pattern in row.get("costs") or []]
-    runs = [list(run) for run in zip(*(_expanded(pattern, repeat) for pattern in patterns), strict=False)]
-    for node in {node for run in runs for node in run} - set(kinds):
-        add_mistake(f"{place}.costs", f"there is no node {node!r}{_meant(node, kinds)}")
+    runs = _runs(row.get("costs") or [], chosen, repeat, kinds, f"{place}.costs", add_mistake)
     published = _published(row.get("published"), columns, place, add_mistake)
     return Row(_filled(str(row["label"]), chosen), nodes, published, runs)
+
+
+def _runs(
+    costs: Any,
+    chosen: Mapping[str, Any],
+    repeat: Mapping[str, list[Any]],
+    kinds: Mapping[str, str | None],
+    place: str,
+    add_mistake: Callable[[str, str], None],
+) -> list[list[str]]:
+    """The nodes of each run; one that does not depend on a repeated value (a teacher's) is part of all its runs."""
+    if not isinstance(costs, list):
+        add_mistake(place, f"expected a list of nodes, found {costs!r}")
+        return []
+    patterns = [_filled(str(pattern), chosen) for pattern in costs]
+    together = _choices(" ".join(patterns), repeat) if patterns else []
+    runs = [[_filled(pattern, values) for pattern in patterns] for values in together]
+    for node in dict.fromkeys(node for run in runs for node in run):
+        if node not in kinds:
+            add_mistake(place, f"there is no node {node!r}{_meant(node, kinds)}")
+    return runs
 
 
 def _plot(
@@ -155,10 +175,14 @@ def _plot(
 ) -> Plot | None:
     if value is None:
         return None
-    if not isinstance(value, Mapping) or set(value) != set(_PLOT_KEYS) or value["over"] not in repeat:
-        add_mistake("table.plot", f"expected {', '.join(_PLOT_KEYS)}; over: one of {', '.join(repeat)}")
+    if not isinstance(value, Mapping) or set(value) != set(_PLOT_KEYS) or str(value["over"]) not in repeat:
+        known = ", ".join(repeat) or "nothing, no value is repeated"
+        add_mistake("table.plot", f"expected {', '.join(_PLOT_KEYS)}; over: one of {known}")
         return None
-    points = {_filled(str(value["column"]), {value["over"]: x}): str(x) for x in repeat[value["over"]]}
+    over, pattern = str(value["over"]), str(value["column"])
+    points = {_filled(pattern, {over: x}): str(x) for x in repeat[over]}
+    if f"{{{over}}}" not in pattern:
+        add_mistake("table.plot.column", f"{pattern!r} does not refer to {{{over}}}, so all points would be one")
     if unknown := [column for column in points if column not in columns]:
         add_mistake("table.plot.column", f"no such column: {', '.join(unknown)}; columns: {', '.join(columns)}")
     return Plot(str(value["label"]), points)

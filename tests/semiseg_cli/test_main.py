@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from semiseg_cli.main import COMMANDS, main
-from stages.contract import STAGE_MODULES
+from stages.config import build, parse_yaml
+from stages.contract import STAGE_MODULES, load_stage
 from stages.data.config import ShapesConfig
+from stages.methods import METHODS
 
 TINY = [
     *("--set", "dataset.train=4", "--set", "dataset.weak=4", "--set", "dataset.val=3"),
@@ -63,6 +65,7 @@ NO_TORCH = [
     *[[name, "--help"] for name in (*STAGE_MODULES, *COMMANDS)],
     ["methods"],
     ["methods", "--json"],
+    ["methods", "cps"],
     *[["config", name] for name in STAGE_MODULES],
     ["run"],
     ["run", "demo", "--dry-run"],
@@ -81,7 +84,7 @@ def test_looking_loads_no_torch(prepared: Path) -> None:
         "for arguments in json.loads(sys.argv[1]):\n"
         "    with contextlib.redirect_stdout(io.StringIO()):\n"
         "        code = main(arguments)\n"
-        "    heavy = [n for n in ('torch', 'torchvision', 'skimage', 'tensorboard') if n in sys.modules]\n"
+        "    heavy = {'torch', 'torchvision', 'skimage', 'tensorboard', 'matplotlib'} & set(sys.modules)\n"
         "    assert code == 0 and not heavy, (arguments, code, heavy)\n"
     )
     environment = {**os.environ, "SEMISEG_WORKSPACE": str(prepared)}
@@ -106,11 +109,56 @@ def test_methods_as_json_is_a_list_of_objects_with_names(capsys: pytest.CaptureF
     assert {"supervised", "dsrg", "dual-branch", "cps"} <= {method["name"] for method in json.loads(out)}
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
+def test_the_list_of_methods_fits_the_terminal_and_breaks_no_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    _, out, err = run(capsys, "methods")
+    assert max(map(len, out.splitlines())) <= width
+    assert "semiseg methods NAME" in err
+    words = set(out.split())
+    for name, settings in METHODS.items():
+        assert {name, settings.card.recipe} <= words
+        if width >= 80:
+            assert set(settings.card.title.split()) <= words
+    assert ("paper" in words) == (width >= 110)
+    assert ("cost" in words) == (width >= 150)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_method_is_told_in_full(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """All facts of the card, and the settings as YAML that can be given back."""
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(capsys, "methods", name)
+    assert code == 0
+    card = METHODS[name].card
+    facts, _, settings = out.partition("settings (--set method.KEY=VALUE):")
+    assert max(map(len, facts[facts.index("paper:") : facts.index("    ")].splitlines())) <= 80
+    told = " ".join(facts.split())
+    for text in (card.title, card.paper, card.cost, card.inference, card.loss, *card.sources):
+        assert " ".join(text.split()) in told
+    assert f"semiseg run {card.recipe}" in told
+    defaults = METHODS[name].model_validate({"name": name})
+    assert build(METHODS[name], parse_yaml(settings, "printed"), "printed") == defaults
+    code, out, _ = run(capsys, "methods", name, "--json")
+    record = json.loads(out)
+    assert record in json.loads(run(capsys, "methods", "--json")[1])
+    assert record["settings"] == defaults.model_dump(mode="json")
+    assert record["needs"] == list(defaults.inputs())
+
+
+def test_an_unknown_method_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["methods", "fixmach"], ["methods", "fixmach", "--json"]):
+        code, out, err = run(capsys, *arguments)
+        assert (code, out) == (2, "")
+        assert "there is no method 'fixmach', did you mean 'fixmatch'?" in err
+
+
 @pytest.mark.parametrize("stage", list(STAGE_MODULES))
 def test_the_config_that_is_printed_can_be_given_back(capsys: pytest.CaptureFixture[str], stage: str) -> None:
-    from stages.config import build, parse_yaml
-    from stages.contract import load_stage
-
     code, out, _ = run(capsys, "config", stage)
     assert code == 0
     model = load_stage(stage).config
@@ -398,6 +446,104 @@ def test_a_report_without_a_table_says_so(capsys: pytest.CaptureFixture[str]) ->
     code, _, err = run(capsys, "report")
     assert code == 3
     assert "has no table" in err
+
+
+SCORED = """
+name: scored
+description: A step of training with few and with more pictures, scored.
+repeat: {labelled: [3, 6], seed: [0], left-out: []}
+nodes:
+  data-n{labelled}:
+    stage: prepare-data
+    config: {dataset: {name: shapes, train: "{labelled}", weak: 4, val: 3, long_side: 48}}
+  train-n{labelled}-s{seed}:
+    stage: train
+    inputs: {data: "data-n{labelled}"}
+    config: {method: {labels: strong}, iterations: 2, batch_size: 2, crop_size: 33, snapshots: 2, seed: "{seed}"}
+  select-n{labelled}-s{seed}:
+    stage: select
+    inputs: {data: "data-n{labelled}", segmenter: "train-n{labelled}-s{seed}"}
+table:
+  title: Scored
+  columns: ["{labelled} labels"]
+  plot: {over: labelled, column: "{labelled} labels", label: labelled pictures}
+  rows:
+    - label: supervised
+      nodes: {"{labelled} labels": "select-n{labelled}-s{seed}"}
+      costs: ["train-n{labelled}-s{seed}", "select-n{labelled}-s{seed}"]
+"""
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A workspace in which a recipe with a table, costs and a plot was run, and what the run said."""
+    folder = tmp_path_factory.mktemp("scored")
+    (folder / "scored.yaml").write_text(SCORED)
+    command = [sys.executable, "-m", "semiseg_cli", "run", "scored.yaml", "--workers", "1", "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "scored", done.stdout + done.stderr
+
+
+def test_a_run_with_a_table_writes_its_report(
+    capsys: pytest.CaptureFixture[str], scored: tuple[Path, str], tmp_path: Path
+) -> None:
+    place, said = scored
+    for name in ("report.json", "report.md", "report.png"):
+        assert f"wrote {Path('runs/scored') / name}" in said
+    _, out, _ = run(capsys, "report", "--json", "--workspace", str(place))
+    record = json.loads((place / "report.json").read_text())
+    assert json.loads(out) == record
+    (row,) = record["rows"]
+    for n in (3, 6):
+        selection = json.loads((place / f"select-n{n}-s0" / "selection.json").read_text())
+        best = 100 * max(selection["mean_iou"].values())
+        assert row["ours"][f"{n} labels"]["runs"] == {f"select-n{n}-s0": best}
+    nodes = [f"{stage}-n{n}-s0" for stage in ("train", "select") for n in (3, 6)]
+    seconds = [json.loads((place / node / "manifest.json").read_text())["seconds"] for node in nodes]
+    assert row["cost"]["seconds"] == pytest.approx(sum(seconds) / 2)
+    _, out, _ = run(capsys, "report", "--markdown", "-", "--workspace", str(place))
+    assert out == (place / "report.md").read_text()
+    with Image.open(place / "report.png") as picture:
+        assert picture.format == "PNG"
+        assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
+
+
+def test_a_plot_is_drawn_where_it_is_wanted(
+    capsys: pytest.CaptureFixture[str], scored: tuple[Path, str], tmp_path: Path
+) -> None:
+    place = ["--workspace", str(scored[0])]
+    code, _, err = run(capsys, "report", "--plot", "plot.png", *place)
+    assert (code, "wrote plot.png" in err) == (0, True)
+    assert (tmp_path / "plot.png").read_bytes() == (scored[0] / "report.png").read_bytes()
+    for option, target, exit_code, message in (
+        ("--plot", "nowhere/plot.png", 3, "nowhere/plot.png cannot be written: No such file or directory"),
+        ("--markdown", "nowhere/table.md", 3, "nowhere/table.md cannot be written: No such file or directory"),
+        ("--plot", "plot.docx", 2, "a plot cannot be written as .docx"),
+    ):
+        code, _, err = run(capsys, "report", option, target, *place)
+        assert code == exit_code
+        assert message in err
+        assert "hint: " in err
+        assert "Traceback" not in err
+
+
+def test_a_plot_of_a_table_without_one_is_refused(
+    capsys: pytest.CaptureFixture[str], scored: tuple[Path, str], tmp_path: Path
+) -> None:
+    place = tmp_path / "plain"
+    place.mkdir()
+    record = json.loads((scored[0] / ".recipe.json").read_text())
+    record["table"]["plot"] = None
+    (place / ".recipe.json").write_text(json.dumps(record))
+    code, _, err = run(capsys, "report", "--plot", "plot.png", "--workspace", str(place))
+    assert code == 3
+    assert "the table of 'scored' has no plot" in err
+    assert not Path("plot.png").exists()
+    code, out, _ = run(capsys, "report", "--workspace", str(place))  # nothing is made yet
+    assert code == 0
+    assert "Not made yet: select-n3-s0, select-n6-s0" in " ".join(out.split())
 
 
 def test_ctrl_c_is_exit_130_and_the_same_command_continues(tmp_path: Path) -> None:

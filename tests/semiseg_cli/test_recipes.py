@@ -69,6 +69,30 @@ def test_the_paper_profile_holds_the_papers_settings() -> None:
     assert (config.network.backbone, config.method.weak_weight) == ("vgg16", 1.0)
 
 
+def test_the_league_leaves_out_what_its_lists_do_not_name() -> None:
+    path = shipped_recipes()["league"]
+    none = read_recipe(path, None, ["methods=[]", "self_training=[]", "st_plus_plus=[]", "labelled=[30]", "seeds=[0]"])
+    assert {name.rpartition("-n30")[0] for name in none.nodes} == {
+        "data",
+        *(
+            f"{stage}-{row}"
+            for stage in ("train", "predict", "evaluate", "select")
+            for row in ("supervised", "control")
+        ),
+    }
+    assert none.table is not None
+    assert [row.label for row in none.table.rows] == ["supervised", "control"]
+    some = read_recipe(path, None, ["methods=[cps]", "st_plus_plus=[st-plus-plus]", "labelled=[30, 60]"])
+    assert some.table is not None
+    assert [row.label for row in some.table.rows] == ["supervised", "control", "cps", "self-training", "st-plus-plus"]
+    last = some.table.rows[-1]
+    assert last.nodes["60 labels"] == ["evaluate-st-plus-plus-n60-s0", "evaluate-st-plus-plus-n60-s1"]
+    assert [run[0] for run in last.costs] == [f"train-supervised-n{n}-s{s}" for n in (30, 60) for s in (0, 1)]
+    assert [run[-1] for run in last.costs] == [f"train-st-plus-plus-n{n}-s{s}" for n in (30, 60) for s in (0, 1)]
+    assert some.table.plot is not None
+    assert some.table.plot.points == {"30 labels": "30", "60 labels": "60"}
+
+
 def test_cps_is_given_as_many_iterations_as_its_baseline() -> None:
     nodes = read_recipe(shipped_recipes()["cps-voc"], "paper", ["data=devkit"]).nodes
     assert {node.config.iterations for name, node in nodes.items() if name.startswith("train-")} == {39338}

@@ -1,17 +1,22 @@
-"""The results table: ours, published, difference; on a terminal, as Markdown, as JSON, half made."""
+"""The results table: ours, published, difference, costs; on a terminal, as Markdown, as JSON, as a plot, half made."""
 
 from __future__ import annotations
 
 import io
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
+from artifacts.errors import UsageError
 from artifacts.store import Work, Workspace
+from semiseg_cli.plots import draw_plot, plot_figures, positions
 from semiseg_cli.tables import table_json, table_markdown, table_text
-from stages.pipeline.table import Published, Row, Table
+from stages.pipeline.table import Plot, Published, Row, Table
 
 TABLE = Table(
     "Rows",
@@ -29,11 +34,11 @@ TABLE = Table(
 )
 
 
-def publish(workspace: Workspace, name: str, mean_iou: float | None) -> None:
+def publish(workspace: Workspace, name: str, mean_iou: float | None, summary: dict[str, Any] | None = None) -> None:
     work = Work("evaluate", 1, "metrics", name.ljust(12, "0"), {}, {}, {})
     with workspace.writing(name, work) as writer:
         writer.write_json("metrics.json", {"mean_iou": mean_iou})
-        workspace.publish(name, writer, work, {"mean_iou": mean_iou})
+        workspace.publish(name, writer, work, summary or {"mean_iou": mean_iou})
 
 
 @pytest.fixture
@@ -66,8 +71,165 @@ def test_json_holds_every_run(workspace: Workspace) -> None:
     assert table["rows"][1]["published"] is None
 
 
-def test_the_table_fits_80_columns(workspace: Workspace) -> None:
+def shown(table: Table, workspace: Workspace, width: int) -> str:
     buffer = io.StringIO()
-    Console(file=buffer, width=80).print(table_text(TABLE, workspace)[0])
-    assert max(map(len, buffer.getvalue().splitlines())) <= 80
-    assert "53.0 (50.0-56.0)" in buffer.getvalue()
+    console = Console(file=buffer, width=width)
+    for part in table_text(table, workspace, width)[0]:
+        console.print(part)
+    return buffer.getvalue()
+
+
+def test_the_table_fits_80_columns(workspace: Workspace) -> None:
+    text = shown(TABLE, workspace, 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "53.0 (50.0-56.0)" in text
+
+
+# --- costs, many columns, the plot ---
+
+METHODS = ("supervised", "other teacher", "cps", "self-training")
+NUMBERS = ("30", "120", "480")
+
+
+def wide(methods: tuple[str, ...] = METHODS, numbers: tuple[str, ...] = NUMBERS, costs: bool = True) -> Table:
+    rows = []
+    for method in methods:
+        nodes = {f"{n} labels": [f"{method[:4]}-n{n}-s{seed}" for seed in (0, 1)] for n in numbers}
+        runs = [[f"train-{node}"] for column in nodes.values() for node in column] if costs else []
+        rows.append(Row(method, nodes, None, runs))
+    points = {f"{n} labels": n for n in numbers}
+    return Table("Methods", "mean_iou", list(points), rows, plot=Plot("labelled pictures", points))
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Figures and trainings of `wide`: method 1 has 40.0 to 41.0 with 30 labels, and so on; 12 GiB of memory."""
+    place = Workspace(tmp_path_factory.mktemp("full") / "work")
+    for index, row in enumerate(wide().rows):
+        for step, nodes in enumerate(row.nodes.values()):
+            for seed, node in enumerate(nodes):
+                publish(place, node, 0.4 + 0.01 * index + 0.1 * step + 0.01 * seed)
+                summary = {"images_per_second": 10.0 * (index + 1), "peak_memory_mib": 12288}
+                publish(place, f"train-{node}", None, summary)
+    return place
+
+
+def test_costs_stand_beside_the_figures(full: Workspace) -> None:
+    lines = table_markdown(wide(), full).splitlines()
+    assert lines[2] == "| mean IoU | 30 labels | 120 labels | 480 labels | images/s | seconds a run | peak MiB |"
+    seconds = lines[5].split(" | ")[5]
+    assert lines[5] == (
+        "| other teacher | 41.5 (41.0-42.0) | 51.5 (51.0-52.0) | 61.5 (61.0-62.0) | 20.0 " + f"| {seconds} | 12288 |"
+    )
+    record = json.loads(json.dumps(table_json(wide(), full)))
+    assert record["rows"][1]["cost"]["images_per_second"] == 20.0
+    assert record["rows"][1]["cost"]["peak_memory_mib"] == 12288
+    assert record["rows"][1]["cost"]["seconds"] >= 0
+
+
+def test_rows_without_costs_have_a_dash_and_a_table_without_any_no_columns(full: Workspace) -> None:
+    mixed = wide()
+    mixed.rows[2] = wide(costs=False).rows[2]
+    lines = table_markdown(mixed, full).splitlines()
+    assert lines[6].endswith("| - | - | - |")
+    assert "cost" not in table_json(mixed, full)["rows"][2]
+    assert "images/s" not in table_markdown(wide(costs=False), full)
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 120, 200])
+def test_a_table_of_any_width_breaks_no_figure(full: Workspace, width: int) -> None:
+    """Columns that do not fit stand in a further table, with the labels of the rows again."""
+    table = wide()
+    parts, _ = table_text(table, full, width)
+    text = shown(table, full, width)
+    assert max(map(len, text.splitlines())) <= width
+    headers = [str(column.header) for part in parts for column in part.columns[1:]]
+    assert headers == ["30 labels", "120 labels", "480 labels", "images/s", "seconds a run", "peak MiB"]
+    words = text.split()
+    for label in METHODS:
+        for word in label.split():
+            assert words.count(word) == len(parts)
+    for row in table_json(table, full)["rows"]:
+        for figure in row["ours"].values():
+            low, high = min(figure["runs"].values()), max(figure["runs"].values())
+            assert f"({low:.1f}-{high:.1f})" in words
+    assert text.count("Methods") == 1
+    assert (len(parts) == 1) == (width >= 100)
+
+
+def overlaps(first: Any, second: Any) -> bool:
+    return first.x0 < second.x1 and second.x0 < first.x1 and first.y0 < second.y1 and second.y0 < first.y1
+
+
+def test_the_plot_shows_means_and_spreads_and_nothing_covers_anything(full: Workspace) -> None:
+    canvas = plot_figures(wide(), full)
+    canvas.draw_without_rendering()
+    (axes,) = canvas.axes
+    (legend,) = canvas.legends
+    assert [text.get_text() for text in axes.get_xticklabels()] == list(NUMBERS)
+    assert axes.get_xlabel() == "labelled pictures"
+    assert axes.get_ylabel() == "mean IoU, %"
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == list(reversed(METHODS))  # as the lines end
+    for index, container in enumerate(axes.containers):
+        line, _, (bars,) = container.lines
+        assert list(line.get_ydata()) == pytest.approx([40.5 + index, 50.5 + index, 60.5 + index])
+        ends = [sorted(y for _, y in segment) for segment in bars.get_segments()]
+        assert ends == [pytest.approx([40 + index + step, 41 + index + step]) for step in (0, 10, 20)]
+        places = list(line.get_xdata())
+        assert places[2] - places[1] == pytest.approx(places[1] - places[0])  # 30, 120, 480: by their logarithms
+    page, shown_legend = canvas.bbox, legend.get_window_extent()
+    assert not overlaps(shown_legend, axes.get_window_extent())
+    for part in (shown_legend, axes.get_tightbbox()):
+        assert page.x0 <= part.x0
+        assert page.y0 <= part.y0
+        assert part.x1 <= page.x1
+        assert part.y1 <= page.y1
+
+
+def test_every_line_of_a_plot_looks_different(tmp_path: Path) -> None:
+    methods = tuple(f"m{index:02d}" for index in range(14))
+    place = Workspace(tmp_path / "work")
+    for method in methods:
+        publish(place, f"{method}-n30-s0", 0.5)
+    canvas = plot_figures(wide(methods, ("30", "120"), costs=False), place)
+    lines = [container.lines[0] for container in canvas.axes[0].containers]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 14
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 14
+    assert all(len(line.get_xdata()) == 1 for line in lines)  # what is not made yet is left out
+    bars = [container.lines[2][0].get_segments() for container in canvas.axes[0].containers]
+    assert all(len(segment) == 0 or np.isnan(segment).any() for (segment,) in bars)  # one run has no spread
+
+
+def test_a_plot_without_any_figure_is_empty_and_no_mistake(workspace: Workspace, tmp_path: Path) -> None:
+    draw_plot(wide(), workspace, tmp_path / "empty.png")
+    draw_plot(wide(numbers=()), workspace, tmp_path / "no-columns.png")
+    with Image.open(tmp_path / "empty.png") as picture:
+        assert picture.size == (1200, 750)
+
+
+def test_the_suffix_says_the_format(full: Workspace, tmp_path: Path) -> None:
+    draw_plot(wide(), full, tmp_path / "plot.svg")
+    assert "<svg" in (tmp_path / "plot.svg").read_text()
+    for name in ("plot.docx", "plot"):
+        with pytest.raises(UsageError, match="cannot be written as") as caught:
+            draw_plot(wide(), full, tmp_path / name)
+        assert "png" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["10", "100", "1000"], [1, 2, 3]),
+        (["0.1", "10"], [-1, 1]),
+        (["0", "5", "20"], [0, 5, 20]),  # zero has no logarithm
+        (["-1", "2"], [-1, 2]),
+        (["1/8", "1/4", "full"], [0, 1, 2]),
+        (["10", "all"], [0, 1]),
+        (["nan", "1", "inf"], [0, 1, 2]),
+        (["²", "."], [0, 1]),
+        ([], []),
+    ],
+)
+def test_values_stand_by_their_logarithm_where_they_have_one(texts: list[str], expected: list[float]) -> None:
+    assert positions(texts) == pytest.approx(expected)

@@ -1,10 +1,19 @@
-"""Means, spreads, missing runs and the sentence on the order of rows."""
+"""Reading a table, repeated rows and columns; means, spreads, costs, missing runs; the sentence on the rows' order."""
 
 from __future__ import annotations
 
-import pytest
+import json
+from dataclasses import replace
+from typing import Any
 
-from stages.pipeline.table import Figure, Row, Table, order_sentence
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from artifacts.store import Work, Workspace
+from stages.pipeline.recipe import resolve
+from stages.pipeline.run_recipe import read_record, save_record
+from stages.pipeline.table import Cost, Figure, Plot, Row, Table, order_sentence, read_table, row_cost
 
 
 def table(*order: str) -> Table:
@@ -57,3 +66,188 @@ def test_missing_rows_are_named_instead_of_compared() -> None:
 
 def test_without_a_published_order_nothing_is_said() -> None:
     assert order_sentence(table(), figures(a=[1], b=[2], c=[3]), "ours") is None
+
+
+# --- rows and columns that stand for repeated values ---
+
+REPEATED: dict[str, Any] = {
+    "columns": ["{labelled} labels", "{labelled} labels, CRF"],
+    "plot": {"over": "labelled", "column": "{labelled} labels", "label": "labelled pictures"},
+    "rows": [
+        {
+            "label": "{method}",
+            "nodes": {
+                "{labelled} labels": "evaluate-{method}-n{labelled}-s{seed}",
+                "{labelled} labels, CRF": "crf-{method}-n{labelled}-s{seed}",
+            },
+            "costs": ["teacher-n{labelled}", "train-{method}-n{labelled}-s{seed}"],
+        }
+    ],
+}
+
+
+def nodes_of(repeat: dict[str, list[Any]]) -> dict[str, str | None]:
+    """The nodes that the table refers to, by plain loops, with the kinds they make."""
+    kinds: dict[str, str | None] = {}
+    for number in repeat["labelled"]:
+        kinds[f"teacher-n{number}"] = "segmenter"
+        for method in repeat["method"]:
+            for seed in repeat["seed"]:
+                kinds[f"train-{method}-n{number}-s{seed}"] = "segmenter"
+                for stage in ("evaluate", "crf"):
+                    kinds[f"{stage}-{method}-n{number}-s{seed}"] = "metrics"
+    return kinds
+
+
+def read(values: dict[str, Any], repeat: dict[str, list[Any]]) -> tuple[Table, list[str]]:
+    mistakes: list[str] = []
+    table = read_table(values, repeat, nodes_of(repeat), lambda key, text: mistakes.append(f"{key}: {text}"))
+    return table, mistakes
+
+
+def mistake_in(change: dict[str, Any], **of_the_row: Any) -> str:
+    row = {**REPEATED["rows"][0], **of_the_row}
+    repeat = {"method": ["cps", "cct"], "labelled": [30, 120], "seed": [0, 1]}
+    return "; ".join(read({**REPEATED, "rows": [row], **change}, repeat)[1])
+
+
+@given(
+    st.lists(st.sampled_from(["cps", "cct", "fixmatch"]), unique=True),
+    st.lists(st.integers(1, 2000), unique=True, max_size=4),
+    st.lists(st.integers(0, 3), unique=True, max_size=3),
+)
+def test_rows_and_columns_are_repeated_and_what_is_left_is_averaged(methods, numbers, seeds):
+    table, mistakes = read(REPEATED, {"method": methods, "labelled": numbers, "seed": seeds})
+    assert not mistakes
+    assert table.columns == [f"{n} labels" for n in numbers] + [f"{n} labels, CRF" for n in numbers]
+    assert [row.label for row in table.rows] == methods  # an empty list leaves them out
+    for row in table.rows:
+        assert set(row.nodes) == set(table.columns)
+        for n in numbers:
+            assert row.nodes[f"{n} labels"] == [f"evaluate-{row.label}-n{n}-s{seed}" for seed in seeds]
+            assert row.nodes[f"{n} labels, CRF"] == [f"crf-{row.label}-n{n}-s{seed}" for seed in seeds]
+        assert sorted(row.costs) == sorted(
+            [f"teacher-n{n}", f"train-{row.label}-n{n}-s{seed}"] for n in numbers for seed in seeds
+        )
+    assert table.plot == Plot("labelled pictures", {f"{n} labels": str(n) for n in numbers})
+
+
+def test_an_empty_list_leaves_nodes_and_rows_out(raw_recipe: dict[str, Any]) -> None:
+    raw_recipe["repeat"] = {"seed": [0, 1], "kind": [], "row": ["plain", []]}
+    node = {"stage": "toy-score", "inputs": {"sum": "sum-s{seed}"}}
+    raw_recipe["nodes"] |= {"score-{kind}-s{seed}": node, "of-{row}-s{seed}": node}
+    raw_recipe["table"]["rows"] += [
+        {"label": "{kind}", "nodes": {"ours": "score-{kind}-s{seed}"}, "costs": ["score-{kind}-s{seed}"]},
+        {"label": "{row}", "nodes": {"ours": "of-{row}-s{seed}"}},
+    ]
+    recipe = resolve(raw_recipe, "toy.yaml")
+    assert [name for name in recipe.nodes if name.startswith(("score", "of"))] == [
+        "score-s0",
+        "score-s1",
+        "of-plain-s0",
+        "of-plain-s1",
+    ]
+    assert recipe.table is not None
+    assert [row.label for row in recipe.table.rows] == ["sum", "plain"]
+    raw_recipe["repeat"]["kind"] = ["a"]
+    recipe = resolve(raw_recipe, "toy.yaml")
+    assert {"score-a-s0", "score-a-s1"} <= set(recipe.nodes)
+
+
+def test_costs_and_plot_come_back_from_the_record(raw_recipe: dict[str, Any], workspace: Workspace) -> None:
+    raw_recipe["table"] |= {
+        "columns": ["seed {seed}"],
+        "plot": {"over": "seed", "column": "seed {seed}", "label": "seed"},
+        "rows": [
+            {"label": "sum", "nodes": {"seed {seed}": "score-s{seed}"}, "costs": ["sum-s{seed}", "score-s{seed}"]}
+        ],
+    }
+    recipe = resolve(raw_recipe, "toy.yaml")
+    save_record(workspace, recipe)
+    record = read_record(workspace)
+    assert record is not None
+    assert record.table == recipe.table
+    assert recipe.table is not None
+    assert recipe.table.rows[0].costs == [["sum-s0", "score-s0"], ["sum-s1", "score-s1"]]
+    path = workspace.path / ".recipe.json"  # as written before there were costs and plots
+    old = json.loads(path.read_text())
+    del old["table"]["plot"], old["table"]["rows"][0]["costs"]
+    path.write_text(json.dumps(old))
+    record = read_record(workspace)
+    assert record is not None
+    assert record.table == replace(recipe.table, plot=None, rows=[replace(recipe.table.rows[0], costs=[])])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            {"plot": {"over": "labeled", "column": "x", "label": "y"}},
+            "table.plot: expected over, column, label; over: ",
+        ),
+        ({"plot": {"over": ["labelled"], "column": "x", "label": "y"}}, "over: one of method, labelled, seed"),
+        ({"plot": {"over": "labelled"}}, "table.plot: expected over, column, label"),
+        ({"plot": "labelled"}, "table.plot: expected over, column, label"),
+        (
+            {"plot": {"over": "labelled", "column": "{labelled} masks", "label": "y"}},
+            "table.plot.column: no such column: 30 masks, 120 masks; columns: 30 labels, 120 labels, 30 labels, CRF",
+        ),
+        (
+            {"plot": {"over": "labelled", "column": "30 labels", "label": "y"}},
+            "table.plot.column: '30 labels' does not refer to {labelled}",
+        ),
+        ({"rows": REPEATED["rows"] * 2}, "table.rows: 2 rows are called 'cps'; each needs a label of its own"),
+    ],
+)
+def test_a_mistake_in_a_repeated_table_is_named(change: dict[str, Any], expected: str) -> None:
+    assert expected in mistake_in(change)
+
+
+@pytest.mark.parametrize(
+    ("costs", "expected"),
+    [
+        (
+            ["trian-cps-n30-s0"],
+            "table.rows.0.costs: there is no node 'trian-cps-n30-s0', did you mean 'train-cps-n30-s0'?",
+        ),
+        ("train-cps-n30-s0", "table.rows.0.costs: expected a list of nodes, found 'train-cps-n30-s0'"),
+    ],
+)
+def test_a_mistake_in_the_costs_is_named(costs: Any, expected: str) -> None:
+    assert expected in mistake_in({}, costs=costs)
+
+
+def test_a_column_that_a_row_does_not_fix_is_a_mistake() -> None:
+    text = mistake_in({}, nodes={"{labelled} masks": "evaluate-{method}-n{labelled}-s{seed}"})
+    assert "table.rows.0.nodes.{labelled} masks: no such column; columns: 30 labels, 120 labels" in text
+
+
+# --- costs ---
+
+
+def publish_run(workspace: Workspace, name: str, seconds: float, **summary: Any) -> None:
+    """A training's artifact; `seconds` are written into its manifest, as its clock cannot be set."""
+    work = Work("train", 1, "segmenter", name.encode().hex().ljust(64, "0")[:64], {}, {}, {})
+    with workspace.writing(name, work) as writer:
+        writer.write_json("network.json", {})
+        workspace.publish(name, writer, work, summary)
+    path = workspace.path / name / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": seconds}))
+
+
+def test_costs_are_means_over_the_runs_that_are_there(workspace: Workspace) -> None:
+    publish_run(workspace, "teacher", 10.0, images_per_second=99.0, peak_memory_mib=5000)
+    publish_run(workspace, "s0", 100.0, images_per_second=20.0, peak_memory_mib=3000)
+    publish_run(workspace, "s1", 140.0, images_per_second=30.0, peak_memory_mib=6000)
+    row = Row("a", {}, None, [["teacher", "s0"], ["teacher", "s1"], ["teacher", "s2"]])
+    assert row_cost(row, workspace) == Cost(seconds=130.0, images_per_second=25.0, peak_memory_mib=5500.0)
+    assert row_cost(replace(row, costs=[["teacher", "s2"]]), workspace) is None
+    assert row_cost(replace(row, costs=[]), workspace) is None
+
+
+def test_on_a_cpu_no_memory_is_told(workspace: Workspace) -> None:
+    publish_run(workspace, "s0", 100.0, images_per_second=20.0, peak_memory_mib=None)
+    publish_run(workspace, "labels", 5.0, images=7)  # no training: no images/s
+    row = Row("a", {}, None, [["labels", "s0"]])
+    assert row_cost(row, workspace) == Cost(seconds=105.0, images_per_second=20.0, peak_memory_mib=None)
+    assert row_cost(replace(row, costs=[["s0", "labels"]]), workspace) == Cost(105.0, None, None)
