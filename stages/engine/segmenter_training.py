@@ -76,6 +76,12 @@ def train_segmenter(
         distributed.rank(),
         distributed.world_size(),
     )
+    if distributed.rank() == 0:
+        for name, stream in streams.items():
+            if (number := len({entry.image_id for entry in stream.entries})) < stream.batch_size:
+                execution.progress.note(
+                    f"{name}: {number} pictures for batches of {stream.batch_size}, so a batch holds some more than once"
+                )
     steps = snapshot_steps(config)
     fitted = fit(
         kind(config.method, setup),

@@ -374,6 +374,18 @@ def test_a_checkpoint_of_something_else_is_refused(spoil, training, execution):
         train(training, config, f"foreign-{spoil}", execution)
 
 
+def test_the_checkpoint_of_another_method_is_refused(training, execution):
+    """Moved there by hand: work of another method has another folder."""
+    for name, method in (("own", "supervised"), ("other", "cps")):
+        with pytest.raises(StoppedError):
+            train(training, training.config(method), f"method-{name}", execution, progress=StopAt(2))
+    own, other = (training.space.partials(f"method-{name}")[0] / ".scratch" / CHECKPOINT for name in ("own", "other"))
+    own.write_bytes(other.read_bytes())
+    with pytest.raises(ArtifactError, match="is of Cps, not of Supervised") as caught:
+        train(training, training.config("supervised"), "method-own", execution)
+    assert "from its first step" in caught.value.hint
+
+
 def test_another_config_has_another_folder_and_both_can_be_continued(training, execution):
     first, second = training.config(seed=21), training.config(seed=22)
     for config in (first, second):
@@ -383,6 +395,18 @@ def test_another_config_has_another_folder_and_both_can_be_continued(training, e
     progress = StopAt(None)
     train(training, second, "two", execution, progress=progress)
     assert progress.notes == ["continuing from step 2 of 6"]
+
+
+def test_fewer_labels_than_the_batch_holds_are_told(training, execution):
+    progress = StopAt(None)
+    config = training.config("cps", batch_size=16, iterations=1)
+    train(training, config, "few", execution, progress=progress)
+    assert "strong: 6 pictures for batches of 8, so a batch holds some more than once" in progress.notes
+
+
+def test_a_batch_of_one_has_no_halves(training, execution):
+    with pytest.raises(ConfigError, match="equal halves"):
+        train(training, training.config("mean-teacher", batch_size=1), "one", execution)
 
 
 def test_weights_that_are_not_there_are_named(training, execution):
@@ -398,6 +422,22 @@ def test_a_loss_that_is_not_a_number_names_step_and_term(log_every, training, ex
         train(training, config, f"nan-{log_every}", execution, checkpoint_every_s=1e9)
     assert ("at step" if log_every == 1 else "between steps 1 and 4") in caught.value.message
     assert "optimizer.lr" in caught.value.hint
+
+
+def test_a_loss_that_is_not_a_number_names_the_checkpoint_to_return_to(training, execution):
+    """A weight that is far too large, but finite, in the checkpoint of step 2."""
+    config = training.config("supervised", log_every=1, ema_decay=None)
+    with pytest.raises(StoppedError):
+        train(training, config, "nan-later", execution, progress=StopAt(3))
+    (folder,) = training.space.partials("nan-later")
+    state = checkpoint.load(folder / ".scratch" / CHECKPOINT)
+    name = next(key for key in state["networks"] if key.endswith("scores.weight"))
+    state["networks"][name] = torch.full_like(state["networks"][name], 1e38)
+    checkpoint.save(folder / ".scratch" / CHECKPOINT, state)
+    with pytest.raises(SemisegError, match="not a finite number at step 3") as caught:
+        train(training, config, "nan-later", execution)
+    assert "of step 2" in caught.value.hint
+    assert str(folder / ".scratch" / CHECKPOINT) in caught.value.hint
 
 
 def test_spoilt_weights_are_neither_saved_nor_exported(training, execution):
