@@ -262,6 +262,15 @@ def test_dropout_is_off_while_the_direction_is_found(case):
     assert torch.equal(*found)
 
 
+def test_the_students_head_is_in_eval_mode_while_it_gives_the_direction(case):
+    """Its passes: labelled pictures; clean and probed features; features with noise."""
+    made, modes = case("vat", level="feature"), []
+    head = made.method.student.head
+    head.register_forward_pre_hook(lambda *_: modes.append(any(part.training for part in head.modules())))
+    made.losses()
+    assert modes == [True, False, False, True]
+
+
 def test_the_direction_on_pictures_is_in_single_precision_under_autocast(case):
     """In half precision the probing step would vanish beside the picture, or make another direction."""
     made = part(case("vat", level="image", threshold=0.0))
