@@ -14,7 +14,7 @@ from pathlib import Path
 
 from artifacts.errors import ConfigError
 from semiseg_cli.console import out, plain_table, size, state_text, write_json
-from semiseg_cli.options import RUNS, JsonOption
+from semiseg_cli.options import RUNS, JsonOption, WorkspaceOption
 from stages.contract import default_workers
 
 _MODULES = ("numpy", "scipy", "h5py", "PIL", "skimage", "pydantic", "yaml", "typer", "rich", "tensorboard")
@@ -32,10 +32,10 @@ class Finding:
     hint: str = ""
 
 
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Check versions, GPU, CPU cores, memory, disk and compiled parts; exit with 3 when something needed is missing."""
     findings = [_python(), *(_module(name) for name in _MODULES), *_torch(), _dense_crf()]
-    findings += [_cores(), *_memory(), _disk(), _git()]
+    findings += [_cores(), *_memory(), _disk(workspace or RUNS), _git()]
     missing = [finding for finding in findings if finding.state == "missing"]
     if as_json:
         write_json({"ok": not missing, "findings": [asdict(finding) for finding in findings]})
@@ -126,8 +126,9 @@ def _memory() -> list[Finding]:
     return [Finding("memory", state, f"{size(available)} available of {size(total)}")]
 
 
-def _disk() -> Finding:
-    place = RUNS if RUNS.is_dir() else Path.cwd()
+def _disk(place: Path) -> Finding:
+    """Of the nearest folder above `place` that is there."""
+    place = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir())
     usage = shutil.disk_usage(place)
     state = "note" if usage.free < _LITTLE_DISK else "ok"
     return Finding("disk", state, f"{size(usage.free)} free at {place.resolve()}")

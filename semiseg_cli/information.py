@@ -9,7 +9,7 @@ import typer
 
 from artifacts.errors import UsageError
 from semiseg_cli.console import out, plain_table, say, write_json
-from semiseg_cli.options import JsonOption
+from semiseg_cli.options import AnyWorkspace, JsonOption
 from stages.config import describe_config
 from stages.contract import STAGE_MODULES, load_stage
 from stages.pipeline.recipe import did_you_mean
@@ -17,6 +17,7 @@ from stages.pipeline.recipe import did_you_mean
 
 def config(
     stage: Annotated[str, typer.Argument(metavar="STAGE", help=f"One of {', '.join(STAGE_MODULES)}.")],
+    workspace: AnyWorkspace = None,
 ) -> None:
     """Print every setting of a stage with its meaning and default, as YAML for --config."""
     if stage not in STAGE_MODULES:
@@ -29,6 +30,7 @@ def config(
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, in detail.")] = None,
     as_json: JsonOption = False,
+    workspace: AnyWorkspace = None,
 ) -> None:
     """List the training methods: what each needs, what a step costs, which recipe reproduces it.
 

@@ -28,6 +28,8 @@ WorkspaceOption = Annotated[
         show_default=False,
     ),
 ]
+# of the commands that say the same everywhere: scripts may give it to every command
+AnyWorkspace = Annotated[Path | None, typer.Option("--workspace", "-w", metavar="DIR", help="Changes nothing here.")]
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1. Never changes what is computed.")
 ]

@@ -564,3 +564,11 @@ def test_ctrl_c_is_exit_130_and_the_same_command_continues(tmp_path: Path) -> No
     assert "to continue: semiseg run little.yaml --workers 1" in err
     assert list(folder.glob(".data.*.partial"))
     assert not (folder / "data").exists()
+
+
+@pytest.mark.parametrize("command", [*STAGE_MODULES, *COMMANDS])
+def test_every_command_takes_a_workspace(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [command, "files"] if command == "export" else [command]
+    code, out, _ = run(capsys, *words, "--help")
+    assert code == 0
+    assert "--workspace" in out
