@@ -114,6 +114,7 @@ class MeanTeacherSettings(MethodSettings):
         "z: labelled and unlabelled pictures; consistency logits: without the softmax",
         cost="2 forward, 2 backward; teacher 2 forward",
         sources=("TorchSemiSeg's code: MSE on softmax, weight 100", "PixelSSL's code: MSE on logits, weight 1, ramp"),
+        recipe="voc-blended",
         inference="the student (evaluate teacher: the average)",
     )
     name: Literal["mean-teacher"] = "mean-teacher"

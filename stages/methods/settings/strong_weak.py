@@ -41,6 +41,7 @@ class FixMatchSettings(StrongWeakSettings):
         "S: colours, blur, and a box of another picture; V: valid pixels",
         cost="4 forward, 3 backward",
         sources=("Yang et al., CVPR 2023, Eq. 1-3", "its code: fixmatch.py"),
+        recipe="voc-classic",
     )
     name: Literal["fixmatch"] = "fixmatch"
 
@@ -57,6 +58,7 @@ class UniMatchSettings(StrongWeakSettings):
         "L_k = 1/|V| sum_V [P(u) >= tau] CE(f_k, argmax P(u)); fp: channels of the features dropped",
         cost="5 forward, 4 backward; once more both through the head",
         sources=("Yang et al., CVPR 2023, Eq. 4-8", "its code: unimatch.py, configs"),
+        recipe="voc-classic",
     )
     name: Literal["unimatch"] = "unimatch"
     feature_weight: Share = Field(
@@ -79,6 +81,7 @@ class UniMatchV2Settings(StrongWeakSettings):
         "L_k = 1/|V| sum_V [P_t(u) >= tau] CE(g(m_k e(S_k(u))), argmax P_t(u)),  m_1 + m_2 = 2",
         cost="5 forward, 3 backward",
         sources=("Yang et al., arXiv 2410.10777", "its code: unimatch_v2.py, model/semseg/dpt.py"),
+        recipe="voc-classic",
         inference="the teacher",
     )
     name: Literal["unimatch-v2"] = "unimatch-v2"
