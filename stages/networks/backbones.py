@@ -2,7 +2,8 @@
 
 Every backbone is called with normalised images (B, 3, H, W) and returns {"low", "high"}: `high` at the output stride,
 `low` at stride 4 for decoders. A map has ceil(size / stride) cells, cell i centred on pixel stride * i
-(`upsample` in stages/networks/segmenter.py maps it back without a shift).
+(`upsample` in stages/networks/heads.py maps it back without a shift). DINOv2 alone has patches instead, and two more
+maps (stages/networks/vision_transformer.py).
 """
 
 from __future__ import annotations
@@ -223,6 +224,10 @@ def build_backbone(name: str, output_stride: int) -> Backbone:
         from stages.networks.hrnet import HRNet  # which takes from this module
 
         return HRNet(name)
+    if name.startswith("dinov2"):
+        from stages.networks.vision_transformer import build_dinov2
+
+        return build_dinov2(name)
     return ResNet(name, output_stride)
 
 

@@ -21,8 +21,19 @@ from pydantic import Field
 from artifacts.errors import ConfigError
 from stages.config import SHORTHAND, Config
 
-BackboneName = Literal["tiny", "vgg16", "resnet50", "resnet101", "mobilenet_v2", "hrnet_w18_small", "hrnet_w48"]
-HeadName = Literal["largefov", "aspp", "deeplabv3plus", "fcn"]
+BackboneName = Literal[
+    "tiny",
+    "vgg16",
+    "resnet50",
+    "resnet101",
+    "mobilenet_v2",
+    "hrnet_w18_small",
+    "hrnet_w48",
+    "dinov2_small",
+    "dinov2_base",
+    "dinov2_large",
+]
+HeadName = Literal["largefov", "aspp", "deeplabv3plus", "fcn", "dpt"]
 
 # output strides that a segmenter's backbone can be given
 OUTPUT_STRIDES: Mapping[str, tuple[int, ...]] = {
@@ -33,9 +44,13 @@ OUTPUT_STRIDES: Mapping[str, tuple[int, ...]] = {
     "mobilenet_v2": (8, 16, 32),
     "hrnet_w18_small": (4,),
     "hrnet_w48": (4,),
+    "dinov2_small": (14,),
+    "dinov2_base": (14,),
+    "dinov2_large": (14,),
 }
 BATCH_NORM_BACKBONES = ("resnet50", "resnet101", "mobilenet_v2", "hrnet_w18_small", "hrnet_w48")
-TIMM_BACKBONES = ("hrnet_w18_small", "hrnet_w48")  # of segmenters only
+DINOV2_BACKBONES = ("dinov2_small", "dinov2_base", "dinov2_large")
+TIMM_BACKBONES = ("hrnet_w18_small", "hrnet_w48", *DINOV2_BACKBONES)  # of segmenters only
 TIMM_INSTALL = "pip install 'semiseg[timm]'"
 
 # atrous rates where the config says null: the published ones, for crops of 321 pixels and more
@@ -44,6 +59,7 @@ ATROUS_RATES: Mapping[str, tuple[int, ...]] = {
     "aspp": (6, 12, 18, 24),
     "deeplabv3plus": (6, 12, 18),
     "fcn": (1,),
+    "dpt": (),
 }
 # ... and for the small nets, whose crops of about 100 pixels are a handful of cells wide (ours)
 SMALL_ATROUS_RATES: Mapping[str, tuple[int, ...]] = {
@@ -51,6 +67,7 @@ SMALL_ATROUS_RATES: Mapping[str, tuple[int, ...]] = {
     "aspp": (1, 2, 3, 4),
     "deeplabv3plus": (1, 2),
     "fcn": (1,),
+    "dpt": (),
 }
 SMALL_BACKBONES = ("tiny", "mobilenet_v2")
 
@@ -79,13 +96,16 @@ class BackboneConfig(Config):
         "tiny",
         description="tiny: our own net of 0.4 M parameters, GroupNorm, learns from scratch on a CPU.\n"
         "vgg16, resnet50, resnet101, mobilenet_v2: the nets of torchvision.\n"
-        "hrnet_w18_small, hrnet_w48: those of timm (an optional dependency), for segmenters.",
+        "hrnet_w18_small, hrnet_w48: those of timm (an optional dependency), for segmenters.\n"
+        "dinov2_small, dinov2_base, dinov2_large: vision transformers of timm, with the head dpt.",
     )
     weights: str = Field(
         "none",
         description="Where the backbone's weights come from: none = random;\n"
         "imagenet = torchvision's IMAGENET1K_V1 weights, downloaded once by torchvision (HRNet: timm's);\n"
-        "or a file: a torchvision (timm) state dict, or the weights.pt of a network artifact (its backbone is taken).",
+        "pretrained = DINOv2's, downloaded once by timm;\n"
+        "or a file: a state dict of torchvision, timm or DINOv2, or the weights.pt of a network artifact (of which\n"
+        "the backbone is taken).",
     )
     freeze_batch_norm: bool = Field(
         True,
@@ -97,8 +117,8 @@ class BackboneConfig(Config):
     )
 
     def weights_file(self) -> Path | None:
-        """The local file that `weights` names, or None for `none` and `imagenet`."""
-        return None if self.weights in ("none", "imagenet") else Path(self.weights).expanduser()
+        """The local file that `weights` names, or None for `none`, `imagenet` and `pretrained`."""
+        return None if self.weights in ("none", "imagenet", "pretrained") else Path(self.weights).expanduser()
 
     def check(self) -> None:
         """Cheap checks before work starts: ConfigError where this network cannot be built as configured."""
@@ -106,7 +126,7 @@ class BackboneConfig(Config):
         if file is not None and not file.is_file():
             raise ConfigError(
                 f"network.weights: there is no file {file}",
-                "give the path of a torchvision state dict, or one of: none, imagenet",
+                f"give the path of a state dict, or one of: none, {self._download_name()}",
             )
         if self.backbone in TIMM_BACKBONES and importlib.util.find_spec("timm") is None:
             raise ConfigError(f"network: {self.backbone} is built by timm, which is not installed", TIMM_INSTALL)
@@ -121,7 +141,17 @@ class BackboneConfig(Config):
     def _check_weights_name(self) -> BackboneConfig:
         if self.backbone == "tiny" and self.weights == "imagenet":
             raise ValueError("tiny has no ImageNet weights: use weights none or a file")
+        if self.backbone in DINOV2_BACKBONES and self.weights == "imagenet":
+            raise ValueError(
+                f"{self.backbone} was not trained on ImageNet's labels: use weights pretrained (DINOv2's own, by timm) "
+                "or a file of timm or DINOv2"
+            )
+        if self.backbone not in DINOV2_BACKBONES and self.weights == "pretrained":
+            raise ValueError(f"weights pretrained are for {', '.join(DINOV2_BACKBONES)}; for {self.backbone}: imagenet")
         return self
+
+    def _download_name(self) -> str:
+        return "pretrained" if self.backbone in DINOV2_BACKBONES else "imagenet"
 
 
 CLASSIFIER_PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -155,13 +185,13 @@ class NetworkConfig(BackboneConfig):
         "fcn",
         description="largefov: one dilated 3x3 branch (DeepLab-LargeFOV, SEC). aspp: such branches summed\n"
         "(DeepLab-ASPP, DeepLabv2). deeplabv3plus: pyramid with image pooling and a decoder at stride 4.\n"
-        "fcn: 3x3 conv, norm, ReLU, dropout, 1x1 conv.",
+        "fcn: 3x3 conv, norm, ReLU, dropout, 1x1 conv. dpt: four levels of a DINOv2 backbone, logits for every pixel.",
     )
-    output_stride: Literal[4, 8, 16, 32] = Field(
+    output_stride: Literal[4, 8, 14, 16, 32] = Field(
         16,
         description="Input pixels per cell of the backbone's last map, reached by dilation instead of striding\n"
-        "(tiny: 8 or 16, no dilation; HRNet: 4, always). On a CPU keep mobilenet_v2 at 16: dilated depthwise\n"
-        "convolutions are very slow.",
+        "(tiny: 8 or 16, no dilation; HRNet: 4, DINOv2: 14, always). On a CPU keep mobilenet_v2 at 16:\n"
+        "dilated depthwise convolutions are very slow.",
     )
     neck_layers: int = Field(
         0,
@@ -201,6 +231,13 @@ class NetworkConfig(BackboneConfig):
             raise ValueError(
                 f"{self.backbone} has output_stride {' or '.join(map(str, strides))}, not {self.output_stride}"
             )
+        if (self.head == "dpt") != (self.backbone in DINOV2_BACKBONES):
+            raise ValueError(
+                f"the head dpt and the backbones {', '.join(DINOV2_BACKBONES)} belong together, found the head "
+                f"{self.head} on {self.backbone}"
+            )
+        if self.head == "dpt" and (self.neck_layers or self.atrous_rates is not None):
+            raise ValueError("the head dpt has no atrous_rates, and takes four levels: neck_layers 0")
         if self.head_channels == 0 and self.head != "aspp":
             raise ValueError(f"head_channels 0 is for the head aspp; {self.head} needs at least 1")
         if self.atrous_rates is not None:
@@ -211,7 +248,7 @@ class NetworkConfig(BackboneConfig):
         return self
 
     def rates(self) -> tuple[int, ...]:
-        """The head's dilations in force."""
+        """The head's dilations in force; none for dpt."""
         if self.atrous_rates is not None:
             return self.atrous_rates
         table = SMALL_ATROUS_RATES if self.backbone in SMALL_BACKBONES else ATROUS_RATES
@@ -297,5 +334,30 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "head_channels": 128,
         "freeze_batch_norm": False,
         "dropout": 0.1,
+    },
+    # Yang et al. 2024 (UniMatch V2): DINOv2 with DPT (Ranftl et al. 2021) without norms; needs timm
+    "dpt-dinov2-small": {
+        "backbone": "dinov2_small",
+        "head": "dpt",
+        "weights": "pretrained",
+        "output_stride": 14,
+        "head_channels": 64,
+        "dropout": 0.0,
+    },
+    "dpt-dinov2-base": {
+        "backbone": "dinov2_base",
+        "head": "dpt",
+        "weights": "pretrained",
+        "output_stride": 14,
+        "head_channels": 128,
+        "dropout": 0.0,
+    },
+    "dpt-dinov2-large": {
+        "backbone": "dinov2_large",
+        "head": "dpt",
+        "weights": "pretrained",
+        "output_stride": 14,
+        "head_channels": 256,
+        "dropout": 0.0,
     },
 }

@@ -16,10 +16,11 @@ def upsample(x: Tensor, size: tuple[int, int], stride: int) -> Tensor:
 
     x (B, C, h, w) with h = ceil(H / stride) -> (B, C, H, W), size = (H, W). At H = stride * (h - 1) + 1 (321, 513: the
     sizes of the DeepLab line) this equals `align_corners=True`; at other sizes that option would stretch the map by an
-    amount that depends on the size, and `align_corners=False` would shift it by (stride - 1) / 2 pixels.
+    amount that depends on the size, and `align_corners=False` would shift it by (stride - 1) / 2 pixels. At stride 1
+    what reaches beyond the picture is cut off.
     """
     if stride == 1:
-        return x
+        return x[..., : size[0], : size[1]]
     height, width = x.shape[-2:]
     # one more cell for the pixels beyond the last cell's centre (cat: replicate padding's backward is random on CUDA)
     padded = torch.cat([x, x[..., -1:]], dim=3)
@@ -152,6 +153,11 @@ class DeepLabV3Plus(nn.Module):
 def build_head(config: NetworkConfig, channels: tuple[int, int], factor: int, num_classes: int) -> nn.Module:
     """The head of `config` for features of `channels` (low, high); random weights from torch's global generator."""
     low, high = channels
+    if config.head == "dpt":
+        from stages.networks.vision_transformer import ARCHITECTURES, DPT  # which takes from this module
+
+        widths = ARCHITECTURES[config.backbone].widths
+        return DPT(high, num_classes, widths, config.head_channels, config.dropout)
     if config.neck_layers:
         high = config.neck_channels
     if config.head in ("largefov", "aspp"):

@@ -40,20 +40,27 @@ class Segmenter(nn.Module):
         self.backbone = build_backbone(config.backbone, config.output_stride)
         self.neck = _neck(self.backbone.high_channels, config)
         self.head = _head_for(self.backbone, config, num_classes)
-        self.stride = self.backbone.low_stride if config.head == "deeplabv3plus" else self.backbone.stride
+        strides = {"deeplabv3plus": self.backbone.low_stride, "dpt": 1}
+        self.stride = strides.get(config.head, self.backbone.stride)
         self.pretrained: tuple[str, ...] = ()
         self.class_names: tuple[str, ...] = ()
         if config.freeze_batch_norm:
             self.backbone.freeze_batch_norm()
 
     def trunk(self, images: Tensor) -> Features:
-        """Normalised images (B, 3, H, W) -> {"low": (B, _, H/4, W/4), "high": (B, _, h, w)}, what every head takes."""
+        """Normalised images (B, 3, H, W) -> {"low": (B, _, H/4, W/4), "high": (B, _, h, w)}, what every head takes.
+
+        DINOv2: "low", "level_2", "level_3" and "high", all (B, _, ceil(H / 14), ceil(W / 14)).
+        """
         features = self.backbone(images)
-        return {"low": features["low"], "high": self.neck(features["high"])}
+        return {**features, "high": self.neck(features["high"])}
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> logits (B, num_classes, ceil(H / stride), ceil(W / stride))."""
-        return self.head(self.trunk(images))
+        logits = self.head(self.trunk(images))
+        if self.stride == 1:  # of whole patches
+            return logits[..., : images.shape[2], : images.shape[3]]
+        return logits
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """See `parameter_groups`: pretrained are the parameters that came from `config.weights`."""

@@ -1,4 +1,4 @@
-"""Networks of timm (PyTorch Image Models), an optional dependency: built, and their ImageNet weights, by name."""
+"""Networks of timm (PyTorch Image Models), an optional dependency: built, and their published weights, by name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from artifacts.errors import ConfigError
 from stages.networks.config import TIMM_INSTALL
 
-IMAGENET_WEIGHTS = {
+WEIGHTS = {
     "hrnet_w18_small": "hrnet_w18_small.ms_in1k",  # Microsoft's, those of the papers
     "hrnet_w48": "hrnet_w48.ms_in1k",
+    "dinov2_small": "vit_small_patch14_dinov2.lvd142m",
+    "dinov2_base": "vit_base_patch14_dinov2.lvd142m",
+    "dinov2_large": "vit_large_patch14_dinov2.lvd142m",
 }
 
 
@@ -21,16 +24,16 @@ def create(name: str, **changes: Any) -> nn.Module:
     return _timm().create_model(name, pretrained=False, **changes)
 
 
-def imagenet_state(name: str) -> dict[str, Tensor]:
-    """The ImageNet weights of a backbone by timm's names, from its cache or by its download."""
-    tag = IMAGENET_WEIGHTS[name]
+def pretrained_state(name: str) -> dict[str, Tensor]:
+    """The published weights of a backbone by timm's names, from its cache or by its download."""
+    tag = WEIGHTS[name]
     try:
         return dict(_timm().create_model(tag, pretrained=True).state_dict())
     except ConfigError:
         raise
     except Exception as error:  # what a download can raise is a matter of the hub's client and its HTTP library
         raise ConfigError(
-            f"timm's ImageNet weights {tag} could not be loaded: {error}",
+            f"timm's weights {tag} could not be loaded: {error}",
             f"where there is a network: torch.save(timm.create_model('{tag}', pretrained=True).state_dict(), FILE); "
             "then set network.weights to that file's path, or to none",
         ) from error

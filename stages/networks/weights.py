@@ -15,7 +15,7 @@ from artifacts import checkpoint
 from artifacts.errors import ConfigError
 from stages.networks.backbones import Backbone
 from stages.networks.config import TIMM_BACKBONES, BackboneConfig
-from stages.networks.timm_models import imagenet_state
+from stages.networks.timm_models import pretrained_state
 
 ARTIFACT_PREFIX = "backbone."  # of a backbone's parameters in the weights.pt of a network artifact
 
@@ -26,8 +26,8 @@ def load_pretrained(backbone: Backbone, config: BackboneConfig) -> dict[str, Ten
     Those are the documented `backbone.unused_prefixes` (the ImageNet classifier) and nothing else. ConfigError names
     every key that is missing, unexpected or of another shape.
     """
-    if config.weights == "imagenet" and config.backbone in TIMM_BACKBONES:
-        state, source = imagenet_state(config.backbone), f"timm's ImageNet weights of {config.backbone}"
+    if config.weights in ("imagenet", "pretrained") and config.backbone in TIMM_BACKBONES:
+        state, source = pretrained_state(config.backbone), f"timm's weights of {config.backbone}"
     elif config.weights == "imagenet":
         state, source = _imagenet(config.backbone), f"torchvision's ImageNet weights of {config.backbone}"
     else:

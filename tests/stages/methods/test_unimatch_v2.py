@@ -43,6 +43,24 @@ def test_the_teacher_gets_no_gradient(case):
     assert all(gradient is not None for name, gradient in gradients.items() if name.startswith("segmenter."))
 
 
+def test_all_levels_of_a_transformer_have_the_same_channels(case):
+    """The paper's form: DINOv2 with DPT, one mask a picture for its four maps."""
+    pytest.importorskip("timm")
+    made = case("unimatch-v2", threshold=0.0, whole=0.0, network={"preset": "dpt-dinov2-small", "weights": "none"})
+    seen = []
+    made.method.student.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    losses = made.losses()
+    assert set(losses) == {"supervised", "strong_1", "strong_2"}
+    features = next(seen_ for seen_ in seen if len(seen_["high"]) == 4)
+    dropped = [(level == 0).all((2, 3)) for level in features.values()]
+    assert len(dropped) == 4
+    assert all(torch.equal(dropped[0], level) for level in dropped)
+    assert torch.equal(dropped[0][:2], ~dropped[0][2:])
+    assert not torch.equal(dropped[0][0], dropped[0][1])
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in made.method.student.parameters())
+
+
 @pytest.mark.parametrize("network", [None, DEEPLAB])
 def test_the_views_have_complementary_channels(network, case):
     """Seen at the head, with equal views: m_1 + m_2 = 2, factors 0 or 2, two of four pictures whole."""

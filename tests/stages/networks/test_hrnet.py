@@ -156,6 +156,6 @@ def test_weights_that_cannot_be_downloaded_are_named(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"timm's ImageNet weights hrnet_w18_small\.ms_in1k could not") as caught:
+    with pytest.raises(ConfigError, match=r"timm's weights hrnet_w18_small\.ms_in1k could not") as caught:
         build_segmenter(NetworkConfig.model_validate("hrnet-w18-small"), 3, seed=0)
     assert "set network.weights to that file's path" in caught.value.hint

@@ -1,0 +1,161 @@
+"""DINOv2's vision transformers (timm's implementation) and DPT, the head that makes dense maps of their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stages.networks.backbones import Backbone, Features
+from stages.networks.heads import initialise_scores, upsample
+from stages.networks.timm_models import create
+
+PATCH = 14  # pixels a side
+LEVELS = ("low", "level_2", "level_3", "high")  # names of the four maps, from the first to the last
+
+
+class Architecture(NamedTuple):
+    """A published transformer: timm's name, the blocks whose output is taken, channels of DPT's four levels."""
+
+    timm: str
+    blocks: tuple[int, int, int, int]
+    widths: tuple[int, int, int, int]
+
+
+# blocks and widths: the code of UniMatch V2
+ARCHITECTURES = {
+    "dinov2_small": Architecture("vit_small_patch14_dinov2", (2, 5, 8, 11), (48, 96, 192, 384)),
+    "dinov2_base": Architecture("vit_base_patch14_dinov2", (2, 5, 8, 11), (96, 192, 384, 768)),
+    "dinov2_large": Architecture("vit_large_patch14_dinov2", (4, 11, 17, 23), (256, 512, 1024, 1024)),
+}
+
+
+class DinoV2(Backbone):
+    """Four maps of one cell a patch, with the parameter names of timm and of DINOv2's own files.
+
+    Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024. Each map is the output of a
+    block after the final LayerNorm, without the class token. Pictures are padded with zeros at the right and bottom to
+    multiples of 14; the position embedding is resized to their grid. Cell i covers the pixels from 14 i to 14 i + 13:
+    its centre is pixel 14 i + 6.5, which DPT takes into account (and other heads do not, so they are refused).
+    """
+
+    stride = PATCH
+    low_stride = PATCH
+    unused_prefixes = ("mask_token",)  # of DINOv2's own files: for its training alone
+
+    cls_token: nn.Parameter
+    pos_embed: nn.Parameter
+
+    def __init__(self, name: str, blocks: Sequence[int], **changes: Any) -> None:
+        """name: of timm; blocks: those whose output is taken; changes: of timm's arguments (depth, embed_dim, ...)."""
+        super().__init__()
+        net: Any = create(name, num_classes=0, **changes)
+        self.cls_token, self.pos_embed = net.cls_token, net.pos_embed
+        self.patch_embed, self.blocks, self.norm = net.patch_embed, net.blocks, net.norm
+        self.taken = tuple(blocks)
+        self.low_channels = self.high_channels = net.embed_dim
+
+    def forward(self, x: Tensor) -> Features:
+        return dict(zip(LEVELS, self._maps(x), strict=True))
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        x = F.pad(x, (0, -x.shape[-1] % PATCH, 0, -x.shape[-2] % PATCH))
+        patches = self.patch_embed.proj(x)  # (B, D, h, w)
+        rows, columns = patches.shape[-2:]
+        tokens = patches.flatten(2).transpose(1, 2) + self._positions(rows, columns)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
+        tokens = torch.cat([first, tokens], dim=1)
+        maps = []
+        for number, block in enumerate(self.blocks):
+            tokens = block(tokens)
+            if number in self.taken:
+                maps.append(self.norm(tokens)[:, 1:].transpose(1, 2).unflatten(2, (rows, columns)))
+        return maps
+
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        """The position embedding (1, rows x columns, D), resized from the square it was learned on."""
+        learned = self.pos_embed[:, 1:]
+        side = round(learned.shape[1] ** 0.5)
+        if (rows, columns) == (side, side):
+            return learned
+        square = learned.transpose(1, 2).unflatten(2, (side, side)).float()
+        grid = F.interpolate(square, size=(rows, columns), mode="bicubic", antialias=True)
+        return grid.flatten(2).transpose(1, 2)
+
+
+def build_dinov2(name: str) -> DinoV2:
+    """The backbone of a segmenter with random weights (from torch's global generator)."""
+    architecture = ARCHITECTURES[name]
+    return DinoV2(architecture.timm, architecture.blocks)
+
+
+class ResidualUnit(nn.Module):
+    """x + conv(relu(conv(relu(x)))), 3x3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class Fusion(nn.Module):
+    """What came from the coarser levels plus this level: residual units and a 1x1 convolution."""
+
+    def __init__(self, channels: int, coarser: bool = True) -> None:
+        super().__init__()
+        self.level = ResidualUnit(channels) if coarser else nn.Identity()
+        self.both = ResidualUnit(channels)
+        self.project = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, level: Tensor, coarser: Tensor | None = None) -> Tensor:
+        x = self.level(level) if coarser is None else self.level(level) + coarser
+        return self.project(self.both(x))
+
+
+class DPT(nn.Module):
+    """Ranftl et al., "Vision Transformers for Dense Prediction", ICCV 2021, in the form of UniMatch V2's code.
+
+    The four maps become a pyramid of 4, 2, 1 and 1/2 cells a patch, fused from coarse to fine; logits are those of the
+    pixels of the padded picture, (B, num_classes, 14 h, 14 w). Each upsampling keeps the place of every cell: sub-cells
+    lie symmetrically in their patch, and cell j of the strided convolution on cell 2 j.
+    """
+
+    def __init__(
+        self, channels: int, num_classes: int, widths: tuple[int, int, int, int], hidden: int, dropout: float
+    ) -> None:
+        super().__init__()
+        first, second, _, fourth = widths
+        self.projects = nn.ModuleList([nn.Conv2d(channels, width, 1) for width in widths])
+        self.resizes = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(first, first, 4, stride=4),
+                nn.ConvTranspose2d(second, second, 2, stride=2),
+                nn.Identity(),
+                nn.Conv2d(fourth, fourth, 3, stride=2, padding=1),
+            ]
+        )
+        self.levels = nn.ModuleList([nn.Conv2d(width, hidden, 3, padding=1, bias=False) for width in widths])
+        self.fusions = nn.ModuleList([Fusion(hidden, coarser=number < 3) for number in range(4)])
+        self.block = nn.Sequential(nn.Conv2d(hidden, hidden, 3, padding=1), nn.ReLU(inplace=True))
+        self.dropout = nn.Dropout(dropout)
+        self.scores = nn.Conv2d(hidden, num_classes, 1)
+        initialise_scores(self.scores)
+
+    def forward(self, features: Features) -> Tensor:
+        maps = [features[name] for name in LEVELS]
+        rows, columns = maps[0].shape[-2:]
+        parts = zip(maps, self.projects, self.resizes, self.levels, strict=True)
+        levels = [level(resize(project(x))) for x, project, resize, level in parts]
+        x = upsample(self.fusions[3](levels[3]), (rows, columns), 2)
+        for number in (2, 1, 0):
+            x = self.fusions[number](levels[number], x)
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        logits = self.scores(self.dropout(self.block(x)))  # 8 cells a patch and side
+        size = (PATCH * rows, PATCH * columns)
+        return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
