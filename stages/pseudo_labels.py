@@ -5,7 +5,7 @@
 
 Of each predicted class the same share of pixels is kept, the most confident ones over all pictures, so that rare and
 hard classes are not lost to one threshold (Zou et al., ECCV 2018; DMT: Feng et al., 2022). The others become 255.
-The result has `masks/<id>.png` and the confidences, `confidence/<id>.png` (255 p).
+The result has `masks/<id>.png`, the confidences, `confidence/<id>.png` (255 p), and the predictions' `classes.json`.
 """
 
 from __future__ import annotations
@@ -121,6 +121,8 @@ def run(
             tracker.advance()
     record = predictions.json("classes.json")
     writer.write_json("classes.json", {key: record[key] for key in ("class_names", "ids", "splits")})
+    with writer.item("classes.json") as temporary:
+        shutil.copyfile(predictions.file("classes.json"), temporary)
     classes = [c for c in range(IGNORE) if counts[c].any()]
     return {
         "images": len(ids),

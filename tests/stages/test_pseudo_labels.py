@@ -125,6 +125,7 @@ def test_the_most_confident_pixels_over_all_pictures_are_kept(bench, guesses, sh
     for image_id, confidence in maps(made, "confidence").items():
         np.testing.assert_array_equal(confidence, confidences[image_id])
     assert made.kind == "masks"
+    assert made.json("classes.json") == guesses.json("classes.json")
     assert made.summary["images"] == len(masks)
     assert made.summary["kept_share"] == pytest.approx(kept / len(everything))
     names = guesses.json("classes.json")["class_names"]
