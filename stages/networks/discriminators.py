@@ -18,8 +18,8 @@ SLOPE = 0.2  # of LeakyReLU below 0, in all three papers
 class Convolution(nn.Conv2d):
     """4x4 convolution. Stride 2 halves a map, rounding down but never below one cell; stride 1 keeps its size."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int = 2) -> None:
-        super().__init__(channels_in, channels, 4, stride)
+    def __init__(self, channels_in: int, channels: int, stride: int = 2, bias: bool = True) -> None:
+        super().__init__(channels_in, channels, 4, stride, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -75,7 +75,9 @@ class FlawDetector(nn.Module):
         before = 3 + num_classes
         for number, width in enumerate(channels):
             for stride in (2,) if number == 0 else (2, 1):
-                self.features.extend([Convolution(before, width, stride), HalfBatchNorm(width), _leaky()])
+                # no bias: the norms take it out again
+                convolution = Convolution(before, width, stride, bias=False)
+                self.features.extend([convolution, HalfBatchNorm(width), _leaky()])
                 before = width
         self.flaws = Convolution(before, 1)
 

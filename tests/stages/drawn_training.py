@@ -54,6 +54,7 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     "vat-feature": {"name": "vat", "level": "feature", "threshold": 0.26, "confidence": "pixel", "weight": 1e4},
     "cct": {"name": "cct", "decoders": dict.fromkeys(CCT_KINDS, 1), "ramp": 0.0, "min_contour": 8},
     "cct-heads": {"name": "cct", "decoder": "head", "decoders": dict.fromkeys(CCT_KINDS, 1), "min_contour": 8},
+    "gct": {"name": "gct", "visible": 0.0, "ramp": 0.0, "flaw_detector": {"channels": [8, 8]}},
     "advsemseg": {"name": "advsemseg", "start": 0.0, "discriminator": {"channels": [8, 8, 8, 8]}},
     # dropout draws by process, and no score is above .6 yet
     "s4gan": {"name": "s4gan", "threshold": 0.5, "dropout": 0.0, "discriminator": {"channels": [8, 8, 8, 8]}},

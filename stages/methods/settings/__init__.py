@@ -12,7 +12,7 @@ from stages.engine.config import HardExamples, TrainingConfig
 from stages.methods.settings.adversarial import AdvSemSegSettings, S4GanSettings
 from stages.methods.settings.consistency import CctSettings, CutMixSegSettings, MeanTeacherSettings, VatSettings
 from stages.methods.settings.labels import DsrgSettings, DualBranchSettings, SupervisedSettings
-from stages.methods.settings.mutual import CpcSettings, CpsSettings
+from stages.methods.settings.mutual import CpcSettings, CpsSettings, GctSettings
 from stages.methods.settings.offline import DmtSettings, SelfTrainingSettings, StPlusPlusSettings
 from stages.methods.settings.pseudo_labels import PseudoSegSettings
 from stages.methods.settings.strong_weak import FixMatchSettings, UniMatchSettings, UniMatchV2Settings
@@ -25,6 +25,7 @@ AnyMethodSettings = Annotated[
     | CpsSettings
     | CpcSettings
     | CctSettings
+    | GctSettings
     | PseudoSegSettings
     | MeanTeacherSettings
     | CutMixSegSettings

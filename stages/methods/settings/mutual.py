@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from stages.engine.config import CutMixSettings, Share
+from stages.methods.settings.adversarial import DiscriminatorSettings
 from stages.methods.settings.base import REDUCTION, Card, MethodSettings, Reduction
 
 
@@ -72,4 +73,46 @@ class CpcSettings(MutualSettings):
         0.15,
         description="Share of all iterations in which the weight rises as exp(-5 (1 - t)^2), from 0.0067 on (ours: 5\n"
         "of CPS's 34 epochs).",
+    )
+
+
+class GctSettings(MethodSettings):
+    """Ke et al., ECCV 2020: two networks, and a detector that says whose prediction is the less flawed."""
+
+    card: ClassVar[Card] = Card(
+        title="Guided collaborative training: a flaw detector says which of two networks to follow, pixel by pixel",
+        paper="Ke et al., ECCV 2020",
+        uses=("masks", "pictures"),
+        place="stages.methods.gct:Gct",
+        loss="L = L_1 + L_2 + L_F,  z: labelled and unlabelled pictures together, V: their valid pixels\n"
+        "L_k = CE(f_k(x), y) + a mean_V [both bad] F(z, P_k)^2 + b r(t) mean_V (P_k - Q_k)^2\n"
+        "Q_k: P_k where F finds it no worse, else the other's;  r(t) = exp(-5 (1 - t)^2)\n"
+        "L_F = d/2 sum_k mean (F(x, P_k) - C_k)^2,  C_k: smoothed |onehot y - P_k|",
+        cost="4 forward, 4 backward; 8 of the flaw detector",
+        sources=("Ke et al., ECCV 2020, Eq. 1-9", "its code, ZHKKKe/PixelSSL: ssl_gct.py, weights of its scripts"),
+        inference="network 1",
+    )
+    name: Literal["gct"] = "gct"
+    flaw_correction: float = Field(
+        1.0, ge=0, description="a: weight of the detector's output where both networks are bad (published)."
+    )
+    weight: float = Field(
+        100.0, ge=0, description="b: weight of the consistency, a mean over pixels and classes (published)."
+    )
+    ramp: Share = Field(
+        0.0625,
+        description="Share of all iterations in which b rises as exp(-5 (1 - t)^2), from 0.0067 on (published: 5 of\n"
+        "80 epochs with PSPNet, 3 of 40 with DeepLabv2).",
+    )
+    threshold: Share = Field(0.6, description="Pixels whose flaw, 0 to 1, is above this are bad (published).")
+    visible: float = Field(
+        0.1, ge=0, description="A flaw map that is nowhere above this shows no flaw at all (the authors' code)."
+    )
+    mu: float = Field(0.5, gt=0, description="Factor on |onehot y - P| in the detector's target (published).")
+    dilations: int = Field(1, ge=0, description="nu: how often that target is widened and blurred (published).")
+    detector_weight: float = Field(10.0, gt=0, description="d: weight of the detector's own loss (published).")
+    flaw_detector: DiscriminatorSettings = Field(
+        DiscriminatorSettings(),
+        description="The flaw detector F. Published: 64 to 512 channels, all but the first twice, Adam with 1e-4\n"
+        "times the number of GPUs.",
     )

@@ -1,0 +1,121 @@
+"""stages/methods/gct.py: the invariants of handbook-semi A9, A20 and A21."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stages.engine.config import OptimizerConfig
+from stages.engine.flaw_maps import flaw_target, less_flawed, tidy
+from stages.engine.loop import build_optimizers
+from stages.engine.teacher import sigmoid_ramp
+from stages.methods.contract import segment
+
+SMALL = {"flaw_detector": {"channels": [4, 4]}, "visible": 0.0}
+
+
+@pytest.fixture
+def made(case):
+    """Builds a case whose first unlabelled picture is padded below row 20; its detector sees flaws."""
+
+    def build(**settings):
+        example = case("gct", **SMALL | settings)
+        batch = example.batch["unlabelled"]
+        valid = batch.valid.clone()
+        valid[0, 20:] = False
+        example.batch["unlabelled"] = batch.replace(valid=valid, image=batch.image * valid[:, None])
+        if "flaw_detector" in example.method.networks:
+            with torch.no_grad():
+                example.method.networks["flaw_detector"].flaws.bias.fill_(0.5)
+        return example
+
+    return build
+
+
+def test_weights_0_are_the_supervised_gradient(made, case):
+    none, alone = made(weight=0.0, flaw_correction=0.0), case("supervised", batch_size=2)
+    gradients, expected = none.gradients(), alone.gradients()
+    for name, gradient in expected.items():
+        assert torch.equal(gradients[name], gradient)
+    assert set(none.losses()) == {"supervised_1", "supervised_2"}
+    assert none.method.optimizers() == {}
+
+
+def test_swapped_networks_swap_the_losses(made):
+    example = made(ramp=0.0)
+    before, networks = example.losses(), example.method.networks
+    networks["segmenter"], networks["second"] = networks["second"], networks["segmenter"]
+    after = example.losses()
+    assert len(before) == 8
+    for term in ("supervised", "flaw_correction", "consistency", "flaw_detector"):
+        assert before[f"{term}_1"] != before[f"{term}_2"], term
+        torch.testing.assert_close(after[f"{term}_1"], before[f"{term}_2"])
+        torch.testing.assert_close(after[f"{term}_2"], before[f"{term}_1"])
+
+
+def test_each_term_by_plain_formulas(made):
+    """Pixel by pixel over boolean masks, from what networks and detector say."""
+    example = made(ramp=0.5, weight=50.0, flaw_correction=3.0, threshold=0.4, detector_weight=7.0, mu=0.6)
+    labelled, unlabelled = example.batch["strong"], example.batch["unlabelled"]
+    images, valid = (torch.cat([getattr(b, part) for b in (labelled, unlabelled)]) for part in ("image", "valid"))
+    assert not valid.all()
+    networks = example.method.networks
+    logits = [segment(networks[name], labelled.replace(image=images)) for name in ("segmenter", "second")]
+    found = [(scores.softmax(1) * valid[:, None]).detach() for scores in logits]
+    raw = [networks["flaw_detector"](images, p)[:, 0].detach() for p in found]
+    flaws = [tidy(said, valid, 0.0) for said in raw]
+    losses = example.method.losses(example.batch, 1)  # of 6: the ramp ends at 3
+    bad = (flaws[0] > 0.4) & (flaws[1] > 0.4) & valid
+    assert 0 < bad.sum() < valid.sum()
+    for own, other, number in ((0, 1, 1), (1, 0, 2)):
+        expected = 3.0 * (raw[own][bad] ** 2).sum() / valid.sum()
+        torch.testing.assert_close(losses[f"flaw_correction_{number}"], expected)
+        target = less_flawed(found[own], found[other], flaws[own], flaws[other], 0.4)
+        squares = ((found[own] - target) ** 2).permute(0, 2, 3, 1)[valid]
+        expected = 50.0 * sigmoid_ramp(1, 3) * squares.mean()
+        assert expected > 0
+        torch.testing.assert_close(losses[f"consistency_{number}"], expected)
+        known = labelled.label != 255
+        truth = flaw_target(found[own][:2], labelled.label, 0.6, 1)
+        expected = 0.5 * 7.0 * ((raw[own][:2] - truth)[known] ** 2).mean()
+        torch.testing.assert_close(losses[f"flaw_detector_{number}"], expected)
+
+
+def test_each_network_learns_from_its_own_terms_alone(made):
+    """The consistency pulls a network towards the other without gradient to that; the detector is frozen for both."""
+    example = made(ramp=0.0)
+    for term, taught in (
+        ("supervised_1", "segmenter"),
+        ("flaw_correction_1", "segmenter"),
+        ("consistency_1", "segmenter"),
+        ("consistency_2", "second"),
+        ("flaw_detector_1", "flaw_detector"),
+        ("flaw_detector_2", "flaw_detector"),
+    ):
+        gradients = example.gradients(term)
+        assert all(name.startswith(f"{taught}.") for name, gradient in gradients.items() if gradient is not None), term
+        assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients.values()), term
+
+
+def test_the_detector_has_an_optimiser_of_its_own_and_its_rate_is_applied(made):
+    """Traps: a rate that is computed and never used, an optimiser that is not saved (the resume test of all cases)."""
+    values = {"channels": [4, 4], "optimizer": {"name": "adam", "lr": 7e-4, "new_lr_factor": 1.0}}
+    method = made(flaw_detector=values).method
+    optimizers = build_optimizers(OptimizerConfig(), method.optimizers(), method.parameter_groups())
+    assert {group["lr"] for group in optimizers["flaw_detector"].param_groups} == {7e-4}
+    learned = sum(len(group["params"]) for group in optimizers["flaw_detector"].param_groups)
+    assert learned == len(list(method.networks["flaw_detector"].parameters()))
+
+
+def test_padding_and_unknown_labels_alone_give_finite_losses(made):
+    example = made(ramp=0.0)
+    for name, batch in example.batch.items():
+        nothing = torch.zeros_like(batch.valid)
+        example.batch[name] = batch.replace(valid=nothing, label=torch.full_like(batch.label, 255))
+    assert [value.item() for value in example.losses().values()] == [0] * 8
+    assert all(torch.isfinite(g).all() for g in example.gradients().values() if g is not None)
+
+
+def test_losses_stay_finite_in_half_precision(made):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(torch.isfinite(value) for value in made(ramp=0.0).losses().values())
