@@ -45,7 +45,22 @@ class Config(pydantic.BaseModel):
                 if isinstance(inner, dict) and key not in inner and isinstance(field.default, Config):
                     inner = {key: getattr(field.default, key), **inner}
                 value = value | {name: inner}
+            elif isinstance(value.get(name), dict) and isinstance(field.default, Config):
+                value = value | {name: _over_default(field.default, value[name])}
         return value
+
+
+def _over_default(default: Config, given: dict[str, Any]) -> dict[str, Any]:
+    """What was given, over what a field's default sets apart from its class: `mixing: {boxes: 2}` keeps the share that
+    the method has, not that of CutMix in general. Presets start anew.
+    """
+    if default.shorthand:
+        return given
+    merged: dict[str, Any] = {name: getattr(default, name) for name in default.model_fields_set}
+    for name, value in given.items():
+        own = merged.get(name)
+        merged[name] = _over_default(own, value) if isinstance(own, Config) and isinstance(value, dict) else value
+    return merged
 
 
 def _expand(value: Any, key: str) -> Any:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from stages.engine.adversarial_noise import evaluating
 from stages.engine.streams import Stream
-from stages.engine.strong_weak import confident_cross_entropy, strong_mix, vote
+from stages.engine.strong_weak import Votes, confident_cross_entropy, strong_mix, vote
 from stages.methods.contract import Batch, Method, Setup, Sources, segment, strong_and_unlabelled
-from stages.methods.settings import FixMatchSettings
+from stages.methods.settings.strong_weak import StrongWeakSettings
 from stages.networks import Segmenter
 
 
@@ -30,23 +30,21 @@ class FixMatch(Method):
     partner from a pass in eval mode, so that partners leave no trace in BatchNorm.
     """
 
-    def __init__(self, settings: FixMatchSettings, setup: Setup) -> None:
+    def __init__(self, settings: StrongWeakSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
         self.networks = nn.ModuleDict({"segmenter": setup.segmenter()})
 
     @classmethod
-    def streams(cls, settings: FixMatchSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled("fixmatch", sources, batch_size, partner=True)
+    def streams(cls, settings: StrongWeakSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        return strong_and_unlabelled(settings.name, sources, batch_size, partner=True)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         network, settings = cast(Segmenter, self.networks["segmenter"]), self.settings
         labelled, unlabelled, partner = batch["strong"], batch["unlabelled"], batch["partner"]
         if settings.weight == 0:
             return {"supervised": self.supervised(segment(network, labelled), labelled.label)}
-        with torch.no_grad(), evaluating(network):
-            others = vote(segment(network, partner))
         logits = segment(network, labelled.replace(image=torch.cat([labelled.image, unlabelled.image])))
-        votes = vote(logits[len(labelled) :]), others
+        votes = vote(logits[len(labelled) :]), self.votes_in_eval_mode(partner)
         strong, labels = strong_mix(
             (unlabelled, partner), votes, settings.strong, settings.mixing, self.setup.seed, step
         )
@@ -55,3 +53,9 @@ class FixMatch(Method):
             "supervised": (1 - settings.weight) * self.supervised(logits[: len(labelled)], labelled.label),
             "strong": settings.weight * consistency,
         }
+
+    def votes_in_eval_mode(self, pictures: Batch) -> Votes:
+        """Labels and confidences that leave no trace in BatchNorm and know no dropout."""
+        network = self.networks["segmenter"]
+        with torch.no_grad(), evaluating(network):
+            return vote(segment(network, pictures))

@@ -12,40 +12,29 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from stages.engine.adversarial_noise import evaluating
 from stages.engine.perturbations import channel_dropout, picture_generators
-from stages.engine.streams import Stream
 from stages.engine.strong_weak import confident_cross_entropy, strong_mix, vote
-from stages.methods.contract import Batch, Method, Setup, Sources, at_size, segment, strong_and_unlabelled
-from stages.methods.settings import UniMatchSettings
+from stages.methods.contract import Batch, at_size, segment
+from stages.methods.fixmatch import FixMatch
 from stages.networks import Segmenter
 from stages.networks.backbones import Features
 
 
-class UniMatch(Method):
+class UniMatch(FixMatch):
     """L = (1 - w) CE(f(x), y) + w [(1 - m) (L_s1 + L_s2) / 2 + m L_fp], w = m = 1/2 as published.
 
     Each L is confident cross-entropy (1/|V| sum_V [P(u) >= tau] CE(., argmax P(u))): of two strong views with colours
     and boxes of their own, and of the head's output for features with dropped channels. Labels come as in FixMatch.
     """
 
-    def __init__(self, settings: UniMatchSettings, setup: Setup) -> None:
-        super().__init__(settings, setup)
-        self.networks = nn.ModuleDict({"segmenter": setup.segmenter()})
-
-    @classmethod
-    def streams(cls, settings: UniMatchSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled("unimatch", sources, batch_size, partner=True)
-
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         network, settings = cast(Segmenter, self.networks["segmenter"]), self.settings
         labelled, unlabelled, partner = batch["strong"], batch["unlabelled"], batch["partner"]
         if settings.weight == 0:
             return {"supervised": self.supervised(segment(network, labelled), labelled.label)}
-        with torch.no_grad(), evaluating(network):
-            others = vote(segment(network, partner))
+        others = self.votes_in_eval_mode(partner)
         known, plain, perturbed = self._with_perturbed(network, labelled, unlabelled, step)
         own = vote(plain)
         views = [

@@ -321,3 +321,20 @@ def test_required_fields_are_marked_and_left_empty():
 def test_configs_are_immutable():
     with pytest.raises(pydantic.ValidationError):
         Settings().lr = 1.0
+
+
+def test_a_part_that_is_given_leaves_the_rest_of_the_fields_own_default():
+    """CPS has three boxes of .25 to .5; CutMix in general one of .5."""
+    from stages.methods.settings import CpsSettings, SelfTrainingSettings
+
+    mixing = build(CpsSettings, {"name": "cps", "mixing": {"boxes": 2}}, "test").mixing
+    assert (mixing.boxes, mixing.share) == (2, (0.25, 0.5))
+    strong = build(SelfTrainingSettings, {"name": "self-training", "strong": {"blur": 0.0}}, "test").strong
+    assert (strong.blur, strong.cutout) == (0.0, 0.5)
+
+
+def test_a_preset_starts_anew_whatever_the_default_was():
+    from stages.methods.settings import TrainConfig
+
+    network = build(TrainConfig, {"network": {"preset": "deeplabv2-resnet101", "weights": "imagenet"}}, "test").network
+    assert (network.backbone, network.head_channels) == ("resnet101", 0)

@@ -1,0 +1,68 @@
+"""What holds for every method: its card, its section in the documentation, its file."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from semiseg_cli.recipe_commands import shipped_recipes
+from stages.methods import METHODS, load_method
+from stages.methods.contract import Method
+
+ROOT = Path(__file__).parents[3]
+LONGEST_BLOCK = 5  # equal lines in a row that two methods may share
+PARTS = {"masks", "tags", "pictures"}
+
+
+def statements(file: Path) -> list[str]:
+    """The lines of a module without blank ones, comments and imports."""
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line and not line.startswith(("#", "import ", "from "))]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_card_says_all_and_leads_to_the_class(name):
+    card = METHODS[name].card
+    assert issubclass(load_method(name), Method)
+    assert all((card.title, card.paper, card.loss, card.cost, card.sources, card.inference))
+    assert set(card.uses) <= PARTS
+    assert card.uses
+    assert card.recipe in shipped_recipes()
+    assert "L = " in card.loss
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_setting_is_described(name):
+    for key, field in METHODS[name].model_fields.items():
+        assert key == "name" or field.description, f"{name}.{key}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_documentation_has_a_section(name):
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert f"\n## {name}\n" in text
+
+
+def test_the_settings_load_no_torch():
+    code = "import sys, stages.methods; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_no_two_methods_share_a_block_of_six_lines():
+    """What two of them need alike stands once, in the engine or the contract."""
+    folder = ROOT / "stages" / "methods"
+    blocks = {}
+    for file in sorted(folder.glob("*.py")):
+        lines = statements(file)
+        size = LONGEST_BLOCK + 1
+        blocks[file.name] = {tuple(lines[i : i + size]) for i in range(len(lines) - size + 1)}
+    shared = {
+        (first, second): next(iter(common))
+        for first, second in itertools.combinations(blocks, 2)
+        if (common := blocks[first] & blocks[second])
+    }
+    assert shared == {}
