@@ -30,6 +30,9 @@ class Config(pydantic.BaseModel):
     it means the default: `dataset: {train: 4}` is of the data set that is prepared when none is named.
     """
 
+    starts_anew: ClassVar[bool] = False
+    """Whether a mapping for this config says all of it (presets), instead of changing the field's default."""
+
     @pydantic.model_validator(mode="before")
     @classmethod
     def _expand_shorthand(cls, value: Any) -> Any:
@@ -52,9 +55,9 @@ class Config(pydantic.BaseModel):
 
 def _over_default(default: Config, given: dict[str, Any]) -> dict[str, Any]:
     """What was given, over what a field's default sets apart from its class: `mixing: {boxes: 2}` keeps the share that
-    the method has, not that of CutMix in general. Presets start anew.
+    the method has, not that of CutMix in general.
     """
-    if default.shorthand:
+    if default.shorthand or default.starts_anew:
         return given
     merged: dict[str, Any] = {name: getattr(default, name) for name in default.model_fields_set}
     for name, value in given.items():

@@ -80,7 +80,7 @@ def train_segmenter(
         for name, stream in streams.items():
             if (number := len({entry.image_id for entry in stream.entries})) < stream.batch_size:
                 execution.progress.note(
-                    f"{name}: {number} pictures for batches of {stream.batch_size}, so a batch holds some more than once"
+                    f"{name}: {number} pictures for batches of {stream.batch_size}, a batch holds some of them twice"
                 )
     steps = snapshot_steps(config)
     fitted = fit(

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
 from semiseg_cli.recipe_commands import shipped_recipes
-from stages.pipeline.recipe import profiles_of, read_recipe
+from stages.config import read_yaml
+from stages.methods import METHODS
+from stages.pipeline.recipe import Recipe, profiles_of, read_recipe
 
-GIVEN = {"data": "devkit", "weights": "weights.pth"}
+GIVEN = {"data": "devkit", "weights": "net.pth", "lists": "lists", "labelled": "list.txt"}
 CASES = [(name, profile) for name, path in shipped_recipes().items() for profile in (None, *profiles_of(path))]
 
 
 def settings(path: Path, profile: str | None) -> list[str]:
-    """A value for every parameter that the profile requires."""
-    text = path.read_text()
-    if profile is None:
-        return []
-    part = text[text.index(f"\n  {profile}:") :].split("\n\n")[0]
-    return [f"{key}={value}" for key, value in GIVEN.items() if re.search(rf"{key}: {{required: true", part)]
+    """A value for every parameter that the recipe and the profile require."""
+    raw = read_yaml(path)
+    declared = dict(raw.get("parameters") or {})
+    if profile is not None:
+        declared |= raw["profiles"][profile].get("parameters") or {}
+    required = [key for key, value in declared.items() if isinstance(value, dict) and value.get("required")]
+    return [f"{key}={GIVEN[key]}" for key in required]
 
 
 @pytest.mark.parametrize(("name", "profile"), CASES)
@@ -34,7 +36,8 @@ def test_a_shipped_recipe_resolves_in_each_profile(name: str, profile: str | Non
 
 def test_the_recipes_of_the_project_are_there_with_their_profiles() -> None:
     found = {name: profiles_of(path) for name, path in shipped_recipes().items()}
-    assert found.keys() >= {"demo", "table1", "dsrg-table2", "cps-voc"}
+    assert found.keys() >= {"demo", "table1", "dsrg-table2", "cps-voc", "league"}
+    assert found.keys() >= {"self-training", "dmt", "voc-classic", "voc-blended", "cityscapes"}
     for name in ("table1", "dsrg-table2", "cps-voc"):
         assert set(found[name]) == {"shapes", "small", "paper"}
 
@@ -98,3 +101,47 @@ def test_cps_is_given_as_many_iterations_as_its_baseline() -> None:
     assert {node.config.iterations for name, node in nodes.items() if name.startswith("train-")} == {39338}
     assert nodes["train-cps-s0"].config.method.weight == 1.5
     assert nodes["train-cutmix-s0"].config.method.weight == 1.0
+
+
+# --- the league ---
+
+
+def league(*settings: str) -> Recipe:
+    return read_recipe(shipped_recipes()["league"], None, ["methods=[cps,fixmatch]", *settings])
+
+
+def test_all_rows_of_the_league_differ_in_method_batch_and_labels_alone() -> None:
+    nodes = league("seeds=[0]", "labelled=[30]", "st_plus_plus=[st-plus-plus]").nodes
+    configs = [node.config.model_dump() for name, node in nodes.items() if name.startswith("train-")]
+    assert len(configs) == 6
+    assert {config["batch_size"] for config in configs} == {8, 16}
+    same = [{key: value for key, value in config.items() if key not in ("method", "batch_size")} for config in configs]
+    assert all(config == same[0] for config in same)
+    assert [config["method"]["name"] for config in configs if config["batch_size"] == 8] == ["supervised"]
+
+
+def test_the_league_has_a_baseline_and_a_control_whatever_is_chosen() -> None:
+    recipe = league("methods=[]", "self_training=[]", "labelled=[30]", "seeds=[0]")
+    assert recipe.table is not None
+    assert [row.label for row in recipe.table.rows] == ["supervised", "control"]
+    control = recipe.nodes["train-control-n30-s0"].config.model_dump()
+    assert control["method"]["weight"] == 0
+
+
+def test_more_methods_counts_and_seeds_leave_what_was_made_fresh() -> None:
+    few, many = league("labelled=[30]", "seeds=[0]"), league("methods=[cps,fixmatch,unimatch]", "seeds=[0,1,2]")
+    for name, node in few.nodes.items():
+        assert many.nodes[name].config == node.config
+        assert many.nodes[name].inputs == node.inputs
+
+
+def test_the_lists_of_labels_do_not_depend_on_the_seed_of_the_training() -> None:
+    nodes = league("labelled=[30]", "seeds=[0,1]").nodes
+    assert {nodes[f"train-cps-n30-s{seed}"].inputs["data"] for seed in (0, 1)} == {"data-n30"}
+
+
+def test_every_method_of_a_training_can_be_in_a_league() -> None:
+    others = ("supervised", "dsrg", "dual-branch", "self-training", "st-plus-plus", "dmt", "mlmt")
+    online = [name for name in METHODS if name not in others]
+    nodes = league(f"methods=[{','.join(online)}]").nodes
+    assert all(f"train-{name}-n30-s0" in nodes for name in online)

@@ -285,7 +285,7 @@ def test_snapshots_are_listed_in_the_order_of_their_steps(tmp_path):
 
 
 @pytest.mark.parametrize("method", drawn.CASES)
-def test_the_exported_weights_are_one_segmenter(method, training, execution, whole):
+def test_the_exported_weights_are_one_network(method, training, execution, whole):
     """No weak branch and no second network; loaded, it predicts what the training's predictor predicts."""
     artifact = whole(method, execution)
     state = checkpoint.load(artifact.file("weights.pt"))
@@ -295,7 +295,8 @@ def test_the_exported_weights_are_one_segmenter(method, training, execution, who
     assert network.class_names == ("background", "red", "green", "blue")
     picture = torch.from_numpy(training.dataset.image("v0")).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        assert network(normalise(picture)).shape[1] == 4
+        assert network(normalise(picture)).shape[1] == (3 if method == "mlmt" else 4)  # a classifier has no background
+    assert artifact.kind == ("classifier" if method == "mlmt" else "segmenter")
     assert artifact.verify() == []
     expected = {
         "supervised": {"oversampled": 11},
@@ -303,6 +304,20 @@ def test_the_exported_weights_are_one_segmenter(method, training, execution, who
         "dsrg": {"weak": 11},
     }.get(method, {"strong": 6, "unlabelled": 5})
     assert expected.items() <= artifact.summary["pictures"].items()
+
+
+def test_a_classifier_is_scored_and_refuses_what_only_segmenters_have(own_training, execution, whole, training):
+    summary = whole("mlmt", execution).summary
+    assert set(summary["average_precision"]) == {"red", "green", "blue"}
+    assert summary["score_split"] == "val"
+    for changes, inputs, message in (
+        ({"hard_examples": {}}, {}, "there are no hard pixels"),
+        ({}, {"initial": "whole-supervised"}, "cannot start from a segmenter"),
+        ({"network": "deeplabv3plus-hrnet"}, {}, "deeplabv3plus-hrnet"),
+    ):
+        whole("supervised", execution)
+        with pytest.raises(ConfigError, match=message):
+            train(training, training.config("mlmt", **changes), "refused", execution, inputs)
 
 
 def test_without_an_average_the_last_weights_are_exported(training, execution):
@@ -401,7 +416,7 @@ def test_fewer_labels_than_the_batch_holds_are_told(training, execution):
     progress = StopAt(None)
     config = training.config("cps", batch_size=16, iterations=1)
     train(training, config, "few", execution, progress=progress)
-    assert "strong: 6 pictures for batches of 8, so a batch holds some more than once" in progress.notes
+    assert "strong: 6 pictures for batches of 8, a batch holds some of them twice" in progress.notes
 
 
 def test_a_batch_of_one_has_no_halves(training, execution):
