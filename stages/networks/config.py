@@ -92,6 +92,7 @@ def _expand_preset(values: Any, presets: Mapping[str, Mapping[str, Any]]) -> Any
 class BackboneConfig(Config):
     """The part that classifiers and segmenters share: an image-classification trunk and where its weights come from."""
 
+    starts_anew = True
     backbone: BackboneName = Field(
         "tiny",
         description="tiny: our own net of 0.4 M parameters, GroupNorm, learns from scratch on a CPU.\n"
@@ -176,6 +177,14 @@ class ClassifierConfig(BackboneConfig):
         if self.backbone in TIMM_BACKBONES:
             raise ValueError(f"{self.backbone} is for segmenters; classifiers: {', '.join(CLASSIFIER_PRESETS)}")
         return self
+
+
+def classifier_of(network: BackboneConfig) -> ClassifierConfig:
+    """A classifier on a network's backbone, of the same weights; ConfigError where there is none."""
+    try:
+        return ClassifierConfig.model_validate(network.model_dump(include=set(BackboneConfig.model_fields)))
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"network: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
 class NetworkConfig(BackboneConfig):
