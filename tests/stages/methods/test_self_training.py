@@ -68,7 +68,8 @@ def test_st_plus_plus_learns_from_the_pictures_that_have_a_mask_so_far(training,
     half = tmp_path / "masks"
     half.mkdir()
     for image_id in sources.weak[:2]:
-        (half / f"{image_id}.png").write_bytes((training.folders["weak_labels"].folder / f"{image_id}.png").read_bytes())
+        whole = training.folders["weak_labels"].folder / f"{image_id}.png"
+        (half / f"{image_id}.png").write_bytes(whole.read_bytes())
     folder = type(training.folders["weak_labels"])(half, 4)
     partial = dataclasses.replace(sources, folders={"weak_labels": folder})
     streams = StPlusPlus.streams(StPlusPlusSettings(), partial, 4)
