@@ -107,9 +107,7 @@ def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) 
 def main(folder: Path) -> None:
     training = drawn.Training(Workspace(folder / "runs"))
     main_process = os.environ["RANK"] == "0"
-    alone = (
-        {case: one_step(training, case, folder / f"alone-{case}", 1) for case in COMPARED} if main_process else {}
-    )
+    alone = {case: one_step(training, case, folder / f"alone-{case}", 1) for case in COMPARED} if main_process else {}
     found = {}
     with process_group("cpu"):
         for case in COMPARED:
