@@ -126,11 +126,13 @@ class Stage:
 
     Attributes:
         version: raised by hand when results change for an unchanged config.
+        output: the kind of artifact it makes, where the config does not decide (`makes`).
         run: does the work, item by item, continuing what `writer.has`; returns the summary for people (JSON).
         externals: files outside the workspace named by the config (weights, lists), by dotted config key. Their
             content, not their path, enters the fingerprint.
         needs: the optional inputs that a config cannot do without, given the names of those that are there.
         check: cheap tests of config against inputs, made before any work.
+        output_of: the kind of artifact by config; None: always `output`.
     """
 
     name: str
@@ -143,6 +145,11 @@ class Stage:
     externals: Callable[[Any], dict[str, Path]] = _no_externals
     needs: Callable[[Any, Collection[str]], tuple[str, ...]] = _no_needs
     check: Callable[[Any, Mapping[str, Artifact | None]], None] = _no_check
+    output_of: Callable[[Any], str] | None = None
+
+    def makes(self, config: Any) -> str:
+        """The kind of artifact this config gives."""
+        return self.output if self.output_of is None else self.output_of(config)
 
 
 # The pipeline, in order: command name -> module with `STAGE`.
@@ -222,7 +229,7 @@ def fingerprint(stage: Stage, config: Config, inputs: Mapping[str, str | None], 
             "schema": MANIFEST_SCHEMA,
             "stage": stage.name,
             "version": stage.version,
-            "output": [stage.output, KINDS[stage.output]],
+            "output": [stage.makes(config), KINDS[stage.makes(config)]],
             "config": values,
             "inputs": {name: content for name, content in inputs.items() if content is not None},
         }

@@ -5,13 +5,15 @@
 
 The result has `masks/<id>.png` (index masks of the picture's size), `probabilities/` (score maps: softmax at every
 `stride`-th pixel) or both, and `classes.json` with the class names and what was predicted.
+
+With a classifier (`--classifier mlmt`) only the classes that it sees in a picture, and the background, may win.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,13 +27,16 @@ from artifacts.errors import ConfigError
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
-from stages.data.pictures import data_unless_images, open_pictures
+from stages.data.pictures import Pictures, data_unless_images, open_pictures
 from stages.scoring.config import InferenceConfig
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from artifacts.score_maps import ScoreMapWriter
+
+Allowed = Callable[[Sequence[str]], Sequence[Sequence[int]]]  # ids -> the classes that may win in each picture
 
 SHARD_SIZE = 100  # images per file of score maps: what a killed run makes again, and a rank's share
 
@@ -53,6 +58,13 @@ class PredictConfig(InferenceConfig):
     )
     confidence: bool = Field(
         False, description="With masks: also keep the highest probability of each pixel, confidence/<id>.png (255 p)."
+    )
+    class_threshold: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="With a classifier: classes it gives less than this get probability 0 in the whole picture, the\n"
+        "background never does (s4GAN with MLMT: 0.2).",
     )
     part: Literal["all", "reliable", "unreliable"] = Field(
         "all", description="Only the reliable or the unreliable pictures of the input `selection` (ST++)."
@@ -95,6 +107,11 @@ def check(config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> None:
         for image_id in ids:
             pictures.tags(image_id)
     names = class_names(inputs["segmenter"])
+    if (classifier := inputs.get("classifier")) is not None and class_names(classifier) != names:
+        raise ConfigError(
+            f"the classifier knows the classes {', '.join(class_names(classifier))}; the segmenter {', '.join(names)}",
+            "use networks that were trained on the same classes",
+        )
     if isinstance(pictures, Dataset) and pictures.class_names != names:
         raise ConfigError(
             f"the network knows the classes {', '.join(names)}; the data set has {', '.join(pictures.class_names)}",
@@ -141,10 +158,10 @@ def take_over(kept: Artifact | None, ids: Sequence[str], writer: Writer, main: b
     return [image_id for image_id in ids if image_id not in there]
 
 
-def class_names(segmenter: Artifact | None) -> tuple[str, ...]:
+def class_names(network: Artifact | None) -> tuple[str, ...]:
     """The class names that travel with a network."""
-    assert segmenter is not None  # the input is not optional
-    return tuple(segmenter.json("network.json")["class_names"])
+    assert network is not None  # the segmenter is not optional
+    return tuple(network.json("network.json")["class_names"])
 
 
 def run(
@@ -162,7 +179,7 @@ def run(
     names = class_names(inputs["segmenter"])
     device = select_device(execution.device)
     network = load_network(inputs["segmenter"]).to(device)
-    labels = pictures if config.restrict_to_labels and isinstance(pictures, Dataset) else None
+    allowed = _allowed(config, pictures, inputs.get("classifier"), device, execution)
     with ScoreMapWriter(
         writer, "probabilities", class_names=names, shard_size=SHARD_SIZE, normalisation="probability"
     ) as maps:
@@ -176,7 +193,7 @@ def run(
         ):
             for part in parts:
                 views = predict_probabilities(network, pictures, part, config, device, workers=execution.workers)
-                for count in _save(views, config, labels, writer, maps, encoders):
+                for count in _save(views, config, allowed, writer, maps, encoders):
                     writer.advance(count)
                     tracker.advance(count)
     if execution.rank == 0:
@@ -210,7 +227,7 @@ def _plan(
 def _save(
     views: Iterator[tuple[list[str], Tensor]],
     config: PredictConfig,
-    labels: Dataset | None,
+    allowed: Sequence[Allowed],
     writer: Writer,
     maps: ScoreMapWriter,
     encoders: ThreadPoolExecutor,
@@ -229,8 +246,8 @@ def _save(
         return len(records)
 
     for ids, probabilities in views:
-        if labels is not None:
-            probabilities = _restrict(probabilities, [labels.possible_classes(image_id) for image_id in ids])
+        for classes in allowed:
+            probabilities = _restrict(probabilities, classes(ids))
         futures: list[Future[None]] = []
         if config.output != "probabilities":
             masks, confidences = _masks(probabilities, config.min_confidence)
@@ -243,6 +260,35 @@ def _save(
             yield finish()
     while encoding:
         yield finish()
+
+
+def _allowed(
+    config: PredictConfig, pictures: Pictures, classifier: Artifact | None, device: torch.device, execution: Execution
+) -> list[Allowed]:
+    """What says which classes may win in a picture: its image-level labels, a classifier, both or none."""
+    from stages.localization.classification import class_scores
+    from stages.networks import load_network
+
+    sources: list[Allowed] = []
+    if config.restrict_to_labels and isinstance(pictures, Dataset):
+        dataset = pictures
+        sources.append(lambda ids: [dataset.possible_classes(image_id) for image_id in ids])
+    if classifier is not None:
+        network = load_network(classifier).to(device)
+        side = classifier.manifest.config["crop_size"]  # as it was trained and scored
+
+        def seen(ids: Sequence[str]) -> list[list[int]]:
+            scores = class_scores(network, pictures, ids, side, device, execution.workers)
+            return [seen_classes(row, config.class_threshold) for row in scores]
+
+        sources.append(seen)
+    return sources
+
+
+def seen_classes(logits: np.ndarray, threshold: float) -> list[int]:
+    """The background, and the classes k + 1 whose logit k, as a probability, reaches the threshold."""
+    probabilities = (1 + np.tanh(logits.astype(np.float64) / 2)) / 2  # the sigmoid, without overflow
+    return [0, *(int(k) + 1 for k in np.flatnonzero(probabilities >= threshold))]
 
 
 def _restrict(probabilities: Tensor, allowed: Sequence[Sequence[int]]) -> Tensor:
@@ -304,6 +350,7 @@ STAGE = Stage(
     inputs={
         "data": Input(("dataset",), "the data set to predict", optional=True, default=("data",)),
         "segmenter": Input(("segmenter",), "the trained network", default=("segmenter", "train")),
+        "classifier": Input(("classifier",), "a classifier whose classes alone may win (MLMT)", optional=True),
         "selection": Input(("reliability",), "which pictures are reliable, for `part`", optional=True),
         "keep": Input(("masks", "predictions"), "masks to take over instead of predicting them", optional=True),
     },

@@ -1,6 +1,8 @@
 """Trains a segmenter: data set (and seeds or estimated masks) -> weights for inference.
 
 semiseg train --method dual-branch --data data --weak-labels masks
+
+The method mlmt trains a classifier instead, which `predict` takes beside a segmenter.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from artifacts.errors import ConfigError, DataError
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
 from stages.methods.settings import TrainConfig
+from stages.networks.config import classifier_of
 
 
 def externals(config: TrainConfig) -> dict[str, Path]:
@@ -29,6 +32,23 @@ def check(config: TrainConfig, inputs: Mapping[str, Artifact | None]) -> None:
                 f"method {config.method.name} with these settings makes no use of the input {name!r}",
                 f"leave --{name.replace('_', '-')} out, or choose another method or other settings",
             )
+
+    if config.method.card.output == "classifier":
+        _check_classifier(config, inputs)
+
+
+def _check_classifier(config: TrainConfig, inputs: Mapping[str, Artifact | None]) -> None:
+    """What only segmenters have is refused, and so are data sets without a background."""
+    name = config.method.name
+    classifier_of(config.network)
+    assert inputs["data"] is not None
+    Dataset(inputs["data"]).require_background(f"the method {name}")
+    if inputs.get("initial") is not None:
+        raise ConfigError(f"method {name} trains a classifier: it cannot start from a segmenter", "leave --initial out")
+    if config.hard_examples is not None:
+        raise ConfigError(
+            f"method {name} learns image-level labels: there are no hard pixels", "leave hard_examples out"
+        )
 
 
 def needs(config: TrainConfig, given: Collection[str]) -> tuple[str, ...]:
@@ -53,7 +73,17 @@ def run(
     initial = inputs.get("initial")
     strong, weak = dataset.ids(config.train_split), dataset.ids(config.weak_split)
     unlabelled = dataset.ids("unlabelled")
-    return train_segmenter(config, dataset, strong, weak, folders, initial, writer, execution, unlabelled)
+    summary = train_segmenter(config, dataset, strong, weak, folders, initial, writer, execution, unlabelled)
+    if config.method.card.output == "classifier" and execution.rank == 0:
+        from stages.localization.classification import scored
+        from stages.networks import load_network
+
+        summary |= scored(load_network(writer.path), dataset, "val", config.crop_size, execution)
+    return summary
+
+
+def made(config: TrainConfig) -> str:
+    return config.method.card.output
 
 
 INPUTS = {
@@ -79,4 +109,5 @@ STAGE = Stage(
     externals=externals,
     needs=needs,
     check=check,
+    output_of=made,
 )

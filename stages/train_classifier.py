@@ -57,12 +57,11 @@ def run(
     config: TrainClassifierConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
 ) -> dict[str, Any]:
     from stages.engine import distributed
-    from stages.engine.device import select_device
     from stages.engine.loop import fit
     from stages.engine.randomness import derive_seed
     from stages.engine.segmenter_training import publish_network
     from stages.engine.streams import Entry, SampleMaker, Stream
-    from stages.localization.classification import Classification, precision_of_classes
+    from stages.localization.classification import Classification, scored
 
     assert inputs["data"] is not None
     dataset = Dataset(inputs["data"])
@@ -83,15 +82,7 @@ def run(
     summary: dict[str, Any] = {"pictures": len(ids), "without_label": len(untagged), **fitted.summary}
     if rank == 0:
         publish_network(writer, fitted.predictor, dataset.class_names)
-        if scored := [image_id for image_id in dataset.ids(config.score_split) if dataset.has_tags(image_id)]:
-            device = select_device(execution.device)
-            precision = precision_of_classes(
-                fitted.predictor, dataset, scored, config.crop_size, device, execution.workers
-            )
-            known = [value for value in precision.values() if value is not None]
-            summary["average_precision"] = precision
-            summary["mean_average_precision"] = sum(known) / len(known) if known else None
-            summary["score_split"] = config.score_split
+        summary |= scored(fitted.predictor, dataset, config.score_split, config.crop_size, execution)
     return summary
 
 

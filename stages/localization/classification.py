@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from artifacts.dataset import Dataset
+from stages.contract import Execution
+from stages.data.pictures import Pictures
 from stages.engine.batch import Batch
+from stages.engine.device import select_device
 from stages.engine.losses import multilabel_soft_margin
 from stages.localization.average_precision import average_precision
 from stages.methods.contract import Method
@@ -42,13 +45,13 @@ class Classification(Method):
 
 @torch.inference_mode()
 def class_scores(
-    network: nn.Module, dataset: Dataset, ids: Sequence[str], size: int, device: torch.device, workers: int
+    network: nn.Module, pictures: Pictures, ids: Sequence[str], size: int, device: torch.device, workers: int
 ) -> np.ndarray:
     """Logits float32 (N, K) of pictures resized to `size` x `size`."""
     network.eval()
 
     def picture(image_id: str) -> np.ndarray:
-        image = Image.fromarray(dataset.image(image_id))
+        image = Image.fromarray(pictures.image(image_id))
         return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
     rows = []
@@ -58,6 +61,21 @@ def class_scores(
             images = normalise(torch.from_numpy(chunk).to(device).permute(0, 3, 1, 2))
             rows.append(network(images).float().cpu().numpy())
     return np.concatenate(rows)
+
+
+def scored(network: nn.Module, dataset: Dataset, split: str, size: int, execution: Execution) -> dict[str, Any]:
+    """Average precision on those pictures of a split that have labels, for a training's summary; {} for none."""
+    ids = [image_id for image_id in dataset.ids(split) if dataset.has_tags(image_id)]
+    if not ids:
+        return {}
+    device = select_device(execution.device)
+    precision = precision_of_classes(network.to(device), dataset, ids, size, device, execution.workers)
+    known = [value for value in precision.values() if value is not None]
+    return {
+        "average_precision": precision,
+        "mean_average_precision": sum(known) / len(known) if known else None,
+        "score_split": split,
+    }
 
 
 def precision_of_classes(

@@ -151,7 +151,7 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
         substituted = _substitute(values["table"], parameters, "table", problems)
         # what `select` makes is a segmenter whose summary holds its score
         kinds = {
-            name: None if node is None else "metrics" if node.stage.name == "select" else node.stage.output
+            name: None if node is None else "metrics" if node.stage.name == "select" else node.stage.makes(node.config)
             for name, node in nodes.items()
         }
         table = read_table(substituted, repeat, kinds, problems.add)
@@ -397,7 +397,7 @@ def _check_kinds(nodes: Mapping[str, Node], origin: Mapping[str, str], problems:
         for given, source in node.inputs.items():
             if given not in node.stage.inputs or source not in nodes:
                 continue
-            kinds, made = node.stage.inputs[given].kinds, nodes[source].stage.output
+            kinds, made = node.stage.inputs[given].kinds, nodes[source].stage.makes(nodes[source].config)
             if made not in kinds:
                 problems.add(
                     f"nodes.{origin[name]}.inputs.{given}",

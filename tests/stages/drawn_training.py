@@ -58,6 +58,7 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     "advsemseg": {"name": "advsemseg", "start": 0.0, "discriminator": {"channels": [8, 8, 8, 8]}},
     # dropout draws by process, and no score is above .6 yet
     "s4gan": {"name": "s4gan", "threshold": 0.5, "dropout": 0.0, "discriminator": {"channels": [8, 8, 8, 8]}},
+    "mlmt": {"name": "mlmt", "start": 0.0, "ramp": 0.0, "teacher": {"decay": 0.5}},
     "fixmatch": {"name": "fixmatch", "threshold": 0.3},  # the default is out of reach of a network that has not learned
     "unimatch": {"name": "unimatch", "threshold": 0.3},
     "unimatch-v2": {"name": "unimatch-v2", "threshold": 0.3},

@@ -160,3 +160,16 @@ def test_plain_progress_prints_count_rate_and_fields(capsys):
         task.advance(1, loss=0.25)
     assert "masks: 3/4 images" in (shown := capsys.readouterr().err)
     assert "loss=0.25" in shown
+
+
+def test_the_config_may_decide_the_kind_of_artifact():
+    """And that kind is part of the fingerprint."""
+    train = load_stage("train")
+    segmenter, classifier = (build(train.config, {"method": name}, "t") for name in ("supervised", "mlmt"))
+    assert (train.makes(segmenter), train.makes(classifier), STAGE.makes(Settings())) == (
+        "segmenter",
+        "classifier",
+        "masks",
+    )
+    other = Stage(**{**vars(STAGE), "output_of": lambda _: "seeds"})
+    assert of(Settings(), stage=other) != of(Settings())

@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from artifacts.errors import ArtifactError, ConfigError, DataError
@@ -14,7 +16,7 @@ from artifacts.masks import read_mask, write_mask
 from artifacts.score_maps import ScoreMaps
 from stages.config import build
 from stages.networks import load_network, normalise, upsample
-from stages.predict import PredictConfig
+from stages.predict import PredictConfig, _restrict, seen_classes
 
 
 def softmax_of(bench, image: np.ndarray) -> np.ndarray:
@@ -292,3 +294,91 @@ def test_a_network_for_other_classes_is_refused(bench):
     bench.add_segmenter("stranger", ("background", "cat"))
     with pytest.raises(ConfigError, match="the network knows the classes background, cat"):
         bench.run("predict", "x", {}, {"segmenter": "stranger"})
+
+
+# --- a classifier beside the segmenter ---
+
+
+@pytest.fixture(scope="module")
+def classifier(bench):
+    """Trained for a few steps, so that its scores differ between classes and pictures."""
+    values = {"iterations": 4, "batch_size": 4, "crop_size": 48, "optimizer": {"lr": 1e-2}}
+    return bench.run("train-classifier", "classifier", values)
+
+
+def seen_by(bench, classifier, image_id: str) -> np.ndarray:
+    """Its probabilities of one picture, resized as in training: (K,)."""
+    picture = Image.fromarray(bench.dataset.image(image_id)).resize((48, 48), Image.Resampling.BILINEAR)
+    with torch.no_grad():
+        logits = load_network(classifier)(normalise(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]))
+    return logits[0].sigmoid().numpy()
+
+
+def test_only_the_background_and_what_the_classifier_sees_may_win(bench, classifier, both):
+    """Class k + 1 is the classifier's column k; compared with probabilities zeroed one by one."""
+    ids = bench.dataset.ids("val")
+    scores = {image_id: seen_by(bench, classifier, image_id) for image_id in ids}
+    threshold = float(np.median(np.concatenate(list(scores.values())))) + 1e-6
+    values = {"class_threshold": threshold, "splits": ["val"]}
+    artifact = bench.run("predict", "fused", values, {"classifier": "classifier"})
+    changed = 0
+    for image_id in ids:
+        expected = softmax_of(bench, bench.dataset.image(image_id))
+        for k, score in enumerate(scores[image_id]):
+            if score < threshold:
+                expected[k + 1] = 0
+        mask = mask_of(artifact, image_id)
+        assert (mask == expected.argmax(0)).mean() > 0.999
+        assert set(np.unique(mask)) <= {0, *(int(k) + 1 for k in np.flatnonzero(scores[image_id] >= threshold))}
+        changed += (mask != mask_of(both, image_id)).sum()
+        record = ScoreMaps(artifact, "probabilities")[image_id]
+        assert 0 in record.classes
+        np.testing.assert_allclose(record.scores, (expected / expected.sum(0))[record.classes][:, ::4, ::4], atol=2e-3)
+    assert changed > 0
+
+
+@pytest.mark.parametrize(("threshold", "alone"), [(1.0, True), (0.0, False)])
+def test_without_any_class_all_is_background_and_with_all_of_them_nothing_changes(
+    bench, classifier, both, threshold, alone
+):
+    values = {"class_threshold": threshold, "output": "masks"}
+    artifact = bench.run("predict", f"fused-{threshold}", values, {"classifier": "classifier"})
+    for image_id in bench.dataset.ids("val"):
+        expected = np.zeros_like(mask_of(both, image_id)) if alone else mask_of(both, image_id)
+        np.testing.assert_array_equal(mask_of(artifact, image_id), expected)
+
+
+def test_a_removed_class_cannot_win_over_negative_logits():
+    """Trap: the published code multiplies logits by 0 or 1, and 0 is more than -3."""
+    logits = torch.tensor([-3.0, 5.0, -4.0]).view(1, 3, 1, 1)
+    assert (logits * torch.tensor([1.0, 0.0, 1.0]).view(1, 3, 1, 1)).argmax(1).item() == 1
+    restricted = _restrict(logits.softmax(1), [[0, 2]])
+    assert restricted.argmax(1).item() == 0
+    assert restricted.flatten().tolist() == pytest.approx([1 / (1 + np.exp(-1)), 0, 1 / (1 + np.exp(1))])
+    sure = torch.tensor([-200.0, 200.0, -200.0]).view(1, 3, 1, 1).softmax(1)  # nothing but the removed class
+    assert _restrict(sure, [[0]]).argmax(1).item() == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=6), st.floats(0, 1))
+def test_the_background_is_always_seen(logits, threshold):
+    classes = seen_classes(np.array(logits, np.float32), threshold)
+    assert classes[0] == 0
+    assert sorted(set(classes)) == classes
+    with np.errstate(over="ignore"):
+        expected = {k + 1 for k, logit in enumerate(logits) if 1 / (1 + np.exp(-np.float32(logit))) >= threshold + 1e-6}
+    assert expected <= set(classes) <= set(range(len(logits) + 1))
+
+
+def test_a_classifier_on_own_pictures(bench, classifier, tmp_path):
+    image_id = bench.dataset.ids("val")[0]
+    Image.fromarray(bench.dataset.image(image_id)).save(tmp_path / "photo.png")
+    values = {"images": str(tmp_path), "output": "masks", "class_threshold": 1.0}
+    artifact = bench.run("predict", "fused-own", values, {"data": None, "classifier": "classifier"})
+    assert mask_of(artifact, "photo").max() == 0
+
+
+def test_a_classifier_of_other_classes_is_refused(bench, classifier):
+    bench.add_segmenter("strange-segmenter", ("background", "x", "y"))
+    with pytest.raises(ConfigError, match="the classifier knows the classes background"):
+        bench.run("predict", "strange", {}, {"segmenter": "strange-segmenter", "classifier": "classifier"})

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from stages.config import SHORTHAND
 from stages.engine.config import HardExamples, TrainingConfig
-from stages.methods.settings.adversarial import AdvSemSegSettings, S4GanSettings
+from stages.methods.settings.adversarial import AdvSemSegSettings, MlmtSettings, S4GanSettings
 from stages.methods.settings.consistency import CctSettings, CutMixSegSettings, MeanTeacherSettings, VatSettings
 from stages.methods.settings.labels import DsrgSettings, DualBranchSettings, SupervisedSettings
 from stages.methods.settings.mutual import CpcSettings, CpsSettings, GctSettings
@@ -35,6 +35,7 @@ AnyMethodSettings = Annotated[
     | UniMatchV2Settings
     | AdvSemSegSettings
     | S4GanSettings
+    | MlmtSettings
     | SelfTrainingSettings
     | StPlusPlusSettings
     | DmtSettings,
@@ -43,7 +44,7 @@ AnyMethodSettings = Annotated[
 
 
 class TrainConfig(TrainingConfig):
-    """A segmenter's training: method, network and optimisation."""
+    """A segmenter's training (a classifier's with mlmt): method, network and optimisation."""
 
     method: AnyMethodSettings = Field(
         SupervisedSettings(), description="The method and its settings; `semiseg methods` lists them."

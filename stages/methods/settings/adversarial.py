@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from stages.config import Config
-from stages.engine.config import OptimizerConfig, Share
+from stages.engine.config import OptimizerConfig, Share, StrongAugmentationSettings, TeacherSettings
 from stages.methods.settings.base import Card, MethodSettings
 
 Channels = Annotated[int, Field(ge=2)]
@@ -90,3 +90,36 @@ class S4GanSettings(MethodSettings):
         0.5, ge=0, lt=1, description="Probability that D drops a channel, after all layers but the last (published)."
     )
     discriminator: DiscriminatorSettings = Field(DiscriminatorSettings(), description="The discriminator D.")
+
+
+class MlmtSettings(MethodSettings):
+    """Mittal et al., PAMI 2021: an image classifier with a mean teacher, whose classes a segmenter may not leave."""
+
+    card: ClassVar[Card] = Card(
+        title="MLMT: multi-label mean teacher, an image classifier that s4GAN's predictions are filtered with",
+        paper="Mittal et al., PAMI 2021",
+        uses=("masks", "pictures"),
+        place="stages.methods.mlmt:Mlmt",
+        loss="L = BCE(c(x), classes of y) + w(t) mean (1 - cos(c(S(u)), c'(u)))\n"
+        "c' <- a c' + (1 - a) c;  S: colours, blur;  w: 0, then linear from start to start + ramp",
+        cost="3 forward, 2 backward of a classifier",
+        sources=("Mittal et al., PAMI 2021, section 3.3", "its code, sud0301/semisup-semseg: train_mlmt.py"),
+        inference="the teacher",
+        output="classifier",
+    )
+    name: Literal["mlmt"] = "mlmt"
+    weight: float = Field(1.0, ge=0, description="Largest w: weight of the consistency (published).")
+    start: Share = Field(
+        0.1, description="Share of the iterations before there is a consistency (published: 10 of 100 epochs)."
+    )
+    ramp: Share = Field(
+        0.5, description="Share of the iterations over which w then rises linearly (published: 50 of 100 epochs)."
+    )
+    teacher: TeacherSettings = Field(
+        TeacherSettings(decay=0.999),
+        description="The average c' (published: .999, parameters alone, in train mode).",
+    )
+    strong: StrongAugmentationSettings = Field(
+        StrongAugmentationSettings(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.0),
+        description="The student's view of unlabelled pictures (published: jitter .4 .4 .4 .1, blur .1 to 2).",
+    )

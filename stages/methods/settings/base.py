@@ -25,6 +25,7 @@ class Card:
         sources: where formula and defaults come from; what differs is in docs/methods.md.
         recipe: the recipe that reproduces it.
         inference: what is evaluated and published.
+        output: the kind of artifact a training gives.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Card:
     sources: tuple[str, ...] = ()
     recipe: str = "league"
     inference: str = "the network"
+    output: Literal["segmenter", "classifier"] = "segmenter"
 
 
 class MethodSettings(Config):

@@ -128,6 +128,16 @@ def test_a_cycle_is_named(raw_recipe: dict[str, Any]) -> None:
             {"nodes": {"n": {"stage": "toy-numbers"}, "s": {"stage": "toy-score", "inputs": {"sum": "n"}}}},
             "nodes.s.inputs.sum: node 'n' makes dataset, expected masks",
         ),
+        (
+            {
+                "nodes": {
+                    "d": {"stage": "prepare-data"},
+                    "c": {"stage": "train", "config": {"method": "mlmt"}, "inputs": {"data": "d"}},
+                    "p": {"stage": "predict", "inputs": {"data": "d", "segmenter": "c"}},
+                }
+            },
+            "nodes.p.inputs.segmenter: node 'c' makes classifier, expected segmenter",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_key(raw_recipe: dict[str, Any], change: dict[str, Any], expected: str) -> None:

@@ -1,0 +1,84 @@
+"""MLMT, the multi-label mean teacher: the classifier beside s4GAN (Mittal et al., PAMI 2021).
+
+An image classifier learns which classes the masks of the labelled pictures contain, and to agree with its own average
+about strongly augmented unlabelled pictures. `predict --classifier` removes the classes it does not see from what a
+segmenter predicts.
+
+    semiseg train --method mlmt
+    semiseg predict --segmenter s4gan --classifier mlmt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stages.engine.discrimination import one_hot
+from stages.engine.distributed import global_mean
+from stages.engine.losses import IGNORE
+from stages.engine.streams import Stream
+from stages.engine.teacher import Teacher
+from stages.engine.views import strong_view
+from stages.methods.contract import Batch, Method, Setup, Sources, strong_and_unlabelled
+from stages.methods.settings.adversarial import MlmtSettings
+from stages.networks import build_classifier
+from stages.networks.config import classifier_of
+
+
+class Mlmt(Method):
+    """L = BCE(c(x), y) + w(t) mean (1 - cos(c(S(u)), c'(u))) on logits; y: the classes of the mask, c': c's average.
+
+    There is no output for the background, which is in every picture. The average, c', is published.
+    """
+
+    def __init__(self, settings: MlmtSettings, setup: Setup) -> None:
+        super().__init__(settings, setup)
+        student = build_classifier(classifier_of(setup.network), setup.num_classes - 1, setup.seed)
+        self.networks = nn.ModuleDict({"classifier": student, "teacher": Teacher(student, settings.teacher)})
+
+    @classmethod
+    def streams(cls, settings: MlmtSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        return strong_and_unlabelled("mlmt", sources, batch_size)
+
+    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        classifier, labelled, unlabelled = self.networks["classifier"], batch["strong"], batch["unlabelled"]
+        terms = {"labelled": classes_of_masks(classifier(labelled.image), labelled.label)}
+        if (weight := self.weight(step)) == 0:
+            return terms
+        strong = strong_view(unlabelled, self.settings.strong, self.setup.seed, step)
+        found, target = classifier(strong.image), self.networks["teacher"](unlabelled.image)
+        return terms | {"consistency": weight * cosine_distance(found, target)}
+
+    def weight(self, step: int) -> float:
+        """w(t): 0 up to `start`, then linear over `ramp`."""
+        settings, done = self.settings, step / self.setup.iterations
+        if done < settings.start or settings.weight == 0:
+            return 0.0
+        return settings.weight * (min((done - settings.start) / settings.ramp, 1.0) if settings.ramp else 1.0)
+
+    def after_step(self, step: int) -> None:
+        cast(Teacher, self.networks["teacher"]).update(self.networks["classifier"], step)
+
+    @property
+    def predictor(self) -> nn.Module:
+        return cast(Teacher, self.networks["teacher"]).network
+
+
+def classes_of_masks(logits: Tensor, label: Tensor) -> Tensor:
+    """Binary cross-entropy with logits (B, K), column k is class k + 1, on which classes a crop's mask holds.
+
+    int64 label (B, H, W). A mean over pictures and classes; a crop of unknown pixels alone says nothing.
+    """
+    present = one_hot(label, logits.shape[1] + 1).amax((2, 3))[:, 1:]
+    known = (label != IGNORE).flatten(1).any(1)
+    terms = F.binary_cross_entropy_with_logits(logits.float(), present, reduction="none").mean(1)
+    return global_mean((terms * known).sum(), known.sum())
+
+
+def cosine_distance(found: Tensor, target: Tensor) -> Tensor:
+    """Mean over pictures of 1 - cos of the angle between logits (B, K); no gradient passes to `target`."""
+    distance = 1 - F.cosine_similarity(found.float(), target.detach().float())
+    return global_mean(distance.sum(), len(distance))
