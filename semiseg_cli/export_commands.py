@@ -73,6 +73,37 @@ def files(
 
 
 @export.command()
+def onnx(
+    name: Annotated[str, typer.Argument(help="A trained segmenter.")],
+    file: Annotated[Path, typer.Argument(help="A new file, .onnx.")],
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Write a segmenter as one ONNX file: pictures of any size in, class probabilities out.
+
+    The input is uint8 RGB (N, 3, H, W); normalisation and upsampling are part of the file, the class names stand in its
+    metadata. Needs the extra onnx.
+    """
+    from stages.networks import Segmenter, load_network
+    from stages.networks.onnx_export import export_onnx
+
+    target = existing_workspace(workspace)
+    artifact = named_artifact(target, name)
+    if file.exists():
+        raise UsageError(f"{file} exists already", "name a new file")
+    with target.reading([name]):
+        network = load_network(artifact)
+    if not isinstance(network, Segmenter):
+        raise UsageError(f"artifact {name!r} holds a classifier", "name an artifact of train or retrain")
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        export_onnx(network, partial)
+        partial.rename(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    say(f"wrote {file}: {size(file.stat().st_size)}")
+
+
+@export.command()
 def voc_test(
     name: PredictionsArgument,
     archive: Annotated[Path, typer.Argument(help="A new file, .tgz or .tar.gz.")],
