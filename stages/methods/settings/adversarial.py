@@ -39,7 +39,7 @@ class AdvSemSegSettings(MethodSettings):
         "L_S = CE(f(x), y) + a BCE(D(P(x)), 1) + b BCE(D(P(u)), 1) + s CE(f(u), argmax f(u) where D(P(u)) >= T)\n"
         "L_D = 1/2 [BCE(D([P(x), P(u)]), 0) + BCE(D(onehot y), 1)]",
         cost="2 forward, 2 backward; 4 of the discriminator",
-        sources=("Hung et al., BMVC 2018, Eq. 1-5", "its code, hfslyc/AdvSemiSeg: weights of its README, T, widths"),
+        sources=("Hung et al., BMVC 2018", "its code, hfslyc/AdvSemiSeg: weights of its README, T, widths"),
     )
     name: Literal["advsemseg"] = "advsemseg"
     adversarial: float = Field(
@@ -73,7 +73,7 @@ class S4GanSettings(MethodSettings):
         "    + s CE(f(u), argmax f(u)) over the pictures u with D(P(u), u) > g\n"
         "L_D = 1/2 [BCE(D(P(u), u), 0) + BCE(D(onehot y, x), 1)];  h: D's last features",
         cost="2 forward, 2 backward; 3 of the discriminator",
-        sources=("Mittal et al., PAMI 2021, Eq. 2-6", "its code, sud0301/semisup-semseg: train_s4GAN.py"),
+        sources=("Mittal et al., PAMI 2021", "its code, sud0301/semisup-semseg: train_s4GAN.py"),
     )
     name: Literal["s4gan"] = "s4gan"
     feature_matching: float = Field(0.1, ge=0, description="m: weight of the feature matching (published).")
@@ -103,7 +103,7 @@ class MlmtSettings(MethodSettings):
         loss="L = BCE(c(x), classes of y) + w(t) mean (1 - cos(c(S(u)), c'(u)))\n"
         "c' <- a c' + (1 - a) c;  S: colours, blur;  w: 0, then linear from start to start + ramp",
         cost="3 forward, 2 backward of a classifier",
-        sources=("Mittal et al., PAMI 2021, section 3.3", "its code, sud0301/semisup-semseg: train_mlmt.py"),
+        sources=("Mittal et al., PAMI 2021", "its code, sud0301/semisup-semseg: train_mlmt.py"),
         inference="the teacher",
         output="classifier",
     )

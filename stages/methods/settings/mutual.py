@@ -89,7 +89,7 @@ class GctSettings(MethodSettings):
         "Q_k: P_k where F finds it no worse, else the other's;  r(t) = exp(-5 (1 - t)^2)\n"
         "L_F = d/2 sum_k mean (F(x, P_k) - C_k)^2,  C_k: smoothed |onehot y - P_k|",
         cost="4 forward, 4 backward; 8 of the flaw detector",
-        sources=("Ke et al., ECCV 2020, Eq. 1-9", "its code, ZHKKKe/PixelSSL: ssl_gct.py, weights of its scripts"),
+        sources=("Ke et al., ECCV 2020", "its code, ZHKKKe/PixelSSL: ssl_gct.py, weights of its scripts"),
         inference="network 1",
     )
     name: Literal["gct"] = "gct"
