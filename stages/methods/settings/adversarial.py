@@ -74,6 +74,7 @@ class S4GanSettings(MethodSettings):
         "L_D = 1/2 [BCE(D(P(u), u), 0) + BCE(D(onehot y, x), 1)];  h: D's last features",
         cost="2 forward, 2 backward; 3 of the discriminator",
         sources=("Mittal et al., PAMI 2021", "its code, sud0301/semisup-semseg: train_s4GAN.py"),
+        recipe="s4gan",
     )
     name: Literal["s4gan"] = "s4gan"
     feature_matching: float = Field(0.1, ge=0, description="m: weight of the feature matching (published).")
@@ -106,6 +107,7 @@ class MlmtSettings(MethodSettings):
         sources=("Mittal et al., PAMI 2021", "its code, sud0301/semisup-semseg: train_mlmt.py"),
         inference="the teacher",
         output="classifier",
+        recipe="s4gan",
     )
     name: Literal["mlmt"] = "mlmt"
     weight: float = Field(1.0, ge=0, description="Largest w: weight of the consistency (published).")

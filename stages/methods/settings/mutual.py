@@ -91,6 +91,7 @@ class GctSettings(MethodSettings):
         cost="4 forward, 4 backward; 8 of the flaw detector",
         sources=("Ke et al., ECCV 2020", "its code, ZHKKKe/PixelSSL: ssl_gct.py, weights of its scripts"),
         inference="network 1",
+        recipe="voc-blended",
     )
     name: Literal["gct"] = "gct"
     flaw_correction: float = Field(
