@@ -69,7 +69,7 @@ def test_the_sum_is_divided_by_all_labelled_pixels_not_by_the_weights(case):
                 c = float(batch.extra["confidence"][b, y, x]) / 255
                 weight = float(p[label] ** 5) if int(p.argmax()) == label or float(p.max()) <= c else 0.0
             total, count = total - weight * float(log[b, label, y, x]), count + 1
-    assert float(made.losses()["cross_entropy"]) == pytest.approx(total / count, rel=1e-4)
+    assert made.losses()["cross_entropy"].item() == pytest.approx(total / count, rel=1e-4)
 
 
 def test_the_weights_pass_no_gradient(case):
