@@ -263,6 +263,7 @@ class Writer:
             temporary = self.path / f"{PROGRESS}{TEMPORARY}{os.getpid()}"
             temporary.write_text(json.dumps({"done": self._done, "total": self._total}))
             os.replace(temporary, self.path / PROGRESS)
+            self._save_record()  # or the time of a killed run would be lost
 
 
 def disk_error(error: Exception, target: Path) -> Exception:

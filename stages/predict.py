@@ -96,6 +96,8 @@ class PredictConfig(InferenceConfig):
 
 def check(config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> None:
     """Whether there are pictures, labels where they are wanted, and a network for the same classes."""
+    from stages.networks.loading import check_classes
+
     pictures, ids = open_pictures(inputs["data"], config.images, config.splits)
     ids = chosen_ids(ids, config, inputs)
     keep = inputs.get("keep")
@@ -112,11 +114,9 @@ def check(config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> None:
             f"the classifier knows the classes {', '.join(class_names(classifier))}; the segmenter {', '.join(names)}",
             "use networks that were trained on the same classes",
         )
-    if isinstance(pictures, Dataset) and pictures.class_names != names:
-        raise ConfigError(
-            f"the network knows the classes {', '.join(names)}; the data set has {', '.join(pictures.class_names)}",
-            "predict with a network trained on this data set's classes",
-        )
+    segmenter = inputs["segmenter"]
+    if isinstance(pictures, Dataset) and segmenter is not None:
+        check_classes(segmenter, pictures.class_names)
 
 
 def chosen_ids(ids: list[str], config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> list[str]:

@@ -3,8 +3,8 @@
     semiseg train --method supervised --set snapshots=3 --name teacher
     semiseg reliability --segmenter teacher
 
-A picture whose mask changed little while the network trained is likely to have a good one (Yang et al., CVPR 2022,
-section 3.3). The result, `reliability.json`, holds the score of every picture, and the ids of the reliable and of the
+A picture whose mask changed little while the network trained is likely to have a good one (Yang et al., CVPR 2022).
+The result, `reliability.json`, holds the score of every picture, and the ids of the reliable and of the
 unreliable part; `predict` takes it as `selection`.
 """
 

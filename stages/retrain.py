@@ -61,6 +61,8 @@ def externals(config: RetrainConfig) -> dict[str, Path]:
 
 
 def check(config: RetrainConfig, inputs: Mapping[str, Artifact | None]) -> None:
+    from stages.networks.loading import check_classes
+
     config.training.network.check()
     if config.training.method != SupervisedSettings():
         raise ConfigError("retrain: training.method cannot be set", "set `labels` instead")
@@ -72,12 +74,7 @@ def check(config: RetrainConfig, inputs: Mapping[str, Artifact | None]) -> None:
     data, segmenter = inputs["data"], inputs["segmenter"]
     assert data is not None
     assert segmenter is not None
-    known, wanted = segmenter.json("network.json")["class_names"], list(Dataset(data).class_names)
-    if known != wanted:
-        raise ConfigError(
-            f"the network knows the classes {', '.join(known)}; the data set has {', '.join(wanted)}",
-            "retrain with a network of this data set's classes",
-        )
+    check_classes(segmenter, Dataset(data).class_names)
 
 
 def run(

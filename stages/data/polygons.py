@@ -535,6 +535,7 @@ def _pack(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _size_of(entry: Mapping[str, Any], height: str, width: str) -> Size | None:
     """(H, W) of an entry; None where it has none, or what cannot be one."""
-    sides = entry.get(height), entry.get(width)
-    good = all(isinstance(side, int | float) and side >= 1 and side == int(side) for side in sides)
-    return (int(sides[0]), int(sides[1])) if good else None  # type: ignore[arg-type]
+    sides = [side for side in (entry.get(height), entry.get(width)) if isinstance(side, int | float)]
+    if len(sides) < 2 or not all(side >= 1 and side == int(side) for side in sides):
+        return None
+    return int(sides[0]), int(sides[1])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from stages.engine.config import TeacherSettings
+from stages.networks import Segmenter
 
 
 class Teacher(nn.Module):
@@ -34,7 +36,7 @@ class Teacher(nn.Module):
     @property
     def stride(self) -> int:
         """Input pixels per cell of the logits, as of a segmenter."""
-        return self.network.stride  # type: ignore[return-value]
+        return cast(Segmenter, self.network).stride
 
     def update(self, student: nn.Module, step: int) -> None:
         """To be called after the optimiser step `step` (from 0)."""

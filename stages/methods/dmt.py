@@ -67,7 +67,7 @@ class Dmt(Method):
 def dynamic_weight(
     probabilities: Tensor, label: Tensor, confidence: Tensor, gamma_agree: float, gamma_differ: float
 ) -> Tensor:
-    """w (B, H, W): P_y^g1 where argmax P is the label y, else P_y^g2 where max P <= c, else 0 (Eq. 3-6).
+    """w (B, H, W): P_y^g1 where argmax P is the label y, else P_y^g2 where max P <= c, else 0.
 
     Args:
         probabilities: P of this model, (B, C, H, W).

@@ -539,3 +539,19 @@ def test_a_writer_of_another_rank_leaves_the_first_ones_files_alone(workspace):
             Writer(first.path).write_bytes("y.txt", b"y")
         assert first.has("x.txt")
         assert first.has("y.txt")
+
+
+def test_the_time_of_a_killed_run_is_counted(tmp_path, monkeypatch):
+    """The first writer is left as a SIGKILL leaves it: nothing of it runs any more."""
+    clock = [100.0]
+    monkeypatch.setattr("artifacts.store.time.monotonic", lambda: clock[0])
+    killed = Writer(tmp_path / ".a.0123456789ab.partial")
+    killed._continue()
+    killed.expect(3)
+    clock[0] += 7.0
+    killed.advance()
+    again = Writer(killed.path)
+    again._continue()
+    clock[0] += 2.0
+    assert again.seconds == 9.0
+    assert again.resumed == 1

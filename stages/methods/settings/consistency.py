@@ -37,7 +37,7 @@ class CctDecoders(Config):
 class CctSettings(MethodSettings):
     """Ouali et al., CVPR 2020: auxiliary decoders predict from perturbed features what the main one sees in clean ones.
 
-    Published values: the paper's section 4 and the config of its code.
+    Published values: the paper's and those of the config of its code.
     """
 
     card: ClassVar[Card] = Card(
@@ -48,7 +48,7 @@ class CctSettings(MethodSettings):
         loss="L = CE(g(e(x)), y) + w r(t) 1/K sum_k MSE(softmax g_k(p_k(e(u))), softmax g(e(u)))\n"
         "p_k: seven kinds of perturbation; r: sigmoid ramp",
         cost="2 forward, 2 backward; K decoders forward and backward",
-        sources=("Ouali et al., CVPR 2020, Eq. 1-3", "its code: numbers of decoders, MSE over pixels and classes"),
+        sources=("Ouali et al., CVPR 2020", "its code: numbers of decoders, MSE over pixels and classes"),
         inference="encoder and main decoder",
     )
     name: Literal["cct"] = "cct"
@@ -178,7 +178,7 @@ class CutMixSegSettings(ConfidentSettings):
         "c: share of pixels with max mix(P0, P1) >= .97; t: average of s",
         cost="2 forward, 2 backward; teacher 2 forward",
         sources=(
-            "French et al., BMVC 2020, section 3.3",
+            "French et al., BMVC 2020",
             "its code: Adam, 3e-5, teacher .99, one box of half the picture",
         ),
         inference="the teacher",

@@ -43,7 +43,7 @@ class DualBranchSettings(MethodSettings):
         place="stages.methods.dual_branch:DualBranch",
         loss="L = CE(f_s(Z(x_s)), m_s) + lambda CE(f_w(Z(x_w)), m_w)",
         cost="2 forward, 2 backward",
-        sources=("Luo & Yang, ECCV 2020, section 3",),
+        sources=("Luo & Yang, ECCV 2020",),
         recipe="table1",
         inference="trunk and strong branch",
     )
@@ -66,7 +66,7 @@ class DsrgSettings(MethodSettings):
         place="stages.methods.dsrg:Dsrg",
         loss="L = L_seed(H, grown seeds) + L_boundary(H, CRF(H)) + w L_expansion(H)",
         cost="1 forward, 1 backward, 1 dense CRF",
-        sources=("Huang et al., CVPR 2018, Eq. 2-4 and its code", "Kolesnikov & Lampert, ECCV 2016, Eq. 2-6"),
+        sources=("Huang et al., CVPR 2018, and its code", "Kolesnikov & Lampert, ECCV 2016"),
         recipe="dsrg-table2",
     )
     name: Literal["dsrg"] = "dsrg"

@@ -36,7 +36,7 @@ class CpsSettings(MutualSettings):
         loss="L = CE(f1(x), y) + CE(f2(x), y) + lambda [CE(f1(z), Y2(z)) + CE(f2(z), Y1(z))],  Y = argmax\n"
         "z: unlabelled pictures mixed by CutMix, or (cutmix false) labelled and unlabelled ones",
         cost="4 forward, 4 backward; with CutMix 4 more forward",
-        sources=("Chen et al., CVPR 2021, Eq. 1-5", "its code: lambda 1.0 with CutMix where the paper has 1.5"),
+        sources=("Chen et al., CVPR 2021", "its code: lambda 1.0 with CutMix where the paper has 1.5"),
         recipe="cps-voc",
         inference="network 1",
     )

@@ -30,13 +30,13 @@ class SelfTrainingSettings(StudentSettings):
 
     card: ClassVar[Card] = Card(
         title="Offline self-training: a fresh student learns from a teacher's masks, strongly augmented (ST)",
-        paper="Yang et al., ST++, CVPR 2022 (the ST of its Table 1)",
+        paper="Yang et al., ST++, CVPR 2022 (its ST)",
         uses=("masks", "pictures"),
         place="stages.methods.self_training:SelfTraining",
         loss="L = CE([f(x), f(S(u))], [y, y_T])  over labelled and pseudo-labelled pixels together\n"
         "y_T: the teacher's masks (scales .5 to 2, flipped), S: colours, blur, holes",
         cost="2 forward, 2 backward; before it a supervised training and one prediction of all pictures",
-        sources=("Yang et al., CVPR 2022, section 3.1 and 3.2", "its code, LiheYoung/ST-PlusPlus"),
+        sources=("Yang et al., CVPR 2022", "its code, LiheYoung/ST-PlusPlus"),
         recipe="self-training",
         inference="the student",
     )
@@ -54,7 +54,7 @@ class StPlusPlusSettings(StudentSettings):
         loss="L = CE([f(x), f(S(u))], [y, y_T])  over the masks and those pictures u that have a label so far:\n"
         "first the half whose label was stable while the teacher trained, then all",
         cost="2 forward, 2 backward, in two trainings; before them a supervised one; two predictions",
-        sources=("Yang et al., CVPR 2022, section 3.3", "its code, LiheYoung/ST-PlusPlus"),
+        sources=("Yang et al., CVPR 2022", "its code, LiheYoung/ST-PlusPlus"),
         recipe="self-training",
         inference="the last student",
     )
@@ -72,7 +72,7 @@ class DmtSettings(MethodSettings):
         loss="L = sum_p w_p CE(f(x)_p, y_p) / #labelled pixels,  w = 1 on exact masks; on pseudo labels (y, c):\n"
         "w = P_y^g1 if argmax P = y;  0 if it is another and max P > c;  P_y^g2 if it is another and max P <= c",
         cost="2 forward, 2 backward in each of ten trainings (five rounds, two models), a prediction before each",
-        sources=("Feng et al., Pattern Recognition 2022, Eq. 3-6", "its code, voldemortX/DST-CBC"),
+        sources=("Feng et al., Pattern Recognition 2022", "its code, voldemortX/DST-CBC"),
         recipe="dmt",
         inference="both models, one after the other",
     )

@@ -13,7 +13,7 @@ from stages.methods.settings.base import Card, MethodSettings
 class PseudoSegSettings(MethodSettings):
     """Zou et al., ICLR 2021: two heads fused on the weak view teach the strong view.
 
-    Published values: the paper's section 4 and the flags of its code.
+    Published values: the paper's and those of the flags of its code.
     """
 
     card: ClassVar[Card] = Card(
@@ -24,7 +24,7 @@ class PseudoSegSettings(MethodSettings):
         loss="L = CE(f(x), y) + CE(a(x), y) + BCE(t(x), tags of y) + lambda CE(f(strong u), q)\n"
         "q = sharpen((softmax(f(u) / s) + softmax(a(u) / s)) / 2),  a: Grad-CAM spread by self-attention",
         cost="3 forward, 2 backward",
-        sources=("Zou et al., ICLR 2021, Eq. 1-6", "its code: scale s over all logits, losses added with weight 1"),
+        sources=("Zou et al., ICLR 2021", "its code: scale s over all logits, losses added with weight 1"),
         inference="the network without its Grad-CAM head",
     )
     name: Literal["pseudoseg"] = "pseudoseg"

@@ -40,7 +40,7 @@ class FixMatchSettings(StrongWeakSettings):
         loss="L = (1 - w) CE(f(x), y) + w 1/|V| sum_V [P(u) >= tau] CE(f(S(u)), argmax P(u)),  w = 1/2\n"
         "S: colours, blur, and a box of another picture; V: valid pixels",
         cost="4 forward, 3 backward",
-        sources=("Yang et al., CVPR 2023, Eq. 1-3", "its code: fixmatch.py"),
+        sources=("Yang et al., CVPR 2023", "its code: fixmatch.py"),
         recipe="voc-classic",
     )
     name: Literal["fixmatch"] = "fixmatch"
@@ -57,7 +57,7 @@ class UniMatchSettings(StrongWeakSettings):
         loss="L = (1 - w) CE(f(x), y) + w [(1 - m) (L_s1 + L_s2) / 2 + m L_fp],  w = m = 1/2\n"
         "L_k = 1/|V| sum_V [P(u) >= tau] CE(f_k, argmax P(u)); fp: channels of the features dropped",
         cost="5 forward, 4 backward; once more both through the head",
-        sources=("Yang et al., CVPR 2023, Eq. 4-8", "its code: unimatch.py, configs"),
+        sources=("Yang et al., CVPR 2023", "its code: unimatch.py, configs"),
         recipe="voc-classic",
     )
     name: Literal["unimatch"] = "unimatch"
@@ -74,7 +74,7 @@ class UniMatchV2Settings(StrongWeakSettings):
 
     card: ClassVar[Card] = Card(
         title="UniMatch V2: an averaged teacher teaches two strong views, each with half of the channels",
-        paper="Yang et al., TPAMI 2025 (arXiv 2410.10777)",
+        paper="Yang et al., 2024 (arXiv 2410.10777)",
         uses=("masks", "pictures"),
         place="stages.methods.unimatch_v2:UniMatchV2",
         loss="L = (1 - w) CE(f(x), y) + w (L_s1 + L_s2) / 2,  w = 1/2\n"
