@@ -27,21 +27,13 @@ from PIL import Image
 from artifacts.errors import ConfigError, DataError
 from artifacts.masks import IGNORE, read_mask
 from stages.contract import Execution
+from stages.data.class_table import BLACK, WHITE, ClassTable, read_class_table
 from stages.data.coco import CocoMasks
-from stages.data.colour_masks import (
-    BLACK,
-    SAMPLE,
-    WHITE,
-    ClassTable,
-    guess_palette,
-    read_class_table,
-    read_colours,
-    renumber,
-    to_indices,
-)
+from stages.data.colour_masks import read_colours, renumber, to_indices
 from stages.data.config import FolderConfig
 from stages.data.labels import read_label_table
 from stages.data.lists import check_subset, did_you_mean, entry_id, named, read_list
+from stages.data.palette_guess import SAMPLE, guess_palette
 from stages.data.pictures import SUFFIXES, PictureFolder
 from stages.data.polygons import (
     BACKGROUND_LABELS,

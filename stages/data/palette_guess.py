@@ -1,0 +1,213 @@
+"""A look at masks that nobody described: ids, colours, or black and white?
+
+guess = guess_palette(sorted(Path("masks").glob("*.png")))
+guess.description, guess.table      # what they seem to be, and a class table to correct
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from artifacts.dataset import MAX_CLASSES
+from artifacts.errors import DataError
+from artifacts.masks import IGNORE, voc_palette
+from stages.data.class_table import BLACK, WHITE
+from stages.data.colour_masks import codes_of, open_mask, ranges
+from stages.data.config import VOC_CLASS_NAMES
+from stages.data.lists import named
+
+RARE = 1 / 2000  # share of the pixels below which a colour is no class, but a smoothed edge
+SAMPLE = 50  # masks that `guess_palette` looks at
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What masks seem to be. To be announced, never to be acted on in silence.
+
+    Attributes:
+        kind: "ids" (the value is the class), "binary" (black and white: 255 is an object, not ignore) or "colours".
+        description: what was found, in sentences.
+        table: a class table that fits, with made-up names where none are known; empty if the masks are none.
+        pin: how to say the same in the settings.
+    """
+
+    kind: Literal["ids", "binary", "colours"]
+    description: str
+    table: str
+    pin: str
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Pixels of the sampled masks, counted."""
+
+    modes: Mapping[str, Sequence[Path]]
+    values: Counter[int] | None  # None unless every mask is grey or indexed
+    colours: Counter[int]
+    palette: dict[int, int]  # value -> code in the first mask that has it
+    palettes_differ: bool
+
+
+def guess_palette(paths: Sequence[Path]) -> Guess:
+    """Look at up to 50 of the masks, evenly spread, and say what they are.
+
+    One that cannot be read is passed over here, and named with all others when the masks are read. DataError as
+    `read_colours` raises it when that is so of all.
+    """
+    if not paths:
+        raise DataError("there is no mask to look at", "name a folder with masks")
+    chosen = [paths[i * len(paths) // min(len(paths), SAMPLE)] for i in range(min(len(paths), SAMPLE))]
+    seen = _look(chosen)
+    by_mode = sorted(seen.modes.items(), key=lambda item: -len(item[1]))
+    modes = named([f"{len(some)} of mode {mode}" + _example(some, len(by_mode)) for mode, some in by_mode])
+    begin = f"{sum(map(len, seen.modes.values()))} of {len(paths)} masks looked at ({modes}): "
+    kind, words, table = _judge(seen)
+    pin = f"mask_format: {kind}" + ("; class_table: a file with these lines, names corrected" if table else "")
+    return Guess(kind, begin + words, table, pin)
+
+
+def _example(paths: Sequence[Path], kinds: int) -> str:
+    """Where masks are of several modes, a name for each: the odd ones are wanted."""
+    return f", such as {paths[0].name}" if kinds > 1 else ""
+
+
+def _look(paths: Iterable[Path]) -> _Seen:
+    modes: dict[str, list[Path]] = {}
+    errors: list[DataError] = []
+    values: Counter[int] | None = Counter()
+    colours: Counter[int] = Counter()
+    palette: dict[int, int] = {}
+    differ = False
+    for path in paths:
+        if len(colours) > 100 * MAX_CLASSES:
+            break  # enough to know that these are none
+        try:
+            picture = open_mask(path)
+            codes = codes_of(path, picture)
+        except DataError as error:
+            errors.append(error)
+            continue
+        modes.setdefault(picture.mode, []).append(path)
+        colours += _counted(codes)
+        if picture.mode not in ("1", "L", "P"):
+            values = None
+        elif values is not None:
+            pixels = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+            values += _counted(pixels)
+            found, first = np.unique(pixels, return_index=True)
+            for value, code in zip(found.tolist(), codes.ravel()[first].tolist(), strict=True):
+                differ |= palette.setdefault(value, code) != code
+    if errors and not modes:
+        raise errors[0]
+    return _Seen(modes, values, colours, palette, differ)
+
+
+def _counted(pixels: np.ndarray) -> Counter[int]:
+    found, counts = np.unique(pixels, return_counts=True)
+    return Counter(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+
+
+_Judgement = tuple[Literal["ids", "binary", "colours"], str, str]  # kind, what was found, class table
+
+
+def _judge(seen: _Seen) -> _Judgement:
+    if _is_black_and_white(seen.colours):
+        rest = len(seen.colours) - 2
+        smoothed = f"; {rest} greys between them look like smoothed edges, to be exported without" if rest else ""
+        words = f"black and white. White (255) is taken for the object, not for ignore{smoothed}"
+        return "binary", words, "background 0 0 0\nobject 255 255 255\n"
+    if seen.values is None:
+        return _judge_colours(seen.colours, "")
+    if seen.palettes_differ:
+        return _judge_colours(seen.colours, "a value has other colours in other masks, so colours are the classes. ")
+    if set(seen.modes) == {"L"} and (trap := _grey_levels(set(seen.values))):
+        return _judge_colours(seen.colours, trap)
+    return _judge_ids(seen)
+
+
+def _is_black_and_white(colours: Counter[int]) -> bool:
+    """White occurs, and nothing but black besides, or many greys on few pixels: the smoothed edges of a black-and-white
+    picture. (Ids are greys too, but low ones.)
+    """
+    others = [code for code in colours if code not in (BLACK, WHITE)]
+    if not colours[WHITE] or not others:
+        return bool(colours[WHITE])
+    few = colours[BLACK] + colours[WHITE] >= 0.9 * colours.total()
+    return few and len(others) >= 20 and max(others) > 0xC0C0C0 and all(code % 0x010101 == 0 for code in others)
+
+
+def _grey_levels(values: set[int]) -> str:
+    """A sentence if the values of grey pictures are shades and no ids; else nothing."""
+    shades = sorted(values - {0, IGNORE})
+    if not shades or shades[-1] <= 40:
+        return ""
+    if values <= _voc_greys():
+        return (
+            f"the values {ranges(values)} look like VOC's colours turned into grey, which merges classes (38 is both "
+            "aeroplane and pottedplant): better take the masks from before. "
+        )
+    step = math.gcd(*shades)
+    return f"the values {ranges(values)} look like shades, not like ids. " if step >= 10 else ""
+
+
+def _voc_greys() -> set[int]:
+    picture = Image.frombytes("P", (256, 1), bytes(range(256)))
+    picture.putpalette(voc_palette())
+    greys = np.asarray(picture.convert("L"))[0].tolist()
+    return {*greys[: len(VOC_CLASS_NAMES)], greys[IGNORE]}
+
+
+def _voc_codes() -> list[int]:
+    """Codes of VOC's colours by value, 0..255."""
+    return [int.from_bytes(voc_palette()[3 * value : 3 * value + 3]) for value in range(256)]
+
+
+def _judge_ids(seen: _Seen) -> _Judgement:
+    values = set(seen.values or ())
+    ids = sorted(values - {IGNORE})
+    words = f"values {ranges(values)}, taken for class ids" + (" and ignore (255)" if IGNORE in values else "")
+    codes, last = _voc_codes(), max(ids, default=0)
+    if "P" in seen.modes and last and last < len(VOC_CLASS_NAMES) and all(seen.palette[v] == codes[v] for v in values):
+        words += "; the palette is VOC's, which is no proof that the classes are"
+        return "ids", words, "".join(f"{name}\n" for name in VOC_CLASS_NAMES)
+    if 0 in ids or not ids:
+        return "ids", words, "background\n" + "".join(f"class_{value}\n" for value in range(1, last + 1))
+    words += "; 0 does not occur, so the table has ids: one of them may be the background"
+    return "ids", words, "".join(f"{value} class_{value}\n" for value in ids)
+
+
+def _judge_colours(colours: Counter[int], words: str) -> _Judgement:
+    least = RARE * colours.total() if len(colours) > MAX_CLASSES else 0  # so many are no classes, most are edges
+    common = [code for code, count in colours.most_common() if count >= least]
+    if len(common) > MAX_CLASSES or not common:
+        words += f"{len(colours)} colours, none of them frequent: these look like photographs, no masks"
+        return "colours", words, ""
+    codes = _voc_codes()
+    words += f"{len(common)} colours"
+    if len(common) < len(colours):
+        share = 1 - sum(colours[code] for code in common) / colours.total()
+        words += (
+            f", and {len(colours) - len(common)} rare ones on {share:.2%} of the pixels: smoothed edges, resizing or "
+            "lossy files, to be exported without"
+        )
+    if set(common) <= {*codes[: len(VOC_CLASS_NAMES)], codes[IGNORE]}:
+        words += "; all of them VOC's, which is no proof that the classes are"
+        lines = [*zip(VOC_CLASS_NAMES, codes, strict=False), ("__ignore__", codes[IGNORE])]
+        return "colours", words, _table_text(lines)
+    words += "" if BLACK in common else "; black does not occur: rename the line of the background, if there is one"
+    others = [code for code in common if code != BLACK]
+    lines = [("background", BLACK)] if BLACK in common else []
+    lines += [(f"class_{number}", code) for number, code in enumerate(others, start=1)]
+    return "colours", words, _table_text(lines)
+
+
+def _table_text(lines: Iterable[tuple[str, int]]) -> str:
+    return "".join(f"{name} {code >> 16} {code >> 8 & 255} {code & 255}\n" for name, code in lines)
