@@ -14,8 +14,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError
-from artifacts.store import disk_error
 
 
 def save(path: Path | str, obj: Any) -> None:
@@ -32,13 +32,12 @@ def save(path: Path | str, obj: Any) -> None:
     torch.save(_plain(obj, "", torch), buffer)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise disk_error(error, path) from error
+        with disk_errors(path):
+            with partial.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

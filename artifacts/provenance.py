@@ -6,6 +6,7 @@ import functools
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ RECORDED_PACKAGES = (
     "scikit-image",
     "pydensecrf2",
 )
+
+
+def utc_now() -> str:
+    """The time as records hold it: UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def package_versions() -> dict[str, str]:

@@ -4,64 +4,34 @@ A stage writes below a hidden partial folder, item by item (each by a temporary 
 writes `manifest.json` last and then renames three times: the partial folder to `.NAME.new` (from here on the new
 artifact counts), the old artifact to `.NAME.old`, `.NAME.new` to `NAME`. Whoever comes next completes renames that were
 cut off. A process that dies at any line so leaves either the old artifact or the new one, and a partial folder that
-the next run of the same work continues. Locks are `flock`: they die with the process that holds them.
-docs/formats.md holds the specification.
+the next run of the same work continues. docs/formats.md holds the specification.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import re
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from artifacts.canonical import json_ready, pretty_json
+from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, BusyError
-from artifacts.manifest import (
-    KINDS,
-    LOCAL,
-    MANIFEST_NAME,
-    Manifest,
-    content_digest,
-    list_items,
-    read_manifest,
-)
-from artifacts.provenance import made_by
+from artifacts.locks import Lock
+from artifacts.manifest import KINDS, MANIFEST_NAME, Manifest, content_digest, list_items, read_manifest
+from artifacts.provenance import made_by, utc_now
 
 SCRATCH = ".scratch"
 PROGRESS = ".progress.json"
 RECORD = ".work.json"
 TEMPORARY = ".tmp-"
-
-LOCK_PATIENCE_S = 0.25  # `status` probes a lock for an instant: a writer that meets a probe must not call that "busy"
-
-# A forked child inherits the open lock files, and a lock lives until the last copy is closed: orphans of a killed
-# process (pool and loader workers) would keep its locks. So every child closes its copies.
-_held_locks: set[IO[bytes]] = set()
-
-
-def _close_inherited_locks() -> None:
-    for file in _held_locks:
-        file.close()
-    _held_locks.clear()
-
-
-os.register_at_fork(after_in_child=_close_inherited_locks)
-
-
-def utc_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def check_name(name: str) -> str:
@@ -220,10 +190,10 @@ class Writer:
 
         The temporary name keeps the item's suffix, since writers choose formats by it.
         """
-        with _disk_errors(self.path / relative):
+        with disk_errors(self.path / relative):
             target = self._target(relative)
             temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
-            with _removed_at_end(temporary), _disk_errors(target):  # the disk is judged while the file is still there
+            with _removed_at_end(temporary), disk_errors(target):  # the disk is judged while the file is still there
                 yield temporary
                 os.replace(temporary, target)
 
@@ -264,51 +234,6 @@ class Writer:
             temporary.write_text(json.dumps({"done": self._done, "total": self._total}))
             os.replace(temporary, self.path / PROGRESS)
             self._save_record()  # or the time of a killed run would be lost
-
-
-def disk_error(error: Exception, target: Path) -> Exception:
-    """A full disk or a read-only folder, in words; any other error unchanged."""
-    code = getattr(error, "errno", None)
-    if code in (errno.ENOSPC, errno.EDQUOT) or (code is None and _is_full(error, target)):
-        return ArtifactError(
-            f"the disk is full: {target} could not be written",
-            "free some space and run the same command again: finished items are kept and it continues",
-        )
-    named = getattr(error, "filename", None)
-    if isinstance(named, str | bytes):
-        path = Path(os.fsdecode(named))
-        if not (path.is_relative_to(target) or path in target.parents or path.parent == target.parent):
-            # some other file, that was being read meanwhile
-            return error
-    if code == errno.EFBIG:
-        return ArtifactError(f"{target} could not be written: it exceeds the file size limit", "raise it: ulimit -f")
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ArtifactError(f"{target} cannot be written: {os.strerror(code)}", "check the permissions")
-    if code in (errno.ENOTDIR, errno.EEXIST):
-        return ArtifactError(f"{target} cannot be made: a file is where a folder should be", "choose another folder")
-    return error
-
-
-def _is_full(error: Exception, target: Path) -> bool:
-    """HDF5 and torch report a failed write without an error number: then the disk itself tells."""
-    if "No space left" in str(error):
-        return True
-    try:
-        return isinstance(error, OSError | RuntimeError) and shutil.disk_usage(target.parent).free < 64 * 1024
-    except OSError:
-        return False
-
-
-@contextlib.contextmanager
-def _disk_errors(target: Path) -> Iterator[None]:
-    """Turns the disk errors of the block into words."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        mended = disk_error(error, target)
-        if mended is error:
-            raise
-        raise mended from error
 
 
 @contextlib.contextmanager
@@ -370,6 +295,13 @@ class Workspace:
         """Where work with this fingerprint is collected: other settings never touch it, so nothing is lost."""
         return self.path / f".{check_name(name)}.{fingerprint[:12]}.partial"
 
+    def _lock(self, name: str) -> Lock:
+        return Lock(self.path, check_name(name))
+
+    def holder(self, name: str) -> dict[str, Any] | None:
+        """Who writes the artifact `name` ({"pid", "host", "since", "argv"}), or None."""
+        return self._lock(name).holder()
+
     def partials(self, name: str) -> list[Path]:
         """Folders of unfinished work of `name`, sorted."""
         pattern = re.compile(rf"\.{re.escape(check_name(name))}\.[^.]{{1,12}}\.partial")
@@ -405,84 +337,6 @@ class Workspace:
             f"it has: {', '.join(self.names()) or 'nothing yet'}",
         )
 
-    # --- locks ---
-
-    def _lock_file(self, name: str) -> Path:
-        return self.path / ".locks" / f"{check_name(name)}.lock"
-
-    def holder(self, name: str) -> dict[str, Any] | None:
-        """Who holds the exclusive lock on `name` ({"pid", "host", "since", "argv"}), or None."""
-        try:
-            with open(self._lock_file(name), "rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    with contextlib.suppress(ValueError):
-                        if isinstance(record := json.loads(file.read()), dict):
-                            return record
-                    return {}
-        except OSError:
-            return None
-        return None
-
-    def _open_lock(self, name: str, exclusive: bool) -> IO[bytes] | None:
-        """The open lock file; None for a reader of a workspace in which nothing can be written."""
-        path = self._lock_file(name)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return open(path, "a+b", buffering=0)
-        except OSError as error:
-            if not exclusive and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                with contextlib.suppress(OSError):
-                    return open(path, "rb", buffering=0)
-                return None
-            with _disk_errors(self.path):
-                raise
-
-    @contextlib.contextmanager
-    def _locked(self, name: str, exclusive: bool, patience_s: float = LOCK_PATIENCE_S) -> Iterator[None]:
-        file = self._open_lock(name, exclusive)
-        if file is None:
-            yield
-            return
-        _held_locks.add(file)
-        try:
-            self._flock(file, name, exclusive, patience_s)
-            if exclusive:
-                record = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now(), "argv": sys.argv}
-                with contextlib.suppress(OSError):  # for people only: a full disk shows at the first item
-                    file.truncate(0)
-                    file.write(json.dumps(record).encode())
-            yield
-        finally:
-            _held_locks.discard(file)
-            file.close()
-
-    def _flock(self, file: IO[bytes], name: str, exclusive: bool, patience_s: float) -> None:
-        deadline = time.monotonic() + patience_s
-        while True:
-            try:
-                fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() < deadline:
-                    time.sleep(0.02)
-                    continue
-            except OSError as error:
-                raise ArtifactError(
-                    f"{self.path} cannot be locked: {error.strerror}", "choose a workspace on a file system with flock"
-                ) from error
-            holder = self.holder(name)
-            doing = (
-                "in use as an input by another process"
-                if holder is None
-                else f"being written by process {holder.get('pid', '?')} on {holder.get('host', '?')} "
-                f"since {holder.get('since', '?')}"
-            )
-            raise BusyError(
-                f"artifact {name!r} of {self.path} is {doing}", "wait for it, or write under another name (--name)"
-            )
-
     @contextlib.contextmanager
     def reading(self, names: Iterable[str]) -> Iterator[dict[str, Artifact]]:
         """Published artifacts under shared locks: nobody can replace them while the block runs."""
@@ -492,7 +346,7 @@ class Workspace:
                 self._recover_if_free(name)  # needs the exclusive lock, so before the shared one
                 if not self.path.is_dir():
                     self.artifact(name)  # raises; a mistyped workspace must not be created by reading it
-                stack.enter_context(self._locked(name, exclusive=False))
+                stack.enter_context(self._lock(name).held(exclusive=False))
                 found[name] = self.artifact(name)
             yield found
 
@@ -501,11 +355,11 @@ class Workspace:
     @contextlib.contextmanager
     def writing(self, name: str, work: Work) -> Iterator[Writer]:
         """A writer under the exclusive lock of `name`. Leaving the block does not publish: see `publish`."""
-        with self._locked(name, exclusive=True):
+        with self._lock(name).held(exclusive=True):
             self._recover(name)
             self._refuse_foreign(name)
             folder = self.partial_folder(name, work.fingerprint)
-            with _disk_errors(folder):
+            with disk_errors(folder):
                 folder.mkdir(exist_ok=True)
                 writer = Writer(folder)
                 writer._continue()
@@ -528,7 +382,7 @@ class Workspace:
         """Turns the partial folder into the artifact `name`; call inside `writing`. The old one goes last."""
         readable = json_ready(summary, "summary")
         self._refuse_foreign(name)
-        with _disk_errors(writer.path):
+        with disk_errors(writer.path):
             items = list_items(writer.path)
             manifest = Manifest(
                 kind=work.kind,
@@ -592,7 +446,7 @@ class Workspace:
     def _recover(self, name: str) -> None:
         """Completes a publish or a removal that was cut off. Needs the exclusive lock."""
         folder, old = self.folder(name), self._old_folder(name)
-        with _disk_errors(folder):
+        with disk_errors(folder):
             _drop(self._removed_folder(name))
             if self._new_folder(name).exists():
                 self._complete(name)
@@ -604,13 +458,13 @@ class Workspace:
     def _recover_if_free(self, name: str) -> None:
         """Recovers unless a living process is at it, or nothing can be written here."""
         if self._unsettled(name):
-            with contextlib.suppress(BusyError, ArtifactError), self._locked(name, exclusive=True, patience_s=0):
+            with contextlib.suppress(BusyError, ArtifactError), self._lock(name).held(exclusive=True, patience_s=0):
                 self._recover(name)
 
     def _refuse_foreign(self, name: str) -> None:
         """Publishing replaces artifacts, never a person's own folder that happens to have the name."""
         folder = self.folder(name)
-        with _disk_errors(folder):
+        with disk_errors(folder):
             if folder.exists() and not (folder / MANIFEST_NAME).exists():
                 if folder.is_dir() and not any(folder.iterdir()):
                     return
@@ -621,7 +475,7 @@ class Workspace:
 
     def discard_partials(self, name: str, keep: str | None = None) -> list[Path]:
         """Deletes unfinished work of `name` except the folder for the fingerprint `keep`; returns what went."""
-        with self._locked(name, exclusive=True):
+        with self._lock(name).held(exclusive=True):
             kept = self.partial_folder(name, keep) if keep else None
             gone = [path for path in self.partials(name) if path != kept]
             for path in gone:
@@ -630,7 +484,7 @@ class Workspace:
 
     def discard_leftovers(self, name: str) -> list[Path]:
         """Deletes unfinished work of `name` and what a cut off publish or removal left; returns what went."""
-        with self._locked(name, exclusive=True):
+        with self._lock(name).held(exclusive=True):
             self._recover(name)
             gone = self.leftovers().get(name, [])
             for path in gone:
@@ -639,15 +493,12 @@ class Workspace:
 
     def remove(self, name: str) -> None:
         """Deletes an artifact and its unfinished work."""
-        with self._locked(name, exclusive=True):
+        with self._lock(name).held(exclusive=True):
             self._recover(name)
             self._refuse_foreign(name)
             folder, removed = self.folder(name), self._removed_folder(name)
-            with _disk_errors(folder):
+            with disk_errors(folder):
                 if os.path.lexists(folder):
                     os.rename(folder, removed)  # at once: a removal that is cut off leaves no half artifact
                 for path in (*self.partials(name), removed):
                     _drop(path)
-
-
-__all__ = ["LOCAL", "Artifact", "Work", "Workspace", "Writer", "check_name", "check_relative", "disk_error", "utc_now"]

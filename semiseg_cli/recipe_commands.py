@@ -14,8 +14,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from artifacts.disk_errors import disk_error
 from artifacts.errors import ConfigError, SemisegError, UsageError
-from artifacts.store import Artifact, Workspace, disk_error
+from artifacts.store import Artifact, Workspace
 from semiseg_cli.console import (
     bullets,
     duration,

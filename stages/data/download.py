@@ -44,8 +44,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NoReturn
 
 from artifacts.canonical import pretty_json
+from artifacts.disk_errors import disk_error
 from artifacts.errors import BusyError, ConfigError, DataError
-from artifacts.store import disk_error
 from stages.contract import Progress, Tracker
 
 MEGABYTE = 1_000_000

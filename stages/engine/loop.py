@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, get_worker_info
 
 from artifacts import checkpoint
+from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, SemisegError
 from artifacts.manifest import LOCAL
-from artifacts.store import Writer, disk_error
+from artifacts.store import Writer
 from stages.contract import Execution
 from stages.engine import distributed
 from stages.engine.batch import to_device
@@ -378,10 +379,8 @@ class _Trainer:
         if not self.main:
             return
         path = self.writer.scratch / CHECKPOINT
-        try:
+        with disk_errors(path):
             checkpoint.save(path, state)
-        except OSError as error:
-            raise disk_error(error, path) from error
 
     def _resume(self) -> None:
         path = self.writer.scratch / CHECKPOINT
@@ -448,7 +447,7 @@ class _Log:
     def __enter__(self) -> _Log:
         from torch.utils.tensorboard import SummaryWriter
 
-        try:
+        with disk_errors(self.path):
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.path.is_file():
                 lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= self.step]
@@ -457,18 +456,14 @@ class _Log:
                 os.replace(temporary, self.path)
             self.file = open(self.path, "a", encoding="utf-8", buffering=1)
             self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
-        except OSError as error:
-            raise disk_error(error, self.path) from error
         return self
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        try:
+        with disk_errors(self.path):
             rounded = {name: float(f"{value:.6g}") for name, value in figures.items()}
             self.file.write(json.dumps({"step": step, "time": round(time.time(), 1), **rounded}) + "\n")
             for name, value in figures.items():
                 self.board.add_scalar(name, value, step)
-        except OSError as error:
-            raise disk_error(error, self.path) from error
 
     def __exit__(self, *_: object) -> None:
         self.board.close()

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from artifacts.canonical import pretty_json
+from artifacts.disk_errors import disk_errors
 from artifacts.errors import ConfigError
-from artifacts.store import TEMPORARY, Artifact, Workspace, Writer, disk_error
+from artifacts.store import TEMPORARY, Artifact, Workspace, Writer
 from stages.config import mistakes
 from stages.contract import STAGE_MODULES, Execution, load_stage
 from stages.pipeline.graph import upstream
@@ -123,11 +124,10 @@ def save_record(workspace: Workspace, recipe: Recipe) -> None:
     target = workspace.path / RECORD_NAME
     temporary = workspace.path / f"{TEMPORARY}{os.getpid()}-recipe.json"
     try:
-        workspace.path.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(pretty_json(record), encoding="utf-8")
-        os.replace(temporary, target)
-    except OSError as error:
-        raise disk_error(error, target) from error
+        with disk_errors(target):
+            workspace.path.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(pretty_json(record), encoding="utf-8")
+            os.replace(temporary, target)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

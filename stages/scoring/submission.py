@@ -34,9 +34,10 @@ from PIL import Image
 
 from artifacts.canonical import file_digest
 from artifacts.dataset import Dataset
+from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, DataError, UsageError
 from artifacts.masks import IGNORE, PNG_SIGNATURE, encode_mask, png_damage, read_mask, voc_palette
-from artifacts.store import Artifact, Workspace, disk_error
+from artifacts.store import Artifact, Workspace
 from stages.contract import Execution
 from stages.data.config import VOC_CLASS_NAMES
 from stages.data.each_image import for_each_image
@@ -346,19 +347,16 @@ def write_archive(
     partial = archive.with_name(f".{archive.name}.partial")
     task, ids = Packing(server, predictions, sizes), list(members.values())
     try:
-        with execution.progress.track(len(ids), "pack") as tracker, _writing(partial, server.form) as add:
-            encoded = for_each_image(encode_picture, task, ids, execution.workers)
-            for name, data in zip(members, _in_order(encoded, ids), strict=True):
-                add(name, data)
-                tracker.advance()
-        with execution.progress.track(len(ids), "check") as tracker:
-            expected = {name: sizes.get(image_id) for name, image_id in members.items()}
-            figures = check_archive(partial, server, expected, tracker.advance)
-        os.replace(partial, archive)
-    except OSError as error:
-        if (mended := disk_error(error, archive)) is error:
-            raise
-        raise mended from error
+        with disk_errors(archive):
+            with execution.progress.track(len(ids), "pack") as tracker, _writing(partial, server.form) as add:
+                encoded = for_each_image(encode_picture, task, ids, execution.workers)
+                for name, data in zip(members, _in_order(encoded, ids), strict=True):
+                    add(name, data)
+                    tracker.advance()
+            with execution.progress.track(len(ids), "check") as tracker:
+                expected = {name: sizes.get(image_id) for name, image_id in members.items()}
+                figures = check_archive(partial, server, expected, tracker.advance)
+            os.replace(partial, archive)
     finally:
         partial.unlink(missing_ok=True)
     return {"archive": str(archive), **figures}

@@ -330,8 +330,9 @@ def test_two_writers_are_busy(capsys: pytest.CaptureFixture[str], tmp_path: Path
     """Another process holds the artifact; the store's patience is a second."""
     program = (
         "import sys, time\n"
-        "from artifacts.store import Workspace\n"
-        "with Workspace('runs/default')._locked('data', exclusive=True):\n"
+        "from pathlib import Path\n"
+        "from artifacts.locks import Lock\n"
+        "with Lock(Path('runs/default'), 'data').held(exclusive=True):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(60)\n"
     )

@@ -1,0 +1,61 @@
+"""Errors of the disk in words: full, read-only, without permission, too large a file.
+
+with disk_errors(path):
+    path.write_bytes(data)          # ArtifactError: the disk is full: ... could not be written
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from artifacts.errors import ArtifactError
+
+
+@contextlib.contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """Turns the disk errors of the block into words; `target` is what it writes. Other errors pass."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        mended = disk_error(error, target)
+        if mended is error:
+            raise
+        raise mended from error
+
+
+def disk_error(error: Exception, target: Path) -> Exception:
+    """A full disk or a read-only folder, in words; any other error unchanged."""
+    code = getattr(error, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT) or (code is None and _is_full(error, target)):
+        return ArtifactError(
+            f"the disk is full: {target} could not be written",
+            "free some space and run the same command again: finished items are kept and it continues",
+        )
+    named = getattr(error, "filename", None)
+    if isinstance(named, str | bytes):
+        path = Path(os.fsdecode(named))
+        if not (path.is_relative_to(target) or path in target.parents or path.parent == target.parent):
+            # some other file, that was being read meanwhile
+            return error
+    if code == errno.EFBIG:
+        return ArtifactError(f"{target} could not be written: it exceeds the file size limit", "raise it: ulimit -f")
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ArtifactError(f"{target} cannot be written: {os.strerror(code)}", "check the permissions")
+    if code in (errno.ENOTDIR, errno.EEXIST):
+        return ArtifactError(f"{target} cannot be made: a file is where a folder should be", "choose another folder")
+    return error
+
+
+def _is_full(error: Exception, target: Path) -> bool:
+    """HDF5 and torch report a failed write without an error number: then the disk itself tells."""
+    if "No space left" in str(error):
+        return True
+    try:
+        return isinstance(error, OSError | RuntimeError) and shutil.disk_usage(target.parent).free < 64 * 1024
+    except OSError:
+        return False

@@ -1,0 +1,134 @@
+"""Locks of artifacts: `flock`, which dies with the process that holds it. Writers exclude everybody, readers share.
+
+lock = Lock(Path("runs/default"), "data")
+with lock.held(exclusive=True):     # BusyError while somebody else holds it
+    ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from artifacts.disk_errors import disk_errors
+from artifacts.errors import ArtifactError, BusyError
+from artifacts.provenance import utc_now
+
+PATIENCE_S = 0.25  # `status` probes a lock for an instant: a writer that meets a probe must not call that "busy"
+
+# A forked child inherits the open lock files, and a lock lives until the last copy is closed: orphans of a killed
+# process (pool and loader workers) would keep its locks. So every child closes its copies.
+_held_locks: set[IO[bytes]] = set()
+
+
+def _close_inherited_locks() -> None:
+    for file in _held_locks:
+        file.close()
+    _held_locks.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited_locks)
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The lock of the artifact `name` of a workspace; docs/formats.md (3) specifies its file."""
+
+    workspace: Path
+    name: str
+
+    @property
+    def file(self) -> Path:
+        return self.workspace / ".locks" / f"{self.name}.lock"
+
+    def holder(self) -> dict[str, Any] | None:
+        """Who holds it exclusively ({"pid", "host", "since", "argv"}), or None."""
+        try:
+            with open(self.file, "rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    with contextlib.suppress(ValueError):
+                        if isinstance(record := json.loads(file.read()), dict):
+                            return record
+                    return {}
+        except OSError:
+            return None
+        return None
+
+    @contextlib.contextmanager
+    def held(self, exclusive: bool, patience_s: float = PATIENCE_S) -> Iterator[None]:
+        """Holds the lock while the block runs; a reader holds none where nothing can be written.
+
+        Raises BusyError with the holder when it is not free within `patience_s` seconds, ArtifactError when the lock
+        file cannot be written, or not locked.
+        """
+        file = self._open(exclusive)
+        if file is None:
+            yield
+            return
+        _held_locks.add(file)
+        try:
+            self._flock(file, exclusive, patience_s)
+            if exclusive:
+                record = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now(), "argv": sys.argv}
+                with contextlib.suppress(OSError):  # for people only: a full disk shows at the first item
+                    file.truncate(0)
+                    file.write(json.dumps(record).encode())
+            yield
+        finally:
+            _held_locks.discard(file)
+            file.close()
+
+    def _open(self, exclusive: bool) -> IO[bytes] | None:
+        """The open lock file; None for a reader of a workspace in which nothing can be written."""
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            return open(self.file, "a+b", buffering=0)
+        except OSError as error:
+            if not exclusive and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                with contextlib.suppress(OSError):
+                    return open(self.file, "rb", buffering=0)
+                return None
+            with disk_errors(self.workspace):
+                raise
+
+    def _flock(self, file: IO[bytes], exclusive: bool, patience_s: float) -> None:
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    continue
+            except OSError as error:
+                raise ArtifactError(
+                    f"{self.workspace} cannot be locked: {error.strerror}",
+                    "choose a workspace on a file system with flock",
+                ) from error
+            raise self._busy()
+
+    def _busy(self) -> BusyError:
+        holder = self.holder()
+        doing = (
+            "in use as an input by another process"
+            if holder is None
+            else f"being written by process {holder.get('pid', '?')} on {holder.get('host', '?')} "
+            f"since {holder.get('since', '?')}"
+        )
+        return BusyError(
+            f"artifact {self.name!r} of {self.workspace} is {doing}",
+            "wait for it, or write under another name (--name)",
+        )
