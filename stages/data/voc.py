@@ -239,7 +239,8 @@ def find(settings: VocAugConfig, execution: Execution) -> RawDataset:
     """The data set on disk, downloaded first where the settings say so."""
     source, sbd = settings.source, settings.sbd
     if settings.download:
-        from stages.data.download import SBD, VOC2012, download
+        from stages.data.archives.download import download
+        from stages.data.archives.published import SBD, VOC2012
 
         folder = Path(settings.download).expanduser()
         places = download((VOC2012, SBD), folder, mirrors=settings.mirrors, progress=execution.progress)

@@ -22,7 +22,7 @@ from artifacts.errors import ConfigError, DataError
 from artifacts.store import Workspace
 from stages.config import build
 from stages.contract import Execution
-from stages.data import download
+from stages.data.archives import published
 from stages.data.config import VOC_CLASS_NAMES
 from stages.data.labels import read_label_file
 from stages.data.lists import read_list
@@ -483,7 +483,7 @@ def test_both_archives_are_downloaded_and_used(kit, tmp_path, monkeypatch):
         tar.add(kit.sbd, "benchmark_RELEASE")
     for name, file, folder in (("VOC2012", "voc.tar", "VOCdevkit/VOC2012"), ("SBD", "sbd.tgz", "benchmark_RELEASE")):
         digest = "sha256:" + hashlib.sha256((served / file).read_bytes()).hexdigest()
-        monkeypatch.setattr(download, name, download.Archive(name, file, (), None, digest, folder))
+        monkeypatch.setattr(published, name, published.Archive(name, file, (), None, digest, folder))
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,0 +1,1 @@
+"""Archives of data sets on the web: downloaded, checked and extracted, each once."""
