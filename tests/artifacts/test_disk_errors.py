@@ -11,17 +11,8 @@ from pathlib import Path
 import pytest
 
 from artifacts.errors import ArtifactError
-from artifacts.store import Artifact, Work, Workspace
-
-
-def work(fingerprint: str = "a" * 64) -> Work:
-    return Work("toy", 1, "masks", fingerprint, {}, {}, {})
-
-
-def make(workspace: Workspace, name: str = "m", text: str = "one", fingerprint: str = "a" * 64) -> Artifact:
-    with workspace.writing(name, work(fingerprint)) as writer:
-        writer.write_bytes("x.txt", text.encode())
-        return workspace.publish(name, writer, work(fingerprint), {})
+from artifacts.store import Artifact, Workspace
+from tests.artifacts.small_artifacts import make, python, work
 
 
 @pytest.fixture
@@ -104,7 +95,7 @@ def test_libraries_that_hide_the_error_number_of_a_full_disk(small_disk):
             raise RuntimeError("shapes differ")
 
 
-def test_a_file_size_limit_is_told(workspace, python):
+def test_a_file_size_limit_is_told(workspace):
     code = """
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -140,7 +131,7 @@ def test_a_read_only_workspace_can_be_read_and_says_that_it_cannot_be_written(sm
     assert workspace.names() == ["locked", "m", "never-locked"]
 
 
-def test_a_folder_without_permission(workspace, python):
+def test_a_folder_without_permission(workspace):
     code = """
     if os.geteuid() == 0:  # root may write everywhere
         os.setegid(65534)

@@ -12,17 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from artifacts.errors import BusyError
-from artifacts.store import Artifact, Work, Workspace
-
-
-def work(fingerprint: str = "a" * 64) -> Work:
-    return Work("toy", 1, "masks", fingerprint, {}, {}, {})
-
-
-def make(workspace: Workspace, name: str = "m", text: str = "one", fingerprint: str = "a" * 64) -> Artifact:
-    with workspace.writing(name, work(fingerprint)) as writer:
-        writer.write_bytes("x.txt", text.encode())
-        return workspace.publish(name, writer, work(fingerprint), {})
+from tests.artifacts.small_artifacts import make, python, work
 
 
 @contextlib.contextmanager
@@ -45,7 +35,7 @@ with Workspace(path).writing("m", w) as writer:
 """
 
 
-def test_two_writers_on_one_artifact(workspace, python):
+def test_two_writers_on_one_artifact(workspace):
     make(workspace, "m", "old")
     with running(python(HOLD, workspace.path)) as process:
         with pytest.raises(BusyError, match=f"being written by process {process.pid} on") as caught:
@@ -65,7 +55,7 @@ def test_two_writers_on_one_artifact(workspace, python):
         assert writer.resumed == 1
 
 
-def test_a_writer_waits_for_no_reader(workspace, python):
+def test_a_writer_waits_for_no_reader(workspace):
     make(workspace, "m")
     reading = """
     with Workspace(path).reading(["m", "m"]) as found:
@@ -79,7 +69,7 @@ def test_a_writer_waits_for_no_reader(workspace, python):
     make(workspace, "m", "two")
 
 
-def test_the_lock_dies_with_its_process_though_its_children_live(workspace, python):
+def test_the_lock_dies_with_its_process_though_its_children_live(workspace):
     """A forked pool worker inherits the open lock file and outlives a killed parent: the artifact once stayed busy."""
     code = """
     with Workspace(path).writing("m", w) as writer:
@@ -106,7 +96,7 @@ def test_the_lock_dies_with_its_process_though_its_children_live(workspace, pyth
         process.communicate()
 
 
-def test_status_that_probes_a_lock_for_an_instant_makes_no_writer_busy(workspace, python):
+def test_status_that_probes_a_lock_for_an_instant_makes_no_writer_busy(workspace):
     make(workspace, "m")
     probe = """
     import fcntl

@@ -8,18 +8,8 @@ from pathlib import Path
 import pytest
 
 from artifacts.errors import ArtifactError
-from artifacts.store import Artifact, Work, Workspace, Writer
-
-
-def work(fingerprint: str = "a" * 64) -> Work:
-    return Work("toy", 1, "masks", fingerprint, {}, {}, {})
-
-
-def make(workspace: Workspace, name: str = "m", text: str = "one", fingerprint: str = "a" * 64) -> Artifact:
-    with workspace.writing(name, work(fingerprint)) as writer:
-        writer.write_bytes("x.txt", text.encode())
-        return workspace.publish(name, writer, work(fingerprint), {})
-
+from artifacts.store import Workspace, Writer
+from tests.artifacts.small_artifacts import make, work
 
 # --- names ---
 
