@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from artifacts.store import Artifact, Writer
 
 SCHEMA = 2
-SPLITS = ("train", "weak", "unlabelled", "val", "test")
-TRAINING = ("train", "weak", "unlabelled")
-SCORED = ("val", "test")
+Split = Literal["train", "holdout", "weak", "unlabelled", "val", "test"]
+SPLITS: tuple[str, ...] = get_args(Split)
+TRAINING: tuple[str, ...] = ("train", "weak", "unlabelled")
+SCORED: tuple[str, ...] = ("holdout", "val", "test")
+MASKED: tuple[str, ...] = ("train", "holdout", "val")  # every picture of them has a mask
 MAX_CLASSES = 255  # ids 0..254; 255 is ignore
 _KEYS = ("name", "classes", "splits", "tags", "tag_source", "masks", "images", "sizes", "facts")
 
@@ -79,12 +81,13 @@ def write_dataset(
 ) -> None:
     """Write dataset.json (and local/images.json); call it last, when masks and images are in place.
 
-    class_names: background first, if there is one. splits: ids of "train" (with masks), "weak" (image-level labels),
-    "unlabelled", "val" (with masks), "test". tags: id -> class ids without background, for every id of train and
-    weak. tag_source: "xml", "masks" or "file". mask_ids: the ids that have masks/<id>.png. image_pattern: the image's
-    file below the artifact, or below `image_root` where that is given; image_files: exceptions to the pattern, id ->
-    relative file; copied_images: those that lie in the artifact all the same, id -> file in it.
-    sizes: id -> (H, W), checked whenever a mask or an image is read. facts: JSON for people and for the
+    class_names: background first, if there is one. splits: ids of "train" (with masks), "holdout" (labelled pictures,
+    with masks, that are not trained on), "weak" (image-level labels), "unlabelled", "val" (with masks), "test".
+    tags: id -> class ids without background, for every id of train and weak. tag_source: "xml", "masks" or "file".
+    mask_ids: the ids that have masks/<id>.png. image_pattern: the image's file below the artifact, or below
+    `image_root` where that is given; image_files: exceptions to the pattern, id -> relative file; copied_images: those
+    that lie in the artifact all the same, id -> file in it. sizes: id -> (H, W), checked whenever a mask or an image
+    is read. facts: JSON for people and for the
     content digest, for example counts and a digest of the images. Raises DataError when lists, labels and
     files do not agree.
     """
@@ -158,7 +161,7 @@ def _check_lists(lists: Mapping[str, Sequence[str]], masked: Iterable[str]) -> N
         if len(set(ids)) != len(ids):
             twice = next(a for a, b in itertools.pairwise(ids) if a == b)
             raise DataError(f"id {twice} stands twice in split {split!r}", "keep one of them in the list")
-        if split not in ("train", "val"):
+        if split not in MASKED:
             continue
         if without := [image_id for image_id in ids if image_id not in have_mask]:
             raise DataError(

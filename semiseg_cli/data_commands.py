@@ -254,6 +254,8 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _labelled(labelled: Mapping[str, Any]) -> str:
     text = f"{labelled['count']:,} images, {100 * labelled['share_of_pool']:.1f} % of the training images"
+    if labelled.get("held_out"):
+        text += f", {labelled['held_out']:,} of them held out"
     if labelled.get("official_share") is not None:
         text += f", {100 * labelled['official_share']:.1f} % with official masks"
     if labelled.get("in_val"):
@@ -270,8 +272,9 @@ def _class_table(summary: Mapping[str, Any]) -> Table | None:
     names = summary.get("class_names", ())
     if not figures or not all(name in figures for name in names):
         return None
+    held_out = ("holdout\nimages",) if "holdout_images" in figures[names[0]] else ()
     table = plain_table(
-        "id", "class", "train\npixels", "share", "train\nimages", "val\nimages", "weak\nimages", "labelled"
+        "id", "class", "train\npixels", "share", "train\nimages", *held_out, "val\nimages", "weak\nimages", "labelled"
     )
     for column in table.columns:
         column.no_wrap = True
@@ -292,6 +295,7 @@ def _cells(record: Mapping[str, int], total: int, is_label: bool) -> list[str]:
         f"{pixels:,}",
         f"{100 * pixels / total:.2f} %" if total else "-",
         f"{train:,}",
+        *([f"{record['holdout_images']:,}"] if "holdout_images" in record else []),
         f"{record['val_images']:,}",
     ]
     return [*cells, f"{weak:,}", _percent(train, train + weak)] if is_label else [*cells, "-", "-"]

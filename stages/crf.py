@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from artifacts.dataset import SPLITS, Dataset
+from artifacts.dataset import SPLITS, Dataset, Split
 from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
@@ -60,7 +60,7 @@ class CrfStageConfig(CrfConfig):
     background_alpha: float | None = Field(
         None, gt=0, description="For seeds, instead of a constant: background = (1 - highest map)^alpha (PSA 4..32)."
     )
-    splits: tuple[Literal["train", "weak", "unlabelled", "val", "test"], ...] = Field(
+    splits: tuple[Split, ...] = Field(
         (), description="Only the pictures of these splits of the data set; empty: every picture that has score maps."
     )
     images: str = Field("", description="Folder of pictures of one's own, as given to predict, instead of a data set.")

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from artifacts.dataset import Dataset
+from artifacts.dataset import Dataset, Split
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.store import Artifact, Writer
 from stages.config import Config
@@ -30,7 +30,7 @@ SHOWN = 50  # names listed in one message
 class EvaluateConfig(Config):
     """What is scored."""
 
-    splits: tuple[Literal["train", "weak", "unlabelled", "val", "test"], ...] = Field(
+    splits: tuple[Split, ...] = Field(
         ("val",),
         min_length=1,
         description="Splits that are scored, together. val for a trained network; train for pseudo labels, whose\n"

@@ -22,7 +22,7 @@ import numpy as np
 import pydantic
 from pydantic import Field
 
-from artifacts.dataset import Dataset
+from artifacts.dataset import Dataset, Split
 from artifacts.errors import ConfigError
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
@@ -44,8 +44,8 @@ SHARD_SIZE = 100  # images per file of score maps: what a killed run makes again
 class PredictConfig(InferenceConfig):
     """What to predict, how, and what to keep of it."""
 
-    splits: tuple[Literal["train", "weak", "unlabelled", "val", "test"], ...] = Field(
-        ("val",), description="Splits of the data set to predict: train, weak, val. Not used with `images`."
+    splits: tuple[Split, ...] = Field(
+        ("val",), description="Splits of the data set to predict. Not used with `images`."
     )
     images: str = Field("", description="Folder of pictures of one's own (jpg, png, ...), instead of a data set.")
     output: Literal["masks", "probabilities", "both"] = Field(

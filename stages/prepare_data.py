@@ -4,9 +4,9 @@
     semiseg prepare-data --dataset voc-aug --source VOCdevkit/VOC2012 --sbd benchmark_RELEASE
     semiseg prepare-data --dataset folder --images photos --masks masks --classes classes.txt
 
-The artifact holds the lists of the splits `train` (masks), `weak` (image-level labels), `unlabelled`, `val` (scored)
-and `test`, the labels, the masks, and for shapes the images; other images stay where they are unless `copy_images` is
-set.
+The artifact holds the lists of the splits `train` (masks), `holdout` (masks that are not trained on, to choose by),
+`weak` (image-level labels), `unlabelled`, `val` (scored) and `test`, the labels, the masks, and for shapes the images;
+other images stay where they are unless `copy_images` is set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from artifacts.errors import ConfigError
 from artifacts.store import Artifact, Writer
@@ -72,6 +72,12 @@ class PrepareDataConfig(Config):
     )
     labelled_seed: int = Field(0, ge=0, description="Seed of that draw; draws of one seed are nested.")
     labelled_balanced: bool = Field(False, description="Draw so that the classes get images as evenly as possible.")
+    holdout: str = Field(
+        "",
+        description="Labelled images set aside as split holdout, to choose a checkpoint or a setting by: a number, a "
+        "fraction (0.2) or a list file. Nothing trains on them.",
+    )
+    holdout_seed: int = Field(0, ge=0, description="Seed of that draw.")
     unlabelled: str = Field(
         "", description="List file of the other training images, held against the labelled ones; empty: all others."
     )
@@ -109,17 +115,17 @@ class PrepareDataConfig(Config):
         """`cat,cow,dog` of the command line."""
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
-    @field_validator("labelled", mode="before")
+    @field_validator("labelled", "holdout", mode="before")
     @classmethod
     def _numbers_as_text(cls, value: Any) -> Any:
         """YAML reads 183 and 0.125 as numbers."""
         return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
-    @field_validator("labelled")
+    @field_validator("labelled", "holdout")
     @classmethod
-    def _labelled_is_meaningful(cls, value: str) -> str:
+    def _amount_is_meaningful(cls, value: str, info: ValidationInfo) -> str:
         if value:
-            _in_words(_parse_labelled, value)
+            _in_words(_parse_amount, value, info.field_name)
         return value
 
     @model_validator(mode="after")
@@ -134,11 +140,14 @@ class PrepareDataConfig(Config):
         idle = [
             name
             for name, field in type(self).model_fields.items()
-            if name != "dataset" and getattr(self, name) != field.get_default(call_default_factory=True)
+            if name not in ("dataset", "holdout", "holdout_seed")
+            and getattr(self, name) != field.get_default(call_default_factory=True)
         ]
         if self.dataset.name == "shapes" and idle:
             raise ValueError(f"{', '.join(idle)} has no effect on dataset shapes")
-        drawn = self.labelled and not isinstance(_parse_labelled(self.labelled), Path)
+        if self.holdout_seed and not (self.holdout and not isinstance(_parse_amount(self.holdout), Path)):
+            raise ValueError("holdout_seed needs holdout to be a number or fraction")
+        drawn = self.labelled and not isinstance(_parse_amount(self.labelled), Path)
         if not drawn and (self.labelled_seed != 0 or self.labelled_balanced):
             raise ValueError("labelled_seed and labelled_balanced need labelled to be a number or fraction")
         if not self.labelled and self.labelled_from != "train":  # a recipe may set it for whatever labelled is given
@@ -156,10 +165,10 @@ def _is_table(word: Any) -> bool:
     return isinstance(word, str) and (Path(word).suffix in (".txt", ".csv") or Path(word).expanduser().is_file())
 
 
-def _parse_labelled(text: str) -> Any:
-    from stages.data.splits import parse_labelled
+def _parse_amount(text: str, what: str = "labelled") -> Any:
+    from stages.data.splits import parse_amount
 
-    return parse_labelled(text)
+    return parse_amount(text, what)
 
 
 def _in_words(check: Any, *arguments: Any) -> None:
@@ -177,9 +186,12 @@ def run(
     if execution.rank != 0:
         return {}  # under torchrun one process prepares, with a pool of its own
     if isinstance(config.dataset, ShapesConfig):
-        from stages.data.shapes import write_shapes
+        from stages.data.preparation import choose_holdout
+        from stages.data.shapes import image_ids, write_shapes
 
-        return write_shapes(config.dataset, writer, execution)
+        splits = image_ids(config.dataset)
+        splits["train"], splits["holdout"] = choose_holdout(config, splits["train"])
+        return write_shapes(config.dataset, splits, writer, execution)
     from stages.data.preparation import prepare
 
     return prepare(find_raw(config.dataset, execution), config, writer, execution)
@@ -201,10 +213,9 @@ def externals(config: PrepareDataConfig) -> dict[str, Path]:
     if config.dataset.name in READERS:
         reader = importlib.import_module(READERS[config.dataset.name])
         files |= {f"dataset.{key}": path for key, path in reader.text_files(config.dataset).items()}
-    if config.labelled:
-        labelled = _parse_labelled(config.labelled)
-        if isinstance(labelled, Path):
-            files["labelled"] = labelled
+    for key in ("labelled", "holdout"):
+        if getattr(config, key) and isinstance(amount := _parse_amount(getattr(config, key)), Path):
+            files[key] = amount
     for key in ("unlabelled", "tag_file"):
         if getattr(config, key):
             files[key] = Path(getattr(config, key)).expanduser()

@@ -119,15 +119,14 @@ def run(
             kept, known = kept + left, known + before
             writer.advance()
             tracker.advance()
-    record = predictions.json("classes.json")
-    writer.write_json("classes.json", {key: record[key] for key in ("class_names", "ids", "splits")})
+    class_names = predictions.json("classes.json")["class_names"]
     with writer.item("classes.json") as temporary:
         shutil.copyfile(predictions.file("classes.json"), temporary)
     classes = [c for c in range(IGNORE) if counts[c].any()]
     return {
         "images": len(ids),
         "kept_share": kept / known if known else 0.0,
-        "thresholds": {record["class_names"][c]: round(float(limits[c]) / 255, 4) for c in classes},
+        "thresholds": {class_names[c]: round(float(limits[c]) / 255, 4) for c in classes},
     }
 
 

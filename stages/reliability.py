@@ -11,12 +11,12 @@ unreliable part; `predict` takes it as `selection`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
 
-from artifacts.dataset import Dataset
+from artifacts.dataset import Dataset, Split
 from artifacts.errors import ConfigError
 from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Stage
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-PART = 200  # pictures between two records: what a killed run predicts again
+PART = 200  # pictures between two records: what a killed run predicts again, and a rank's share
 
 
 class ReliabilityConfig(InferenceConfig):
     """Which pictures are ranked, and how many of them count as reliable."""
 
-    splits: tuple[Literal["train", "weak", "unlabelled", "val", "test"], ...] = Field(
+    splits: tuple[Split, ...] = Field(
         ("weak", "unlabelled"), min_length=1, description="Splits whose pictures are ranked."
     )
     share: float = Field(0.5, gt=0, lt=1, description="Share of the pictures that count as reliable (ST++: 0.5).")
@@ -70,28 +70,35 @@ def agreement(first: Tensor, second: Tensor, num_classes: int) -> Tensor:
 def run(
     config: ReliabilityConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
 ) -> dict[str, Any]:
-    """Scores what is still missing. Under torchrun rank 0 does it alone."""
+    """Scores what is still missing; under torchrun each rank its share of the pictures."""
     from stages.engine.device import select_device
+    from stages.engine.distributed import barrier
     from stages.networks import load_network
     from stages.networks.loading import snapshots_of
 
-    if execution.rank != 0:
-        return {}
     dataset, ids = pictures_of_splits(inputs["data"], config.splits)
     segmenter = inputs["segmenter"]
     device = select_device(execution.device)
     files = [*snapshots_of(segmenter).values(), "weights.pt"]
     networks = [load_network(segmenter, file).to(device) for file in files]
-    scores: dict[str, float] = {}
+    # part -> its record, the same for any number of processes
+    records = {first: f"{SCRATCH}/scores-{first}.json" for first in range(0, len(ids), PART)}
+    mine = [first for first in [*records][execution.rank :: execution.world_size] if not writer.has(records[first])]
+    done = len(ids) - sum(len(ids[first : first + PART]) for first in mine)
     writer.expect(len(ids))
-    with execution.progress.track(len(ids), "reliability") as tracker:
-        for first in range(0, len(ids), PART):
-            part, record = ids[first : first + PART], f"{SCRATCH}/scores-{first}.json"
-            if not writer.has(record):
-                writer.write_json(record, _scores(networks, dataset, part, config, device, execution))
-            scores |= writer.read_json(record)
+    writer.advance(done)
+    with execution.progress.track(len(ids), "reliability", done=done) as tracker:
+        for first in mine:
+            part = ids[first : first + PART]
+            writer.write_json(records[first], _scores(networks, dataset, part, config, device, execution))
             writer.advance(len(part))
             tracker.advance(len(part))
+    barrier()
+    if execution.rank != 0:
+        return {}
+    scores: dict[str, float] = {}
+    for record in records.values():
+        scores |= writer.read_json(record)
     ranked = sorted(ids, key=lambda image_id: (-scores[image_id], image_id))
     count = round(config.share * len(ids))
     writer.write_json(

@@ -151,7 +151,7 @@ class DenseRule(Config):
 class SeedsConfig(Config):
     """Class-activation maps and the label maps made of them."""
 
-    splits: tuple[Literal["train", "weak", "val"], ...] = Field(
+    splits: tuple[Literal["train", "holdout", "weak", "val"], ...] = Field(
         ("train", "weak"), min_length=1, description="Splits of the data set whose pictures are labelled."
     )
     cam: ActivationMapConfig = Field(ActivationMapConfig.model_validate({}), description="The class-activation maps.")

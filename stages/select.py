@@ -1,48 +1,58 @@
 """`select`: the best of a training's snapshots on a split, as a segmenter of its own.
 
     semiseg train --method fixmatch --set snapshots=10 --name fixmatch
-    semiseg select --segmenter fixmatch --set splits=[val] --name fixmatch-selected
+    semiseg select --segmenter fixmatch --set splits=[holdout] --name fixmatch-selected
 
 Most published figures are of the best epoch on val, which is optimistic by one to several points. Here a training
-publishes its last weights; who wants the other figure asks for it, and the result says on which split it was chosen.
+publishes its last weights; who wants another choice asks for it, on the held-out share of the labelled pictures
+(`semiseg prepare-data --set holdout=0.2`) or, as the field does it, on val, and the result says on which split.
 """
 
 from __future__ import annotations
 
+import itertools
 import shutil
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from pydantic import Field
 
+from artifacts.dataset import Dataset, Split
 from artifacts.errors import ConfigError, DataError
 from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Stage
 from stages.data.pictures import pictures_of_splits
 from stages.scoring.config import InferenceConfig
 
-if TYPE_CHECKING:
-    from stages.scoring.confusion import ConfusionMatrix
+PART = 200  # pictures of a snapshot between two records: what a killed run scores again, and a rank's share
 
 
 class SelectConfig(InferenceConfig):
     """On which pictures the snapshots are compared."""
 
-    splits: tuple[Literal["train", "weak", "val", "test"], ...] = Field(
-        ("val",),
-        min_length=1,
-        description="Splits with masks. val: as the field does it, the figure on val is then optimistic.",
+    splits: tuple[Split, ...] = Field(
+        (),
+        description="Splits with masks. Empty: holdout, the labelled pictures set aside (prepare-data), where there "
+        "are any, else val.\nval, as the field does it: the figure on val is then optimistic.",
     )
+
+
+def choose_splits(config: SelectConfig, data: Artifact | None) -> tuple[str, ...]:
+    """The splits to select on: those of the config, or holdout, or val."""
+    if config.splits or data is None:
+        return config.splits
+    return ("holdout",) if Dataset(data).splits.get("holdout") else ("val",)
 
 
 def check(config: SelectConfig, inputs: Mapping[str, Artifact | None]) -> None:
     from stages.networks.loading import check_classes, snapshots_of
 
-    dataset, ids = pictures_of_splits(inputs["data"], config.splits)
+    splits = choose_splits(config, inputs["data"])
+    dataset, ids = pictures_of_splits(inputs["data"], splits)
     if without := [image_id for image_id in ids if not dataset.has_mask(image_id)]:
         raise DataError(
-            f"{len(without)} of the {len(ids)} pictures of {', '.join(config.splits)} have no mask: "
-            f"{', '.join(without[:5])}",
+            f"{len(without)} of the {len(ids)} pictures of {', '.join(splits)} have no mask: {', '.join(without[:5])}",
             "choose on a split that has masks",
         )
     segmenter = inputs["segmenter"]
@@ -58,59 +68,73 @@ def check(config: SelectConfig, inputs: Mapping[str, Artifact | None]) -> None:
 def run(
     config: SelectConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
 ) -> dict[str, Any]:
-    """Scores the snapshots that have no score yet. Under torchrun rank 0 does it alone."""
+    """Scores what is still missing; under torchrun each rank its share of the pictures of every snapshot."""
     from stages.engine.device import select_device
+    from stages.engine.distributed import barrier
     from stages.engine.inference import predict_probabilities
     from stages.networks import load_network
     from stages.networks.loading import snapshots_of
     from stages.scoring.confusion import ConfusionMatrix
 
-    if execution.rank != 0:
-        return {}
-    dataset, ids = pictures_of_splits(inputs["data"], config.splits)
+    splits = choose_splits(config, inputs["data"])
+    dataset, ids = pictures_of_splits(inputs["data"], splits)
     segmenter = inputs["segmenter"]
     assert segmenter is not None
     device = select_device(execution.device)
     last = int(segmenter.summary["iterations"])
     files = {**snapshots_of(segmenter), last: "weights.pt"}
-    scores: dict[int, float] = {}
-    writer.expect(len(ids) * len(files))
-    with execution.progress.track(len(ids) * len(files), "select") as tracker:
-        for step, file in files.items():
-            record = f"{SCRATCH}/score-{step}.json"
-            if writer.has(record):
-                writer.advance(len(ids))
-                tracker.advance(len(ids))
-            else:
-                network = load_network(segmenter, file).to(device)
-                matrix = ConfusionMatrix(dataset.num_classes)
-                views = predict_probabilities(network, dataset, ids, config, device, workers=execution.workers)
-                for names, probabilities in views:
+    parts = [(step, first) for step in files for first in range(0, len(ids), PART)]
+    mine = [part for part in parts[execution.rank :: execution.world_size] if not writer.has(_record(*part))]
+    total = len(ids) * len(files)
+    done = total - sum(len(ids[first : first + PART]) for _, first in mine)
+    writer.expect(total)
+    writer.advance(done)
+    with execution.progress.track(total, "select", done=done) as tracker:
+        for step, some in itertools.groupby(mine, key=lambda part: part[0]):
+            network = load_network(segmenter, files[step]).to(device)
+            for _, first in some:
+                matrix, share = ConfusionMatrix(dataset.num_classes), ids[first : first + PART]
+                for names, probabilities in predict_probabilities(
+                    network, dataset, share, config, device, workers=execution.workers
+                ):
                     masks = probabilities.argmax(1).byte().cpu().numpy()
                     for name, mask in zip(names, masks, strict=True):
                         matrix.add(mask, dataset.mask(name))
                     writer.advance(len(names))
                     tracker.advance(len(names))
-                writer.write_json(record, _mean_iou(matrix, config))
-            scores[step] = writer.read_json(record)
+                writer.write_json(_record(step, first), matrix.counts.tolist())
+    barrier()
+    if execution.rank != 0:
+        return {}
+    scores = {step: _mean_iou(writer, [part for part in parts if part[0] == step], dataset, splits) for step in files}
     best = max(scores, key=lambda step: (scores[step], step))  # of equal ones the later
     for name, file in (("weights.pt", files[best]), ("network.json", "network.json")):
         with writer.item(name) as temporary:
             shutil.copyfile(segmenter.file(file), temporary)
-    writer.write_json("selection.json", {"splits": list(config.splits), "mean_iou": scores, "chosen": best})
+    writer.write_json("selection.json", {"splits": list(splits), "mean_iou": scores, "chosen": best})
     return {
         "chosen": best,
         "iterations": last,
         "mean_iou": scores[best],
         "mean_iou_of_last": scores[last],
-        "splits": list(config.splits),
+        "splits": list(splits),
     }
 
 
-def _mean_iou(matrix: ConfusionMatrix, config: SelectConfig) -> float:
+def _record(step: int, first: int) -> str:
+    """The file of the counts of one snapshot in the pictures from `first` on, the same for any number of processes."""
+    return f"{SCRATCH}/counts-{step}-{first}.json"
+
+
+def _mean_iou(writer: Writer, parts: Sequence[tuple[int, int]], dataset: Dataset, splits: Sequence[str]) -> float:
+    from stages.scoring.confusion import ConfusionMatrix
+
+    matrix = ConfusionMatrix(dataset.num_classes)
+    for part in parts:
+        matrix.counts += np.array(writer.read_json(_record(*part)), np.int64)
     if not matrix.counts.any():
         raise DataError(
-            f"no pixel of the masks of {', '.join(config.splits)} has a class, all are 255", "choose on another split"
+            f"no pixel of the masks of {', '.join(splits)} has a class, all are 255", "choose on another split"
         )
     return matrix.scores().mean_iou
 

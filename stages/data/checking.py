@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from artifacts.dataset import SCORED, SPLITS, TRAINING, Dataset, check_image_id, first_label
+from artifacts.dataset import MASKED, SCORED, SPLITS, TRAINING, Dataset, check_image_id, first_label
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import IGNORE
 from stages.contract import Execution
@@ -33,6 +33,7 @@ from stages.data.photographs import look_at
 from stages.data.preparation import (
     check_mask_size,
     checked_mask,
+    choose_holdout,
     choose_labelled,
     choose_others,
     choose_tag_source,
@@ -184,7 +185,7 @@ def _of_prepared_lists(dataset: Dataset) -> Iterator[Finding]:
     first = first_label(dataset.class_names)
     for split in TRAINING + SCORED:
         for image_id in dataset.splits.get(split, ()):
-            if split in ("train", "val") and not dataset.has_mask(image_id):
+            if split in MASKED and not dataset.has_mask(image_id):
                 yield Finding("missing-mask", f"id {image_id} in split {split!r} has no mask", again, file, image_id)
             if split in ("train", "weak") and not dataset.has_tags(image_id):
                 yield Finding("labels", f"id {image_id} in split {split!r} has no labels", again, file, image_id)
@@ -267,7 +268,16 @@ def _choose_splits(
     others = sorted(set(raw.pool) - set(labelled))
     with _gather(findings, "lists", config.unlabelled):
         others = choose_others(config, raw, labelled, execution.progress.note)
-    splits: dict[str, Sequence[str]] = {"train": labelled, "weak": [], "unlabelled": raw.unlabelled}
+    train: Sequence[str] = labelled
+    holdout: Sequence[str] = []
+    with _gather(findings, "lists", config.holdout):
+        train, holdout = choose_holdout(config, labelled)
+    splits: dict[str, Sequence[str]] = {
+        "train": train,
+        "holdout": holdout,
+        "weak": [],
+        "unlabelled": raw.unlabelled,
+    }
     rest = "unlabelled" if config.others == "unlabelled" else "weak"
     splits[rest] = sorted({*splits[rest], *others})
     return splits | {"val": raw.val, "test": raw.test}
@@ -285,7 +295,7 @@ def _of_raw_lists(raw: RawDataset, splits: Mapping[str, Sequence[str]]) -> Itera
             if image_id not in raw.images:
                 what = f"id {image_id} in split {split!r} has no picture below {raw.root}"
                 yield Finding("missing-image", what, add, image_id=image_id)
-            if split in ("train", "val") and image_id not in raw.masks:
+            if split in MASKED and image_id not in raw.masks:
                 yield Finding("missing-mask", f"id {image_id} in split {split!r} has no mask", add, image_id=image_id)
     yield from _overlaps(splits)
 
@@ -297,7 +307,7 @@ def _labels(
 
     A damaged annotation must not hide the next one, so a source that fails is asked again for fewer images.
     """
-    training = sorted({*splits["train"], *splits["weak"]})
+    training = sorted({*splits["train"], *splits["holdout"], *splits["weak"]})
     ids = sorted({*training, *splits["val"]})
     found: list[Finding] = []
     name, source = "masks", None

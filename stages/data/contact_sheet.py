@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from artifacts.dataset import SPLITS, Dataset
+from artifacts.dataset import MASKED, SPLITS, Dataset
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE
 
@@ -32,16 +32,17 @@ TILE = 232  # width of a picture's place, in pixels
 GAP, MARGIN = 22, 36
 SHARES = {
     "train": 10,
+    "holdout": 2,
     "val": 6,
     "weak": 6,
     "unlabelled": 1,
     "test": 1,
 }  # of 24 pictures; masks are what there is to see
-WITH_MASKS = ("train", "val")  # those of weak are there to judge estimated ones by, and not shown
 
 INK, FAINT, PAPER, BED, RULE = "#1f2328", "#636c76", "#ffffff", "#eef0f2", "#d5d9de"
 CHIPS = {  # split -> ground and ink of its name
     "train": ("#dbeafe", "#1e40af"),
+    "holdout": ("#cffafe", "#155e75"),
     "val": ("#fef3c7", "#92400e"),
     "weak": ("#dcfce7", "#166534"),
     "unlabelled": ("#e9ebee", "#4b5563"),
@@ -100,8 +101,9 @@ def choose_pictures(dataset: Dataset, count: int = COUNT, seed: int = 0) -> list
     places = share_places({split: len(ids) for split, ids in dataset.splits.items() if ids}, count)
     seen: Counter[int] = Counter()
     chosen = []
-    left = sum(places.get(split, 0) for split in WITH_MASKS)  # places that show masks
-    for split in sorted(places, key=lambda split: (split not in WITH_MASKS, SPLITS.index(split))):
+    # Places that show masks. Those of weak are there to judge estimated ones by, and not shown.
+    left = sum(places.get(split, 0) for split in MASKED)
+    for split in sorted(places, key=lambda split: (split not in MASKED, SPLITS.index(split))):
         classes = {i: dataset.tags(i) if dataset.has_tags(i) else () for i in dataset.ids(split)}
         queue = _Queue(classes, seed)
         for place in range(places[split]):
@@ -165,11 +167,11 @@ class _Tile:
 
 
 def _tile(dataset: Dataset, split: str, image_id: str) -> _Tile:
-    known = split in ("train", "weak", "val") and dataset.has_tags(image_id)
+    known = split in (*MASKED, "weak") and dataset.has_tags(image_id)
     labels = dataset.tags(image_id) if known else None
     try:
         picture = dataset.image(image_id)
-        mask = dataset.mask(image_id) if split in WITH_MASKS else None
+        mask = dataset.mask(image_id) if split in MASKED else None
         if mask is not None and mask.shape != picture.shape[:2]:
             raise DataError(f"the mask of {image_id} has another size than its picture")
     except DataError as error:

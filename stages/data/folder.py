@@ -46,7 +46,7 @@ from stages.data.polygons import (
     refuse_problems,
 )
 from stages.data.raw import RawDataset, says_what_cannot_be_read
-from stages.data.splits import draw_labelled, parse_labelled
+from stages.data.splits import draw_labelled, parse_amount
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 LOSSY_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in MASK_SUFFIXES)
@@ -203,11 +203,9 @@ def _wanted(settings: FolderConfig) -> int | Fraction | Path | None:
     if not settings.val.strip():
         return None
     try:
-        return parse_labelled(settings.val)
+        return parse_amount(settings.val, "val")
     except ConfigError as error:
-        raise ConfigError(
-            error.message.replace("labelled", "val", 1), "give a number, a fraction (0.2), a list file, or '' for none"
-        ) from None
+        raise ConfigError(error.message, "give a number, a fraction (0.2), a list file, or '' for none") from None
 
 
 def _by_name(listed: Iterable[str], files: Mapping[str, Path]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from artifacts.dataset import write_dataset
+from artifacts.dataset import MASKED, write_dataset
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE, encode_mask, read_mask
 from artifacts.store import Writer
@@ -29,7 +29,14 @@ from stages.data.labels import read_label_file
 from stages.data.lists import check_disjoint, check_subset, named, read_list
 from stages.data.photographs import Picture, look_at
 from stages.data.raw import RawDataset, TagSource, unreadable
-from stages.data.splits import check_unlabelled, describe_labelled, draw_balanced, draw_labelled, parse_labelled
+from stages.data.splits import (
+    check_unlabelled,
+    describe_labelled,
+    draw_balanced,
+    draw_labelled,
+    parse_amount,
+    set_aside,
+)
 
 if TYPE_CHECKING:
     from stages.prepare_data import PrepareDataConfig
@@ -55,7 +62,7 @@ def choose_labelled(
     """The ids of split `train`: the data set's list, a list file, or a seeded draw. Never an id of val."""
     if not config.labelled:
         return list(raw.train)
-    wanted = parse_labelled(config.labelled)
+    wanted = parse_amount(config.labelled)
     if isinstance(wanted, Path):
         ids = read_list(wanted)
         check_disjoint(ids, raw.val, f"the labelled list {wanted}", "val")
@@ -65,6 +72,13 @@ def choose_labelled(
     if config.labelled_balanced:
         return draw_balanced(drawn_from, wanted, config.labelled_seed, {i: (tags or {}).get(i, ()) for i in drawn_from})
     return draw_labelled(drawn_from, wanted, config.labelled_seed)
+
+
+def choose_holdout(config: PrepareDataConfig, labelled: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The labelled ids as (train, holdout)."""
+    if not config.holdout:
+        return list(labelled), []
+    return set_aside(labelled, parse_amount(config.holdout, "holdout"), config.holdout_seed)
 
 
 def choose_others(config: PrepareDataConfig, raw: RawDataset, labelled: Sequence[str], note: Any) -> list[str]:
@@ -321,8 +335,10 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
     without_kept = {image_id for image_id in [*labelled, *others] if not tags[image_id]}
     if config.without_kept_class == "drop":
         labelled, others = ([i for i in ids if i not in without_kept] for ids in (labelled, others))
+    train, holdout = choose_holdout(config, labelled)
     splits = {
-        "train": labelled,
+        "train": train,
+        "holdout": holdout,
         "weak": others if config.others == "weak" else [],
         "unlabelled": sorted([*(others if config.others == "unlabelled" else []), *raw.unlabelled]),
         "val": list(raw.val),
@@ -331,7 +347,7 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
     ids = sorted(image_id for part in splits.values() for image_id in part)
     _forget(writer, raw, prepared.keys() - set(ids))
     masked = [image_id for image_id in ids if image_id in raw.masks]
-    tagged = {i: tags[i] for split in ("train", "weak", "val") for i in splits[split] if i in tags}
+    tagged = {i: tags[i] for split in (*MASKED, "weak") for i in splits[split] if i in tags}
     pixels = {i: one.pixels for i, one in prepared.items() if one.pixels is not None}
     facts = {
         "expected": dict(raw.expected),
@@ -340,7 +356,8 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
         **raw.facts,
         "labelled": {
             **describe_labelled(labelled, raw.pool, raw.val, raw.official),
-            "classes_without_an_image": _absent(labelled, tags, kept),
+            "held_out": len(holdout),
+            "classes_without_an_image": _absent(train, tags, kept),
         },
         "masks": _count_masks(ids, raw),
         "images_without_kept_class": len(without_kept),
@@ -388,6 +405,8 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
 def in_words(labelled: Mapping[str, Any], several_kinds: bool) -> str:
     """One line on the labelled list, with the share of masks that decides whether figures can be compared."""
     text = f"labelled: {labelled['count']:,} images"
+    if labelled.get("held_out"):
+        text += f", {labelled['held_out']:,} of them held out"
     if several_kinds:
         text += f", {100 * labelled['official_share']:.1f} % of them with official masks"
     if labelled.get("family"):

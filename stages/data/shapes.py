@@ -10,7 +10,7 @@ so that class activation maps fail in the ways they fail on photographs:
 Every image is drawn from (seed, image id) alone: any one of them can be drawn again without the others.
 
     drawing = draw(ShapesConfig(), "train_00000")     # image uint8 (H, W, 3), mask uint8 (H, W)
-    summary = write_shapes(ShapesConfig(), writer, Execution())
+    summary = write_shapes(ShapesConfig(), image_ids(ShapesConfig()), writer, Execution())
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import colorsys
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -75,9 +75,13 @@ class Layer:
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
-def write_shapes(config: ShapesConfig, writer: Writer, execution: Execution) -> dict[str, Any]:
-    """Draw what is missing of the data set into the writer; returns the summary for people."""
-    splits = image_ids(config)
+def write_shapes(
+    config: ShapesConfig, splits: Mapping[str, Sequence[str]], writer: Writer, execution: Execution
+) -> dict[str, Any]:
+    """Draw what is missing of the data set into the writer; returns the summary for people.
+
+    splits: `image_ids`, or those ids with some of train held out.
+    """
     everything = sorted(image_id for ids in splits.values() for image_id in ids)
     missing = [image_id for image_id in everything if not writer.has(f"masks/{image_id}.png")]
     writer.expect(len(everything))
@@ -107,7 +111,7 @@ def write_shapes(config: ShapesConfig, writer: Writer, execution: Execution) -> 
     )
     return {
         "class_names": list(CLASS_NAMES),
-        "images": {split: len(ids) for split, ids in splits.items()},
+        "images": {split: len(ids) for split, ids in splits.items() if ids or split != "holdout"},
         "tag_source": "masks",
         "tags_per_image": round(sum(map(len, tags.values())) / len(tags), 3),
         **facts,

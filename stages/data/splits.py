@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.errors import ConfigError, DataError
-from stages.data.lists import did_you_mean, list_digest, named
+from stages.data.lists import check_subset, did_you_mean, list_digest, named, read_list
 from stages.data.published_lists import PUBLISHED
 
 
-def parse_labelled(text: str) -> int | Fraction | Path:
+def parse_amount(text: str, what: str = "labelled") -> int | Fraction | Path:
     """`183` is a number, `1/8` or `0.125` a fraction, anything else the path of a list file.
 
-    ConfigError for a number below 1 and a fraction outside (0, 1].
+    what: the setting, for messages. ConfigError for a number below 1 and a fraction outside (0, 1].
     """
     text = text.strip()
     if re.fullmatch(r"[-+]?\d+", text):
         number = int(text)
         if number < 1:
-            raise ConfigError(f"labelled is {text}, expected at least 1 image", "give a number, a fraction or a list")
+            raise ConfigError(f"{what} is {text}, expected at least 1 image", "give a number, a fraction or a list")
         return number
     if re.fullmatch(r"[-+]?\d+\s*/\s*\d+|[-+]?\d*\.\d+([eE][-+]?\d+)?|\d+\.\d*", text):
         try:
@@ -39,7 +39,7 @@ def parse_labelled(text: str) -> int | Fraction | Path:
         except ZeroDivisionError:
             fraction = Fraction(0)
         if not 0 < fraction <= 1:
-            raise ConfigError(f"labelled is {text}, expected a fraction above 0 and up to 1", "for example 1/8")
+            raise ConfigError(f"{what} is {text}, expected a fraction above 0 and up to 1", "for example 1/8")
         return fraction
     return Path(text).expanduser()
 
@@ -89,6 +89,29 @@ def _balanced_order(pool: Sequence[str], seed: int, tags: Mapping[str, Iterable[
             yield image_id
         heapq.heappush(behind, (images[name], tie, name))
     yield from (image_id for image_id in ranked if image_id not in drawn)
+
+
+def set_aside(labelled: Sequence[str], wanted: int | Fraction | Path, seed: int = 0) -> tuple[list[str], list[str]]:
+    """(what is left to train on, what is held out) of the labelled ids, both sorted.
+
+    wanted: how many, which fraction (rounded up) or a list file. Drawn by other ranks than the labelled ids, for those
+    would be the first ones of every smaller draw. Raises ConfigError when nothing is left, DataError for listed
+    ids that are not labelled.
+    """
+    if isinstance(wanted, Path):
+        held_out = set(read_list(wanted))
+        check_subset(held_out, labelled, f"the holdout list {wanted}", "the labelled images")
+    else:
+        count = math.ceil(wanted * len(labelled)) if isinstance(wanted, Fraction) else wanted
+        held_out = set(sorted(labelled, key=lambda image_id: _rank(seed, f"holdout:{image_id}"))[:count])
+        if count > len(labelled):
+            raise ConfigError(f"holdout asks for {count} of {len(labelled)} labelled images", "ask for fewer")
+    if len(held_out) == len(labelled):
+        raise ConfigError(
+            f"holdout takes all {len(labelled)} labelled images: none is left to train on",
+            "ask for fewer, or label more",
+        )
+    return sorted(set(labelled) - held_out), sorted(held_out)
 
 
 def _count(pool: Sequence[str], amount: int | Fraction) -> int:

@@ -12,6 +12,7 @@ import functools
 import itertools
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,10 @@ from torch import Tensor
 
 from artifacts.errors import ConfigError
 
+LONGEST_WAIT = timedelta(days=7)  # of a rank for one that downloads, evaluates or labels alone
+
 _groups = itertools.count()
+_meeting_point = ("semiseg/barrier", itertools.count())  # keys in the store of the barriers of the present group
 
 
 @functools.cache
@@ -41,10 +45,14 @@ def process_group(device: str) -> Iterator[None]:
         torch.cuda.set_device(local)
     store, number, size = _rendezvous()
     # Keys of their own for every group: a later one would find the addresses of the one before in the same store.
-    own = dist.PrefixStore(f"semiseg/{next(_groups)}", store)
+    group = f"semiseg/{next(_groups)}"
+    own = dist.PrefixStore(group, store)
     dist.init_process_group("nccl" if on_gpu else "gloo", store=own, rank=number, world_size=size)
+    global _meeting_point
+    _meeting_point = (f"{group}/barrier", itertools.count())
     try:
         yield
+        dist.barrier()  # the process that serves the store ends last
     finally:
         dist.destroy_process_group()
 
@@ -58,8 +66,19 @@ def rank() -> int:
 
 
 def barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
+    """Waits until all processes are here; under `process_group` only, and at once without it.
+
+    By the store, not by a collective: those give up after minutes (NCCL: 10), and one process may work alone longer.
+    When a process dies, torchrun ends the others.
+    """
+    if not dist.is_initialized():
+        return
+    store, _, size = _rendezvous()
+    prefix, numbers = _meeting_point
+    key = f"{prefix}/{next(numbers)}"
+    if store.add(f"{key}/here", 1) == size:
+        store.set(f"{key}/all", "1")
+    store.wait([f"{key}/all"], LONGEST_WAIT)
 
 
 def global_mean(total: Tensor, count: Tensor | int) -> Tensor:

@@ -79,7 +79,7 @@ def test_the_league_leaves_out_what_its_lists_do_not_name() -> None:
         "data",
         *(
             f"{stage}-{row}"
-            for stage in ("train", "predict", "evaluate", "select")
+            for stage in ("train", "predict", "evaluate", "select", "predict-selected", "evaluate-selected")
             for row in ("supervised", "control")
         ),
     }
@@ -94,6 +94,16 @@ def test_the_league_leaves_out_what_its_lists_do_not_name() -> None:
     assert [run[-1] for run in last.costs] == [f"train-st-plus-plus-n{n}-s{s}" for n in (30, 60) for s in (0, 1)]
     assert some.table.plot is not None
     assert some.table.plot.points == {"30 labels": "30", "60 labels": "60"}
+
+
+def test_the_league_selects_on_labels_that_are_set_aside() -> None:
+    recipe = league("holdout=0.2", "labelled=[30]", "seeds=[0]")
+    assert recipe.nodes["data-n30"].config.holdout == "0.2"
+    assert recipe.nodes["select-cps-n30-s0"].config.splits == ()  # holdout where there is one
+    assert recipe.nodes["predict-selected-cps-n30-s0"].inputs["segmenter"] == "select-cps-n30-s0"
+    assert recipe.nodes["predict-selected-cps-n30-s0"].config == recipe.nodes["predict-cps-n30-s0"].config
+    assert recipe.table is not None
+    assert recipe.table.rows[0].nodes["30 labels, selected"] == ["evaluate-selected-supervised-n30-s0"]
 
 
 def test_cps_is_given_as_many_iterations_as_its_baseline() -> None:

@@ -85,6 +85,25 @@ def test_a_broken_off_drawing_is_continued(tmp_path):
     assert {name: (artifact.path / "masks" / name).stat().st_mtime_ns for name in stamps} == stamps
 
 
+def test_some_labelled_shapes_are_held_out(tmp_path):
+    """The pictures stay as they are; only the list they stand in changes."""
+    whole = Dataset(prepare(tmp_path, SMALL, "whole").artifact)
+    held = prepare(tmp_path, SMALL | {"holdout": 0.4}, "held").artifact
+    dataset = Dataset(held)
+    assert len(dataset.ids("holdout")) == 2
+    assert tuple(sorted(dataset.ids("train") + dataset.ids("holdout"))) == whole.ids("train")
+    assert dataset.ids("weak") == whole.ids("weak")
+    for image_id in dataset.ids("holdout"):
+        np.testing.assert_array_equal(dataset.mask(image_id), whole.mask(image_id))
+        assert dataset.tags(image_id) == whole.tags(image_id)
+    assert held.summary["images"] == {"train": 3, "holdout": 2, "weak": 12, "val": 3}
+    for number, name in enumerate(dataset.class_names[1:], 1):
+        expected = sum(bool((dataset.mask(image_id) == number).any()) for image_id in dataset.ids("holdout"))
+        assert held.summary["classes"][name]["holdout_images"] == expected
+    with pytest.raises(ConfigError, match="holdout takes all 5 labelled images"):
+        prepare(tmp_path, SMALL | {"holdout": 5}, "none")
+
+
 def test_other_ranks_leave_the_work_to_the_first(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert STAGE.run(PrepareDataConfig(), {}, None, Execution(workers=1)) == {}
@@ -120,6 +139,10 @@ def test_other_ranks_leave_the_work_to_the_first(tmp_path, monkeypatch):
             "tag_file has no effect",
         ),
         ({"dataset": {"name": "shapes", "trian": 3}}, "did you mean 'train'"),
+        ({"holdout": "1.5"}, "holdout is 1.5, expected a fraction above 0 and up to 1"),
+        ({"holdout": 0}, "holdout is 0, expected at least 1 image"),
+        ({"holdout_seed": 2}, "holdout_seed needs holdout to be a number or fraction"),
+        ({"holdout": "dev.txt", "holdout_seed": 2}, "holdout_seed needs holdout to be a number or fraction"),
     ],
 )
 def test_settings_that_cannot_be_meant(values, message):

@@ -8,9 +8,13 @@ import torch
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from artifacts.dataset import write_dataset
+import stages.select as module
+from artifacts.dataset import Dataset, write_dataset
 from artifacts.errors import ConfigError, DataError
 from artifacts.masks import write_mask
+from artifacts.store import Work
+from stages.config import build
+from stages.contract import Execution
 from stages.networks import load_network, normalise, upsample
 from stages.networks.loading import snapshots_of
 
@@ -65,6 +69,39 @@ def test_the_result_says_on_which_splits_it_was_chosen(bench, trained):
     assert selected.summary["splits"] == selected.json("selection.json")["splits"] == ["train"]
     last = reference(bench, trained, "weights.pt", "train")
     assert selected.summary["mean_iou_of_last"] == pytest.approx(last, abs=2e-4)
+
+
+def test_the_holdout_is_chosen_on_where_there_is_one(bench, trained):
+    """And its pictures are those of train, so the scores are known from them."""
+    shapes = {"name": "shapes", "train": 4, "weak": 5, "val": 6, "long_side": 64}
+    bench.run("prepare-data", "with-holdout", {"dataset": shapes, "holdout": 2}, {})
+    inputs = {"data": "with-holdout", "segmenter": trained.name}
+    selected = bench.run("select", "on-holdout", {}, inputs)
+    assert selected.summary["splits"] == selected.json("selection.json")["splits"] == ["holdout"]
+    bench_of_holdout = type("Other", (), {"dataset": Dataset(bench.workspace.artifact("with-holdout"))})
+    expected = {step: reference(bench_of_holdout, trained, file, "holdout") for step, file in files_of(trained).items()}
+    found = {int(step): value for step, value in selected.json("selection.json")["mean_iou"].items()}
+    assert found == {step: pytest.approx(value, abs=2e-4) for step, value in expected.items()}
+    assert bench.run("select", "on-val", {"splits": ["val"]}, inputs).summary["splits"] == ["val"]
+
+
+def test_every_rank_scores_its_share_and_the_first_adds_them_up(bench, trained, monkeypatch):
+    """Five pictures' parts of two are not divisible by two ranks: none is padded, none is counted twice."""
+    whole = bench.run("select", "by-one", {"splits": ["weak"]}, {"segmenter": trained.name})
+    monkeypatch.setattr(module, "PART", 2)
+    config = build(module.SelectConfig, {"splits": ["weak"]}, "test")
+    inputs = {"data": bench.workspace.artifact("data"), "segmenter": trained}
+    read, reads = type(bench.dataset).image, []
+    monkeypatch.setattr(type(bench.dataset), "image", lambda self, one: reads.append(one) or read(self, one))
+    work = Work("select", 1, "segmenter", "0" * 64, {}, {}, {})
+    with bench.workspace.writing("by-two", work) as writer:
+        for rank in (1, 0):  # the first one last, as behind the barrier
+            monkeypatch.setenv("RANK", str(rank))
+            monkeypatch.setenv("WORLD_SIZE", "2")
+            summary = module.run(config, inputs, writer, Execution(device="cpu", workers=1))
+            assert bool(summary) == (rank == 0)
+    assert sorted(reads) == sorted(bench.dataset.ids("weak") * 4)
+    assert summary == whole.summary
 
 
 def test_of_equal_snapshots_the_later_is_taken(bench, expected):

@@ -15,7 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifacts.errors import ConfigError, DataError
-from stages.data.splits import check_unlabelled, describe_labelled, draw_balanced, draw_labelled, parse_labelled
+from stages.data.splits import (
+    check_unlabelled,
+    describe_labelled,
+    draw_balanced,
+    draw_labelled,
+    parse_amount,
+    set_aside,
+)
 
 POOL = [f"2007_{number:06d}" for number in range(1464)]
 
@@ -36,13 +43,13 @@ POOL = [f"2007_{number:06d}" for number in range(1464)]
     ],
 )
 def test_number_fraction_or_list(text, meaning):
-    assert parse_labelled(text) == meaning
+    assert parse_amount(text) == meaning
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "0.0", "1.5", "3/2", "1/0", "-0.5"])
 def test_amounts_out_of_range(text):
     with pytest.raises(ConfigError, match="expected"):
-        parse_labelled(text)
+        parse_amount(text)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +198,45 @@ def test_more_than_there_are_balanced():
 
 
 # --- what a labelled list is
+
+
+@given(
+    st.sets(st.sampled_from(POOL), min_size=2, max_size=60),
+    st.fractions(min_value=Fraction(1, 50), max_value=Fraction(49, 50)),
+    st.integers(0, 5),
+)
+def test_pictures_set_aside_are_drawn_from_the_labelled_ones_alone(labelled, share, seed):
+    count = math.ceil(share * len(labelled))
+    if count == len(labelled):
+        with pytest.raises(ConfigError, match="none is left to train on"):
+            set_aside(sorted(labelled), share, seed)
+        return
+    train, held_out = set_aside(sorted(labelled), share, seed)
+    assert (len(held_out), set(train) | set(held_out), set(train) & set(held_out)) == (count, labelled, set())
+    assert (train, held_out) == (sorted(train), sorted(held_out))
+    assert set_aside(sorted(labelled, reverse=True), count, seed) == (train, held_out)  # a number, another order
+    if count + 1 < len(labelled):
+        assert set(held_out) < set(set_aside(sorted(labelled), count + 1, seed)[1])
+
+
+def test_pictures_set_aside_are_not_the_first_of_the_labelled_draw():
+    """Else a smaller draw of the same seed would consist of what a larger one had set aside."""
+    labelled = draw_labelled(POOL, 200, 0)
+    _, held_out = set_aside(labelled, 40, 0)
+    first = set(draw_labelled(POOL, 40, 0))
+    assert 0 < len(first & set(held_out)) < 20
+    assert set_aside(labelled, 40, 1)[1] != held_out
+
+
+def test_a_list_of_pictures_to_set_aside(tmp_path):
+    (tmp_path / "dev.txt").write_text("b\nd\n")
+    assert set_aside(["a", "b", "c", "d"], tmp_path / "dev.txt") == (["a", "c"], ["b", "d"])
+    with pytest.raises(DataError, match=r"1 ids of the holdout list .* are not in the labelled images: d"):
+        set_aside(["a", "b", "c"], tmp_path / "dev.txt")
+    with pytest.raises(ConfigError, match="holdout takes all 2 labelled images"):
+        set_aside(["b", "d"], tmp_path / "dev.txt")
+    with pytest.raises(ConfigError, match="holdout asks for 3 of 2 labelled images"):
+        set_aside(["b", "d"], 3)
 
 
 def test_facts_of_a_labelled_list():

@@ -174,6 +174,32 @@ def test_labelled_number_and_fraction_are_nested(prepare):
         prepare("five", labelled=5)
 
 
+def test_labelled_images_set_aside_are_in_no_training_list(prepare, tmp_path):
+    (tmp_path / "dev.txt").write_text("t2\n")
+    plain = prepare("plain", labelled=3)
+    result = prepare("held", labelled=3, holdout=str(tmp_path / "dev.txt"))
+    assert "t2" in plain.dataset.ids("train")  # one of the first three of this draw
+    assert result.dataset.ids("holdout") == ("t2",)
+    assert set(result.dataset.ids("train")) == set(plain.dataset.ids("train")) - {"t2"}
+    assert result.dataset.ids("weak") == plain.dataset.ids("weak")
+    assert result.dataset.has_mask("t2")
+    assert result.dataset.tags("t2") == plain.dataset.tags("t2")
+    assert result.summary["labelled"]["held_out"] == 1
+    assert result.summary["labelled"]["sha256_of_sorted_ids"] == plain.summary["labelled"]["sha256_of_sorted_ids"]
+    (tmp_path / "dev.txt").write_text("v1\n")
+    with pytest.raises(DataError, match=r"1 ids of the holdout list .* are not in the labelled images: v1"):
+        prepare("val", labelled=3, holdout=str(tmp_path / "dev.txt"))
+
+
+def test_the_content_of_a_holdout_list_counts(prepare, tmp_path):
+    (tmp_path / "dev.txt").write_text("t1\n")
+    first = prepare(holdout=str(tmp_path / "dev.txt"))
+    (tmp_path / "dev.txt").write_text("t2\n")
+    assert (
+        prepare(holdout=str(tmp_path / "dev.txt")).artifact.manifest.fingerprint != first.artifact.manifest.fingerprint
+    )
+
+
 def test_labelled_list_that_overlaps_val(prepare, tmp_path):
     (tmp_path / "list.txt").write_text("t1\nv1\nv2\n")
     with pytest.raises(DataError, match=r"2 ids stand in both the labelled list .* and val: v1, v2"):

@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 
 from artifacts.errors import ConfigError
+from stages.contract import Execution
 from stages.engine.device import autocast_dtype, select_device
+from stages.pipeline.run_stage import run_stage
+from stages.select import STAGE as SELECT_STAGE
+from stages.select import SelectConfig
 
 _spec = importlib.util.spec_from_file_location("drawn_training", Path(__file__).parents[1] / "drawn_training.py")
 drawn = importlib.util.module_from_spec(_spec)
@@ -59,6 +63,18 @@ def test_a_stage_under_torchrun_publishes_one_artifact(done):
     lines = [json.loads(line) for line in artifact.file("local/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "lr" in line] == [2, 4]
     assert training.space.artifact("classifier").summary["mean_average_precision"] is not None
+
+
+def test_two_processes_select_what_one_does(done, monkeypatch):
+    training, _ = done
+    for key in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(key, raising=False)
+    chosen = training.space.artifact("chosen")
+    inputs = {"data": "data", "segmenter": "teacher"}
+    config, alone = SelectConfig(splits=("train",)), Execution(device="cpu", workers=1)
+    again = run_stage(SELECT_STAGE, config, training.space, "chosen-by-one", inputs, alone).artifact
+    assert chosen.manifest.content == again.manifest.content
+    assert len(chosen.json("selection.json")["mean_iou"]) == 2
 
 
 def test_a_training_of_two_processes_continues_to_the_same_bits(done):

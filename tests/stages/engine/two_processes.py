@@ -19,6 +19,7 @@ import torch
 
 from artifacts import checkpoint
 from artifacts.store import Workspace, Writer
+from stages import select as select_stage
 from stages.contract import Execution
 from stages.engine.distributed import process_group, rank
 from stages.engine.loop import CHECKPOINT, fit
@@ -26,10 +27,12 @@ from stages.engine.streams import SampleMaker
 from stages.methods import load_method
 from stages.methods.contract import Setup
 from stages.pipeline.run_stage import run_stage
+from stages.select import STAGE as SELECT_STAGE
 from stages.train import STAGE
 from stages.train_classifier import STAGE as CLASSIFIER_STAGE
 
 torch.set_num_threads(1)
+select_stage.PART = 2  # pictures: shares for both processes
 _spec = importlib.util.spec_from_file_location("drawn_training", Path(__file__).parents[1] / "drawn_training.py")
 drawn = importlib.util.module_from_spec(_spec)
 sys.modules["drawn_training"] = drawn
@@ -132,6 +135,11 @@ def main(folder: Path) -> None:
     run_stage(STAGE, config, training.space, "cut", inputs, execution)
     classifier = training.classifier_config(iterations=2)
     run_stage(CLASSIFIER_STAGE, classifier, training.space, "classifier", {"data": "data"}, execution)
+    # A stage whose records of all processes the first one adds up, behind the barrier.
+    config = training.config("supervised", iterations=4, log_every=2, batch_size=4, snapshots=2)
+    run_stage(STAGE, config, training.space, "teacher", training.inputs(config), execution)
+    inputs = {"data": "data", "segmenter": "teacher"}
+    run_stage(SELECT_STAGE, select_stage.SelectConfig(splits=("train",)), training.space, "chosen", inputs, execution)
 
 
 if __name__ == "__main__":
