@@ -22,6 +22,7 @@ import numpy as np
 import pydantic
 from pydantic import Field
 
+from artifacts.confidence import index_of_doubt
 from artifacts.dataset import Dataset, Split
 from artifacts.errors import ConfigError
 from artifacts.masks import IGNORE, write_mask
@@ -304,14 +305,15 @@ def _restrict(probabilities: Tensor, allowed: Sequence[Sequence[int]]) -> Tensor
 
 
 def _masks(probabilities: Tensor, min_confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """(B, C, H, W) -> classes, 255 where the highest probability is below `min_confidence`, and 255 times that one.
+    """(B, C, H, W) -> classes, 255 where the highest probability is below `min_confidence`, and its index in 8 bits.
 
     Both uint8 (B, H, W).
     """
     highest, classes = probabilities.max(1)
+    doubt = probabilities.scatter(1, classes[:, None], 0.0).sum(1)  # not 1 - highest, of which little is left near 1
     if min_confidence > 0:
         classes = classes.masked_fill(highest < min_confidence, IGNORE)
-    return classes.byte().cpu().numpy(), (highest * 255).round().clamp(0, 255).byte().cpu().numpy()
+    return classes.byte().cpu().numpy(), index_of_doubt(doubt.clamp(0, 1)).byte().cpu().numpy()
 
 
 def _records(
@@ -344,7 +346,7 @@ def externals(config: PredictConfig) -> dict[str, Path]:
 
 STAGE = Stage(
     name="predict",
-    version=1,
+    version=2,
     summary="Predict masks and class probabilities with a trained network.",
     config=PredictConfig,
     inputs={

@@ -5,7 +5,8 @@
 
 Of each predicted class the same share of pixels is kept, the most confident ones over all pictures, so that rare and
 hard classes are not lost to one threshold (Zou et al., ECCV 2018; DMT: Feng et al., 2022). The others become 255.
-The result has `masks/<id>.png`, the confidences, `confidence/<id>.png` (255 p), and the predictions' `classes.json`.
+The result has `masks/<id>.png`, the confidences, `confidence/<id>.png` (see artifacts.confidence), and the predictions'
+`classes.json`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from artifacts.confidence import lowest_index, probability_of_index
 from artifacts.errors import ArtifactError
 from artifacts.masks import IGNORE, read_mask, write_mask
 from artifacts.store import Artifact, Writer
@@ -43,12 +45,12 @@ class Selection:
 
     masks: Path
     confidences: Path
-    thresholds: np.ndarray  # uint8 (256,): the lowest confidence that is kept, by class
+    thresholds: np.ndarray  # uint8 (256,): the lowest index of a confidence that is kept, by class
     writer: Writer
 
 
 def histogram(task: tuple[Path, Path], image_id: str) -> np.ndarray:
-    """int64 (256, 256): pixels of each class and confidence in one picture."""
+    """int64 (256, 256): pixels of each class and index of a confidence in one picture."""
     masks, confidences = task
     mask = read_mask(masks / f"{image_id}.png")
     confidence = read_mask(confidences / f"{image_id}.png", size=(mask.shape[1], mask.shape[0]))
@@ -56,10 +58,10 @@ def histogram(task: tuple[Path, Path], image_id: str) -> np.ndarray:
 
 
 def thresholds(counts: np.ndarray, config: PseudoLabelsConfig) -> np.ndarray:
-    """The lowest confidence (0..255) that is kept, for each of 256 classes.
+    """The lowest index of a confidence (0..255) that is kept, for each of 256 classes.
 
-    counts: int64 (256, 256), pixels by class and confidence; row 255 is no class. At least the share is kept: all
-    pixels of the last confidence that is needed. With share 1 everything is.
+    counts: int64 (256, 256), pixels by class and index; row 255 is no class. At least the share is kept: all pixels of
+    the last index that is needed. With share 1 everything is.
     """
     counts = counts.copy()
     counts[IGNORE] = 0
@@ -68,7 +70,7 @@ def thresholds(counts: np.ndarray, config: PseudoLabelsConfig) -> np.ndarray:
     from_top = counts[:, ::-1].cumsum(1)  # column k: pixels of confidence 255 - k and more
     needed = np.ceil(config.share * from_top[:, -1:] - 1e-9)
     lowest = 255 - (from_top >= needed).argmax(1)
-    return np.maximum(lowest, np.ceil(config.min_confidence * 255)).astype(np.uint8)
+    return np.maximum(lowest, lowest_index(config.min_confidence)).astype(np.uint8)
 
 
 def select_pixels(task: Selection, image_id: str) -> tuple[int, int]:
@@ -123,16 +125,17 @@ def run(
     with writer.item("classes.json") as temporary:
         shutil.copyfile(predictions.file("classes.json"), temporary)
     classes = [c for c in range(IGNORE) if counts[c].any()]
+    lowest = probability_of_index(limits.astype(np.float64))
     return {
         "images": len(ids),
         "kept_share": kept / known if known else 0.0,
-        "thresholds": {class_names[c]: round(float(limits[c]) / 255, 4) for c in classes},
+        "thresholds": {class_names[c]: round(float(lowest[c]), 5) for c in classes},
     }
 
 
 STAGE = Stage(
     name="pseudo-labels",
-    version=1,
+    version=2,
     summary="Keep the most confident pixels of predicted masks as labels, class by class.",
     config=PseudoLabelsConfig,
     inputs={

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from artifacts.confidence import probability_of_index
 from artifacts.errors import ConfigError
 from stages.engine.losses import IGNORE, cross_entropy
 from stages.engine.streams import Stream
@@ -56,7 +57,7 @@ class Dmt(Method):
         weight = dynamic_weight(
             logits[len(labelled) :].detach().softmax(1),
             pseudo.label,
-            pseudo.extra["confidence"].float() / 255,
+            probability_of_index(pseudo.extra["confidence"].float()),
             self.settings.gamma_agree,
             self.settings.gamma_differ,
         )

@@ -64,7 +64,7 @@ def test_share_1_keeps_everything_and_a_class_never_predicted_is_no_mistake(foun
 def test_nothing_below_the_lowest_confidence_is_kept(found, share, percent):
     without = thresholds(counted(found), PseudoLabelsConfig(share=float(share)))
     limits = thresholds(counted(found), PseudoLabelsConfig(share=float(share), min_confidence=percent / 100))
-    lowest = next(value for value in range(256) if Fraction(value, 255) >= Fraction(percent, 100))
+    lowest = next(k for k in range(256) if 1 - (1 - Fraction(k, 255)) ** 4 >= Fraction(percent, 100))
     assert (limits == np.maximum(without, lowest)).all()
 
 
@@ -111,7 +111,8 @@ def test_the_most_confident_pixels_over_all_pictures_are_kept(bench, guesses, sh
     for label in np.unique(everything):
         own = sureness if not balanced else sureness[everything == label]
         limit[label] = max(
-            np.sort(own)[::-1][ceil(Fraction(share).limit_denominator(100) * len(own)) - 1], lowest * 255
+            np.sort(own)[::-1][ceil(Fraction(share).limit_denominator(100) * len(own)) - 1],
+            255 * (1 - (1 - lowest) ** 0.25),
         )
     kept = 0
     for image_id, mask in maps(made, "masks").items():
@@ -130,7 +131,9 @@ def test_the_most_confident_pixels_over_all_pictures_are_kept(bench, guesses, sh
     assert made.summary["kept_share"] == pytest.approx(kept / len(everything))
     names = guesses.json("classes.json")["class_names"]
     assert made.json("classes.json")["class_names"] == names
-    shown = {names[label]: pytest.approx(np.ceil(least) / 255, abs=1e-4) for label, least in limit.items()}
+    shown = {
+        names[label]: pytest.approx(1 - (1 - np.ceil(least) / 255) ** 4, abs=1e-4) for label, least in limit.items()
+    }
     assert made.summary["thresholds"] == shown
 
 
