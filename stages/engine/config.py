@@ -142,8 +142,8 @@ class HardExamples(Config):
     min_kept: int = Field(
         200_000,
         ge=1,
-        description="At least the hardest this many pixels of the joint batch are taken (UniMatch, Cityscapes: 200000\n"
-        "for 16 crops of 801 pixels).",
+        description="At least the hardest this many pixels of the joint labelled batch are taken (Cityscapes:\n"
+        "UniMatch 100000 a crop of 801 pixels, CPS 50000 a crop of 800).",
     )
 
 
