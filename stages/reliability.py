@@ -36,6 +36,11 @@ class ReliabilityConfig(InferenceConfig):
     splits: tuple[Split, ...] = Field(
         ("weak", "unlabelled"), min_length=1, description="Splits whose pictures are ranked."
     )
+    snapshots: int = Field(
+        3,
+        ge=2,
+        description="How many of the training's weights are compared, evenly spaced, the last among them (ST++: 3).",
+    )
     share: float = Field(0.5, gt=0, lt=1, description="Share of the pictures that count as reliable (ST++: 0.5).")
 
 
@@ -51,6 +56,13 @@ def check(config: ReliabilityConfig, inputs: Mapping[str, Artifact | None]) -> N
             "train it with --set snapshots=3",
         )
     check_classes(segmenter, dataset.class_names)
+
+
+def evenly_spaced(files: Sequence[str], count: int) -> list[str]:
+    """`count` of the files, or all where there are fewer: at 1/count, 2/count, ... of the way, the last included."""
+    if len(files) <= count:
+        return list(files)
+    return [files[round(len(files) * part / count) - 1] for part in range(1, count + 1)]
 
 
 def agreement(first: Tensor, second: Tensor, num_classes: int) -> Tensor:
@@ -79,7 +91,7 @@ def run(
     dataset, ids = pictures_of_splits(inputs["data"], config.splits)
     segmenter = inputs["segmenter"]
     device = select_device(execution.device)
-    files = [*snapshots_of(segmenter).values(), "weights.pt"]
+    files = evenly_spaced([*snapshots_of(segmenter).values(), "weights.pt"], config.snapshots)
     networks = [load_network(segmenter, file).to(device) for file in files]
     # part -> its record, the same for any number of processes
     records = {first: f"{SCRATCH}/scores-{first}.json" for first in range(0, len(ids), PART)}

@@ -45,10 +45,6 @@ def _check_classifier(config: TrainConfig, inputs: Mapping[str, Artifact | None]
     Dataset(inputs["data"]).require_background(f"the method {name}")
     if inputs.get("initial") is not None:
         raise ConfigError(f"method {name} trains a classifier: it cannot start from a segmenter", "leave --initial out")
-    if config.hard_examples is not None:
-        raise ConfigError(
-            f"method {name} learns image-level labels: there are no hard pixels", "leave hard_examples out"
-        )
 
 
 def needs(config: TrainConfig, given: Collection[str]) -> tuple[str, ...]:

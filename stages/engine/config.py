@@ -86,9 +86,12 @@ class ScheduleConfig(Config):
     """The learning rate over the iterations, as a factor on every group."""
 
     shorthand = "name"
-    name: Literal["poly", "step", "constant"] = Field(
-        "poly", description="poly: (1 - t/T)^power. step: times gamma after each milestone. constant: 1."
+    name: Literal["poly", "cosine", "step", "constant"] = Field(
+        "poly",
+        description="poly: (1 - t/T)^power. cosine: from 1 to `last` along half a wave. step: times gamma after each\n"
+        "milestone. constant: 1.",
     )
+    last: float = Field(0.0, ge=0, le=1, description="Of cosine: the factor at the end.")
     power: float = Field(0.9, gt=0, description="Power of poly.")
     milestones: tuple[float, ...] = Field((), description="Of step: fractions of all iterations, for example [0.6].")
     gamma: float = Field(0.1, gt=0, le=1, description="Of step: the factor after each milestone.")
@@ -153,12 +156,16 @@ class CutMixSettings(Config):
     style: Literal["french", "unimatch"] = Field(
         "french",
         description="french: n boxes that cover a drawn share, log-uniform aspect, overlaps cancel (French et al.,\n"
-        "BMVC 2020; CPS). unimatch: with probability .5 one box of 2 to 40 % of the area, aspect .3 to 3.3 (CutMix as\n"
-        "UniMatch draws it); boxes and share do not matter then.",
+        "BMVC 2020; CPS). unimatch: one box of 2 to 40 % of the area, aspect .3 to 3.3 (CutMix as UniMatch draws it);\n"
+        "boxes and share do not matter then.",
     )
     boxes: int = Field(1, ge=1, description="Boxes a picture (CutMix-Seg: 1, CPS: 3).")
     share: tuple[float, float] = Field(
         (0.5, 0.5), description="Share of the picture that the boxes cover, drawn uniformly (CPS: .25 to .5)."
+    )
+
+    chance: Share | None = Field(
+        None, description="Probability that a picture has boxes at all; 0: none. null: 1 (french), .5 (unimatch)."
     )
 
     @pydantic.field_validator("share")

@@ -18,6 +18,7 @@ from stages.engine.config import CutMixSettings
 from stages.engine.randomness import generator
 
 SINGLE_BOX_AREA, SINGLE_BOX_RATIO = (0.02, 0.4), 0.3  # UniMatch's code
+CHANCE = {"french": 1.0, "unimatch": 0.5}  # that a picture has boxes, as published
 
 
 def box_mask(
@@ -42,13 +43,11 @@ def box_mask(
 
 
 def single_box_mask(height: int, width: int, random: np.random.Generator) -> np.ndarray:
-    """bool (height, width): with probability .5 one box as UniMatch draws it, else empty.
+    """bool (height, width), true in one box as UniMatch draws it.
 
     Area U(.02, .4) of the picture, height to width U(.3, 1 / .3); drawn anew until the box fits.
     """
     mask = np.zeros((height, width), bool)
-    if random.random() < 0.5:
-        return mask
     area = random.uniform(*SINGLE_BOX_AREA) * height * width
     while True:
         ratio = random.uniform(SINGLE_BOX_RATIO, 1 / SINGLE_BOX_RATIO)
@@ -66,10 +65,13 @@ def draw_boxes(settings: CutMixSettings, batch: Batch, seed: int, step: int, vie
     """
     height, width = batch.image.shape[-2:]
     offset = distributed.rank() * len(batch)
+    chance = CHANCE[settings.style] if settings.chance is None else settings.chance
     masks = []
     for place in range(offset, offset + len(batch)):
         random = generator(seed, "cutmix", step, place, view)
-        if settings.style == "french":
+        if chance < 1 and random.random() < 1 - chance:
+            masks.append(np.zeros((height, width), bool))
+        elif settings.style == "french":
             masks.append(box_mask(height, width, settings.boxes, settings.share, random))
         else:
             masks.append(single_box_mask(height, width, random))

@@ -38,6 +38,12 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def release_freed_memory() -> None:
+    """Gives the memory that is kept after all back to the system, once. No effect without glibc."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         return (

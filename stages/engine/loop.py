@@ -36,6 +36,7 @@ from stages.engine.batch import to_device
 from stages.engine.batch_norm import join_batch_norm
 from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from stages.engine.device import autocast_dtype, describe_device, select_device
+from stages.engine.memory import PeakMemory
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Parcel, SampleMaker
 from stages.engine.teacher import update_average
@@ -70,6 +71,8 @@ def learning_rate_factor(config: ScheduleConfig, step: int, iterations: int) -> 
     warm = min((step + 1) / config.warmup, 1.0) if config.warmup else 1.0
     if config.name == "poly":
         return warm * (1 - step / iterations) ** config.power
+    if config.name == "cosine":
+        return warm * (config.last + (1 - config.last) * (1 + math.cos(math.pi * step / iterations)) / 2)
     if config.name == "step":
         return warm * config.gamma ** sum(step >= round(m * iterations) for m in config.milestones)
     return warm
@@ -156,6 +159,7 @@ class _Trainer:
         self.device = select_device(execution.device)
         self.dtype = autocast_dtype(config.precision, self.device)
         self.on_gpu = self.device.type == "cuda"
+        self.memory = PeakMemory(self.device)
         self.main = distributed.rank() == 0
         if distributed.world_size() > 1:  # statistics of the joint batch; frozen layers keep theirs
             joined = nn.SyncBatchNorm.convert_sync_batchnorm if self.on_gpu else join_batch_norm
@@ -233,7 +237,7 @@ class _Trainer:
                 "epochs": round(self.step / self.epoch_steps, 2),
                 "images_per_second": round(steps * self._batch_size() / seconds, 2) if steps else None,
                 "losses": self.last_losses,
-                "peak_memory_mib": round(torch.cuda.max_memory_allocated() / 2**20) if self.on_gpu else None,
+                "peak_memory_mib": self.memory.mib(),
                 "device": describe_device(self.device),
             },
         )

@@ -100,12 +100,15 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return global_mean((pixels * valid).sum(), valid.sum())
 
 
-def multilabel_soft_margin(logits: Tensor, tags: Tensor) -> Tensor:
+def multilabel_soft_margin(logits: Tensor, tags: Tensor, known: Tensor | None = None) -> Tensor:
     """Mean over pictures and classes of the binary cross-entropy with logits (torch's MultiLabelSoftMarginLoss).
 
     Args:
         logits: (B, K) scores of the foreground classes.
         tags: float (B, K), 1 where the class is present.
+        known: bool (B,), the pictures that count; None: all.
     """
-    terms = F.binary_cross_entropy_with_logits(logits.float(), tags, reduction="sum")
-    return global_mean(terms, tags.numel())
+    terms = F.binary_cross_entropy_with_logits(logits.float(), tags, reduction="none").mean(1)
+    if known is None:
+        return global_mean(terms.sum(), len(terms))
+    return global_mean((terms * known).sum(), known.sum())

@@ -182,13 +182,15 @@ class Method:
 class TeacherStudent(Method):
     """Base of the methods with one network and its average: networks "segmenter" (the student) and "teacher".
 
-    Its settings have `teacher`, a TeacherSettings. The teacher is evaluated unless `predictor` says otherwise.
+    Its settings are TeacherStudentSettings; with `teacher` None there is the student alone.
     """
 
     def __init__(self, settings: Any, setup: Setup) -> None:
         super().__init__(settings, setup)
         student = setup.segmenter()
-        self.networks = nn.ModuleDict({"segmenter": student, "teacher": Teacher(student, settings.teacher)})
+        self.networks = nn.ModuleDict({"segmenter": student})
+        if settings.teacher is not None:
+            self.networks["teacher"] = Teacher(student, settings.teacher)
 
     @property
     def student(self) -> Segmenter:
@@ -199,11 +201,13 @@ class TeacherStudent(Method):
         return cast(Teacher, self.networks["teacher"])
 
     def after_step(self, step: int) -> None:
-        self.teacher.update(self.student, step)
+        if self.settings.teacher is not None:
+            self.teacher.update(self.student, step)
 
     @property
     def predictor(self) -> nn.Module:
-        return self.teacher.network
+        from_student = self.settings.teacher is None or self.settings.evaluate == "student"
+        return self.student if from_student else self.teacher.network
 
 
 def strong_and_unlabelled(method: str, sources: Sources, batch_size: int, partner: bool = False) -> dict[str, Stream]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.engine.losses import squared_difference
 from stages.engine.streams import Stream
@@ -51,7 +51,3 @@ class MeanTeacher(TeacherStudent):
         weight = settings.weight * sigmoid_ramp(step, round(settings.ramp * self.setup.iterations))
         consistency = squared_difference(found, target, valid, reduction=settings.reduction)
         return terms | {"consistency": weight * consistency}
-
-    @property
-    def predictor(self) -> nn.Module:
-        return self.student if self.settings.evaluate == "student" else self.teacher.network

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stages.engine.discrimination import one_hot
 from stages.engine.distributed import global_mean
-from stages.engine.losses import IGNORE
+from stages.engine.losses import IGNORE, multilabel_soft_margin
 from stages.engine.streams import Stream
 from stages.engine.teacher import Teacher
 from stages.engine.views import strong_view
@@ -74,8 +74,7 @@ def classes_of_masks(logits: Tensor, label: Tensor) -> Tensor:
     """
     present = one_hot(label, logits.shape[1] + 1).amax((2, 3))[:, 1:]
     known = (label != IGNORE).flatten(1).any(1)
-    terms = F.binary_cross_entropy_with_logits(logits.float(), present, reduction="none").mean(1)
-    return global_mean((terms * known).sum(), known.sum())
+    return multilabel_soft_margin(logits, present, known)
 
 
 def cosine_distance(found: Tensor, target: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class PseudoSeg(Method):
         terms = {
             "supervised": self.supervised(logits, labelled.label),
             "grad_cam": cross_entropy(coarse, labelled.label),
-            "tags": multilabel_soft_margin(tags, present.float()),
+            "tags": multilabel_soft_margin(tags, present.float(), (labelled.label != IGNORE).flatten(1).any(1)),
         }
         with torch.no_grad():  # in train mode, as in the authors' code
             logits, coarse, _ = self._both(unlabelled, None)

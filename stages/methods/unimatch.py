@@ -9,7 +9,6 @@ picture: channels are dropped between trunk and head.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -30,13 +29,13 @@ class UniMatch(FixMatch):
     """
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
-        network, settings = cast(Segmenter, self.networks["segmenter"]), self.settings
+        network, settings = self.student, self.settings
         labelled, unlabelled, partner = batch["strong"], batch["unlabelled"], batch["partner"]
         if settings.weight == 0:
             return {"supervised": self.supervised(segment(network, labelled), labelled.label)}
-        others = self.votes_in_eval_mode(partner)
+        others = self.votes(partner)
         known, plain, perturbed = self._with_perturbed(network, labelled, unlabelled, step)
-        own = vote(plain)
+        own = vote(plain) if self.labels_in_passing else self.votes(unlabelled)
         views = [
             strong_mix((unlabelled, partner), (own, others), settings.strong, settings.mixing, self.setup.seed, step, n)
             for n in (0, 1)

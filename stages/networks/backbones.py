@@ -34,9 +34,9 @@ class Backbone(nn.Module):
     unused_prefixes: tuple[str, ...] = ()
     batch_norm_frozen: bool = False
 
-    def freeze_batch_norm(self) -> None:
-        """Keep statistics and affine of every BatchNorm from now on: no gradient, eval mode even in training."""
-        self.batch_norm_frozen = True
+    def freeze_batch_norm(self, statistics: bool = True) -> None:
+        """Keep every BatchNorm's affine from now on (no gradient), and its statistics (eval mode even in training)."""
+        self.batch_norm_frozen = statistics
         for module in self.modules():
             if isinstance(module, _BatchNorm):
                 module.requires_grad_(False)

@@ -53,7 +53,7 @@ class Classifier(nn.Module):
         self.pretrained: tuple[str, ...] = ()
         self.class_names: tuple[str, ...] = ()
         if config.freeze_batch_norm:
-            self.backbone.freeze_batch_norm()
+            self.backbone.freeze_batch_norm(statistics=config.freeze_batch_norm != "affine")
 
     def features(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> what is pooled, (B, channels, h, w)."""

@@ -108,10 +108,11 @@ class BackboneConfig(Config):
         "or a file: a state dict of torchvision, timm or DINOv2, or the weights.pt of a network artifact (of which\n"
         "the backbone is taken).",
     )
-    freeze_batch_norm: bool = Field(
+    freeze_batch_norm: bool | Literal["affine"] = Field(
         True,
-        description="Keep the backbone's BatchNorm at its pretrained statistics and affine, also in training.\n"
-        "Right for small batches (DeepLabv2, IRNet). No effect on tiny and vgg16: they have no BatchNorm.",
+        description="true: keep the backbone's BatchNorm at its pretrained statistics and affine, also in training;\n"
+        "right for small batches (DeepLabv2, IRNet). affine: the affine alone, statistics follow the batches\n"
+        "(AdvSemSeg, s4GAN, DMT). No effect on tiny and vgg16: they have no BatchNorm.",
     )
     dropout: float = Field(
         0.5, ge=0, lt=1, description="Probability that an activation before the last layers is dropped."
@@ -131,7 +132,7 @@ class BackboneConfig(Config):
             )
         if self.backbone in TIMM_BACKBONES and importlib.util.find_spec("timm") is None:
             raise ConfigError(f"network: {self.backbone} is built by timm, which is not installed", TIMM_INSTALL)
-        if self.weights == "none" and self.freeze_batch_norm and self.backbone in BATCH_NORM_BACKBONES:
+        if self.weights == "none" and self.freeze_batch_norm is True and self.backbone in BATCH_NORM_BACKBONES:
             raise ConfigError(
                 f"network: {self.backbone} with weights none and freeze_batch_norm true: "
                 "there are no statistics worth freezing, the network would train without normalisation",
@@ -305,7 +306,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "output_stride": 8,
         "head_channels": 0,
     },
-    # Chen et al. 2018 (DeepLabv3+) with the settings of the semi-supervised literature: stride 16, BatchNorm trained
+    # Chen et al. 2018 (DeepLabv3+) with the settings of the semi-supervised literature (code of CPS, UniMatch): stride
+    # 16, BatchNorm trained, no dropout, which would be in the labels that are made in train mode
     "deeplabv3plus-resnet50": {
         "backbone": "resnet50",
         "head": "deeplabv3plus",
@@ -314,6 +316,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "head_channels": 256,
         "head_norm": "batch",
         "freeze_batch_norm": False,
+        "dropout": 0.0,
     },
     "deeplabv3plus-resnet101": {
         "backbone": "resnet101",
@@ -323,6 +326,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "head_channels": 256,
         "head_norm": "batch",
         "freeze_batch_norm": False,
+        "dropout": 0.0,
     },
     # Sun et al. 2019 (HRNetV2) with a 3x3 convolution in the head, theirs is 1x1; needs timm
     "hrnet-w48": {

@@ -45,7 +45,7 @@ class Segmenter(nn.Module):
         self.pretrained: tuple[str, ...] = ()
         self.class_names: tuple[str, ...] = ()
         if config.freeze_batch_norm:
-            self.backbone.freeze_batch_norm()
+            self.backbone.freeze_batch_norm(statistics=config.freeze_batch_norm != "affine")
 
     def trunk(self, images: Tensor) -> Features:
         """Normalised images (B, 3, H, W) -> {"low": (B, _, H/4, W/4), "high": (B, _, h, w)}, what every head takes.

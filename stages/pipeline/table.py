@@ -268,7 +268,7 @@ class Cost:
     Attributes:
         seconds: of all nodes of a run together.
         images_per_second: of the last node of a run (the training that gives the result).
-        peak_memory_mib: the highest of a run's nodes; None on a CPU.
+        peak_memory_mib: the highest of a run's nodes: of tensors on a GPU, of the process on a CPU. None: not known.
     """
 
     seconds: float

@@ -61,6 +61,7 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     "mlmt": {"name": "mlmt", "start": 0.0, "ramp": 0.0, "teacher": {"decay": 0.5}},
     "dmt": {"name": "dmt", "labelled_share": 0.25},  # two of eight: one each process
     "fixmatch": {"name": "fixmatch", "threshold": 0.3},  # the default is out of reach of a network that has not learned
+    "fixmatch-teacher": {"name": "fixmatch", "threshold": 0.3, "teacher": {"decay": 0.5}},
     "unimatch": {"name": "unimatch", "threshold": 0.3},
     "unimatch-v2": {"name": "unimatch-v2", "threshold": 0.3},
 }

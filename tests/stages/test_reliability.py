@@ -16,7 +16,7 @@ from artifacts.store import Work
 from stages.config import build
 from stages.contract import Execution
 from stages.networks import load_network, normalise, upsample
-from stages.reliability import agreement
+from stages.reliability import agreement, evenly_spaced
 
 CLASSES = 5
 shapes = hnp.array_shapes(min_dims=3, max_dims=3, max_side=6)
@@ -113,6 +113,33 @@ def test_unlabelled_splits_that_are_not_there_are_no_mistake(bench, trained):
     """The default, weak and unlabelled, on a data set without the second."""
     made = bench.run("reliability", "ranks-default", {}, {"segmenter": "teacher"})
     assert sorted(made.json("reliability.json")["scores"]) == sorted(bench.dataset.ids("weak"))
+
+
+@pytest.mark.parametrize(
+    ("there", "count", "expected"),
+    [
+        (6, 3, [2, 4, 6]),
+        (3, 3, [1, 2, 3]),
+        (2, 3, [1, 2]),
+        (10, 3, [3, 7, 10]),
+        (20, 2, [10, 20]),
+        (4, 4, [1, 2, 3, 4]),
+    ],
+)
+def test_snapshots_are_spaced_evenly_and_the_last_is_among_them(there, count, expected):
+    files = [f"snapshots/{step}.pt" for step in range(1, there + 1)]
+    assert evenly_spaced(files, count) == [files[step - 1] for step in expected]
+
+
+def test_as_many_snapshots_are_compared_as_the_config_says(bench):
+    bench.add_snapshots("six", {step: step % 4 for step in range(1, 7)})
+    bench.add_snapshots("three-of-six", {step: step % 4 for step in (2, 4, 6)})
+    six = bench.run("reliability", "ranks-six", {}, {"segmenter": "six"})
+    three = bench.run("reliability", "ranks-three", {}, {"segmenter": "three-of-six"})
+    assert six.summary == three.summary
+    assert six.json("reliability.json") == three.json("reliability.json")
+    every = bench.run("reliability", "ranks-every", {"snapshots": 6}, {"segmenter": "six"})
+    assert every.summary["snapshots"] == 6
 
 
 def test_of_equal_scores_the_first_ids_are_reliable(bench):

@@ -311,12 +311,16 @@ def test_a_classifier_is_scored_and_refuses_what_only_segmenters_have(training, 
     assert set(summary["average_precision"]) == {"red", "green", "blue"}
     assert summary["score_split"] == "val"
     whole("supervised", execution)
-    for changes, inputs, message in (
-        ({"hard_examples": {}}, {}, "there are no hard pixels"),
-        ({}, {"initial": "whole-supervised"}, "cannot start from a segmenter"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            train(training, training.config("mlmt", **changes), "refused", execution, inputs)
+    with pytest.raises(ConfigError, match="cannot start from a segmenter"):
+        train(training, training.config("mlmt"), "refused", execution, {"initial": "whole-supervised"})
+
+
+@pytest.mark.parametrize("method", ["dsrg", "self-training", "st-plus-plus", "dmt", "mlmt"])
+def test_hard_examples_are_refused_where_no_loss_is_on_exact_masks_alone(method, training):
+    with pytest.raises(ConfigError, match=f"hard_examples has no effect on {method}"):
+        training.config(method, hard_examples={})
+    for other in ("supervised", "cps", "fixmatch", "gct", "dual-branch"):
+        assert training.config(other, hard_examples={}).hard_examples is not None
 
 
 def test_without_an_average_the_last_weights_are_exported(training, execution):

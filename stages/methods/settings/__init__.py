@@ -64,6 +64,14 @@ class TrainConfig(TrainingConfig):
     train_split: str = Field("train", description="Split with exact masks (the strong pictures).")
     weak_split: str = Field("weak", description="Split with image-level labels only (the weak pictures).")
 
+    @pydantic.model_validator(mode="after")
+    def _hard_examples_have_a_place(self) -> TrainConfig:
+        if self.hard_examples is not None and not self.method.hard_examples:
+            raise ValueError(
+                f"hard_examples has no effect on {self.method.name}, which has no loss on exact masks alone"
+            )
+        return self
+
     @pydantic.field_validator("method", mode="before")
     @classmethod
     def _name_alone(cls, value: Any) -> Any:

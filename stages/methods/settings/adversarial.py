@@ -36,9 +36,9 @@ class AdvSemSegSettings(MethodSettings):
         uses=("masks", "pictures"),
         place="stages.methods.advsemseg:AdvSemSeg",
         loss="L = L_S + L_D\n"
-        "L_S = CE(f(x), y) + a BCE(D(P(x)), 1) + b BCE(D(P(u)), 1) + s CE(f(u), argmax f(u) where D(P(u)) >= T)\n"
-        "L_D = 1/2 [BCE(D([P(x), P(u)]), 0) + BCE(D(onehot y), 1)]",
-        cost="2 forward, 2 backward; 4 of the discriminator",
+        "L_S = CE(f(x), y) + a BCE(D(P(x)), 1) + b BCE(D(P(u)), 1) + c CE(f(u), argmax f(u) where s(D(P(u))) >= T)\n"
+        "L_D = 1/2 [BCE(D([P(x), P(u)]), 0) + BCE(D(onehot y), 1)];  s: sigmoid",
+        cost="2 forward, 2 backward; 5 of the discriminator",
         sources=("Hung et al., BMVC 2018", "its code, hfslyc/AdvSemiSeg: weights of its README, T, widths"),
     )
     name: Literal["advsemseg"] = "advsemseg"
@@ -50,7 +50,7 @@ class AdvSemSegSettings(MethodSettings):
     adversarial_unlabelled: float = Field(
         0.001, ge=0, description="b: weight of the adversarial term on unlabelled pictures (published)."
     )
-    weight: float = Field(0.1, ge=0, description="s: weight of the pseudo labels (published).")
+    weight: float = Field(0.1, ge=0, description="c: weight of the pseudo labels (published).")
     threshold: Share = Field(
         0.2, description="T: pixels whose score, sigmoid(D), is at least this have a pseudo label (published)."
     )
@@ -70,15 +70,15 @@ class S4GanSettings(MethodSettings):
         place="stages.methods.s4gan:S4Gan",
         loss="L = L_S + L_D\n"
         "L_S = CE(f(x), y) + m mean|E h(onehot y, x) - E h(P(u), u)|\n"
-        "    + s CE(f(u), argmax f(u)) over the pictures u with D(P(u), u) > g\n"
-        "L_D = 1/2 [BCE(D(P(u), u), 0) + BCE(D(onehot y, x), 1)];  h: D's last features",
+        "    + c CE(f(u), argmax f(u)) over the pictures u with s(D(P(u), u)) > g\n"
+        "L_D = 1/2 [BCE(D(P(u), u), 0) + BCE(D(onehot y, x), 1)];  h: D's last features, s: sigmoid",
         cost="2 forward, 2 backward; 3 of the discriminator",
         sources=("Mittal et al., PAMI 2021", "its code, sud0301/semisup-semseg: train_s4GAN.py"),
         recipe="s4gan",
     )
     name: Literal["s4gan"] = "s4gan"
     feature_matching: float = Field(0.1, ge=0, description="m: weight of the feature matching (published).")
-    weight: float = Field(1.0, ge=0, description="s: weight of the pseudo labels (published).")
+    weight: float = Field(1.0, ge=0, description="c: weight of the pseudo labels (published).")
     threshold: Share = Field(
         0.6, description="g: pictures scored above this, sigmoid(D), have pseudo labels (published; Cityscapes .7)."
     )
@@ -109,6 +109,7 @@ class MlmtSettings(MethodSettings):
         output="classifier",
         recipe="s4gan",
     )
+    hard_examples: ClassVar[bool] = False
     name: Literal["mlmt"] = "mlmt"
     weight: float = Field(1.0, ge=0, description="Largest w: weight of the consistency (published).")
     start: Share = Field(

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from stages.config import Config
+from stages.engine.config import TeacherSettings
 
 Reduction = Literal["sum", "mean"]
 REDUCTION = "Squared differences over the classes: their sum, or their mean (the sum divided by the number of classes)."
@@ -44,8 +47,19 @@ class MethodSettings(Config):
     """Base of the settings; `name` says which method they belong to."""
 
     card: ClassVar[Card]
+    hard_examples: ClassVar[bool] = True
+    """Whether OHEM has a place: a supervised term of its own on exact masks."""
     name: str
 
     def inputs(self) -> tuple[str, ...]:
         """Inputs of `train` beside the data set that these settings take: "weak_labels", "seeds"."""
         return ()
+
+
+class TeacherStudentSettings(MethodSettings):
+    """Base of the settings of methods with an averaged teacher."""
+
+    teacher: TeacherSettings | None = Field(TeacherSettings(), description="The average of the network over the steps.")
+    evaluate: Literal["student", "teacher"] = Field(
+        "teacher", description="What is evaluated and published, where there is a teacher."
+    )

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from stages.config import Config
 from stages.engine.config import CutMixSettings, Share, StrongAugmentationSettings, TeacherSettings
-from stages.methods.settings.base import REDUCTION, Card, MethodSettings, Reduction
+from stages.methods.settings.base import REDUCTION, Card, MethodSettings, Reduction, TeacherStudentSettings
 
 
 class CctDecoders(Config):
@@ -99,7 +99,7 @@ class TrainingTeacherSettings(TeacherSettings):
     mode: Literal["eval", "train"] = Field("train", description=TeacherSettings.model_fields["mode"].description)
 
 
-class MeanTeacherSettings(MethodSettings):
+class MeanTeacherSettings(TeacherStudentSettings):
     """Tarvainen & Valpola, NeurIPS 2017, per pixel: the network agrees with its own average over the steps.
 
     Defaults: TorchSemiSeg, which CPS compares with. PixelSSL: consistency logits, weight 1, pictures unlabelled, ramp.
@@ -133,7 +133,7 @@ class MeanTeacherSettings(MethodSettings):
     ramp: Share = Field(
         0.0,
         description="Share of all iterations in which the weight rises as exp(-5 (1 - t)^2), from 0.0067 on.\n"
-        "TorchSemiSeg: none; PixelSSL: 3 to 5 epochs of 40 to 80, for example 0.07.",
+        "TorchSemiSeg: none; PixelSSL at 1/8: 5 of 45 epochs (.11) with PSPNet, 3 of 20 (.15) with DeepLabv2.",
     )
     teacher: TrainingTeacherSettings = Field(
         TrainingTeacherSettings(), description="The average (both codes: .99, parameters alone, in train mode)."
@@ -149,7 +149,7 @@ class MeanTeacherSettings(MethodSettings):
     )
 
 
-class ConfidentSettings(MethodSettings):
+class ConfidentSettings(TeacherStudentSettings):
     """What French et al.'s two methods share: consistency with a teacher, as far as that is sure."""
 
     threshold: Share = Field(
@@ -181,7 +181,7 @@ class CutMixSegSettings(ConfidentSettings):
             "French et al., BMVC 2020",
             "its code: Adam, 3e-5, teacher .99, one box of half the picture",
         ),
-        inference="the teacher",
+        inference="the teacher (evaluate student: the network)",
     )
     name: Literal["cutmix-seg"] = "cutmix-seg"
     weight: float = Field(1.0, ge=0, description="w of the consistency (authors' code: 1).")
@@ -202,7 +202,7 @@ class VatSettings(ConfidentSettings):
         "d: the unit direction that changes the prediction most; level feature: added to the features of u",
         cost="2 forward, 2 backward; for d 2 forward, 1 backward; teacher 1 forward",
         sources=("French et al.'s code: weight .1, radius 1 adaptive", "CCT's code (features): radius 2, KL"),
-        inference="the teacher",
+        inference="the teacher (evaluate student: the network)",
     )
     name: Literal["vat"] = "vat"
     level: Literal["image", "feature"] = Field(

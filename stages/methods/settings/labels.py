@@ -69,6 +69,7 @@ class DsrgSettings(MethodSettings):
         sources=("Huang et al., CVPR 2018, and its code", "Kolesnikov & Lampert, ECCV 2016"),
         recipe="dsrg-table2",
     )
+    hard_examples: ClassVar[bool] = False
     name: Literal["dsrg"] = "dsrg"
     balanced: bool = Field(
         True, description="Balanced seed loss: background and foreground are normalised apart (DSRG). false: SEC's."

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from stages.engine.config import CutMixSettings, Share
+from stages.engine.config import CutMixSettings, OptimizerConfig, Share
 from stages.methods.settings.adversarial import DiscriminatorSettings
 from stages.methods.settings.base import REDUCTION, Card, MethodSettings, Reduction
 
@@ -101,9 +101,9 @@ class GctSettings(MethodSettings):
         100.0, ge=0, description="b: weight of the consistency, a mean over pixels and classes (published)."
     )
     ramp: Share = Field(
-        0.0625,
-        description="Share of all iterations in which b rises as exp(-5 (1 - t)^2), from 0.0067 on (published: 5 of\n"
-        "80 epochs with PSPNet, 3 of 40 with DeepLabv2).",
+        0.11,
+        description="Share of all iterations in which b rises as exp(-5 (1 - t)^2), from 0.0067 on (PixelSSL at 1/8:\n"
+        "5 of 45 epochs with PSPNet, 3 of 20 with DeepLabv2; TorchSemiSeg: 3 of 34).",
     )
     threshold: Share = Field(0.6, description="Pixels whose flaw, 0 to 1, is above this are bad (published).")
     visible: float = Field(
@@ -113,7 +113,9 @@ class GctSettings(MethodSettings):
     dilations: int = Field(1, ge=0, description="nu: how often that target is widened and blurred (published).")
     detector_weight: float = Field(10.0, gt=0, description="d: weight of the detector's own loss (published).")
     flaw_detector: DiscriminatorSettings = Field(
-        DiscriminatorSettings(),
+        DiscriminatorSettings(
+            optimizer=OptimizerConfig(name="adam", lr=4e-4, new_lr_factor=1.0, weight_decay=0.0, betas=(0.9, 0.99))
+        ),
         description="The flaw detector F. Published: 64 to 512 channels, all but the first twice, Adam with 1e-4\n"
-        "times the number of GPUs.",
+        "times the number of GPUs: 4 for batches of 16.",
     )

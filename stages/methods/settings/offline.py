@@ -13,6 +13,7 @@ from stages.methods.settings.base import Card, MethodSettings
 class StudentSettings(MethodSettings):
     """What a student on pseudo labels can be told."""
 
+    hard_examples: ClassVar[bool] = False  # one mean over labelled and pseudo-labelled pixels
     weight: float = Field(
         1.0, ge=0, description="Weight of a pseudo-labelled pixel; a labelled one weighs 1 (published: 1)."
     )
@@ -76,6 +77,7 @@ class DmtSettings(MethodSettings):
         recipe="dmt",
         inference="both models, one after the other",
     )
+    hard_examples: ClassVar[bool] = False
     name: Literal["dmt"] = "dmt"
     gamma_agree: float = Field(5.0, ge=0, description="gamma1: sharpens the weight where both agree (VOC 5, city 3).")
     gamma_differ: float = Field(5.0, ge=0, description="gamma2: where they do not and the label is the surer one.")

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from stages.engine.config import CutMixSettings, Share, StrongAugmentationSettings, TeacherSettings
-from stages.methods.settings.base import Card, MethodSettings
+from stages.methods.settings.base import Card, MethodSettings, TeacherStudentSettings
 
 
 class StrongWeakSettings(MethodSettings):
@@ -29,7 +29,22 @@ class StrongWeakSettings(MethodSettings):
     )
 
 
-class FixMatchSettings(StrongWeakSettings):
+class OwnLabelsSettings(StrongWeakSettings, TeacherStudentSettings):
+    """What FixMatch and UniMatch have in common: the network labels its own weak views."""
+
+    label_mode: Literal["train", "eval"] = Field(
+        "train",
+        description="Labels of the picture itself. train: from the pass through labelled and unlabelled pictures\n"
+        "together (published). eval: from a pass in eval mode, as those of its partner.",
+    )
+    teacher: TeacherSettings | None = Field(
+        None,
+        description="An averaged teacher that gives all labels (UniMatch V2's FixMatch: {decay: 0.996}); null: the\n"
+        "network itself (published).",
+    )
+
+
+class FixMatchSettings(OwnLabelsSettings):
     """Sohn et al., NeurIPS 2020, as UniMatch's code has it for segmentation: a weak view teaches a strong one."""
 
     card: ClassVar[Card] = Card(
@@ -46,7 +61,7 @@ class FixMatchSettings(StrongWeakSettings):
     name: Literal["fixmatch"] = "fixmatch"
 
 
-class UniMatchSettings(StrongWeakSettings):
+class UniMatchSettings(OwnLabelsSettings):
     """Yang et al., CVPR 2023: a weak view teaches two strong views and its own perturbed features."""
 
     card: ClassVar[Card] = Card(
@@ -69,7 +84,7 @@ class UniMatchSettings(StrongWeakSettings):
     )
 
 
-class UniMatchV2Settings(StrongWeakSettings):
+class UniMatchV2Settings(StrongWeakSettings, TeacherStudentSettings):
     """Yang et al., 2024 (arXiv 2410.10777): an averaged teacher, two strong views with complementary channels."""
 
     card: ClassVar[Card] = Card(
@@ -82,7 +97,7 @@ class UniMatchV2Settings(StrongWeakSettings):
         cost="5 forward, 3 backward",
         sources=("Yang et al., arXiv 2410.10777", "its code: unimatch_v2.py, model/semseg/dpt.py"),
         recipe="voc-classic",
-        inference="the teacher",
+        inference="the teacher (evaluate student: the network)",
     )
     name: Literal["unimatch-v2"] = "unimatch-v2"
     teacher: TeacherSettings = Field(TeacherSettings(decay=0.996), description="The average (published: .996, eval).")

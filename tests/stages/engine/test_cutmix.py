@@ -88,11 +88,9 @@ def test_shares_that_no_box_has_are_refused(share):
 
 
 def test_single_boxes_have_the_published_shares():
-    """Half of the masks are empty; else one box of 2 to 40 % of the area, .3 to 3.3 times as high as wide (B6)."""
+    """One box of 2 to 40 % of the area, .3 to 3.3 times as high as wide (B6)."""
     random = np.random.default_rng(0)
-    masks = [single_box_mask(90, 120, random) for _ in range(2000)]
-    boxes = [mask for mask in masks if mask.any()]
-    assert 920 < len(boxes) < 1080
+    boxes = [single_box_mask(90, 120, random) for _ in range(1000)]
     shares = np.array([mask.mean() for mask in boxes])
     heights, widths = (np.array([mask.any(axis).sum() for mask in boxes]) for axis in (1, 0))
     assert np.array_equal(heights * widths, [mask.sum() for mask in boxes])
@@ -109,6 +107,23 @@ def test_single_boxes_reach_all_parts_of_a_picture():
     covered = np.mean([single_box_mask(40, 60, random) for _ in range(2000)], axis=0)
     assert (covered > 0).all()
     assert covered[20, 30] > covered[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("style", "chance", "expected"),
+    [
+        ("french", None, 1.0),
+        ("unimatch", None, 0.5),
+        ("unimatch", 0.0, 0.0),
+        ("unimatch", 1.0, 1.0),
+        ("french", 0.2, 0.2),
+    ],
+)
+def test_so_many_pictures_have_boxes(style, chance, expected):
+    """UniMatch: half of them (B6)."""
+    whole = batch_of(1, torch.ones(1, 24, 31, dtype=torch.bool)).replace(image=torch.zeros(1000, 3, 24, 31))
+    boxes = draw_boxes(CutMixSettings(style=style, chance=chance), whole.replace(ids=["a"] * 1000), 0, 0)
+    assert boxes.flatten(1).any(1).float().mean() == pytest.approx(expected, abs=0.04 if 0 < expected < 1 else 0)
 
 
 @pytest.mark.parametrize("style", ["french", "unimatch"])

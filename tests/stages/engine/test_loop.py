@@ -30,6 +30,14 @@ def test_poly_by_hand():
     assert factors(ScheduleConfig(power=0.9), 1) == [1]
 
 
+def test_cosine_by_hand():
+    """MLMT: from .03 to 1e-4 along half a cosine."""
+    assert factors(ScheduleConfig(name="cosine"), 4) == pytest.approx([1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4])
+    found = factors(ScheduleConfig(name="cosine", last=0.1), 1000)
+    assert (found[0], found[500]) == (1, pytest.approx(0.55))
+    assert found[999] == pytest.approx(0.1, abs=1e-5)
+
+
 def test_step_by_hand():
     config = ScheduleConfig(name="step", milestones=(0.5, 0.75), gamma=0.1)
     assert factors(config, 8) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])

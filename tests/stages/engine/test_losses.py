@@ -80,6 +80,16 @@ def test_soft_margin_is_torchs():
     torch.testing.assert_close(gradient(ours, logits), gradient(theirs, logits))
 
 
+def test_tags_that_are_not_known_are_left_out():
+    logits, tags = torch.randn(4, 5), (torch.rand(4, 5) > 0.5).float()
+    known = torch.tensor([True, False, True, False])
+    expected = torch.nn.MultiLabelSoftMarginLoss()(logits[known], tags[known])
+    torch.testing.assert_close(multilabel_soft_margin(logits, tags, known), expected)
+    nobody = multilabel_soft_margin(logits.requires_grad_(), tags, torch.zeros(4, dtype=torch.bool))
+    assert nobody.item() == 0
+    assert (gradient(nobody, logits) == 0).all()
+
+
 def test_half_precision_logits_are_summed_in_single():
     label = torch.zeros(1, 300, 300, dtype=torch.long)
     logits = torch.zeros(1, 4, 300, 300, dtype=torch.bfloat16)

@@ -13,13 +13,18 @@ from stages.engine.views import strong_view
 from stages.methods.contract import segment
 
 
+def box_of(random):
+    """Half of the pictures have a box."""
+    return single_box_mask(33, 33, random) if random.random() >= 0.5 else np.zeros((33, 33), bool)
+
+
 def by_hand(made, threshold):
     """Pictures, labels, confidences and padding mixed pixel by pixel; the mean over the valid pixels of a loop."""
     network, pair = made.method.networks["segmenter"], (made.batch["unlabelled"], made.batch["partner"])
     strong = [strong_view(pictures, made.method.settings.strong, 0, 0, view) for view, pictures in enumerate(pair)]
     with torch.no_grad():
         probabilities = [segment(network, pictures).softmax(1) for pictures in pair]
-    boxes = [single_box_mask(33, 33, generator(0, "cutmix", 0, place, 0)) for place in range(len(pair[0]))]
+    boxes = [box_of(generator(0, "cutmix", 0, place, 0)) for place in range(len(pair[0]))]
     image, taught, valid = strong[0].image.clone(), torch.full_like(pair[0].label, 255), 0
     for b, y, x in np.ndindex(image.shape[0], 33, 33):
         source = int(boxes[b][y, x])
@@ -52,3 +57,59 @@ def test_loss_and_gradient_are_those_made_by_hand(threshold, case):
 def test_the_supervised_part_is_that_of_supervised(case):
     made, alone = case("fixmatch", weight=0.3), case("supervised", batch_size=2)
     torch.testing.assert_close(made.losses()["supervised"], 0.7 * sum(alone.losses().values()))
+
+
+# --- who gives the labels: UniMatch V2's FixMatch has an averaged teacher (handbook A17)
+
+
+@pytest.mark.parametrize("method", ["fixmatch", "unimatch"])
+def test_with_a_teacher_all_labels_are_its_own(method, case):
+    """A teacher that sees one class everywhere teaches that class, whatever the network finds."""
+    made = case(method, threshold=0.0, teacher={"decay": 0.996})
+    scores = made.method.teacher.network.head.scores
+    torch.nn.init.zeros_(scores.weight)
+    scores.bias.data.copy_(torch.tensor([0.0, 0.0, 9.0, 0.0]))
+    found = made.losses()
+    made.method.settings = made.method.settings.model_copy(update={"threshold": 0.9999})  # it is sure to .9996
+    assert all(value == 0 for term, value in made.losses().items() if term != "supervised")
+    network = made.method.student
+    with torch.no_grad():
+        for name in ("unlabelled", "partner"):
+            assert (segment(made.method.teacher, made.batch[name]).argmax(1) == 2).all()
+            assert (segment(network, made.batch[name]).argmax(1) != 2).any()
+    assert all(found[term] > 0.1 for term in found)
+
+
+def test_no_gradient_reaches_the_teacher_and_it_follows(case):
+    made = case("fixmatch", threshold=0.0, teacher={"decay": 0.5})
+    gradients = made.gradients()
+    assert {name.split(".")[0] for name, value in gradients.items() if value is not None} == {"segmenter"}
+    before = made.method.teacher.network.head.scores.weight.clone()
+    with torch.no_grad():
+        made.method.student.head.scores.weight.add_(1)
+    made.method.after_step(9)
+    torch.testing.assert_close(made.method.teacher.network.head.scores.weight, before + 0.5)
+
+
+def test_the_teacher_is_published_unless_the_student_is_asked_for(case):
+    for evaluate, expected in (("teacher", "teacher"), ("student", "student")):
+        method = case("fixmatch", teacher={"decay": 0.5}, evaluate=evaluate).method
+        assert method.predictor is (method.student if expected == "student" else method.teacher.network)
+    alone = case("fixmatch").method
+    assert alone.predictor is alone.student
+    assert set(alone.networks) == {"segmenter"}
+
+
+@pytest.mark.parametrize("method", ["fixmatch", "unimatch"])
+def test_labels_of_the_picture_itself_in_eval_mode_know_no_dropout(method, case):
+    """With dropout, labels in passing change from pass to pass, and those in eval mode do not."""
+    network = {"preset": "tiny", "dropout": 0.5, "head_channels": 16, "neck_layers": 1, "neck_channels": 16}
+    for mode, same in (("eval", True), ("train", False)):
+        made = case(method, threshold=0.0, network=network, label_mode=mode)
+        assert made.method.labels_in_passing is not same
+        seen = []
+        real = made.method.votes
+        made.method.votes = lambda pictures, real=real, seen=seen: seen.append(pictures.ids) or real(pictures)
+        made.losses()
+        assert (made.batch["unlabelled"].ids in seen) is same
+        assert made.batch["partner"].ids in seen

@@ -185,9 +185,10 @@ def test_one_setting_of_the_teacher_leaves_the_others_as_published(case):
     assert (teacher.decay, teacher.average, teacher.mode) == (0.5, "parameters", "train")
 
 
+@pytest.mark.parametrize("name", ["mean-teacher", "cutmix-seg", "vat", "unimatch-v2"])
 @pytest.mark.parametrize(("evaluate", "network"), [("student", "student"), ("teacher", "teacher")])
-def test_what_is_evaluated_is_a_choice(evaluate, network, case):
-    method = case("mean-teacher", evaluate=evaluate).method
+def test_what_is_evaluated_is_a_choice(evaluate, network, name, case):
+    method = case(name, evaluate=evaluate).method
     expected = method.student if network == "student" else method.teacher.network
     assert method.predictor is expected
     assert method.predictor.spec(("background", "a", "b", "c"))["num_classes"] == 4

@@ -51,6 +51,22 @@ def test_tags_are_the_classes_of_the_crop():
     assert tags_of(label, 4).tolist() == expected
 
 
+def test_a_crop_of_unknown_pixels_has_no_tags(case):
+    """Not the tags of a picture without any class: only the other crop teaches them."""
+    made, other = case("pseudoseg"), case("pseudoseg")
+    made.batch["strong"].label[0] = 255
+    other.batch["strong"].label[0] = 255
+    with torch.no_grad():
+        features = other.method.segmenter.trunk(other.batch["strong"].image)
+        head = other.method.networks["grad_cam"]
+        scores, _ = head(features, None, torch.ones(2, 5, 5, dtype=torch.bool))
+    present = tags_of(made.batch["strong"].label, 4).float()
+    expected = torch.nn.MultiLabelSoftMarginLoss()(scores[1:].float(), present[1:])
+    torch.testing.assert_close(made.losses()["tags"], expected, rtol=1e-4, atol=1e-5)
+    made.batch["strong"].label[:] = 255
+    assert made.losses()["tags"] == 0
+
+
 def test_terms_are_torchs_means(case):
     made = case("pseudoseg", weight=0.7)
     labelled, unlabelled = made.batch["strong"], made.batch["unlabelled"]

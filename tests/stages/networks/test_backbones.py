@@ -7,7 +7,9 @@ import torch
 import torchvision
 from torch import nn
 
+from stages.networks import build_segmenter
 from stages.networks.backbones import VGG16, MobileNetV2, ResNet, Tiny, build_backbone, build_classifier_backbone
+from stages.networks.config import NetworkConfig
 
 
 def _count(module: nn.Module) -> int:
@@ -114,6 +116,19 @@ def test_tiny_is_small_and_treats_images_apart() -> None:
     together = backbone(images)["high"]
     alone = torch.cat([backbone(image[None])["high"] for image in images])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_with_a_frozen_affine_statistics_follow_the_batches() -> None:
+    config = {"backbone": "mobilenet_v2", "weights": "none", "freeze_batch_norm": "affine"}
+    network = build_segmenter(NetworkConfig.model_validate(config), 4, seed=0).train()
+    backbone = network.backbone
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    network(torch.randn(2, 3, 64, 64)).sum().backward()
+    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert all(norm.training and not norm.weight.requires_grad and norm.weight.grad is None for norm in norms)
+    changed = {key for key, value in backbone.state_dict().items() if not torch.equal(value, before[key])}
+    assert {key.rsplit(".", 1)[1] for key in changed} == {"running_mean", "running_var", "num_batches_tracked"}
 
 
 def test_frozen_batch_norm_survives_train() -> None:

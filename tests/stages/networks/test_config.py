@@ -100,3 +100,10 @@ def test_a_config_is_frozen() -> None:
 def test_reading_a_config_loads_no_torch() -> None:
     code = "import sys, stages.networks.config, stages.networks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("preset", ["deeplabv3plus-resnet50", "deeplabv3plus-resnet101"])
+def test_deeplabv3plus_of_the_semi_supervised_codes_has_no_dropout(preset):
+    """It would be in the labels that cps, fixmatch and unimatch make in train mode."""
+    config = NetworkConfig.model_validate(preset)
+    assert (config.dropout, config.freeze_batch_norm, config.head_norm) == (0.0, False, "batch")

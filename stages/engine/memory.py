@@ -1,0 +1,43 @@
+"""How much memory a training needs at most: what a method costs beside time."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from stages.engine.device import release_freed_memory
+
+_RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+class PeakMemory:
+    """The highest use of memory from now on: on a GPU what tensors take, on a CPU what the process has resident.
+
+    The latter is known on Linux, and holds Python and its libraries too (about 400 MiB).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._known = True
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        gc.collect()
+        release_freed_memory()  # of a training before this one
+        try:
+            _RESET.write_text("5")  # sets VmHWM to what is resident now (proc_pid_clear_refs(5))
+        except OSError:
+            self._known = False
+
+    def mib(self) -> int | None:
+        """MiB; None where it cannot be known."""
+        if self._device.type == "cuda":
+            return round(torch.cuda.max_memory_allocated(self._device) / 2**20)
+        with suppress(OSError, ValueError):
+            for line in _STATUS.read_text().splitlines() if self._known else ():
+                if line.startswith("VmHWM:"):
+                    return round(int(line.split()[1]) / 1024)
+        return None
