@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from semiseg_cli.recipe_commands import shipped_recipes
 from stages.methods import METHODS, load_method
@@ -66,3 +67,40 @@ def test_no_two_methods_share_a_block_of_six_lines():
         if (common := blocks[first] & blocks[second])
     }
     assert shared == {}
+
+
+# Passes of a step that change the statistics of the published network's trunk and head: what each method's authors have
+# in train mode, no more (handbook A20.9).
+STATISTICS = {
+    "supervised": (1, 1),
+    "dsrg": (1, 1),
+    "dual-branch": (1, 1),  # one trunk for both lists; the strong branch sees its own alone
+    "self-training": (1, 1),
+    "dmt": (1, 1),
+    "cps": (4, 4),  # labelled, mixed, and both pictures that are mixed, which are labelled in train mode
+    "cpc": (2, 2),  # without CutMix by default: labelled, unlabelled
+    "cct": (2, 2),  # labelled, unlabelled
+    "gct": (1, 1),  # both together
+    "pseudoseg": (3, 3),  # labelled, weak (in train mode, as published), strong
+    "mean-teacher": (2, 2),
+    "cutmix-seg": (2, 2),
+    "vat": (2, 2),
+    "fixmatch": (2, 2),  # labelled and weak together, strong
+    "unimatch": (2, 2),
+    "unimatch-v2": (2, 2),
+    "advsemseg": (2, 2),
+    "s4gan": (2, 2),
+}
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_statistics_of_batch_norm_change_in_the_passes_that_are_learned_from(name, case):
+    network = {"preset": "tiny", "backbone": "mobilenet_v2", "freeze_batch_norm": False, "output_stride": 16}
+    made = case(name, network=network | {"head_norm": "batch", "head_channels": 8, "dropout": 0.0})
+    predictor = made.method.networks["segmenter" if "segmenter" in made.method.networks else "network_1"]
+    made.losses()
+    passes = tuple(
+        {int(norm.num_batches_tracked) for norm in part.modules() if isinstance(norm, torch.nn.BatchNorm2d)}
+        for part in (predictor.backbone, predictor.head)
+    )
+    assert passes == tuple({count} for count in STATISTICS[name])
