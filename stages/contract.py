@@ -1,10 +1,15 @@
 """The contract of a stage, and the list of all stages.
 
 Importing this module, or any stage module, loads no torch: `--help` and `status` need the configs only.
+
+A new setting must not make what exists stale, so its default keeps what was computed before there was the setting, in
+every config that has it; a stage that cannot hold to this raises its version. Artifacts are compared accordingly: a key
+that a recorded config lacks counts as its default of today, and a default that is changed later makes stale.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import os
@@ -125,7 +130,7 @@ class Stage:
     """One step of the pipeline: reads artifacts, writes one artifact.
 
     Attributes:
-        version: raised by hand when results change for an unchanged config.
+        version: raised by hand when results change for an unchanged config, or for one that lacks a new key.
         output: the kind of artifact it makes, where the config does not decide (`makes`).
         run: does the work, item by item, continuing what `writer.has`; returns the summary for people (JSON).
         externals: files outside the workspace named by the config (weights, lists), by dotted config key. Their
@@ -208,7 +213,13 @@ def external_digests(stage: Stage, config: Config) -> dict[str, str]:
     return digests
 
 
-def fingerprint(stage: Stage, config: Config, inputs: Mapping[str, str | None], externals: Mapping[str, str]) -> str:
+def fingerprint(
+    stage: Stage,
+    config: Config,
+    inputs: Mapping[str, str | None],
+    externals: Mapping[str, str],
+    recorded: Mapping[str, Any] | None = None,
+) -> str:
     """What a result depends on, as one SHA-256: stage, version, config, contents of inputs and external files.
 
     The output's kind and its version are part of it, so that unfinished work in an older format is not continued.
@@ -216,8 +227,9 @@ def fingerprint(stage: Stage, config: Config, inputs: Mapping[str, str | None], 
     Args:
         inputs: content digest of each given input by input name; absent inputs are left out.
         externals: digest of each external file by config key; it replaces the path in the config.
+        recorded: the config as it was written when it had fewer keys, for the fingerprint it had then.
     """
-    values = config.model_dump(mode="json")
+    values = config.model_dump(mode="json") if recorded is None else copy.deepcopy(dict(recorded))
     for key, file in externals.items():
         place: Any = values
         *parents, last = key.split(".")

@@ -12,6 +12,7 @@ from artifacts.manifest import KINDS
 from artifacts.store import Artifact, Work, Workspace, Writer, check_name
 from stages.config import Config
 from stages.contract import Execution, Stage, external_digests, fingerprint, required_inputs
+from stages.pipeline.changes import Change, is_made_by, work_changes
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,17 @@ def plan_work(stage: Stage, config: Config, names: Mapping[str, str | None], art
     )
 
 
-def published_if_fresh(workspace: Workspace, name: str, work: Work) -> Artifact | None:
-    """The artifact `name` when it was made by exactly this work, else None."""
+def published_if_fresh(workspace: Workspace, name: str, stage: Stage, config: Config, work: Work) -> Artifact | None:
+    """The artifact `name` when it was made by this work, else None."""
+    artifact = _published(workspace, name)
+    return artifact if artifact is not None and is_made_by(stage, config, work, artifact.manifest) else None
+
+
+def _published(workspace: Workspace, name: str) -> Artifact | None:
     try:
-        artifact = workspace.artifact(name)
+        return workspace.artifact(name)
     except ArtifactError:
         return None
-    return artifact if artifact.manifest.fingerprint == work.fingerprint else None
 
 
 def run_stage(
@@ -98,10 +103,12 @@ def run_stage(
     execution: Execution,
     force: bool = False,
     started: Callable[[Writer], None] | None = None,
+    replacing: Callable[[Artifact, list[Change]], None] | None = None,
 ) -> Outcome:
     """Makes the artifact `name` unless it is fresh; continues unfinished work of the same fingerprint.
 
-    `started` is called when there is work to do, before it begins.
+    `started` is called when there is work to do, before it begins. `replacing` is called before that, with the artifact
+    that the new one would replace and why they differ (not at all where the same is forced); what it raises stops all.
 
     Under torchrun every rank calls this: rank 0 holds the locks and publishes, the others work in the same folder.
     """
@@ -115,12 +122,14 @@ def run_stage(
         opened = {key: artifacts[n] if (n := inputs.get(key)) else None for key in stage.inputs}
         stage.check(config, opened)
         work = plan_work(stage, config, inputs, artifacts)
-        if not force and (fresh := published_if_fresh(workspace, name, work)):
+        if not force and (fresh := published_if_fresh(workspace, name, stage, config, work)):
             return Outcome(fresh, ran=False)
+        if replacing is not None and (old := _published(workspace, name)):
+            replacing(old, work_changes(stage, work, old.manifest))
         if execution.world_size > 1:
             return Outcome(_run_distributed(stage, config, opened, workspace, name, work, execution, started), ran=True)
         with workspace.writing(name, work) as writer:
-            if not force and (fresh := published_if_fresh(workspace, name, work)):
+            if not force and (fresh := published_if_fresh(workspace, name, stage, config, work)):
                 writer.discard()  # another process made it between our look and our lock
                 return Outcome(fresh, ran=False)
             if started is not None:

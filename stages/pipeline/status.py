@@ -5,17 +5,18 @@ Reads manifests, file names and sizes only; loads no torch.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from artifacts.errors import ArtifactError, ConfigError, SemisegError
 from artifacts.provenance import source_commit
 from artifacts.store import Artifact, Workspace
 from stages.config import Config, mistakes
 from stages.contract import STAGE_MODULES, Stage, external_digests, fingerprint, load_stage
+from stages.pipeline.changes import external_changes, input_changes, setting_changes
 from stages.pipeline.graph import topological_order
 from stages.pipeline.run_stage import plan_work
 
@@ -218,48 +219,20 @@ def _any_progress(workspace: Workspace, name: str) -> dict[str, int | None]:
 def stale_reasons(workspace: Workspace, artifact: Artifact, expected: Expected) -> list[str]:
     """Why the artifact is not what `expected` would make now, in words; empty when it is fresh."""
     manifest, stage = artifact.manifest, expected.stage
+    changes = setting_changes(stage, manifest, expected.config.model_dump(mode="json"))
     if manifest.stage != stage.name:
-        return [f"made by the stage {manifest.stage}, expected {stage.name}"]
-    reasons = []
-    if manifest.stage_version != stage.version:
-        reasons.append(f"stage version {manifest.stage_version} -> {stage.version}")
-    for key, before, now in differences(manifest.config, expected.config.model_dump(mode="json")):
-        if key not in manifest.externals:
-            reasons.append(f"config {key}: {before} -> {now}")
-    contents = {key: record["content"] for key, record in manifest.inputs.items()}
+        return [change.reason for change in changes]
     present = _published(workspace, expected)
-    for key in sorted(set(manifest.inputs) | set(expected.inputs)):
-        source = expected.inputs.get(key)
-        if source is None:
-            reasons.append(f"input {key} was {manifest.inputs[key]['artifact']}, now none")
-        elif key not in manifest.inputs:
-            reasons.append(f"input {key} was none, now {source}")
-        elif source not in present:
-            reasons.append(f"input {source} is not made")
-        elif present[source].manifest.content != contents[key]:
-            before = manifest.inputs[key]["artifact"]
-            reasons.append(f"input {source} changed" if before == source else f"input {key}: {before} -> {source}")
-    reasons += _external_reasons(artifact, expected)
-    if not reasons and all(source in present for source in expected.inputs.values()):
-        given = {key: present[source].manifest.content for key, source in expected.inputs.items()}
-        if fingerprint(stage, expected.config, given, manifest.externals) != manifest.fingerprint:
-            reasons.append("fingerprint differs")
-    return reasons
-
-
-def _external_reasons(artifact: Artifact, expected: Expected) -> list[str]:
-    """Files outside the workspace that changed. A file that is gone is no reason: the result still stands."""
-    try:
-        now = external_digests(expected.stage, expected.config)
-    except ConfigError:
-        return []
-    before = artifact.manifest.externals
-    reasons = []
-    for key in sorted(set(now) | set(before)):
-        if now.get(key) != before.get(key):
-            change = "is a file now" if key not in before else "was a file" if key not in now else "changed its content"
-            reasons.append(f"the file of config {key} {change}")
-    return reasons
+    contents = {key: present[name].manifest.content for key, name in expected.inputs.items() if name in present}
+    changes += input_changes(manifest, {key: (name, contents.get(key)) for key, name in expected.inputs.items()})
+    with contextlib.suppress(ConfigError):  # a file that is gone is no reason: the result still stands
+        changes += external_changes(manifest, external_digests(stage, expected.config))
+    if not changes and manifest.fingerprint not in (
+        fingerprint(stage, expected.config, contents, manifest.externals),
+        fingerprint(stage, expected.config, contents, manifest.externals, recorded=manifest.config),
+    ):
+        return ["fingerprint differs"]
+    return [change.reason for change in changes]
 
 
 def unfinished_work(workspace: Workspace) -> dict[str, list[Path]]:
@@ -276,24 +249,3 @@ def _code_remarks(artifact: Artifact) -> list[str]:
     if not made or not now or made["commit"] == now["commit"]:
         return []
     return [f"code of another commit ({made['commit'][:8]})"]
-
-
-def differences(before: Any, now: Any, key: str = "") -> list[tuple[str, str, str]]:
-    """Where two configs differ: (dotted key, before, now), values as short text, "absent" where there is none."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        found = []
-        for name in sorted(before.keys() | now.keys()):
-            inner = f"{key}.{name}" if key else name
-            if name not in before:
-                found.append((inner, "absent", _short(now[name])))
-            elif name not in now:
-                found.append((inner, _short(before[name]), "absent"))
-            else:
-                found += differences(before[name], now[name], inner)
-        return found
-    return [] if before == now else [(key, _short(before), _short(now))]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,132 @@
+"""In what asked-for work differs from an artifact that was made: versions, settings, inputs, files outside.
+
+Settings are compared as they are read today: a key that a recorded config does not have stands at its default, which
+by the convention of stages/contract.py is what was computed before there was such a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from artifacts.manifest import Manifest
+from artifacts.store import Work
+from stages.config import Config, mistakes
+from stages.contract import Stage, fingerprint
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that differs: `text` says how, `key` is the dotted key where it is a setting."""
+
+    text: str
+    key: str = ""
+
+    @property
+    def reason(self) -> str:
+        """As `status` says why something is stale: "config lr: 0.1 -> 0.2"."""
+        return f"config {self.key}: {self.text}" if self.key else self.text
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.text}" if self.key else self.text
+
+
+def is_made_by(stage: Stage, config: Config, work: Work, manifest: Manifest) -> bool:
+    """Whether an artifact is what `work` (of this config) would make, by its fingerprint as it was recorded."""
+    if manifest.fingerprint == work.fingerprint:
+        return True
+    if work_changes(stage, work, manifest):
+        return False
+    contents = {key: record["content"] for key, record in work.inputs.items()}
+    return manifest.fingerprint == fingerprint(stage, config, contents, work.externals, recorded=manifest.config)
+
+
+def work_changes(stage: Stage, work: Work, manifest: Manifest) -> list[Change]:
+    """Why an artifact is not what `work` would make; empty where it is."""
+    settings = setting_changes(stage, manifest, work.config)
+    if manifest.stage != stage.name:
+        return settings
+    inputs = {key: (record["artifact"], record["content"]) for key, record in work.inputs.items()}
+    return [
+        *settings,
+        *input_changes(manifest, inputs),
+        *external_changes(manifest, work.externals),
+    ]
+
+
+def setting_changes(stage: Stage, manifest: Manifest, config: Mapping[str, Any]) -> list[Change]:
+    """Changes of the stage, its version and its settings; of a path to an outside file its content decides."""
+    if manifest.stage != stage.name:
+        return [Change(f"made by the stage {manifest.stage}, expected {stage.name}")]
+    version = manifest.stage_version
+    found = [] if version == stage.version else [Change(f"stage version {version} -> {stage.version}")]
+    for key, before, now in differences(as_read_today(stage, manifest.config), dict(config)):
+        if key not in manifest.externals:
+            found.append(Change(f"{before} -> {now}", key))
+    return found
+
+
+def input_changes(manifest: Manifest, inputs: Mapping[str, tuple[str, str | None]]) -> list[Change]:
+    """Changes of the inputs, given as (artifact, its content, None where it is not made)."""
+    found = []
+    for key in sorted(set(manifest.inputs) | set(inputs)):
+        recorded = manifest.inputs.get(key)
+        source, content = inputs.get(key, (None, None))
+        if source is None:
+            found.append(Change(f"input {key} was {manifest.inputs[key]['artifact']}, now none"))
+        elif recorded is None:
+            found.append(Change(f"input {key} was none, now {source}"))
+        elif content is None:
+            found.append(Change(f"input {source} is not made"))
+        elif content != recorded["content"]:
+            before = recorded["artifact"]
+            text = f"input {source} changed" if before == source else f"input {key}: {before} -> {source}"
+            found.append(Change(text))
+    return found
+
+
+def external_changes(manifest: Manifest, now: Mapping[str, str]) -> list[Change]:
+    """Changes of files outside the workspace, given as their digests by config key."""
+    before = manifest.externals
+    found = []
+    for key in sorted(set(now) | set(before)):
+        if now.get(key) != before.get(key):
+            change = "is a file now" if key not in before else "was a file" if key not in now else "changed its content"
+            found.append(Change(f"the file of config {key} {change}"))
+    return found
+
+
+def as_read_today(stage: Stage, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded config with the keys that came later at their defaults; as it is where it can no longer be read."""
+    config, _ = mistakes(stage.config, recorded)
+    return dict(recorded) if config is None else config.model_dump(mode="json")
+
+
+def differences(before: Any, now: Any, key: str = "") -> list[tuple[str, str, str]]:
+    """Where two configs differ: (dotted key, before, now), values as short text, "absent" where there is none."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for name in sorted(before.keys() | now.keys()):
+            inner = f"{key}.{name}" if key else name
+            if name not in before:
+                found.append((inner, "absent", short(now[name])))
+            elif name not in now:
+                found.append((inner, short(before[name]), "absent"))
+            else:
+                found += differences(before[name], now[name], inner)
+        return found
+    return [] if before == now else [(key, short(before), short(now))]
+
+
+def short(value: Any) -> str:
+    """A value as text of at most 40 characters; empty text as ''."""
+    text = "''" if value == "" else str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def listed(changes: list[Change], most: int = 3) -> str:
+    """The changes on one line, those of keys that both sides have first, no more than `most`."""
+    ordered = sorted(changes, key=lambda change: change.key != "" and "absent" in change.text.split(" -> "))
+    more = f" and {len(changes) - most} more" if len(changes) > most else ""
+    return ", ".join(map(str, ordered[:most])) + more
