@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from artifacts.errors import UsageError
-from semiseg_cli.console import out, plain_table, say, write_json
+from semiseg_cli.console import out, say, write_json
 from semiseg_cli.options import AnyWorkspace, JsonOption
 from stages.config import describe_config
 from stages.contract import STAGE_MODULES, load_stage
@@ -49,24 +49,39 @@ def methods(
         _describe_method(name)
 
 
+_NEEDS = {"masks": "L", "tags": "W", "pictures": "U"}
+_WORDS = {"masks": "labelled", "tags": "weak", "pictures": "unlabelled"}
+
+
 def _list_methods() -> None:
-    """As many facts as stand beside each other without breaking up; `methods NAME` and --json hold all."""
+    """A line of facts a method, below it what it is and its paper: nothing is left out where lines are short."""
     from stages.methods import METHODS
 
     console = out()
-    table = plain_table("method", "learns from", "what it is", "recipe")
-    for column in (table.columns[0], table.columns[1], table.columns[3]):
-        column.no_wrap = True
-    if console.width >= 110:
-        table.add_column("paper", overflow="fold")
-    if console.width >= 150:
-        table.add_column("cost of a step", overflow="fold")
+    line = "{:<14} {:<6} {:<8} {}".format
+    console.print(line("method", "needs", "passes", "recipe"), style="bold")
     for key, settings in METHODS.items():
         card = settings.card
-        facts = (key, ", ".join(card.uses), card.title, card.recipe, card.paper, card.cost)
-        table.add_row(*facts[: len(table.columns)])
-    console.print(table)
-    say("semiseg methods NAME: loss, cost, sources and settings of one")
+        needs = " ".join(_NEEDS[part] for part in card.uses)
+        passes = f"{card.forward}/{card.backward}" + ("+" if card.beside else "")
+        console.print(line(key, needs, passes, card.recipe), style="cyan")
+        for text in (card.title, card.paper):
+            console.print(textwrap.fill(text, console.width, initial_indent="  ", subsequent_indent="    "))
+    console.print()
+    say("needs: L labelled pictures (masks), W image-level labels (weak), U unlabelled pictures")
+    say("passes: forward / backward, for each labelled picture of a step; + more beside them")
+    say("recipe: what reproduces the paper; league: none does, it compares the method with others on equal terms")
+    say("semiseg methods NAME: loss, cost, command, sources and settings of one")
+
+
+def _command(name: str) -> str:
+    """How to run the recipe of a method, and what that is good for."""
+    from stages.methods import METHODS
+
+    card = METHODS[name].card
+    if card.recipe == "league":
+        return f"semiseg run league --set methods=[{name}] (compares it; no recipe reproduces the paper)"
+    return f"semiseg run {card.recipe}" + (f" --profile {card.profile}" if card.profile else "")
 
 
 def _method_record(name: str) -> dict[str, Any]:
@@ -80,11 +95,15 @@ def _method_record(name: str) -> dict[str, Any]:
         "title": card.title,
         "paper": card.paper,
         "uses": list(card.uses),
-        "needs": list(defaults.inputs()),
+        "needs": [_WORDS[part] for part in card.uses],
+        "inputs": list(defaults.inputs()),
         "loss": card.loss,
         "cost": card.cost,
+        "passes": {"forward": card.forward, "backward": card.backward},
         "inference": card.inference,
         "recipe": card.recipe,
+        "profile": card.profile or None,
+        "command": _command(name),
         "sources": list(card.sources),
         "settings": defaults.model_dump(mode="json"),
     }
@@ -98,11 +117,11 @@ def _describe_method(name: str) -> None:
     inputs = settings.model_validate({"name": name}).inputs()
     facts = {
         "paper": card.paper,
-        "learns from": ", ".join(card.uses),
+        "needs": ", ".join(f"{_WORDS[part]} ({part})" for part in card.uses),
         "inputs": ", ".join(inputs) or "the data set alone",
         "cost": f"for each labelled picture of a step: {card.cost}",
         "evaluated": card.inference,
-        "recipe": f"semiseg run {card.recipe}",
+        "recipe": _command(name),
     }
     print(f"{name}: {card.title}\n")
     for key, text in facts.items():

@@ -260,7 +260,8 @@ def _suggest_key(model: type[Config], location: list[str], owners: list[type[Con
     known = list(dict.fromkeys(name for owner in owners for name in owner.model_fields))
     if meant := _did_you_mean(location[-1], known):
         return meant
-    elsewhere = [path for path in _all_keys(model) if path.rpartition(".")[2] == location[-1]]
+    here = ".".join(location)  # where another member of a union has it, and the one that is meant has not
+    elsewhere = [path for path in _all_keys(model) if path.rpartition(".")[2] == location[-1] and path != here]
     if elsewhere:
         return f", did you mean {elsewhere[0]!r}?"
     return f"; known: {', '.join(known)}" if known else "; there are none here"

@@ -104,6 +104,14 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return values
 
 
+def least_over_processes(values: Tensor) -> Tensor:
+    """The smallest value of each element over all processes (no gradient)."""
+    if world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values, dist.ReduceOp.MIN)
+    return values
+
+
 def gather_varying(values: Tensor) -> Tensor:
     """The values (n,) of all processes one after the other; n may differ between them (no gradient)."""
     if world_size() == 1:

@@ -36,6 +36,7 @@ from stages.engine.batch import to_device
 from stages.engine.batch_norm import join_batch_norm
 from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from stages.engine.device import autocast_dtype, describe_device, select_device
+from stages.engine.interruption import Interruption
 from stages.engine.memory import PeakMemory
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Parcel, SampleMaker
@@ -44,6 +45,7 @@ from stages.methods.contract import Method
 
 CHECKPOINT = "checkpoint.pt"
 MAIN = "training"  # the optimiser of all networks without one of their own
+NEVER = 2**62  # a step that no training reaches
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,12 @@ class _Trainer:
         self.step = 0
         self.saved: int | None = None  # step of the last checkpoint
         self.sums: dict[str, Tensor] = {}
+        self.terms: set[str] = set()  # names of losses among them; the others are figures that the method observed
+        self.first_bad: dict[
+            str, Tensor
+        ] = {}  # loss -> the first step since the last report at which it was not finite
         self.last_losses: dict[str, float] = {}
+        self.last_observed: dict[str, float] = {}
         first = next(iter(maker.orders.values())).stream
         self.epoch_steps = math.ceil(len(first.entries) / first.batch_size)
 
@@ -200,6 +207,7 @@ class _Trainer:
         self._resume()
         begin, first_step = time.monotonic(), self.step
         with contextlib.ExitStack() as stack:
+            interruption = stack.enter_context(Interruption())
             log = stack.enter_context(_Log(self.writer, self.step)) if self.main else None
             tracker = None
             if self.main:
@@ -220,11 +228,14 @@ class _Trainer:
                 if self.keep is not None and self.step in self.keep_at:
                     self.keep(self.step, self._predictor)
                 if tracker is not None:
-                    tracker.advance(1, **self.last_losses)
+                    tracker.advance(1, **self.last_losses, **self.last_observed)
                     self.writer.advance_to(self.step)
                 if self._checkpoint_due(time.monotonic() - last_save, reported):
                     self._save()
                     last_save = time.monotonic()
+                if interruption.asked is not None:
+                    self._keep_what_is_done()
+                    interruption.act()
             if self.step > first_step:
                 self._synchronise()
                 self._save()
@@ -237,6 +248,7 @@ class _Trainer:
                 "epochs": round(self.step / self.epoch_steps, 2),
                 "images_per_second": round(steps * self._batch_size() / seconds, 2) if steps else None,
                 "losses": self.last_losses,
+                **({"observed": self.last_observed} if self.last_observed else {}),
                 "peak_memory_mib": self.memory.mib(),
                 "device": describe_device(self.device),
             },
@@ -280,6 +292,7 @@ class _Trainer:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            self.method.observed.clear()
             losses = self.module(batch, self.step)
             total = torch.stack(list(losses.values())).sum()
         self.scaler.scale(total).backward()
@@ -295,33 +308,52 @@ class _Trainer:
         self.method.after_step(self.step)
         return losses
 
+    def _keep_what_is_done(self) -> None:
+        """A checkpoint of this very step, where one process can decide it alone."""
+        if distributed.world_size() == 1:
+            self._save()
+            self.execution.progress.note(f"kept up to step {self.step}: the same command continues")
+
     # --- log ---
 
     def _collect(self, losses: dict[str, Tensor]) -> None:
-        for name, value in losses.items():  # stays on the device: reading it would stop the GPU each step
+        for name, value in {**losses, **self.method.observed}.items():  # stays on the device: reading stops a GPU
             self.sums[name] = self.sums.get(name, 0) + value.detach().float()
+        self.terms |= losses.keys()
+        for name, value in losses.items():
+            step = torch.where(torch.isfinite(value.detach()), NEVER, self.step)
+            self.first_bad[name] = step if name not in self.first_bad else torch.minimum(self.first_bad[name], step)
         self.sums["steps"] = self.sums.get("steps", torch.zeros(())) + 1
 
     def _report(self, log: _Log | None) -> None:
         steps = float(self.sums.pop("steps"))
         names = sorted(self.sums)
         values = distributed.sum_over_processes(torch.stack([self.sums[name] for name in names]))
-        means = (values / (steps * distributed.world_size())).tolist()
-        self.last_losses = dict(zip(names, means, strict=True))
-        self.sums = {}
-        self._check_losses(self.last_losses, int(steps))
+        means = dict(zip(names, (values / (steps * distributed.world_size())).tolist(), strict=True))
+        self.last_losses = {name: value for name, value in means.items() if name in self.terms}
+        self.last_observed = {name: value for name, value in means.items() if name not in self.terms}
+        self._check_losses(self.last_losses)
+        self.sums, self.first_bad = {}, {}
         if log:
-            log.write(self.step, self.last_losses | {"lr": self.optimizers[MAIN].param_groups[0]["lr"]})
+            rate = self.optimizers[MAIN].param_groups[0]["lr"]
+            log.write(self.step, self.last_losses | self.last_observed | {"lr": rate})
 
-    def _check_losses(self, losses: Mapping[str, float], steps: int) -> None:
-        """SemisegError when a sum or mean of losses over the last `steps` steps is not finite."""
-        bad = [name for name, value in losses.items() if not math.isfinite(value)]
-        if not bad:
+    def _check_losses(self, losses: Mapping[str, float]) -> None:
+        """SemisegError when a sum or mean of losses since the last report is not finite: the first step and its terms.
+
+        Several processes call it with the same means: all of them find the same.
+        """
+        if all(math.isfinite(value) for value in losses.values()):
             return
-        first = self.step - steps + 1
-        where = f"at step {self.step}" if steps == 1 else f"between steps {first} and {self.step}"
+        names = sorted(self.first_bad)
+        steps = distributed.least_over_processes(torch.stack([self.first_bad[name] for name in names])).tolist()
+        first = min(steps)
+        if first == NEVER:  # each of them is finite, and their sum is not
+            first, terms = self.step, [name for name, value in losses.items() if not math.isfinite(value)]
+        else:
+            terms = [name for name, step in zip(names, steps, strict=True) if step == first]
         raise SemisegError(
-            f"the loss {', '.join(bad)} is not a finite number {where}",
+            f"the loss {', '.join(terms)} is not a finite number at step {first}",
             f"lower optimizer.lr, or clip gradients (clip_grad_norm); {self._last_good()}",
         )
 
@@ -357,6 +389,7 @@ class _Trainer:
             "method": self.method.state(),
             "sums": self.sums,
             "last_losses": self.last_losses,
+            "last_observed": self.last_observed,
         }
 
     def _checkpoint_due(self, seconds: float, reported: bool) -> bool:
@@ -375,8 +408,7 @@ class _Trainer:
     def _save(self) -> None:
         """Writes the checkpoint, in every process at the same step; never one that a NaN has spoilt."""
         if self.sums:
-            sums = {name: float(value) for name, value in self.sums.items()}
-            self._check_losses(sums, int(sums["steps"]))
+            self._check_losses({name: float(value) for name, value in self.sums.items() if name in self.first_bad})
         self._check_weights()
         state = self._state()
         self.saved = self.step
@@ -404,6 +436,7 @@ class _Trainer:
                 self.average.load_state_dict(state["average"])
             self.method.restore(state["method"])
             self.step, self.last_losses = state["step"], state["last_losses"]
+            self.last_observed = state["last_observed"]
             self.saved = self.step
             self.sums = {n: value.to(self.device if n != "steps" else "cpu") for n, value in state["sums"].items()}
         except ArtifactError as error:

@@ -90,6 +90,11 @@ def confident_squared_difference(
     return reached / pixels * squared_difference(found, target, valid, reduction=reduction)
 
 
+def share(chosen: Tensor, among: Tensor) -> Tensor:
+    """How many of the `among` are `chosen` too, 0..1, in this process; 0 of none. Both bool, of one shape."""
+    return (chosen & among).sum() / among.sum().clamp(min=1)
+
+
 def soft_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """-1/|V| sum_V sum_c Q_c log softmax(logits)_c for probabilities Q, without gradient to them.
 

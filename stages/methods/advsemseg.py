@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stages.engine.config import OptimizerConfig
 from stages.engine.discrimination import frozen, one_hot, probabilities, real_or_fake
-from stages.engine.losses import IGNORE, cross_entropy
+from stages.engine.losses import IGNORE, cross_entropy, share
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Stream
 from stages.methods.contract import Batch, Method, Setup, Sources, segment, strong_and_unlabelled
@@ -79,6 +79,7 @@ class AdvSemSeg(Method):
         trusted = (scores[:, 0].sigmoid() >= self.settings.threshold) & valid
         if step < round(self.settings.start * self.setup.iterations):
             trusted = torch.zeros_like(trusted)
+        self.observe(trusted=share(trusted, valid))
         return cross_entropy(logits, logits.detach().argmax(1).masked_fill(~trusted, IGNORE))
 
     def _discriminator(self, fake: Tensor, counted: Tensor, real: Tensor, known: Tensor) -> Tensor:

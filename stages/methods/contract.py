@@ -124,6 +124,12 @@ class Method:
 
     def __init__(self, settings: Any, setup: Setup) -> None:
         self.settings, self.setup = settings, setup
+        self.observed: dict[str, Tensor] = {}
+        """Figures of this step that are logged beside the losses, and are none; see `observe`."""
+
+    def observe(self, **figures: Tensor) -> None:
+        """Notes figures of a step, scalars, for the log: the share of confident pixels, of chosen pictures."""
+        self.observed |= {name: value.detach().float() for name, value in figures.items()}
 
     @classmethod
     def streams(cls, settings: Any, sources: Sources, batch_size: int) -> dict[str, Stream]:

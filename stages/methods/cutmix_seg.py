@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from stages.engine.cutmix import draw_boxes, mix, mix_batches
-from stages.engine.losses import confident_squared_difference
+from stages.engine.losses import confident_squared_difference, share
 from stages.engine.streams import Stream
 from stages.methods.contract import Batch, Sources, TeacherStudent, segment, strong_and_unlabelled
 from stages.methods.settings.consistency import CutMixSegSettings
@@ -38,10 +38,11 @@ class CutMixSeg(TeacherStudent):
         first, second = batch["unlabelled"], batch["partner"]
         boxes = draw_boxes(settings.mixing, first, self.setup.seed, step)
         whole = [segment(self.teacher, pictures).softmax(1) for pictures in (first, second)]
-        mixed = mix_batches(first, second, boxes)
+        mixed, target = mix_batches(first, second, boxes), mix(whole[0], whole[1], boxes)
+        self.observe(confident=share(target.amax(1) >= settings.threshold, mixed.valid))
         consistency = confident_squared_difference(
             segment(self.student, mixed).softmax(1),
-            mix(whole[0], whole[1], boxes),
+            target,
             mixed.valid,
             settings.threshold,
             per_pixel=settings.confidence == "pixel",

@@ -61,6 +61,7 @@ class Dmt(Method):
             self.settings.gamma_agree,
             self.settings.gamma_differ,
         )
+        self.observe(believed=weight.sum() / (pseudo.label != IGNORE).sum().clamp(min=1))
         weights = torch.cat([torch.ones_like(labelled.label, dtype=torch.float32), self.settings.weight * weight])
         return {"cross_entropy": cross_entropy(logits, torch.cat([labelled.label, pseudo.label]), weights)}
 

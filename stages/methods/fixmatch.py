@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stages.engine.adversarial_noise import evaluating
+from stages.engine.losses import share
 from stages.engine.streams import Stream
 from stages.engine.strong_weak import Votes, confident_cross_entropy, strong_mix, vote
 from stages.methods.contract import Batch, Sources, TeacherStudent, segment, strong_and_unlabelled
@@ -43,6 +44,7 @@ class FixMatch(TeacherStudent):
             own = vote(plain)
         else:
             known, own = segment(self.student, labelled), self.votes(unlabelled)
+        self.observe(confident=share(own.confidence >= settings.threshold, unlabelled.valid))
         strong, labels = strong_mix(
             (unlabelled, batch["partner"]), (own, others), settings.strong, settings.mixing, self.setup.seed, step
         )

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.engine.distributed import sum_over_processes, world_size
-from stages.engine.losses import IGNORE, cross_entropy, multilabel_soft_margin, soft_cross_entropy
+from stages.engine.losses import IGNORE, cross_entropy, multilabel_soft_margin, share, soft_cross_entropy
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Stream
 from stages.engine.views import strong_view
@@ -63,6 +63,7 @@ class PseudoSeg(Method):
             logits, coarse, _ = self._both(unlabelled, None)
             target = fuse(logits, coarse, settings.temperature)
             confident = target.amax(1, keepdim=True) >= settings.threshold  # counted among the valid all the same
+        self.observe(confident=share(confident[:, 0], unlabelled.valid))
         strong = strong_view(unlabelled, settings.strong, self.setup.seed, step)
         found = segment(self.segmenter, strong)
         return terms | {"pseudo": settings.weight * soft_cross_entropy(found, target * confident, strong.valid)}

@@ -72,6 +72,7 @@ class S4Gan(Method):
         chosen = scores.float().sigmoid() > self.settings.threshold  # (B,)
         if step < round(self.settings.warmup * self.setup.iterations):
             chosen = chosen & False
+        self.observe(chosen=chosen.float().mean())
         taught = valid & chosen[:, None, None]
         return cross_entropy(logits, logits.detach().argmax(1).masked_fill(~taught, IGNORE))
 

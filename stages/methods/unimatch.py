@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from stages.engine.losses import share
 from stages.engine.perturbations import channel_dropout, picture_generators
 from stages.engine.strong_weak import confident_cross_entropy, strong_mix, vote
 from stages.methods.contract import Batch, at_size, segment
@@ -36,6 +37,7 @@ class UniMatch(FixMatch):
         others = self.votes(partner)
         known, plain, perturbed = self._with_perturbed(network, labelled, unlabelled, step)
         own = vote(plain) if self.labels_in_passing else self.votes(unlabelled)
+        self.observe(confident=share(own.confidence >= settings.threshold, unlabelled.valid))
         views = [
             strong_mix((unlabelled, partner), (own, others), settings.strong, settings.mixing, self.setup.seed, step, n)
             for n in (0, 1)

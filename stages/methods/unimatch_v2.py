@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from stages.engine.losses import share
 from stages.engine.perturbations import complementary_masks
 from stages.engine.streams import Stream
 from stages.engine.strong_weak import confident_cross_entropy, strong_mix, vote
@@ -45,6 +46,7 @@ class UniMatchV2(TeacherStudent):
         if settings.weight == 0:
             return {"supervised": supervised}
         votes = vote(segment(self.teacher, pair[0])), vote(segment(self.teacher, pair[1]))
+        self.observe(confident=share(votes[0].confidence >= settings.threshold, pair[0].valid))
         views = [
             strong_mix(pair, votes, settings.strong, settings.mixing, self.setup.seed, step, number)
             for number in (0, 1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stages.engine.adversarial_noise import Distance, adversarial_direction, evaluating, kl_divergence
-from stages.engine.losses import confident_squared_difference
+from stages.engine.losses import confident_squared_difference, share
 from stages.engine.perturbations import picture_generators, uniform
 from stages.engine.streams import Stream
 from stages.methods.contract import Batch, Sources, TeacherStudent, at_size, segment, strong_and_unlabelled
@@ -42,6 +42,7 @@ class Vat(TeacherStudent):
         if settings.weight == 0:
             return terms
         target = segment(self.teacher, unlabelled).softmax(1)
+        self.observe(confident=share(target.amax(1) >= settings.threshold, unlabelled.valid))
         changed = self._changed_pictures if settings.level == "image" else self._changed_features
         consistency = confident_squared_difference(
             changed(unlabelled, step).softmax(1),

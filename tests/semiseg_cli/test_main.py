@@ -16,10 +16,12 @@ import pytest
 from PIL import Image
 
 from semiseg_cli.main import COMMANDS, main
-from stages.config import build, parse_yaml
+from semiseg_cli.recipe_commands import shipped_recipes
+from stages.config import build, parse_yaml, read_yaml
 from stages.contract import STAGE_MODULES, load_stage
 from stages.data.config import ShapesConfig
 from stages.methods import METHODS
+from stages.pipeline.recipe import read_recipe
 
 TINY = [
     *("--set", "dataset.train=4", "--set", "dataset.weak=4", "--set", "dataset.val=3"),
@@ -109,21 +111,41 @@ def test_methods_as_json_is_a_list_of_objects_with_names(capsys: pytest.CaptureF
     assert {"supervised", "dsrg", "dual-branch", "cps"} <= {method["name"] for method in json.loads(out)}
 
 
-@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
-def test_the_list_of_methods_fits_the_terminal_and_breaks_no_name(
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_the_list_of_methods_fits_the_terminal_and_leaves_nothing_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     _, out, err = run(capsys, "methods")
     assert max(map(len, out.splitlines())) <= width
     assert "semiseg methods NAME" in err
-    words = set(out.split())
+    told = " ".join(out.split())
     for name, settings in METHODS.items():
-        assert {name, settings.card.recipe} <= words
-        if width >= 80:
-            assert set(settings.card.title.split()) <= words
-    assert ("paper" in words) == (width >= 110)
-    assert ("cost" in words) == (width >= 150)
+        card = settings.card
+        assert f" {name} " in f" {told} "
+        assert f"{card.title} {card.paper}" in told
+        (line,) = [line.split() for line in out.splitlines() if line.startswith(f"{name} ")]
+        assert line[-1] == card.recipe
+        assert line[-2].removesuffix("+") == f"{card.forward}/{card.backward}"
+        assert line[1:-2] == [{"masks": "L", "tags": "W", "pictures": "U"}[part] for part in card.uses]
+
+
+def test_the_recipe_of_a_card_trains_the_method(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command that `methods NAME` prints, with the data that it asks for."""
+    for name, settings in METHODS.items():
+        command = json.loads(run(capsys, "methods", name, "--json")[1])["command"].split(" (")[0].split()
+        assert command[:3] == ["semiseg", "run", settings.card.recipe]
+        profile = command[4] if "--profile" in command else None
+        changes = [command[command.index("--set") + 1]] if "--set" in command else []
+        path = shipped_recipes()[settings.card.recipe]
+        known = read_yaml(path)
+        parameters = known["parameters"] | (known["profiles"][profile]["parameters"] if profile else {})
+        asked = [key for key, value in parameters.items() if isinstance(value, dict) and value.get("required")]
+        recipe = read_recipe(
+            path, profile, [*changes, *(f"{key}={183 if key == 'labelled' else key}" for key in asked)]
+        )
+        methods = {getattr(getattr(node.config, "method", None), "name", None) for node in recipe.nodes.values()}
+        assert name in methods, command
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -141,13 +163,15 @@ def test_a_method_is_told_in_full(
     for text in (card.title, card.paper, card.cost, card.inference, card.loss, *card.sources):
         assert " ".join(text.split()) in told
     assert f"semiseg run {card.recipe}" in told
+    assert all(word in told for word in ("labelled" if "masks" in card.uses else "weak", "needs:"))
     defaults = METHODS[name].model_validate({"name": name})
     assert build(METHODS[name], parse_yaml(settings, "printed"), "printed") == defaults
     code, out, _ = run(capsys, "methods", name, "--json")
     record = json.loads(out)
     assert record in json.loads(run(capsys, "methods", "--json")[1])
     assert record["settings"] == defaults.model_dump(mode="json")
-    assert record["needs"] == list(defaults.inputs())
+    assert record["inputs"] == list(defaults.inputs())
+    assert record["passes"] == {"forward": card.forward, "backward": card.backward}
 
 
 def test_an_unknown_method_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -359,6 +383,49 @@ def test_clean_asks_and_removes(capsys: pytest.CaptureFixture[str]) -> None:
     assert Path("runs/default/data/manifest.json").exists()
     assert run(capsys, "clean", "--yes", "data")[0] == 0
     assert not Path("runs/default/data").exists()
+
+
+def test_what_is_replaced_is_said_and_what_took_long_is_not_replaced_unasked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["prepare-data", *TINY]) == 0
+    other = ["prepare-data", *TINY, "--set", "dataset.noise=0.2"]
+    code, _, err = run(capsys, *other)
+    lines = err.splitlines()
+    assert code == 0
+    assert lines[0].startswith(f"replaces data: dataset.noise {ShapesConfig().noise} -> 0.2; made 20")
+    assert lines[0].endswith("; --name NAME keeps both")
+    assert lines[1] == "prepare-data: making runs/default/data"
+
+    manifest = Path("runs/default/data/manifest.json")
+    record = json.loads(manifest.read_text()) | {"seconds": 11520.0, "finished": "2026-11-20T10:00:00Z"}
+    manifest.write_text(json.dumps(record))
+    before = sorted(Path("runs/default").iterdir())
+    code, _, err = run(capsys, "prepare-data", *TINY)
+    assert code == 2
+    assert err.splitlines() == [
+        "error: runs/default/data, made 2026-11-20 in 3 h 12 min, would be replaced: "
+        f"dataset.noise 0.2 -> {ShapesConfig().noise}",
+        "hint: --name NAME keeps both, --replace replaces it",
+    ]
+    assert sorted(Path("runs/default").iterdir()) == before
+    assert run(capsys, *other)[0] == 0  # fresh: nothing is replaced
+    assert run(capsys, "prepare-data", *TINY, "--name", "second")[0] == 0
+    code, _, err = run(capsys, "prepare-data", *TINY, "--replace")
+    assert code == 0
+    assert "made 2026-11-20 in 3 h 12 min; --name NAME keeps both" in err
+
+
+def test_force_may_repeat_what_took_long_but_not_replace_it_by_something_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["prepare-data", *TINY]) == 0
+    manifest = Path("runs/default/data/manifest.json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"seconds": 601.0}))
+    assert run(capsys, "prepare-data", *TINY, "--set", "dataset.noise=0.2", "--force")[0] == 2
+    code, _, err = run(capsys, "prepare-data", *TINY, "--force")
+    assert code == 0
+    assert "replaces data: the same once more; made 20" in err
 
 
 def test_export_copies_a_checked_artifact(capsys: pytest.CaptureFixture[str], prepared: Path) -> None:

@@ -24,6 +24,8 @@ from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
 from artifacts.masks import write_mask
 from stages.engine.loop import CHECKPOINT
 from stages.engine.segmenter_training import snapshot_steps
+from stages.methods.dual_branch import DualBranch
+from stages.methods.fixmatch import FixMatch
 from stages.networks import load_network, normalise
 from stages.networks.loading import snapshots_of
 from stages.pipeline.run_stage import run_stage
@@ -435,11 +437,89 @@ def test_weights_that_are_not_there_are_named(training, execution):
 
 @pytest.mark.parametrize("log_every", [1, 4])
 def test_a_loss_that_is_not_a_number_names_step_and_term(log_every, training, execution):
+    """The first step and the terms that were bad there, however seldom the log is written."""
     config = training.config("dual-branch", optimizer={"lr": 1e18}, log_every=log_every)
-    with pytest.raises(SemisegError, match=r"the loss strong(, weak)? is not a finite number") as caught:
+    with pytest.raises(SemisegError, match=r"the loss strong(, weak)? is not a finite number at step [23]\s") as caught:
         train(training, config, f"nan-{log_every}", execution, checkpoint_every_s=1e9)
-    assert ("at step" if log_every == 1 else "between steps 1 and 4") in caught.value.message
     assert "optimizer.lr" in caught.value.hint
+
+
+def test_only_the_term_that_was_bad_first_is_named(training, execution, monkeypatch):
+    """What follows from it, in later steps and in other terms, is left out."""
+    real = DualBranch.losses
+
+    def losses(self, batch, step):
+        spoilt = {2: ["weak"], 3: ["strong", "weak"]}.get(step, [])
+        found = real(self, batch, step)
+        return {name: value * float("nan") if name in spoilt else value for name, value in found.items()}
+
+    monkeypatch.setattr(DualBranch, "losses", losses)
+    config = training.config("dual-branch", log_every=6, optimizer={"lr": 0.0001})
+    with pytest.raises(SemisegError, match=r"the loss weak is not a finite number at step 3\s"):
+        train(training, config, "nan-first", execution, checkpoint_every_s=1e9)
+
+
+# --- figures beside the losses
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "changes", "expected"),
+    [
+        ("fixmatch", "confident", {"threshold": 0.0}, 1),
+        ("fixmatch", "confident", {"threshold": 1.0}, 0),
+        ("unimatch", "confident", {"threshold": 0.0}, 1),
+        ("unimatch-v2", "confident", {"threshold": 0.0}, 1),
+        ("cutmix-seg", "confident", {"threshold": 0.0}, 1),
+        ("vat", "confident", {"threshold": 1.0}, 0),
+        ("pseudoseg", "confident", {"threshold": 0.0}, 1),
+        ("s4gan", "chosen", {"threshold": 0.0}, 1),
+        ("advsemseg", "trusted", {"threshold": 0.0, "start": 0.0}, 1),
+        ("dmt", "believed", {"gamma_agree": 0.0, "gamma_differ": 0.0}, None),
+    ],
+)
+def test_what_a_method_observes_is_logged_beside_its_losses(method, name, changes, expected, training, execution):
+    config = training.config(drawn.CASES[method] | changes, iterations=2)
+    made = train(training, config, f"seen-{method}-{changes.get('threshold', 'x')}".replace(".", "-"), execution)
+    (line,) = log_lines(made)
+    assert 0 <= line[name] <= 1
+    assert expected is None or line[name] == pytest.approx(expected)
+    assert made.summary["observed"] == {name: pytest.approx(line[name], abs=1e-5)}
+    assert name not in made.summary["losses"]
+
+
+# --- interrupted in order
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_keeps_the_step_it_was_in(number, training, execution, monkeypatch):
+    """Ctrl-C, and what batch systems send: the checkpoint of that very step, though none was due."""
+
+    def handler(signum, frame):
+        raise StoppedError
+
+    before = signal.signal(number, handler)
+    try:
+        config = training.config("fixmatch", log_every=6)
+        whole = train(training, config, f"uninterrupted-{number}", execution)
+        real, name = FixMatch.losses, f"interrupted-{number}"
+
+        def losses(self, batch, step):
+            if step == 3:  # in the middle of the fourth step
+                os.kill(os.getpid(), number)
+            return real(self, batch, step)
+
+        monkeypatch.setattr(FixMatch, "losses", losses)
+        with pytest.raises(StoppedError):
+            train(training, config, name, execution, checkpoint_every_s=1e9)
+        monkeypatch.undo()
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
+    (folder,) = training.space.partials(name)
+    assert checkpoint.load(folder / ".scratch" / CHECKPOINT)["step"] == 4
+    continued = train(training, config, name, execution)
+    assert continued.manifest.content == whole.manifest.content
+    assert log_lines(continued) == log_lines(whole)
 
 
 def test_a_loss_that_is_not_a_number_names_the_checkpoint_to_return_to(training, execution):

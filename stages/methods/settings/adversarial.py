@@ -38,7 +38,9 @@ class AdvSemSegSettings(MethodSettings):
         loss="L = L_S + L_D\n"
         "L_S = CE(f(x), y) + a BCE(D(P(x)), 1) + b BCE(D(P(u)), 1) + c CE(f(u), argmax f(u) where s(D(P(u))) >= T)\n"
         "L_D = 1/2 [BCE(D([P(x), P(u)]), 0) + BCE(D(onehot y), 1)];  s: sigmoid",
-        cost="2 forward, 2 backward; 5 of the discriminator",
+        forward=2,
+        backward=2,
+        beside="5 passes of the discriminator",
         sources=("Hung et al., BMVC 2018", "its code, hfslyc/AdvSemiSeg: weights of its README, T, widths"),
     )
     name: Literal["advsemseg"] = "advsemseg"
@@ -72,9 +74,12 @@ class S4GanSettings(MethodSettings):
         "L_S = CE(f(x), y) + m mean|E h(onehot y, x) - E h(P(u), u)|\n"
         "    + c CE(f(u), argmax f(u)) over the pictures u with s(D(P(u), u)) > g\n"
         "L_D = 1/2 [BCE(D(P(u), u), 0) + BCE(D(onehot y, x), 1)];  h: D's last features, s: sigmoid",
-        cost="2 forward, 2 backward; 3 of the discriminator",
+        forward=2,
+        backward=2,
+        beside="3 passes of the discriminator",
         sources=("Mittal et al., PAMI 2021", "its code, sud0301/semisup-semseg: train_s4GAN.py"),
         recipe="s4gan",
+        profile="paper",
     )
     name: Literal["s4gan"] = "s4gan"
     feature_matching: float = Field(0.1, ge=0, description="m: weight of the feature matching (published).")
@@ -103,11 +108,14 @@ class MlmtSettings(MethodSettings):
         place="stages.methods.mlmt:Mlmt",
         loss="L = BCE(c(x), classes of y) + w(t) mean (1 - cos(c(S(u)), c'(u)))\n"
         "c' <- a c' + (1 - a) c;  S: colours, blur;  w: 0, then linear from start to start + ramp",
-        cost="3 forward, 2 backward of a classifier",
+        forward=3,
+        backward=2,
+        beside="of a classifier, one of them of its average",
         sources=("Mittal et al., PAMI 2021", "its code, sud0301/semisup-semseg: train_mlmt.py"),
         inference="the teacher",
         output="classifier",
         recipe="s4gan",
+        profile="paper",
     )
     hard_examples: ClassVar[bool] = False
     name: Literal["mlmt"] = "mlmt"

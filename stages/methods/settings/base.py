@@ -24,9 +24,11 @@ class Card:
         uses: parts of the data set it learns from: "masks", "tags", "pictures" (without any label).
         place: "module:class" of the implementation.
         loss: the loss as a formula, a line a term, in the symbols of docs/methods.md.
-        cost: passes through a network for each labelled picture of a step (with one unlabelled beside it).
+        forward, backward: passes through a network for each labelled picture of a step (with one unlabelled beside it),
+            those of teachers and further networks included.
+        beside: what a step costs beside these passes, or whose they are.
         sources: where formula and defaults come from; what differs is in docs/methods.md.
-        recipe: the recipe that reproduces it.
+        recipe, profile: the recipe that reproduces it; "league" where none does, which compares it with others.
         inference: what is evaluated and published.
         output: the kind of artifact a training gives.
     """
@@ -36,11 +38,19 @@ class Card:
     uses: tuple[str, ...]
     place: str
     loss: str
-    cost: str
+    forward: int
+    backward: int
+    beside: str = ""
     sources: tuple[str, ...] = ()
     recipe: str = "league"
+    profile: str = ""
     inference: str = "the network"
     output: Literal["segmenter", "classifier"] = "segmenter"
+
+    @property
+    def cost(self) -> str:
+        """All of what a step costs, in words."""
+        return f"{self.forward} forward, {self.backward} backward" + (f"; {self.beside}" if self.beside else "")
 
 
 class MethodSettings(Config):

@@ -47,7 +47,9 @@ class CctSettings(MethodSettings):
         place="stages.methods.cct:Cct",
         loss="L = CE(g(e(x)), y) + w r(t) 1/K sum_k MSE(softmax g_k(p_k(e(u))), softmax g(e(u)))\n"
         "p_k: seven kinds of perturbation; r: sigmoid ramp",
-        cost="2 forward, 2 backward; K decoders forward and backward",
+        forward=2,
+        backward=2,
+        beside="K decoders forward and backward",
         sources=("Ouali et al., CVPR 2020", "its code: numbers of decoders, MSE over pixels and classes"),
         inference="encoder and main decoder",
     )
@@ -112,7 +114,9 @@ class MeanTeacherSettings(TeacherStudentSettings):
         place="stages.methods.mean_teacher:MeanTeacher",
         loss="L = CE(s(x), y) + w r(t) mean_V (softmax s(z) - softmax t(z))^2,  t: average of s\n"
         "z: labelled and unlabelled pictures; consistency logits: without the softmax",
-        cost="2 forward, 2 backward; teacher 2 forward",
+        forward=4,
+        backward=2,
+        beside="2 of the forward passes are the teacher's",
         sources=("TorchSemiSeg's code: MSE on softmax, weight 100", "PixelSSL's code: MSE on logits, weight 1, ramp"),
         recipe="voc-blended",
         inference="the student (evaluate teacher: the average)",
@@ -176,7 +180,9 @@ class CutMixSegSettings(ConfidentSettings):
         place="stages.methods.cutmix_seg:CutMixSeg",
         loss="L = CE(s(x), y) + w c mean_V sum_c (softmax s(mix(u0, u1)) - mix(P0, P1))^2,  Pi = softmax t(ui)\n"
         "c: share of pixels with max mix(P0, P1) >= .97; t: average of s",
-        cost="2 forward, 2 backward; teacher 2 forward",
+        forward=4,
+        backward=2,
+        beside="2 of the forward passes are the teacher's",
         sources=(
             "French et al., BMVC 2020",
             "its code: Adam, 3e-5, teacher .99, one box of half the picture",
@@ -200,7 +206,9 @@ class VatSettings(ConfidentSettings):
         place="stages.methods.vat:Vat",
         loss="L = CE(s(x), y) + w c mean_V sum_c (softmax s(u + r d) - softmax t(u))^2,  t: average of s\n"
         "d: the unit direction that changes the prediction most; level feature: added to the features of u",
-        cost="2 forward, 2 backward; for d 2 forward, 1 backward; teacher 1 forward",
+        forward=5,
+        backward=3,
+        beside="2 of them forward and 1 backward for d, 1 forward of the teacher",
         sources=("French et al.'s code: weight .1, radius 1 adaptive", "CCT's code (features): radius 2, KL"),
         inference="the teacher (evaluate student: the network)",
     )

@@ -18,9 +18,11 @@ class SupervisedSettings(MethodSettings):
         uses=("masks",),
         place="stages.methods.supervised:Supervised",
         loss="L = CE(f(x), m)",
-        cost="1 forward, 1 backward",
+        forward=1,
+        backward=1,
         sources=("Luo & Yang, ECCV 2020, Table 1", "the baseline of every semi-supervised table"),
         recipe="table1",
+        profile="paper",
     )
     name: Literal["supervised"] = "supervised"
     labels: Literal["strong", "weak", "mixed", "oversampled"] = Field(
@@ -42,9 +44,11 @@ class DualBranchSettings(MethodSettings):
         uses=("masks", "tags"),
         place="stages.methods.dual_branch:DualBranch",
         loss="L = CE(f_s(Z(x_s)), m_s) + lambda CE(f_w(Z(x_w)), m_w)",
-        cost="2 forward, 2 backward",
+        forward=2,
+        backward=2,
         sources=("Luo & Yang, ECCV 2020",),
         recipe="table1",
+        profile="paper",
         inference="trunk and strong branch",
     )
     name: Literal["dual-branch"] = "dual-branch"
@@ -65,9 +69,12 @@ class DsrgSettings(MethodSettings):
         uses=("tags",),
         place="stages.methods.dsrg:Dsrg",
         loss="L = L_seed(H, grown seeds) + L_boundary(H, CRF(H)) + w L_expansion(H)",
-        cost="1 forward, 1 backward, 1 dense CRF",
+        forward=1,
+        backward=1,
+        beside="1 dense CRF",
         sources=("Huang et al., CVPR 2018, and its code", "Kolesnikov & Lampert, ECCV 2016"),
         recipe="dsrg-table2",
+        profile="paper",
     )
     hard_examples: ClassVar[bool] = False
     name: Literal["dsrg"] = "dsrg"

@@ -35,9 +35,12 @@ class CpsSettings(MutualSettings):
         place="stages.methods.cps:Cps",
         loss="L = CE(f1(x), y) + CE(f2(x), y) + lambda [CE(f1(z), Y2(z)) + CE(f2(z), Y1(z))],  Y = argmax\n"
         "z: unlabelled pictures mixed by CutMix, or (cutmix false) labelled and unlabelled ones",
-        cost="4 forward, 4 backward; with CutMix 4 more forward",
+        forward=8,
+        backward=4,
+        beside="without CutMix 4 forward",
         sources=("Chen et al., CVPR 2021", "its code: lambda 1.0 with CutMix where the paper has 1.5"),
         recipe="cps-voc",
+        profile="paper",
         inference="network 1",
     )
     name: Literal["cps"] = "cps"
@@ -59,7 +62,9 @@ class CpcSettings(MutualSettings):
         place="stages.methods.cpc:Cpc",
         loss="L = CE(f1(x), y) + CE(f2(x), y) + lambda r(t) [mean_V (P1(z) - P2(z))^2 + mean_V (P2(z) - P1(z))^2]\n"
         "P = softmax(f), the second of each pair without gradient; z: labelled and unlabelled pictures",
-        cost="4 forward, 4 backward; with CutMix 4 more forward",
+        forward=4,
+        backward=4,
+        beside="with CutMix 4 more forward",
         sources=("Chen et al., CVPR 2021, figure of the compared methods", "PixelSSL's GCT: 100 on the mean, ramp"),
         inference="network 1",
     )
@@ -88,7 +93,9 @@ class GctSettings(MethodSettings):
         "L_k = CE(f_k(x), y) + a mean_V [both bad] F(z, P_k)^2 + b r(t) mean_V (P_k - Q_k)^2\n"
         "Q_k: P_k where F finds it no worse, else the other's;  r(t) = exp(-5 (1 - t)^2)\n"
         "L_F = d/2 sum_k mean (F(x, P_k) - C_k)^2,  C_k: smoothed |onehot y - P_k|",
-        cost="4 forward, 4 backward; 8 of the flaw detector",
+        forward=4,
+        backward=4,
+        beside="8 passes of the flaw detector",
         sources=("Ke et al., ECCV 2020", "its code, ZHKKKe/PixelSSL: ssl_gct.py, weights of its scripts"),
         inference="network 1",
         recipe="voc-blended",

@@ -36,9 +36,12 @@ class SelfTrainingSettings(StudentSettings):
         place="stages.methods.self_training:SelfTraining",
         loss="L = CE([f(x), f(S(u))], [y, y_T])  over labelled and pseudo-labelled pixels together\n"
         "y_T: the teacher's masks (scales .5 to 2, flipped), S: colours, blur, holes",
-        cost="2 forward, 2 backward; before it a supervised training and one prediction of all pictures",
+        forward=2,
+        backward=2,
+        beside="before it a supervised training and one prediction of all pictures",
         sources=("Yang et al., CVPR 2022", "its code, LiheYoung/ST-PlusPlus"),
         recipe="self-training",
+        profile="paper",
         inference="the student",
     )
     name: Literal["self-training"] = "self-training"
@@ -54,9 +57,12 @@ class StPlusPlusSettings(StudentSettings):
         place="stages.methods.st_plus_plus:StPlusPlus",
         loss="L = CE([f(x), f(S(u))], [y, y_T])  over the masks and those pictures u that have a label so far:\n"
         "first the half whose label was stable while the teacher trained, then all",
-        cost="2 forward, 2 backward, in two trainings; before them a supervised one; two predictions",
+        forward=2,
+        backward=2,
+        beside="in two trainings; before them a supervised one; two predictions",
         sources=("Yang et al., CVPR 2022", "its code, LiheYoung/ST-PlusPlus"),
         recipe="self-training",
+        profile="paper",
         inference="the last student",
     )
     name: Literal["st-plus-plus"] = "st-plus-plus"
@@ -72,9 +78,12 @@ class DmtSettings(MethodSettings):
         place="stages.methods.dmt:Dmt",
         loss="L = sum_p w_p CE(f(x)_p, y_p) / #labelled pixels,  w = 1 on exact masks; on pseudo labels (y, c):\n"
         "w = P_y^g1 if argmax P = y;  0 if it is another and max P > c;  P_y^g2 if it is another and max P <= c",
-        cost="2 forward, 2 backward in each of ten trainings (five rounds, two models), a prediction before each",
+        forward=8,
+        backward=8,
+        beside="7 of them on pseudo labels; ten trainings (five rounds, two models), a prediction before each",
         sources=("Feng et al., Pattern Recognition 2022", "its code, voldemortX/DST-CBC"),
         recipe="dmt",
+        profile="paper",
         inference="both models, one after the other",
     )
     hard_examples: ClassVar[bool] = False

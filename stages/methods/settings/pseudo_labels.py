@@ -23,7 +23,8 @@ class PseudoSegSettings(MethodSettings):
         place="stages.methods.pseudoseg:PseudoSeg",
         loss="L = CE(f(x), y) + CE(a(x), y) + BCE(t(x), tags of y) + lambda CE(f(strong u), q)\n"
         "q = sharpen((softmax(f(u) / s) + softmax(a(u) / s)) / 2),  a: Grad-CAM spread by self-attention",
-        cost="3 forward, 2 backward",
+        forward=3,
+        backward=2,
         sources=("Zou et al., ICLR 2021", "its code: scale s over all logits, losses added with weight 1"),
         inference="the network without its Grad-CAM head",
     )

@@ -54,7 +54,8 @@ class FixMatchSettings(OwnLabelsSettings):
         place="stages.methods.fixmatch:FixMatch",
         loss="L = (1 - w) CE(f(x), y) + w 1/|V| sum_V [P(u) >= tau] CE(f(S(u)), argmax P(u)),  w = 1/2\n"
         "S: colours, blur, and a box of another picture; V: valid pixels",
-        cost="4 forward, 3 backward",
+        forward=4,
+        backward=3,
         sources=("Yang et al., CVPR 2023", "its code: fixmatch.py"),
         recipe="voc-classic",
     )
@@ -71,7 +72,9 @@ class UniMatchSettings(OwnLabelsSettings):
         place="stages.methods.unimatch:UniMatch",
         loss="L = (1 - w) CE(f(x), y) + w [(1 - m) (L_s1 + L_s2) / 2 + m L_fp],  w = m = 1/2\n"
         "L_k = 1/|V| sum_V [P(u) >= tau] CE(f_k, argmax P(u)); fp: channels of the features dropped",
-        cost="5 forward, 4 backward; once more both through the head",
+        forward=5,
+        backward=4,
+        beside="once more both through the head",
         sources=("Yang et al., CVPR 2023", "its code: unimatch.py, configs"),
         recipe="voc-classic",
     )
@@ -94,9 +97,12 @@ class UniMatchV2Settings(StrongWeakSettings, TeacherStudentSettings):
         place="stages.methods.unimatch_v2:UniMatchV2",
         loss="L = (1 - w) CE(f(x), y) + w (L_s1 + L_s2) / 2,  w = 1/2\n"
         "L_k = 1/|V| sum_V [P_t(u) >= tau] CE(g(m_k e(S_k(u))), argmax P_t(u)),  m_1 + m_2 = 2",
-        cost="5 forward, 3 backward",
+        forward=5,
+        backward=3,
+        beside="2 of the forward passes are the teacher's",
         sources=("Yang et al., arXiv 2410.10777", "its code: unimatch_v2.py, model/semseg/dpt.py"),
         recipe="voc-classic",
+        profile="dinov2",
         inference="the teacher (evaluate student: the network)",
     )
     name: Literal["unimatch-v2"] = "unimatch-v2"

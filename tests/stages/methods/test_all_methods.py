@@ -29,7 +29,8 @@ def statements(file: Path) -> list[str]:
 def test_the_card_says_all_and_leads_to_the_class(name):
     card = METHODS[name].card
     assert issubclass(load_method(name), Method)
-    assert all((card.title, card.paper, card.loss, card.cost, card.sources, card.inference))
+    assert all((card.title, card.paper, card.loss, card.sources, card.inference))
+    assert 1 <= card.backward <= card.forward
     assert set(card.uses) <= PARTS
     assert card.uses
     assert card.recipe in shipped_recipes()

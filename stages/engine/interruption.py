@@ -1,0 +1,56 @@
+"""Stopping a training between two steps, so that nothing of it is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what batch systems send before they take a machine away
+
+
+class Interruption:
+    """Within it, the first SIGINT or SIGTERM is only noted, to be acted on at a good moment; a second one acts at once.
+
+    with Interruption() as interruption:
+        for ...:
+            step()
+            if interruption.asked:
+                save()
+                interruption.act()
+
+    In other threads than the main one, which get no signals, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def act(self) -> None:
+        """What the signal would have done: KeyboardInterrupt, or the end of the process."""
+        number = self.asked
+        self._restore()
+        if number is not None:
+            os.kill(os.getpid(), number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is not None:
+            self.act()
+        self.asked = number
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

@@ -1,0 +1,69 @@
+"""stages/engine/interruption.py: the first signal is noted, the second acts, and what was before comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from stages.engine.interruption import Interruption
+
+
+class SignalledError(Exception):
+    """What the handler of these tests raises."""
+
+
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
+def number(request):
+    def handler(signum, frame):
+        raise SignalledError
+
+    before = signal.signal(request.param, handler)
+    yield request.param
+    signal.signal(request.param, before)
+
+
+def test_the_first_signal_is_noted_and_acts_when_told_to(number):
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert interruption.asked is None
+        interruption.act()  # nobody asked: nothing happens
+        assert signal.getsignal(number) == before
+    with Interruption() as interruption:
+        os.kill(os.getpid(), number)
+        assert interruption.asked == number
+        with pytest.raises(SignalledError):
+            interruption.act()
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_acts_at_once(number):
+    def twice():
+        with Interruption():
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(SignalledError):
+        twice()
+
+
+def test_without_a_signal_what_was_before_comes_back(number):
+    before = signal.getsignal(number)
+    with Interruption():
+        assert signal.getsignal(number) is not before
+    assert signal.getsignal(number) is before
+
+
+def test_other_threads_leave_the_handlers_alone(number):
+    before, seen = signal.getsignal(number), []
+
+    def work():
+        with Interruption():
+            seen.append(signal.getsignal(number))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
