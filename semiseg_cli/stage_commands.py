@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from artifacts.errors import ArtifactError, ConfigError, SemisegError
+from artifacts.errors import ArtifactError, ConfigError, SemisegError, UsageError
 from artifacts.store import Artifact, Workspace, Writer
 from semiseg_cli.console import duration, headline, say, show_error, write_json
 from semiseg_cli.options import (
@@ -28,6 +28,7 @@ from semiseg_cli.options import (
 )
 from stages.config import Config, assign, build, merge, parse_assignment, read_yaml
 from stages.contract import STAGE_MODULES, Stage, load_stage, required_inputs
+from stages.pipeline.changes import Change, listed
 from stages.pipeline.recipe import did_you_mean
 from stages.pipeline.run_stage import run_stage
 
@@ -105,7 +106,9 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
 
 DEFAULT_NAMES: dict[str, str] = {"prepare-data": "data", "evaluate": "evaluation", "predict": "predictions"}
 
-_FIXED = ("config_file", "settings", "name", "workspace", "device", "workers", "force")
+COSTLY_S = 600.0  # what took longer to make is not replaced without --replace
+
+_FIXED = ("config_file", "settings", "name", "workspace", "device", "workers", "force", "replace")
 
 
 def artifact_name(stage: Stage, config: Config) -> str:
@@ -230,6 +233,13 @@ def _common_parameters(stage: Stage) -> list[inspect.Parameter]:
         inspect.Parameter("device", keyword, default="auto", annotation=DeviceOption),
         inspect.Parameter("workers", keyword, default=None, annotation=WorkersOption),
         option("force", bool, False, "--force", help="Run even if the result is fresh."),
+        option(
+            "replace",
+            bool,
+            False,
+            "--replace",
+            help=f"Replace an older, other result even if it took more than {COSTLY_S / 60:.0f} minutes.",
+        ),
     ]
 
 
@@ -320,6 +330,7 @@ def _run(
     device: str,
     workers: int | None,
     force: bool,
+    replace: bool,
 ) -> Artifact | None:
     """Makes the artifact and returns it; None on ranks other than the first."""
     check_device(device)
@@ -335,8 +346,13 @@ def _run(
             resumed = ", continued" if writer.resumed else ""
             say(f"{stage.name}: making {target.path / own_name}{resumed}")
 
+    def replacing(artifact: Artifact, changes: list[Change]) -> None:
+        say_what_is_replaced(artifact, changes, replace)
+
     try:
-        outcome = run_stage(stage, config, target, own_name, chosen, execution(device, workers), force, started)
+        outcome = run_stage(
+            stage, config, target, own_name, chosen, execution(device, workers), force, started, replacing
+        )
     except KeyboardInterrupt:
         show_error("interrupted; finished items are kept", "the same command continues")
         raise typer.Exit(130) from None
@@ -348,6 +364,19 @@ def _run(
         return None
     _tell(stage, outcome.artifact, outcome.ran, time.monotonic() - begun[0] if begun else 0.0)
     return outcome.artifact
+
+
+def say_what_is_replaced(artifact: Artifact, changes: list[Change], allowed: bool) -> None:
+    """Names the artifact that goes, why, and how to keep it. UsageError where it was costly and that is not allowed."""
+    made = f"made {artifact.manifest.finished[:10]} in {duration(artifact.manifest.seconds)}"
+    if changes and artifact.manifest.seconds > COSTLY_S and not allowed:
+        raise UsageError(
+            f"{artifact.path}, {made}, would be replaced: {listed(changes)}",
+            "--name NAME keeps both, --replace replaces it",
+        )
+    if is_main_rank():
+        why = listed(changes) if changes else "the same once more"
+        say(f"replaces {artifact.name}: {why}; {made}; --name NAME keeps both")
 
 
 def _tell(stage: Stage, artifact: Artifact, ran: bool, seconds: float) -> None:

@@ -23,10 +23,11 @@ class Settings(Config):
 def run(toy, workspace: Workspace, execution: Execution):
     """Runs the toy stage: what it made, and the outcome."""
 
-    def act(name: str = "m", config: Any = None, given: dict | None = None, force: bool = False, **stage: Any):
+    def act(name: str = "m", config: Any = None, given: dict | None = None, **rest: Any):
         toy.made.clear()
-        record = toy.stage(config=Settings, **stage)
-        return run_stage(record, config or Settings(), workspace, name, given or {}, execution, force)
+        options = {key: rest.pop(key) for key in ("force", "replacing") if key in rest}
+        record = toy.stage(config=Settings, **rest)
+        return run_stage(record, config or Settings(), workspace, name, given or {}, execution, **options)
 
     return act
 
@@ -105,6 +106,41 @@ def test_a_damaged_manifest_is_made_again(run, toy, workspace):
     (workspace.folder("m") / "manifest.json").write_text("{")
     assert run().ran
     assert workspace.artifact("m").verify() == []
+
+
+def test_what_is_replaced_is_told_before_any_work_and_can_be_kept(run, toy, workspace):
+    told = []
+
+    def refuse(old, changes) -> None:
+        told.append((old.config["text"], [str(change) for change in changes]))
+        raise ConfigError("keep it")
+
+    run(replacing=refuse)  # nothing is there yet
+    run(replacing=refuse)  # fresh
+    assert told == []
+    with pytest.raises(ConfigError, match="keep it"):
+        run(config=Settings(text="new"), replacing=refuse)
+    with pytest.raises(ConfigError, match="keep it"):
+        run(force=True, replacing=refuse)
+    assert told == [("item", ["text item -> new"]), ("item", [])]
+    assert toy.made == []
+    assert workspace.leftovers() == {}
+
+
+def test_inputs_and_stages_that_changed_are_told(run, workspace):
+    told = []
+
+    def tell(old, changes) -> None:
+        told.extend(str(change) for change in changes)
+
+    run("source")
+    run("result", given={"masks": "source"}, inputs=NEEDS)
+    run("source", config=Settings(text="changed"))
+    run("result", given={"masks": "source"}, inputs=NEEDS, replacing=tell)
+    run("other", config=Settings(text="other"))
+    run("result", given={"masks": "other"}, inputs=NEEDS, replacing=tell)
+    run("result", version=2, given={"masks": "other"}, inputs=NEEDS, replacing=tell)
+    assert told == ["input source changed", "input masks: source -> other", "stage version 1 -> 2"]
 
 
 NEEDS = {
