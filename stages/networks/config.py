@@ -112,7 +112,7 @@ class BackboneConfig(Config):
         True,
         description="true: keep the backbone's BatchNorm at its pretrained statistics and affine, also in training;\n"
         "right for small batches (DeepLabv2, IRNet). affine: the affine alone, statistics follow the batches\n"
-        "(AdvSemSeg, s4GAN, DMT). No effect on tiny and vgg16: they have no BatchNorm.",
+        "(AdvSemSeg, s4GAN). No effect on tiny and vgg16: they have no BatchNorm.",
     )
     dropout: float = Field(
         0.5, ge=0, lt=1, description="Probability that an activation before the last layers is dropped."
