@@ -5,28 +5,40 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import UsageError
-from artifacts.store import Workspace
-from stages.pipeline.table import Table, table_figures
+from stages.pipeline.figures import Results
+from stages.pipeline.how_made import HowMade
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe & Ito's colours that all kinds of colour vision tell apart, without the yellow that white swallows. Markers and,
-# from the eighth row on, dashes say the same without colour.
+# from the eighth label on, dashes say the same without colour.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = "osD^vPX*<>hd"
-DASHES = ("-", "--", ":")
+DASHES = ("-", "--", ":", "-.")
+
+# The place of a label decides how it looks, so that two plots show a method alike whatever else they show. The first
+# seven are those that a league shows most often.
+LABELS = (
+    *("supervised", "cps", "fixmatch", "unimatch", "mean-teacher", "cutmix-seg", "self-training"),
+    *("control", "cpc", "cct", "gct", "pseudoseg", "vat", "unimatch-v2", "advsemseg", "s4gan", "st-plus-plus", "dmt"),
+    *("mlmt", "dual-branch", "dsrg"),
+)
 BESIDE = 0.15  # points of one column stand beside each other, in all this share of the distance to the next column
 
 
-def draw_plot(table: Table, workspace: Workspace, path: Path) -> None:
-    """Writes the table's plot. The suffix of `path` says the format: png, svg, pdf; UsageError for an unknown one."""
-    canvas = plot_figures(table, workspace)
+def draw_plot(results: Results, path: Path, made: HowMade | None = None) -> None:
+    """Writes the table's plot; `made` is for its subtitle.
+
+    The suffix of `path` says the format: png, svg, pdf; UsageError for an unknown one.
+    """
+    canvas = plot_figures(results, made)
     if path.suffix[1:] not in (known := canvas.canvas.get_supported_filetypes()):
         raise UsageError(
             f"{path}: a plot cannot be written as {path.suffix or 'a file without suffix'}",
@@ -35,12 +47,12 @@ def draw_plot(table: Table, workspace: Workspace, path: Path) -> None:
     canvas.savefig(path)
 
 
-def plot_figures(table: Table, workspace: Workspace) -> Figure:
+def plot_figures(results: Results, made: HowMade | None = None) -> Figure:
     """The table's plot (`table.plot` must be there): means as lines, from the lowest to the highest run as bars."""
     import matplotlib.figure
 
+    table, figures = results.table, results.figures
     assert table.plot is not None
-    figures = table_figures(table, workspace)
     texts = list(table.plot.points.values())
     places = dict(zip(table.plot.points, positions(texts), strict=True))
     canvas = matplotlib.figure.Figure(figsize=(8.0, 5.0), dpi=150, layout="constrained")
@@ -48,6 +60,7 @@ def plot_figures(table: Table, workspace: Workspace) -> Figure:
     axes.set_axisbelow(True)
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
+    styles = row_styles([row.label for row in table.rows])
     ends = []  # (last mean, what the legend shows of the row)
     for number, row in enumerate(table.rows):
         shift = BESIDE * _distance(list(places.values())) * ((number + 0.5) / len(table.rows) - 0.5)
@@ -55,31 +68,75 @@ def plot_figures(table: Table, workspace: Workspace) -> Figure:
         points = [(x, figure.mean, figure.spread) for x, figure in known if figure.mean is not None]
         if not points:
             continue
+        bars = None
+        if any(spread for _, _, spread in points):
+            bars = [
+                [mean - spread[0] if spread else math.nan for _, mean, spread in points],
+                [spread[1] - mean if spread else math.nan for _, mean, spread in points],
+            ]
+        stale = any(figures[row.label][column].stale for column in places)
         line = axes.errorbar(
             [x for x, _, _ in points],
             [mean for _, mean, _ in points],
-            yerr=[
-                [mean - spread[0] if spread else math.nan for _, mean, spread in points],
-                [spread[1] - mean if spread else math.nan for _, mean, spread in points],
-            ],
-            label=row.label,
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKERS[number % len(MARKERS)],
-            linestyle=DASHES[number // len(COLOURS) % len(DASHES)],
+            yerr=bars,
+            label=f"{row.label}{' *' if stale else ''}",
             linewidth=2.0 if number == 0 else 1.3,
             markersize=5.5,
             elinewidth=0.9,
             capsize=2.0,
+            **styles[row.label],
         )
         ends.append((points[-1][1], line))
     axes.set_xticks(list(places.values()), texts)
     axes.set_xlabel(table.plot.label)
     axes.set_ylabel(f"{table.metric.replace('_', ' ').replace('iou', 'IoU')}, %")
-    axes.set_title(textwrap.fill(table.title, 80), fontsize=11, loc="left")
+    canvas.suptitle(textwrap.fill(table.title, 80), fontsize=11, x=0.01, ha="left")
+    axes.set_title(textwrap.fill(subtitle(results, made), 100), fontsize=8.5, color="0.3", loc="left")
     if ends:  # in the order in which the lines end
         handles = [line for _, line in sorted(ends, key=lambda end: -end[0])]
         canvas.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
     return canvas
+
+
+def row_styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dashes by label. A label that is not known takes a place of its own by its letters, or the
+    next one that is free.
+    """
+    count = len(COLOURS) * len(DASHES)
+    taken: dict[str, int] = {label: LABELS.index(label) for label in labels if label in LABELS}
+    for label in labels:
+        place = zlib.crc32(label.encode()) % count
+        while label not in taken and place in taken.values() and len(taken) < count:
+            place = (place + 1) % count
+        taken.setdefault(label, place)
+    return {
+        label: {
+            "color": COLOURS[place % len(COLOURS)],
+            "marker": MARKERS[place % len(MARKERS)],
+            "linestyle": DASHES[place // len(COLOURS)],
+        }
+        for label, place in taken.items()
+    }
+
+
+def subtitle(results: Results, made: HowMade | None) -> str:
+    """What was compared, and what points and bars are."""
+    plot = results.table.plot
+    assert plot is not None
+    shown = [columns[column] for columns in results.figures.values() for column in plot.points if column in columns]
+    parts = []
+    if made is not None:
+        parts += [", ".join(dict.fromkeys(data.dataset for data in made.data))]
+        parts += [f"{' or '.join(f'{steps:,}' for steps in made.trainings)} steps"] if made.trainings else []
+    runs = sorted({len(figure.runs) for figure in shown if figure.runs})
+    if runs:
+        parts.append(f"{' or '.join(map(str, runs))} run{'s' if runs[-1] > 1 else ''} a point")
+    parts += [plot.note] if plot.note else []
+    if any(figure.spread for figure in shown):
+        parts.append("bars: lowest to highest run")
+    if any(figure.stale for figure in shown):
+        parts.append("* made with other settings")
+    return "; ".join(filter(None, parts))
 
 
 def positions(texts: Sequence[str]) -> list[float]:

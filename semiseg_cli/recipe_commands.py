@@ -8,8 +8,9 @@ import json
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -43,10 +44,11 @@ from semiseg_cli.options import (
 )
 from semiseg_cli.tables import table_json, table_markdown, table_text
 from stages.config import read_yaml
+from stages.pipeline.figures import Results, not_fresh, read_results
+from stages.pipeline.how_made import HowMade, how_made
 from stages.pipeline.recipe import Node, Recipe, did_you_mean, read_recipe
-from stages.pipeline.run_recipe import read_record, run_recipe
+from stages.pipeline.run_recipe import Record, read_record, run_recipe
 from stages.pipeline.status import Expected, State, workspace_states
-from stages.pipeline.table import Table
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -128,6 +130,10 @@ def run(
     counts += f", {len(report_.failed)} failed" if report_.failed else ""
     counts += f", {len(report_.skipped)} not reached" if report_.skipped else ""
     say(f"{counts} in {duration(time.monotonic() - begin)}")
+    if resolved.table is not None:  # with gaps where nodes failed
+        report_of = _Report.read(target)
+        report_of.show()
+        report_of.write()
     if report_.failed:
         errors = list(report_.failed.values())
         show_error(
@@ -135,9 +141,6 @@ def run(
             f"finished work is kept; once it is mended, continue with: {again}",
         )
         raise typer.Exit(max(e.exit_code if isinstance(e, SemisegError) else 1 for e in errors))
-    if resolved.table is not None:
-        _print_table(resolved.table, target)
-        write_reports(resolved.name, resolved.profile, resolved.table, target)
 
 
 class _Lines:
@@ -261,48 +264,80 @@ def report(
     ] = None,
 ) -> None:
     """Print the table of the recipe that was run in a workspace: ours, published, difference."""
-    target = existing_workspace(workspace)
-    record = read_record(target)
-    if record is None:
-        raise ConfigError(
-            f"no recipe was run in {target.path}, so there is no table", "semiseg run RECIPE, or semiseg status"
-        )
-    if record.table is None:
-        raise ConfigError(f"the recipe {record.name!r} of {target.path} has no table", "semiseg status lists results")
+    found = _Report.read(existing_workspace(workspace))
     if as_json:
-        write_json({"recipe": record.name, "profile": record.profile, **table_json(record.table, target)})
-        return
-    if markdown is not None:
-        text = table_markdown(record.table, target)
+        write_json(found.json())
+    elif markdown is not None:
+        text = table_markdown(found.results, found.made)
         if str(markdown) == "-":
             print(text, end="")
         else:
             with _written(markdown):
                 markdown.write_text(text, encoding="utf-8")
-        return
-    if plot is not None:
-        if record.table.plot is None:
-            raise ConfigError(f"the table of {record.name!r} has no plot", "leave --plot out")
+    elif plot is not None:
+        if found.results.table.plot is None:
+            raise ConfigError(f"the table of {found.record.name!r} has no plot", "leave --plot out")
+        with _written(plot):
+            found.draw(plot)
+    else:
+        found.show()
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What is known of the table of the recipe that was run in a workspace."""
+
+    workspace: Workspace
+    record: Record
+    results: Results
+    made: HowMade
+
+    @classmethod
+    def read(cls, workspace: Workspace) -> _Report:
+        """Raises ConfigError where no recipe with a table was run."""
+        record = read_record(workspace)
+        if record is None:
+            raise ConfigError(
+                f"no recipe was run in {workspace.path}, so there is no table", "semiseg run RECIPE, or semiseg status"
+            )
+        if record.table is None:
+            raise ConfigError(
+                f"the recipe {record.name!r} of {workspace.path} has no table", "semiseg status lists results"
+            )
+        results = read_results(record.table, workspace, not_fresh(workspace, record.expected))
+        shipped = shipped_recipes().get(record.name)
+        named = record.name if shipped and Path(record.source) == shipped else Path(record.source).name
+        return cls(workspace, record, results, how_made(record, workspace, named))
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "recipe": self.record.name,
+            "profile": self.record.profile,
+            **table_json(self.results, self.made),
+        }
+
+    def draw(self, path: Path) -> None:
         from semiseg_cli.plots import draw_plot
 
-        with _written(plot):
-            draw_plot(record.table, target, plot)
-        return
-    _print_table(record.table, target)
+        draw_plot(self.results, path, self.made)
 
+    def show(self) -> None:
+        console = out()
+        parts, lines = table_text(self.results, console.width)
+        for part in parts:
+            console.print(part)
+        console.print(bullets(lines))
 
-def write_reports(name: str, profile: str | None, table: Table, workspace: Workspace) -> None:
-    """report.json, report.md and, where the table has a plot, report.png in the workspace."""
-    from semiseg_cli.plots import draw_plot
-
-    record = {"recipe": name, "profile": profile, **table_json(table, workspace)}
-    with _written(workspace.path / "report.json") as file:
-        file.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    with _written(workspace.path / "report.md") as file:
-        file.write_text(table_markdown(table, workspace), encoding="utf-8")
-    if table.plot is not None:
-        with _written(workspace.path / "report.png") as file:
-            draw_plot(table, workspace, file)
+    def write(self) -> None:
+        """report.json, report.md and, where the table has a plot, report.png in the workspace."""
+        folder = self.workspace.path
+        with _written(folder / "report.json") as file:
+            file.write_text(json.dumps(self.json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        with _written(folder / "report.md") as file:
+            file.write_text(table_markdown(self.results, self.made), encoding="utf-8")
+        if self.results.table.plot is not None:
+            with _written(folder / "report.png") as file:
+                self.draw(file)
 
 
 @contextlib.contextmanager
@@ -317,11 +352,3 @@ def _written(path: Path) -> Iterator[Path]:
             mended = ConfigError(f"{path} cannot be written: {why}", "name a file in a folder that is there")
         raise mended from error
     say(f"wrote {path}")
-
-
-def _print_table(table: Table, workspace: Workspace) -> None:
-    console = out()
-    parts, lines = table_text(table, workspace, console.width)
-    for part in parts:
-        console.print(part)
-    console.print(bullets(lines))

@@ -7,22 +7,29 @@ from typing import Any
 
 import rich.table
 
-from artifacts.store import Workspace
 from semiseg_cli.console import plain_table
-from stages.pipeline.table import Cost, Figure, Row, Table, order_sentence, row_cost, table_figures
+from stages.pipeline.figures import Cost, Figure, Figures, Results, order_sentence
+from stages.pipeline.how_made import HowMade, how_made_lines
+from stages.pipeline.table import Row, Table
 
 GAP = 3  # spaces between columns of a terminal's table
+STALE = "*"  # stands behind what was made with other settings
+COST_COLUMNS = (
+    ("steps/s", "steps_per_second", "{:.2f}"),
+    ("images/s", "images_per_second", "{:.1f}"),
+    ("seconds a run", "seconds", "{:.0f}"),
+    ("peak MiB", "peak_memory_mib", "{:.0f}"),
+)
 
-Figures = dict[str, dict[str, Figure]]
 Costs = dict[str, Cost | None]
 
 
-def table_text(table: Table, workspace: Workspace, width: int) -> tuple[list[rich.table.Table], list[str]]:
+def table_text(results: Results, width: int) -> tuple[list[rich.table.Table], list[str]]:
     """The table for a terminal of `width` characters, and the lines that belong below it.
 
     Where the columns do not fit beside each other without breaking a figure, several tables stand below each other.
     """
-    figures, costs = table_figures(table, workspace), _costs(table, workspace)
+    table, figures, costs = results.table, results.figures, results.costs
     columns = list(zip(_headers(table, costs), *_cells(table, figures, costs), strict=True))
     widths = [max(map(len, cells)) for cells in columns]
     if sum(widths) + GAP * len(widths) > width:  # broken at spaces
@@ -35,7 +42,7 @@ def table_text(table: Table, workspace: Workspace, width: int) -> tuple[list[ric
         for cells in zip(*(columns[i][1:] for i in indices), strict=True):
             part.add_row(*cells)
         parts.append(part)
-    return parts, _lines(table, figures)
+    return parts, _lines(results)
 
 
 def _beside(widths: list[int], width: int) -> list[list[int]]:
@@ -49,25 +56,36 @@ def _beside(widths: list[int], width: int) -> list[list[int]]:
     return tables
 
 
-def table_markdown(table: Table, workspace: Workspace) -> str:
-    figures, costs = table_figures(table, workspace), _costs(table, workspace)
+def table_markdown(results: Results, made: HowMade | None = None) -> str:
+    """The table with its notes, then how it was made."""
+    table, figures, costs = results.table, results.figures, results.costs
     headers = _headers(table, costs)
     lines = [f"### {table.title}", ""] if table.title else []
     lines.append("| " + " | ".join(headers) + " |")
     lines.append("|" + "|".join(" --- " if index == 0 else " ---: " for index in range(len(headers))) + "|")
     lines += ["| " + " | ".join(cells) + " |" for cells in _cells(table, figures, costs)]
-    below = _lines(table, figures)
-    return "\n".join([*lines, *([""] if below else []), *(f"- {line}" for line in below)]) + "\n"
+    below = _lines(results)
+    lines += [*([""] if below else []), *(f"- {line}" for line in below)]
+    if made is not None:
+        lines += ["", "#### How it was made", "", *(f"- {line}" for line in how_made_lines(made))]
+    return "\n".join(lines) + "\n"
 
 
-def table_json(table: Table, workspace: Workspace) -> dict[str, Any]:
-    figures, costs = table_figures(table, workspace), _costs(table, workspace)
+def table_json(results: Results, made: HowMade | None = None) -> dict[str, Any]:
+    table, figures, costs = results.table, results.figures, results.costs
     rows = []
     for row in table.rows:
         columns = {}
         for column in table.columns:
             figure = figures[row.label][column]
-            columns[column] = {"mean": figure.mean, "runs": figure.runs, "missing": figure.missing}
+            columns[column] = {
+                "mean": figure.mean,
+                "runs": figure.runs,
+                "missing": figure.missing,
+                "stale": figure.stale,
+                "made": len(figure.runs),
+                "planned": figure.planned,
+            }
         published = None
         if row.published is not None:
             published = {
@@ -86,33 +104,26 @@ def table_json(table: Table, workspace: Workspace) -> dict[str, Any]:
         "rows": rows,
         "order": [sentence for column in table.columns if (sentence := order_sentence(table, figures, column))],
         "notes": table.notes,
+        **({"how_made": asdict(made)} if made else {}),
     }
-
-
-def _costs(table: Table, workspace: Workspace) -> Costs:
-    return {row.label: row_cost(row, workspace) for row in table.rows}
 
 
 def _headers(table: Table, costs: Costs) -> list[str]:
     headers = [table.metric.replace("_", " ").replace("iou", "IoU"), *table.columns]
     if any(row.published for row in table.rows):
         headers += ["published", "difference"]
-    if any(costs.values()):
-        headers += ["images/s", "seconds a run"]
-    if _with_memory(costs):
-        headers.append("peak MiB")
-    return headers
+    return headers + [header for header, _, _ in _cost_columns(costs)]
 
 
-def _with_memory(costs: Costs) -> bool:
-    return any(cost and cost.peak_memory_mib for cost in costs.values())
+def _cost_columns(costs: Costs) -> list[tuple[str, str, str]]:
+    """Header, field and format of what is known of any row."""
+    known = [cost for cost in costs.values() if cost]
+    return [column for column in COST_COLUMNS if any(getattr(cost, column[1]) is not None for cost in known)]
 
 
-def _cost_cells(cost: Cost | None, with_memory: bool) -> list[str]:
-    values = [cost.images_per_second, cost.seconds, cost.peak_memory_mib] if cost else [None] * 3
-    formats = ("{:.1f}", "{:.0f}", "{:.0f}")
-    cells = ["-" if value is None else form.format(value) for form, value in zip(formats, values, strict=True)]
-    return cells if with_memory else cells[:2]
+def _cost_cell(cost: Cost | None, name: str, form: str) -> str:
+    value = getattr(cost, name) if cost else None
+    return "-" if value is None else form.format(value) + (STALE if cost and cost.stale else "")
 
 
 def _cells(table: Table, figures: Figures, costs: Costs) -> list[list[str]]:
@@ -123,20 +134,20 @@ def _cells(table: Table, figures: Figures, costs: Costs) -> list[list[str]]:
         if published_columns:
             difference = _difference(row, figures)
             cells.append("-" if row.published is None else f"{row.published.value:.1f}")
-            cells.append("-" if difference is None else f"{difference:+.1f}")
-        if any(costs.values()):
-            cells += _cost_cells(costs[row.label], _with_memory(costs))
+            cells.append("-" if difference is None else f"{difference:+.1f}{_stale_mark(row, figures)}")
+        cells += [_cost_cell(costs[row.label], name, form) for _, name, form in _cost_columns(costs)]
         rows.append(cells)
     return rows
 
 
 def _figure(figure: Figure) -> str:
+    """53.0; 53.0 (50.0-56.0); 53.0 (1 of 2 runs); 53.0* where a run is stale."""
     if figure.mean is None:
         return "-"
-    if figure.spread is None:
-        return f"{figure.mean:.1f}"
-    low, high = figure.spread
-    return f"{figure.mean:.1f} ({low:.1f}-{high:.1f})"
+    text = f"{figure.mean:.1f}{STALE if figure.stale else ''}"
+    about = [f"{figure.spread[0]:.1f}-{figure.spread[1]:.1f}"] if figure.spread else []
+    about += [f"{len(figure.runs)} of {figure.planned} runs"] if figure.missing else []
+    return f"{text} ({'; '.join(about)})" if about else text
 
 
 def _difference(row: Row, figures: Figures) -> float | None:
@@ -146,17 +157,51 @@ def _difference(row: Row, figures: Figures) -> float | None:
     return None if ours is None else ours - row.published.value
 
 
-def _lines(table: Table, figures: Figures) -> list[str]:
-    lines = []
-    runs = max((len(f.runs) for columns in figures.values() for f in columns.values()), default=0)
-    if runs > 1:
-        lines.append(f"Ours: mean of {runs} seeds (lowest-highest), in percent.")
+def _stale_mark(row: Row, figures: Figures) -> str:
+    return STALE if row.published and figures[row.label][row.published.column].stale else ""
+
+
+def _lines(results: Results) -> list[str]:
+    table, figures = results.table, results.figures
+    lines = [*_runs_line(results), *_stale_line(results), *_cost_line(results)]
     lines += [sentence for column in table.columns if (sentence := order_sentence(table, figures, column))]
     if table.order and table.order_source:
         lines.append(f"The paper's order: {' > '.join(table.order)} ({table.order_source}).")
     for source in dict.fromkeys(row.published.source for row in table.rows if row.published):
         lines.append(f"Published: {source}.")
-    missing = sorted({name for columns in figures.values() for f in columns.values() for name in f.missing})
+    missing = sorted({name for figure in results.cells for name in figure.missing})
     if missing:
         lines.append(f"Not made yet: {', '.join(missing)}.")
     return lines + table.notes
+
+
+def _runs_line(results: Results) -> list[str]:
+    """How many runs a figure stands for; those with fewer than planned say so themselves."""
+    numbers = sorted({figure.planned for figure in results.cells if figure.runs})
+    if not numbers:
+        return []
+    if numbers == [1]:
+        return ["Ours: one run a figure, in percent; how far runs lie apart is not known."]
+    return [f"Ours: mean of {' or '.join(map(str, numbers))} runs (lowest-highest), in percent."]
+
+
+def _stale_line(results: Results) -> list[str]:
+    costs = any(cost and cost.stale for cost in results.costs.values())
+    if not costs and not any(figure.stale for figure in results.cells):
+        return []
+    return [f"{STALE} made with other settings than the recipe has now: semiseg status says which."]
+
+
+def _cost_line(results: Results) -> list[str]:
+    if not any(results.costs.values()):
+        return []
+    seconds = (
+        "Seconds a run: the time of all that makes one run's segmenter, a teacher's training and predictions included; "
+        "a mean over the row's runs."
+    )
+    if not any(cost and cost.images_per_second for cost in results.costs.values()):
+        return [seconds]
+    return [
+        f"{seconds} steps/s and images/s: of the run's last training. Every picture of a step's batch counts, labelled "
+        "or not: rows with batches of other sizes compare by steps/s."
+    ]

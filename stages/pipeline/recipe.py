@@ -67,6 +67,7 @@ class Recipe:
     assumptions: list[str]
     nodes: dict[str, Node]
     table: Table | None
+    settings: list[str] = field(default_factory=list)  # the texts of --set
 
     @property
     def reads(self) -> dict[str, list[str]]:
@@ -115,7 +116,7 @@ def profiles_of(path: Path) -> list[str]:
 
 def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, settings: Iterable[str] = ()) -> Recipe:
     """The recipe of the values `raw` (see `read_recipe`); `source` names it in messages."""
-    problems = _Mistakes(source)
+    problems, settings = _Mistakes(source), list(settings)
     _check_shape(raw, problems)
     problems.stop()
     values = _with_profile(raw, profile, problems)
@@ -165,6 +166,7 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
         assumptions=[str(line) for line in values.get("assumptions") or []],
         nodes={name: whole[name] for name in topological_order(reads)},
         table=table,
+        settings=settings,
     )
 
 

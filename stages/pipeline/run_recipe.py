@@ -111,6 +111,8 @@ def save_record(workspace: Workspace, recipe: Recipe) -> None:
         "source": recipe.source,
         "profile": recipe.profile,
         "parameters": recipe.parameters,
+        "settings": recipe.settings,
+        "assumptions": recipe.assumptions,
         "nodes": {
             name: {
                 "stage": node.stage.name,
@@ -149,6 +151,9 @@ class Record:
     expected: dict[str, Expected]
     table: Table | None
     problems: list[str]  # nodes that the present code can no longer make
+    parameters: dict[str, Any] = field(default_factory=dict)
+    settings: list[str] = field(default_factory=list)  # the texts of --set
+    assumptions: list[str] = field(default_factory=list)
 
 
 def read_record(workspace: Workspace) -> Record | None:
@@ -171,6 +176,9 @@ def read_record(workspace: Workspace) -> Record | None:
             expected,
             _table_from(raw["table"]),
             problems,
+            raw.get("parameters") or {},
+            raw.get("settings") or [],  # older records have neither these nor assumptions
+            raw.get("assumptions") or [],
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(

@@ -11,13 +11,13 @@ table:
     - label: strong only
       nodes: {without CRF: "evaluate-strong-s{seed}", with CRF: "evaluate-strong-crf-s{seed}"}
       published: {value: 68.9, column: without CRF, source: "..."}
-      costs: ["train-strong-s{seed}"]              # shown: images/s, memory and time of these nodes
+      costs: ["train-strong-s{seed}"]              # shown: speed, memory and time of these nodes
 
 A column or label that refers to a repeated value stands for one column or row a value; the nodes of a row are averaged
 over the values that neither its label nor the column has fixed. With `plot` the columns become points over that value:
 
   columns: ["{labelled} labels"]
-  plot: {over: labelled, column: "{labelled} labels", label: labelled pictures}
+  plot: {over: labelled, column: "{labelled} labels", label: labelled pictures, note: "points: last weights"}
   rows:
     - label: "{method}"
       nodes: {"{labelled} labels": "evaluate-{method}-n{labelled}-s{seed}"}
@@ -27,17 +27,13 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from artifacts.errors import ArtifactError
-from artifacts.store import Workspace
-
 _TABLE_KEYS = ("title", "metric", "columns", "rows", "order", "order_source", "notes", "plot")
 _ROW_KEYS = ("label", "nodes", "published", "costs")
-_PLOT_KEYS = ("over", "column", "label")
+_PLOT_KEYS = ("over", "column", "label")  # and note
 _PUBLISHED_KEYS = ("value", "column", "source")
 
 
@@ -64,6 +60,7 @@ class Plot:
 
     label: str
     points: dict[str, str]  # column -> the value it stands for, as text
+    note: str = ""  # what the points are
 
 
 @dataclass(frozen=True)
@@ -175,7 +172,7 @@ def _plot(
 ) -> Plot | None:
     if value is None:
         return None
-    if not isinstance(value, Mapping) or set(value) != set(_PLOT_KEYS) or str(value["over"]) not in repeat:
+    if not isinstance(value, Mapping) or set(value) - {"note"} != set(_PLOT_KEYS) or str(value["over"]) not in repeat:
         known = ", ".join(repeat) or "nothing, no value is repeated"
         add_mistake("table.plot", f"expected {', '.join(_PLOT_KEYS)}; over: one of {known}")
         return None
@@ -185,7 +182,7 @@ def _plot(
         add_mistake("table.plot.column", f"{pattern!r} does not refer to {{{over}}}, so all points would be one")
     if unknown := [column for column in points if column not in columns]:
         add_mistake("table.plot.column", f"no such column: {', '.join(unknown)}; columns: {', '.join(columns)}")
-    return Plot(str(value["label"]), points)
+    return Plot(str(value["label"]), points, str(value.get("note", "")))
 
 
 def _choices(text: str, repeat: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
@@ -220,113 +217,3 @@ def _published(value: Any, columns: list[str], place: str, add_mistake: Callable
     if column not in columns:
         add_mistake(f"{place}.published.column", f"no such column {column!r}; columns: {', '.join(columns)}")
     return Published(float(value["value"]), column, str(value["source"]))
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Ours for one row and column, in percent: the mean over runs, and the runs."""
-
-    runs: dict[str, float]  # node -> value
-    missing: list[str]  # nodes without a result
-
-    @property
-    def mean(self) -> float | None:
-        return statistics.fmean(self.runs.values()) if self.runs else None
-
-    @property
-    def spread(self) -> tuple[float, float] | None:
-        """Smallest and largest run; None with fewer than two runs."""
-        return (min(self.runs.values()), max(self.runs.values())) if len(self.runs) > 1 else None
-
-
-def table_figures(table: Table, workspace: Workspace) -> dict[str, dict[str, Figure]]:
-    """Ours by row label and column, read from the metrics artifacts of the workspace."""
-    return {
-        row.label: {column: _figure(row.nodes.get(column, []), table.metric, workspace) for column in table.columns}
-        for row in table.rows
-    }
-
-
-def _figure(nodes: list[str], metric: str, workspace: Workspace) -> Figure:
-    runs, missing = {}, []
-    for name in nodes:
-        try:
-            value = workspace.artifact(name).summary.get(metric)
-        except ArtifactError:
-            value = None
-        if isinstance(value, (int, float)):
-            runs[name] = 100.0 * value
-        else:
-            missing.append(name)
-    return Figure(runs, missing)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the runs of a row cost, as means over those that are there.
-
-    Attributes:
-        seconds: of all nodes of a run together.
-        images_per_second: of the last node of a run (the training that gives the result).
-        peak_memory_mib: the highest of a run's nodes: of tensors on a GPU, of the process on a CPU. None: not known.
-    """
-
-    seconds: float
-    images_per_second: float | None
-    peak_memory_mib: float | None
-
-
-def row_cost(row: Row, workspace: Workspace) -> Cost | None:
-    """None where no run of the row is whole yet, or the row names no nodes."""
-    runs = []
-    for names in row.costs:
-        try:
-            runs.append([workspace.artifact(name).manifest for name in names])
-        except ArtifactError:
-            continue
-    if not runs:
-        return None
-
-    def mean(values: Iterable[Any]) -> float | None:
-        known = [float(value) for value in values if value is not None]
-        return statistics.fmean(known) if known else None
-
-    memory = [[m.summary["peak_memory_mib"] for m in run if m.summary.get("peak_memory_mib")] for run in runs]
-    return Cost(
-        seconds=statistics.fmean(sum(manifest.seconds for manifest in run) for run in runs),
-        images_per_second=mean(run[-1].summary.get("images_per_second") for run in runs),
-        peak_memory_mib=mean(max(values) if values else None for values in memory),
-    )
-
-
-def order_sentence(table: Table, figures: Mapping[str, Mapping[str, Figure]], column: str) -> str | None:
-    """One sentence: our order of the rows in this column against the published one. None when there is none."""
-    if len(table.order) < 2:
-        return None
-    means = {label: figures[label][column].mean for label in table.order}
-    values = {label: mean for label, mean in means.items() if mean is not None}
-    if absent := [label for label in table.order if label not in values]:
-        return f"Order of the rows ({column}): not yet known, {', '.join(absent)} missing."
-    shares = {label: round(value, 1) for label, value in values.items()}  # as they are shown
-    ours = sorted(table.order, key=lambda label: -shares[label])
-    shown = " > ".join(f"{label} {shares[label]:.1f}" for label in ours)
-    pairs = list(itertools.combinations(table.order, 2))
-    swapped = [f"{low} is above {high}" for high, low in pairs if shares[low] > shares[high]]
-    level = [f"{high} and {low} are level" for high, low in pairs if shares[low] == shares[high]]
-    if swapped:
-        verdict = f"not the paper's order: {'; '.join([*swapped, *level])}"
-    elif level:
-        verdict = f"not against the paper's order, but {'; '.join(level)}"
-    else:
-        verdict = "the paper's order"
-    close = [
-        f"{first} and {second}"
-        for first, second in itertools.pairwise(ours)
-        if _overlap(figures[first][column], figures[second][column])
-    ]
-    overlap = f" (the runs of {', '.join(close)} overlap)" if close else ""
-    return f"Order of the rows ({column}): {shown}: {verdict}{overlap}."
-
-
-def _overlap(first: Figure, second: Figure) -> bool:
-    return bool(first.spread and second.spread and first.spread[0] <= second.spread[1])

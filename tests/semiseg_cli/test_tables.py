@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from artifacts.errors import UsageError
 from artifacts.store import Work, Workspace
-from semiseg_cli.plots import draw_plot, plot_figures, positions
+from semiseg_cli.plots import LABELS, draw_plot, plot_figures, positions, row_styles, subtitle
 from semiseg_cli.tables import table_json, table_markdown, table_text
+from stages.methods import METHODS as METHODS_KNOWN
+from stages.pipeline.figures import read_results
+from stages.pipeline.how_made import Data, HowMade
 from stages.pipeline.table import Plot, Published, Row, Table
 
 TABLE = Table(
@@ -34,8 +37,14 @@ TABLE = Table(
 )
 
 
-def publish(workspace: Workspace, name: str, mean_iou: float | None, summary: dict[str, Any] | None = None) -> None:
-    work = Work("evaluate", 1, "metrics", name.ljust(12, "0"), {}, {}, {})
+def publish(
+    workspace: Workspace,
+    name: str,
+    mean_iou: float | None,
+    summary: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
+) -> None:
+    work = Work("evaluate", 1, "metrics", name.ljust(12, "0"), config or {}, {}, {})
     with workspace.writing(name, work) as writer:
         writer.write_json("metrics.json", {"mean_iou": mean_iou})
         workspace.publish(name, writer, work, summary or {"mean_iou": mean_iou})
@@ -50,7 +59,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def test_markdown_holds_means_spreads_published_figures_and_differences(workspace: Workspace) -> None:
-    lines = table_markdown(TABLE, workspace).splitlines()
+    lines = table_markdown(read_results(TABLE, workspace)).splitlines()
     assert lines[0] == "### Rows"
     assert lines[2] == "| mean IoU | plain | CRF | published | difference |"
     assert lines[4] == "| strong | 53.0 (50.0-56.0) | - | 68.9 | -15.9 |"
@@ -64,7 +73,7 @@ def test_markdown_holds_means_spreads_published_figures_and_differences(workspac
 
 
 def test_json_holds_every_run(workspace: Workspace) -> None:
-    table = json.loads(json.dumps(table_json(TABLE, workspace)))
+    table = json.loads(json.dumps(table_json(read_results(TABLE, workspace))))
     strong = table["rows"][0]
     assert strong["ours"]["plain"]["runs"] == {"strong-s0": 50.0, "strong-s1": pytest.approx(56.0)}
     assert strong["published"]["difference"] == pytest.approx(53.0 - 68.9)
@@ -74,7 +83,7 @@ def test_json_holds_every_run(workspace: Workspace) -> None:
 def shown(table: Table, workspace: Workspace, width: int) -> str:
     buffer = io.StringIO()
     console = Console(file=buffer, width=width)
-    for part in table_text(table, workspace, width)[0]:
+    for part in table_text(read_results(table, workspace), width)[0]:
         console.print(part)
     return buffer.getvalue()
 
@@ -110,18 +119,21 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
             for seed, node in enumerate(nodes):
                 publish(place, node, 0.4 + 0.01 * index + 0.1 * step + 0.01 * seed)
                 summary = {"images_per_second": 10.0 * (index + 1), "peak_memory_mib": 12288}
-                publish(place, f"train-{node}", None, summary)
+                publish(place, f"train-{node}", None, summary, {"batch_size": 8})
     return place
 
 
 def test_costs_stand_beside_the_figures(full: Workspace) -> None:
-    lines = table_markdown(wide(), full).splitlines()
-    assert lines[2] == "| mean IoU | 30 labels | 120 labels | 480 labels | images/s | seconds a run | peak MiB |"
-    seconds = lines[5].split(" | ")[5]
-    assert lines[5] == (
-        "| other teacher | 41.5 (41.0-42.0) | 51.5 (51.0-52.0) | 61.5 (61.0-62.0) | 20.0 " + f"| {seconds} | 12288 |"
+    lines = table_markdown(read_results(wide(), full)).splitlines()
+    assert lines[2] == (
+        "| mean IoU | 30 labels | 120 labels | 480 labels | steps/s | images/s | seconds a run | peak MiB |"
     )
-    record = json.loads(json.dumps(table_json(wide(), full)))
+    seconds = lines[5].split(" | ")[6]
+    assert lines[5] == (
+        f"| other teacher | 41.5 (41.0-42.0) | 51.5 (51.0-52.0) | 61.5 (61.0-62.0) | 2.50 | 20.0 | {seconds} | 12288 |"
+    )
+    assert "rows with batches of other sizes compare by steps/s" in lines[-1]
+    record = json.loads(json.dumps(table_json(read_results(wide(), full))))
     assert record["rows"][1]["cost"]["images_per_second"] == 20.0
     assert record["rows"][1]["cost"]["peak_memory_mib"] == 12288
     assert record["rows"][1]["cost"]["seconds"] >= 0
@@ -130,26 +142,26 @@ def test_costs_stand_beside_the_figures(full: Workspace) -> None:
 def test_rows_without_costs_have_a_dash_and_a_table_without_any_no_columns(full: Workspace) -> None:
     mixed = wide()
     mixed.rows[2] = wide(costs=False).rows[2]
-    lines = table_markdown(mixed, full).splitlines()
-    assert lines[6].endswith("| - | - | - |")
-    assert "cost" not in table_json(mixed, full)["rows"][2]
-    assert "images/s" not in table_markdown(wide(costs=False), full)
+    lines = table_markdown(read_results(mixed, full)).splitlines()
+    assert lines[6].endswith("| - | - | - | - |")
+    assert "cost" not in table_json(read_results(mixed, full))["rows"][2]
+    assert "images/s" not in table_markdown(read_results(wide(costs=False), full))
 
 
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 120, 200])
 def test_a_table_of_any_width_breaks_no_figure(full: Workspace, width: int) -> None:
     """Columns that do not fit stand in a further table, with the labels of the rows again."""
     table = wide()
-    parts, _ = table_text(table, full, width)
+    parts, _ = table_text(read_results(table, full), width)
     text = shown(table, full, width)
     assert max(map(len, text.splitlines())) <= width
     headers = [str(column.header) for part in parts for column in part.columns[1:]]
-    assert headers == ["30 labels", "120 labels", "480 labels", "images/s", "seconds a run", "peak MiB"]
+    assert headers == ["30 labels", "120 labels", "480 labels", "steps/s", "images/s", "seconds a run", "peak MiB"]
     words = text.split()
     for label in METHODS:
         for word in label.split():
             assert words.count(word) == len(parts)
-    for row in table_json(table, full)["rows"]:
+    for row in table_json(read_results(table, full))["rows"]:
         for figure in row["ours"].values():
             low, high = min(figure["runs"].values()), max(figure["runs"].values())
             assert f"({low:.1f}-{high:.1f})" in words
@@ -157,12 +169,57 @@ def test_a_table_of_any_width_breaks_no_figure(full: Workspace, width: int) -> N
     assert (len(parts) == 1) == (width >= 100)
 
 
+# --- what is stale, what is half made ---
+
+
+def test_what_was_made_with_other_settings_is_marked_wherever_it_stands(workspace: Workspace) -> None:
+    results = read_results(TABLE, workspace, {"strong-s1", "mixed"})
+    lines = table_markdown(results).splitlines()
+    assert lines[4] == "| strong | 53.0* (50.0-56.0) | - | 68.9 | -15.9* |"
+    assert lines[5] == "| mixed | 60.0 | - | - | - |"
+    text = "\n".join(lines)
+    assert "* made with other settings than the recipe has now: semiseg status says which." in text
+    assert "mixed is above strong (with figures made with other settings)." in text
+    strong, mixed = (row["ours"]["plain"] for row in table_json(results)["rows"])
+    assert (strong["stale"], mixed["stale"]) == (["strong-s1"], [])
+    assert "other settings" not in table_markdown(read_results(TABLE, workspace))
+
+
+def test_the_cost_of_a_stale_training_is_marked(full: Workspace) -> None:
+    results = read_results(wide(), full, {"train-othe-n30-s0"})
+    supervised, other = table_markdown(results).splitlines()[4:6]
+    assert "*" not in supervised
+    assert "| 2.50* | 20.0* |" in other
+    assert table_json(results)["rows"][1]["cost"]["stale"] is True
+    assert "semiseg status says which" in table_markdown(results)
+
+
+def test_a_cell_of_fewer_runs_than_planned_says_how_many(workspace: Workspace) -> None:
+    rows = [
+        Row("a", {"plain": ["strong-s0", "later"]}, None),
+        Row("b", {"plain": ["strong-s0", "strong-s1", "later"]}, None),
+    ]
+    results = read_results(Table("T", "mean_iou", ["plain"], rows), workspace, {"strong-s0"})
+    lines = table_markdown(results).splitlines()
+    assert lines[4] == "| a | 50.0* (1 of 2 runs) |"
+    assert lines[5] == "| b | 53.0* (50.0-56.0; 2 of 3 runs) |"
+    assert "- Ours: mean of 2 or 3 runs (lowest-highest), in percent." in lines
+    cells = [row["ours"]["plain"] for row in table_json(results)["rows"]]
+    assert [(cell["made"], cell["planned"]) for cell in cells] == [(1, 2), (2, 3)]
+
+
+def test_a_table_of_single_runs_says_so(workspace: Workspace) -> None:
+    table = Table("T", "mean_iou", ["plain"], [Row("a", {"plain": ["strong-s0"]}, None)])
+    text = table_markdown(read_results(table, workspace))
+    assert "Ours: one run a figure, in percent; how far runs lie apart is not known." in text
+
+
 def overlaps(first: Any, second: Any) -> bool:
     return first.x0 < second.x1 and second.x0 < first.x1 and first.y0 < second.y1 and second.y0 < first.y1
 
 
 def test_the_plot_shows_means_and_spreads_and_nothing_covers_anything(full: Workspace) -> None:
-    canvas = plot_figures(wide(), full)
+    canvas = plot_figures(read_results(wide(), full))
     canvas.draw_without_rendering()
     (axes,) = canvas.axes
     (legend,) = canvas.legends
@@ -192,28 +249,51 @@ def test_every_line_of_a_plot_looks_different(tmp_path: Path) -> None:
     place = Workspace(tmp_path / "work")
     for method in methods:
         publish(place, f"{method}-n30-s0", 0.5)
-    canvas = plot_figures(wide(methods, ("30", "120"), costs=False), place)
+    canvas = plot_figures(read_results(wide(methods, ("30", "120"), costs=False), place))
     lines = [container.lines[0] for container in canvas.axes[0].containers]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 14
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 14
     assert all(len(line.get_xdata()) == 1 for line in lines)  # what is not made yet is left out
-    bars = [container.lines[2][0].get_segments() for container in canvas.axes[0].containers]
-    assert all(len(segment) == 0 or np.isnan(segment).any() for (segment,) in bars)  # one run has no spread
+    assert all(not container.has_yerr for container in canvas.axes[0].containers)  # one run has no spread
+    assert all(not container.lines[2] for container in canvas.axes[0].containers)
+
+
+def test_a_row_looks_the_same_whatever_stands_beside_it() -> None:
+    assert set(METHODS_KNOWN) <= set(LABELS)
+    alone = {label: row_styles([label])[label] for label in LABELS}
+    assert row_styles(list(reversed(LABELS))) == alone
+    assert len({(style["color"], style["linestyle"]) for style in alone.values()}) == len(LABELS)
+    assert row_styles(["mine", "cps", "supervised"])["cps"] == alone["cps"]
+    assert row_styles(["mine", "cps"])["mine"] == row_styles(["cct", "mine"])["mine"]
+    many = [f"row {index}" for index in range(40)]  # more than there are looks
+    assert set(row_styles(many)) == set(many)
+
+
+def test_the_subtitle_says_what_points_and_bars_are(full: Workspace, workspace: Workspace) -> None:
+    made = HowMade("", {}, [Data("data", "shapes", None)], [], {900: 4}, [], {}, [], None, None, [])
+    table = wide()
+    assert table.plot is not None
+    table = replace(table, plot=replace(table.plot, note="points: last weights"))
+    canvas = plot_figures(read_results(table, full), made)
+    expected = "shapes; 900 steps; 2 runs a point; points: last weights; bars: lowest to highest run"
+    assert canvas.axes[0].get_title(loc="left") == expected
+    single = Table("T", "mean_iou", ["5"], [Row("a", {"5": ["strong-s0"]}, None)], plot=Plot("labels", {"5": "5"}))
+    assert subtitle(read_results(single, workspace, {"strong-s0"}), None) == "1 run a point; * made with other settings"
 
 
 def test_a_plot_without_any_figure_is_empty_and_no_mistake(workspace: Workspace, tmp_path: Path) -> None:
-    draw_plot(wide(), workspace, tmp_path / "empty.png")
-    draw_plot(wide(numbers=()), workspace, tmp_path / "no-columns.png")
+    draw_plot(read_results(wide(), workspace), tmp_path / "empty.png")
+    draw_plot(read_results(wide(numbers=()), workspace), tmp_path / "no-columns.png")
     with Image.open(tmp_path / "empty.png") as picture:
         assert picture.size == (1200, 750)
 
 
 def test_the_suffix_says_the_format(full: Workspace, tmp_path: Path) -> None:
-    draw_plot(wide(), full, tmp_path / "plot.svg")
+    draw_plot(read_results(wide(), full), tmp_path / "plot.svg")
     assert "<svg" in (tmp_path / "plot.svg").read_text()
     for name in ("plot.docx", "plot"):
         with pytest.raises(UsageError, match="cannot be written as") as caught:
-            draw_plot(wide(), full, tmp_path / name)
+            draw_plot(read_results(wide(), full), tmp_path / name)
         assert "png" in caught.value.hint
 
 

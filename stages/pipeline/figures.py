@@ -1,0 +1,167 @@
+"""What a workspace holds of a recipe's table: the figures of its rows, what they cost, and what follows from them."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from artifacts.errors import ArtifactError
+from artifacts.manifest import Manifest
+from artifacts.store import Workspace
+from stages.pipeline.status import FRESH, Expected, workspace_states
+from stages.pipeline.table import Row, Table
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Ours for one row and column, in percent: the mean over runs, and the runs."""
+
+    runs: dict[str, float]  # node -> value
+    missing: list[str]  # nodes without a result
+    stale: list[str] = field(default_factory=list)  # nodes of `runs` that the present settings would make anew
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.runs.values()) if self.runs else None
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """Smallest and largest run; None with fewer than two runs."""
+        return (min(self.runs.values()), max(self.runs.values())) if len(self.runs) > 1 else None
+
+    @property
+    def planned(self) -> int:
+        return len(self.runs) + len(self.missing)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the runs of a row cost, as means over those that are there.
+
+    Attributes:
+        seconds: of all nodes of a run together.
+        images_per_second: of the last node of a run (the training that gives the result).
+        peak_memory_mib: the highest of a run's nodes: of tensors on a GPU, of the process on a CPU. None: not known.
+        steps_per_second: of the last node of a run. Rows whose steps hold different numbers of pictures compare by it.
+        stale: whether a node that counts would be made anew with the present settings.
+    """
+
+    seconds: float
+    images_per_second: float | None
+    peak_memory_mib: float | None
+    steps_per_second: float | None = None
+    stale: bool = False
+
+
+Figures = Mapping[str, Mapping[str, Figure]]  # row label -> column
+
+
+@dataclass(frozen=True)
+class Results:
+    """A table with all that a workspace holds of it, read once."""
+
+    table: Table
+    figures: dict[str, dict[str, Figure]]
+    costs: dict[str, Cost | None]
+
+    @property
+    def cells(self) -> list[Figure]:
+        return [figure for columns in self.figures.values() for figure in columns.values()]
+
+
+def read_results(table: Table, workspace: Workspace, stale: Collection[str] = ()) -> Results:
+    """The results of the workspace; `stale` names the artifacts that are not what the recipe asks for (`not_fresh`)."""
+    figures = {
+        row.label: {
+            column: _figure(row.nodes.get(column, []), table.metric, workspace, stale) for column in table.columns
+        }
+        for row in table.rows
+    }
+    return Results(table, figures, {row.label: row_cost(row, workspace, stale) for row in table.rows})
+
+
+def not_fresh(workspace: Workspace, expected: Mapping[str, Expected]) -> set[str]:
+    """Names of the artifacts that `semiseg status` does not call fresh."""
+    return {state.name for state in workspace_states(workspace, expected) if state.state != FRESH}
+
+
+def _figure(nodes: list[str], metric: str, workspace: Workspace, stale: Collection[str]) -> Figure:
+    runs, missing = {}, []
+    for name in nodes:
+        try:
+            value = workspace.artifact(name).summary.get(metric)
+        except ArtifactError:
+            value = None
+        if isinstance(value, (int, float)):
+            runs[name] = 100.0 * value
+        else:
+            missing.append(name)
+    return Figure(runs, missing, [name for name in runs if name in stale])
+
+
+def row_cost(row: Row, workspace: Workspace, stale: Collection[str] = ()) -> Cost | None:
+    """None where no run of the row is whole yet, or the row names no nodes."""
+    runs, counted = [], []
+    for names in row.costs:
+        try:
+            runs.append([workspace.artifact(name).manifest for name in names])
+        except ArtifactError:
+            continue
+        counted += names
+    if not runs:
+        return None
+
+    def mean(values: Iterable[Any]) -> float | None:
+        known = [float(value) for value in values if value is not None]
+        return statistics.fmean(known) if known else None
+
+    memory = [[m.summary["peak_memory_mib"] for m in run if m.summary.get("peak_memory_mib")] for run in runs]
+    return Cost(
+        seconds=statistics.fmean(sum(manifest.seconds for manifest in run) for run in runs),
+        images_per_second=mean(run[-1].summary.get("images_per_second") for run in runs),
+        peak_memory_mib=mean(max(values) if values else None for values in memory),
+        steps_per_second=mean(_steps_per_second(run[-1]) for run in runs),
+        stale=any(name in stale for name in counted),
+    )
+
+
+def _steps_per_second(manifest: Manifest) -> float | None:
+    images, batch = manifest.summary.get("images_per_second"), manifest.config.get("batch_size")
+    return images / batch if images is not None and batch else None
+
+
+def order_sentence(table: Table, figures: Figures, column: str) -> str | None:
+    """One sentence: our order of the rows in this column against the published one. None when there is none."""
+    if len(table.order) < 2:
+        return None
+    means = {label: figures[label][column].mean for label in table.order}
+    values = {label: mean for label, mean in means.items() if mean is not None}
+    if absent := [label for label in table.order if label not in values]:
+        return f"Order of the rows ({column}): not yet known, {', '.join(absent)} missing."
+    shares = {label: round(value, 1) for label, value in values.items()}  # as they are shown
+    ours = sorted(table.order, key=lambda label: -shares[label])
+    shown = " > ".join(f"{label} {shares[label]:.1f}" for label in ours)
+    pairs = list(itertools.combinations(table.order, 2))
+    swapped = [f"{low} is above {high}" for high, low in pairs if shares[low] > shares[high]]
+    level = [f"{high} and {low} are level" for high, low in pairs if shares[low] == shares[high]]
+    if swapped:
+        verdict = f"not the paper's order: {'; '.join([*swapped, *level])}"
+    elif level:
+        verdict = f"not against the paper's order, but {'; '.join(level)}"
+    else:
+        verdict = "the paper's order"
+    close = [
+        f"{first} and {second}"
+        for first, second in itertools.pairwise(ours)
+        if _overlap(figures[first][column], figures[second][column])
+    ]
+    overlap = f" (the runs of {', '.join(close)} overlap)" if close else ""
+    old = " (with figures made with other settings)" if any(figures[label][column].stale for label in ours) else ""
+    return f"Order of the rows ({column}): {shown}: {verdict}{overlap}{old}."
+
+
+def _overlap(first: Figure, second: Figure) -> bool:
+    return bool(first.spread and second.spread and first.spread[0] <= second.spread[1])

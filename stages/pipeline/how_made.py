@@ -1,0 +1,199 @@
+"""How a recipe's table was made: the command, parameters, data, networks, machine and dates, for those who read it.
+
+What was asked for comes from the workspace's record of the recipe, the rest from the manifests of what is there.
+Folders of this machine are left out: of an absolute path the last part remains.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from artifacts.errors import ArtifactError
+from artifacts.manifest import Manifest
+from artifacts.store import Workspace
+from stages.networks.config import CLASSIFIER_PRESETS, PRESETS, BackboneConfig, ClassifierConfig, NetworkConfig
+from stages.pipeline.run_recipe import Record
+from stages.pipeline.status import Expected
+
+_ABSOLUTE = re.compile(r"(?:~|[A-Za-z]:)?[/\\]")
+_WORDS_OF_WEIGHTS = {
+    "none": "random",
+    "imagenet": "imagenet (downloaded)",
+    "pretrained": "pretrained (downloaded)",
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """One data set of the recipe, prepared: its name, and pictures by split (None: not made yet)."""
+
+    artifact: str
+    dataset: str
+    pictures: dict[str, int] | None
+
+
+@dataclass(frozen=True)
+class NetworkUsed:
+    """A network that was trained: its preset's name (or its parts), and what its weights were at the start."""
+
+    name: str
+    weights: str
+    sha256: str | None  # of the file of the weights, where it was one
+
+
+@dataclass(frozen=True)
+class HowMade:
+    """All that a reader needs to judge, or to make again, a table."""
+
+    command: str
+    parameters: dict[str, Any]
+    data: list[Data]
+    networks: list[NetworkUsed]
+    trainings: dict[int, int]  # steps -> trainings of as many steps
+    devices: list[str]
+    versions: dict[str, list[str]]
+    commits: list[str]
+    first: str | None  # when the first artifact was begun and the last one finished
+    last: str | None
+    assumptions: list[str]
+
+
+def how_made(record: Record, workspace: Workspace, recipe: str) -> HowMade:
+    """`recipe` is what `semiseg run` was given: a name or a file."""
+    command = ["semiseg", "run", recipe, *(["--profile", record.profile] if record.profile else [])]
+    for text in record.settings:
+        key, _, value = text.partition("=")
+        command += ["--set", f"{key}={without_folders(value)}"]
+    manifests = dict(_manifests(record.expected, workspace))
+    made = [manifest.made_by for manifest in manifests.values()]
+    steps = [node.config.iterations for node in record.expected.values() if hasattr(node.config, "iterations")]
+    return HowMade(
+        command=shlex.join(command),
+        parameters={key: without_folders(value) for key, value in record.parameters.items()},
+        data=list(_data(record.expected, manifests)),
+        networks=_networks(record.expected, manifests),
+        trainings={count: steps.count(count) for count in sorted(set(steps))},
+        devices=_different(by.get("device") for by in made),
+        versions={
+            name: _different((by.get("versions") or {}).get(name) for by in made) for name in ("semiseg", "torch")
+        },
+        commits=_different(
+            source["commit"][:8] + (" (modified)" if source.get("modified") else "")
+            for by in made
+            if (source := by.get("source"))
+        ),
+        first=min((manifest.started for manifest in manifests.values()), default=None),
+        last=max((manifest.finished for manifest in manifests.values()), default=None),
+        assumptions=record.assumptions,
+    )
+
+
+def without_folders(value: Any) -> Any:
+    """`value` with "..." for the folders of absolute paths: "/home/me/VOC2012" becomes ".../VOC2012"."""
+    if isinstance(value, str) and value[:1] == "[" and value[-1:] == "]":  # a list as --set takes it
+        return f"[{','.join(without_folders(part) for part in value[1:-1].split(','))}]"
+    if isinstance(value, str) and _ABSOLUTE.match(value):
+        parts = [part for part in re.split(r"[/\\]", value) if part]
+        return f".../{parts[-1]}" if len(parts) > 1 else value
+    if isinstance(value, list):
+        return [without_folders(inner) for inner in value]
+    if isinstance(value, Mapping):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    return value
+
+
+def _manifests(expected: Mapping[str, Expected], workspace: Workspace) -> Iterator[tuple[str, Manifest]]:
+    for name in expected:
+        try:
+            yield name, workspace.artifact(name).manifest
+        except ArtifactError:
+            continue
+
+
+def _different(values: Iterable[str | None]) -> list[str]:
+    return sorted({value for value in values if value})
+
+
+def _data(expected: Mapping[str, Expected], manifests: Mapping[str, Manifest]) -> Iterator[Data]:
+    for name, node in sorted(expected.items(), key=lambda item: _numbers_by_size(item[0])):
+        if node.stage.output == "dataset":
+            counts = manifests[name].summary.get("images") if name in manifests else None
+            dataset = getattr(getattr(node.config, "dataset", None), "name", node.stage.name)
+            yield Data(name, dataset, dict(counts) if isinstance(counts, Mapping) else None)
+
+
+def _numbers_by_size(name: str) -> list[tuple[int, str]]:
+    """Sorts data-n50 before data-n200."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+
+
+def _networks(expected: Mapping[str, Expected], manifests: Mapping[str, Manifest]) -> list[NetworkUsed]:
+    found: dict[NetworkUsed, None] = {}
+    for name, node in expected.items():
+        network = getattr(node.config, "network", None)
+        if isinstance(network, BackboneConfig):
+            digest = manifests[name].externals.get("network.weights") if name in manifests else None
+            weights = _WORDS_OF_WEIGHTS.get(network.weights, re.split(r"[/\\]", network.weights)[-1])
+            found[NetworkUsed(network_name(network), weights, digest)] = None
+    known = {(used.name, used.weights) for used in found if used.sha256}
+    return [used for used in found if used.sha256 or (used.name, used.weights) not in known]
+
+
+def network_name(network: BackboneConfig) -> str:
+    """The name of the preset that is this network, whatever its weights; else backbone and head."""
+    presets = PRESETS if isinstance(network, NetworkConfig) else CLASSIFIER_PRESETS
+    kind = NetworkConfig if isinstance(network, NetworkConfig) else ClassifierConfig
+    wanted = network.model_dump(exclude={"weights"})
+    for name in presets:
+        if kind.model_validate(name).model_dump(exclude={"weights"}) == wanted:
+            return name
+    return f"{network.backbone}, {network.head}" if isinstance(network, NetworkConfig) else network.backbone
+
+
+def how_made_lines(made: HowMade) -> list[str]:
+    """The record as lines of Markdown, one a fact."""
+    lines = [f"Command: `{made.command}`"]
+    if made.parameters:
+        lines.append(f"Parameters: {', '.join(f'{key} {_short(value)}' for key, value in made.parameters.items())}")
+    lines.append(f"Data: {data_words(made)}")
+    for network in made.networks:
+        digest = f" (sha256 {network.sha256[:12]})" if network.sha256 else ""
+        lines.append(f"Network: {network.name}, initial weights: {network.weights}{digest}")
+    trainings = [
+        f"{count} training{'s' if count > 1 else ''} of {steps:,} steps" for steps, count in made.trainings.items()
+    ]
+    if trainings:
+        lines.append(f"Trainings: {', '.join(trainings)}")
+    machine = [f"device {', '.join(made.devices)}"] if made.devices else []
+    machine += [f"{name} {', '.join(versions)}" for name, versions in made.versions.items() if versions]
+    machine += [f"commit {', '.join(made.commits)}"] if made.commits else []
+    if machine:
+        lines.append(f"Made with: {'; '.join(machine)}")
+    if made.first and made.last:
+        lines.append(f"Made: {_minute(made.first)} to {_minute(made.last)} UTC")
+    return lines + [f"Assumption: {text}" for text in made.assumptions]
+
+
+def data_words(made: HowMade) -> str:
+    """The data sets on one line, those with equal counts together."""
+    words: dict[tuple[str, str], list[str]] = {}
+    for data in made.data:
+        counts = "not made yet"
+        if data.pictures is not None:
+            counts = ", ".join(f"{split} {count:,}" for split, count in data.pictures.items())
+        words.setdefault((data.dataset, counts), []).append(data.artifact)
+    return "; ".join(f"{dataset} ({', '.join(names)}): {counts}" for (dataset, counts), names in words.items())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_short, value))}]"
+    return "-" if value is None else "''" if value == "" else str(value)
+
+
+def _minute(time: str) -> str:
+    return time[:16].replace("T", " ")

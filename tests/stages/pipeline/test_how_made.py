@@ -1,0 +1,157 @@
+"""How a table was made, in words and as a record; what of a workspace is not what its recipe asks for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from artifacts.store import Work, Workspace
+from semiseg_cli.recipe_commands import shipped_recipes
+from stages.contract import Execution, PlainProgress
+from stages.networks.config import PRESETS, NetworkConfig
+from stages.pipeline.figures import not_fresh, read_results
+from stages.pipeline.how_made import data_words, how_made, how_made_lines, network_name, without_folders
+from stages.pipeline.recipe import read_recipe, resolve
+from stages.pipeline.run_recipe import Record, read_record, run_recipe, save_record
+
+
+class Quiet:
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: None
+
+
+def run(raw: dict[str, Any], workspace: Workspace, *settings: str) -> Record:
+    execution = Execution(device="cpu", workers=1, progress=PlainProgress(1e9))
+    run_recipe(resolve(raw, "toy.yaml", None, settings), workspace, execution, Quiet())
+    record = read_record(workspace)
+    assert record is not None
+    return record
+
+
+def test_figures_of_other_settings_are_stale_until_they_are_made_again(
+    raw_recipe: dict[str, Any], workspace: Workspace
+) -> None:
+    record = run(raw_recipe, workspace)
+    assert not_fresh(workspace, record.expected) == set()
+    save_record(workspace, resolve(raw_recipe, "toy.yaml", None, ["sum-s1.plus=7"]))  # begun, and interrupted
+    record = read_record(workspace)
+    assert record is not None
+    assert record.table is not None
+    results = read_results(record.table, workspace, not_fresh(workspace, record.expected))
+    figure = results.figures["sum"]["ours"]
+    assert figure.stale == ["score-s1"]
+    assert figure.runs == {"score-s0": pytest.approx(6.0), "score-s1": pytest.approx(7.0)}
+    record = run(raw_recipe, workspace, "sum-s1.plus=7")
+    assert not_fresh(workspace, record.expected) == set()
+
+
+def test_the_record_gives_back_what_was_asked(raw_recipe: dict[str, Any], workspace: Workspace) -> None:
+    raw_recipe["assumptions"] = ["Nothing was tuned."]
+    record = run(raw_recipe, workspace, "count=5", "sum-*.plus=1")
+    assert record.parameters == {"count": 5, "scale": 0.01}
+    assert record.settings == ["count=5", "sum-*.plus=1"]
+    assert record.assumptions == ["Nothing was tuned."]
+    path = workspace.path / ".recipe.json"  # as written before these were recorded
+    old = json.loads(path.read_text())
+    del old["settings"], old["assumptions"]
+    path.write_text(json.dumps(old))
+    record_of_old = read_record(workspace)
+    assert record_of_old is not None
+    assert (record_of_old.settings, record_of_old.assumptions) == ([], [])
+
+
+def test_command_machine_and_dates_come_from_record_and_manifests(
+    raw_recipe: dict[str, Any], workspace: Workspace
+) -> None:
+    raw_recipe["assumptions"] = ["Nothing was tuned."]
+    record = run(raw_recipe, workspace, "count=5", "sum-*.plus=1")
+    made = how_made(record, workspace, "toy.yaml")
+    assert made.command == "semiseg run toy.yaml --set count=5 --set 'sum-*.plus=1'"
+    manifests = [workspace.artifact(name).manifest for name in record.expected]
+    assert made.first == min(manifest.started for manifest in manifests)
+    assert made.last == max(manifest.finished for manifest in manifests)
+    assert made.versions["torch"] == [manifests[0].made_by["versions"]["torch"]]
+    lines = how_made_lines(made)
+    assert "Parameters: count 5, scale 0.01" in lines
+    assert "Assumption: Nothing was tuned." in lines
+    json.dumps(asdict(made))
+
+
+def test_nothing_made_yet_is_no_mistake(raw_recipe: dict[str, Any], workspace: Workspace) -> None:
+    save_record(workspace, resolve(raw_recipe, "toy.yaml"))
+    record = read_record(workspace)
+    assert record is not None
+    made = how_made(record, workspace, "toy.yaml")
+    assert (made.first, made.devices, data_words(made)) == (None, [], "toy-numbers (numbers): not made yet")
+
+
+def publish(workspace: Workspace, name: str, kind: str, summary: dict[str, Any], externals: dict[str, str]) -> None:
+    work = Work("train", 1, kind, name.encode().hex().ljust(64, "0")[:64], {}, {}, externals)
+    with workspace.writing(name, work) as writer:
+        writer.write_json("x.json", {})
+        workspace.publish(name, writer, work, summary, "cpu, 1 threads")
+
+
+def test_a_league_tells_pictures_network_weights_and_steps_and_no_folder(workspace: Workspace, tmp_path: Path) -> None:
+    weights = tmp_path / "my nets" / "net.pth"
+    settings = [f"data={tmp_path}/VOC2012", f"weights={weights}", "labelled=[50,200]", "seeds=[0]", "iterations=60"]
+    recipe = read_recipe(shipped_recipes()["league"], "small", settings)
+    save_record(workspace, recipe)
+    for n in (50, 200):
+        counts = {"train": n, "weak": 1464 - n, "val": 1449}
+        publish(workspace, f"data-n{n}", "dataset", {"images": counts}, {})
+    publish(workspace, "train-supervised-n50-s0", "segmenter", {}, {"network.weights": "ab" * 32})
+    record = read_record(workspace)
+    assert record is not None
+    made = how_made(record, workspace, "league")
+    assert [(data.dataset, data.pictures) for data in made.data] == [
+        ("voc-aug", {"train": 50, "weak": 1414, "val": 1449}),
+        ("voc-aug", {"train": 200, "weak": 1264, "val": 1449}),
+    ]
+    (network,) = made.networks
+    assert (network.name, network.weights, network.sha256) == ("mobilenet_v2", "net.pth", "ab" * 32)
+    number = sum(name.startswith(("train-", "student-")) for name in recipe.nodes)
+    assert made.trainings == {60: number}
+    assert made.devices == ["cpu, 1 threads"]
+    assert made.assumptions == recipe.assumptions
+    text = json.dumps(asdict(made)) + "\n".join(how_made_lines(made))
+    assert str(tmp_path) not in text
+    assert "data=.../VOC2012" in made.command
+    assert "labelled=[50,200]" in made.command
+    assert "Network: mobilenet_v2, initial weights: net.pth (sha256 abababababab)" in text
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_network_has_the_name_of_its_preset_whatever_its_weights(preset: str) -> None:
+    network = NetworkConfig.model_validate(preset)
+    assert network_name(network.model_copy(update={"weights": "file.pth"})) == preset
+    assert network_name(network.model_copy(update={"dropout": 0.77})) == f"{network.backbone}, {network.head}"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("/home/me/VOC2012", ".../VOC2012"),
+        ("~/VOC2012", ".../VOC2012"),
+        ("/data", "/data"),
+        ("devkit/VOC2012", "devkit/VOC2012"),
+        ("1/8", "1/8"),
+        ("[/a/b/one.txt,/a/b/two.txt]", "[.../one.txt,.../two.txt]"),
+        (["/a/b/c", 3, None], [".../c", 3, None]),
+        ({"x": "/a/b"}, {"x": ".../b"}),
+        ("/home/me/my data/VOC2012/", ".../VOC2012"),
+    ],
+)
+def test_folders_of_absolute_paths_are_left_out(value: Any, expected: Any) -> None:
+    assert without_folders(value) == expected
+
+
+@given(st.lists(st.from_regex(r"[a-z][a-z0-9 _.-]{0,8}", fullmatch=True), min_size=2, max_size=5))
+def test_of_a_path_the_last_part_remains(parts: list[str]) -> None:
+    assert without_folders("/" + "/".join(parts)) == f".../{parts[-1]}"
