@@ -17,7 +17,8 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,12 +26,13 @@ from artifacts.canonical import json_ready, pretty_json
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, BusyError
 from artifacts.locks import Lock
-from artifacts.manifest import KINDS, MANIFEST_NAME, Manifest, content_digest, list_items, read_manifest
+from artifacts.manifest import KINDS, LOCAL, MANIFEST_NAME, Manifest, content_digest, list_items, read_manifest
 from artifacts.provenance import made_by, utc_now
 
 SCRATCH = ".scratch"
 PROGRESS = ".progress.json"
 RECORD = ".work.json"
+ASKED = ".asked.json"
 TEMPORARY = ".tmp-"
 
 
@@ -119,6 +121,19 @@ class Work:
     externals: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """Work that was cut off, as its folder tells of it; None and [] for what it does not tell."""
+
+    folder: Path
+    work: Work | None
+    argv: list[str]  # the command line of its last run
+    done: int
+    total: int | None
+    seconds: float | None  # wall time of its runs
+    written: str  # when it last advanced: UTC, ISO 8601
+
+
 class Writer:
     """Writes one artifact into its hidden partial folder. Made by `Workspace.writing`.
 
@@ -145,12 +160,28 @@ class Writer:
         """Wall time of this run and of the earlier, cut off ones, in seconds."""
         return self._seconds_before + time.monotonic() - self._begin
 
-    def _continue(self) -> None:
+    def has_work(self) -> bool:
+        """Whether there is anything to go on from: an item, or something in `scratch`."""
+        for path in self.path.rglob("*"):
+            first, *rest = path.relative_to(self.path).parts
+            parts = rest if first == SCRATCH else (first, *rest)
+            visible = parts and first not in (LOCAL, MANIFEST_NAME) and not any(p.startswith(".") for p in parts)
+            if visible and path.is_file():
+                return True
+        return False
+
+    def _continue(self, work: Work) -> None:
         """Takes over what an earlier, killed run left: its count and time; drops its temporary files."""
         for leftover in self.path.rglob(f"*{TEMPORARY}*"):
             if leftover.is_file():
                 leftover.unlink(missing_ok=True)
         (self.path / MANIFEST_NAME).unlink(missing_ok=True)  # killed before the first rename of publish
+        if self.has_work():
+            self._take_over_record()
+        self._save_record()
+        self._replace(ASKED, {"work": asdict(work), "argv": list(sys.argv)})
+
+    def _take_over_record(self) -> None:
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # a damaged record counts as none
             earlier = json.loads((self.path / RECORD).read_text())
             self.started, self._seconds_before, self.resumed = (
@@ -158,13 +189,14 @@ class Writer:
                 float(earlier["seconds"]),
                 int(earlier["runs"]),
             )
-        self._save_record()
 
     def _save_record(self) -> None:
-        record = {"started": self.started, "seconds": self.seconds, "runs": self.resumed + 1}
-        temporary = self.path / f"{TEMPORARY}{os.getpid()}{RECORD}"
+        self._replace(RECORD, {"started": self.started, "seconds": self.seconds, "runs": self.resumed + 1})
+
+    def _replace(self, name: str, record: Mapping[str, Any]) -> None:
+        temporary = self.path / f"{TEMPORARY}{os.getpid()}{name}"
         temporary.write_text(json.dumps(record))
-        os.replace(temporary, self.path / RECORD)
+        os.replace(temporary, self.path / name)
 
     def _target(self, relative: str) -> Path:
         first = PurePosixPath(check_relative(relative)).parts[0]
@@ -230,9 +262,7 @@ class Writer:
             return
         self._last_report = time.monotonic()
         with contextlib.suppress(OSError):  # progress is for people; a full disk shows at the next item
-            temporary = self.path / f"{PROGRESS}{TEMPORARY}{os.getpid()}"
-            temporary.write_text(json.dumps({"done": self._done, "total": self._total}))
-            os.replace(temporary, self.path / PROGRESS)
+            self._replace(PROGRESS, {"done": self._done, "total": self._total})
             self._save_record()  # or the time of a killed run would be lost
 
 
@@ -251,6 +281,27 @@ def _drop(path: Path) -> None:
         path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _read_record(path: Path, keys: set[str]) -> dict[str, Any] | None:
+    """A small JSON file of the store; None when it is missing, damaged or lacks one of the keys."""
+    with contextlib.suppress(OSError, ValueError):
+        record = json.loads(path.read_text())
+        if isinstance(record, dict) and keys <= record.keys():
+            return record
+    return None
+
+
+def _read_unfinished(folder: Path) -> Unfinished:
+    asked = _read_record(folder / ASKED, {"work", "argv"}) or {"work": None, "argv": []}
+    progress = _read_record(folder / PROGRESS, {"done", "total"}) or {"done": 0, "total": None}
+    record = _read_record(folder / RECORD, {"seconds"}) or {"seconds": None}
+    work = None
+    with contextlib.suppress(TypeError):  # of a version with other fields
+        work = Work(**asked["work"])
+    last = folder / RECORD if (folder / RECORD).exists() else folder
+    written = datetime.fromtimestamp(last.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    return Unfinished(folder, work, asked["argv"], progress["done"], progress["total"], record["seconds"], written)
 
 
 class Workspace:
@@ -312,11 +363,12 @@ class Workspace:
         folder = self.partial_folder(name, fingerprint)
         if not folder.is_dir():
             return None
-        try:
-            record = json.loads((folder / PROGRESS).read_text())
-            return {"done": record["done"], "total": record["total"]}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {"done": 0, "total": None}
+        record = _read_record(folder / PROGRESS, {"done", "total"}) or {"done": 0, "total": None}
+        return {"done": record["done"], "total": record["total"]}
+
+    def unfinished(self, name: str) -> list[Unfinished]:
+        """What the folders of unfinished work of `name` tell of it, sorted by folder."""
+        return [_read_unfinished(folder) for folder in self.partials(name)]
 
     def artifact(self, name: str) -> Artifact:
         """The published artifact; ArtifactError when there is none (or only unfinished work)."""
@@ -354,7 +406,10 @@ class Workspace:
 
     @contextlib.contextmanager
     def writing(self, name: str, work: Work) -> Iterator[Writer]:
-        """A writer under the exclusive lock of `name`. Leaving the block does not publish: see `publish`."""
+        """A writer under the exclusive lock of `name`. Leaving the block does not publish: see `publish`.
+
+        What the block leaves unpublished is kept for the next run of the same work, if there is anything to go on from.
+        """
         with self._lock(name).held(exclusive=True):
             self._recover(name)
             self._refuse_foreign(name)
@@ -362,13 +417,15 @@ class Workspace:
             with disk_errors(folder):
                 folder.mkdir(exist_ok=True)
                 writer = Writer(folder)
-                writer._continue()
+                writer._continue(work)
             try:
                 yield writer
             finally:
                 with contextlib.suppress(OSError):
-                    if folder.is_dir():
+                    if folder.is_dir() and writer.has_work():
                         writer._save_record()
+                    else:
+                        writer.discard()
 
     def publish(
         self,
@@ -439,7 +496,7 @@ class Workspace:
         """Drops what publishing leaves: the replaced artifact and the scratch of the new one."""
         folder = self.folder(name)
         _drop(self._old_folder(name))
-        for record in (PROGRESS, RECORD):
+        for record in (PROGRESS, RECORD, ASKED):
             (folder / record).unlink(missing_ok=True)
         _drop(folder / SCRATCH)
 

@@ -338,10 +338,10 @@ def _run(
     target = Workspace(workspace or DEFAULT)
     chosen = choose_inputs(stage, config, inputs, target)
     own_name = name or artifact_name(stage, config)
-    begun: list[float] = []
+    begun: list[tuple[float, Writer]] = []
 
     def started(writer: Writer) -> None:
-        begun.append(time.monotonic())
+        begun.append((time.monotonic(), writer))
         if is_main_rank():
             resumed = ", continued" if writer.resumed else ""
             say(f"{stage.name}: making {target.path / own_name}{resumed}")
@@ -354,15 +354,20 @@ def _run(
             stage, config, target, own_name, chosen, execution(device, workers), force, started, replacing
         )
     except KeyboardInterrupt:
-        show_error("interrupted; finished items are kept", "the same command continues")
+        kept = any(writer.path.is_dir() for _, writer in begun)
+        show_error(
+            "interrupted; finished items are kept" if kept else "interrupted before anything was made",
+            f"the same command {'continues' if kept else 'starts again'}",
+        )
         raise typer.Exit(130) from None
     except SemisegError as error:
-        if begun and isinstance(error, ConfigError | ArtifactError) and not error.hint:
+        kept = any(writer.path.is_dir() for _, writer in begun)
+        if kept and isinstance(error, ConfigError | ArtifactError) and not error.hint:
             error.hint = "finished items are kept; once it is mended, the same command continues"
         raise
     if not is_main_rank():
         return None
-    _tell(stage, outcome.artifact, outcome.ran, time.monotonic() - begun[0] if begun else 0.0)
+    _tell(stage, outcome.artifact, outcome.ran, time.monotonic() - begun[0][0] if begun else 0.0)
     return outcome.artifact
 
 

@@ -41,7 +41,7 @@ def test_items_cannot_leave_the_folder_or_take_names_of_the_store(workspace, rel
     with workspace.writing("m", work()) as writer:
         with pytest.raises(ArtifactError, match=r"leaves the artifact|name of the store"):
             writer.write_bytes(relative, b"x")
-        assert sorted(p.name for p in writer.path.iterdir()) == [".scratch", ".work.json"]
+        assert sorted(p.name for p in writer.path.iterdir()) == [".asked.json", ".scratch", ".work.json"]
     artifact = make(workspace, "n")
     for outside in ("../m/x.txt", "/etc/passwd"):
         with pytest.raises(ArtifactError, match="leaves the artifact"):
@@ -52,8 +52,8 @@ def test_work_of_one_name_is_not_taken_for_work_of_a_longer_one(workspace):
     """`.a.*.partial` once matched the unfinished work of `a.b`: cleaning `a` deleted it."""
     with workspace.writing("a.b", work()) as writer:
         writer.write_bytes("x.txt", b"1")
-    with workspace.writing("a", work()):
-        pass
+    with workspace.writing("a", work()) as writer:
+        writer.write_bytes("x.txt", b"1")
     assert [p.name for p in workspace.partials("a")] == [".a.aaaaaaaaaaaa.partial"]
     workspace.discard_partials("a")
     workspace.remove("a")
@@ -95,6 +95,59 @@ def test_unfinished_work_is_continued_and_counted(workspace):
     assert artifact.manifest.resumed == 3
     assert sorted(p.name for p in artifact.path.iterdir()) == ["0.txt", "1.txt", "2.txt", "manifest.json"]
     assert workspace.leftovers() == {}
+
+
+def test_work_that_made_nothing_leaves_nothing(workspace):
+    make(workspace)
+    with workspace.writing("m", work("b" * 64)) as writer:
+        writer.expect(3)
+        (writer.path / "local").mkdir()
+        (writer.path / "local" / "metrics.jsonl").write_text("{}")
+        (writer.scratch / ".checkpoint.pt.partial").write_text("half")
+    assert workspace.leftovers() == {}
+    assert workspace.names() == ["m"]
+
+
+@pytest.mark.parametrize("kept", ["x.txt", "masks/x.png", ".scratch/checkpoint.pt"])
+def test_work_that_made_something_is_kept(workspace, kept):
+    with workspace.writing("m", work()) as writer:
+        writer.write_bytes(kept, b"x")
+    with workspace.writing("m", work()) as writer:
+        assert (writer.resumed, writer.has(kept)) == (1, True)
+
+
+def test_a_run_killed_before_it_made_anything_is_not_continued(tmp_path):
+    killed = Writer(tmp_path / ".a.0123456789ab.partial")
+    killed._continue(work())
+    killed.expect(3)
+    again = Writer(killed.path)
+    again._continue(work())
+    assert again.resumed == 0
+    assert again.seconds < 1
+
+
+def test_unfinished_work_says_what_it_is(workspace, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["semiseg", "train"])
+    with workspace.writing("m", work()) as writer:
+        writer.write_bytes("x.txt", b"x")
+        writer.expect(3)
+        writer.advance_to(3)
+    (found,) = workspace.unfinished("m")
+    assert (found.folder, found.work, found.argv) == (writer.path, work(), ["semiseg", "train"])
+    assert (found.done, found.total) == (3, 3)
+    assert 0 <= found.seconds < 10
+    assert found.written.startswith("20")
+    assert workspace.unfinished("n") == []
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{", '{"work": {"stage": 1}, "argv": []}', '{"work": null, "argv": []}'])
+def test_unfinished_work_of_unknown_settings_is_listed_all_the_same(workspace, damage):
+    with workspace.writing("m", work()) as writer:
+        writer.write_bytes("x.txt", b"x")
+    (writer.path / ".asked.json").write_text(damage)
+    (writer.path / ".work.json").unlink()
+    (found,) = workspace.unfinished("m")
+    assert (found.work, found.argv, found.done, found.total, found.seconds) == (None, [], 0, None, None)
 
 
 def test_work_with_other_settings_keeps_the_first_partial_work(workspace):
@@ -202,8 +255,8 @@ def test_missing_artifacts_and_items_are_named(workspace):
     with pytest.raises(ArtifactError, match="has no artifact 'm'") as caught:
         workspace.artifact("m")
     assert caught.value.hint == "it has: nothing yet"
-    with workspace.writing("m", work()):
-        pass
+    with workspace.writing("m", work()) as writer:
+        writer.write_bytes("x.txt", b"1")
     make(workspace, "n")
     with pytest.raises(ArtifactError, match="only unfinished work") as caught:
         workspace.artifact("m")
@@ -223,8 +276,8 @@ def test_reading_from_a_mistyped_workspace_does_not_create_it(tmp_path):
 
 def test_remove_and_leftovers(workspace):
     make(workspace, "m")
-    with workspace.writing("m", work("b" * 64)):
-        pass
+    with workspace.writing("m", work("b" * 64)) as writer:
+        writer.write_bytes("x.txt", b"1")
     assert list(workspace.leftovers()) == ["m"]
     assert workspace.discard_leftovers("m") == [workspace.partial_folder("m", "b" * 64)]
     assert workspace.names() == ["m"]
@@ -256,12 +309,13 @@ def test_the_time_of_a_killed_run_is_counted(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("artifacts.store.time.monotonic", lambda: clock[0])
     killed = Writer(tmp_path / ".a.0123456789ab.partial")
-    killed._continue()
+    killed._continue(work())
+    killed.write_bytes("0.txt", b"x")
     killed.expect(3)
     clock[0] += 7.0
     killed.advance()
     again = Writer(killed.path)
-    again._continue()
+    again._continue(work())
     clock[0] += 2.0
     assert again.seconds == 9.0
     assert again.resumed == 1

@@ -73,6 +73,15 @@ def test_a_stage_that_raises_keeps_its_work_and_the_old_artifact(run, toy, works
     assert outcome.artifact.manifest.content == undisturbed.artifact.manifest.content
 
 
+def test_a_stage_that_fails_before_its_first_item_leaves_nothing_and_is_not_continued(run, toy, workspace):
+    toy.fail_at = 0
+    with pytest.raises(RuntimeError, match="failed at 0"):
+        run()
+    assert workspace.leftovers() == {}
+    toy.fail_at = None
+    assert run().artifact.manifest.resumed == 0
+
+
 def test_work_between_keeps_the_first_unfinished_work(run, toy):
     toy.fail_at = 2
     with pytest.raises(RuntimeError, match="failed at 2"):
