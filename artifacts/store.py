@@ -423,7 +423,7 @@ class Workspace:
             finally:
                 with contextlib.suppress(OSError):
                     if folder.is_dir() and writer.has_work():
-                        writer._save_record()
+                        writer._report(force=True)
                     else:
                         writer.discard()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from semiseg_cli.console import duration, out, plain_table, say, size, state_tex
 from semiseg_cli.options import JsonOption, WorkspaceOption, existing_workspace
 from stages.pipeline.recipe import did_you_mean
 from stages.pipeline.run_recipe import read_record
-from stages.pipeline.status import State, unfinished_work, workspace_states
+from stages.pipeline.status import State, unfinished_states, unfinished_work, workspace_states
 
 
 def status(
@@ -24,10 +25,11 @@ def status(
     as_json: JsonOption = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 5 unless everything is fresh.")] = False,
 ) -> None:
-    """Show what is fresh, stale (and why), missing, half done, running or damaged."""
+    """Show what is fresh, stale (and why), missing, half done, running or damaged, and unfinished work."""
     target = existing_workspace(workspace)
     record = read_record(target)
     states = workspace_states(target, record.expected if record else {})
+    unfinished = unfinished_states(target, record.expected if record else {})
     if as_json:
         write_json(
             {
@@ -35,17 +37,18 @@ def status(
                 "recipe": record.name if record else None,
                 "profile": record.profile if record else None,
                 "artifacts": [asdict(state) for state in states],
+                "unfinished": [asdict(state) for state in unfinished],
             }
         )
     else:
-        _print_states(states)
+        _print_states([*states, *unfinished])
     for problem in record.problems if record else []:
         say(f"recipe {record.name if record else ''}: {problem}")
-    unfresh = [state for state in states if state.state != "fresh"]
+    unfresh = [state for state in (*states, *unfinished) if state.state != "fresh"]
     if check and unfresh:
         names = ", ".join(f"{state.name} ({state.state})" for state in unfresh[:5])
         more = f" and {len(unfresh) - 5} more" if len(unfresh) > 5 else ""
-        raise StaleError(f"not everything is fresh: {names}{more}", "semiseg run RECIPE makes what is not")
+        raise StaleError(f"not everything is fresh: {names}{more}", "semiseg status shows why, and what to do")
 
 
 def _print_states(states: list[State]) -> None:
@@ -57,9 +60,18 @@ def _print_states(states: list[State]) -> None:
         column.no_wrap = True
     for state in states:
         took = "" if state.seconds is None else duration(state.seconds)
-        why = "; ".join([*state.reasons, *(f"({remark})" for remark in state.remarks)])
+        why = "; ".join([*state.reasons, *_leavings(state), *(f"({remark})" for remark in state.remarks)])
         table.add_row(state.name, state.stage, state_text(state.state, state.words), took, why)
     out().print(table)
+
+
+def _leavings(state: State) -> list[str]:
+    """Of unfinished work: since when it lies there, how to continue it and how to be rid of it."""
+    if state.state != "partial" or state.since is None:
+        return []
+    age = (datetime.now(UTC) - datetime.fromisoformat(state.since)).total_seconds()
+    go_on = f"to continue: {state.command}" if state.command else "what made it continues it"
+    return [f"left {duration(max(age, 0.0))} ago", go_on, "to remove: semiseg clean"]
 
 
 def named_artifact(workspace: Workspace, name: str) -> Artifact:

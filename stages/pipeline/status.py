@@ -7,16 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+from typing import Any
 
 from artifacts.errors import ArtifactError, ConfigError, SemisegError
 from artifacts.provenance import source_commit
-from artifacts.store import Artifact, Workspace
+from artifacts.store import Artifact, Unfinished, Work, Workspace
 from stages.config import Config, mistakes
 from stages.contract import STAGE_MODULES, Stage, external_digests, fingerprint, load_stage
-from stages.pipeline.changes import external_changes, input_changes, setting_changes
+from stages.pipeline.changes import (
+    Change,
+    as_read_today,
+    differences,
+    external_changes,
+    input_changes,
+    listed,
+    setting_changes,
+    work_changes,
+)
 from stages.pipeline.graph import topological_order
 from stages.pipeline.run_stage import plan_work
 
@@ -55,7 +66,9 @@ class State:
     total: int | None = None
     pid: int | None = None  # running: who, since when
     host: str | None = None
-    since: str | None = None
+    since: str | None = None  # partial: when it last advanced
+    folder: str | None = None  # partial: where it is, and the command that made it
+    command: str | None = None
     finished: str | None = None
     seconds: float | None = None
 
@@ -72,14 +85,23 @@ class State:
 
 def workspace_states(workspace: Workspace, expected: Mapping[str, Expected]) -> list[State]:
     """The state of every expected artifact and of every other one in the workspace, inputs before outputs."""
+    wanted, damaged = _wanted(workspace, expected)
+    order = topological_order({name: list(e.inputs.values()) for name, e in wanted.items()})
+    states: dict[str, State] = {}
+    for name in order:
+        states[name] = artifact_state(workspace, name, wanted[name], states)
+    return [*states.values(), *damaged.values()]
+
+
+def _wanted(workspace: Workspace, expected: Mapping[str, Expected]) -> tuple[dict[str, Expected], dict[str, State]]:
+    """What is expected, and of every other artifact what its manifest says; the states of those that say nothing."""
     wanted = dict(expected)
     damaged: dict[str, State] = {}
     for name in workspace.names():
         if name in wanted:
             continue
         try:
-            artifact = workspace.artifact(name)
-            own = _from_manifest(artifact)
+            own = _from_manifest(workspace.artifact(name))
         except SemisegError as error:
             damaged[name] = State(name, "?", DAMAGED, [error.message])
             continue
@@ -87,11 +109,7 @@ def workspace_states(workspace: Workspace, expected: Mapping[str, Expected]) -> 
             damaged[name] = own
         else:
             wanted[name] = own
-    order = topological_order({name: list(e.inputs.values()) for name, e in wanted.items()})
-    states: dict[str, State] = {}
-    for name in order:
-        states[name] = artifact_state(workspace, name, wanted[name], states)
-    return [*states.values(), *damaged.values()]
+    return wanted, damaged
 
 
 def _from_manifest(artifact: Artifact) -> Expected | State:
@@ -115,17 +133,7 @@ def artifact_state(workspace: Workspace, name: str, expected: Expected, earlier:
     published, problem = _open(workspace, name)
 
     if running is not None:
-        progress = _any_progress(workspace, name)
-        return State(
-            name,
-            stage.name,
-            RUNNING,
-            pid=running.get("pid"),
-            host=running.get("host"),
-            since=running.get("since"),
-            done=progress.get("done"),
-            total=progress.get("total"),
-        )
+        return _running(workspace, name, stage.name, running)
     if problem is not None:
         return State(name, stage.name, DAMAGED, problem)
     if published is None:
@@ -134,9 +142,12 @@ def artifact_state(workspace: Workspace, name: str, expected: Expected, earlier:
     reasons = [f"input {source} is {earlier[source].state}" for source in _unfresh(expected, earlier)]
     reasons += stale_reasons(workspace, published, expected)
     remarks = _code_remarks(published)
-    partial = _partial_progress(workspace, name, expected)
-    if partial and partial["total"]:
-        remarks.append(f"unfinished new work: {partial['done']}/{partial['total']}")
+    own = _own_folder(workspace, name, expected)
+    remarks += [
+        "unfinished new work" + (f": {unfinished.done}/{unfinished.total}" if unfinished.total else "")
+        for unfinished in workspace.unfinished(name)
+        if unfinished.folder == own
+    ]
     return State(
         name,
         stage.name,
@@ -145,6 +156,22 @@ def artifact_state(workspace: Workspace, name: str, expected: Expected, earlier:
         remarks,
         finished=published.manifest.finished,
         seconds=published.manifest.seconds,
+    )
+
+
+def _running(workspace: Workspace, name: str, stage: str, holder: Mapping[str, Any]) -> State:
+    """The state of what is being written: its progress is that of the folder that changed last."""
+    folders = sorted(workspace.unfinished(name), key=lambda unfinished: unfinished.written)
+    last = folders[-1] if folders else None
+    return State(
+        name,
+        stage if last is None or last.work is None else last.work.stage,
+        RUNNING,
+        pid=holder.get("pid"),
+        host=holder.get("host"),
+        since=holder.get("since"),
+        done=last.done if last else None,
+        total=last.total if last else None,
     )
 
 
@@ -188,32 +215,92 @@ def _unfresh(expected: Expected, earlier: Mapping[str, State]) -> list[str]:
 def _unpublished(workspace: Workspace, name: str, expected: Expected, unmade: list[str]) -> State:
     if unmade:
         return State(name, expected.stage.name, BLOCKED, [f"needs {source}, which is not made" for source in unmade])
-    partial = _partial_progress(workspace, name, expected)
-    if partial is not None:
-        return State(name, expected.stage.name, PARTIAL, done=partial["done"], total=partial["total"])
+    own = _own_folder(workspace, name, expected)
+    for unfinished in workspace.unfinished(name):
+        if unfinished.folder == own:
+            return _partial(name, expected.stage.name, unfinished)
     remarks = []
     if workspace.partials(name):
         remarks.append("unfinished work with other settings (kept until `semiseg clean`)")
     return State(name, expected.stage.name, MISSING, remarks=remarks)
 
 
-def _partial_progress(workspace: Workspace, name: str, expected: Expected) -> dict[str, int | None] | None:
-    """Units done and planned of unfinished work with exactly the expected settings; None when there is none."""
+def _partial(name: str, stage: str, unfinished: Unfinished, reasons: list[str] | None = None) -> State:
+    return State(
+        name,
+        stage,
+        PARTIAL,
+        reasons or [],
+        done=unfinished.done,
+        total=unfinished.total,
+        since=unfinished.written,
+        folder=str(unfinished.folder),
+        command=_command(unfinished.argv),
+        seconds=unfinished.seconds,
+    )
+
+
+def _command(argv: list[str]) -> str | None:
+    """A command line as one would type it; None where it was not one of semiseg (a program that uses the store)."""
+    program = PurePath(argv[0]) if argv else PurePath()
+    if program.name == "semiseg" or program.parts[-2:] == ("semiseg_cli", "__main__.py"):
+        return shlex.join(["semiseg", *argv[1:]])
+    return None
+
+
+def _own_folder(workspace: Workspace, name: str, expected: Expected) -> Path | None:
+    """The folder of unfinished work with exactly the expected settings; None when there is none."""
     if not workspace.partials(name):
         return None
     try:
         work = plan_work(expected.stage, expected.config, expected.inputs, _published(workspace, expected))
     except (SemisegError, KeyError):
         return None
-    return workspace.progress(name, work.fingerprint)
+    folder = workspace.partial_folder(name, work.fingerprint)
+    return folder if folder.is_dir() else None
 
 
-def _any_progress(workspace: Workspace, name: str) -> dict[str, int | None]:
-    """Progress of whatever is being written: the folder that changed last."""
-    folders = sorted(workspace.partials(name), key=lambda path: path.stat().st_mtime)
-    if not folders:
-        return {}
-    return workspace.progress(name, folders[-1].name.split(".")[-2]) or {}
+def unfinished_states(workspace: Workspace, expected: Mapping[str, Expected]) -> list[State]:
+    """The states that `workspace_states` has no place for: unfinished work of a name of which nothing is published or
+    expected, or that is made with other settings than those.
+
+    Such a state has the name of an artifact that may have a state of its own.
+    """
+    wanted, _ = _wanted(workspace, expected)
+    found = []
+    for name in _partial_names(workspace):
+        known = wanted.get(name)
+        holder = workspace.holder(name)
+        if holder is not None:
+            found += [] if known else [_running(workspace, name, "?", holder)]
+            continue
+        own = _own_folder(workspace, name, known) if known else None
+        for unfinished in workspace.unfinished(name):
+            if unfinished.folder != own:
+                stage = unfinished.work.stage if unfinished.work else "?"
+                found.append(_partial(name, stage, unfinished, _apart(workspace, name, unfinished.work, known)))
+    return found
+
+
+def _apart(workspace: Workspace, name: str, work: Work | None, known: Expected | None) -> list[str]:
+    """In what unfinished work differs from the published artifact of its name, or from what is expected."""
+    if work is None:
+        return ["its settings were not recorded"]
+    if work.stage not in STAGE_MODULES:
+        return [f"there is no stage {work.stage!r} any more"]
+    stage = load_stage(work.stage)
+    work = replace(work, config=as_read_today(stage, work.config))
+    published, _ = _open(workspace, name)
+    if published is not None:
+        changes = work_changes(stage, work, published.manifest)
+        return [f"beside the artifact: {listed(changes) if changes else 'of another version'}"]
+    if known is None:
+        return []
+    if known.stage.name != work.stage:
+        return [f"of the stage {work.stage}, expected {known.stage.name}"]
+    asked = known.config.model_dump(mode="json")
+    changes = [Change(f"{now} instead of {before}", key) for key, before, now in differences(asked, work.config)]
+    return [f"other settings: {listed(changes)}" if changes else "of other inputs"]
 
 
 def stale_reasons(workspace: Workspace, artifact: Artifact, expected: Expected) -> list[str]:
@@ -237,11 +324,15 @@ def stale_reasons(workspace: Workspace, artifact: Artifact, expected: Expected) 
 
 def unfinished_work(workspace: Workspace) -> dict[str, list[Path]]:
     """Folders of unfinished work by artifact name, sorted; those being written now are left out."""
-    if not workspace.path.is_dir():
-        return {}
-    matches = (_PARTIAL.fullmatch(entry.name) for entry in workspace.path.iterdir())
-    names = sorted({match[1] for match in matches if match})
+    names = _partial_names(workspace)
     return {name: workspace.partials(name) for name in names if workspace.holder(name) is None}
+
+
+def _partial_names(workspace: Workspace) -> list[str]:
+    if not workspace.path.is_dir():
+        return []
+    matches = (_PARTIAL.fullmatch(entry.name) for entry in workspace.path.iterdir())
+    return sorted({match[1] for match in matches if match})
 
 
 def _code_remarks(artifact: Artifact) -> list[str]:

@@ -344,6 +344,43 @@ def test_status_check_is_exit_5_when_something_is_stale(capsys: pytest.CaptureFi
     assert "not everything is fresh: data (stale)" in err
 
 
+def test_a_killed_first_run_is_listed_and_can_be_continued_or_removed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A SIGKILL, as the memory's end or a batch system sends it, in a command of its own."""
+    command = ["prepare-data", *TINY, "--set", "dataset.train=900"]
+    with subprocess.Popen([sys.executable, "-m", "semiseg_cli", *command], stderr=subprocess.PIPE) as process:
+        for _ in range(1200):
+            if list(Path("runs/default").glob(".data.*.partial/masks/*.png")):
+                break
+            time.sleep(0.05)
+        process.kill()
+    code, out, err = run(capsys, "status", "--check")
+    told = " ".join(out.split())
+    assert code == 5
+    assert "data (partial)" in err
+    assert "data prepare-data partial" in told
+    assert "s ago; to continue: semiseg prepare-data" in told
+    assert "to remove: semiseg clean" in told
+    _, out, _ = run(capsys, "status", "--json")
+    record = json.loads(out)
+    assert record["artifacts"] == []
+    assert [(state["name"], state["state"]) for state in record["unfinished"]] == [("data", "partial")]
+    assert record["unfinished"][0]["command"].startswith("semiseg prepare-data --set dataset.train=4 ")
+    assert run(capsys, "prepare-data", *TINY)[2].splitlines()[0] == "prepare-data: making runs/default/data"
+    _, out, _ = run(capsys, "status")
+    assert "beside the artifact: dataset.train 4 -> 900" in " ".join(out.split())
+    assert run(capsys, "clean", "--yes")[0] == 0
+    assert run(capsys, "status", "--check")[0] == 0
+
+
+def test_a_refused_run_leaves_nothing_and_is_not_continued(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare-data", *TINY]) == 0
+    for _ in range(2):
+        code, _, err = run(capsys, "select", "--set", "splits=[holdout]")
+        assert code == 3
+        assert "continued" not in err
+        assert list(Path("runs/default").glob(".*.partial")) == []
+
+
 def test_show_of_an_unknown_name_suggests_one(capsys: pytest.CaptureFixture[str], prepared: Path) -> None:
     code, _, err = run(capsys, "show", "dta", "--workspace", str(prepared))
     assert code == 3

@@ -14,7 +14,9 @@ from artifacts.store import Artifact, Workspace
 from stages.contract import STAGE_MODULES, Execution
 from stages.pipeline.recipe import Node, Recipe, resolve
 from stages.pipeline.run_recipe import RECORD_NAME, RunReport, read_record, run_recipe
-from stages.pipeline.status import State, unfinished_work, workspace_states
+from stages.pipeline.run_stage import run_stage
+from stages.pipeline.status import State, unfinished_states, unfinished_work, workspace_states
+from tests.stages.pipeline.conftest import STAGES, SumConfig
 
 
 class Events:
@@ -224,6 +226,81 @@ def test_unfinished_work_of_other_settings_is_remarked(
     state = states(workspace)["sum-s0"]
     assert state.state == "missing"
     assert state.remarks == ["unfinished work with other settings (kept until `semiseg clean`)"]
+
+
+def leave(workspace: Workspace, execution: Execution, name: str, **config: Any) -> None:
+    """Unfinished work of `name` by a command that is no recipe's."""
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(STAGES["toy-sum"], SumConfig(mode="interrupted", **config), workspace, name, NUMBERS, execution)
+
+
+NUMBERS = {"numbers": "numbers"}
+
+
+def listing(workspace: Workspace) -> list[tuple[str, str, str, list[str]]]:
+    record = read_record(workspace)
+    found = unfinished_states(workspace, record.expected if record else {})
+    return [(state.name, state.stage, state.words, state.reasons) for state in found]
+
+
+def test_unfinished_work_of_no_artifact_is_listed(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(raw_recipe, workspace, execution)
+    assert listing(workspace) == []
+    monkeypatch.setattr("sys.argv", ["/usr/bin/semiseg", "train", "--set", "a b"])
+    leave(workspace, execution, "mine")
+    assert listing(workspace) == [("mine", "toy-sum", "partial 1/2", [])]
+    (state,) = unfinished_states(workspace, {})
+    assert state.command == "semiseg train --set 'a b'"
+    assert state.folder == str(workspace.partials("mine")[0])
+    assert state.since is not None
+    assert "mine" not in states(workspace)
+    workspace.discard_partials("mine")
+    assert listing(workspace) == []
+
+
+def test_unfinished_work_beside_an_artifact_says_in_what_it_differs(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    run(raw_recipe, workspace, execution)
+    leave(workspace, execution, "sum-s0", plus=7.0)
+    assert states(workspace)["sum-s0"].state == "fresh"
+    told = ["beside the artifact: mode good -> interrupted, plus 0.0 -> 7.0"]
+    assert listing(workspace) == [("sum-s0", "toy-sum", "partial 1/2", told)]
+
+
+def test_unfinished_work_of_other_settings_than_the_recipes_is_listed_and_its_own_is_not(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(raw_recipe, workspace, execution, "sum-s0.mode=interrupted")
+    assert listing(workspace) == []
+    leave(workspace, execution, "sum-s0", plus=7.0)
+    assert states(workspace)["sum-s0"].words == "partial 1/2"
+    assert listing(workspace) == [
+        ("sum-s0", "toy-sum", "partial 1/2", ["other settings: plus 7.0 instead of 0.0"]),
+    ]
+
+
+def test_unfinished_work_without_a_record_of_its_settings_is_listed(workspace: Workspace) -> None:
+    (workspace.path / ".old.0123456789ab.partial").mkdir(parents=True)
+    assert listing(workspace) == [("old", "?", "partial", ["its settings were not recorded"])]
+
+
+def test_a_first_run_that_is_going_on_is_listed(
+    raw_recipe: dict[str, Any], workspace: Workspace, execution: Execution
+) -> None:
+    seen = []
+    run(raw_recipe, workspace, execution)
+    (workspace.path / RECORD_NAME).unlink()
+
+    def look(_: Any) -> None:
+        seen.extend((state.name, state.stage, state.state) for state in unfinished_states(workspace, {}))
+
+    run_stage(STAGES["toy-sum"], SumConfig(), workspace, "mine", NUMBERS, execution, started=look)
+    run_stage(STAGES["toy-sum"], SumConfig(), workspace, "mine", NUMBERS, execution, force=True, started=look)
+    assert seen == [("mine", "toy-sum", "running")]
 
 
 def test_a_damaged_record_is_a_clear_error(workspace: Workspace) -> None:
