@@ -45,8 +45,9 @@ from semiseg_cli.options import (
 from semiseg_cli.tables import table_json, table_markdown, table_text
 from stages.config import read_yaml
 from stages.pipeline.figures import Results, not_fresh, read_results
-from stages.pipeline.how_made import HowMade, how_made
-from stages.pipeline.recipe import Node, Recipe, did_you_mean, read_recipe
+from stages.pipeline.how_made import HowMade, how_made, value_words
+from stages.pipeline.parameters import Parameter, did_you_mean
+from stages.pipeline.recipe import Node, Recipe, declared_parameters, read_recipe
 from stages.pipeline.run_recipe import Record, read_record, run_recipe
 from stages.pipeline.status import Expected, State, workspace_states
 
@@ -83,6 +84,9 @@ def run(
         typer.Option("--set", metavar="K=V", help="A parameter of the recipe, or NODE.KEY=V (NODE may hold *)."),
     ] = None,
     workspace: WorkspaceOption = None,
+    parameters: Annotated[
+        bool, typer.Option("--parameters", help="Show the recipe's parameters, what they mean, and their values.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and why; run nothing.")] = False,
     force: Annotated[
         list[str] | None, typer.Option("--force", metavar="NODE", help="Run this node even if it is fresh.")
@@ -100,6 +104,9 @@ def run(
         return
     check_device(device)
     path = find_recipe(recipe)
+    if parameters:
+        _show_parameters(declared_parameters(path, profile, settings or []))
+        return
     resolved = read_recipe(path, profile, settings or [])
     place = workspace or RUNS / (path.stem if profile is None else f"{path.stem}-{profile}")
     target = Workspace(place)
@@ -221,11 +228,7 @@ def _show_plan(recipe: Recipe, workspace: Workspace, force: list[str]) -> None:
             raise ConfigError(f"--force {name}: no such node{did_you_mean(name, recipe.nodes)}")
     console = out()
     console.print(f"{recipe.name}{f', profile {recipe.profile}' if recipe.profile else ''}: {recipe.description}")
-    if recipe.parameters:
-        shown = plain_table("parameter", "value")
-        for key, value in recipe.parameters.items():
-            shown.add_row(key, "-" if value is None else str(value))
-        console.print(shown)
+    _show_parameters(recipe.declared)
     if recipe.assumptions:
         console.print("Assumptions, where the source is silent or differs:")
         console.print(bullets(recipe.assumptions))
@@ -235,7 +238,38 @@ def _show_plan(recipe: Recipe, workspace: Workspace, force: list[str]) -> None:
         reads = ", ".join(dict.fromkeys(node.inputs.values())) or "-"
         table.add_row(name, node.stage.name, reads, _action(states[name], name in force))
     console.print(table)
+    unfresh = {name for name in recipe.nodes if states[name].state != "fresh"}
+    console.print(_trainings_line(recipe, unfresh | set(force)))
     say(f"nothing was run; workspace: {workspace.path}")
+
+
+def _show_parameters(parameters: list[Parameter]) -> None:
+    if not parameters:
+        say("the recipe has no parameters")
+        return
+    shown = plain_table("parameter", "value", "what it is")
+    shown.columns[0].no_wrap = True
+    for parameter in parameters:
+        value = "must be given" if parameter.missing else value_words(parameter.value)
+        text = " ".join(filter(None, [parameter.help, *_choices_words(parameter)]))
+        shown.add_row(Text(parameter.name), Text(value), Text(text))
+    out().print(shown)
+
+
+def _choices_words(parameter: Parameter) -> list[str]:
+    return [f"Of {', '.join(parameter.choices)}."] if len(parameter.choices) > 1 else []
+
+
+def _trainings_line(recipe: Recipe, unfresh: set[str]) -> str:
+    """How much training the recipe is, and how much of it is still to do."""
+    steps = {name: node.config.iterations for name, node in recipe.nodes.items() if hasattr(node.config, "iterations")}
+    left = {name: count for name, count in steps.items() if name in unfresh}
+    words = [f"{_counted(len(some), 'training')}, {_counted(sum(some.values()), 'step')}" for some in (steps, left)]
+    return f"in all: {words[0]}; to run: {words[1]}"
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _action(state: State, forced: bool) -> Text:

@@ -103,6 +103,7 @@ def table_json(results: Results, made: HowMade | None = None) -> dict[str, Any]:
         "unit": "percent",
         "rows": rows,
         "order": [sentence for column in table.columns if (sentence := order_sentence(table, figures, column))],
+        **({"equality": asdict(results.equality)} if results.equality else {}),
         "notes": table.notes,
         **({"how_made": asdict(made)} if made else {}),
     }
@@ -165,6 +166,7 @@ def _lines(results: Results) -> list[str]:
     table, figures = results.table, results.figures
     lines = [*_runs_line(results), *_stale_line(results), *_cost_line(results)]
     lines += [sentence for column in table.columns if (sentence := order_sentence(table, figures, column))]
+    lines += [results.equality.sentence] if results.equality else []
     if table.order and table.order_source:
         lines.append(f"The paper's order: {' > '.join(table.order)} ({table.order_source}).")
     for source in dict.fromkeys(row.published.source for row in table.rows if row.published):

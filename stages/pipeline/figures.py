@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,12 +60,32 @@ Figures = Mapping[str, Mapping[str, Figure]]  # row label -> column
 
 
 @dataclass(frozen=True)
+class Equality:
+    """Whether two rows that must be equal are so, run by run.
+
+    Attributes:
+        rows: their labels.
+        compared: pairs of runs that are there, of the recipe's present settings, in all columns.
+        planned: pairs of runs that there will be.
+        difference: the largest one of the table's metric, in percent; None where nothing could be compared.
+        sentence: all that in words.
+    """
+
+    rows: tuple[str, str]
+    compared: int
+    planned: int
+    difference: float | None
+    sentence: str
+
+
+@dataclass(frozen=True)
 class Results:
     """A table with all that a workspace holds of it, read once."""
 
     table: Table
     figures: dict[str, dict[str, Figure]]
     costs: dict[str, Cost | None]
+    equality: Equality | None = None
 
     @property
     def cells(self) -> list[Figure]:
@@ -80,7 +100,8 @@ def read_results(table: Table, workspace: Workspace, stale: Collection[str] = ()
         }
         for row in table.rows
     }
-    return Results(table, figures, {row.label: row_cost(row, workspace, stale) for row in table.rows})
+    costs = {row.label: row_cost(row, workspace, stale) for row in table.rows}
+    return Results(table, figures, costs, _equality(table, workspace, stale))
 
 
 def not_fresh(workspace: Workspace, expected: Mapping[str, Expected]) -> set[str]:
@@ -100,6 +121,62 @@ def _figure(nodes: list[str], metric: str, workspace: Workspace, stale: Collecti
         else:
             missing.append(name)
     return Figure(runs, missing, [name for name in runs if name in stale])
+
+
+def _equality(table: Table, workspace: Workspace, stale: Collection[str]) -> Equality | None:
+    """Compares every number that both rows' artifacts report of themselves; None where no rows must be equal."""
+    if not table.equal:
+        return None
+    first, second = (next(row for row in table.rows if row.label == label) for label in table.equal)
+    pairs = [
+        (column, a, b)
+        for column in table.columns
+        for a, b in zip(first.nodes.get(column, []), second.nodes.get(column, []), strict=False)
+    ]
+    found = [
+        (column, numbers)
+        for column, a, b in pairs
+        if not {a, b} & set(stale) and (numbers := _both_numbers(workspace, a, b, table.metric))
+    ]
+    rows, name = (first.label, second.label), table.metric.replace("_", " ").replace("iou", "IoU")
+    if not found:
+        text = f"Whether {second.label} equals {first.label}, as it must: not yet known, no run of both is there."
+        return Equality(rows, 0, len(pairs), None, text)
+    runs = f"{len(found)} run{'s' if len(found) > 1 else ''}"
+    runs += f" of {len(pairs)}" if len(found) < len(pairs) else ""
+    column, (x, y) = max(
+        ((column, numbers[table.metric]) for column, numbers in found), key=lambda pair: abs(pair[1][0] - pair[1][1])
+    )
+    others = sorted({key for _, numbers in found for key, (a, b) in numbers.items() if a != b})
+    if x != y:
+        verdict = (
+            f"differs from {first.label} by up to {100 * abs(x - y):.2g} points of {name} ({column}: {100 * y:.2f} and "
+            f"{100 * x:.2f}; {runs} compared): the rows were not on equal terms, or this device does not repeat sums "
+            "exactly"
+        )
+    elif others:
+        verdict = f"equals {first.label} in {name}, but not in {', '.join(others[:3])} ({runs} compared)"
+    else:
+        verdict = f"equals {first.label} in every recorded figure, as it must ({runs} compared)"
+    return Equality(rows, len(found), len(pairs), 100 * abs(x - y), f"{second.label} {verdict}.")
+
+
+def _both_numbers(workspace: Workspace, first: str, second: str, metric: str) -> dict[str, tuple[float, float]] | None:
+    """The numbers that both summaries hold, by dotted key; None where one is not there or has no `metric`."""
+    try:
+        a, b = (dict(_numbers(workspace.artifact(name).summary)) for name in (first, second))
+    except ArtifactError:
+        return None
+    both = {key: (a[key], b[key]) for key in a.keys() & b.keys()}
+    return both if metric in both else None
+
+
+def _numbers(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in summary.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, (int, float)):
+            yield f"{prefix}{key}", value
 
 
 def row_cost(row: Row, workspace: Workspace, stale: Collection[str] = ()) -> Cost | None:

@@ -158,7 +158,9 @@ def how_made_lines(made: HowMade) -> list[str]:
     """The record as lines of Markdown, one a fact."""
     lines = [f"Command: `{made.command}`"]
     if made.parameters:
-        lines.append(f"Parameters: {', '.join(f'{key} {_short(value)}' for key, value in made.parameters.items())}")
+        lines.append(
+            f"Parameters: {', '.join(f'{key} {value_words(value)}' for key, value in made.parameters.items())}"
+        )
     lines.append(f"Data: {data_words(made)}")
     for network in made.networks:
         digest = f" (sha256 {network.sha256[:12]})" if network.sha256 else ""
@@ -189,9 +191,10 @@ def data_words(made: HowMade) -> str:
     return "; ".join(f"{dataset} ({', '.join(names)}): {counts}" for (dataset, counts), names in words.items())
 
 
-def _short(value: Any) -> str:
+def value_words(value: Any) -> str:
+    """A parameter's value as a person reads it."""
     if isinstance(value, list):
-        return f"[{', '.join(map(_short, value))}]"
+        return f"[{', '.join(map(value_words, value))}]"
     return "-" if value is None else "''" if value == "" else str(value)
 
 

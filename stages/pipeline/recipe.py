@@ -14,34 +14,41 @@
         inputs: {data: data}
         config: {iterations: "${iterations}", seed: "{seed}"}
 
-`${key}` is replaced by a parameter and keeps its type when it is the whole value. A node whose name contains
-`{seed}` stands once for every value of `repeat.seed`; its config and inputs may refer to `{seed}` as well. A profile
-is laid over parameters, repeat, nodes and table; null removes.
+`${key}` is replaced by a parameter and keeps its type when it is the whole value (see `parameters`). A node whose name
+contains `{seed}` stands once for every value of `repeat.seed`; its config and inputs may refer to `{seed}` as well. A
+profile is laid over parameters, repeat, nodes and table; null removes.
 """
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from artifacts.errors import ConfigError
-from stages.config import Config, assign, mistakes, parse_assignment, read_yaml
+from stages.config import Config, assign, mistakes, read_yaml
 from stages.contract import STAGE_MODULES, Stage, load_stage, required_inputs
 from stages.pipeline.graph import find_cycle, topological_order
-from stages.pipeline.table import Table, read_table
+from stages.pipeline.parameters import (
+    REPEATED,
+    NodeSetting,
+    Origins,
+    Parameter,
+    did_you_mean,
+    place_of,
+    read_parameters,
+    substitute,
+)
+from stages.pipeline.table import Table, figures_planned, read_table
 
 _RECIPE_KEYS = ("name", "description", "parameters", "assumptions", "profiles", "repeat", "nodes", "table")
 _OVERLAY_KEYS = ("description", "parameters", "assumptions", "repeat", "nodes", "table")
 _NODE_KEYS = ("stage", "config", "inputs")
-_PARAMETER_KEYS = ("default", "help", "required")
-_PLACEHOLDER = re.compile(r"\$\{([^{}]*)\}")
-_REPEATED = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PART_OF_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -68,6 +75,7 @@ class Recipe:
     nodes: dict[str, Node]
     table: Table | None
     settings: list[str] = field(default_factory=list)  # the texts of --set
+    declared: list[Parameter] = field(default_factory=list)
 
     @property
     def reads(self) -> dict[str, list[str]]:
@@ -94,11 +102,27 @@ class _Mistakes:
             )
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ ", did you mean 'x'?" or the list of what is known."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
+@dataclass(frozen=True)
+class _Draft:
+    """A node whose config is not checked yet, and where it comes from."""
+
+    template: str
+    chosen: dict[str, Any]  # the repeated values that it stands for
+    written: Mapping[str, Any]  # as in the file, with `${...}` and `{...}`
+    content: dict[str, Any]
+    settings: list[NodeSetting] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        return f"nodes.{self.template}"
+
+    def place(self, path: list[str], origins: Origins) -> str:
+        """What a person changed to get this value of the config; else the value's key in the file."""
+        for setting in reversed(self.settings):
+            if path[: len(setting.path)] == setting.path:
+                return setting.place
+        names = origins.of_config(self.written.get("config"), path, self.chosen)
+        return place_of(names) if names else ".".join([self.key, "config", *path])
 
 
 def read_recipe(path: Path, profile: str | None = None, settings: Iterable[str] = ()) -> Recipe:
@@ -107,6 +131,19 @@ def read_recipe(path: Path, profile: str | None = None, settings: Iterable[str] 
     Raises ConfigError that lists every mistake with its dotted key.
     """
     return resolve(read_yaml(path), str(path), profile, settings)
+
+
+def declared_parameters(path: Path, profile: str | None = None, settings: Iterable[str] = ()) -> list[Parameter]:
+    """The parameters of the recipe in `path` under a profile, those that must still be given among them."""
+    problems = _Mistakes(str(path))
+    raw = read_yaml(path)
+    _check_shape(raw, problems)
+    problems.stop()
+    values = _with_profile(raw, profile, problems)
+    problems.stop()
+    parameters, _ = read_parameters(values["parameters"], settings, problems.add)
+    problems.stop()
+    return list(parameters.values())
 
 
 def profiles_of(path: Path) -> list[str]:
@@ -122,51 +159,47 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
     values = _with_profile(raw, profile, problems)
     problems.stop()
 
-    parameters, node_settings, complete = _parameters(values, settings, problems)
-    repeat = _substitute(values.get("repeat") or {}, parameters, "repeat", problems)
-    for key, options in repeat.items():
-        if not isinstance(options, list):
-            problems.add(f"repeat.{key}", f"expected a list of values, found {options!r}")
-            complete = False
-        else:  # a parameter that is a list takes the places of its values
-            repeat[key] = [v for option in options for v in (option if isinstance(option, list) else [option])]
-    if not complete:
-        problems.stop()  # without these values, what follows would be mistakes that nobody made
+    parameters, node_settings = read_parameters(values["parameters"], settings, problems.add)
+    _check_required(parameters, problems)
+    origins = Origins(parameters, values.get("repeat") or {})
+    repeat = _repeated(origins, values["nodes"], problems)
 
-    templates = values.get("nodes") or {}
-    expanded: dict[str, dict[str, Any]] = {}
-    origin: dict[str, str] = {}
-    for template, node in templates.items():
-        for name, content in _expand(template, node, parameters, repeat, problems):
-            expanded[name], origin[name] = content, template
-    _apply_settings(expanded, node_settings, problems)
+    drafts: dict[str, _Draft] = {}
+    for template, node in (values.get("nodes") or {}).items():
+        drafts |= _expand(template, node, origins, repeat, problems)
+    _apply_settings(drafts, node_settings, problems)
 
-    nodes = {name: _node(name, origin, content, expanded, problems) for name, content in expanded.items()}
-    reads = {n: [i for i in (c.get("inputs") or {}).values() if isinstance(i, str)] for n, c in expanded.items()}
+    nodes = {name: _node(name, drafts, origins, problems) for name in drafts}
+    reads = {n: [i for i in (d.content.get("inputs") or {}).values() if isinstance(i, str)] for n, d in drafts.items()}
     if cycle := find_cycle(reads):
         problems.add("nodes", f"cycle: {' -> '.join(cycle)} (each reads the next)")
     whole = {name: node for name, node in nodes.items() if node is not None}
-    _check_kinds(whole, origin, problems)
+    _check_kinds(whole, drafts, problems)
+    _check_choices_of_select(whole, drafts, origins, problems)
     table = None
     if values.get("table") is not None:
-        substituted = _substitute(values["table"], parameters, "table", problems)
+        substituted = substitute(values["table"], parameters, "table", problems.add)
         # what `select` makes is a segmenter whose summary holds its score
         kinds = {
             name: None if node is None else "metrics" if node.stage.name == "select" else node.stage.makes(node.config)
             for name, node in nodes.items()
         }
+        _check_not_empty(lambda repeat: figures_planned(substituted, repeat), origins, repeat, problems)
         table = read_table(substituted, repeat, kinds, problems.add)
+    else:
+        _check_not_empty(lambda repeat: _nodes_planned(values["nodes"], repeat), origins, repeat, problems)
     problems.stop()
     return Recipe(
         name=str(values["name"]),
         description=str(values.get("description", "")),
         source=source,
         profile=profile,
-        parameters=parameters,
+        parameters={name: parameter.value for name, parameter in parameters.items()},
         assumptions=[str(line) for line in values.get("assumptions") or []],
         nodes={name: whole[name] for name in topological_order(reads)},
         table=table,
         settings=settings,
+        declared=list(parameters.values()),
     )
 
 
@@ -201,10 +234,6 @@ def _with_profile(raw: Mapping[str, Any], profile: str | None, problems: _Mistak
         overlay = dict(profiles[profile] or {})
         overlay["parameters"] = _full_parameters(overlay.get("parameters"))
         values = _overlay(values, overlay)
-    for name, parameter in values["parameters"].items():
-        for key in parameter:
-            if key not in _PARAMETER_KEYS:
-                problems.add(f"parameters.{name}.{key}", f"unknown key{did_you_mean(str(key), _PARAMETER_KEYS)}")
     for name, node in (values.get("nodes") or {}).items():
         if not isinstance(node, Mapping):
             problems.add(f"nodes.{name}", f"expected stage, config and inputs, found {node!r}")
@@ -239,83 +268,98 @@ def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _parameters(
-    values: Mapping[str, Any], settings: Iterable[str], problems: _Mistakes
-) -> tuple[dict[str, Any], list[tuple[str, list[str], Any]], bool]:
-    """The value of every parameter, the settings of nodes as (text, keys, value), and whether no value is missing."""
-    declared = values["parameters"]
-    parameters = {name: parameter.get("default") for name, parameter in declared.items()}
-    given: set[str] = set()
-    for_nodes: list[tuple[str, list[str], Any]] = []
-    complete = True
-    for text in settings:
-        keys, value = parse_assignment(text)
-        if len(keys) == 1:
-            if keys[0] not in declared:
-                problems.add(
-                    f"--set {text}",
-                    f"no parameter {keys[0]!r}{did_you_mean(keys[0], declared)} (a node's config: NODE.KEY=VALUE)",
-                )
-                continue
-            parameters[keys[0]] = value
-            given.add(keys[0])
-        else:
-            for_nodes.append((text, keys, value))
-    for name, parameter in declared.items():
-        if parameter.get("required") and name not in given and parameter.get("default") is None:
-            problems.add(f"parameters.{name}", f"must be given: --set {name}=VALUE ({parameter.get('help', '')})")
+def _check_required(parameters: Mapping[str, Parameter], problems: _Mistakes) -> None:
+    """Stops where a value is missing: what follows would be mistakes that nobody made."""
+    missing = [parameter for parameter in parameters.values() if parameter.missing]
+    for parameter in missing:
+        problems.add(f"parameters.{parameter.name}", f"must be given: --set {parameter.name}=VALUE ({parameter.help})")
+    if missing:
+        problems.stop()
+
+
+def _repeated(origins: Origins, templates: Iterable[str], problems: _Mistakes) -> dict[str, list[Any]]:
+    """The repeated values; a parameter that is a list takes the places of its values."""
+    repeat: dict[str, list[Any]] = {}
+    complete, naming = True, {name for template in templates for name in REPEATED.findall(template)}
+    for key, options in substitute(origins.repeat, origins.parameters, "repeat", problems.add).items():
+        place = place_of(names) if (names := origins.of_repeated(key)) else f"repeat.{key}"
+        if not isinstance(options, list):
+            problems.add(place, f"expected a list of values, found {options!r}")
             complete = False
-    return parameters, for_nodes, complete
+            continue
+        repeat[key] = [v for option in options for v in (option if isinstance(option, list) else [option])]
+        for value in dict.fromkeys(str(v) for v in repeat[key]):
+            if (count := sum(str(v) == value for v in repeat[key])) > 1:
+                problems.add(place, f"{value} stands {count} times")
+            if key in naming and not _PART_OF_NAME.fullmatch(value):
+                problems.add(place, f"{value!r} cannot be in a node's name (letters, digits, '-' and '_')")
+                complete = False
+    if not complete:
+        problems.stop()
+    return repeat
 
 
-def _substitute(value: Any, parameters: Mapping[str, Any], key: str, problems: _Mistakes) -> Any:
-    """`value` with every `${name}` replaced; a whole `${name}` keeps the parameter's type."""
-    if isinstance(value, Mapping):
-        return {k: _substitute(v, parameters, f"{key}.{k}", problems) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_substitute(v, parameters, f"{key}.{i}", problems) for i, v in enumerate(value)]
-    if not isinstance(value, str):
-        return value
-    for name in _PLACEHOLDER.findall(value):
-        if name not in parameters:
-            problems.add(key, f"unknown parameter ${{{name}}}{did_you_mean(name, parameters)}")
-            return value
-    whole = _PLACEHOLDER.fullmatch(value)
-    if whole:
-        return parameters[whole[1]]
-    return _PLACEHOLDER.sub(lambda match: str(parameters[match[1]]), value)
+def _choices(text: str, repeat: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Every combination of the repeated values that a node's name refers to."""
+    used = list(dict.fromkeys(REPEATED.findall(text)))
+    return [dict(zip(used, values, strict=True)) for values in itertools.product(*(repeat[name] for name in used))]
+
+
+def _nodes_planned(templates: Iterable[str], repeat: Mapping[str, list[Any]]) -> int:
+    known = [template for template in templates if set(REPEATED.findall(template)) <= repeat.keys()]
+    return sum(len(_choices(template, repeat)) for template in known)
+
+
+def _check_not_empty(
+    planned: Callable[[dict[str, list[Any]]], int],
+    origins: Origins,
+    repeat: dict[str, list[Any]],
+    problems: _Mistakes,
+) -> None:
+    """An empty list may leave rows out, but not all that is `planned`: names the lists that do so."""
+    empty = [key for key, values in repeat.items() if not values]
+    filled = dict(repeat) | {key: ["x"] for key in empty}
+    if planned(repeat) or not planned(filled):
+        return
+    alone = [key for key in empty if not planned(filled | {key: []})]
+    for key in alone or empty:
+        place = place_of(names) if (names := origins.of_repeated(key)) else f"repeat.{key}"
+        problems.add(place, "expected at least one value: without any, there is nothing to report")
 
 
 def _expand(
     template: str,
     node: Mapping[str, Any],
-    parameters: Mapping[str, Any],
+    origins: Origins,
     repeat: Mapping[str, list[Any]],
     problems: _Mistakes,
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> dict[str, _Draft]:
     """The node once for every combination of the repeated values its name refers to."""
     key = f"nodes.{template}"
-    used = list(dict.fromkeys(_REPEATED.findall(template)))
-    for name in used:
+    for name in dict.fromkeys(REPEATED.findall(template)):
         if name not in repeat:
             problems.add(key, f"{{{name}}} is not repeated{did_you_mean(name, repeat)}")
-            return
-    content = _substitute(dict(node), parameters, key, problems)
-    for values in itertools.product(*(repeat[name] for name in used)):
-        chosen = dict(zip(used, values, strict=True))
+            return {}
+    content = substitute(dict(node), origins.parameters, key, problems.add)
+    drafts: dict[str, _Draft] = {}
+    for chosen in _choices(template, repeat):
         name = str(expand_repeated(template, chosen))
         if not _NODE_NAME.fullmatch(name):
-            problems.add(key, f"{name!r} cannot name a node (letters, digits, '-' and '_')")
-            return
+            names = origins.of_text(template, chosen)
+            problems.add(
+                place_of(names) if names else key, f"{name!r} cannot name a node (letters, digits, '-' and '_')"
+            )
+            return drafts
         expanded = {part: expand_repeated(content[part], chosen) for part in content}
         for part in ("config", "inputs"):
             for inner, text in _texts(expanded.get(part) or {}, f"{key}.{part}"):
-                for missing in _REPEATED.findall(text):
+                for missing in REPEATED.findall(text):
                     if missing in repeat:
                         problems.add(inner, f"refers to {{{missing}}}, which the node's name does not contain")
                     else:
                         problems.add(inner, f"{{{missing}}} is not repeated{did_you_mean(missing, repeat)}")
-        yield name, expanded
+        drafts[name] = _Draft(template, chosen, node, expanded)
+    return drafts
 
 
 def expand_repeated(value: Any, chosen: Mapping[str, Any]) -> Any:
@@ -326,10 +370,10 @@ def expand_repeated(value: Any, chosen: Mapping[str, Any]) -> Any:
         return [expand_repeated(v, chosen) for v in value]
     if not isinstance(value, str):
         return value
-    whole = _REPEATED.fullmatch(value)
+    whole = REPEATED.fullmatch(value)
     if whole and whole[1] in chosen:
         return chosen[whole[1]]
-    return _REPEATED.sub(lambda match: str(chosen.get(match[1], match[0])), value)
+    return REPEATED.sub(lambda match: str(chosen.get(match[1], match[0])), value)
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
@@ -343,32 +387,25 @@ def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
-def _apply_settings(
-    nodes: dict[str, dict[str, Any]], settings: list[tuple[str, list[str], Any]], problems: _Mistakes
-) -> None:
+def _apply_settings(drafts: dict[str, _Draft], settings: list[NodeSetting], problems: _Mistakes) -> None:
     """`--set NODE.KEY=VALUE` (NODE may contain `*`); `NODE.config.KEY`, as in the file, means the same."""
-    for text, keys, value in settings:
-        pattern, path = keys[0], keys[1:]
-        if path[0] == "config" and len(path) > 1:
-            path = path[1:]
-        matching = [name for name in nodes if fnmatch.fnmatchcase(name, pattern)]
+    for setting in settings:
+        path = setting.path[1:] if setting.path[0] == "config" and len(setting.path) > 1 else setting.path
+        matching = [name for name in drafts if fnmatch.fnmatchcase(name, setting.pattern)]
         if not matching:
-            problems.add(f"--set {text}", f"no node {pattern!r}{did_you_mean(pattern, nodes)}")
+            problems.add(f"--set {setting.text}", f"no node {setting.pattern!r}{did_you_mean(setting.pattern, drafts)}")
         for name in matching:
-            config = nodes[name].get("config") or {}  # its own: expanding made every mapping anew
-            assign(config, path, value)
-            nodes[name] = {**nodes[name], "config": config}
+            content = drafts[name].content
+            config = content.get("config") or {}  # its own: expanding made every mapping anew
+            assign(config, path, setting.value)
+            content["config"] = config
+            drafts[name].settings.append(replace(setting, path=path))
 
 
-def _node(
-    name: str,
-    origin: Mapping[str, str],
-    content: Mapping[str, Any],
-    nodes: Mapping[str, Mapping[str, Any]],
-    problems: _Mistakes,
-) -> Node | None:
-    """The node with its config checked; None when it has mistakes, which are noted under its name in the file."""
-    key = f"nodes.{origin[name]}"
+def _node(name: str, drafts: Mapping[str, _Draft], origins: Origins, problems: _Mistakes) -> Node | None:
+    """The node with its config checked; None when it has mistakes, which are noted by what they come from."""
+    draft = drafts[name]
+    key, content = draft.key, draft.content
     stage_name = content.get("stage")
     if not isinstance(stage_name, str):
         problems.add(f"{key}.stage", f"missing; stages: {', '.join(STAGE_MODULES)}")
@@ -379,22 +416,23 @@ def _node(
     stage = load_stage(stage_name)
     config, wrong = mistakes(stage.config, content.get("config") or {})
     for line in wrong:
-        problems.add("", f"{key}.config.{line}")
+        path, _, text = line.partition(": ")
+        problems.add(draft.place([] if path == "config" else path.split("."), origins), text)
     inputs = content.get("inputs") or {}
     for given, source in inputs.items():
         if given not in stage.inputs:
             problems.add(
                 f"{key}.inputs.{given}", f"{stage_name} has no such input{did_you_mean(str(given), stage.inputs)}"
             )
-        if not isinstance(source, str) or source not in nodes:
-            problems.add(f"{key}.inputs.{given}", f"there is no node {source!r}{did_you_mean(str(source), nodes)}")
+        if not isinstance(source, str) or source not in drafts:
+            problems.add(f"{key}.inputs.{given}", f"there is no node {source!r}{did_you_mean(str(source), drafts)}")
     for needed in required_inputs(stage, config, inputs) if config is not None else ():
         if needed not in inputs:
             problems.add(f"{key}.inputs", f"{stage_name} needs the input {needed!r} ({stage.inputs[needed].help})")
     return None if config is None else Node(name, stage, config, dict(inputs))
 
 
-def _check_kinds(nodes: Mapping[str, Node], origin: Mapping[str, str], problems: _Mistakes) -> None:
+def _check_kinds(nodes: Mapping[str, Node], drafts: Mapping[str, _Draft], problems: _Mistakes) -> None:
     for name, node in nodes.items():
         for given, source in node.inputs.items():
             if given not in node.stage.inputs or source not in nodes:
@@ -402,6 +440,20 @@ def _check_kinds(nodes: Mapping[str, Node], origin: Mapping[str, str], problems:
             kinds, made = node.stage.inputs[given].kinds, nodes[source].stage.makes(nodes[source].config)
             if made not in kinds:
                 problems.add(
-                    f"nodes.{origin[name]}.inputs.{given}",
-                    f"node {origin[source]!r} makes {made}, expected {' or '.join(kinds)}",
+                    f"{drafts[name].key}.inputs.{given}",
+                    f"node {drafts[source].template!r} makes {made}, expected {' or '.join(kinds)}",
                 )
+
+
+def _check_choices_of_select(
+    nodes: Mapping[str, Node], drafts: Mapping[str, _Draft], origins: Origins, problems: _Mistakes
+) -> None:
+    """`select` needs a training that keeps weights on the way: it would refuse, but hours later."""
+    for node in nodes.values():
+        source = nodes.get(node.inputs.get("segmenter", "")) if node.stage.name == "select" else None
+        kept = getattr(source.config, "snapshots", None) if source else None
+        if source is not None and kept == 1:
+            problems.add(
+                drafts[source.name].place(["snapshots"], origins),
+                f"expected at least 2, as the stage select chooses among them (found {kept})",
+            )

@@ -16,7 +16,8 @@ from artifacts.store import TEMPORARY, Artifact, Workspace, Writer
 from stages.config import mistakes
 from stages.contract import STAGE_MODULES, Execution, load_stage
 from stages.pipeline.graph import upstream
-from stages.pipeline.recipe import Node, Recipe, did_you_mean
+from stages.pipeline.parameters import did_you_mean
+from stages.pipeline.recipe import Node, Recipe
 from stages.pipeline.run_stage import run_stage
 from stages.pipeline.status import Expected
 from stages.pipeline.table import Plot, Published, Row, Table

@@ -6,6 +6,7 @@ table:
   columns: [without CRF, with CRF]
   order: [dual branch, strong only, mixed]         # best first, as published
   order_source: "where the order comes from"
+  equal: [strong only, mixed]                      # two rows that must be equal: the report says whether they are
   notes: ["shown below the table"]
   rows:
     - label: strong only
@@ -31,7 +32,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_TABLE_KEYS = ("title", "metric", "columns", "rows", "order", "order_source", "notes", "plot")
+_TABLE_KEYS = ("title", "metric", "columns", "rows", "order", "order_source", "notes", "plot", "equal")
 _ROW_KEYS = ("label", "nodes", "published", "costs")
 _PLOT_KEYS = ("over", "column", "label")  # and note
 _PUBLISHED_KEYS = ("value", "column", "source")
@@ -73,6 +74,7 @@ class Table:
     order_source: str = ""
     notes: list[str] = field(default_factory=list)
     plot: Plot | None = None
+    equal: list[str] = field(default_factory=list)  # labels of two rows that must be equal, or none
 
 
 def read_table(
@@ -104,9 +106,13 @@ def read_table(
     for label in dict.fromkeys(label for label in labels if labels.count(label) > 1):
         add_mistake("table.rows", f"{labels.count(label)} rows are called {label!r}; each needs a label of its own")
     order = [str(label) for label in values.get("order") or []]
-    for label in order:
-        if label not in labels:
-            add_mistake("table.order", f"there is no row {label!r}; rows: {', '.join(labels)}")
+    equal = [str(label) for label in values.get("equal") or []]
+    for key, named in (("order", order), ("equal", equal)):
+        for label in named:
+            if label not in labels:
+                add_mistake(f"table.{key}", f"there is no row {label!r}; rows: {', '.join(labels)}")
+    if len(equal) not in (0, 2):
+        add_mistake("table.equal", f"expected the labels of two rows, found {len(equal)}")
     return Table(
         title=str(values.get("title", "")),
         metric=str(values.get("metric", "mean_iou")),
@@ -116,7 +122,18 @@ def read_table(
         order_source=str(values.get("order_source", "")),
         notes=[str(note) for note in values.get("notes") or []],
         plot=_plot(values.get("plot"), repeat, columns, add_mistake),
+        equal=equal,
     )
+
+
+def figures_planned(values: Mapping[str, Any], repeat: Mapping[str, list[Any]]) -> int:
+    """How many nodes give a figure of the table."""
+    count = 0
+    for row in values.get("rows") or []:
+        if isinstance(row, Mapping) and isinstance(row.get("nodes"), Mapping):
+            for column, pattern in row["nodes"].items():
+                count += len(_choices(f"{row.get('label')} {column} {pattern}", repeat))
+    return count
 
 
 def _row(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from artifacts.errors import ConfigError
 from semiseg_cli.recipe_commands import shipped_recipes
 from stages.config import read_yaml
 from stages.methods import METHODS
-from stages.pipeline.recipe import Recipe, profiles_of, read_recipe
+from stages.pipeline.recipe import Recipe, declared_parameters, profiles_of, read_recipe
 
 GIVEN = {"data": "devkit", "weights": "net.pth", "lists": "lists", "labelled": "list.txt"}
 CASES = [(name, profile) for name, path in shipped_recipes().items() for profile in (None, *profiles_of(path))]
@@ -155,3 +156,59 @@ def test_every_method_of_a_training_can_be_in_a_league() -> None:
     online = [name for name in METHODS if name not in others]
     nodes = league(f"methods=[{','.join(online)}]").nodes
     assert all(f"train-{name}-n30-s0" in nodes for name in online)
+    parameters = {parameter.name: parameter for parameter in declared_parameters(shipped_recipes()["league"])}
+    assert set(parameters["methods"].choices) == set(online)
+
+
+def league_mistakes(*settings: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read_recipe(shipped_recipes()["league"], None, settings)
+    return [line.strip() for line in caught.value.message.splitlines()[1:]]
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("methods=[fixmach]", "--set methods: 'fixmach' is not one of mean-teacher, cutmix-seg, "),
+        ("methods=mlmt", "--set methods: 'mlmt' is not one of mean-teacher, cutmix-seg, cps, fixmatch, unimatch, "),
+        ("methods=cps,dmt", "--set methods: 'dmt' cannot be given here: dmt trains in rounds: semiseg run dmt"),
+        ("methods=[self-training]", "--set methods: 'self-training' cannot be given here: the parameter self_training"),
+        ("st_plus_plus=[cps]", "--set st_plus_plus: 'cps' is not one of st-plus-plus"),
+        ("iterations=ten", "--set iterations: expected a valid integer"),
+        (
+            "batch_size=15",
+            "--set batch_size: expected a multiple of 2, as the recipe uses ${batch_size / 2} (found 15)",
+        ),
+        ("labelled_batch=4", "--set labelled_batch=4: no parameter 'labelled_batch'"),
+        ("snapshots=1", "--set snapshots: expected at least 2, as the stage select chooses among them (found 1)"),
+        ("train-cps-*.snapshots=1", "--set train-cps-*.snapshots: expected at least 2, as the stage select chooses"),
+        ("seeds=[]", "--set seeds: expected at least one value: without any, there is nothing to report"),
+        ("labelled=[]", "--set labelled: expected at least one value: without any, there is nothing to report"),
+        ("labelled=1/8", "--set labelled: '1/8' cannot be in a node's name (letters, digits, '-' and '_')"),
+    ],
+)
+def test_what_cannot_be_a_league_is_one_mistake_by_what_was_given(setting: str, expected: str) -> None:
+    (line,) = league_mistakes(setting)
+    assert line.startswith(expected)
+
+
+def test_a_single_method_seed_and_count_are_lists_of_one() -> None:
+    nodes = read_recipe(shipped_recipes()["league"], None, ["methods=fixmatch", "seeds=3", "labelled=60"]).nodes
+    assert [name for name in nodes if name.startswith("train-")] == [
+        f"train-{row}-n60-s3" for row in ("supervised", "control", "fixmatch", "self-training")
+    ]
+
+
+@pytest.mark.parametrize("size", [2, 4, 16, 30])
+def test_the_baseline_has_the_labelled_half_of_every_batch(size: int) -> None:
+    nodes = league(f"batch_size={size}", "labelled=30", "seeds=0").nodes
+    sizes = {name: node.config.batch_size for name, node in nodes.items() if name.startswith("train-")}
+    assert sizes.pop("train-supervised-n30-s0") == size // 2
+    assert set(sizes.values()) == {size}
+
+
+def test_the_league_checks_its_control() -> None:
+    for profile, given in ((None, []), ("small", ["data=d", "weights=w"]), ("voc", ["data=d"])):
+        table = read_recipe(shipped_recipes()["league"], profile, given).table
+        assert table is not None
+        assert table.equal == ["supervised", "control"]

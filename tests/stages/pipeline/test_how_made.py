@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from artifacts.errors import ConfigError
 from artifacts.store import Work, Workspace
 from semiseg_cli.recipe_commands import shipped_recipes
 from stages.contract import Execution, PlainProgress
 from stages.networks.config import PRESETS, NetworkConfig
-from stages.pipeline.figures import not_fresh, read_results
+from stages.pipeline.figures import Equality, not_fresh, read_results
 from stages.pipeline.how_made import data_words, how_made, how_made_lines, network_name, without_folders
 from stages.pipeline.recipe import read_recipe, resolve
 from stages.pipeline.run_recipe import Record, read_record, run_recipe, save_record
+from stages.pipeline.table import Row, Table
 
 
 class Quiet:
@@ -89,6 +91,71 @@ def test_nothing_made_yet_is_no_mistake(raw_recipe: dict[str, Any], workspace: W
     assert record is not None
     made = how_made(record, workspace, "toy.yaml")
     assert (made.first, made.devices, data_words(made)) == (None, [], "toy-numbers (numbers): not made yet")
+
+
+# --- rows that must be equal ---
+
+
+def equality(raw: dict[str, Any], workspace: Workspace, stale: set[str] | None = None, *settings: str) -> Equality:
+    """Of the rows plain (sum-s0, sum-s1) and control (the same sums in other nodes)."""
+    raw["nodes"] |= {f"c{name}": node for name, node in raw["nodes"].items() if "{seed}" in name}
+    raw["nodes"]["cscore-s{seed}"] = raw["nodes"]["cscore-s{seed}"] | {"inputs": {"sum": "csum-s{seed}"}}
+    control = {"label": "control", "nodes": {"ours": "cscore-s{seed}"}}
+    raw["table"] = raw["table"] | {"equal": ["sum", "control"], "rows": [*raw["table"]["rows"], control]}
+    record = run(raw, workspace, *settings)
+    assert record.table is not None
+    found = read_results(record.table, workspace, stale or set()).equality
+    assert found is not None
+    return found
+
+
+def test_equal_rows_are_said_to_be_equal(raw_recipe: dict[str, Any], workspace: Workspace) -> None:
+    found = equality(raw_recipe, workspace)
+    assert found.sentence == "control equals sum in every recorded figure, as it must (2 runs compared)."
+    assert (found.rows, found.compared, found.planned, found.difference) == (("sum", "control"), 2, 2, 0.0)
+
+
+def test_rows_that_differ_are_said_by_how_much(raw_recipe: dict[str, Any], workspace: Workspace) -> None:
+    found = equality(raw_recipe, workspace, None, "csum-s1.plus=1.25")  # 7.25 instead of 7
+    assert found.difference == pytest.approx(0.25)
+    expected = "control differs from sum by up to 0.25 points of mean IoU (ours: 7.25 and 7.00; 2 runs compared): "
+    assert found.sentence.startswith(expected)
+
+
+def test_runs_of_other_settings_are_not_compared(raw_recipe: dict[str, Any], workspace: Workspace) -> None:
+    found = equality(raw_recipe, workspace, {"score-s1"}, "csum-s1.plus=1.25")
+    assert found.sentence.endswith("as it must (1 run of 2 compared).")
+    record = read_record(workspace)
+    assert record is not None
+    assert record.table is not None
+    none = read_results(record.table, workspace, {"score-s0", "cscore-s1"}).equality
+    assert none is not None
+    assert none.sentence == "Whether control equals sum, as it must: not yet known, no run of both is there."
+
+
+def test_rows_equal_in_the_metric_alone_are_not_called_equal(workspace: Workspace) -> None:
+    for name, iou in (("a", 0.2), ("b", 0.3)):
+        publish(workspace, name, "metrics", {"mean_iou": 0.5, "iou": {"cat": iou}}, {})
+    rows = [Row(name, {"x": [name]}, None) for name in "ab"]
+    found = read_results(Table("T", "mean_iou", ["x"], rows, equal=["a", "b"]), workspace).equality
+    assert found is not None
+    assert found.sentence == "b equals a in mean IoU, but not in iou.cat (1 run compared)."
+
+
+@pytest.mark.parametrize(
+    ("equal", "expected"),
+    [
+        (["sum", "contrl"], "table.equal: there is no row 'contrl'; rows: sum"),
+        (["sum"], "table.equal: expected the labels of two rows, found 1"),
+    ],
+)
+def test_a_mistake_in_the_rows_that_must_be_equal_is_named(
+    raw_recipe: dict[str, Any], equal: list[str], expected: str
+) -> None:
+    raw_recipe["table"]["equal"] = equal
+    with pytest.raises(ConfigError) as caught:
+        resolve(raw_recipe, "toy.yaml")
+    assert expected in caught.value.message
 
 
 def publish(workspace: Workspace, name: str, kind: str, summary: dict[str, Any], externals: dict[str, str]) -> None:

@@ -169,9 +169,11 @@ def test_set_of_an_unknown_node_is_named(raw_recipe: dict[str, Any]) -> None:
 
 
 def test_set_of_an_unknown_key_is_named(raw_recipe: dict[str, Any]) -> None:
-    assert "nodes.sum-s{seed}.config.plsu: unknown key, did you mean 'plus'?" in mistakes_of(
-        raw_recipe, None, "sum-s0.plsu=1"
-    )
+    for setting in ("sum-s0.plsu=1", "sum-*.plsu=1"):
+        place = f"--set {setting.removesuffix('=1')}"
+        assert mistakes_of(raw_recipe, None, setting).splitlines()[1:] == [
+            f"  {place}: unknown key, did you mean 'plus'?"
+        ]
 
 
 def test_set_without_a_value_is_named(raw_recipe: dict[str, Any]) -> None:

@@ -1,0 +1,228 @@
+"""A recipe's parameters: what may be given, what was given, and which of them a mistake comes from.
+
+    parameters:
+      batch_size: {default: 16, help: "Pictures of a step."}
+      seeds: {default: [0, 1], help: "..."}                    # a single value is taken as a list of one
+      methods:
+        default: [cps]
+        choices: [cps, fixmatch]                               # all that may be given, or stand in the list
+        instead: {dmt: "dmt trains in rounds: semiseg run dmt"}  # said where one of these is given
+
+`${batch_size}` stands for the value, `${batch_size / 2}` for half of it: a whole number, or a mistake.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stages.config import parse_assignment, parse_yaml
+
+AddMistake = Callable[[str, str], None]
+
+_KEYS = ("default", "help", "required", "choices", "instead")
+_PLACEHOLDER = re.compile(r"\$\{([^{}]*)\}")
+_SHARE = re.compile(r"(.*?)\s*/\s*([1-9][0-9]*)")
+REPEATED = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter with its value: the default of recipe and profile, or what --set gave."""
+
+    name: str
+    value: Any
+    help: str = ""
+    required: bool = False
+    choices: tuple[str, ...] = ()
+    instead: Mapping[str, str] | None = None
+    given: bool = False
+
+    @property
+    def missing(self) -> bool:
+        return self.required and not self.given and self.value is None
+
+
+@dataclass(frozen=True)
+class NodeSetting:
+    """`--set NODE.KEY=VALUE`."""
+
+    text: str
+    pattern: str
+    path: list[str]
+    value: Any
+
+    @property
+    def place(self) -> str:
+        return f"--set {self.text.partition('=')[0].strip()}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ ", did you mean 'x'?" or the list of what is known."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
+
+
+def read_parameters(
+    declared: Mapping[str, Mapping[str, Any]], settings: Iterable[str], add_mistake: AddMistake
+) -> tuple[dict[str, Parameter], list[NodeSetting]]:
+    """Every parameter with its value, and the settings of nodes. A value that is a mistake is replaced or left out."""
+    parameters = {name: _declared(name, record, add_mistake) for name, record in declared.items()}
+    for_nodes: list[NodeSetting] = []
+    for text in settings:
+        keys, value = parse_assignment(text)
+        if len(keys) > 1:
+            for_nodes.append(NodeSetting(text, keys[0], keys[1:], value))
+        elif keys[0] not in parameters:
+            add_mistake(
+                f"--set {text}",
+                f"no parameter {keys[0]!r}{did_you_mean(keys[0], declared)} (a node's config: NODE.KEY=VALUE)",
+            )
+        else:
+            parameters[keys[0]] = _given(parameters[keys[0]], declared[keys[0]].get("default"), value, add_mistake)
+    return parameters, for_nodes
+
+
+def _declared(name: str, record: Mapping[str, Any], add_mistake: AddMistake) -> Parameter:
+    for key in record:
+        if key not in _KEYS:
+            add_mistake(f"parameters.{name}.{key}", f"unknown key{did_you_mean(str(key), _KEYS)}")
+    choices, instead = record.get("choices") or [], record.get("instead") or {}
+    if not isinstance(choices, list):
+        add_mistake(f"parameters.{name}.choices", f"expected a list of values, found {choices!r}")
+        choices = []
+    if not isinstance(instead, Mapping):
+        add_mistake(f"parameters.{name}.instead", f"expected values and what to do instead, found {instead!r}")
+        instead = {}
+    return Parameter(
+        name,
+        record.get("default"),
+        str(record.get("help", "")),
+        bool(record.get("required")),
+        tuple(map(str, choices)),
+        {str(value): str(text) for value, text in instead.items()},
+    )
+
+
+def _given(parameter: Parameter, default: Any, value: Any, add_mistake: AddMistake) -> Parameter:
+    """The parameter with the value of --set; where the default is a list, `a` and `a,b` are lists, too."""
+    place = f"--set {parameter.name}"
+    if isinstance(default, list) and not isinstance(value, list):
+        if value is None:
+            add_mistake(place, "expected a list of values, found nothing; [] for none")
+            return parameter
+        value = [parse_yaml(part, place) for part in value.split(",")] if isinstance(value, str) else [value]
+    if parameter.choices:
+        options = value if isinstance(value, list) else [value]
+        wrong = [option for option in options if str(option) not in parameter.choices]
+        for option in wrong:
+            add_mistake(place, _not_a_choice(parameter, str(option)))
+        if wrong:
+            kept = [option for option in options if option not in wrong]
+            value = kept if isinstance(value, list) else parameter.value
+    return replace(parameter, value=value, given=True)
+
+
+def _not_a_choice(parameter: Parameter, option: str) -> str:
+    if parameter.instead and option in parameter.instead:
+        return f"{option!r} cannot be given here: {parameter.instead[option]}"
+    close = difflib.get_close_matches(option, parameter.choices, n=1, cutoff=0.5)
+    meant = f", did you mean {close[0]!r}?" if close else ""
+    return f"{option!r} is not one of {', '.join(parameter.choices)}{meant}"
+
+
+def substitute(value: Any, parameters: Mapping[str, Parameter], key: str, add_mistake: AddMistake) -> Any:
+    """`value` with every `${name}` replaced; a whole `${name}` keeps the parameter's type."""
+    if isinstance(value, Mapping):
+        return {k: substitute(v, parameters, f"{key}.{k}", add_mistake) for k, v in value.items()}
+    if isinstance(value, list):
+        return [substitute(v, parameters, f"{key}.{i}", add_mistake) for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    for name in names_in(value):
+        if name not in parameters:
+            add_mistake(key, f"unknown parameter ${{{name}}}{did_you_mean(name, parameters)}")
+            return value
+    whole = _PLACEHOLDER.fullmatch(value)
+    if whole:
+        return _value(whole[1], parameters, add_mistake)
+    return _PLACEHOLDER.sub(lambda match: str(_value(match[1], parameters, add_mistake)), value)
+
+
+def _value(text: str, parameters: Mapping[str, Parameter], add_mistake: AddMistake) -> Any:
+    """What stands between the braces: a parameter, or a whole share of one.
+
+    A value that is no number stays, so that it is found where it does not belong.
+    """
+    share = _SHARE.fullmatch(text)
+    if share is None:
+        return parameters[text].value
+    parameter, divisor = parameters[share[1]], int(share[2])
+    value = parameter.value
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    if value % divisor:
+        place = f"--set {parameter.name}" if parameter.given else f"parameters.{parameter.name}"
+        add_mistake(place, f"expected a multiple of {divisor}, as the recipe uses ${{{text}}} (found {value})")
+        return value
+    return value // divisor
+
+
+def names_in(text: str) -> list[str]:
+    """The parameters that a text refers to."""
+    inner = _PLACEHOLDER.findall(text)
+    return [share[1] if (share := _SHARE.fullmatch(name)) else name for name in inner]
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where the values of a recipe come from: finds what was given on the command line behind a mistake."""
+
+    parameters: Mapping[str, Parameter]
+    repeat: Mapping[str, Any]  # as written, with `${...}`
+
+    def of_text(self, text: str, chosen: Mapping[str, Any]) -> list[str]:
+        """The given parameters that a text with `${name}` and `{repeated}` gets its value from."""
+        names = names_in(text)
+        for key in REPEATED.findall(text):
+            names += self.of_repeated(key, chosen.get(key))
+        return [name for name in dict.fromkeys(names) if name in self.parameters and self.parameters[name].given]
+
+    def of_repeated(self, key: str, value: Any = None) -> list[str]:
+        """The given parameters among the values of `repeat.key`; with `value` those that hold it."""
+        names = [name for text in _all_texts(self.repeat.get(key)) for name in names_in(text)]
+        given = [self.parameters[name] for name in names if name in self.parameters and self.parameters[name].given]
+        holding = [p for p in given if value is None or value == p.value or value in _as_list(p.value)]
+        return [parameter.name for parameter in holding]
+
+    def of_config(self, config: Any, path: list[str], chosen: Mapping[str, Any]) -> list[str]:
+        """The given parameters behind the value at `path` of a node's config as written."""
+        for key in path:
+            if isinstance(config, list) and key.isdigit() and int(key) < len(config):
+                config = config[int(key)]
+            elif isinstance(config, Mapping) and key in config:
+                config = config[key]
+            else:
+                break
+        return self.of_text(config, chosen) if isinstance(config, str) else []
+
+
+def place_of(names: Iterable[str]) -> str:
+    """What a mistake in these parameters is called by."""
+    return f"--set {', '.join(names)}"
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _all_texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _all_texts(inner)
