@@ -135,6 +135,15 @@ def short_number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+_SHARES = {"iou", "mean_iou", "mean_iou_of_last", "pixel_accuracy", "precision", "recall", "coverage"}
+_SHARES |= {"average_precision", "mean_average_precision"}
+
+
+def is_share(key: str) -> bool:
+    """Whether the figure with this dotted key is a fraction of 1, which people read in percent."""
+    return not _SHARES.isdisjoint(key.split(".")) or key.endswith("_share")
+
+
 def headline(summary: Mapping[str, Any], most: int = 3) -> str:
     """The main figures of a summary on one line; its first plain values when none of them is known."""
     flat = flatten(summary)
@@ -145,7 +154,7 @@ def headline(summary: Mapping[str, Any], most: int = 3) -> str:
                 continue
             if key == pattern or (pattern.endswith("*") and key.rpartition(".")[0] == pattern[:-2]):
                 name = " ".join(filter(None, [label, key.rpartition(".")[2] if pattern.endswith("*") else ""]))
-                shown.append(f"{name} {100 * value:.1f}" if share else f"{name} {short_number(value)}")
+                shown.append(f"{name} {100 * value:.1f} %" if share else f"{name} {short_number(value)}")
     if not shown:
         plain = {key: value for key, value in flat.items() if isinstance(value, (int, float, str))}
         shown = [f"{key.replace('_', ' ')} {short_number(value)}" for key, value in plain.items()]

@@ -101,6 +101,7 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
     ),
     "crf": (Shortcut("--parameters", "parameters"),),
     "retrain": (),
+    "select": (Shortcut("--split", "splits", list),),
     "evaluate": (Shortcut("--split", "splits", list),),
 }
 
@@ -183,7 +184,8 @@ def _description(model: type[Config], keys: list[str]) -> str:
 
 def _input_parameter(stage: Stage, identifier: str, key: str) -> inspect.Parameter:
     declared = stage.inputs[key]
-    looked_for = f" Looked for when not given: {', '.join(declared.default)}." if declared.default else ""
+    names = " or ".join(declared.default)
+    looked_for = f" Not given, where it is needed: {f'{names}, else ' if names else ''}the only one that fits."
     text = f"Artifact: {declared.help} ({' or '.join(declared.kinds)}).{' Optional.' if declared.optional else ''}"
     return option(
         f"input_{identifier}",
@@ -259,9 +261,9 @@ def stage_config(stage: Stage, file: Path | None, settings: list[str], shortcuts
 
 
 def choose_inputs(
-    stage: Stage, config: Config, given: Mapping[str, str | None], workspace: Workspace
+    stage: Stage, config: Config, given: Mapping[str, str | None], workspace: Workspace, own_name: str
 ) -> dict[str, str | None]:
-    """The artifact of every input: as given, or the one of the default names that the workspace has.
+    """The artifact of every input: as given, or by its default names, or the only one that fits but `own_name`.
 
     Optional inputs are looked for only where the config cannot do without them. What was found is announced.
     """
@@ -270,7 +272,8 @@ def choose_inputs(
     }
     for key in required_inputs(stage, config, chosen):
         if key not in chosen:
-            chosen[key] = _look_for(stage, key, workspace) or _nothing_found(stage, key, workspace)
+            fitting = [name for name in _fitting(stage, key, workspace) if name != own_name]
+            chosen[key] = _look_for(stage, key, fitting) or _nothing_found(stage, key, workspace, fitting)
             if is_main_rank():
                 say(f"{key.replace('_', ' ')}: {chosen[key]}  (--{key.replace('_', '-')} NAME for another)")
     return chosen
@@ -285,34 +288,33 @@ def _existing(workspace: Workspace, name: str) -> str:
     return name
 
 
-def _look_for(stage: Stage, key: str, workspace: Workspace) -> str | None:
-    """The first default name that the workspace has, else the only artifact of a fitting kind."""
-    declared = stage.inputs[key]
-    fitting = _fitting(stage, key, workspace)
-    named = next((name for name in declared.default if name in fitting), None)
-    if named is None and declared.default and len(fitting) == 1:
-        return fitting[0]
-    return named
+def _look_for(stage: Stage, key: str, fitting: list[str]) -> str | None:
+    """The first default name among the artifacts that fit, else the only one of them."""
+    named = next((name for name in stage.inputs[key].default if name in fitting), None)
+    return fitting[0] if named is None and len(fitting) == 1 else named
 
 
 def _fitting(stage: Stage, key: str, workspace: Workspace) -> list[str]:
-    """The artifacts of a kind the input takes; damaged ones are passed over."""
+    """The artifacts that the input takes; damaged ones are passed over."""
     fitting = []
     for name in workspace.names():
         with contextlib.suppress(ArtifactError):
-            if workspace.artifact(name).kind in stage.inputs[key].kinds:
+            artifact = workspace.artifact(name)
+            if artifact.kind in stage.inputs[key].kinds and stage.inputs[key].fits(artifact):
                 fitting.append(name)
     return fitting
 
 
-def _nothing_found(stage: Stage, key: str, workspace: Workspace) -> NoReturn:
+def _nothing_found(stage: Stage, key: str, workspace: Workspace, fitting: list[str]) -> NoReturn:
     """Raises the error that says which command makes the input, or between which artifacts to choose."""
     declared = stage.inputs[key]
-    named = f" named {' or '.join(declared.default)}" if declared.default else ""
-    message = f"{stage.name} needs the input {key!r} ({declared.help}); {workspace.path} has none{named}"
-    if fitting := _fitting(stage, key, workspace):
+    message = f"{stage.name} needs the input {key!r} ({declared.help}); {workspace.path} has "
+    if fitting:
         flag = f"--{key.replace('_', '-')}"
-        raise ArtifactError(message, f"choose one: {', '.join(f'{flag} {name}' for name in fitting)}")
+        raise ArtifactError(
+            f"{message}{len(fitting)} that fit", f"choose one: {', '.join(f'{flag} {name}' for name in fitting)}"
+        )
+    message += "none"
     makers = [name for name in STAGE_MODULES if load_stage(name).output in declared.kinds]
     others = [str(path) for path in known_workspaces() if path.resolve() != workspace.path.resolve()]
     elsewhere = f"; or another workspace: {', '.join(others[:4])} (--workspace)" if others else ""
@@ -336,8 +338,8 @@ def _run(
     check_device(device)
     config = stage_config(stage, config_file, settings or [], shortcuts)
     target = Workspace(workspace or DEFAULT)
-    chosen = choose_inputs(stage, config, inputs, target)
     own_name = name or artifact_name(stage, config)
+    chosen = choose_inputs(stage, config, inputs, target, own_name)
     begun: list[tuple[float, Writer]] = []
 
     def started(writer: Writer) -> None:

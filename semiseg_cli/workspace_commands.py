@@ -13,8 +13,21 @@ from rich.table import Table
 
 from artifacts.errors import ArtifactError, BusyError, StaleError, UsageError
 from artifacts.store import Artifact, Workspace
-from semiseg_cli.console import duration, out, plain_table, say, size, state_text, write_json
+from semiseg_cli.console import (
+    duration,
+    flatten,
+    is_share,
+    out,
+    plain_table,
+    say,
+    size,
+    state_text,
+    write_json,
+)
 from semiseg_cli.options import JsonOption, WorkspaceOption, existing_workspace
+from stages.config import mistakes
+from stages.contract import STAGE_MODULES, load_stage
+from stages.pipeline.changes import settings_apart
 from stages.pipeline.recipe import did_you_mean
 from stages.pipeline.run_recipe import read_record
 from stages.pipeline.status import State, unfinished_states, unfinished_work, workspace_states
@@ -98,7 +111,7 @@ def show(
         ),
     ] = None,
 ) -> None:
-    """Show what an artifact is: its manifest and summary; for a data set its classes, and a contact sheet of it."""
+    """Show what an artifact is: its manifest, settings and summary; of a data set its classes, and a contact sheet."""
     artifact = named_artifact(existing_workspace(workspace), name)
     if sheet is not None and (artifact.kind != "dataset" or sheet.suffix.lower() != ".png"):
         raise UsageError(f"--sheet {sheet}: expected a file .png, and a data set", "leave it out, or correct it")
@@ -127,6 +140,7 @@ def _print_artifact(artifact: Artifact) -> None:
     facts.add_row("folder", str(artifact.path))
     facts.add_row("fingerprint", made.fingerprint[:16])
     console.print(facts)
+    console.print(_settings_table(artifact))
     if artifact.kind == "dataset":
         from semiseg_cli.data_commands import dataset_tables
 
@@ -135,6 +149,22 @@ def _print_artifact(artifact: Artifact) -> None:
             console.print(table)
     for table in _summary_tables(summary):
         console.print(table)
+
+
+def _settings_table(artifact: Artifact) -> Table:
+    """The settings that are not at their defaults; all where this version cannot read them."""
+    made = artifact.manifest
+    config, title = None, "settings that this version cannot read"
+    if made.stage in STAGE_MODULES:
+        config, _ = mistakes(load_stage(made.stage).config, made.config)
+    if config is not None:
+        title = "settings (the rest: defaults)"
+    table = plain_table(title, "")
+    for key, value in flatten(made.config).items() if config is None else settings_apart(config):
+        table.add_row(key, "''" if value == "" else _shown(value))
+    if not table.row_count:
+        table.add_row("all defaults", "")
+    return table
 
 
 def _summary_tables(summary: dict[str, Any]) -> list[Table]:
@@ -146,14 +176,14 @@ def _summary_tables(summary: dict[str, Any]) -> list[Table]:
         for key, value in values.items():
             name = f"{prefix}{key}"
             if not isinstance(value, dict):
-                plain.add_row(name, _shown(value))
+                plain.add_row(name, _shown(value, name))
             elif records := _records(value):
                 fields = next(iter(records.values()))
                 table = plain_table(name, *fields)
                 for column in table.columns[1:]:
                     column.justify = "right"
                 for label, record in records.items():
-                    table.add_row(label, *(_shown(record[field]) for field in fields))
+                    table.add_row(label, *(_shown(record[field], f"{name}.{field}") for field in fields))
                 tables.append(table)
             else:
                 add(value, f"{name}.")
@@ -172,11 +202,11 @@ def _records(value: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
     return value if same and plain else None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, key: str = "") -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{100 * value:.2f} %" if is_share(key) else f"{value:.4g}"
     if isinstance(value, list):
         text = ", ".join(map(_shown, value))
         return text if len(text) <= 200 else f"{text[:197]}..."

@@ -103,14 +103,29 @@ class Execution:
         return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def _always(artifact: Artifact) -> bool:
+    return True
+
+
+def has_snapshots(segmenter: Artifact) -> bool:
+    """Whether a segmenter was trained with snapshots."""
+    return any(path.startswith("snapshots/") for path in segmenter.manifest.items)
+
+
 @dataclass(frozen=True)
 class Input:
-    """One named input of a stage: which kinds of artifact it takes and the name it is looked for under."""
+    """One named input of a stage: which artifacts it takes, and how one is found where none is named.
+
+    Attributes:
+        default: artifact names tried, in order; where none of them is there, the only artifact that fits is taken.
+        fits: whether an artifact of one of the kinds can be taken at all, by its manifest.
+    """
 
     kinds: tuple[str, ...]
     help: str
     optional: bool = False
-    default: tuple[str, ...] = ()  # artifact names tried, in order, when none is given
+    default: tuple[str, ...] = ()
+    fits: Callable[[Artifact], bool] = _always
 
 
 def _no_externals(config: Any) -> dict[str, Path]:

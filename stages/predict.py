@@ -351,7 +351,7 @@ STAGE = Stage(
     config=PredictConfig,
     inputs={
         "data": Input(("dataset",), "the data set to predict", optional=True, default=("data",)),
-        "segmenter": Input(("segmenter",), "the trained network", default=("segmenter", "train")),
+        "segmenter": Input(("segmenter",), "the trained network"),
         "classifier": Input(("classifier",), "a classifier whose classes alone may win (MLMT)", optional=True),
         "selection": Input(("reliability",), "which pictures are reliable, for `part`", optional=True),
         "keep": Input(("masks", "predictions"), "masks to take over instead of predicting them", optional=True),

@@ -19,7 +19,7 @@ from pydantic import Field
 from artifacts.dataset import Dataset, Split
 from artifacts.errors import ConfigError
 from artifacts.store import SCRATCH, Artifact, Writer
-from stages.contract import Execution, Input, Stage
+from stages.contract import Execution, Input, Stage, has_snapshots
 from stages.data.pictures import pictures_of_splits
 from stages.scoring.config import InferenceConfig
 
@@ -160,7 +160,7 @@ STAGE = Stage(
     config=ReliabilityConfig,
     inputs={
         "data": Input(("dataset",), "the data set", default=("data",)),
-        "segmenter": Input(("segmenter",), "a segmenter trained with snapshots", default=("segmenter", "train")),
+        "segmenter": Input(("segmenter",), "a segmenter trained with --set snapshots=10", fits=has_snapshots),
     },
     output="reliability",
     run=run,

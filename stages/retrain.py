@@ -126,7 +126,7 @@ STAGE = Stage(
     config=RetrainConfig,
     inputs={
         "data": Input(("dataset",), "the data set", default=("data",)),
-        "segmenter": Input(("segmenter",), "the segmenter that labels the pictures", default=("segmenter", "dsrg")),
+        "segmenter": Input(("segmenter",), "the segmenter that labels the pictures", default=("dsrg",)),
     },
     output="segmenter",
     run=run,

@@ -1,7 +1,7 @@
 """`select`: the best of a training's snapshots on a split, as a segmenter of its own.
 
     semiseg train --method fixmatch --set snapshots=10 --name fixmatch
-    semiseg select --segmenter fixmatch --set splits=[holdout] --name fixmatch-selected
+    semiseg select --segmenter fixmatch --split holdout --name fixmatch-selected
 
 Most published figures are of the best epoch on val, which is optimistic by one to several points. Here a training
 publishes its last weights; who wants another choice asks for it, on the held-out share of the labelled pictures
@@ -21,7 +21,7 @@ from pydantic import Field
 from artifacts.dataset import Dataset, Split
 from artifacts.errors import ConfigError, DataError
 from artifacts.store import SCRATCH, Artifact, Writer
-from stages.contract import Execution, Input, Stage
+from stages.contract import Execution, Input, Stage, has_snapshots
 from stages.data.pictures import pictures_of_splits
 from stages.scoring.config import InferenceConfig
 
@@ -142,11 +142,11 @@ def _mean_iou(writer: Writer, parts: Sequence[tuple[int, int]], dataset: Dataset
 STAGE = Stage(
     name="select",
     version=1,
-    summary="Take the best of a training's snapshots on a split.",
+    summary="Make a segmenter of the best of a training's snapshots (train --set snapshots=10) on a split.",
     config=SelectConfig,
     inputs={
         "data": Input(("dataset",), "the data set", default=("data",)),
-        "segmenter": Input(("segmenter",), "a segmenter trained with snapshots", default=("segmenter", "train")),
+        "segmenter": Input(("segmenter",), "a segmenter trained with --set snapshots=10", fits=has_snapshots),
     },
     output="segmenter",
     run=run,

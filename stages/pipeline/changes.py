@@ -103,6 +103,26 @@ def as_read_today(stage: Stage, recorded: Mapping[str, Any]) -> dict[str, Any]:
     return dict(recorded) if config is None else config.model_dump(mode="json")
 
 
+def settings_apart(config: Config, default: Config | None = None, prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted key, value) of the settings that are not at their defaults; of a chosen variant, its own defaults count.
+
+    Values are those of JSON. `default` is what the field that holds `config` has, None for its class's own defaults.
+    """
+    plain, found = config.model_dump(mode="json"), []
+    for name, field in type(config).model_fields.items():
+        key, value = f"{prefix}{name}", getattr(config, name)
+        usual = field.get_default(call_default_factory=True) if default is None else getattr(default, name)
+        if not isinstance(value, Config):
+            if field.is_required() or value != usual:
+                found.append((key, plain[name]))
+            continue
+        same = type(usual) is type(value)
+        if not same and isinstance(variant := field.discriminator, str):
+            found.append((f"{key}.{variant}", plain[name][variant]))
+        found += settings_apart(value, usual if same else None, f"{key}.")
+    return found
+
+
 def differences(before: Any, now: Any, key: str = "") -> list[tuple[str, str, str]]:
     """Where two configs differ: (dotted key, before, now), values as short text, "absent" where there is none."""
     if isinstance(before, dict) and isinstance(now, dict):

@@ -12,7 +12,7 @@ from pydantic import Field
 from artifacts.store import Artifact, Workspace
 from stages.config import Config
 from stages.contract import Execution, Input, Stage
-from stages.pipeline.changes import Change, differences, listed, setting_changes
+from stages.pipeline.changes import Change, differences, listed, setting_changes, settings_apart
 from stages.pipeline.run_stage import run_stage
 from stages.pipeline.status import Expected, workspace_states
 
@@ -147,6 +147,30 @@ def test_a_manifest_that_was_edited_is_not_taken_for_an_older_one(
     path = made.path / "manifest.json"
     path.write_text(path.read_text().replace('"lr": 0.1', '"lr": 0.3'))
     assert run_stage(stage_with(Settings), SAME.model_copy(update={"lr": 0.3}), workspace, "m", {}, execution).ran
+
+
+class Whole(Config):
+    needed: int
+    method: Annotated[Sharp | Soft, Field(discriminator="name")] = Sharp(threshold=0.5)
+    steps: tuple[Sharp, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("config", "apart"),
+    [
+        (Whole(needed=1), [("needed", 1)]),
+        (Whole(needed=1, method=Sharp(threshold=0.5)), [("needed", 1)]),
+        (Whole(needed=1, method=Sharp()), [("needed", 1), ("method.threshold", 0.95)]),
+        (Whole(needed=1, method=Soft()), [("needed", 1), ("method.name", "soft")]),
+        (Whole(needed=1, method=Soft(ramp=2)), [("needed", 1), ("method.name", "soft"), ("method.ramp", 2)]),
+        (
+            Whole(needed=1, steps=(Sharp(),)),
+            [("needed", 1), ("steps", [{"name": "sharp", "threshold": 0.95, "holdout": ""}])],
+        ),
+    ],
+)
+def test_settings_apart_from_the_defaults(config: Whole, apart: list[tuple[str, Any]]) -> None:
+    assert settings_apart(config) == apart
 
 
 VALUES = st.dictionaries(st.sampled_from("abc"), st.integers(0, 2) | st.dictionaries(st.sampled_from("xy"), st.none()))
