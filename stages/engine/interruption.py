@@ -21,15 +21,16 @@ class Interruption:
                 save()
                 interruption.act()
 
-    In other threads than the main one, which get no signals, it does nothing.
+    In other threads than the main one, which get no signals, it does nothing, nor where it is not `wanted`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: bool = True) -> None:
         self.asked: int | None = None
+        self._wanted = wanted and threading.current_thread() is threading.main_thread()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
+        if self._wanted:
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 

@@ -207,7 +207,8 @@ class _Trainer:
         self._resume()
         begin, first_step = time.monotonic(), self.step
         with contextlib.ExitStack() as stack:
-            interruption = stack.enter_context(Interruption())
+            # One of several processes cannot stop alone, and waiting for the others it would never end its step.
+            interruption = stack.enter_context(Interruption(distributed.world_size() == 1))
             log = stack.enter_context(_Log(self.writer, self.step)) if self.main else None
             tracker = None
             if self.main:
@@ -234,7 +235,8 @@ class _Trainer:
                     self._save()
                     last_save = time.monotonic()
                 if interruption.asked is not None:
-                    self._keep_what_is_done()
+                    self._save()
+                    self.execution.progress.note(f"kept up to step {self.step}: the same command continues")
                     interruption.act()
             if self.step > first_step:
                 self._synchronise()
@@ -292,7 +294,7 @@ class _Trainer:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            self.method.observed.clear()
+            self.method.observed = {}
             losses = self.module(batch, self.step)
             total = torch.stack(list(losses.values())).sum()
         self.scaler.scale(total).backward()
@@ -307,12 +309,6 @@ class _Trainer:
             update_average(self.average, self.method.predictor, self.config.ema_decay or 0.0, self.step)
         self.method.after_step(self.step)
         return losses
-
-    def _keep_what_is_done(self) -> None:
-        """A checkpoint of this very step, where one process can decide it alone."""
-        if distributed.world_size() == 1:
-            self._save()
-            self.execution.progress.note(f"kept up to step {self.step}: the same command continues")
 
     # --- log ---
 

@@ -54,6 +54,8 @@ def test_without_a_signal_what_was_before_comes_back(number):
     with Interruption():
         assert signal.getsignal(number) is not before
     assert signal.getsignal(number) is before
+    with Interruption(wanted=False):
+        assert signal.getsignal(number) is before
 
 
 def test_other_threads_leave_the_handlers_alone(number):
