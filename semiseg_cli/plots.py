@@ -90,8 +90,11 @@ def plot_figures(results: Results, made: HowMade | None = None) -> Figure:
     axes.set_xticks(list(places.values()), texts)
     axes.set_xlabel(table.plot.label)
     axes.set_ylabel(f"{table.metric.replace('_', ' ').replace('iou', 'IoU')}, %")
-    canvas.suptitle(textwrap.fill(table.title, 80), fontsize=11, x=0.01, ha="left")
-    axes.set_title(textwrap.fill(subtitle(results, made), 100), fontsize=8.5, color="0.3", loc="left")
+    below = textwrap.wrap(subtitle(results, made), 105)
+    axes.set_title(textwrap.fill(table.title, 80), fontsize=11, loc="left", pad=6 + 12 * len(below))
+    axes.annotate(
+        "\n".join(below), (0, 1), (0, 5), "axes fraction", "offset points", fontsize=8.5, color="0.3", va="bottom"
+    )
     if ends:  # in the order in which the lines end
         handles = [line for _, line in sorted(ends, key=lambda end: -end[0])]
         canvas.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)

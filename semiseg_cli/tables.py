@@ -13,6 +13,7 @@ from stages.pipeline.how_made import HowMade, how_made_lines
 from stages.pipeline.table import Row, Table
 
 GAP = 3  # spaces between columns of a terminal's table
+NAMED = 8  # of the artifacts that are missing, as many are named
 STALE = "*"  # stands behind what was made with other settings
 COST_COLUMNS = (
     ("steps/s", "steps_per_second", "{:.2f}"),
@@ -173,7 +174,8 @@ def _lines(results: Results) -> list[str]:
         lines.append(f"Published: {source}.")
     missing = sorted({name for figure in results.cells for name in figure.missing})
     if missing:
-        lines.append(f"Not made yet: {', '.join(missing)}.")
+        more = f" and {len(missing) - NAMED} more (semiseg status)" if len(missing) > NAMED else ""
+        lines.append(f"Not made yet: {', '.join(missing[:NAMED])}{more}.")
     return lines + table.notes
 
 

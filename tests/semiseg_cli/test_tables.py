@@ -208,6 +208,15 @@ def test_a_cell_of_fewer_runs_than_planned_says_how_many(workspace: Workspace) -
     assert [(cell["made"], cell["planned"]) for cell in cells] == [(1, 2), (2, 3)]
 
 
+def test_of_many_missing_runs_a_few_are_named(workspace: Workspace) -> None:
+    names = [f"run-{index:02d}" for index in range(30)]
+    results = read_results(Table("T", "mean_iou", ["plain"], [Row("a", {"plain": names}, None)]), workspace)
+    assert table_markdown(results).splitlines()[-1] == (
+        f"- Not made yet: {', '.join(names[:8])} and 22 more (semiseg status)."
+    )
+    assert table_json(results)["rows"][0]["ours"]["plain"]["missing"] == names
+
+
 def test_a_table_of_single_runs_says_so(workspace: Workspace) -> None:
     table = Table("T", "mean_iou", ["plain"], [Row("a", {"plain": ["strong-s0"]}, None)])
     text = table_markdown(read_results(table, workspace))
@@ -276,7 +285,7 @@ def test_the_subtitle_says_what_points_and_bars_are(full: Workspace, workspace: 
     table = replace(table, plot=replace(table.plot, note="points: last weights"))
     canvas = plot_figures(read_results(table, full), made)
     expected = "shapes; 900 steps; 2 runs a point; points: last weights; bars: lowest to highest run"
-    assert canvas.axes[0].get_title(loc="left") == expected
+    assert [text.get_text() for text in canvas.axes[0].texts] == [expected]
     single = Table("T", "mean_iou", ["5"], [Row("a", {"5": ["strong-s0"]}, None)], plot=Plot("labels", {"5": "5"}))
     assert subtitle(read_results(single, workspace, {"strong-s0"}), None) == "1 run a point; * made with other settings"
 
