@@ -138,7 +138,7 @@ def subtitle(results: Results, made: HowMade | None) -> str:
     if any(figure.spread for figure in shown):
         parts.append("bars: lowest to highest run")
     if any(figure.stale for figure in shown):
-        parts.append("* made with other settings")
+        parts.append("* not what a run would make now")
     return "; ".join(filter(None, parts))
 
 

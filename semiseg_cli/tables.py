@@ -193,7 +193,9 @@ def _stale_line(results: Results) -> list[str]:
     costs = any(cost and cost.stale for cost in results.costs.values())
     if not costs and not any(figure.stale for figure in results.cells):
         return []
-    return [f"{STALE} made with other settings than the recipe has now: semiseg status says which."]
+    return [
+        f"{STALE} made with other settings, inputs or versions than a run would use now: semiseg status says which."
+    ]
 
 
 def _cost_line(results: Results) -> list[str]:

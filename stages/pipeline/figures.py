@@ -236,7 +236,7 @@ def order_sentence(table: Table, figures: Figures, column: str) -> str | None:
         if _overlap(figures[first][column], figures[second][column])
     ]
     overlap = f" (the runs of {', '.join(close)} overlap)" if close else ""
-    old = " (with figures made with other settings)" if any(figures[label][column].stale for label in ours) else ""
+    old = " (with figures marked *)" if any(figures[label][column].stale for label in ours) else ""
     return f"Order of the rows ({column}): {shown}: {verdict}{overlap}{old}."
 
 

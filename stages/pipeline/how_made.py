@@ -49,7 +49,7 @@ class NetworkUsed:
 class HowMade:
     """All that a reader needs to judge, or to make again, a table."""
 
-    command: str
+    command: str | None  # None: the record is of a version that did not keep it
     parameters: dict[str, Any]
     data: list[Data]
     networks: list[NetworkUsed]
@@ -65,14 +65,14 @@ class HowMade:
 def how_made(record: Record, workspace: Workspace, recipe: str) -> HowMade:
     """`recipe` is what `semiseg run` was given: a name or a file."""
     command = ["semiseg", "run", recipe, *(["--profile", record.profile] if record.profile else [])]
-    for text in record.settings:
+    for text in record.settings or []:
         key, _, value = text.partition("=")
         command += ["--set", f"{key}={without_folders(value)}"]
     manifests = dict(_manifests(record.expected, workspace))
     made = [manifest.made_by for manifest in manifests.values()]
     steps = [node.config.iterations for node in record.expected.values() if hasattr(node.config, "iterations")]
     return HowMade(
-        command=shlex.join(command),
+        command=None if record.settings is None else shlex.join(command),
         parameters={key: without_folders(value) for key, value in record.parameters.items()},
         data=list(_data(record.expected, manifests)),
         networks=_networks(record.expected, manifests),
@@ -156,7 +156,7 @@ def network_name(network: BackboneConfig) -> str:
 
 def how_made_lines(made: HowMade) -> list[str]:
     """The record as lines of Markdown, one a fact."""
-    lines = [f"Command: `{made.command}`"]
+    lines = [f"Command: `{made.command}`"] if made.command else []
     if made.parameters:
         lines.append(
             f"Parameters: {', '.join(f'{key} {value_words(value)}' for key, value in made.parameters.items())}"

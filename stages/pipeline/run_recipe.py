@@ -153,7 +153,7 @@ class Record:
     table: Table | None
     problems: list[str]  # nodes that the present code can no longer make
     parameters: dict[str, Any] = field(default_factory=dict)
-    settings: list[str] = field(default_factory=list)  # the texts of --set
+    settings: list[str] | None = None  # the texts of --set; older records do not tell
     assumptions: list[str] = field(default_factory=list)
 
 
@@ -178,7 +178,7 @@ def read_record(workspace: Workspace) -> Record | None:
             _table_from(raw["table"]),
             problems,
             raw.get("parameters") or {},
-            raw.get("settings") or [],  # older records have neither these nor assumptions
+            raw.get("settings"),
             raw.get("assumptions") or [],
         )
     except (ValueError, KeyError, TypeError) as error:

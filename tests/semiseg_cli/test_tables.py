@@ -178,8 +178,8 @@ def test_what_was_made_with_other_settings_is_marked_wherever_it_stands(workspac
     assert lines[4] == "| strong | 53.0* (50.0-56.0) | - | 68.9 | -15.9* |"
     assert lines[5] == "| mixed | 60.0 | - | - | - |"
     text = "\n".join(lines)
-    assert "* made with other settings than the recipe has now: semiseg status says which." in text
-    assert "mixed is above strong (with figures made with other settings)." in text
+    assert "* made with other settings, inputs or versions than a run would use now: semiseg status says which." in text
+    assert "mixed is above strong (with figures marked *)." in text
     strong, mixed = (row["ours"]["plain"] for row in table_json(results)["rows"])
     assert (strong["stale"], mixed["stale"]) == (["strong-s1"], [])
     assert "other settings" not in table_markdown(read_results(TABLE, workspace))
@@ -287,7 +287,10 @@ def test_the_subtitle_says_what_points_and_bars_are(full: Workspace, workspace: 
     expected = "shapes; 900 steps; 2 runs a point; points: last weights; bars: lowest to highest run"
     assert [text.get_text() for text in canvas.axes[0].texts] == [expected]
     single = Table("T", "mean_iou", ["5"], [Row("a", {"5": ["strong-s0"]}, None)], plot=Plot("labels", {"5": "5"}))
-    assert subtitle(read_results(single, workspace, {"strong-s0"}), None) == "1 run a point; * made with other settings"
+    assert (
+        subtitle(read_results(single, workspace, {"strong-s0"}), None)
+        == "1 run a point; * not what a run would make now"
+    )
 
 
 def test_a_plot_without_any_figure_is_empty_and_no_mistake(workspace: Workspace, tmp_path: Path) -> None:

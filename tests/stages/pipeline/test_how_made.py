@@ -65,7 +65,10 @@ def test_the_record_gives_back_what_was_asked(raw_recipe: dict[str, Any], worksp
     path.write_text(json.dumps(old))
     record_of_old = read_record(workspace)
     assert record_of_old is not None
-    assert (record_of_old.settings, record_of_old.assumptions) == ([], [])
+    assert (record_of_old.settings, record_of_old.assumptions) == (None, [])
+    made = how_made(record_of_old, workspace, "toy.yaml")
+    assert made.command is None  # without its settings it would be another one
+    assert how_made_lines(made)[0] == "Parameters: count 5, scale 0.01"
 
 
 def test_command_machine_and_dates_come_from_record_and_manifests(
