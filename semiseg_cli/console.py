@@ -115,8 +115,9 @@ _HEADLINES: tuple[tuple[str, str, bool], ...] = (
     ("mean_average_precision", "mAP", True),
     ("quality.train.mean.iou", "IoU", True),
     ("quality.train.coverage", "coverage", True),
-    ("losses.*", "loss", False),
     ("images_per_second", "images/s", False),
+    ("observed.*", "", False),
+    ("losses.*", "loss", False),
     ("images.*", "", False),
     ("images", "images", False),
 )

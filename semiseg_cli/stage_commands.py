@@ -273,7 +273,7 @@ def choose_inputs(
     for key in required_inputs(stage, config, chosen):
         if key not in chosen:
             fitting = [name for name in _fitting(stage, key, workspace) if name != own_name]
-            chosen[key] = _look_for(stage, key, fitting) or _nothing_found(stage, key, workspace, fitting)
+            chosen[key] = _look_for(stage, key, fitting) or _nothing_found(stage, config, key, workspace, fitting)
             if is_main_rank():
                 say(f"{key.replace('_', ' ')}: {chosen[key]}  (--{key.replace('_', '-')} NAME for another)")
     return chosen
@@ -305,7 +305,7 @@ def _fitting(stage: Stage, key: str, workspace: Workspace) -> list[str]:
     return fitting
 
 
-def _nothing_found(stage: Stage, key: str, workspace: Workspace, fitting: list[str]) -> NoReturn:
+def _nothing_found(stage: Stage, config: Any, key: str, workspace: Workspace, fitting: list[str]) -> NoReturn:
     """Raises the error that says which command makes the input, or between which artifacts to choose."""
     declared = stage.inputs[key]
     message = f"{stage.name} needs the input {key!r} ({declared.help}); {workspace.path} has "
@@ -315,10 +315,10 @@ def _nothing_found(stage: Stage, key: str, workspace: Workspace, fitting: list[s
             f"{message}{len(fitting)} that fit", f"choose one: {', '.join(f'{flag} {name}' for name in fitting)}"
         )
     message += "none"
-    makers = [name for name in STAGE_MODULES if load_stage(name).output in declared.kinds]
+    makers = " or ".join(f"semiseg {name}" for name in STAGE_MODULES if load_stage(name).output in declared.kinds)
     others = [str(path) for path in known_workspaces() if path.resolve() != workspace.path.resolve()]
     elsewhere = f"; or another workspace: {', '.join(others[:4])} (--workspace)" if others else ""
-    raise ArtifactError(message, f"make it: {' or '.join(f'semiseg {maker}' for maker in makers)}{elsewhere}")
+    raise ArtifactError(message, f"make it: {stage.advice(config, key) or makers}{elsewhere}")
 
 
 def _run(

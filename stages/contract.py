@@ -136,6 +136,10 @@ def _no_needs(config: Any, given: Collection[str]) -> tuple[str, ...]:
     return ()
 
 
+def _no_advice(config: Any, key: str) -> str:
+    return ""
+
+
 def _no_check(config: Any, inputs: Mapping[str, Artifact | None]) -> None:
     return None
 
@@ -153,6 +157,8 @@ class Stage:
         needs: the optional inputs that a config cannot do without, given the names of those that are there.
         check: cheap tests of config against inputs, made before any work.
         output_of: the kind of artifact by config; None: always `output`.
+        advice: how to make an input that is not there, by config and the input's name; "": by the stages that make its
+            kind.
     """
 
     name: str
@@ -166,6 +172,7 @@ class Stage:
     needs: Callable[[Any, Collection[str]], tuple[str, ...]] = _no_needs
     check: Callable[[Any, Mapping[str, Artifact | None]], None] = _no_check
     output_of: Callable[[Any], str] | None = None
+    advice: Callable[[Any, str], str] = _no_advice
 
     def makes(self, config: Any) -> str:
         """The kind of artifact this config gives."""

@@ -94,6 +94,11 @@ INPUTS = {
     "initial": Input(("segmenter",), "a segmenter whose weights the training starts from", optional=True),
 }
 
+
+def advice(config: TrainConfig, key: str) -> str:
+    return config.method.labels_from if key == "weak_labels" else ""
+
+
 STAGE = Stage(
     name="train",
     version=1,
@@ -106,4 +111,5 @@ STAGE = Stage(
     needs=needs,
     check=check,
     output_of=made,
+    advice=advice,
 )

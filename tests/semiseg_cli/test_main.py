@@ -263,6 +263,33 @@ def test_a_method_without_its_seeds_names_the_command_that_makes_them(
     assert "make it: semiseg seeds" in err
 
 
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("self-training", "semiseg predict --segmenter TEACHER --split weak --output masks --name weak-labels"),
+        ("st-plus-plus", "all steps: semiseg run self-training"),
+        ("dmt", "--set confidence=true --name guesses, then semiseg pseudo-labels --predictions guesses"),
+        ("dual-branch", "image-level labels (--method dsrg); all steps: semiseg run table1"),
+    ],
+)
+def test_a_method_says_how_its_labels_are_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, method: str, expected: str
+) -> None:
+    """Commands that exist, with the options they name."""
+    shapes = ("--set", "dataset.train=4", "--set", "dataset.weak=2", "--set", "dataset.val=2")
+    run(capsys, "prepare-data", *shapes, "--set", "dataset.long_side=48", "--workspace", str(tmp_path))
+    code, _, err = run(capsys, "train", "--method", method, "--workspace", str(tmp_path))
+    assert code in (2, 3)
+    assert "train needs the input 'weak_labels'" in err
+    hint = " ".join(err.split())
+    assert expected in hint
+    for command in ("predict", "pseudo-labels"):
+        if f"semiseg {command} " in hint:
+            help_text = run(capsys, command, "--help")[1]
+            words = hint.split(f"semiseg {command} ")[1].split(",")[0].split(";")[0].split()
+            assert all(word in help_text for word in words if word.startswith("--"))
+
+
 def test_an_input_of_the_wrong_kind_is_refused(capsys: pytest.CaptureFixture[str], prepared: Path) -> None:
     code, _, err = run(capsys, "predict", "--segmenter", "data", "--workspace", str(prepared))
     assert code == 3

@@ -59,6 +59,11 @@ class MethodSettings(Config):
     card: ClassVar[Card]
     hard_examples: ClassVar[bool] = True
     """Whether OHEM has a place: a supervised term of its own on exact masks."""
+    labels_from: ClassVar[str] = (
+        "semiseg predict --segmenter NAME --split weak --output masks --name weak-labels, "
+        "NAME being trained on image-level labels (--method dsrg); all steps: semiseg run table1"
+    )
+    """How estimated masks are made for it, for whoever has none."""
     name: str
 
     def inputs(self) -> tuple[str, ...]:

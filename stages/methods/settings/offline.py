@@ -14,6 +14,10 @@ class StudentSettings(MethodSettings):
     """What a student on pseudo labels can be told."""
 
     hard_examples: ClassVar[bool] = False  # one mean over labelled and pseudo-labelled pixels
+    labels_from: ClassVar[str] = (
+        "semiseg predict --segmenter TEACHER --split weak --output masks --name weak-labels, TEACHER being trained "
+        "with --method supervised; all steps: semiseg run self-training"
+    )
     weight: float = Field(
         1.0, ge=0, description="Weight of a pseudo-labelled pixel; a labelled one weighs 1 (published: 1)."
     )
@@ -87,6 +91,10 @@ class DmtSettings(MethodSettings):
         inference="both models, one after the other",
     )
     hard_examples: ClassVar[bool] = False
+    labels_from: ClassVar[str] = (
+        "semiseg predict --segmenter OTHER --split weak --output masks --set confidence=true --name guesses, then "
+        "semiseg pseudo-labels --predictions guesses --set share=0.2 --name weak-labels; all rounds: semiseg run dmt"
+    )
     name: Literal["dmt"] = "dmt"
     gamma_agree: float = Field(5.0, ge=0, description="gamma1: sharpens the weight where both agree (VOC 5, city 3).")
     gamma_differ: float = Field(5.0, ge=0, description="gamma2: where they do not and the label is the surer one.")
