@@ -45,7 +45,7 @@ from semiseg_cli.options import (
 from semiseg_cli.tables import table_json, table_markdown, table_text
 from stages.config import read_yaml
 from stages.pipeline.figures import Results, not_fresh, read_results
-from stages.pipeline.how_made import HowMade, how_made, value_words
+from stages.pipeline.how_made import HowMade, how_made, steps_of_trainings, value_words
 from stages.pipeline.parameters import Parameter, did_you_mean
 from stages.pipeline.recipe import Node, Recipe, declared_parameters, read_recipe
 from stages.pipeline.run_recipe import Record, read_record, run_recipe
@@ -262,7 +262,7 @@ def _choices_words(parameter: Parameter) -> list[str]:
 
 def _trainings_line(recipe: Recipe, unfresh: set[str]) -> str:
     """How much training the recipe is, and how much of it is still to do."""
-    steps = {name: node.config.iterations for name, node in recipe.nodes.items() if hasattr(node.config, "iterations")}
+    steps = steps_of_trainings(recipe.nodes)
     left = {name: count for name, count in steps.items() if name in unfresh}
     words = [f"{_counted(len(some), 'training')}, {_counted(sum(some.values()), 'step')}" for some in (steps, left)]
     return f"in all: {words[0]}; to run: {words[1]}"

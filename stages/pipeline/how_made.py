@@ -15,7 +15,9 @@ from typing import Any
 from artifacts.errors import ArtifactError
 from artifacts.manifest import Manifest
 from artifacts.store import Workspace
+from stages.engine.config import TrainingConfig
 from stages.networks.config import CLASSIFIER_PRESETS, PRESETS, BackboneConfig, ClassifierConfig, NetworkConfig
+from stages.pipeline.recipe import Node
 from stages.pipeline.run_recipe import Record
 from stages.pipeline.status import Expected
 
@@ -70,7 +72,7 @@ def how_made(record: Record, workspace: Workspace, recipe: str) -> HowMade:
         command += ["--set", f"{key}={without_folders(value)}"]
     manifests = dict(_manifests(record.expected, workspace))
     made = [manifest.made_by for manifest in manifests.values()]
-    steps = [node.config.iterations for node in record.expected.values() if hasattr(node.config, "iterations")]
+    steps = list(steps_of_trainings(record.expected).values())
     return HowMade(
         command=None if record.settings is None else shlex.join(command),
         parameters={key: without_folders(value) for key, value in record.parameters.items()},
@@ -90,6 +92,12 @@ def how_made(record: Record, workspace: Workspace, recipe: str) -> HowMade:
         last=max((manifest.finished for manifest in manifests.values()), default=None),
         assumptions=record.assumptions,
     )
+
+
+def steps_of_trainings(nodes: Mapping[str, Expected] | Mapping[str, Node]) -> dict[str, int]:
+    """The optimiser steps of every node that trains."""
+    configs = {name: node.config for name, node in nodes.items()}
+    return {name: config.iterations for name, config in configs.items() if isinstance(config, TrainingConfig)}
 
 
 def without_folders(value: Any) -> Any:

@@ -13,14 +13,14 @@ from pydantic import Field
 
 from artifacts.errors import DataError
 from semiseg_cli.main import main
-from stages.config import Config
+from semiseg_cli.recipe_commands import shipped_recipes
 from stages.contract import STAGE_MODULES, Execution, Stage
+from stages.engine.config import TrainingConfig
+from stages.pipeline.recipe import read_recipe
 
 
-class GuessConfig(Config):
-    iterations: int = Field(10, ge=1, description="Steps.")
+class GuessConfig(TrainingConfig):
     good: bool = Field(True, description="Whether it ends well.")
-    seed: int = Field(0, description="Of the guess.")
 
 
 def guess(config: GuessConfig, inputs: Any, writer: Any, execution: Execution) -> dict[str, Any]:
@@ -127,6 +127,14 @@ def test_parameters_are_shown_with_their_help_even_where_one_must_be_given(capsy
     code, _, err = run(capsys, "run", "guesses.yaml", "--parameters", "--set", "sedes=4")
     assert code == 3
     assert "no parameter 'sedes', did you mean 'seeds'?" in err
+
+
+def test_steps_of_a_crf_are_no_training(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "run", "demo", "--dry-run", "--set", "iterations=100")
+    nodes = read_recipe(shipped_recipes()["demo"]).nodes
+    number = sum(node.stage.name in ("train", "train-classifier") for node in nodes.values())
+    assert code == 0
+    assert f"in all: {number} trainings" in out
 
 
 def test_the_dry_run_says_how_much_training_it_is(capsys: pytest.CaptureFixture[str]) -> None:
