@@ -65,7 +65,7 @@ def test_unusable_saliency_files_are_named(tmp_path):
 @pytest.mark.real
 def test_background_below_the_threshold_is_background_on_real_pictures(real_data):
     folder = real_data / "data" / "voc-animals"
-    ids = (folder / "ImageSets" / "Segmentation" / "train.txt").read_text().split()[::10]
+    ids = (folder / "ImageSets" / "Segmentation" / "train.txt").read_text().split()[::2]
     right = taken = background = 0
     for image_id in ids:
         saliency = boundary_connectivity(np.array(Image.open(folder / "JPEGImages" / f"{image_id}.jpg")))
@@ -74,5 +74,5 @@ def test_background_below_the_threshold_is_background_on_real_pictures(real_data
         taken += below.sum()
         right += (below & (mask == 0)).sum()
         background += (mask == 0).sum()
-    assert right / taken > 0.87  # 0.90 on 200 pictures, where background is 0.71 of all pixels
-    assert right / background > 0.25  # 0.32 there
+    assert right / taken > 0.87  # 0.89 on these 219 pictures, where background is 0.68 of all pixels
+    assert right / background > 0.3  # 0.33
