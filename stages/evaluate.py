@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import Field
 
 from artifacts.dataset import Dataset, Split
@@ -119,8 +120,21 @@ def run(
     with execution.progress.track(len(pairs), "evaluate") as tracker:
         matrix = score_pairs(pairs, dataset.num_classes, execution.workers, tracker.advance)
     scores = matrix.scores(dataset.class_names, class_ids(dataset.class_names, config.classes))
+    if sentence := one_class_alone(scores):
+        execution.progress.note(sentence)
     writer.write_json("metrics.json", {"splits": list(config.splits), **scores.to_json()})
     return headline(scores)
+
+
+def one_class_alone(scores: Scores) -> str:
+    """A sentence where all pixels are predicted as one class although there are others, as of a network that has not
+    learned yet; else "".
+    """
+    predicted = np.flatnonzero(scores.counts[:, :-1].sum(0))
+    there = np.flatnonzero(scores.counts.sum(1))
+    if len(predicted) != 1 or len(there) < 2:
+        return ""
+    return f"every pixel is predicted as {scores.class_names[predicted[0]]}, though {len(there)} classes are there"
 
 
 def evaluate_folders(

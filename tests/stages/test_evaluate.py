@@ -12,6 +12,7 @@ from sklearn.metrics import jaccard_score
 
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import read_mask, write_mask
+from stages.contract import PlainProgress
 from stages.evaluate import evaluate_folders
 
 
@@ -55,6 +56,22 @@ def test_mean_over_named_classes(bench, predictions):
     assert set(artifact.summary["iou"]) == set(names)
     with pytest.raises(ConfigError, match="unicorn is no class here"):
         bench.run("evaluate", "x", {"classes": ["unicorn"]}, {"predictions": "to-score"})
+
+
+@pytest.mark.parametrize(("found", "said"), [([0, 0], True), ([0, 1], False), ([2, 2], True)])
+def test_one_class_everywhere_is_said(bench, found, said, capsys):
+    """A network that has not learned yet has a mean IoU, too."""
+
+    def write(writer):
+        for number, image_id in enumerate(bench.dataset.ids("val")):
+            with writer.item(f"masks/{image_id}.png") as temporary:
+                write_mask(temporary, np.full(bench.dataset.size(image_id), found[number % 2], np.uint8))
+
+    name = f"all-{found[0]}-{found[1]}"
+    bench.publish(name, "predictions", write)
+    bench.run("evaluate", f"scores-{name}", {}, {"predictions": name}, progress=PlainProgress())
+    expected = f"every pixel is predicted as {bench.dataset.class_names[found[0]]}, though"
+    assert (expected in capsys.readouterr().err) is said
 
 
 def test_missing_predictions_are_listed(bench, predictions):
