@@ -37,11 +37,13 @@ class Interruption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if kind is None:
+            self.act()  # a signal that came when there was no good moment left is not lost
         self._restore()
 
     def act(self) -> None:
-        """What the signal would have done: KeyboardInterrupt, or the end of the process."""
-        number = self.asked
+        """What the signal would have done: KeyboardInterrupt, or the end of the process. Nothing if there was none."""
+        number, self.asked = self.asked, None
         self._restore()
         if number is not None:
             os.kill(os.getpid(), number)

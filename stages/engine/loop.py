@@ -195,9 +195,7 @@ class _Trainer:
         self.saved: int | None = None  # step of the last checkpoint
         self.sums: dict[str, Tensor] = {}
         self.terms: set[str] = set()  # names of losses among them; the others are figures that the method observed
-        self.first_bad: dict[
-            str, Tensor
-        ] = {}  # loss -> the first step since the last report at which it was not finite
+        self.first_bad: dict[str, Tensor] = {}  # loss -> the first step since the last report when it was not finite
         self.last_losses: dict[str, float] = {}
         self.last_observed: dict[str, float] = {}
         first = next(iter(maker.orders.values())).stream

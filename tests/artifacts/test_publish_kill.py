@@ -76,7 +76,7 @@ def contents(workspace: Workspace) -> str:
     try:
         artifact = workspace.artifact("m")
     except ArtifactError as error:
-        assert "has no artifact 'm'" in error.message  # noqa: PT017
+        assert "has no artifact 'm'" in error.message  # noqa: PT017  (reading may succeed, too)
         assert workspace.names() == []
         return ""
     assert artifact.verify() == []
@@ -101,7 +101,7 @@ def test_dying_at_every_point_of_write_and_publish(tmp_path, old):
         workspace = Workspace(tmp_path / str(change))
         if old:
             make(workspace, old)
-        if not die_at(change, lambda: make(workspace, "b")):  # noqa: B023
+        if not die_at(change, lambda: make(workspace, "b")):  # noqa: B023  (called at once, in this round)
             break
         if old:  # taking the shared lock first once kept the recovery from its exclusive one: "has no artifact"
             with workspace.reading(["m"]) as inputs:
@@ -134,7 +134,7 @@ def test_dying_again_while_recovering(tmp_path):
         change += 1
         probe = Workspace(tmp_path / f"{change}")
         make(probe, "a")
-        if not die_at(change, lambda: make(probe, "b")):  # noqa: B023
+        if not die_at(change, lambda: make(probe, "b")):  # noqa: B023  (called at once, in this round)
             break
         state = frozenset(path.name for path in probe.path.iterdir())
         if not probe._unsettled("m") or state in states:
@@ -145,7 +145,7 @@ def test_dying_again_while_recovering(tmp_path):
             again += 1
             workspace = Workspace(tmp_path / f"{change}-{again}")
             subprocess.run(["cp", "-a", probe.path, workspace.path], check=True)
-            if not die_at(again, lambda: workspace.artifact("m")):  # noqa: B023
+            if not die_at(again, lambda: workspace.artifact("m")):  # noqa: B023  (called at once, in this round)
                 break
             deaths += 1
             assert contents(workspace) == "b"
@@ -164,7 +164,7 @@ def test_dying_at_every_point_of_a_removal(tmp_path):
         change += 1
         workspace = Workspace(tmp_path / str(change))
         make(workspace, "a")
-        if not die_at(change, lambda: workspace.remove("m")):  # noqa: B023
+        if not die_at(change, lambda: workspace.remove("m")):  # noqa: B023  (called at once, in this round)
             break
         seen.add(contents(workspace))
         make(workspace, "b")

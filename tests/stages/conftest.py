@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any
@@ -98,6 +99,32 @@ class Bench:
 
     def run(self, *arguments: Any, **options: Any) -> Artifact:
         return self.outcome(*arguments, **options).artifact
+
+
+@pytest.fixture
+def by_two_ranks(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[dict[str, Any], dict[str, Any], list[str]]]:
+    """Runs a stage's module as two ranks would, the first one last, as behind the barrier.
+
+    by_two_ranks(module, values, inputs) -> (JSON files written, the first rank's summary, ids of the pictures read)
+    """
+
+    def run(module: Any, values: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> Any:
+        read, reads = type(bench.dataset).image, []
+        monkeypatch.setattr(type(bench.dataset), "image", lambda self, one: reads.append(one) or read(self, one))
+        config = build(module.STAGE.config, values, "test")
+        work = Work(module.STAGE.name, 1, module.STAGE.output, "0" * 64, {}, {}, {})
+        with bench.workspace.writing("by-two", work) as writer:
+            for rank in (1, 0):
+                monkeypatch.setenv("RANK", str(rank))
+                monkeypatch.setenv("WORLD_SIZE", "2")
+                summary = module.run(config, inputs, writer, Execution(device="cpu", workers=1))
+                assert bool(summary) == (rank == 0)
+            written = {file.name: json.loads(file.read_bytes()) for file in writer.path.glob("*.json")}
+        return written, summary, reads
+
+    return run
 
 
 @pytest.fixture(scope="session")

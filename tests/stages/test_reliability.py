@@ -12,9 +12,6 @@ from sklearn.metrics import jaccard_score
 
 import stages.reliability as module
 from artifacts.errors import ConfigError, DataError
-from artifacts.store import Work
-from stages.config import build
-from stages.contract import Execution
 from stages.networks import load_network, normalise, upsample
 from stages.reliability import agreement, evenly_spaced
 
@@ -172,22 +169,13 @@ def test_a_run_that_was_cut_off_is_continued_to_the_same_bytes(bench, trained, m
     assert len(reads) - first == 2 * 3 * 3  # the first part was kept
 
 
-def test_every_rank_scores_its_parts_and_the_first_ranks_them_all(bench, trained, monkeypatch):
+def test_every_rank_scores_its_parts_and_the_first_ranks_them_all(bench, trained, by_two_ranks, monkeypatch):
     monkeypatch.setattr(module, "PART", 2)
     values = {"splits": ["weak", "train"]}
     whole = bench.run("reliability", "by-one", values, {"segmenter": "teacher"})
     inputs = {"data": bench.workspace.artifact("data"), "segmenter": trained}
-    read, reads = type(bench.dataset).image, []
-    monkeypatch.setattr(type(bench.dataset), "image", lambda self, one: reads.append(one) or read(self, one))
-    work = Work("reliability", 1, "reliability", "0" * 64, {}, {}, {})
-    with bench.workspace.writing("by-two", work) as writer:
-        for rank in (1, 0):  # the first one last, as behind the barrier
-            monkeypatch.setenv("RANK", str(rank))
-            monkeypatch.setenv("WORLD_SIZE", "2")
-            config = build(module.ReliabilityConfig, values, "test")
-            summary = module.run(config, inputs, writer, Execution(device="cpu", workers=1))
-            assert bool(summary) == (rank == 0)
-        assert writer.read_json("reliability.json") == whole.json("reliability.json")
+    written, summary, reads = by_two_ranks(module, values, inputs)
+    assert written["reliability.json"] == whole.json("reliability.json")
     assert sorted(reads) == sorted([*bench.dataset.ids("weak"), *bench.dataset.ids("train")] * 3)
     assert summary == whole.summary
 

@@ -12,9 +12,6 @@ import stages.select as module
 from artifacts.dataset import Dataset, write_dataset
 from artifacts.errors import ConfigError, DataError
 from artifacts.masks import write_mask
-from artifacts.store import Work
-from stages.config import build
-from stages.contract import Execution
 from stages.networks import load_network, normalise, upsample
 from stages.networks.loading import snapshots_of
 
@@ -85,21 +82,13 @@ def test_the_holdout_is_chosen_on_where_there_is_one(bench, trained):
     assert bench.run("select", "on-val", {"splits": ["val"]}, inputs).summary["splits"] == ["val"]
 
 
-def test_every_rank_scores_its_share_and_the_first_adds_them_up(bench, trained, monkeypatch):
+def test_every_rank_scores_its_share_and_the_first_adds_them_up(bench, trained, by_two_ranks, monkeypatch):
     """Five pictures' parts of two are not divisible by two ranks: none is padded, none is counted twice."""
     whole = bench.run("select", "by-one", {"splits": ["weak"]}, {"segmenter": trained.name})
     monkeypatch.setattr(module, "PART", 2)
-    config = build(module.SelectConfig, {"splits": ["weak"]}, "test")
     inputs = {"data": bench.workspace.artifact("data"), "segmenter": trained}
-    read, reads = type(bench.dataset).image, []
-    monkeypatch.setattr(type(bench.dataset), "image", lambda self, one: reads.append(one) or read(self, one))
-    work = Work("select", 1, "segmenter", "0" * 64, {}, {}, {})
-    with bench.workspace.writing("by-two", work) as writer:
-        for rank in (1, 0):  # the first one last, as behind the barrier
-            monkeypatch.setenv("RANK", str(rank))
-            monkeypatch.setenv("WORLD_SIZE", "2")
-            summary = module.run(config, inputs, writer, Execution(device="cpu", workers=1))
-            assert bool(summary) == (rank == 0)
+    written, summary, reads = by_two_ranks(module, {"splits": ["weak"]}, inputs)
+    assert written["selection.json"] == whole.json("selection.json")
     assert sorted(reads) == sorted(bench.dataset.ids("weak") * 4)
     assert summary == whole.summary
 

@@ -39,6 +39,23 @@ def test_the_first_signal_is_noted_and_acts_when_told_to(number):
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_that_nobody_acted_on_acts_at_the_end(number):
+    def late():
+        with Interruption():
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(SignalledError):
+        late()
+
+    def failed():
+        with Interruption():
+            os.kill(os.getpid(), number)
+            raise KeyError("another error is the one to tell")
+
+    with pytest.raises(KeyError):
+        failed()
+
+
 def test_a_second_signal_acts_at_once(number):
     def twice():
         with Interruption():
