@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -28,24 +26,23 @@ from torch.utils.data import DataLoader, get_worker_info
 from artifacts import checkpoint
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, SemisegError
-from artifacts.manifest import LOCAL
 from artifacts.store import Writer
 from stages.contract import Execution
 from stages.engine import distributed
 from stages.engine.batch import to_device
 from stages.engine.batch_norm import join_batch_norm
-from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from stages.engine.config import TrainingConfig
 from stages.engine.device import autocast_dtype, describe_device, select_device
 from stages.engine.interruption import Interruption
 from stages.engine.memory import PeakMemory
+from stages.engine.optimizers import MAIN, build_optimizers, lay_out_state, learning_rate_factor
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Parcel, SampleMaker
 from stages.engine.teacher import update_average
+from stages.engine.training_log import Means, TrainingLog
 from stages.methods.contract import Method
 
 CHECKPOINT = "checkpoint.pt"
-MAIN = "training"  # the optimiser of all networks without one of their own
-NEVER = 2**62  # a step that no training reaches
 
 
 @dataclass(frozen=True)
@@ -66,66 +63,6 @@ class TrainingStep(nn.Module):
 
     def forward(self, batch: Mapping[str, Any], step: int) -> dict[str, Tensor]:
         return self._method[0].losses(batch, step)
-
-
-def learning_rate_factor(config: ScheduleConfig, step: int, iterations: int) -> float:
-    """The factor on every group's learning rate at `step` (0-based) of `iterations`."""
-    warm = min((step + 1) / config.warmup, 1.0) if config.warmup else 1.0
-    if config.name == "poly":
-        return warm * (1 - step / iterations) ** config.power
-    if config.name == "cosine":
-        return warm * (config.last + (1 - config.last) * (1 + math.cos(math.pi * step / iterations)) / 2)
-    if config.name == "step":
-        return warm * config.gamma ** sum(step >= round(m * iterations) for m in config.milestones)
-    return warm
-
-
-def build_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-    """The optimiser over a method's parameter groups, each with its learning rate and decay."""
-    prepared = []
-    for group in groups:
-        name = group["name"]
-        biases = name.endswith("biases")
-        lr = config.lr * (config.new_lr_factor if ".new." in f".{name}." else 1.0)
-        prepared.append(
-            {
-                "params": group["params"],
-                "name": name,
-                "lr": lr * (config.bias_lr_factor if biases else 1.0),
-                "weight_decay": config.weight_decay if config.decay_biases or not biases else 0.0,
-            }
-        )
-    if config.name == "sgd":
-        return torch.optim.SGD(prepared, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
-    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(prepared, lr=config.lr, betas=config.betas, fused=fused)
-
-
-def build_optimizers(
-    config: OptimizerConfig, own: Mapping[str, OptimizerConfig], groups: list[dict[str, Any]]
-) -> dict[str, torch.optim.Optimizer]:
-    """The training's optimiser (`MAIN`), and one for each network in `own`; groups are named "network.origin.role".
-
-    All step at once, from the gradients of one backward pass: in an adversarial pair each then learns against the
-    other as it was before the step, which is what the published codes do.
-    """
-    shares: dict[str, list[dict[str, Any]]] = {MAIN: [], **{name: [] for name in own}}
-    for group in groups:
-        network = group["name"].partition(".")[0]
-        shares[network if network in own else MAIN].append(group)
-    return {name: build_optimizer(own.get(name, config), share, fused=True) for name, share in shares.items()}
-
-
-def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
-    """Gives the state of each parameter the parameter's own strides.
-
-    Checkpoints hold contiguous tensors, and a fused optimiser walks through parameter, gradient and state by their
-    addresses: without this a resumed training with channels_last weights would mix up its moments, silently.
-    """
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def fit(
@@ -193,11 +130,7 @@ class _Trainer:
         self.keep_at: frozenset[int] = frozenset()
         self.step = 0
         self.saved: int | None = None  # step of the last checkpoint
-        self.sums: dict[str, Tensor] = {}
-        self.terms: set[str] = set()  # names of losses among them; the others are figures that the method observed
-        self.first_bad: dict[str, Tensor] = {}  # loss -> the first step since the last report when it was not finite
-        self.last_losses: dict[str, float] = {}
-        self.last_observed: dict[str, float] = {}
+        self.means = Means()
         first = next(iter(maker.orders.values())).stream
         self.epoch_steps = math.ceil(len(first.entries) / first.batch_size)
 
@@ -207,7 +140,7 @@ class _Trainer:
         with contextlib.ExitStack() as stack:
             # One of several processes cannot stop alone, and waiting for the others it would never end its step.
             interruption = stack.enter_context(Interruption(distributed.world_size() == 1))
-            log = stack.enter_context(_Log(self.writer, self.step)) if self.main else None
+            log = stack.enter_context(TrainingLog(self.writer, self.step)) if self.main else None
             tracker = None
             if self.main:
                 tracker = stack.enter_context(
@@ -218,7 +151,7 @@ class _Trainer:
             for samples in self._batches():
                 losses = self._one_step(samples)
                 self.step += 1
-                self._collect(losses)
+                self.means.add(self.step, losses, self.method.observed)
                 reported = self.step % self.config.log_every == 0 or self.step == self.config.iterations
                 if reported:
                     self._report(log)
@@ -227,7 +160,7 @@ class _Trainer:
                 if self.keep is not None and self.step in self.keep_at:
                     self.keep(self.step, self._predictor)
                 if tracker is not None:
-                    tracker.advance(1, **self.last_losses, **self.last_observed)
+                    tracker.advance(1, **self.means.losses, **self.means.observed)
                     self.writer.advance_to(self.step)
                 if self._checkpoint_due(time.monotonic() - last_save, reported):
                     self._save()
@@ -247,8 +180,8 @@ class _Trainer:
                 "iterations": self.step,
                 "epochs": round(self.step / self.epoch_steps, 2),
                 "images_per_second": round(steps * self._batch_size() / seconds, 2) if steps else None,
-                "losses": self.last_losses,
-                **({"observed": self.last_observed} if self.last_observed else {}),
+                "losses": self.means.losses,
+                **({"observed": self.means.observed} if self.means.observed else {}),
                 "peak_memory_mib": self.memory.mib(),
                 "device": describe_device(self.device),
             },
@@ -310,46 +243,20 @@ class _Trainer:
 
     # --- log ---
 
-    def _collect(self, losses: dict[str, Tensor]) -> None:
-        for name, value in {**losses, **self.method.observed}.items():  # stays on the device: reading stops a GPU
-            self.sums[name] = self.sums.get(name, 0) + value.detach().float()
-        self.terms |= losses.keys()
-        for name, value in losses.items():
-            step = torch.where(torch.isfinite(value.detach()), NEVER, self.step)
-            self.first_bad[name] = step if name not in self.first_bad else torch.minimum(self.first_bad[name], step)
-        self.sums["steps"] = self.sums.get("steps", torch.zeros(())) + 1
-
-    def _report(self, log: _Log | None) -> None:
-        steps = float(self.sums.pop("steps"))
-        names = sorted(self.sums)
-        values = distributed.sum_over_processes(torch.stack([self.sums[name] for name in names]))
-        means = dict(zip(names, (values / (steps * distributed.world_size())).tolist(), strict=True))
-        self.last_losses = {name: value for name, value in means.items() if name in self.terms}
-        self.last_observed = {name: value for name, value in means.items() if name not in self.terms}
-        self._check_losses(self.last_losses)
-        self.sums, self.first_bad = {}, {}
+    def _report(self, log: TrainingLog | None) -> None:
+        self._refuse(self.means.close(self.step))
         if log:
             rate = self.optimizers[MAIN].param_groups[0]["lr"]
-            log.write(self.step, self.last_losses | self.last_observed | {"lr": rate})
+            log.write(self.step, self.means.losses | self.means.observed | {"lr": rate})
 
-    def _check_losses(self, losses: Mapping[str, float]) -> None:
-        """SemisegError when a sum or mean of losses since the last report is not finite: the first step and its terms.
-
-        Several processes call it with the same means: all of them find the same.
-        """
-        if all(math.isfinite(value) for value in losses.values()):
-            return
-        names = sorted(self.first_bad)
-        steps = distributed.least_over_processes(torch.stack([self.first_bad[name] for name in names])).tolist()
-        first = min(steps)
-        if first == NEVER:  # each of them is finite, and their sum is not
-            first, terms = self.step, [name for name, value in losses.items() if not math.isfinite(value)]
-        else:
-            terms = [name for name, step in zip(names, steps, strict=True) if step == first]
-        raise SemisegError(
-            f"the loss {', '.join(terms)} is not a finite number at step {first}",
-            f"lower optimizer.lr, or clip gradients (clip_grad_norm); {self._last_good()}",
-        )
+    def _refuse(self, bad: tuple[int, list[str]] | None) -> None:
+        """SemisegError where there is a step at which losses were not finite."""
+        if bad is not None:
+            step, terms = bad
+            raise SemisegError(
+                f"the loss {', '.join(terms)} is not a finite number at step {step}",
+                f"lower optimizer.lr, or clip gradients (clip_grad_norm); {self._last_good()}",
+            )
 
     def _last_good(self) -> str:
         if self.saved is None:
@@ -365,7 +272,7 @@ class _Trainer:
                     f"lower optimizer.lr, or clip gradients (clip_grad_norm); {self._last_good()}",
                 )
 
-    def _epoch_end(self, log: _Log | None) -> None:
+    def _epoch_end(self, log: TrainingLog | None) -> None:
         figures = self.method.epoch_metrics()
         if log and figures:
             log.write(self.step, figures)
@@ -381,9 +288,7 @@ class _Trainer:
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "method": self.method.state(),
-            "sums": self.sums,
-            "last_losses": self.last_losses,
-            "last_observed": self.last_observed,
+            **self.means.state(),
         }
 
     def _checkpoint_due(self, seconds: float, reported: bool) -> bool:
@@ -401,8 +306,7 @@ class _Trainer:
 
     def _save(self) -> None:
         """Writes the checkpoint, in every process at the same step; never one that a NaN has spoilt."""
-        if self.sums:
-            self._check_losses({name: float(value) for name, value in self.sums.items() if name in self.first_bad})
+        self._refuse(self.means.not_finite(self.step))
         self._check_weights()
         state = self._state()
         self.saved = self.step
@@ -429,10 +333,8 @@ class _Trainer:
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
             self.method.restore(state["method"])
-            self.step, self.last_losses = state["step"], state["last_losses"]
-            self.last_observed = state["last_observed"]
-            self.saved = self.step
-            self.sums = {n: value.to(self.device if n != "steps" else "cpu") for n, value in state["sums"].items()}
+            self.means.restore(state, self.device)
+            self.step = self.saved = state["step"]
         except ArtifactError as error:
             raise ArtifactError(error.message, cure) from error
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
@@ -467,45 +369,4 @@ def _compile(networks: nn.ModuleDict) -> None:
             part.compile()
 
 
-class _Log:
-    """metrics.jsonl and TensorBoard below `local/`; lines after the resumed step are dropped."""
-
-    def __init__(self, writer: Writer, step: int) -> None:
-        self.folder = writer.path / LOCAL
-        self.path = self.folder / "metrics.jsonl"
-        self.step = step
-
-    def __enter__(self) -> _Log:
-        from torch.utils.tensorboard import SummaryWriter
-
-        with disk_errors(self.path):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if self.path.is_file():
-                lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= self.step]
-                temporary = self.path.with_name(f".{self.path.name}.partial")
-                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-                os.replace(temporary, self.path)
-            self.file = open(self.path, "a", encoding="utf-8", buffering=1)
-            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
-        return self
-
-    def write(self, step: int, figures: Mapping[str, float]) -> None:
-        with disk_errors(self.path):
-            rounded = {name: float(f"{value:.6g}") for name, value in figures.items()}
-            self.file.write(json.dumps({"step": step, "time": round(time.time(), 1), **rounded}) + "\n")
-            for name, value in figures.items():
-                self.board.add_scalar(name, value, step)
-
-    def __exit__(self, *_: object) -> None:
-        self.board.close()
-        self.file.close()
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):  # the last line of a killed run may be cut
-        return math.inf
-
-
-__all__ = ["CHECKPOINT", "Fitted", "TrainingStep", "build_optimizer", "build_optimizers", "fit", "learning_rate_factor"]
+__all__ = ["CHECKPOINT", "Fitted", "TrainingStep", "fit"]

@@ -12,7 +12,8 @@ from torch import nn
 from artifacts import checkpoint
 from artifacts.store import Writer
 from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from stages.engine.loop import CHECKPOINT, build_optimizer, fit, lay_out_state, learning_rate_factor
+from stages.engine.loop import CHECKPOINT, fit
+from stages.engine.optimizers import build_optimizer, lay_out_state, learning_rate_factor
 from stages.engine.streams import Entry, SampleMaker, Stream
 from stages.methods.contract import Method, Setup
 from stages.methods.dual_branch import DualBranch

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.engine.config import OptimizerConfig
-from stages.engine.loop import build_optimizers
+from stages.engine.optimizers import build_optimizers
 from stages.methods.contract import segment
 
 SMALL = {"discriminator": {"channels": [4, 4, 4, 4]}}

@@ -7,7 +7,7 @@ import torch
 
 from stages.engine.config import OptimizerConfig
 from stages.engine.flaw_maps import flaw_target, less_flawed, tidy
-from stages.engine.loop import build_optimizers
+from stages.engine.optimizers import build_optimizers
 from stages.engine.teacher import sigmoid_ramp
 from stages.methods.contract import segment
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.engine.config import OptimizerConfig
-from stages.engine.loop import build_optimizers
+from stages.engine.optimizers import build_optimizers
 from stages.methods.contract import segment
 from stages.methods.s4gan import between_0_and_1, mean_difference
 

@@ -1,0 +1,126 @@
+"""What a training says of itself: means of its losses between two reports, and the files they are written to."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from artifacts.disk_errors import disk_errors
+from artifacts.manifest import LOCAL
+from artifacts.store import Writer
+from stages.engine import distributed
+
+NEVER = 2**62  # a step that no training reaches
+
+
+class Means:
+    """Losses, and figures that the method observed, of the steps since the last report.
+
+    They stay on the device until the report: reading one stops a GPU. `losses` and `observed` are the means of the last
+    report over its steps and all processes.
+    """
+
+    def __init__(self) -> None:
+        self.losses: dict[str, float] = {}
+        self.observed: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._terms: set[str] = set()  # which of the sums are losses
+        self._first_bad: dict[str, Tensor] = {}  # loss -> the first step when it was not finite
+
+    def add(self, step: int, losses: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> None:
+        """The losses after `step` steps and what the method observed in the last of them, scalars."""
+        for name, value in {**losses, **observed}.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach().float()
+        self._terms |= losses.keys()
+        for name, value in losses.items():
+            bad = torch.where(torch.isfinite(value.detach()), NEVER, step)
+            self._first_bad[name] = torch.minimum(self._first_bad[name], bad) if name in self._first_bad else bad
+        self._steps += 1
+
+    def close(self, step: int) -> tuple[int, list[str]] | None:
+        """Means of the steps since the last time; the first step and the terms where a loss was not finite, or None.
+
+        Every process calls it at the same `step`, and all get the same.
+        """
+        names = sorted(self._sums)
+        values = distributed.sum_over_processes(torch.stack([self._sums[name] for name in names]))
+        means = dict(zip(names, (values / (self._steps * distributed.world_size())).tolist(), strict=True))
+        self.losses = {name: value for name, value in means.items() if name in self._terms}
+        self.observed = {name: value for name, value in means.items() if name not in self._terms}
+        bad = self._not_finite(step, self.losses)
+        self._sums, self._first_bad, self._steps = {}, {}, 0
+        return bad
+
+    def not_finite(self, step: int) -> tuple[int, list[str]] | None:
+        """As `close`, of the steps that are not closed yet."""
+        return self._not_finite(step, {name: float(self._sums[name]) for name in self._first_bad})
+
+    def _not_finite(self, step: int, losses: Mapping[str, float]) -> tuple[int, list[str]] | None:
+        if all(math.isfinite(value) for value in losses.values()):
+            return None
+        names = sorted(self._first_bad)
+        steps = distributed.least_over_processes(torch.stack([self._first_bad[name] for name in names])).tolist()
+        first = min(steps)
+        if first == NEVER:  # each of them is finite, and their sum is not
+            return step, [name for name, value in losses.items() if not math.isfinite(value)]
+        return first, [name for name, bad in zip(names, steps, strict=True) if bad == first]
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; `restore` takes it back."""
+        sums = {**self._sums, "steps": torch.tensor(float(self._steps))} if self._steps else {}
+        return {"sums": sums, "last_losses": self.losses, "last_observed": self.observed}
+
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Raises KeyError where the state is not one of `state`."""
+        self.losses, self.observed = state["last_losses"], state["last_observed"]
+        self._sums = {name: value.to(device) for name, value in state["sums"].items() if name != "steps"}
+        self._steps = int(state["sums"].get("steps", 0))
+
+
+class TrainingLog:
+    """metrics.jsonl and TensorBoard below `local/`; lines after the resumed step are dropped."""
+
+    def __init__(self, writer: Writer, step: int) -> None:
+        self.folder = writer.path / LOCAL
+        self.path = self.folder / "metrics.jsonl"
+        self.step = step
+
+    def __enter__(self) -> TrainingLog:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with disk_errors(self.path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.path.is_file():
+                lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= self.step]
+                temporary = self.path.with_name(f".{self.path.name}.partial")
+                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+                os.replace(temporary, self.path)
+            self.file = open(self.path, "a", encoding="utf-8", buffering=1)
+            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
+        return self
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        with disk_errors(self.path):
+            rounded = {name: float(f"{value:.6g}") for name, value in figures.items()}
+            self.file.write(json.dumps({"step": step, "time": round(time.time(), 1), **rounded}) + "\n")
+            for name, value in figures.items():
+                self.board.add_scalar(name, value, step)
+
+    def __exit__(self, *_: object) -> None:
+        self.board.close()
+        self.file.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):  # the last line of a killed run may be cut
+        return math.inf
