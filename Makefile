@@ -1,4 +1,5 @@
 # make demo      the environment and the main job from nothing, on a CPU
+#                (REPLACE=1, here and below: even where it replaces other results of hours)
 # make test      the tests
 # make install   .venv with `semiseg` in it
 # make check     format, lint, types
@@ -12,6 +13,7 @@ BIN := $(VENV)/bin
 PROFILE ?= shapes
 SETTINGS = $(if $(DATA),--set data=$(DATA)) $(if $(WEIGHTS),--set weights=$(WEIGHTS)) \
            $(if $(SBD),--set sbd=$(SBD)) $(if $(CLASSES),--set classes=$(CLASSES))
+REPLACING = $(if $(REPLACE),--replace)
 
 .PHONY: install demo test check bench reproduce-table1 clean
 .DEFAULT_GOAL := demo
@@ -26,11 +28,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/semiseg run demo
+	$(BIN)/semiseg run demo $(REPLACING)
 
 reproduce-table1: install
 	@echo "Table 1, profile $(PROFILE)$(if $(filter shapes,$(PROFILE)), (the embedded data set; PROFILE=small or paper DATA=DEVKIT for real pictures))"
-	$(BIN)/semiseg run table1 --profile $(PROFILE) $(SETTINGS)
+	$(BIN)/semiseg run table1 --profile $(PROFILE) $(SETTINGS) $(REPLACING)
 
 test: install
 	$(BIN)/python -m pytest

@@ -16,6 +16,7 @@ from stages.contract import Execution, default_workers
 
 RUNS = Path("runs")
 DEFAULT = RUNS / "default"
+COSTLY_S = 600.0  # what took longer to make is not replaced without --replace
 
 WorkspaceOption = Annotated[
     Path | None,

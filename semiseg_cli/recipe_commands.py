@@ -7,7 +7,7 @@ import importlib.resources
 import json
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +31,7 @@ from semiseg_cli.console import (
     write_json,
 )
 from semiseg_cli.options import (
+    COSTLY_S,
     RUNS,
     DeviceOption,
     JsonOption,
@@ -44,12 +45,13 @@ from semiseg_cli.options import (
 )
 from semiseg_cli.tables import table_json, table_markdown, table_text
 from stages.config import read_yaml
+from stages.pipeline.changes import Change, listed
 from stages.pipeline.figures import Results, not_fresh, read_results
 from stages.pipeline.how_made import HowMade, how_made, steps_of_trainings, value_words
 from stages.pipeline.parameters import Parameter, did_you_mean
 from stages.pipeline.recipe import Node, Recipe, declared_parameters, read_recipe
 from stages.pipeline.run_recipe import Record, read_record, run_recipe
-from stages.pipeline.status import Expected, State, workspace_states
+from stages.pipeline.status import STALE, Expected, State, workspace_states
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -91,13 +93,17 @@ def run(
     force: Annotated[
         list[str] | None, typer.Option("--force", metavar="NODE", help="Run this node even if it is fresh.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace results even if they took more than ten minutes to make.")
+    ] = False,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
 ) -> None:
     """Run a recipe: every node that is not fresh, in order.
 
     Default workspace: runs/RECIPE or runs/RECIPE-PROFILE. A run can be stopped at any moment; the same command
-    continues it. What a node is made from decides whether it is fresh, not times.
+    continues it. What a node is made from decides whether it is fresh, not times. Results made with other settings
+    are replaced: of more than ten minutes' work only with --replace.
     """
     if recipe is None:
         _list_recipes()
@@ -117,12 +123,15 @@ def run(
     command += ["--profile", profile] if profile else []
     command += [word for setting in settings or [] for word in ("--set", setting)]
     command += ["--workspace", str(place)] if workspace else []
+    command += ["--replace"] if replace else []
     command += ["--device", device] if device != "auto" else []
     command += ["--workers", str(workers)] if workers is not None else []
     again = quoted(command)
 
     observer = _Lines(resolved)
     if is_main_rank():
+        if not replace:
+            _refuse_to_replace(resolved, target, force or [])
         say(f"{resolved.name}{f' ({profile})' if profile else ''}: {len(resolved.nodes)} nodes in {place}")
     begin = time.monotonic()
     try:
@@ -150,6 +159,28 @@ def run(
         raise typer.Exit(max(e.exit_code if isinstance(e, SemisegError) else 1 for e in errors))
 
 
+def _refuse_to_replace(recipe: Recipe, workspace: Workspace, force: Collection[str]) -> None:
+    """UsageError when the run would replace results that took more than `COSTLY_S` together; asked-for ones aside."""
+    lost, total = _replaced(recipe, workspace_states(workspace, expected_nodes(recipe)), force)
+    if total <= COSTLY_S:
+        return
+    # What was changed says more than what follows from it.
+    lost.sort(key=lambda state: (state.reasons[0].startswith("input "), -(state.seconds or 0.0)))
+    shown = [f"{state.name} ({duration(state.seconds or 0.0)}; {state.reasons[0]})" for state in lost[:3]]
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    raise UsageError(
+        f"results in {workspace.path} that took {duration(total)} to make would be replaced: {', '.join(shown)}{more}",
+        "--workspace DIR makes the new ones elsewhere, --replace replaces them; --dry-run shows all",
+    )
+
+
+def _replaced(recipe: Recipe, states: Iterable[State], force: Collection[str]) -> tuple[list[State], float]:
+    """The stale nodes of a recipe, but for those that are forced, and how many seconds they took to make."""
+    lost = [state for state in states if state.name in recipe.nodes and state.state == STALE]
+    lost = [state for state in lost if state.name not in force and state.seconds is not None]
+    return lost, sum(state.seconds or 0.0 for state in lost)
+
+
 class _Lines:
     """A line per node on stderr."""
 
@@ -160,6 +191,7 @@ class _Lines:
         self.number = 0
         self.current: str | None = None
         self.begin = 0.0
+        self.replaced = ""  # what is said of the node that starts next
 
     def _line(self, state: str, node: Node, text: str) -> None:
         if not is_main_rank():
@@ -173,10 +205,15 @@ class _Lines:
         self.number += 1
         self._line("fresh", node, headline(artifact.summary))
 
+    def replacing(self, node: Node, artifact: Artifact, changes: list[Change]) -> None:
+        why = listed(changes) if changes else "the same once more"
+        self.replaced = f", replaces that of {artifact.manifest.finished[:10]}: {why}"
+
     def started(self, node: Node, resumed: int) -> None:
         self.number += 1
         self.current, self.begin = node.name, time.monotonic()
-        self._line("running", node, node.stage.name + (", continued" if resumed else ""))
+        self._line("running", node, node.stage.name + (", continued" if resumed else "") + self.replaced)
+        self.replaced = ""
 
     def finished(self, node: Node, artifact: Artifact) -> None:
         took = duration(time.monotonic() - self.begin)
@@ -240,6 +277,10 @@ def _show_plan(recipe: Recipe, workspace: Workspace, force: list[str]) -> None:
     console.print(table)
     unfresh = {name for name in recipe.nodes if states[name].state != "fresh"}
     console.print(_trainings_line(recipe, unfresh | set(force)))
+    lost, total = _replaced(recipe, states.values(), force)
+    if lost:
+        needs = ": needs --replace" if total > COSTLY_S else ""
+        console.print(f"to be replaced: {_counted(len(lost), 'result')} that took {duration(total)} to make{needs}")
     say(f"nothing was run; workspace: {workspace.path}")
 
 

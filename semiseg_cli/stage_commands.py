@@ -16,6 +16,7 @@ from artifacts.errors import ArtifactError, ConfigError, SemisegError, UsageErro
 from artifacts.store import Artifact, Workspace, Writer
 from semiseg_cli.console import duration, headline, say, show_error, write_json
 from semiseg_cli.options import (
+    COSTLY_S,
     DEFAULT,
     DeviceOption,
     WorkersOption,
@@ -107,7 +108,6 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
 
 DEFAULT_NAMES: dict[str, str] = {"prepare-data": "data", "evaluate": "evaluation", "predict": "predictions"}
 
-COSTLY_S = 600.0  # what took longer to make is not replaced without --replace
 
 _FIXED = ("config_file", "settings", "name", "workspace", "device", "workers", "force", "replace")
 

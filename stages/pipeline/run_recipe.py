@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from artifacts.canonical import pretty_json
@@ -15,6 +16,7 @@ from artifacts.errors import ConfigError
 from artifacts.store import TEMPORARY, Artifact, Workspace, Writer
 from stages.config import mistakes
 from stages.contract import STAGE_MODULES, Execution, load_stage
+from stages.pipeline.changes import Change
 from stages.pipeline.graph import upstream
 from stages.pipeline.parameters import did_you_mean
 from stages.pipeline.recipe import Node, Recipe
@@ -30,6 +32,8 @@ class Observer(Protocol):
     """Who is told what happens to each node."""
 
     def fresh(self, node: Node, artifact: Artifact) -> None: ...
+
+    def replacing(self, node: Node, artifact: Artifact, changes: list[Change]) -> None: ...  # before `started`
 
     def started(self, node: Node, resumed: int) -> None: ...
 
@@ -83,6 +87,7 @@ def run_recipe(
                 execution,
                 force=name in force,
                 started=_tell_start(observer, node),
+                replacing=partial(observer.replacing, node),
             )
         except Exception as error:
             report.failed[name] = error

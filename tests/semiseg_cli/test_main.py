@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -551,6 +552,34 @@ def test_a_recipe_runs_and_says_so_line_by_line(capsys: pytest.CaptureFixture[st
     code, _, err = run(capsys, "run", "little.yaml", "--workers", "1")
     assert "[1/1] fresh" in err
     assert "0 made, 1 fresh" in err
+
+
+def test_a_run_replaces_what_took_long_only_if_told(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("little.yaml").write_text(RECIPE)
+    assert run(capsys, "run", "little.yaml")[0] == 0
+    code, _, err = run(capsys, "run", "little.yaml", "--set", "images=5")
+    lines = [" ".join(line.split()) for line in err.splitlines()]
+    assert code == 0
+    assert re.fullmatch(r"\[1/1\] running data prepare-data, replaces that of 20.*: dataset.val \d -> 5", lines[1])
+
+    manifest = Path("runs/little/data/manifest.json")
+    record = json.loads(manifest.read_text()) | {"seconds": 11520.0}
+    manifest.write_text(json.dumps(record))
+    before = sorted(Path("runs/little").iterdir())
+    code, _, err = run(capsys, "run", "little.yaml", "--set", "images=3")
+    assert code == 2
+    assert err.splitlines() == [
+        "error: results in runs/little that took 3 h 12 min to make would be replaced: "
+        "data (3 h 12 min; config dataset.val: 5 -> 3)",
+        "hint: --workspace DIR makes the new ones elsewhere, --replace replaces them; --dry-run shows all",
+    ]
+    assert sorted(Path("runs/little").iterdir()) == before
+    _, out, _ = run(capsys, "run", "little.yaml", "--set", "images=3", "--dry-run")
+    assert "to be replaced: 1 result that took 3 h 12 min to make: needs --replace" in out
+    assert run(capsys, "run", "little.yaml", "--set", "images=5")[0] == 0  # fresh: nothing is replaced
+    assert run(capsys, "run", "little.yaml", "--set", "images=5", "--force", "data")[0] == 0  # asked for
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"seconds": 11520.0}))
+    assert run(capsys, "run", "little.yaml", "--set", "images=3", "--replace")[0] == 0
 
 
 def test_a_dry_run_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from artifacts.errors import ConfigError
 from artifacts.store import Artifact, Workspace
 from stages.contract import STAGE_MODULES, Execution
+from stages.pipeline.changes import Change, listed
 from stages.pipeline.recipe import Node, Recipe, resolve
 from stages.pipeline.run_recipe import RECORD_NAME, RunReport, read_record, run_recipe
 from stages.pipeline.run_stage import run_stage
@@ -27,6 +28,9 @@ class Events:
 
     def fresh(self, node: Node, artifact: Artifact) -> None:
         self.lines.append(f"fresh {node.name}")
+
+    def replacing(self, node: Node, artifact: Artifact, changes: list[Change]) -> None:
+        self.lines.append(f"replacing {node.name}: {listed(changes)}")
 
     def started(self, node: Node, resumed: int) -> None:
         self.lines.append(f"started {node.name}" + (" again" if resumed else ""))
