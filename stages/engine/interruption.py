@@ -21,7 +21,8 @@ class Interruption:
                 save()
                 interruption.act()
 
-    In other threads than the main one, which get no signals, it does nothing, nor where it is not `wanted`.
+    In other threads than the main one, which get no signals, it does nothing, nor where it is not `wanted`. A signal
+    that the process was started to ignore (a shell's background job) stays ignored.
     """
 
     def __init__(self, wanted: bool = True) -> None:
@@ -31,7 +32,8 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if self._wanted:
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(

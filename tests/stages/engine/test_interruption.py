@@ -75,6 +75,17 @@ def test_without_a_signal_what_was_before_comes_back(number):
         assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_ignored_signal_stays_ignored(number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            os.kill(os.getpid(), number)
+            assert interruption.asked is None
+    finally:
+        signal.signal(number, before)
+
+
 def test_other_threads_leave_the_handlers_alone(number):
     before, seen = signal.getsignal(number), []
 
