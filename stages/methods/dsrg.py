@@ -70,7 +70,8 @@ class Dsrg(Method):
 
         probabilities = logits.softmax(1) + SMALLEST
         probabilities = probabilities / probabilities.sum(1, keepdim=True)  # H
-        refined = self._crf(pictures.pixels, probabilities)  # Q
+        if self.settings.region_growing or self.settings.boundary_weight:
+            refined = self._crf(pictures.pixels, probabilities)  # Q
         if self.settings.region_growing:
             seeds = self._grow(refined, seeds, present)
         if "reference" in pictures.extra:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artifacts.errors import DataError
-from stages.engine.inference import predict_probabilities, window_starts
+from stages.engine.inference import _predict, predict_probabilities, window_starts
 from stages.networks import build_segmenter, normalise, upsample
 from stages.networks.config import NetworkConfig
 from stages.networks.normalisation import MEAN, STD
 from stages.scoring.config import InferenceConfig
+from tests.stages.fake_gpu import FakeTensorMode, move
 
 CPU = torch.device("cpu")
 SIZES = {"a": (33, 40), "b": (25, 31), "c": (33, 40), "d": (33, 40), "e": (40, 33), "f": (33, 40)}
@@ -45,6 +48,16 @@ def predict(network: nn.Module, pictures: Shelf, ids: list[str] | None = None, b
         network, pictures, ids or sorted(pictures.pixels), InferenceConfig(**protocol), CPU, batch_size
     )
     return {name: p for names, batch in results for name, p in zip(names, batch, strict=True)}
+
+
+@pytest.mark.parametrize("protocol", [{}, {"scales": (0.5, 1.0, 1.5), "flip": True}, {"window": 20, "merge": "logits"}])
+def test_probabilities_stay_on_the_device_of_the_pictures(network: nn.Module, protocol) -> None:
+    there = copy.deepcopy(network).eval()
+    with FakeTensorMode():
+        move(there)
+        images = torch.empty(2, 33, 40, 3, dtype=torch.uint8, device="cuda")
+        found = _predict(there, images, InferenceConfig(precision="fp32", **protocol))
+        assert (found.device.type, tuple(found.shape)) == ("cuda", (2, 4, 33, 40))
 
 
 def test_plain_inference_is_softmax_of_upsampled_logits(network: nn.Module) -> None:

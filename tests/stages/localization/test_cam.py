@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from stages.localization.cam import (
+    _readers,
     class_activation_maps,
     for_inference,
     gradient_ranks,
@@ -16,6 +17,7 @@ from stages.localization.cam import (
 )
 from stages.networks import build_classifier, normalise
 from stages.networks.config import ClassifierConfig
+from tests.stages.fake_gpu import FakeTensorMode, move
 
 CPU = torch.device("cpu")
 SCALES = (0.5, 1.0, 1.5)
@@ -53,6 +55,17 @@ def classifier():
     network = build_classifier(ClassifierConfig.model_validate("tiny"), num_foreground=4, seed=1)
     torch.nn.init.normal_(network.scores.weight, std=1.0, generator=torch.Generator().manual_seed(0))
     return network.eval()
+
+
+def test_maps_stay_on_the_device_of_the_pictures(classifier):
+    network = for_inference(classifier, CPU)
+    _readers.cache_clear()
+    with FakeTensorMode(), torch.inference_mode(False):
+        move(network)
+        pictures = torch.empty(3, 3, 33, 45, dtype=torch.uint8, device="cuda")
+        maps = normalise_by_maximum(multi_scale_maps(network, pictures, SCALES, True, 16)).half()
+        assert (maps.device.type, tuple(maps.shape)) == ("cuda", (3, 4, 9, 12))
+    _readers.cache_clear()  # it holds fakes
 
 
 def maps_of(classifier, pictures, batch_size, scales=SCALES, flip=True):
