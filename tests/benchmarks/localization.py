@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from stages.networks import Classifier, build_classifier, normalise
 from stages.networks.config import ClassifierConfig
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import Result, in_turn
+from tests.stages.localization import reference_region_growing as reference
 
 GROWING_SIDE = 41  # cells of DSRG's maps
 # (pictures of a batch, batches, repeats)
@@ -34,7 +33,6 @@ CAM_SCALES = (0.5, 1.0, 1.5, 2.0)
 def region_growing(scale: str, folder: Path) -> Result:
     """DSRG's growing step for whole batches, against a loop over the pixels."""
     batch, batches, repeats = GROWING[scale]
-    reference = _reference()
     cases = [_growing_case(batch, seed) for seed in range(batches)]
 
     def by_pixel() -> list[np.ndarray]:
@@ -67,16 +65,6 @@ def region_growing(scale: str, folder: Path) -> Result:
         target_ratio=30.0,
         figures={"ms_a_batch": 1000 * ours.median / batches, "grown_pixels": sum(grown)},
     )
-
-
-def _reference() -> ModuleType:
-    file = Path(__file__).parents[1] / "stages" / "localization" / "reference_region_growing.py"
-    spec = importlib.util.spec_from_file_location("reference_region_growing", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _growing_case(batch: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

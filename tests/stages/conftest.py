@@ -1,4 +1,7 @@
-"""Fixtures for the stages that predict, refine and score: a small drawn data set and an untrained segmenter."""
+"""Fixtures for the stages that predict, refine and score: a small drawn data set and an untrained segmenter.
+
+Those for the stages that train are in drawn_training.py.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,9 @@ from stages.contract import Execution, load_stage
 from stages.networks import build_segmenter
 from stages.networks.config import NetworkConfig
 from stages.pipeline.run_stage import Outcome, run_stage
+from tests.stages import drawn_training
+
+training, own_training = drawn_training.training, drawn_training.own_training
 
 
 def publish(

@@ -1,11 +1,9 @@
-"""Fixtures of the tests that train: fourteen small drawn pictures, estimated masks, seeds, and configs.
-
-Not a conftest: the tests of other stages have their own. Loaded by path, since `tests` is no package.
-"""
+"""Fixtures of the tests that train: fourteen small drawn pictures, estimated masks, seeds, and configs."""
 
 from __future__ import annotations
 
 import dataclasses
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +223,30 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
 def own_training(tmp_path: Path) -> Training:
     """A copy of the drawn workspace that a test may damage."""
     return Training(fill(Workspace(tmp_path / "runs")))
+
+
+class StoppedError(Exception):
+    """What the progress tracker raises to stop a training."""
+
+
+@dataclasses.dataclass
+class StopAt:
+    """Progress that raises when step `at` is done; None: never."""
+
+    at: int | None
+    notes: list[str] = dataclasses.field(default_factory=list)
+    shown: list[dict] = dataclasses.field(default_factory=list)
+
+    @contextmanager
+    def track(self, total, description, unit="images", done=0):
+        self.done = done
+        yield self
+
+    def advance(self, count=1, **fields):
+        self.done += count
+        self.shown.append(fields)
+        if self.done == self.at:
+            raise StoppedError
+
+    def note(self, text):
+        self.notes.append(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import json
 import os
@@ -12,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,39 +29,7 @@ from stages.networks.loading import snapshots_of
 from stages.pipeline.run_stage import run_stage
 from stages.train import STAGE
 from stages.train_classifier import STAGE as CLASSIFIER_STAGE
-
-_spec = importlib.util.spec_from_file_location("drawn_training", Path(__file__).with_name("drawn_training.py"))
-drawn = importlib.util.module_from_spec(_spec)
-sys.modules["drawn_training"] = drawn
-_spec.loader.exec_module(drawn)
-training, own_training = drawn.training, drawn.own_training
-
-
-class StoppedError(Exception):
-    """What the progress tracker raises to stop a training."""
-
-
-@dataclasses.dataclass
-class StopAt:
-    """Progress that raises when step `at` is done; None: never."""
-
-    at: int | None
-    notes: list[str] = dataclasses.field(default_factory=list)
-    shown: list[dict] = dataclasses.field(default_factory=list)
-
-    @contextmanager
-    def track(self, total, description, unit="images", done=0):
-        self.done = done
-        yield self
-
-    def advance(self, count=1, **fields):
-        self.done += count
-        self.shown.append(fields)
-        if self.done == self.at:
-            raise StoppedError
-
-    def note(self, text):
-        self.notes.append(text)
+from tests.stages.drawn_training import CASES, StopAt, StoppedError, publish_dataset
 
 
 def train(training, config, name, execution, inputs=None, **changes):
@@ -112,7 +78,7 @@ def whole(training):
     return of
 
 
-@pytest.mark.parametrize("method", drawn.CASES)
+@pytest.mark.parametrize("method", CASES)
 def test_a_stopped_training_ends_like_one_that_was_not(method, training, execution, whole):
     config = exact_config(training, method)
     cut = stop_and_continue(training, config, f"cut-{method}", execution, steps=(2, 5))
@@ -149,18 +115,14 @@ def test_workers_change_nothing(training, execution):
 
 
 KILLED = """
-import importlib.util, os, sys, time
+import os, sys, time
 from contextlib import contextmanager
 from artifacts.store import Workspace
 from stages.contract import Execution
 from stages.pipeline.run_stage import run_stage
 import stages.engine.segmenter_training, stages.localization.classification, torch.utils.tensorboard
-
-def load(name, file):
-    spec = importlib.util.spec_from_file_location(name, file)
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+from tests.stages import test_train as tests
+from tests.stages.drawn_training import Training
 
 class Slow:
     @contextmanager
@@ -171,8 +133,7 @@ class Slow:
     def note(self, text):
         pass
 
-tests = load("tests_of_train", sys.argv[2])
-training = load("drawn", sys.argv[3]).Training(Workspace(sys.argv[1]))
+training = Training(Workspace(sys.argv[1]))
 execution = Execution(device="cpu", workers=1, checkpoint_every_s=0.0, progress=Slow())
 for line in sys.stdin:  # a child for each line: one start of Python and torch for all trainings
     method = line.strip()
@@ -189,15 +150,8 @@ def test_kill_9_at_a_random_moment_of_any_training(training, execution, whole, t
     """Continued after SIGKILL, the artifact and the log are those of a run that nobody disturbed."""
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
-    here = Path(__file__)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parents[2])}
-    command = [
-        sys.executable,
-        str(script),
-        str(training.space.path),
-        str(here),
-        str(here.with_name("drawn_training.py")),
-    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script), str(training.space.path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
     ) as process:
@@ -286,7 +240,7 @@ def test_snapshots_are_listed_in_the_order_of_their_steps(tmp_path):
 # --- what is exported ---
 
 
-@pytest.mark.parametrize("method", drawn.CASES)
+@pytest.mark.parametrize("method", CASES)
 def test_the_exported_weights_are_one_network(method, training, execution, whole):
     """No weak branch and no second network; loaded, it predicts what the training's predictor predicts."""
     artifact = whole(method, execution)
@@ -478,7 +432,7 @@ def test_only_the_term_that_was_bad_first_is_named(training, execution, monkeypa
     ],
 )
 def test_what_a_method_observes_is_logged_beside_its_losses(method, name, changes, expected, training, execution):
-    config = training.config(drawn.CASES[method] | changes, iterations=2)
+    config = training.config(CASES[method] | changes, iterations=2)
     made = train(training, config, f"seen-{method}-{changes.get('threshold', 'x')}".replace(".", "-"), execution)
     (line,) = log_lines(made)
     assert 0 <= line[name] <= 1
@@ -604,7 +558,7 @@ def test_what_a_method_lacks_is_named(method, changes, inputs, message, training
 @pytest.mark.parametrize(("method", "missing"), [("supervised", "train"), ("dual-branch", "weak"), ("cps", "weak")])
 def test_an_empty_split_is_named(method, missing, own_training, execution):
     splits = {name: ids for name, ids in own_training.dataset.splits.items() if name != missing}
-    drawn.publish_dataset(own_training.space, "less", splits)
+    publish_dataset(own_training.space, "less", splits)
     with pytest.raises(ConfigError, match="needs pictures") as caught:
         train(own_training, own_training.config(method), "empty", execution, {"data": "less"})
     assert f"'{missing}' " in str(caught.value)

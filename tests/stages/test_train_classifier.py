@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import sys
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,36 +19,7 @@ from stages.localization.classification import BATCH, class_scores
 from stages.networks import load_network, normalise
 from stages.pipeline.run_stage import run_stage
 from stages.train_classifier import STAGE
-
-_spec = importlib.util.spec_from_file_location("drawn_training", Path(__file__).with_name("drawn_training.py"))
-drawn = importlib.util.module_from_spec(_spec)
-sys.modules["drawn_training"] = drawn
-_spec.loader.exec_module(drawn)
-training, own_training = drawn.training, drawn.own_training
-
-
-class StoppedError(Exception):
-    """What the progress tracker raises to stop a training."""
-
-
-@dataclasses.dataclass
-class StopAt:
-    """Progress that raises when step `at` is done; None: never."""
-
-    at: int | None
-
-    @contextmanager
-    def track(self, total, description, unit="images", done=0):
-        self.done = done
-        yield self
-
-    def advance(self, count=1, **fields):
-        self.done += count
-        if self.done == self.at:
-            raise StoppedError
-
-    def note(self, text):
-        pass
+from tests.stages.drawn_training import StopAt, StoppedError
 
 
 def train(training, name, execution, stop=None, **changes):

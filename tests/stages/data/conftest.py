@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,23 @@ from PIL import Image
 from artifacts.dataset import Dataset
 from artifacts.store import Artifact, Workspace
 from stages.config import build
-from stages.contract import Execution
+from stages.contract import Execution, PlainProgress
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE, PrepareDataConfig
 
 CAT, DOG, PERSON, SHEEP = 8, 12, 15, 17  # VOC class ids
 NAMES = {CAT: "cat", DOG: "dog", PERSON: "person", SHEEP: "sheep"}
 WIDTH, HEIGHT = 24, 18
+
+
+@dataclass(frozen=True)
+class Notes(PlainProgress):
+    """Progress that keeps what was said."""
+
+    said: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
 
 
 def picture_mask(classes: Sequence[int], border: bool = True) -> np.ndarray:

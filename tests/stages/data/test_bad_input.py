@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -458,28 +457,19 @@ def test_an_output_that_may_not_be_written(kit, common_place, capsys):
     assert list((common_place / "ws").iterdir()) == []
 
 
-def test_a_full_disk_is_told_and_the_same_command_continues(kit, tmp_path, capsys):
+def test_a_full_disk_is_told_and_the_same_command_continues(kit, tmp_path, small_disk, capsys):
     """A file system of 256 KiB, with ballast that leaves no room for the copies of the pictures."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
-    try:
-        source = folder(tmp_path / "source", kit)
-        (disk / "ballast").write_bytes(b"\0" * 208 * 1024)
-        before = source.content()
-        refused(
-            capsys, prepare(source, disk / "ws", "--set", "copy_images=true"), "the disk is full", "free some space"
-        )
-        assert not (disk / "ws" / "data").exists()
-        assert source.content() == before
-        (disk / "ballast").unlink()
-        assert prepare(source, disk / "ws", "--set", "copy_images=true") == 0, capsys.readouterr().err
-        assert prepare(source, tmp_path / "ws", "--set", "copy_images=true") == 0
-        assert content_digest(disk / "ws") == content_digest(tmp_path / "ws")
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
+    disk = small_disk("256k")
+    source = folder(tmp_path / "source", kit)
+    (disk / "ballast").write_bytes(b"\0" * 208 * 1024)
+    before = source.content()
+    refused(capsys, prepare(source, disk / "ws", "--set", "copy_images=true"), "the disk is full", "free some space")
+    assert not (disk / "ws" / "data").exists()
+    assert source.content() == before
+    (disk / "ballast").unlink()
+    assert prepare(source, disk / "ws", "--set", "copy_images=true") == 0, capsys.readouterr().err
+    assert prepare(source, tmp_path / "ws", "--set", "copy_images=true") == 0
+    assert content_digest(disk / "ws") == content_digest(tmp_path / "ws")
 
 
 # ------------------------------------------------------------------------------------------------- anything

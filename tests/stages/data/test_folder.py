@@ -9,7 +9,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,13 @@ from artifacts.errors import ConfigError, DataError
 from artifacts.store import Artifact, Workspace
 from semiseg_cli.main import main
 from stages.config import build
-from stages.contract import Execution, PlainProgress
+from stages.contract import Execution
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE, PrepareDataConfig
+from tests.stages.data.conftest import Notes
 
 WIDTH, HEIGHT = 24, 18
 VOC_COLOURS = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 255: (224, 224, 192)}  # VOClabelcolormap
-
-
-@dataclass(frozen=True)
-class Notes(PlainProgress):
-    """Keeps what was said."""
-
-    said: list[str] = field(default_factory=list)
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 @dataclass

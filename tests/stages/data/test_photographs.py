@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from artifacts.dataset import Dataset
 from artifacts.errors import DataError
 from artifacts.store import Artifact, Workspace
 from stages.config import build
-from stages.contract import Execution, PlainProgress
+from stages.contract import Execution
 from stages.data.photographs import look_at
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE, PrepareDataConfig
+from tests.stages.data.conftest import Notes
 
 ORIENTATION = 274
 H, W = 6, 9
@@ -50,14 +51,6 @@ def shown(stored: np.ndarray, orientation: int) -> np.ndarray:
             }[orientation]
             turned[place] = stored[row, column]
     return turned
-
-
-@dataclass(frozen=True)
-class Notes(PlainProgress):
-    said: list[str] = field(default_factory=list)
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 @dataclass

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,22 +12,15 @@ from torch import nn
 from stages.engine.batch_norm import JointBatchNorm, join_batch_norm
 from stages.networks import build_segmenter
 from stages.networks.config import NetworkConfig
-
-SCRIPT = Path(__file__).with_name("joint_batch_norm.py")
-_spec = importlib.util.spec_from_file_location("joint_batch_norm", SCRIPT)
-script = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(script)
+from tests.stages.engine import joint_batch_norm as script
+from tests.stages.engine.torchrun import torchrun
 
 
 @pytest.fixture(scope="module")
 def shares(tmp_path_factory):
     """What each of two processes computed."""
     folder = tmp_path_factory.mktemp("shares")
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[3])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, folder]
-    ended = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    torchrun(Path(script.__file__), folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,22 +13,10 @@ from stages.engine.device import autocast_dtype, select_device
 from stages.pipeline.run_stage import run_stage
 from stages.select import STAGE as SELECT_STAGE
 from stages.select import SelectConfig
-
-_spec = importlib.util.spec_from_file_location("drawn_training", Path(__file__).parents[1] / "drawn_training.py")
-drawn = importlib.util.module_from_spec(_spec)
-sys.modules["drawn_training"] = drawn
-_spec.loader.exec_module(drawn)
+from tests.stages import drawn_training as drawn
+from tests.stages.engine.torchrun import torchrun
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
-
-
-def torchrun(*arguments):
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[3])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
-    return subprocess.run(
-        [*map(str, [*command, *arguments])], env=environment, capture_output=True, text=True, timeout=400
-    )
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +24,7 @@ def done(tmp_path_factory):
     """What two_processes.py found, and the drawn workspace with the artifacts it made."""
     folder = tmp_path_factory.mktemp("two")
     training = drawn.Training(drawn.fill(drawn.Workspace(folder / "runs")))
-    ended = torchrun(folder)
-    assert ended.returncode == 0, ended.stderr[-5000:]
+    torchrun(SCRIPT, folder, timeout=400)
     return training, json.loads((folder / "found.json").read_text())
 
 

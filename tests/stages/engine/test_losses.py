@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +20,8 @@ from stages.engine.losses import (
     soft_cross_entropy,
     squared_difference,
 )
-
-SCRIPT = Path(__file__).with_name("joint_losses.py")
-_spec = importlib.util.spec_from_file_location("joint_losses", SCRIPT)
-script = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(script)
+from tests.stages.engine import joint_losses as script
+from tests.stages.engine.torchrun import torchrun
 
 
 @pytest.fixture
@@ -252,11 +245,7 @@ def test_with_nothing_to_learn_from_every_loss_is_0_and_its_gradient_too(logits,
 def shares(tmp_path_factory):
     """What each of two processes computed on its share of four pictures."""
     folder = tmp_path_factory.mktemp("shares")
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[3])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, folder]
-    ended = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    torchrun(Path(script.__file__), folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import sys
@@ -30,13 +29,10 @@ from stages.pipeline.run_stage import run_stage
 from stages.select import STAGE as SELECT_STAGE
 from stages.train import STAGE
 from stages.train_classifier import STAGE as CLASSIFIER_STAGE
+from tests.stages import drawn_training as drawn
 
 torch.set_num_threads(1)
 select_stage.PART = 2  # pictures: shares for both processes
-_spec = importlib.util.spec_from_file_location("drawn_training", Path(__file__).parents[1] / "drawn_training.py")
-drawn = importlib.util.module_from_spec(_spec)
-sys.modules["drawn_training"] = drawn
-_spec.loader.exec_module(drawn)
 
 EXACT = {
     "network": {"preset": "tiny", "dropout": 0.0, "head_channels": 16},

@@ -1,20 +1,12 @@
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stages.localization.region_growing import grow, grow_batch, label_map, stack
-
-_spec = importlib.util.spec_from_file_location(
-    "reference_region_growing", Path(__file__).with_name("reference_region_growing.py")
-)
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
+from tests.stages.localization import reference_region_growing as reference
 
 
 def random_case(seed: int, num_classes: int, size: tuple[int, int], sharpness: float, coverage: float, smooth: int):

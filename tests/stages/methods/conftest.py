@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +13,6 @@ from stages.engine.batch import Batch, to_device
 from stages.engine.streams import SampleMaker
 from stages.methods import load_method
 from stages.methods.contract import Method, Setup
-
-_spec = importlib.util.spec_from_file_location("drawn_training", Path(__file__).parents[1] / "drawn_training.py")
-drawn = importlib.util.module_from_spec(_spec)
-sys.modules["drawn_training"] = drawn
-_spec.loader.exec_module(drawn)
-training, own_training = drawn.training, drawn.own_training
 
 
 @dataclass
