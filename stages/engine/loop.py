@@ -116,7 +116,6 @@ class _Trainer:
                     step_module,
                     device_ids=[self.device.index] if self.on_gpu else None,
                     broadcast_buffers=False,
-                    find_unused_parameters=True,
                 )
         if config.compile:
             _compile(method.networks)

@@ -40,7 +40,7 @@ class Cct(Method):
 
     def __init__(self, settings: CctSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
-        segmenter, self.kinds = setup.segmenter(), settings.decoders.kinds()
+        segmenter, self.kinds = setup.segmenter(), settings.decoders.kinds() if settings.weight else []
         decoders = [_decoder(settings, setup, segmenter, number) for number in range(len(self.kinds))]
         self.networks = nn.ModuleDict({"segmenter": segmenter, "auxiliary": nn.ModuleList(decoders)})
 

@@ -137,7 +137,11 @@ class Method:
         raise NotImplementedError  # every method says where its pictures come from
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
-        """Named loss terms of one step, already weighted: the engine minimises their sum."""
+        """Named loss terms of one step, already weighted: the engine minimises their sum.
+
+        Every parameter that learns has a part in every step, a gradient of 0 where need be: several processes exchange
+        all gradients. A network that the settings make no use of is not built.
+        """
         raise NotImplementedError  # every method has a loss
 
     def after_step(self, step: int) -> None:

@@ -36,11 +36,13 @@ class PseudoSeg(Method):
     def __init__(self, settings: PseudoSegSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
         segmenter = setup.segmenter()
+        self.networks = nn.ModuleDict({"segmenter": segmenter})
+        if settings.weight == 0:
+            return
         backbone = segmenter.backbone
         channels, factor = (backbone.low_channels, backbone.high_channels), backbone.stride // backbone.low_stride
         with seeded(derive_seed(setup.seed, "grad-cam")):
-            head = build_grad_cam_head(setup.network, channels, setup.num_classes, factor)
-        self.networks = nn.ModuleDict({"segmenter": segmenter, "grad_cam": head})
+            self.networks["grad_cam"] = build_grad_cam_head(setup.network, channels, setup.num_classes, factor)
 
     @classmethod
     def streams(cls, settings: PseudoSegSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:

@@ -13,6 +13,7 @@ import torch
 from semiseg_cli.recipe_commands import shipped_recipes
 from stages.methods import METHODS, load_method
 from stages.methods.contract import Method
+from tests.stages.drawn_training import CASES
 
 ROOT = Path(__file__).parents[3]
 LONGEST_BLOCK = 5  # equal lines in a row that two methods may share
@@ -35,6 +36,21 @@ def test_the_card_says_all_and_leads_to_the_class(name):
     assert card.uses
     assert card.recipe in shipped_recipes()
     assert "L = " in card.loss
+
+
+@pytest.mark.parametrize("variant", CASES)
+def test_every_parameter_has_a_part_in_every_step(variant, case):
+    """Several processes wait for all gradients: one that is missing would stop them at the next step."""
+    settings = dict(CASES[variant])
+    name = settings.pop("name")
+    kinds = [settings] + [settings | {"weight": 0.0}] * ("weight" in METHODS[name].model_fields)
+    for changed in kinds:
+        made = case(name, **changed)
+        for step in (0, made.method.setup.iterations - 1):
+            made.method.networks.zero_grad(set_to_none=True)
+            sum(made.method.losses(made.batch, step).values()).backward()
+            parameters = made.method.networks.named_parameters()
+            assert [key for key, value in parameters if value.requires_grad and value.grad is None] == []
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from stages.engine.views import draw_hole, strong_view
 from stages.methods.contract import Sources, segment
 from stages.methods.pseudoseg import PseudoSeg, fuse, tags_of
 from stages.methods.settings import PseudoSegSettings
+from tests.stages import drawn_training
 
 
 def test_weight_0_is_the_supervised_gradient(case):
@@ -142,7 +142,6 @@ def test_the_network_alone_is_published(case):
 
 
 def test_a_data_set_without_background_is_refused(tmp_path, monkeypatch):
-    drawn_training = sys.modules["drawn_training"]  # loaded by conftest.py
     monkeypatch.setattr(drawn_training, "CLASSES", ("road", "red", "green", "blue"))
     space = Workspace(tmp_path / "runs")
     drawn_training.publish_dataset(space)

@@ -118,6 +118,14 @@ def test_every_trainable_parameter_is_in_exactly_one_group(preset: str) -> None:
     assert len({group["name"] for group in groups}) == len(groups)
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_trainable_parameter_has_a_part_in_the_scores(preset: str) -> None:
+    with torch.device("meta"):
+        network = Segmenter(_config(preset, weights="none"), 21)
+        network(torch.empty(2, 3, 70, 70)).sum().backward()
+    assert [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
 def test_groups_tell_weights_from_biases_and_norms() -> None:
     network = build_segmenter(_config(neck_layers=1, neck_channels=16), 4, seed=0)
     network.pretrained = ("backbone.",)
