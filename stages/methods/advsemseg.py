@@ -42,7 +42,7 @@ class AdvSemSeg(Method):
 
     @classmethod
     def streams(cls, settings: AdvSemSegSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled("advsemseg", sources, batch_size)
+        return strong_and_unlabelled(settings, sources, batch_size)
 
     def optimizers(self) -> dict[str, OptimizerConfig]:
         return {"discriminator": self.settings.discriminator.optimizer} if "discriminator" in self.networks else {}

@@ -46,7 +46,7 @@ class Cct(Method):
 
     @classmethod
     def streams(cls, settings: CctSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled("cct", sources, batch_size)
+        return strong_and_unlabelled(settings, sources, batch_size)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         segmenter = self.segmenter

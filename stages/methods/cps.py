@@ -33,7 +33,7 @@ class Cps(Method):
 
     @classmethod
     def streams(cls, settings: MutualSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled(settings.name, sources, batch_size, partner=settings.cutmix)
+        return strong_and_unlabelled(settings, sources, batch_size, partner=settings.cutmix)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         first, second = self.networks["segmenter"], self.networks["second"]

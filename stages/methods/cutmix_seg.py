@@ -28,7 +28,7 @@ class CutMixSeg(TeacherStudent):
 
     @classmethod
     def streams(cls, settings: CutMixSegSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled(settings.name, sources, batch_size, partner=True)
+        return strong_and_unlabelled(settings, sources, batch_size, partner=True)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         settings, labelled = self.settings, batch["strong"]

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from artifacts.confidence import probability_of_index
-from artifacts.errors import ConfigError
 from stages.engine.losses import IGNORE, cross_entropy
 from stages.engine.streams import Stream
-from stages.methods.contract import Batch, Method, Setup, Sources, segment
+from stages.methods.contract import Batch, Method, Setup, Sources, segment, shares
 from stages.methods.settings import DmtSettings
 
 
@@ -34,18 +33,12 @@ class Dmt(Method):
     @classmethod
     def streams(cls, settings: DmtSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
         sources.require("dmt", "strong")
-        labelled = max(round(batch_size * settings.labelled_share), 1)
+        labelled, others = shares(settings, batch_size)
         streams = {"strong": Stream(sources.entries(sources.strong, "masks"), labelled)}
         if settings.weight > 0:
-            if labelled >= batch_size:
-                raise ConfigError(
-                    f"method dmt: labelled_share {settings.labelled_share} of a batch of {batch_size} leaves no place "
-                    "for pseudo-labelled pictures",
-                    "raise batch_size, or lower method.labelled_share",
-                )
             sources.require("dmt", "without_masks", "weak_labels", "confidence")
             pseudo = sources.entries(sources.without_masks, "weak_labels")
-            streams["unlabelled"] = Stream(pseudo, batch_size - labelled, extra={"confidence": "confidence"})
+            streams["unlabelled"] = Stream(pseudo, others, extra={"confidence": "confidence"})
         return streams
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:

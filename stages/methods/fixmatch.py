@@ -31,7 +31,7 @@ class FixMatch(TeacherStudent):
 
     @classmethod
     def streams(cls, settings: OwnLabelsSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled(settings.name, sources, batch_size, partner=True)
+        return strong_and_unlabelled(settings, sources, batch_size, partner=True)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         settings, labelled, unlabelled = self.settings, batch["strong"], batch["unlabelled"]

@@ -46,7 +46,7 @@ class Gct(Method):
 
     @classmethod
     def streams(cls, settings: GctSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled("gct", sources, batch_size)
+        return strong_and_unlabelled(settings, sources, batch_size)
 
     def optimizers(self) -> dict[str, OptimizerConfig]:
         return {"flaw_detector": self.settings.flaw_detector.optimizer} if "flaw_detector" in self.networks else {}

@@ -30,7 +30,7 @@ class MeanTeacher(TeacherStudent):
 
     @classmethod
     def streams(cls, settings: MeanTeacherSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled(settings.name, sources, batch_size)
+        return strong_and_unlabelled(settings, sources, batch_size)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         settings, labelled, unlabelled = self.settings, batch["strong"], batch["unlabelled"]

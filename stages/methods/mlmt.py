@@ -41,7 +41,7 @@ class Mlmt(Method):
 
     @classmethod
     def streams(cls, settings: MlmtSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled("mlmt", sources, batch_size)
+        return strong_and_unlabelled(settings, sources, batch_size)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         classifier, labelled, unlabelled = self.networks["classifier"], batch["strong"], batch["unlabelled"]

@@ -48,7 +48,7 @@ class PseudoSeg(Method):
     def streams(cls, settings: PseudoSegSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
         if sources.dataset is not None:
             sources.dataset.require_background("method pseudoseg")
-        return strong_and_unlabelled("pseudoseg", sources, batch_size)
+        return strong_and_unlabelled(settings, sources, batch_size)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         labelled, unlabelled, settings = batch["strong"], batch["unlabelled"], self.settings

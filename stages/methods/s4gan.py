@@ -42,7 +42,7 @@ class S4Gan(Method):
 
     @classmethod
     def streams(cls, settings: S4GanSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled("s4gan", sources, batch_size)
+        return strong_and_unlabelled(settings, sources, batch_size)
 
     def optimizers(self) -> dict[str, OptimizerConfig]:
         return {"discriminator": self.settings.discriminator.optimizer} if "discriminator" in self.networks else {}

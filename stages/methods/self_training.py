@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stages.engine.losses import cross_entropy
 from stages.engine.streams import Stream
 from stages.engine.views import strong_view
-from stages.methods.contract import Batch, Method, Setup, Sources, halves, segment
+from stages.methods.contract import Batch, Method, Setup, Sources, segment, shares
 from stages.methods.settings.offline import StudentSettings
 
 
@@ -37,12 +37,12 @@ class SelfTraining(Method):
     @classmethod
     def streams(cls, settings: StudentSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
         sources.require(settings.name, "strong")
-        half = halves(batch_size, settings.name)
-        streams = {"strong": Stream(sources.entries(sources.strong, "masks"), half)}
+        labelled, others = shares(settings, batch_size)
+        streams = {"strong": Stream(sources.entries(sources.strong, "masks"), labelled)}
         if settings.weight > 0:
             sources.require(settings.name, "without_masks", "weak_labels")
             entries = sources.entries(cls.pseudo_labelled(sources), "weak_labels")
-            streams["unlabelled"] = Stream(entries, half)
+            streams["unlabelled"] = Stream(entries, others)
         return streams
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:

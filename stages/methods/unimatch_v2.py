@@ -38,7 +38,7 @@ class UniMatchV2(TeacherStudent):
 
     @classmethod
     def streams(cls, settings: UniMatchV2Settings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled("unimatch-v2", sources, batch_size, partner=True)
+        return strong_and_unlabelled(settings, sources, batch_size, partner=True)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         settings, labelled, pair = self.settings, batch["strong"], (batch["unlabelled"], batch["partner"])

@@ -34,7 +34,7 @@ class Vat(TeacherStudent):
 
     @classmethod
     def streams(cls, settings: VatSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled(settings.name, sources, batch_size)
+        return strong_and_unlabelled(settings, sources, batch_size)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         settings, labelled, unlabelled = self.settings, batch["strong"], batch["unlabelled"]

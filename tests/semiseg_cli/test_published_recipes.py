@@ -459,8 +459,8 @@ def test_mlmt_is_its_code_as_near_as_the_settings_allow() -> None:
     network = config.network
     assert (network.backbone, network.weights) == ("resnet101", "imagenet")
     assert (network.freeze_batch_norm, network.dropout) == (False, 0)
-    # 100 epochs of int(.125 * 10,582) labelled pictures, 16 a step, the last batch of an epoch smaller
-    assert step(config) == {"strong": 16, "unlabelled": 16}
+    # 100 epochs of int(.125 * 10,582) labelled pictures, 16 a step, the last batch of an epoch smaller; 80 others
+    assert step(config) == {"strong": 16, "unlabelled": 80}
     assert config.iterations == 100 * math.ceil(int(0.125 * VOC) / 16)
     # w_cons: 0 up to epoch 10, 1 from epoch 60 on; ema_decay .999; ColorJitter(.4, .4, .4, .1), blur of every picture
     method, strong = config.method, config.method.strong

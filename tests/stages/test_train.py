@@ -22,6 +22,8 @@ from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
 from artifacts.masks import write_mask
 from stages.engine.loop import CHECKPOINT
 from stages.engine.segmenter_training import snapshot_steps
+from stages.methods import METHODS
+from stages.methods.contract import shares
 from stages.methods.dual_branch import DualBranch
 from stages.methods.fixmatch import FixMatch
 from stages.networks import load_network, normalise
@@ -379,8 +381,9 @@ def test_fewer_labels_than_the_batch_holds_are_told(training, execution):
 
 
 def test_a_batch_of_one_has_no_halves(training, execution):
-    with pytest.raises(ConfigError, match="equal halves"):
+    with pytest.raises(ConfigError, match=r"batch_size 1 is 0\.5 pictures") as caught:
         train(training, training.config("mean-teacher", batch_size=1), "one", execution)
+    assert caught.value.hint == "use batch_size 2, or set another method.labelled_share"
 
 
 def test_weights_that_are_not_there_are_named(training, execution):
@@ -534,10 +537,26 @@ def test_a_label_map_of_another_size_is_named_in_words(workers, own_training, ex
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("method", ["dual-branch", "cps"])
-def test_an_odd_batch_is_refused_where_halves_are_taken(method, training, execution):
-    with pytest.raises(ConfigError, match="batch_size 5 is odd"):
+@pytest.mark.parametrize(
+    ("method", "message", "hint"),
+    [
+        ("dual-branch", "batch_size 5 is odd", "use batch_size 6"),
+        ({"name": "cps"}, "labelled_share 0.5 of batch_size 5 is 2.5 pictures", "use batch_size 6, or set"),
+        ({"name": "dmt"}, "labelled_share 0.125 of batch_size 5 is 0.625 pictures", "use batch_size 8, or set"),
+        ({"name": "vat", "labelled_share": 0.99}, "is 4.95 pictures; whole ones are needed", "use batch_size 95, or"),
+        ({"name": "vat", "labelled_share": 0.004}, "is 0.02 pictures", "set another method.labelled_share"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_is_refused(method, message, hint, training, execution):
+    with pytest.raises(ConfigError, match=message) as caught:
         train(training, training.config(method, batch_size=5), "odd", execution)
+    assert caught.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(("share", "batch"), [(0.333, 3), (0.16667, 96), (0.75, 4)])
+def test_a_share_that_is_nearly_whole_is_taken(share, batch):
+    settings = METHODS["unimatch"](labelled_share=share)
+    assert shares(settings, batch) == (round(share * batch), batch - round(share * batch))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from stages.config import Config
 from stages.engine.config import OptimizerConfig, Share, StrongAugmentationSettings, TeacherSettings
-from stages.methods.settings.base import Card, MethodSettings
+from stages.methods.settings.base import Card, SemiSupervisedSettings
 
 Channels = Annotated[int, Field(ge=2)]
 
@@ -27,7 +27,7 @@ class DiscriminatorSettings(Config):
     )
 
 
-class AdvSemSegSettings(MethodSettings):
+class AdvSemSegSettings(SemiSupervisedSettings):
     """Hung et al., BMVC 2018: a discriminator of pixels judges predictions; pixels it trusts are pseudo labels."""
 
     card: ClassVar[Card] = Card(
@@ -62,7 +62,7 @@ class AdvSemSegSettings(MethodSettings):
     discriminator: DiscriminatorSettings = Field(DiscriminatorSettings(), description="The discriminator D.")
 
 
-class S4GanSettings(MethodSettings):
+class S4GanSettings(SemiSupervisedSettings):
     """Mittal et al., PAMI 2021: a discriminator of pictures matches features and chooses whole pictures."""
 
     card: ClassVar[Card] = Card(
@@ -98,7 +98,7 @@ class S4GanSettings(MethodSettings):
     discriminator: DiscriminatorSettings = Field(DiscriminatorSettings(), description="The discriminator D.")
 
 
-class MlmtSettings(MethodSettings):
+class MlmtSettings(SemiSupervisedSettings):
     """Mittal et al., PAMI 2021: an image classifier with a mean teacher, whose classes a segmenter may not leave."""
 
     card: ClassVar[Card] = Card(

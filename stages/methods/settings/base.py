@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from stages.config import Config
-from stages.engine.config import TeacherSettings
+from stages.engine.config import Share, TeacherSettings
 
 Reduction = Literal["sum", "mean"]
 REDUCTION = "Squared differences over the classes: their sum, or their mean (the sum divided by the number of classes)."
@@ -71,7 +71,15 @@ class MethodSettings(Config):
         return ()
 
 
-class TeacherStudentSettings(MethodSettings):
+class SemiSupervisedSettings(MethodSettings):
+    """Base of the settings of methods that learn from pictures with masks and pictures without."""
+
+    labelled_share: Share = Field(
+        0.5, gt=0, lt=1, description="Share of labelled pictures in a batch; the others have no masks."
+    )
+
+
+class TeacherStudentSettings(SemiSupervisedSettings):
     """Base of the settings of methods with an averaged teacher."""
 
     teacher: TeacherSettings | None = Field(TeacherSettings(), description="The average of the network over the steps.")

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from stages.config import Config
 from stages.engine.config import CutMixSettings, Share, StrongAugmentationSettings, TeacherSettings
-from stages.methods.settings.base import REDUCTION, Card, MethodSettings, Reduction, TeacherStudentSettings
+from stages.methods.settings.base import REDUCTION, Card, Reduction, SemiSupervisedSettings, TeacherStudentSettings
 
 
 class CctDecoders(Config):
@@ -34,7 +34,7 @@ class CctDecoders(Config):
         return self
 
 
-class CctSettings(MethodSettings):
+class CctSettings(SemiSupervisedSettings):
     """Ouali et al., CVPR 2020: auxiliary decoders predict from perturbed features what the main one sees in clean ones.
 
     Published values: the paper's and those of the config of its code.

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from stages.engine.config import CutMixSettings, OptimizerConfig, Share
 from stages.methods.settings.adversarial import DiscriminatorSettings
-from stages.methods.settings.base import REDUCTION, Card, MethodSettings, Reduction
+from stages.methods.settings.base import REDUCTION, Card, Reduction, SemiSupervisedSettings
 
 
-class MutualSettings(MethodSettings):
+class MutualSettings(SemiSupervisedSettings):
     """What cps and cpc share."""
 
     cutmix: bool = Field(True, description="Mix two unlabelled pictures with random boxes (CutMix).")
@@ -81,7 +81,7 @@ class CpcSettings(MutualSettings):
     )
 
 
-class GctSettings(MethodSettings):
+class GctSettings(SemiSupervisedSettings):
     """Ke et al., ECCV 2020: two networks, and a detector that says whose prediction is the less flawed."""
 
     card: ClassVar[Card] = Card(

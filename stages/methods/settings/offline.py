@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from stages.engine.config import Share, StrongAugmentationSettings
-from stages.methods.settings.base import Card, MethodSettings
+from stages.methods.settings.base import Card, SemiSupervisedSettings
 
 
-class StudentSettings(MethodSettings):
+class StudentSettings(SemiSupervisedSettings):
     """What a student on pseudo labels can be told."""
 
     hard_examples: ClassVar[bool] = False  # one mean over labelled and pseudo-labelled pixels
@@ -72,7 +72,7 @@ class StPlusPlusSettings(StudentSettings):
     name: Literal["st-plus-plus"] = "st-plus-plus"
 
 
-class DmtSettings(MethodSettings):
+class DmtSettings(SemiSupervisedSettings):
     """Feng et al., 2022: two models label for each other; a pixel counts by how much both agree on it."""
 
     card: ClassVar[Card] = Card(

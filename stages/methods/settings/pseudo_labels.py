@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from stages.engine.config import Share, StrongAugmentationSettings
-from stages.methods.settings.base import Card, MethodSettings
+from stages.methods.settings.base import Card, SemiSupervisedSettings
 
 
-class PseudoSegSettings(MethodSettings):
+class PseudoSegSettings(SemiSupervisedSettings):
     """Zou et al., ICLR 2021: two heads fused on the weak view teach the strong view.
 
     Published values: the paper's and those of the flags of its code.

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from stages.engine.config import CutMixSettings, Share, StrongAugmentationSettings, TeacherSettings
-from stages.methods.settings.base import Card, MethodSettings, TeacherStudentSettings
+from stages.methods.settings.base import Card, SemiSupervisedSettings, TeacherStudentSettings
 
 
-class StrongWeakSettings(MethodSettings):
+class StrongWeakSettings(SemiSupervisedSettings):
     """What FixMatch and both UniMatch have in common. Published values: the code of UniMatch and UniMatch V2."""
 
     weight: Share = Field(

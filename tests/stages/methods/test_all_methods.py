@@ -53,6 +53,23 @@ def test_every_parameter_has_a_part_in_every_step(variant, case):
             assert [key for key, value in parameters if value.requires_grad and value.grad is None] == []
 
 
+SHARED = [name for name in CASES if "labelled_share" in METHODS[CASES[name]["name"]].model_fields]
+
+
+@pytest.mark.parametrize("variant", SHARED)
+def test_any_share_of_a_batch_may_be_labelled(variant, case):
+    """One picture with a mask and three without."""
+    settings = {**CASES[variant], "labelled_share": 0.25}
+    made = case(settings.pop("name"), **settings)
+    assert {name: len(part.ids) for name, part in made.batch.items()} in (
+        {"strong": 1, "unlabelled": 3},
+        {"strong": 1, "unlabelled": 3, "partner": 3},
+    )
+    losses = made.losses()
+    sum(losses.values()).backward()
+    assert all(bool(torch.isfinite(value)) for value in losses.values())
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_setting_is_described(name):
     for key, field in METHODS[name].model_fields.items():

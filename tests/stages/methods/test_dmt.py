@@ -88,8 +88,3 @@ def test_it_says_what_makes_the_confidences(training):
     with pytest.raises(ConfigError, match="confidences") as caught:
         Dmt.streams(DmtSettings(), sources, 8)
     assert "pseudo-labels" in caught.value.hint
-
-
-def test_a_batch_needs_a_place_for_each_kind(training):
-    with pytest.raises(ConfigError, match="leaves no place"):
-        Dmt.streams(DmtSettings(labelled_share=0.9), training.sources, 1)
