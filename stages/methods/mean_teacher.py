@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from stages.engine.losses import squared_difference
+from stages.engine.losses import confident_squared_difference, share, squared_difference
 from stages.engine.streams import Stream
 from stages.engine.teacher import sigmoid_ramp
 from stages.engine.views import strong_view
@@ -22,10 +22,11 @@ from stages.methods.settings.consistency import MeanTeacherSettings
 
 
 class MeanTeacher(TeacherStudent):
-    """L = CE(s(x), y) + w r(t) mean_V (P_s(z) - P_t(z))^2, P softmax or logits, V the valid pixels of z.
+    """L = CE(s(x), y) + w r(t) c mean_V (P_s(z) - P_t(z))^2, P softmax or logits, V the valid pixels of z.
 
     z is labelled and unlabelled pictures together, or the unlabelled ones. Labelled and unlabelled pictures pass
-    through the networks one kind after the other, as in TorchSemiSeg: BatchNorm sees them apart.
+    through the networks one kind after the other, as in TorchSemiSeg: BatchNorm sees them apart. c is 1, or with a
+    threshold the share of pixels on which the teacher is sure, as in cutmix-seg.
     """
 
     @classmethod
@@ -49,5 +50,13 @@ class MeanTeacher(TeacherStudent):
         if settings.consistency == "softmax":
             found, target = found.softmax(1), target.softmax(1)
         weight = settings.weight * sigmoid_ramp(step, round(settings.ramp * self.setup.iterations))
-        consistency = squared_difference(found, target, valid, reduction=settings.reduction)
+        if settings.threshold == 0:
+            return terms | {
+                "consistency": weight * squared_difference(found, target, valid, reduction=settings.reduction)
+            }
+        self.observe(confident=share(target.amax(1) >= settings.threshold, valid))
+        per_pixel = settings.confidence == "pixel"
+        consistency = confident_squared_difference(
+            found, target, valid, settings.threshold, per_pixel, settings.reduction
+        )
         return terms | {"consistency": weight * consistency}

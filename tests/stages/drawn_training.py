@@ -35,6 +35,7 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     "cpc-cutmix": {"name": "cpc", "cutmix": True, "ramp": 0.0, "reduction": "sum"},
     "dsrg": {"name": "dsrg", "expansion_weight": 0.5},
     "mean-teacher": {"name": "mean-teacher", "strong": {}, "weight": 1e3},
+    "mean-teacher-sure": {"name": "mean-teacher", "strong": {}, "reduction": "sum", "threshold": 0.3},
     "mean-teacher-logits": {
         "name": "mean-teacher",
         "consistency": "logits",

@@ -92,6 +92,13 @@ class CctSettings(SemiSupervisedSettings):
         return value
 
 
+SURE = "The teacher is sure where its highest probability reaches this; 0: everywhere."
+CONFIDENCE = (
+    "batch: the share of sure pixels of the joint batch, padding included, multiplies the loss (French et al.).\n"
+    "pixel: sure pixels alone are taught (an option of their code)."
+)
+
+
 class TrainingTeacherSettings(TeacherSettings):
     """A teacher in train mode that gathers statistics of its own, unless told otherwise."""
 
@@ -105,6 +112,7 @@ class MeanTeacherSettings(TeacherStudentSettings):
     """Tarvainen & Valpola, NeurIPS 2017, per pixel: the network agrees with its own average over the steps.
 
     Defaults: TorchSemiSeg, which CPS compares with. PixelSSL: consistency logits, weight 1, pictures unlabelled, ramp.
+    French et al. without CutMix: reduction sum, weight 1, pictures unlabelled, threshold .97, strong, evaluate teacher.
     """
 
     card: ClassVar[Card] = Card(
@@ -147,23 +155,25 @@ class MeanTeacherSettings(TeacherStudentSettings):
         description="Strong view of the unlabelled pictures for the student, the teacher sees the weak one; {}: the\n"
         "usual one. null: both see the same (published).",
     )
+    threshold: Share = Field(0.0, description=f"{SURE} Both codes: 0; French et al.: .97, on probabilities.")
+    confidence: Literal["batch", "pixel"] = Field("batch", description=CONFIDENCE)
     evaluate: Literal["student", "teacher"] = Field(
         "student",
         description="What is evaluated and published (TorchSemiSeg: the student; French et al.: the teacher).",
     )
 
+    @pydantic.model_validator(mode="after")
+    def _probabilities(self) -> MeanTeacherSettings:
+        if self.threshold > 0 and self.consistency == "logits":
+            raise ValueError("a threshold is one of probabilities: it goes with consistency softmax")
+        return self
+
 
 class ConfidentSettings(TeacherStudentSettings):
     """What French et al.'s two methods share: consistency with a teacher, as far as that is sure."""
 
-    threshold: Share = Field(
-        0.97, description="The teacher is sure where its highest probability reaches this (published); 0: everywhere."
-    )
-    confidence: Literal["batch", "pixel"] = Field(
-        "batch",
-        description="batch: the share of sure pixels of the joint batch, padding included, multiplies the loss\n"
-        "(published). pixel: sure pixels alone are taught (an option of the authors' code).",
-    )
+    threshold: Share = Field(0.97, description=f"{SURE} Published: .97.")
+    confidence: Literal["batch", "pixel"] = Field("batch", description=CONFIDENCE)
     reduction: Reduction = Field("sum", description=f"{REDUCTION} Published: sum (PixelSSL's CutMix: mean, weight 20).")
     teacher: TeacherSettings = Field(
         TeacherSettings(), description="The average (authors' code: .99, all floats, BatchNorm frozen)."

@@ -62,6 +62,35 @@ def test_the_consistency_is_torchs_mse_over_valid_pixels(consistency, pictures, 
     torch.testing.assert_close(made.losses()["consistency"], expected)
 
 
+@pytest.mark.parametrize("confidence", ["batch", "pixel"])
+def test_a_threshold_counts_the_pixels_on_which_the_teacher_is_sure(confidence, case):
+    """By a loop: French et al.'s one factor for the batch, padding included in its count, or sure pixels alone."""
+    settings = {"pictures": "unlabelled", "weight": 2.0, "reduction": "sum", "threshold": 0.4, "confidence": confidence}
+    made = case("mean-teacher", **settings)
+    move_student(made)
+    pad(made, "unlabelled")
+    pictures = made.batch["unlabelled"]
+    networks = (made.method.student, made.method.teacher)
+    student, teacher = (segment(network, pictures).softmax(1).detach() for network in networks)
+    sure = total = kept = valid = 0.0
+    for number, row, column in np.ndindex(*pictures.valid.shape):
+        there = bool(pictures.valid[number, row, column])
+        is_sure = float(teacher[number, :, row, column].max()) >= 0.4
+        error = float(((student - teacher)[number, :, row, column] ** 2).sum())
+        sure, valid = sure + is_sure, valid + there
+        total, kept = total + there * error, kept + (there and is_sure) * error
+    share = sure / pictures.valid.numel()
+    assert 0.05 < share < 0.95
+    expected = 2 * (share * total / valid if confidence == "batch" else kept / valid)
+    assert made.losses()["consistency"].item() == pytest.approx(expected, rel=1e-4)
+    assert 0 < float(made.method.observed["confident"]) < 1
+
+
+def test_a_threshold_of_logits_is_refused():
+    with pytest.raises(ValueError, match="goes with consistency softmax"):
+        MeanTeacherSettings(consistency="logits", threshold=0.5)
+
+
 def test_one_shifted_logit_by_hand(case):
     """Four classes; the student's background logit is 0.5 higher everywhere: mean 0.25 / 4, sum 0.25, on logits."""
     losses = {}
