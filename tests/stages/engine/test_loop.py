@@ -12,7 +12,7 @@ from torch import nn
 from artifacts import checkpoint
 from artifacts.store import Writer
 from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from stages.engine.loop import CHECKPOINT, fit
+from stages.engine.loop import CHECKPOINT, _Trainer, fit
 from stages.engine.optimizers import build_optimizer, lay_out_state, learning_rate_factor
 from stages.engine.streams import Entry, SampleMaker, Stream
 from stages.methods.contract import Method, Setup
@@ -157,10 +157,14 @@ def test_the_betas_reach_adam_by_hand():
 class Recorded(Method):
     """L = 5 sum(w^2): the gradient is 10 w. Notes what the loop gives it."""
 
-    def __init__(self) -> None:
-        self.networks = nn.ModuleDict({"only": nn.Linear(3, 1, bias=False)})
-        nn.init.ones_(self.networks["only"].weight)
+    def __init__(self, second: bool = False) -> None:
+        """second: another network like it, with an optimiser of its own."""
+        names = ["only", "second"] if second else ["only"]
+        self.networks = nn.ModuleDict({name: nn.Linear(3, 1, bias=False) for name in names})
+        for network in self.networks.values():
+            nn.init.ones_(network.weight)
         self.draws, self.steps, self.after, self.closed = [], [], [], False
+        self.weights = []  # as they are after each step
 
     @property
     def predictor(self):
@@ -170,10 +174,16 @@ class Recorded(Method):
         assert self.networks.training
         self.steps.append((step, tuple(batch["pictures"].ids)))
         self.draws.append(torch.rand(1).item())
-        return {"square": 5 * (self.networks["only"].weight ** 2).sum(), "zero": torch.zeros(())}
+        squares = {name: 5 * (network.weight**2).sum() for name, network in self.networks.items()}
+        return {"square": squares.pop("only"), "zero": torch.zeros(()), **squares}
+
+    def optimizers(self):
+        config = OptimizerConfig(lr=0.02, new_lr_factor=1, momentum=0, weight_decay=0)
+        return {"second": config} if "second" in self.networks else {}
 
     def after_step(self, step):
         self.after.append(step)
+        self.weights.append(self.networks["only"].weight[0, 0].item())
 
     def epoch_metrics(self):
         return {"epochs_seen": float(len(self.after))}
@@ -183,10 +193,10 @@ class Recorded(Method):
 
 
 @pytest.fixture
-def run(training, tmp_path, execution):
-    """Trains a Recorded method: the method, the result, the writer."""
+def prepare(training, tmp_path):
+    """What `fit` takes: a Recorded method, its samples, the config and the writer."""
 
-    def act(folder="a", **values):
+    def act(folder="a", second=False, **values):
         config = TrainingConfig.model_validate(
             {
                 "iterations": 4,
@@ -200,7 +210,17 @@ def run(training, tmp_path, execution):
         )
         stream = Stream([Entry(image_id, None) for image_id in training.dataset.ids("train")], config.batch_size)
         maker = SampleMaker(training.dataset, {"pictures": stream}, {}, config.augmentation, 16, config.seed)
-        method, writer = Recorded(), Writer(tmp_path / folder)
+        return Recorded(second), maker, config, Writer(tmp_path / folder)
+
+    return act
+
+
+@pytest.fixture
+def run(prepare, execution):
+    """Trains a Recorded method: the method, the result, the writer."""
+
+    def act(folder="a", second=False, **values):
+        method, maker, config, writer = prepare(folder, second, **values)
         return method, fit(method, maker, config, writer, execution), writer
 
     return act
@@ -211,6 +231,7 @@ def test_every_step_is_a_step_down_the_gradient(run):
     method, fitted, _ = run()
     torch.testing.assert_close(fitted.predictor.weight.detach(), torch.full((1, 3), 0.9**4))
     assert [step for step, _ in method.steps] == method.after == [0, 1, 2, 3]
+    assert method.weights == pytest.approx([0.9, 0.9**2, 0.9**3, 0.9**4])  # `after_step` sees what the step has made
     assert method.closed
     assert not fitted.predictor.training
     assert fitted.summary["iterations"] == 4
@@ -261,6 +282,14 @@ def test_the_log_holds_means_learning_rate_and_the_figures_of_epochs(run):
     assert list((writer.path / "local" / "tensorboard").iterdir())
 
 
+def test_an_epoch_ends_when_every_picture_was_seen(run):
+    """Six pictures in batches of four: the second batch of an epoch is filled up from the next one."""
+    _, fitted, writer = run("epochs", batch_size=4)
+    lines = [json.loads(line) for line in (writer.path / "local/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "epochs_seen" in line] == [2, 4]
+    assert fitted.summary["epochs"] == 2
+
+
 def test_a_cut_last_line_of_the_log_is_dropped(run):
     _, _, writer = run("cut")
     file = writer.path / "local/metrics.jsonl"
@@ -274,6 +303,27 @@ def test_the_schedule_reaches_the_optimiser(run):
     """poly with power 1 over two steps: 0.01 and 0.005."""
     _, fitted, _ = run(iterations=2, schedule={"name": "poly", "power": 1.0})
     torch.testing.assert_close(fitted.predictor.weight.detach(), torch.full((1, 3), 0.9 * 0.95))
+
+
+def test_the_schedule_reaches_a_networks_own_optimiser(run):
+    """Its own 0.02, and 0.01 in the second step, on the same gradient 10 w."""
+    method, _, _ = run("own", second=True, iterations=2, schedule={"name": "poly", "power": 1.0})
+    assert method.networks["only"].weight[0].tolist() == pytest.approx([0.9 * 0.95] * 3)
+    assert method.networks["second"].weight[0].tolist() == pytest.approx([0.8 * 0.9] * 3)
+
+
+def test_the_scale_of_gradients_in_half_precision_is_kept(prepare, execution):
+    """fp16 needs a GPU; the scaler that belongs to it does not."""
+
+    def trainer(scale):
+        made = _Trainer(*prepare("scaled"), execution)
+        made.scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=True)
+        return made
+
+    trainer(1024.0)._save()
+    again = trainer(2.0)
+    again._resume()
+    assert again.scaler.get_scale() == 1024
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
