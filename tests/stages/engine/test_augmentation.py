@@ -42,6 +42,12 @@ def config_of(**values):
     return build(AugmentationConfig, values, "test")
 
 
+def test_random_scales_and_mirroring_are_on_unless_told_otherwise():
+    """Two published codes have them off by default (handbook-semi A20.14)."""
+    config = AugmentationConfig()
+    assert (config.mode, config.scale, config.scales, config.flip) == ("crop", (0.5, 2.0), (), True)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(5, 70),

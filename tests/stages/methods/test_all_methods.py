@@ -110,6 +110,7 @@ STATISTICS = {
     "dsrg": (1, 1),
     "dual-branch": (1, 1),  # one trunk for both lists; the strong branch sees its own alone
     "self-training": (1, 1),
+    "st-plus-plus": (1, 1),
     "dmt": (1, 1),
     "cps": (4, 4),  # labelled, mixed, and both pictures that are mixed, which are labelled in train mode
     "cpc": (2, 2),  # without CutMix by default: labelled, unlabelled
@@ -138,3 +139,15 @@ def test_statistics_of_batch_norm_change_in_the_passes_that_are_learned_from(nam
         for part in (predictor.backbone, predictor.head)
     )
     assert passes == tuple({count} for count in STATISTICS[name])
+
+
+def test_mlmts_teacher_gathers_no_statistics_of_its_own(case):
+    """Its classifier sees labelled and unlabelled pictures, one kind after the other."""
+    network = {"preset": "tiny", "backbone": "mobilenet_v2", "freeze_batch_norm": False}
+    made = case("mlmt", network=network, start=0.0, ramp=0.0)
+    made.losses()
+    passes = {
+        name: {int(norm.num_batches_tracked) for norm in part.modules() if isinstance(norm, torch.nn.BatchNorm2d)}
+        for name, part in made.method.networks.items()
+    }
+    assert passes == {"classifier": {2}, "teacher": {0}}
