@@ -73,6 +73,21 @@ def test_with_cutmix_pictures_probabilities_and_padding_are_cut_with_the_same_bo
     assert [losses["cpc_1"].item(), losses["cpc_2"].item()] == pytest.approx([t / count for t in totals], rel=1e-4)
 
 
+@pytest.mark.parametrize(("share", "shown"), [(1e-9, "unlabelled"), (1.0, "partner")])
+def test_no_box_is_no_cutmix_and_a_full_one_the_partners_loss(share, shown, case):
+    """Probabilities and padding are those of the picture that is seen; the partner's is padded elsewhere."""
+    mixing = {"boxes": 1, "share": (share, share)}
+    made = halves_padded(at_full_weight(case, cutmix=True, weight=2.0, mixing=mixing), ["unlabelled"])
+    valid = torch.ones_like(made.batch["partner"].valid)
+    valid[:, 20:] = False
+    made.batch["partner"] = made.batch["partner"].replace(valid=valid)
+    first, second = (one.movedim(1, -1)[made.batch[shown].valid] for one in probabilities(made, shown))
+    expected, losses = 2 * F.mse_loss(first, second), made.losses()
+    assert expected > 1e-3
+    for term in ("cpc_1", "cpc_2"):
+        torch.testing.assert_close(losses[term].detach(), expected)
+
+
 @MIXED
 def test_the_mean_over_classes_is_the_sum_divided_by_their_number(mixed, case):
     """A factor of 21 on VOC: the published weight of 100 belongs to the mean."""

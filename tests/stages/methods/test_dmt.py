@@ -6,9 +6,11 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from artifacts.confidence import probability_of_index
 from artifacts.errors import ConfigError
 from stages.methods.contract import segment
 from stages.methods.dmt import Dmt, dynamic_weight
@@ -72,15 +74,38 @@ def test_the_sum_is_divided_by_all_labelled_pixels_not_by_the_weights(case):
     assert made.losses()["cross_entropy"].item() == pytest.approx(total / count, rel=1e-4)
 
 
+def by_hand(made):
+    """CE and weight (gammas 5) of every pixel, labelled pictures before pseudo-labelled ones; the number of labels."""
+    labelled, pseudo = made.batch["strong"], made.batch["unlabelled"]
+    logits = [segment(made.method.networks["segmenter"], batch) for batch in (labelled, pseudo)]
+    label = torch.cat([labelled.label, pseudo.label])
+    confidence = probability_of_index(pseudo.extra["confidence"].float())
+    dynamic = dynamic_weight(logits[1].detach().softmax(1), pseudo.label, confidence, 5.0, 5.0)
+    pixels = F.cross_entropy(torch.cat(logits), label, ignore_index=255, reduction="none")
+    return pixels, torch.cat([torch.ones_like(labelled.label), dynamic]), (label != 255).sum()
+
+
 def test_the_weights_pass_no_gradient(case):
-    """With weights of 1 instead of the dynamic ones the gradient direction of a fully agreeing pixel is the same."""
-    made = case("dmt", gamma_agree=0.0, gamma_differ=0.0, labelled_share=0.5)
-    pseudo = made.batch["unlabelled"]
-    made.batch["unlabelled"] = pseudo.replace(extra={"confidence": torch.full_like(pseudo.label, 255)})
-    alone = case("self-training", strong={"jitter": 0, "grey": 0, "blur": 0, "cutout": 0})
-    alone.batch = made.batch
-    for name, gradient in alone.gradients().items():
-        torch.testing.assert_close(made.gradients()[name], gradient)
+    """The gradient is that of weights that are constants. Through p^5 it would be another one."""
+    made = case("dmt", labelled_share=0.5)
+    found = made.gradients()
+    made.method.networks.zero_grad()
+    pixels, weight, count = by_hand(made)
+    assert ((weight[2:] > 0.01) & (weight[2:] < 0.99)).sum() > 100  # where the slope of p^5 would be felt
+    ((pixels * weight).sum() / count).backward()
+    for name, parameter in made.method.networks.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.5, 3.0])
+def test_the_weight_acts_on_pseudo_labelled_pixels_alone(weight, case):
+    """The number of pixels by which the sum is divided stays."""
+    made = case("dmt", labelled_share=0.5, weight=weight)
+    pixels, dynamic, count = by_hand(made)
+    labelled, pseudo = (part.sum() for part in (pixels * dynamic).split(2))
+    assert labelled > 0
+    assert pseudo > 0
+    torch.testing.assert_close(made.losses()["cross_entropy"], (labelled + weight * pseudo) / count)
 
 
 def test_it_says_what_makes_the_confidences(training):

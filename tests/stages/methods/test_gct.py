@@ -81,6 +81,21 @@ def test_each_term_by_plain_formulas(made):
         torch.testing.assert_close(losses[f"flaw_detector_{number}"], expected)
 
 
+@pytest.mark.parametrize(("threshold", "bad"), [(1.0, False), (0.4, True)])
+def test_at_a_threshold_of_1_nothing_is_bad(threshold, bad, made):
+    """Nor where a flaw map reaches 1: two equal networks have the same maps, whose highest flaw is 1."""
+    example = made(threshold=threshold, flaw_correction=3.0)
+    networks = example.method.networks
+    networks["second"].load_state_dict(networks["segmenter"].state_dict())
+    losses = example.losses()
+    for number in ("1", "2"):
+        term = f"flaw_correction_{number}"
+        assert (losses[term].item() > 0) == bad
+        gradients = [gradient for gradient in example.gradients(term).values() if gradient is not None]
+        assert gradients
+        assert any(gradient.any() for gradient in gradients) == bad
+
+
 def test_each_network_learns_from_its_own_terms_alone(made):
     """The consistency pulls a network towards the other without gradient to that; the detector is frozen for both."""
     example = made(ramp=0.0)

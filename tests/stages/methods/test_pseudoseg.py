@@ -107,6 +107,19 @@ def test_a_threshold_of_1_leaves_nothing_and_0_everything(case):
     assert losses[2] == 0
 
 
+def test_pixels_below_the_threshold_teach_nothing_and_are_counted(case):
+    made = case("pseudoseg", threshold=0.5, weight=0.7)
+    unlabelled, method = made.batch["unlabelled"], made.method
+    losses, strong = made.losses(), strong_view(unlabelled, method.settings.strong, 0, 0)
+    with torch.no_grad():
+        target = fuse(*method._both(unlabelled, None)[:2], method.settings.temperature)
+    pixels = -(target * segment(method.segmenter, strong).log_softmax(1)).sum(1)
+    sure = target.amax(1) >= 0.5
+    assert 0.1 < sure[strong.valid].float().mean() < 0.9
+    expected = 0.7 * (pixels * sure)[strong.valid].sum() / strong.valid.sum()
+    torch.testing.assert_close(losses["pseudo"], expected)
+
+
 def test_the_strong_view_has_a_square_hole_of_mean_colour_that_teaches_nothing(case):
     settings = PseudoSegSettings().strong
     rows, columns = draw_hole(settings, (513, 513), generator(0, "test"))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.engine.strong_weak import strong_mix, vote
+from stages.engine.views import strong_view
 from stages.methods.contract import at_size, segment
 
 DEEPLAB = {"preset": "tiny", "head": "deeplabv3plus", "dropout": 0.0, "head_channels": 16}
@@ -35,6 +36,26 @@ def test_a_term_by_hand_without_dropout(number, case):
     assert 0 < taught.sum() < view.valid.sum()
     expected = 0.25 * pixels[taught].sum() / view.valid.sum()
     torch.testing.assert_close(made.losses()[f"strong_{number + 1}"], expected)
+
+
+@pytest.mark.parametrize(("share", "shown", "views"), [(1e-9, "unlabelled", (0, 2)), (1.0, "partner", (1, 3))])
+def test_no_box_is_no_cutmix_and_a_full_one_the_partners_loss(share, shown, views, case):
+    """Strong view, labels, confidences and padding are all those of the picture that is seen."""
+    made = case("unimatch-v2", threshold=0.4, whole=1.0, mixing={"style": "french", "share": (share, share)})
+    other_teacher(made)
+    for name, columns in (("unlabelled", slice(0, 9)), ("partner", slice(-14, None))):
+        valid = torch.ones_like(made.batch[name].valid)
+        valid[:, :, columns] = False
+        made.batch[name] = made.batch[name].replace(valid=valid)
+    pictures, losses = made.batch[shown], made.losses()
+    confidence, label = segment(made.method.teacher, pictures).softmax(1).max(1)
+    taught = pictures.valid & (confidence >= 0.4)
+    assert 0 < taught.sum() < pictures.valid.sum()
+    for number in (0, 1):
+        view = strong_view(pictures, made.method.settings.strong, 0, 0, views[number])
+        pixels = F.cross_entropy(segment(made.method.student, view), label, reduction="none")
+        expected = 0.25 * pixels[taught].sum() / pictures.valid.sum()
+        torch.testing.assert_close(losses[f"strong_{number + 1}"], expected)
 
 
 def test_the_teacher_gets_no_gradient(case):
