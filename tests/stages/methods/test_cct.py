@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pydantic
 import pytest
 import torch
 import torch.nn.functional as F
 
+from stages.engine import perturbations
 from stages.engine.losses import squared_difference
+from stages.engine.randomness import generator
 from stages.methods.contract import at_size, segment
 from stages.methods.settings import CctSettings
 
@@ -46,22 +49,93 @@ def test_masks_do_not_teach_the_auxiliary_decoders(case):
     assert gradients["segmenter.head.scores.weight"].abs().sum() > 0
 
 
+def mean_squared_error(made, decoder, features, target):
+    """torch's mean over classes and pixels left of column 20, where the pictures end."""
+    segmenter, pictures = made.method.networks["segmenter"], made.batch["unlabelled"]
+    logits = decoder(features)
+    published = made.method.settings.decoder == "published"
+    logits = logits[..., :33, :33] if published else at_size(logits, pictures, segmenter)
+    return F.mse_loss(logits.softmax(1)[..., :20], target[..., :20])
+
+
+def padded(made):
+    """Padding right of column 20, which teaches nothing."""
+    valid = torch.ones(2, 33, 33, dtype=torch.bool)
+    valid[:, :, 20:] = False
+    made.batch["unlabelled"] = made.batch["unlabelled"].replace(valid=valid)
+    return made
+
+
 @pytest.mark.parametrize("decoder", ["published", "head"])
 def test_without_perturbation_it_is_the_mean_squared_error(decoder, case):
-    """F-Noise of size 0: torch's mean over the valid pixels and all classes, times weight, for each of two decoders."""
-    counts = {"decoders": NONE | {"feature_noise": 2}, "ramp": 0.0, "noise": 0.0}
-    made = case("cct", **counts, decoder=decoder, weight=30.0)
-    valid = torch.ones(2, 33, 33, dtype=torch.bool)
-    valid[:, :, 20:] = False  # padding teaches nothing
-    pictures = made.batch["unlabelled"] = made.batch["unlabelled"].replace(valid=valid)
-    segmenter = made.method.networks["segmenter"]
+    """I-VAT, DropOut and F-Noise of size 0: times weight, divided by the four decoders of all three kinds."""
+    none = {"vat_radius": 0.0, "dropout_rate": 0.0, "noise": 0.0, "ramp": 0.0}
+    counts = NONE | {"vat": 1, "dropout": 1, "feature_noise": 2}
+    made = padded(case("cct", decoders=counts, **none, decoder=decoder, weight=30.0))
+    segmenter, pictures = made.method.networks["segmenter"], made.batch["unlabelled"]
     target, features = segment(segmenter, pictures).softmax(1), segmenter.trunk(pictures.image)
-    parts = []
-    for auxiliary in made.method.networks["auxiliary"]:
-        logits = auxiliary(features)
-        logits = at_size(logits, pictures, segmenter) if decoder == "head" else logits[..., :33, :33]
-        parts.append(F.mse_loss(logits.softmax(1)[..., :20], target[..., :20]))
-    torch.testing.assert_close(made.losses()["feature_noise"], 30 * sum(parts) / 2)
+    errors = [mean_squared_error(made, one, features, target) for one in made.method.networks["auxiliary"]]
+    losses = made.losses()
+    for kind, own in (("vat", errors[:1]), ("dropout", errors[1:2]), ("feature_noise", errors[2:])):
+        torch.testing.assert_close(losses[kind], 30 * sum(own) / 4)
+
+
+def perturbed_by_hand(method, kind, number, high, foreground, step):
+    """What decoder `number` is to see of `high`; all but F-Noise in a loop over channels and cells."""
+    settings, purpose = method.settings, ("cct", step, number)
+    if kind == "feature_noise":
+        return high * (1 + perturbations.uniform(high[0], -settings.noise, settings.noise, generator(0, *purpose)))
+    randoms = [generator(0, *purpose, place) for place in range(len(high))]
+    factors = torch.ones_like(high)
+    if kind == "dropout":
+        for picture, random in zip(factors, randoms, strict=True):
+            for channel, drawn in zip(picture, random.random(len(picture)), strict=True):
+                channel[:] = 0 if drawn < settings.dropout_rate else 1 / (1 - settings.dropout_rate)
+        return high * factors
+    boxes = [perturbations.object_boxes(picture, settings.min_contour) for picture in foreground.numpy()]
+    uncut = perturbations.guided_cutout(boxes, (33, 33), settings.erase, randoms) if kind == "cutout" else None
+    gammas = [np.float32(random.uniform(*settings.drop_range)) for random in randoms]
+    for b, y, x in np.ndindex(len(high), *high.shape[2:]):
+        pixel = b, 8 * y, 8 * x  # the centre of the cell
+        if kind == "cutout":
+            kept = uncut[pixel]
+        elif kind == "feature_drop":
+            kept = high[b, :, y, x].mean() < gammas[b] * high[b].mean(0).max()
+        else:
+            kept = foreground[pixel] == (kind == "context")
+        factors[b, :, y, x] = float(kept)
+    return high * factors
+
+
+def test_the_decoders_see_the_features_perturbed_by_hand(case):
+    """A square as the one object of the first picture; of it G-Cutout erases ten rows and columns of seventeen."""
+    counts = dict.fromkeys(KINDS, 2) | {"vat": 0}
+    made = case("cct", decoders=counts, min_contour=4, erase=0.6)
+    high = 0.1 + torch.rand(2, 16, 5, 5, generator=torch.Generator().manual_seed(0))
+    foreground = torch.zeros(2, 33, 33, dtype=torch.bool)
+    foreground[0, 8:25, 8:25] = True
+    seen = list(made.method._perturbed({"high": high}, foreground, 3))
+    assert [kind for kind, _, _ in seen] == [kind for kind in KINDS for _ in range(counts[kind])]
+    for number, (kind, decoder, changed) in enumerate(seen):
+        assert decoder is made.method.networks["auxiliary"][number]
+        assert not torch.equal(changed["high"][0], high[0]), kind
+        expected = perturbed_by_hand(made.method, kind, number, high, foreground, 3)
+        torch.testing.assert_close(changed["high"], expected, msg=lambda text, kind=kind: f"{kind}: {text}")
+
+
+def test_each_term_is_the_error_on_features_perturbed_by_hand(case):
+    """30 r(t) / K times the errors of the decoders of one kind; r is exp(-5 4/9) a third of the way up."""
+    counts = {"vat": 0, "dropout": 1, "cutout": 2, "context": 1, "object": 1, "feature_drop": 2, "feature_noise": 1}
+    made = padded(case("cct", decoders=counts, ramp=0.5, min_contour=4))
+    method, pictures = made.method, made.batch["unlabelled"]
+    target, features = segment(method.segmenter, pictures).softmax(1), method.segmenter.trunk(pictures.image)
+    foreground, errors = target.argmax(1) > 0, dict.fromkeys(KINDS, 0)
+    for number, (kind, decoder) in enumerate(zip(method.kinds, method.networks["auxiliary"], strict=True)):
+        high = perturbed_by_hand(method, kind, number, features["high"], foreground, 1)
+        errors[kind] += mean_squared_error(made, decoder, {**features, "high": high}, target)
+    losses = method.losses(made.batch, 1)  # of 6 iterations, half of them the ramp
+    for kind in KINDS[1:]:
+        torch.testing.assert_close(losses[kind], 30 * math.exp(-5 * 4 / 9) / 8 * errors[kind])
 
 
 def test_the_weight_rises_as_a_sigmoid_from_its_smallest_value(case):
