@@ -223,7 +223,7 @@ class _Lines:
     def failed(self, node: Node, error: Exception) -> None:
         if self.current != node.name:
             self.number += 1
-        self.current = None
+        self.current, self.replaced = None, ""
         self._line("failed", node, "")
         if isinstance(error, SemisegError):
             show_error(error.message, error.hint)
