@@ -3,6 +3,7 @@
 # make test      the tests
 # make install   .venv with `semiseg` in it
 # make check     format, lint, types
+# make fuzz      made-up files by the thousand through every reader [ROUNDS=5000]
 # make bench     benchmarks: a table, and .bench/benchmarks.json
 # make reproduce-table1 [PROFILE=shapes|small|paper DATA=DEVKIT WEIGHTS=FILE SBD=DIR CLASSES=a,b]
 # make clean     removes .venv and caches; results below runs/ stay
@@ -11,11 +12,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= shapes
+ROUNDS ?= 5000
 SETTINGS = $(if $(DATA),--set data=$(DATA)) $(if $(WEIGHTS),--set weights=$(WEIGHTS)) \
            $(if $(SBD),--set sbd=$(SBD)) $(if $(CLASSES),--set classes=$(CLASSES))
 REPLACING = $(if $(REPLACE),--replace)
 
-.PHONY: install demo test check bench reproduce-table1 clean
+.PHONY: install demo test check fuzz bench reproduce-table1 clean
 .DEFAULT_GOAL := demo
 
 install: $(VENV)/.installed
@@ -41,6 +43,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+fuzz: install
+	$(BIN)/python -m tests.fuzz --rounds $(ROUNDS)
 
 bench: install
 	$(BIN)/python -m tests.benchmarks
