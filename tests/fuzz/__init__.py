@@ -21,7 +21,7 @@ NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if
 
 
 def run(name: str, rounds: int, seed: int, folder: Path) -> Counter[str]:
-    """How many cases of fuzzer `name` ended in which outcome. AssertionError, naming the seed, for the first that failed."""
+    """How many cases of fuzzer `name` ended in what; AssertionError names the seed of the first that failed."""
     fuzz = importlib.import_module(f"{__name__}.{name}").fuzz
     outcomes: Counter[str] = Counter()
     for number in range(seed, seed + rounds):
@@ -31,6 +31,7 @@ def run(name: str, rounds: int, seed: int, folder: Path) -> Counter[str]:
             outcomes[fuzz(random.Random(number), folder)] += 1
         except Exception as error:
             raise AssertionError(
-                f"fuzzer {name}, seed {number}: {error!r}; repeat it by python -m tests.fuzz {name} --seed {number} --rounds 1"
+                f"fuzzer {name}, seed {number}: {error!r}; "
+                f"repeat it by python -m tests.fuzz {name} --seed {number} --rounds 1"
             ) from error
     return outcomes
