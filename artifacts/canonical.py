@@ -19,7 +19,12 @@ def canonical_json(value: Any) -> bytes:
     them into text, and two different values would get one digest.
     """
     _refuse_other_keys(value)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _utf8(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
+
+
+def _utf8(json_text: str) -> bytes:
+    """The bytes of JSON; a lone surrogate, which stands for a byte of a path that is no UTF-8, as JSON's own escape."""
+    return json_text.encode("utf-8", "backslashreplace")
 
 
 def _refuse_other_keys(value: Any) -> None:
@@ -46,7 +51,7 @@ def file_digest(path: Path) -> str:
 
 def pretty_json(value: Any) -> str:
     """JSON for files that people open: sorted, indented, with a final newline."""
-    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return _utf8(json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").decode()
 
 
 def json_ready(value: Any, where: str) -> Any:

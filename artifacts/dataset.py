@@ -24,6 +24,7 @@ from PIL import Image
 
 from artifacts.errors import ArtifactError, DataError
 from artifacts.masks import PNG_SIGNATURE, png_damage, read_mask, voc_palette
+from artifacts.text import forbidden_character
 
 if TYPE_CHECKING:
     from artifacts.store import Artifact, Writer
@@ -50,8 +51,10 @@ def check_image_id(image_id: str) -> str:
         reason = f"it is a {type(image_id).__name__}, not text (in YAML, put it in quotes)"
     elif not image_id or image_id != image_id.strip():
         reason = "it is empty or has white space around it"
-    elif any(c in "/\\" or ord(c) < 32 for c in image_id):
-        reason = "it has a slash, backslash or control character"
+    elif found := forbidden_character(image_id):
+        reason = f"it has {found}"
+    elif any(c in "/\\" for c in image_id):
+        reason = "it has a slash or backslash"
     elif image_id.startswith(".") or ".tmp-" in image_id:
         reason = "names that begin with '.' or hold '.tmp-' are those of hidden and temporary files"
     elif len(image_id.encode()) > 200:

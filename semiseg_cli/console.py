@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import rich.box
 import rich.table
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
+
+from artifacts.text import visible
 
 STATE_STYLES = {
     "fresh": "green",
@@ -29,10 +33,22 @@ STATE_STYLES = {
 _WIDTH_OF_FILES = 160  # of tables that are not shown on a terminal
 
 
+class _PlainConsole(Console):
+    """A console to which text is text: a class named `[/red]` or `:cat:` is shown as that, and what would act on the
+    terminal is shown with a backslash."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **{**options, "markup": False, "emoji": False})
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
 def _console(stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES
-    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+    return _PlainConsole(stderr=stderr, width=width, highlight=False, soft_wrap=False)
 
 
 def out() -> Console:
@@ -47,24 +63,25 @@ def talk() -> Console:
 
 def say(text: str) -> None:
     """A line of talk, never wrapped by us: it can be searched and copied."""
-    talk().print(Text(text), soft_wrap=True)
+    talk().print(text, soft_wrap=True)
 
 
 def write_json(value: Any) -> None:
     """`value` as JSON on stdout, for other programs."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """`value` as JSON that any terminal can show: what is no printable text is escaped, which JSON allows."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def show_error(message: str, hint: str | None = None) -> None:
     """`error: ...` and `hint: ...` on stderr."""
-    text = Text("error: ", style="bold red")
-    text.append(message, style="default not bold")
-    console = talk()
-    console.print(text, soft_wrap=True)
-    if hint:
-        line = Text("hint: ", style="bold cyan")
-        line.append(hint, style="default not bold")
-        console.print(line, soft_wrap=True)
+    for label, style, text in (("error", "bold red", message), ("hint", "bold cyan", hint)):
+        if text:
+            talk().print(Text.assemble((f"{label}: ", style), visible(text)), soft_wrap=True)
 
 
 def state_text(state: str, words: str | None = None) -> Text:
@@ -83,7 +100,7 @@ def bullets(lines: Iterable[str]) -> rich.table.Table:
     """Lines with a dash and a hanging indent."""
     grid = rich.table.Table.grid(padding=(0, 1))
     for line in lines:
-        grid.add_row("-", Text(line))
+        grid.add_row("-", line)
     return grid
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from artifacts.dataset import SPLITS, Dataset
 from artifacts.errors import ArtifactError, DataError, SemisegError, UsageError
@@ -164,7 +163,7 @@ def _tell(report: Report, as_json: bool) -> None:
     else:
         _print_findings(report.problems, "bold red", MOST_PROBLEMS)
         _print_findings(report.remarks, "yellow", MOST_REMARKS)
-        out().print(Text(line), soft_wrap=True)
+        out().print(line, soft_wrap=True)
     if problems := len(report.problems):
         raise DataError(
             f"{report.name} has {problems:,} problem{'s' if problems != 1 else ''}",
@@ -196,14 +195,14 @@ def _print_findings(findings: Iterable[Finding], style: str, most: int) -> None:
     console = out()
     for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):
         some = list(group)
-        console.print(Text(f"{KINDS[kind]} ({len(some):,})", style=style), soft_wrap=True)
+        console.print(f"{KINDS[kind]} ({len(some):,})", style=style, soft_wrap=True)
         for hint, alike in _by_hint(some[:most]).items():
             for finding in alike:
-                console.print(Text(textwrap.indent(finding.what, "  ")), soft_wrap=True)
+                console.print(textwrap.indent(finding.what, "  "), soft_wrap=True)
             if hint:
-                console.print(Text(textwrap.indent(f"-> {hint}", "     "), style="cyan"), soft_wrap=True)
+                console.print(textwrap.indent(f"-> {hint}", "     "), style="cyan", soft_wrap=True)
         if len(some) > most:
-            console.print(Text(f"  and {len(some) - most:,} more (--json has them all)"), soft_wrap=True)
+            console.print(f"  and {len(some) - most:,} more (--json has them all)", soft_wrap=True)
         console.print()
 
 

@@ -7,6 +7,7 @@ Nothing here, and no command before it does its work, loads torch.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -95,6 +96,9 @@ def main(arguments: list[str] | None = None) -> int:
     # Read by OpenMP when torch loads. Its threads otherwise spin while they wait for each other: beside a pool of
     # processes, or anybody else's work on the same cores, a training step took up to fifty times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):  # what a terminal's encoding lacks is shown as an escape
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     given = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in given or os.environ.get("SEMISEG_DEBUG", "0") not in ("", "0")
     given = [argument for argument in given if argument != "--debug"]
@@ -123,8 +127,24 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
         if debug:
             traceback.print_exc()
+        if _is_short_of_memory(error):
+            show_error(
+                f"too little memory: {str(error).partition('. ')[0] or 'an allocation failed'}",
+                "use a smaller batch_size or crop_size, or fewer --workers; finished work is kept: the same command "
+                "continues",
+            )
+            return 3
         show_error(
             f"unexpected {type(error).__name__}: {error}",
             "this is a mistake in semiseg, or in how it was installed" + ("" if debug else "; --debug shows where"),
         )
         return 1
+
+
+def _is_short_of_memory(error: Exception) -> bool:
+    """Python's and numpy's error; torch's of a GPU; torch's of a CPU, which has no type of its own."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import UsageError
+from artifacts.text import visible
 from stages.pipeline.figures import Results
 from stages.pipeline.how_made import HowMade
 
@@ -79,7 +80,7 @@ def plot_figures(results: Results, made: HowMade | None = None) -> Figure:
             [x for x, _, _ in points],
             [mean for _, mean, _ in points],
             yerr=bars,
-            label=f"{row.label}{' *' if stale else ''}",
+            label=_literal(f"{row.label}{' *' if stale else ''}"),
             linewidth=2.0 if number == 0 else 1.3,
             markersize=5.5,
             elinewidth=0.9,
@@ -87,11 +88,11 @@ def plot_figures(results: Results, made: HowMade | None = None) -> Figure:
             **styles[row.label],
         )
         ends.append((points[-1][1], line))
-    axes.set_xticks(list(places.values()), texts)
-    axes.set_xlabel(table.plot.label)
+    axes.set_xticks(list(places.values()), [_literal(text) for text in texts])
+    axes.set_xlabel(_literal(table.plot.label))
     axes.set_ylabel(f"{table.metric.replace('_', ' ').replace('iou', 'IoU')}, %")
-    below = textwrap.wrap(subtitle(results, made), 105)
-    axes.set_title(textwrap.fill(table.title, 80), fontsize=11, loc="left", pad=6 + 12 * len(below))
+    below = textwrap.wrap(_literal(subtitle(results, made)), 105)
+    axes.set_title(textwrap.fill(_literal(table.title), 80), fontsize=11, loc="left", pad=6 + 12 * len(below))
     axes.annotate(
         "\n".join(below), (0, 1), (0, 5), "axes fraction", "offset points", fontsize=8.5, color="0.3", va="bottom"
     )
@@ -99,6 +100,11 @@ def plot_figures(results: Results, made: HowMade | None = None) -> Figure:
         handles = [line for _, line in sorted(ends, key=lambda end: -end[0])]
         canvas.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
     return canvas
+
+
+def _literal(text: str) -> str:
+    """`text` as Matplotlib shows it: what stands between two dollar signs would be a formula."""
+    return visible(text).replace("$", r"\$")
 
 
 def row_styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from artifacts.text import visible
 from semiseg_cli.console import talk
 from stages.contract import PlainProgress, Progress, Tracker
 
@@ -56,7 +57,7 @@ class BarProgress:
         outermost = self._display is None
         if self._display is None:
             self._display = RichProgress(
-                TextColumn("  {task.description}"),
+                TextColumn("  {task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 _RateColumn(),
@@ -67,7 +68,7 @@ class BarProgress:
             )
             self._display.start()
         display = self._display
-        task = display.add_task(description, total=total, completed=done, unit=unit)
+        task = display.add_task(visible(description), total=total, completed=done, unit=unit)
         try:
             yield _BarTracker(display, task)
         finally:
@@ -77,7 +78,7 @@ class BarProgress:
                 self._display = None
 
     def note(self, text: str) -> None:
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
 
 class SilentProgress:

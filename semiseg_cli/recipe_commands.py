@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
-import json
 import time
 import traceback
 from collections.abc import Collection, Iterable, Iterator
@@ -22,6 +21,7 @@ from semiseg_cli.console import (
     bullets,
     duration,
     headline,
+    json_text,
     out,
     plain_table,
     say,
@@ -293,7 +293,7 @@ def _show_parameters(parameters: list[Parameter]) -> None:
     for parameter in parameters:
         value = "must be given" if parameter.missing else value_words(parameter.value)
         text = " ".join(filter(None, [parameter.help, *_choices_words(parameter)]))
-        shown.add_row(Text(parameter.name), Text(value), Text(text))
+        shown.add_row(parameter.name, value, text)
     out().print(shown)
 
 
@@ -407,7 +407,7 @@ class _Report:
         """report.json, report.md and, where the table has a plot, report.png in the workspace."""
         folder = self.workspace.path
         with _written(folder / "report.json") as file:
-            file.write_text(json.dumps(self.json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            file.write_text(json_text(self.json()) + "\n", encoding="utf-8")
         with _written(folder / "report.md") as file:
             file.write_text(table_markdown(self.results, self.made), encoding="utf-8")
         if self.results.table.plot is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import Any
 
 import rich.table
 
+from artifacts.text import visible
 from semiseg_cli.console import plain_table
 from stages.pipeline.figures import Cost, Figure, Figures, Results, order_sentence
 from stages.pipeline.how_made import HowMade, how_made_lines
@@ -61,15 +63,20 @@ def table_markdown(results: Results, made: HowMade | None = None) -> str:
     """The table with its notes, then how it was made."""
     table, figures, costs = results.table, results.figures, results.costs
     headers = _headers(table, costs)
-    lines = [f"### {table.title}", ""] if table.title else []
-    lines.append("| " + " | ".join(headers) + " |")
+    lines = [f"### {_literal(table.title)}", ""] if table.title else []
+    lines.append("| " + " | ".join(map(_literal, headers)) + " |")
     lines.append("|" + "|".join(" --- " if index == 0 else " ---: " for index in range(len(headers))) + "|")
-    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(table, figures, costs)]
+    lines += ["| " + " | ".join([_literal(label), *cells]) + " |" for label, *cells in _cells(table, figures, costs)]
     below = _lines(results)
     lines += [*([""] if below else []), *(f"- {line}" for line in below)]
     if made is not None:
         lines += ["", "#### How it was made", "", *(f"- {line}" for line in how_made_lines(made))]
     return "\n".join(lines) + "\n"
+
+
+def _literal(text: str) -> str:
+    """`text` as Markdown shows it: a label with a bar would be two cells."""
+    return re.sub(r"([\\`*<>|\[\]])", r"\\\1", visible(text).replace("\n", " "))
 
 
 def table_json(results: Results, made: HowMade | None = None) -> dict[str, Any]:

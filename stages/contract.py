@@ -25,6 +25,7 @@ from artifacts.canonical import digest, file_digest
 from artifacts.errors import ConfigError
 from artifacts.manifest import KINDS, MANIFEST_SCHEMA
 from artifacts.store import Artifact, Writer
+from artifacts.text import visible
 from stages.config import Config
 
 
@@ -63,7 +64,7 @@ class _PlainTracker:
             f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in fields.items()
         )
         line = f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.3g}/s, {left:.0f} s left {shown}"
-        print(line.rstrip(), file=sys.stderr, flush=True)
+        print(visible(line.rstrip()), file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class PlainProgress:
         yield _PlainTracker(total, description, unit, done, self.every_s)
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 def default_workers() -> int:

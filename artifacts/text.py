@@ -1,0 +1,33 @@
+"""Text that came from outside - file names, class names, messages of libraries - as a person may safely see it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Control characters but for tab and line feed, what turns the direction of writing, line separators, lone surrogates.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """`text` with a backslash escape for each character that is no text.
+
+    An escape sequence would reach the terminal and act on it, a lone surrogate (Python's sign for a byte of a file name
+    that is not UTF-8: it becomes \\xNN) could not be printed at all. Tabs and line feeds stay.
+    """
+    return _HIDDEN.sub(lambda found: _escaped(ord(found[0])), text)
+
+
+def forbidden_character(text: str) -> str | None:
+    """What keeps `text` from being a name: its first control character or lone surrogate in words; None: nothing."""
+    for character in text:
+        if (category := unicodedata.category(character)) in ("Cc", "Cs"):
+            what = "a control character" if category == "Cc" else "what is no UTF-8 text"
+            return f"{what} ({_escaped(ord(character))})"
+    return None
+
+
+def _escaped(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8 (PEP 383)
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

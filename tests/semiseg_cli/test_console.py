@@ -1,0 +1,158 @@
+"""What people see: text of files and classes is never taken for markup, and never acts on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from artifacts.errors import SemisegError
+from semiseg_cli.console import bullets, json_text, out, plain_table, say, show_error
+from semiseg_cli.main import _is_short_of_memory, main
+from semiseg_cli.progress import BarProgress
+from stages.contract import PlainProgress
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = ["[/red]", "[red]cat", ":cat:", "[link=file:///etc/passwd]x[/link]", "\\[bold]", "$x^$", "{0}", "%s", "<b>"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_in_tables_titles_lines_and_errors_is_shown_as_it_is(
+    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    table = plain_table(text, "value", title=f"title {text}")
+    table.add_row(text, "1")
+    out().print(table)
+    out().print(text)
+    out().print(bullets([text]))
+    say(text)
+    show_error(text, text)
+    captured = capsys.readouterr()
+    assert captured.out.count(text) == 5
+    assert captured.err.splitlines() == [text, f"error: {text}", f"hint: {text}"]
+
+
+def test_escape_sequences_never_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "a\x1b[31mred\x1b]0;owned\x07\rb\x9bc\udce9"
+    table = plain_table("x")
+    table.add_row(text)
+    out().print(table)
+    show_error(text)
+    say(text)
+    PlainProgress().note(text)
+    BarProgress(out()).note(text)
+    with BarProgress(out()).track(2, text) as tracker:
+        tracker.advance(1, loss=text)
+    captured = capsys.readouterr()
+    shown = captured.out + captured.err
+    assert shown.count(r"a\x1b[31mred\x1b]0;owned\x07\x0db\x9bc\xe9") == 5
+    assert not re.search("[\x07\x1b\r\x9b\udce9]", shown)
+
+
+def test_a_table_stays_aligned_beside_escaped_text(capsys: pytest.CaptureFixture[str]) -> None:
+    table = plain_table("class", "share")
+    table.add_row("\x1b[31mred", "1")
+    table.add_row("plain", "2")
+    out().print(table)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.rstrip().endswith(("1", "2"))]
+    assert len({len(row.rstrip()) for row in rows}) == 1
+
+
+def test_json_holds_the_same_text_and_no_character_that_acts_on_a_terminal() -> None:
+    value = {"name": "a\x1b\x9b\x7f\udce9 猫"}
+    text = json_text(value)
+    assert json.loads(text) == value
+    assert "猫" in text
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\udce9]", text)
+
+
+def _prepare(folder: Path, classes: list[str]) -> None:
+    (folder / "photos").mkdir()
+    (folder / "masks").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        Image.fromarray(rng.integers(0, 255, (24, 30, 3), dtype=np.uint8)).save(folder / f"photos/[b]{number}.png")
+        mask = rng.integers(0, 1 + len(classes), (24, 30), dtype=np.uint8)
+        Image.fromarray(mask).save(folder / f"masks/[b]{number}.png")
+    (folder / "classes.txt").write_text("\n".join(["background", *classes]) + "\n")
+
+
+def test_classes_and_pictures_named_like_markup_are_prepared_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    _prepare(tmp_path, ["[/red]", "[red]cat", ":cat:"])
+    source = ["--images", "photos", "--masks", "masks", "--classes", "classes.txt"]
+    assert main(["check-data", *source]) == 0
+    assert main(["prepare-data", *source]) == 0
+    capsys.readouterr()
+    assert main(["show", "data"]) == 0
+    shown = capsys.readouterr().out
+    for number, name in enumerate(["[/red]", "[red]cat", ":cat:"], start=1):
+        assert re.search(rf"^ +{number} +{re.escape(name)} +\d", shown, re.MULTILINE)
+    assert main(["status"]) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_paths_that_are_no_utf8_text_are_shown_with_backslashes_and_never_a_traceback(tmp_path: Path) -> None:
+    _prepare(tmp_path, ["cat"])
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "SEMISEG_DEBUG": "0"}
+
+    def run(*arguments: bytes) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable.encode(), b"-m", b"semiseg_cli", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+        )
+        return done.returncode, (done.stdout + done.stderr).decode()
+
+    data = (b"--images", b"photos", b"--masks", b"masks")
+    code, shown = run(b"prepare-data", *data, b"--workspace", b"work\xff")
+    assert (code, "making work\\xff/data" in shown) == (0, True), shown
+    assert run(b"status", b"--workspace", b"work\xff")[0] == 0
+    code, shown = run(b"show", b"data", b"--json", b"--workspace", b"work\xff")
+    assert code == 0
+    assert json.loads(shown[shown.index("{") : shown.rindex("}") + 1])["argv"][-1] == "work\udcff"
+    assert run(b"verify", b"--workspace", b"work\xff")[0] == 0
+    for arguments in ((*data, b"--name", b"d\xff"), (*data, b"--config", b"c\xff.yaml"), (b"--images", b"no\xff")):
+        code, shown = run(b"prepare-data", *arguments)
+        assert (code, "\\xff" in shown or "\\udcff" in shown, "Traceback" in shown) == (3, True, False), shown
+    os.rename(tmp_path / "photos/[b]0.png", os.fsencode(tmp_path) + b"/photos/caf\xe9.png")
+    for command in (b"prepare-data", b"check-data"):
+        code, shown = run(command, *data)
+        assert (code, "caf\\" in shown, "Traceback" in shown) == (3, True, False), shown
+
+
+def _errors_of_allocations() -> Iterator[Exception]:
+    import torch
+
+    for allocate in (lambda: np.empty(10**16), lambda: torch.empty(10**15), lambda: bytearray(10**17)):
+        try:
+            allocate()
+        except Exception as error:
+            yield error
+    yield torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+
+def test_too_little_memory_is_not_called_a_mistake() -> None:
+    errors = list(_errors_of_allocations())
+    assert len(errors) == 4
+    assert all(map(_is_short_of_memory, errors))
+    assert not _is_short_of_memory(RuntimeError("shapes cannot be multiplied"))
+
+
+def test_the_hint_of_an_error_follows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    error = SemisegError("first", "then")
+    show_error(error.message, error.hint)
+    assert capsys.readouterr().err == "error: first\nhint: then\n"
