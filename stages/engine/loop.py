@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -137,6 +138,7 @@ class _Trainer:
         self._resume()
         begin, first_step = time.monotonic(), self.step
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_deaths_of_readers())
             # One of several processes cannot stop alone, and waiting for the others it would never end its step.
             interruption = stack.enter_context(Interruption(distributed.world_size() == 1))
             log = stack.enter_context(TrainingLog(self.writer, self.step)) if self.main else None
@@ -358,6 +360,22 @@ class _Samples:
         except SemisegError as error:
             return error
         return batches if get_worker_info() is None else Parcel.pack(batches)
+
+
+@contextlib.contextmanager
+def _deaths_of_readers() -> Iterator[None]:
+    """SemisegError where a process that reads pictures died: torch raises RuntimeError, at whatever line runs then."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"DataLoader worker \(pid\S* ([\d, ]+)\)(?: is killed by signal: (\w+))?", str(error))
+        if found is None:
+            raise
+        how = f"was killed by a signal ({found[2]})" if found[2] else "ended unexpectedly"
+        raise SemisegError(
+            f"the process {found[1]}, which read pictures for the training, {how}",
+            "this usually means too little memory: use fewer workers (--workers); the same command continues",
+        ) from error
 
 
 def _compile(networks: nn.ModuleDict) -> None:

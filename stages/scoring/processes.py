@@ -15,7 +15,8 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -28,13 +29,48 @@ Result = TypeVar("Result")
 IN_HAND = 4  # items a process holds, so that it never waits for the parent
 
 
-def process_pool(workers: int, initializer: Callable[..., None] | None = None, *arguments: Any) -> ProcessPoolExecutor:
-    """A standard pool for work that carries arrays with it. Its processes end when the process that made it is gone.
+class _Pool(ProcessPoolExecutor):
+    """The standard pool, whose results say in words that one of its processes died."""
 
-    Without that, a killed stage would leave them behind for good: each of them holds the pipe the others wait on.
+    _death: SemisegError | None = None
+
+    def submit(self, function: Callable[..., Result], /, *arguments: Any, **named: Any) -> Future[Result]:
+        answer: Future[Result] = Future()
+
+        def pass_on(done: Future[Result]) -> None:
+            if done.cancelled():
+                answer.cancel()
+            elif isinstance(error := done.exception(), BrokenProcessPool):
+                answer.set_exception(self._died())
+            elif error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(done.result())
+
+        try:
+            super().submit(function, *arguments, **named).add_done_callback(pass_on)
+        except BrokenProcessPool:
+            raise self._died() from None
+        return answer
+
+    def _died(self) -> SemisegError:
+        """What is said of the process that ended first: asked before the pool ends those that are left."""
+        if self._death is None:
+            processes = list((getattr(self, "_processes", None) or {}).values())
+            ended = wait([process.sentinel for process in processes], timeout=1) if processes else []
+            codes = [process.exitcode for process in processes if process.sentinel in ended]
+            self._death = death(codes[0] if codes else None, "a process of the pool")
+        return self._death
+
+
+def process_pool(workers: int, initializer: Callable[..., None] | None = None, *arguments: Any) -> ProcessPoolExecutor:
+    """A pool for work that carries arrays with it; SemisegError where one of its processes dies.
+
+    Its processes end when the process that made it is gone. Without that, a killed stage would leave them behind for
+    good: each of them holds the pipe the others wait on.
     """
     context = multiprocessing.get_context("forkserver")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(initializer, arguments))
+    return _Pool(workers, mp_context=context, initializer=_start, initargs=(initializer, arguments))
 
 
 def _start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
@@ -125,10 +161,16 @@ def _refill(
 
 def _died(process: BaseProcess, in_hand: deque[str]) -> SemisegError:
     process.join(5)
-    code = process.exitcode
-    how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code and code < 0 else f"ended with {code}"
+    return death(process.exitcode, f"the process working on {in_hand[0]!r}")
+
+
+def death(exit_code: int | None, who: str) -> SemisegError:
+    """What is said where the process `who` ended by itself; exit_code: negative for a signal, None where not known."""
+    how = "was killed" if exit_code is None else f"ended with {exit_code}"
+    if exit_code is not None and exit_code < 0:
+        how = f"was killed by signal {-exit_code} ({signal.Signals(-exit_code).name})"
     return SemisegError(
-        f"the process working on {in_hand[0]!r} {how}",
+        f"{who} {how}",
         "signal 9 usually means too little memory: use fewer workers; finished images are kept, the next run continues",
     )
 

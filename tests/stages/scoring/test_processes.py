@@ -9,7 +9,7 @@ import time
 import pytest
 
 from artifacts.errors import DataError, SemisegError
-from stages.scoring.processes import map_in_processes
+from stages.scoring.processes import map_in_processes, process_pool
 
 ITEMS = [f"image{number:02d}" for number in range(20)]
 
@@ -95,3 +95,32 @@ def test_leaving_early_ends_the_processes() -> None:
             return
         time.sleep(0.05)
     pytest.fail("the process still runs")
+
+
+# --- pools whose work carries arrays: seeds, CRF, pseudo labels ---
+
+
+def test_results_and_errors_of_a_pool_arrive_as_they_are() -> None:
+    with process_pool(2) as pool:
+        assert list(pool.map(_length, [100] * 3, ITEMS)) == [107] * 3
+        with pytest.raises(DataError, match=r"^cannot read image07$"):
+            pool.submit(_fail, DataError, "image07").result()
+
+
+@pytest.mark.parametrize("victim", ["image00", "image19"])
+def test_a_pool_of_which_a_process_was_killed_says_so_and_that_memory_may_be_short(victim: str) -> None:
+    with process_pool(2) as pool:
+        answers = [pool.submit(_crash, victim, item) for item in ITEMS]
+        with pytest.raises(SemisegError, match=r"a process of the pool was killed by signal 9 \(SIGKILL\)") as caught:
+            [answer.result() for answer in answers]
+        assert "memory" in str(caught.value.hint)
+        with pytest.raises(SemisegError, match="was killed by signal 9"):
+            pool.submit(_length, 0, "late")
+
+
+def test_the_work_that_waits_in_a_pool_is_dropped_on_request() -> None:
+    pool = process_pool(1)
+    answers = [pool.submit(_sleep, 0.2, item) for item in ITEMS]
+    assert answers[0].result()
+    pool.shutdown(cancel_futures=True)
+    assert answers[-1].cancelled()
