@@ -292,15 +292,20 @@ def _read_record(path: Path, keys: set[str]) -> dict[str, Any] | None:
     return None
 
 
-def _read_unfinished(folder: Path) -> Unfinished:
+def _read_unfinished(folder: Path) -> Unfinished | None:
+    """What the folder tells; None where it was published or removed meanwhile."""
     asked = _read_record(folder / ASKED, {"work", "argv"}) or {"work": None, "argv": []}
     progress = _read_record(folder / PROGRESS, {"done", "total"}) or {"done": 0, "total": None}
     record = _read_record(folder / RECORD, {"seconds"}) or {"seconds": None}
     work = None
     with contextlib.suppress(TypeError):  # of a version with other fields
         work = Work(**asked["work"])
-    last = folder / RECORD if (folder / RECORD).exists() else folder
-    written = datetime.fromtimestamp(last.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    for last in (folder / RECORD, folder):
+        with contextlib.suppress(FileNotFoundError):
+            written = datetime.fromtimestamp(last.stat().st_mtime, UTC).isoformat(timespec="seconds")
+            break
+    else:
+        return None
     return Unfinished(folder, work, asked["argv"], progress["done"], progress["total"], record["seconds"], written)
 
 
@@ -368,7 +373,7 @@ class Workspace:
 
     def unfinished(self, name: str) -> list[Unfinished]:
         """What the folders of unfinished work of `name` tell of it, sorted by folder."""
-        return [_read_unfinished(folder) for folder in self.partials(name)]
+        return [found for folder in self.partials(name) if (found := _read_unfinished(folder))]
 
     def artifact(self, name: str) -> Artifact:
         """The published artifact; ArtifactError when there is none (or only unfinished work)."""
@@ -439,7 +444,7 @@ class Workspace:
         """Turns the partial folder into the artifact `name`; call inside `writing`. The old one goes last."""
         readable = json_ready(summary, "summary")
         self._refuse_foreign(name)
-        with disk_errors(writer.path):
+        with disk_errors(writer.path / MANIFEST_NAME):
             items = list_items(writer.path)
             manifest = Manifest(
                 kind=work.kind,
@@ -485,20 +490,15 @@ class Workspace:
 
     def _complete(self, name: str) -> None:
         """Puts `.NAME.new` in the place of the artifact; can be cut off and repeated anywhere."""
-        folder, old = self.folder(name), self._old_folder(name)
+        folder, new, old = self.folder(name), self._new_folder(name), self._old_folder(name)
+        for record in (PROGRESS, RECORD, ASKED):
+            (new / record).unlink(missing_ok=True)
+        _drop(new / SCRATCH)  # before the last rename: what a kill left behind it nobody would look for
         if os.path.lexists(folder):
             _drop(old)
             os.rename(folder, old)
-        os.rename(self._new_folder(name), folder)
-        self._tidy(name)
-
-    def _tidy(self, name: str) -> None:
-        """Drops what publishing leaves: the replaced artifact and the scratch of the new one."""
-        folder = self.folder(name)
-        _drop(self._old_folder(name))
-        for record in (PROGRESS, RECORD, ASKED):
-            (folder / record).unlink(missing_ok=True)
-        _drop(folder / SCRATCH)
+        os.rename(new, folder)
+        _drop(old)
 
     def _recover(self, name: str) -> None:
         """Completes a publish or a removal that was cut off. Needs the exclusive lock."""
@@ -509,8 +509,8 @@ class Workspace:
                 self._complete(name)
             elif old.exists() and not folder.exists():  # somebody deleted the new one: the old one is better than none
                 os.rename(old, folder)
-            elif old.exists() or (folder / SCRATCH).exists():
-                self._tidy(name)
+            else:
+                _drop(old)
 
     def _recover_if_free(self, name: str) -> None:
         """Recovers unless a living process is at it, or nothing can be written here."""

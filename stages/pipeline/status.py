@@ -179,23 +179,32 @@ def _open(workspace: Workspace, name: str) -> tuple[Artifact | None, list[str] |
     """The published artifact, and what is wrong with it at first sight (files missing or of another size)."""
     if name not in workspace.names():
         return None, None
-    try:
-        artifact = workspace.artifact(name)
-    except ArtifactError as error:
-        return None, [error.message]
+    problems: list[str] = []
+    earlier = None
+    while True:
+        try:
+            artifact = workspace.artifact(name)
+        except ArtifactError as error:
+            return None, [error.message]
+        if problems and artifact.manifest == earlier:
+            more = [f"and {len(problems) - 3} more"] if len(problems) > 3 else []
+            return None, [*problems[:3], *more]
+        if not (problems := _at_first_sight(artifact)):
+            return artifact, None
+        earlier = artifact.manifest  # is it damaged, or was it replaced while we looked?
+
+
+def _at_first_sight(artifact: Artifact) -> list[str]:
     problems = []
     for relative, item in artifact.manifest.items.items():
-        path = artifact.path / relative
         try:
-            size = path.stat().st_size
+            size = (artifact.path / relative).stat().st_size
         except OSError:
             problems.append(f"{relative} is missing")
             continue
         if size != item["bytes"]:
             problems.append(f"{relative} has {size} bytes, expected {item['bytes']}")
-    if problems:
-        return None, [*problems[:3], *([f"and {len(problems) - 3} more"] if len(problems) > 3 else [])]
-    return artifact, None
+    return problems
 
 
 def _published(workspace: Workspace, expected: Expected) -> dict[str, Artifact]:

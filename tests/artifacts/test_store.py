@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from artifacts.errors import ArtifactError
-from artifacts.store import Workspace, Writer
+from artifacts.store import Workspace, Writer, _read_unfinished
 from tests.artifacts.small_artifacts import make, work
 
 # --- names ---
@@ -319,3 +320,28 @@ def test_the_time_of_a_killed_run_is_counted(tmp_path, monkeypatch):
     clock[0] += 2.0
     assert again.seconds == 9.0
     assert again.resumed == 1
+
+
+def test_a_workspace_removed_while_it_is_written_is_said_in_words(workspace):
+    def removed_meanwhile(writer):
+        with writer.item("b.txt") as path:
+            shutil.rmtree(workspace.path)
+            path.write_bytes(b"2")
+
+    with workspace.writing("m", work()) as writer:
+        writer.write_bytes("a.txt", b"1")
+        with pytest.raises(ArtifactError, match="its folder is gone, removed by somebody"):
+            removed_meanwhile(writer)
+        with pytest.raises(ArtifactError, match="is gone"):
+            writer.write_bytes("c.txt", b"3")
+        with pytest.raises(ArtifactError, match="is gone"):
+            workspace.publish("m", writer, work(), {})
+    assert not workspace.path.exists()
+
+
+def test_unfinished_work_that_was_published_while_it_was_looked_at_is_none(workspace):
+    with workspace.writing("m", work()) as writer:
+        writer.write_bytes("x.txt", b"1")
+    (folder,) = workspace.partials("m")
+    shutil.rmtree(folder)
+    assert _read_unfinished(folder) is None

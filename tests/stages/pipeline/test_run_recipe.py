@@ -16,7 +16,8 @@ from stages.pipeline.changes import Change, listed
 from stages.pipeline.recipe import Node, Recipe, resolve
 from stages.pipeline.run_recipe import RECORD_NAME, RunReport, read_record, run_recipe
 from stages.pipeline.run_stage import run_stage
-from stages.pipeline.status import State, unfinished_states, unfinished_work, workspace_states
+from stages.pipeline.status import State, _open, unfinished_states, unfinished_work, workspace_states
+from tests.artifacts.small_artifacts import make, python
 from tests.stages.pipeline.conftest import STAGES, SumConfig
 
 
@@ -323,3 +324,24 @@ def test_the_record_gives_back_the_table(
     assert record is not None
     assert record.table == recipe.table
     assert {name: e.config for name, e in record.expected.items()} == {n: v.config for n, v in recipe.nodes.items()}
+
+
+def test_status_beside_a_process_that_publishes_finds_no_damage_and_no_missing_file(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "work")
+    make(workspace, "m")
+    code = """
+    for number in range(150):
+        with Workspace(path).writing("m", w) as writer:
+            for item in range(1 + number % 5):
+                writer.write_bytes(f"{number}-{item}.txt", b"x" * number)
+            writer.advance()
+            Workspace(path).publish("m", writer, w, {})
+    """
+    with python(code, workspace.path) as process:
+        looks = 0
+        while process.poll() is None:
+            states = [*workspace_states(workspace, {}), *unfinished_states(workspace, {})]
+            assert not [state for state in states if state.state == "damaged"], states
+            assert _open(workspace, "m")[1] is None
+            looks += 1
+    assert (process.returncode, looks > 20) == (0, True), process.stderr
