@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -325,3 +326,22 @@ def test_the_suffix_says_the_format(full: Workspace, tmp_path: Path) -> None:
 )
 def test_values_stand_by_their_logarithm_where_they_have_one(texts: list[str], expected: list[float]) -> None:
     assert positions(texts) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("label", ["a|b", "$x^$", "[b]", "*", "<i>", "`", "\\frac{", "one\ntwo"])
+def test_labels_are_text_in_a_terminal_a_markdown_table_and_a_plot(
+    tmp_path: Path, workspace: Workspace, label: str
+) -> None:
+    rows = [Row(label, {"plain": ["strong-s0"], "CRF": ["strong-crf"]}, None)]
+    plot = Plot(label, {"plain": label, "CRF": "CRF"})
+    table = replace(TABLE, title=label, rows=rows, order=[], plot=plot)
+    results = read_results(table, workspace)
+    parts, _ = table_text(results, 100)
+    console = Console(file=io.StringIO(), width=100)
+    for part in parts:
+        console.print(part)
+    markdown = table_markdown(results).splitlines()
+    (row,) = [line for line in markdown if line.startswith("| ") and "50.0" in line]
+    assert len(re.split(r"(?<!\\)\|", row)) == 2 + len(results.table.columns) + 1
+    draw_plot(results, tmp_path / "plot.png")
+    assert Image.open(tmp_path / "plot.png").size > (100, 100)
