@@ -191,7 +191,11 @@ class StrongAugmentationSettings(Config):
     blur: Share = Field(0.5, description="Probability of a Gaussian blur.")
     blur_sigma: tuple[float, float] = Field((0.1, 2.0), description="Its sigma in pixels, drawn uniformly.")
     cutout: Share = Field(0.0, description="Probability of a hole; its pixels teach nothing (ST: .5).")
-    cutout_area: tuple[float, float] = Field((0.02, 0.4), description="Share of the picture that the hole takes (ST).")
+    cutout_area: tuple[float, float] = Field(
+        (0.02, 0.4),
+        description="Share of the picture that the hole takes (ST); drawn anew, with its shape and place, until it fits:\n"
+        "small holes are the commoner ones.",
+    )
     cutout_ratio: float = Field(
         0.3,
         gt=0,

@@ -169,12 +169,16 @@ def _weighted_sum(x: Tensor, taps: Tensor, radii: Sequence[int], axis: int) -> T
 def draw_hole(
     settings: StrongAugmentationSettings, size: tuple[int, int], random: np.random.Generator
 ) -> tuple[slice, slice] | None:
-    """Rows and columns of a hole, or None: a share of the picture's area, drawn anew until it fits."""
+    """Rows and columns of a hole, or None.
+
+    Share of the picture's area, shape and place are all drawn anew until the hole fits, as in ST's code: large holes
+    are rejected more often. UniMatch's boxes, else alike, keep their area (`single_box_mask` of cutmix.py).
+    """
     if random.random() >= settings.cutout:
         return None
     height, width = size
-    area = random.uniform(*settings.cutout_area) * height * width
     while True:
+        area = random.uniform(*settings.cutout_area) * height * width
         ratio = random.uniform(settings.cutout_ratio, 1 / settings.cutout_ratio)
         columns, rows = int(math.sqrt(area / ratio)), int(math.sqrt(area * ratio))
         left, top = int(random.integers(width)), int(random.integers(height))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import math
 
 import numpy as np
 import pytest
@@ -209,6 +210,28 @@ def test_the_share_of_holes():
     assert 160 < holed < 240
     assert 0.01 < min(areas) < 0.06
     assert 0.3 < max(areas) <= 0.4
+
+
+def share_of_holes_by_exact_sums(height, width, area, narrow):
+    """Mean share of the picture's area over holes that fit, by sums over a fine grid of areas and shapes.
+
+    A hole of r rows and c columns fits at (height - r + 1) (width - c + 1) of the height x width drawn places.
+    """
+    areas = np.linspace(*area, 801)[:, None] * height * width
+    ratios = np.linspace(narrow, 1 / narrow, 801)[None]
+    columns, rows = np.floor(np.sqrt(areas / ratios)), np.floor(np.sqrt(areas * ratios))
+    chance = np.clip(height - rows + 1, 0, None) * np.clip(width - columns + 1, 0, None)
+    return (chance * rows * columns).sum() / chance.sum() / (height * width)
+
+
+def test_the_area_of_a_hole_is_drawn_again_for_each_rejected_try():
+    """Drawn once before the tries, large holes would be as frequent as small ones: .21 of the picture instead of .14."""
+    settings, random = StrongAugmentationSettings(cutout=1.0), generator(0, "area")
+    holes = [draw_hole(settings, (321, 321), random) for _ in range(4000)]
+    shares = [(rows.stop - rows.start) * (columns.stop - columns.start) / 321**2 for rows, columns in holes]
+    expected = share_of_holes_by_exact_sums(321, 321, (0.02, 0.4), 0.3)
+    assert expected == pytest.approx(0.142, abs=0.002)
+    assert np.mean(shares) == pytest.approx(expected, abs=4 * np.std(shares) / math.sqrt(len(shares)))
 
 
 def test_two_processes_draw_what_one_does(monkeypatch):
