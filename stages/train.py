@@ -101,7 +101,7 @@ def advice(config: TrainConfig, key: str) -> str:
 
 STAGE = Stage(
     name="train",
-    version=1,
+    version=2,
     summary="Train a segmenter with one of the methods.",
     config=TrainConfig,
     inputs=INPUTS,

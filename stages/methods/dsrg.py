@@ -2,8 +2,8 @@
 
 Seeds cover a part of each picture. At every step the output, smoothed by a dense CRF, lets the seeds grow into
 confident neighbours of the same class; the network is trained on the grown seeds and pulled towards the CRF's output.
-Growing starts from the original seeds each time. With `region_growing` and `balanced` off and `expansion_weight` 1 this
-is SEC (Kolesnikov & Lampert, ECCV 2016).
+Growing starts from the original seeds each time. SEC (Kolesnikov & Lampert, ECCV 2016) is `region_growing`, `balanced` and
+`clip_ratio` false, `expansion_weight` 1 and `crf_unary` scores.
 
     semiseg train --method dsrg --seeds seeds
 """
@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.engine.distributed import global_mean, rank, sum_over_processes
@@ -40,9 +39,9 @@ class Dsrg(Method):
     def __init__(self, settings: DsrgSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
         self.networks = nn.ModuleDict({"segmenter": setup.segmenter()})
-        self.crf = dataclasses.replace(
-            named_parameters("dsrg-test").at_scale(settings.crf_scale), unary=settings.crf_unary
-        )
+        # scores are taken as negative energies, just as probabilities are
+        unary = "probability" if settings.crf_unary == "scores" else settings.crf_unary
+        self.crf = dataclasses.replace(named_parameters("dsrg-test").at_scale(settings.crf_scale), unary=unary)
         self.counts = torch.zeros(setup.num_classes, 3, dtype=torch.int64)  # right, grown, true pixels of each class
         self._pool: Executor | None = None
 
@@ -71,7 +70,8 @@ class Dsrg(Method):
         probabilities = logits.softmax(1) + SMALLEST
         probabilities = probabilities / probabilities.sum(1, keepdim=True)  # H
         if self.settings.region_growing or self.settings.boundary_weight:
-            refined = self._crf(pictures.pixels, probabilities)  # Q
+            evidence = logits if self.settings.crf_unary == "scores" else probabilities
+            refined = self._crf(pictures.pixels[..., cells, cells], evidence)  # Q
         if self.settings.region_growing:
             seeds = self._grow(refined, seeds, present)
         if "reference" in pictures.extra:
@@ -79,19 +79,24 @@ class Dsrg(Method):
 
         terms = {"seed": seed_loss(probabilities, seeds, self.settings.balanced)}
         if self.settings.boundary_weight:
-            terms["boundary"] = self.settings.boundary_weight * boundary_loss(probabilities, refined, valid)
+            boundary = boundary_loss(probabilities, refined, valid, self.settings.clip_ratio)
+            terms["boundary"] = self.settings.boundary_weight * boundary
         if self.settings.expansion_weight:
             terms["expansion"] = self.settings.expansion_weight * expansion_loss(probabilities, present)
         return terms
 
-    def _crf(self, pixels: Tensor, probabilities: Tensor) -> Tensor:
-        """CRF marginals (B, C, h, w) of detached probabilities: no gradient passes, as in SEC."""
+    def _crf(self, pixels: Tensor, evidence: Tensor) -> Tensor:
+        """CRF marginals (B, C, h, w): no gradient passes, as in SEC.
+
+        Args:
+            pixels: uint8 (B, 3, h, w), those on which the cells lie; between them nothing is averaged (authors' code).
+            evidence: probabilities or scores (B, C, h, w).
+        """
         if self._pool is None and self.setup.workers > 1:
             self._pool = crf_pool(self.setup.workers)
-        small = F.interpolate(pixels.float(), probabilities.shape[-2:], mode="bilinear", antialias=True)
-        images = small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        marginals = crf_batch(images, probabilities.detach().cpu().numpy(), None, self.crf, self._pool)
-        floored = torch.from_numpy(marginals).to(probabilities.device).clamp(min=SMALLEST)
+        images = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        marginals = crf_batch(images, evidence.detach().cpu().numpy(), None, self.crf, self._pool)
+        floored = torch.from_numpy(marginals).to(evidence.device).clamp(min=SMALLEST)
         return floored / floored.sum(1, keepdim=True)
 
     def _grow(self, refined: Tensor, seeds: Tensor, present: Tensor) -> Tensor:
@@ -165,13 +170,15 @@ def seed_loss(probabilities: Tensor, seeds: Tensor, balanced: bool = True) -> Te
     return global_mean(torch.as_tensor(pictures).sum(), len(seeds))
 
 
-def boundary_loss(probabilities: Tensor, refined: Tensor, valid: Tensor) -> Tensor:
+def boundary_loss(probabilities: Tensor, refined: Tensor, valid: Tensor, clip: bool = True) -> Tensor:
     """Constrain-to-boundary loss: mean over cells of sum_c Q_c log(clip(Q_c / H_c, 0.05, 20)).
 
-    SEC's KL divergence from the network's H (B, C, h, w) to the CRF's Q, with the ratio clipped as in DSRG's code; Q is
-    a constant. `valid` (B, h, w) leaves padding out.
+    SEC's KL divergence from the network's H (B, C, h, w) to the CRF's Q, which is a constant. DSRG's code clips the
+    ratio; without `clip` it is SEC's. `valid` (B, h, w) leaves padding out.
     """
-    ratio = (refined / probabilities).clamp(*RATIO_BOUNDS)
+    ratio = refined / probabilities
+    if clip:
+        ratio = ratio.clamp(*RATIO_BOUNDS)
     cells = (refined * ratio.log()).sum(1)  # (B, h, w)
     return global_mean((cells * valid).sum(), valid.sum())
 

@@ -88,8 +88,13 @@ class DsrgSettings(MethodSettings):
     expansion_weight: float = Field(
         0.0, ge=0, description="Weight of SEC's expansion loss (global weighted rank pooling); DSRG has none."
     )
-    crf_unary: Literal["log", "probability"] = Field(
-        "log", description="Unary of the training CRF: -log p, or p itself as in the authors' code (smooths far more)."
+    clip_ratio: bool = Field(
+        True, description="Clip the ratio Q/H of the boundary loss to .05 to 20 (DSRG's code). false: SEC's loss."
+    )
+    crf_unary: Literal["log", "probability", "scores"] = Field(
+        "log",
+        description="Unary of the training CRF. log: -log p. probability: -p, as in DSRG's code (smooths far more).\n"
+        "scores: minus the network's scores, as in SEC's code (log without the floor of p).",
     )
     crf_scale: float = Field(
         12.0,

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from stages.localization.region_growing import grow_batch
 from stages.methods.contract import segment
@@ -127,8 +128,7 @@ def by_hand(made, pixels_per_cell, grown=True, crf_scale=12.0):
     with torch.no_grad():
         smooth = network(pictures.image).softmax(1) + 1e-4
     smooth = smooth / smooth.sum(1, keepdim=True)
-    small = torch.nn.functional.interpolate(pictures.pixels.float(), smooth.shape[-2:], mode="bilinear", antialias=True)
-    images = small.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    images = pictures.pixels[..., ::pixels_per_cell, ::pixels_per_cell].permute(0, 2, 3, 1).numpy()
     refined = crf_batch(images, smooth.numpy(), None, named_parameters("dsrg-test").at_scale(crf_scale))
     refined = np.maximum(refined, 1e-4) / np.maximum(refined, 1e-4).sum(1, keepdims=True)
     seeds = pictures.label[:, ::pixels_per_cell, ::pixels_per_cell].numpy().astype(np.uint8)
@@ -136,6 +136,75 @@ def by_hand(made, pixels_per_cell, grown=True, crf_scale=12.0):
     if grown:
         seeds = grow_batch(refined, seeds, present, 0.99, 0.85)
     return smooth, torch.from_numpy(refined), torch.from_numpy(seeds).long(), torch.from_numpy(present)
+
+
+def test_the_picture_of_the_crf_lies_on_the_cells_of_the_map(case, monkeypatch):
+    """A cross of one pixel's width through pixel 8 i: what SciPy's zoom, the authors', gives has it in cell i.
+
+    Averaged over its neighbourhood, and half a cell off, as before, the cross was a pale band across two cells.
+    """
+    made, seen = case("dsrg", boundary_weight=1.0), []
+    pictures = made.batch["weak"]
+    side = pictures.pixels.shape[-1]
+    assert (side - 1) % 8 == 0
+    crossed = torch.zeros_like(pictures.pixels)
+    crossed[..., 24, :] = 250
+    crossed[..., 16] = 200
+    made.batch["weak"] = pictures.replace(pixels=crossed)
+    crf = made.method._crf
+    monkeypatch.setattr(made.method, "_crf", lambda pixels, evidence: seen.append(pixels) or crf(pixels, evidence))
+    made.losses()
+    cells = (side - 1) // 8 + 1
+    zoomed = ndimage.zoom(crossed.numpy().astype(np.float32), (1, 1, cells / side, cells / side), order=1)
+    np.testing.assert_array_equal(seen[0].numpy(), np.round(zoomed))
+    assert (seen[0][:, :, 3, 0] == 250).all()
+    assert (seen[0][:, :, 0, 2] == 200).all()
+    assert (seen[0] > 0).sum() == len(crossed) * 3 * (2 * cells - 1)
+
+
+def test_secs_boundary_loss_is_not_clipped():
+    """Ratios of 99 and 1/99 count as they are; the gradient, -Q/H, does not end there (kolesman/SEC)."""
+    network, crf = maps([0.01, 0.99], [0.5, 0.5]).requires_grad_(), maps([0.99, 0.01], [0.8, 0.2])
+    loss = boundary_loss(network, crf, torch.ones(1, 1, 2, dtype=torch.bool), clip=False)
+    first = 0.99 * math.log(99) + 0.01 * math.log(1 / 99)
+    second = 0.8 * math.log(1.6) + 0.2 * math.log(0.4)
+    assert loss.item() == pytest.approx((first + second) / 2, rel=1e-5)
+    loss.backward()
+    torch.testing.assert_close(
+        network.grad, maps([-0.99 / 0.01 / 2, -0.01 / 0.99 / 2], [-0.8 / 0.5 / 2, -0.2 / 0.5 / 2])
+    )
+
+
+def test_the_settings_of_sec_give_secs_losses(case):
+    """The CRF starts from the scores themselves, nothing is clipped, seeds stay and weigh alike (kolesman/SEC)."""
+    import pydensecrf.densecrf as densecrf
+
+    sec = {"balanced": False, "region_growing": False, "expansion_weight": 1.0}
+    made = case("dsrg", **sec, clip_ratio=False, crf_unary="scores")
+    pictures, network = made.batch["weak"], made.method.networks["segmenter"]
+    with torch.no_grad():  # all scores far apart: some probabilities are below the floor of 1e-4
+        network.head.scores.weight.mul_(30)
+        scores = network(pictures.image)
+    assert scores.softmax(1).min() < 1e-6
+    images = pictures.pixels[..., ::8, ::8].permute(0, 2, 3, 1).numpy()
+    smoothed = []
+    for image, unary in zip(images, -scores.numpy(), strict=True):
+        field = densecrf.DenseCRF2D(scores.shape[3], scores.shape[2], scores.shape[1])
+        field.setUnaryEnergy(np.ascontiguousarray(unary.reshape(len(unary), -1)))
+        field.addPairwiseGaussian(sxy=3 / 12, compat=3)
+        field.addPairwiseBilateral(sxy=80 / 12, srgb=13, rgbim=np.ascontiguousarray(image), compat=10)
+        smoothed.append(np.array(field.inference(10)).reshape(unary.shape))
+    crf = np.maximum(np.stack(smoothed), 1e-4)
+    crf /= crf.sum(1, keepdims=True)
+    probabilities = scores.double().softmax(1).numpy() + 1e-4
+    probabilities /= probabilities.sum(1, keepdims=True)
+    valid = pictures.valid[:, ::8, ::8].numpy()
+    divergence = (crf * np.log(crf / probabilities)).sum(1)[valid].mean()
+    losses = made.losses()
+    assert losses["boundary"].item() == pytest.approx(divergence, rel=1e-4)
+    assert set(losses) == {"seed", "boundary", "expansion"}
+    made.method.settings = made.method.settings.model_copy(update={"clip_ratio": True})
+    assert abs(made.losses()["boundary"] - losses["boundary"]) > 1e-3 * losses["boundary"]
 
 
 @pytest.mark.parametrize("grown", [True, False])
