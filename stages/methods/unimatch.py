@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from stages.engine.losses import share
 from stages.engine.perturbations import channel_dropout, picture_generators
@@ -54,18 +55,25 @@ class UniMatch(FixMatch):
     def _with_perturbed(
         self, network: Segmenter, labelled: Batch, unlabelled: Batch, step: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of the labelled, of the unlabelled, and of these with dropped channels: one pass through each part."""
-        count = len(labelled)
+        """Logits of the labelled, of the unlabelled, and of these with dropped channels: one pass through each part.
+
+        As published the head sees the labelled with dropped channels, too. Nothing is learned from what it makes of
+        them, but a BatchNorm in it normalises by them: where there is one, they take part.
+        """
+        first, second = len(labelled), len(unlabelled)
         features = network.trunk(torch.cat([labelled.image, unlabelled.image]))
-        dropped = self._dropped({name: level[count:] for name, level in features.items()}, step)
-        logits = network.head({name: torch.cat([level, dropped[name]]) for name, level in features.items()})
-        known, plain, perturbed = at_size(logits, unlabelled, network).split([count, len(unlabelled), len(unlabelled)])
+        parts = [features, self._dropped(features, slice(first, None), "features", step)]
+        if any(isinstance(module, _BatchNorm) for module in network.head.modules()):
+            parts.insert(1, self._dropped(features, slice(first), "labelled features", step))
+        logits = network.head({name: torch.cat([part[name] for part in parts]) for name in features})
+        used = torch.cat([logits[: first + second], logits[-second:]])
+        known, plain, perturbed = at_size(used, unlabelled, network).split([first, second, second])
         return known, plain, perturbed
 
-    def _dropped(self, features: Features, step: int) -> Features:
-        """Channels of every level dropped, each level for itself."""
-        count, rate = len(features["high"]), self.settings.feature_dropout
+    def _dropped(self, features: Features, pictures: slice, purpose: str, step: int) -> Features:
+        """Of some pictures: channels of every level dropped, each level for itself."""
+        chosen, rate = {name: level[pictures] for name, level in features.items()}, self.settings.feature_dropout
         return {
-            name: channel_dropout(level, rate, picture_generators(count, self.setup.seed, "features", step, name))
-            for name, level in features.items()
+            name: channel_dropout(level, rate, picture_generators(len(level), self.setup.seed, purpose, step, name))
+            for name, level in chosen.items()
         }

@@ -67,6 +67,49 @@ def test_whole_channels_of_the_features_are_dropped(network, case):
     torch.testing.assert_close(losses["features"], 0.25 * F.cross_entropy(logits, own, ignore_index=255))
 
 
+def test_a_head_with_batch_norm_sees_the_labelled_features_dropped_too(case):
+    """As published: one pass of [x, u, x dropped, u dropped], by which BatchNorm normalises all four parts.
+
+    Without the third part the supervised loss and its gradient are others.
+    """
+    made = case("unimatch", threshold=0.0, network=DEEPLAB | {"head_norm": "batch"})
+    segmenter, seen = made.method.networks["segmenter"], []
+    hook = segmenter.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    losses = made.losses()
+    hook.remove()
+    features = next(found for found in seen if len(found["high"]) == 8)
+    for level in features.values():
+        plain, dropped = level.split(4)  # labelled and unlabelled, two each
+        kept = (dropped != 0).any((2, 3))
+        assert torch.equal(dropped, plain * 2 * kept[:, :, None, None])
+        assert len({tuple(row.tolist()) for row in kept}) == 4
+
+    def supervised(places):
+        chosen = {name: level[places].detach().requires_grad_() for name, level in features.items()}
+        loss = 0.5 * F.cross_entropy(
+            at_size(segmenter.head(chosen), made.batch["strong"], segmenter)[:2],
+            made.batch["strong"].label,
+            ignore_index=255,
+        )
+        return loss, torch.autograd.grad(loss, chosen["high"])[0][:2]
+
+    published, gradient = supervised([0, 1, 2, 3, 4, 5, 6, 7])
+    without, changed = supervised([0, 1, 2, 3, 6, 7])
+    torch.testing.assert_close(losses["supervised"], published)
+    assert abs(without - published) > 1e-3 * published
+    assert (changed - gradient).norm() > 0.05 * gradient.norm()
+
+
+def test_a_head_without_batch_norm_sees_no_more_than_it_must(case):
+    made = case("unimatch", threshold=0.0, network=DEEPLAB)
+    seen = []
+    made.method.networks["segmenter"].head.register_forward_pre_hook(
+        lambda module, inputs: seen.append(len(inputs[0]["high"]))
+    )
+    made.losses()
+    assert sorted(seen) == [2, 4, 6]  # the partner; both strong views; labelled, unlabelled and perturbed
+
+
 def test_labels_pass_no_gradient(case):
     """The feature term's gradient is that of a loss on constant labels."""
     made = case("unimatch", threshold=0.0, feature_dropout=0.0)
