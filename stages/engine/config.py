@@ -193,8 +193,8 @@ class StrongAugmentationSettings(Config):
     cutout: Share = Field(0.0, description="Probability of a hole; its pixels teach nothing (ST: .5).")
     cutout_area: tuple[float, float] = Field(
         (0.02, 0.4),
-        description="Share of the picture that the hole takes (ST); drawn anew, with its shape and place, until it fits:\n"
-        "small holes are the commoner ones.",
+        description="Share of the picture that the hole takes (ST). It is drawn anew, with shape and place, until the\n"
+        "hole fits, so that small ones are more frequent.",
     )
     cutout_ratio: float = Field(
         0.3,
@@ -213,9 +213,14 @@ class StrongAugmentationSettings(Config):
 
 
 class TeacherSettings(Config):
-    """An averaged copy of the network: theta' <- a theta' + (1 - a) theta, a = min(1 - 1/(t + 1), decay)."""
+    """An averaged copy of the network: theta' <- a theta' + (1 - a) theta, a the decay, smaller in the first steps."""
 
     decay: float = Field(0.99, ge=0, lt=1, description="a; 0: the teacher is the network after the last step.")
+    warmup: bool = Field(
+        True,
+        description="true: a = min(1 - 1/(t + 1), decay) after step t = 0, 1, ...: a plain mean at first (PixelSSL,\n"
+        "UniMatch V2, MLMT). false: a is the decay from the first step on (TorchSemiSeg, French et al.).",
+    )
     average: Literal["parameters", "floats"] = Field(
         "floats",
         description="floats: parameters and the running statistics of BatchNorm (CutMix-Seg, UniMatch V2).\n"

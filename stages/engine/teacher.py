@@ -40,19 +40,27 @@ class Teacher(nn.Module):
 
     def update(self, student: nn.Module, step: int) -> None:
         """To be called after the optimiser step `step` (from 0)."""
-        update_average(self.network, student, self.settings.decay, step, self.settings.average == "parameters")
+        settings = self.settings
+        update_average(
+            self.network, student, settings.decay, step, settings.average == "parameters", warmup=settings.warmup
+        )
 
 
 @torch.no_grad()
 def update_average(
-    average: nn.Module, network: nn.Module, decay: float, step: int, parameters_only: bool = False
+    average: nn.Module,
+    network: nn.Module,
+    decay: float,
+    step: int,
+    parameters_only: bool = False,
+    warmup: bool = True,
 ) -> None:
     """theta' <- a theta' + (1 - a) theta with a = min(1 - 1/(t + 1), decay), parameters and buffers alike.
 
-    `step` t counts from 0, so that the first call copies. Integer buffers (BatchNorm's counter) are copied. With
-    `parameters_only` buffers stay what `average` made them itself.
+    `step` t counts from 0, so that the first call copies; without `warmup` a is `decay` at every step. Integer buffers
+    (BatchNorm's counter) are copied. With `parameters_only` buffers stay what `average` made them itself.
     """
-    keep = min(1 - 1 / (step + 1), decay)
+    keep = min(1 - 1 / (step + 1), decay) if warmup else decay
     if parameters_only:
         pairs = zip(average.parameters(), network.parameters(), strict=True)
     else:

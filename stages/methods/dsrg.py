@@ -2,8 +2,8 @@
 
 Seeds cover a part of each picture. At every step the output, smoothed by a dense CRF, lets the seeds grow into
 confident neighbours of the same class; the network is trained on the grown seeds and pulled towards the CRF's output.
-Growing starts from the original seeds each time. SEC (Kolesnikov & Lampert, ECCV 2016) is `region_growing`, `balanced` and
-`clip_ratio` false, `expansion_weight` 1 and `crf_unary` scores.
+Growing starts from the original seeds each time. SEC (Kolesnikov & Lampert, ECCV 2016) is `region_growing`, `balanced`
+and `clip_ratio` false, `expansion_weight` 1 and `crf_unary` scores.
 
     semiseg train --method dsrg --seeds seeds
 """

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.engine.losses import confident_squared_difference, share, squared_difference
 from stages.engine.streams import Stream
@@ -25,8 +25,9 @@ class MeanTeacher(TeacherStudent):
     """L = CE(s(x), y) + w r(t) c mean_V (P_s(z) - P_t(z))^2, P softmax or logits, V the valid pixels of z.
 
     z is labelled and unlabelled pictures together, or the unlabelled ones. Labelled and unlabelled pictures pass
-    through the networks one kind after the other, as in TorchSemiSeg: BatchNorm sees them apart. c is 1, or with a
-    threshold the share of pixels on which the teacher is sure, as in cutmix-seg.
+    through the networks one kind after the other, as in TorchSemiSeg: BatchNorm sees them apart. With `joint_pass`,
+    PixelSSL's, it sees them together, in the teacher too. c is 1, or with a threshold the share of pixels on which the
+    teacher is sure, as in cutmix-seg.
     """
 
     @classmethod
@@ -35,18 +36,20 @@ class MeanTeacher(TeacherStudent):
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         settings, labelled, unlabelled = self.settings, batch["strong"], batch["unlabelled"]
-        logits = segment(self.student, labelled)
-        terms = {"supervised": self.supervised(logits, labelled.label)}
         if settings.weight == 0:
-            return terms
+            return {"supervised": self.supervised(segment(self.student, labelled), labelled.label)}
         seen = unlabelled
         if settings.strong is not None:
             seen = strong_view(unlabelled, settings.strong, self.setup.seed, step)
-        found, target, valid = segment(self.student, seen), segment(self.teacher, unlabelled), seen.valid
-        if settings.pictures == "all":
-            found = torch.cat([logits, found])
-            target = torch.cat([segment(self.teacher, labelled), target])
-            valid = torch.cat([labelled.valid, valid])
+        logits = self._logits(self.student, labelled, seen)
+        terms = {"supervised": self.supervised(logits[0], labelled.label)}
+        compared = slice(0 if settings.pictures == "all" else 1, 2)
+        if settings.joint_pass:
+            targets = self._logits(self.teacher, labelled, unlabelled)[compared]
+        else:
+            targets = self._logits(self.teacher, *(labelled, unlabelled)[compared])
+        found, target = torch.cat(logits[compared]), torch.cat(targets)
+        valid = torch.cat([labelled.valid, seen.valid][compared])
         if settings.consistency == "softmax":
             found, target = found.softmax(1), target.softmax(1)
         weight = settings.weight * sigmoid_ramp(step, round(settings.ramp * self.setup.iterations))
@@ -60,3 +63,10 @@ class MeanTeacher(TeacherStudent):
             found, target, valid, settings.threshold, per_pixel, settings.reduction
         )
         return terms | {"consistency": weight * consistency}
+
+    def _logits(self, network: nn.Module, *batches: Batch) -> list[Tensor]:
+        """Of each batch, from one pass over all pictures or from one pass each."""
+        if not self.settings.joint_pass:
+            return [segment(network, batch) for batch in batches]
+        images = torch.cat([batch.image for batch in batches])
+        return list(segment(network, batches[0].replace(image=images)).split([len(batch) for batch in batches]))

@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.engine.discrimination import one_hot
 from stages.engine.distributed import global_mean
 from stages.engine.losses import IGNORE, multilabel_soft_margin
+from stages.engine.perturbations import picture_generators
 from stages.engine.streams import Stream
 from stages.engine.teacher import Teacher
 from stages.engine.views import strong_view
@@ -49,8 +51,16 @@ class Mlmt(Method):
         if (weight := self.weight(step)) == 0:
             return terms
         strong = strong_view(unlabelled, self.settings.strong, self.setup.seed, step)
-        found, target = classifier(strong.image), self.networks["teacher"](unlabelled.image)
+        found, target = classifier(self._mirrored(strong.image, step)), self.networks["teacher"](unlabelled.image)
         return terms | {"consistency": weight * cosine_distance(found, target)}
+
+    def _mirrored(self, images: Tensor, step: int) -> Tensor:
+        """Some of the pictures (B, 3, H, W) mirrored, against what the teacher sees."""
+        if self.settings.mirror == 0:
+            return images
+        randoms = picture_generators(len(images), self.setup.seed, "mirror", step)
+        turned = torch.tensor([random.random() < self.settings.mirror for random in randoms])
+        return torch.where(turned.to(images.device, non_blocking=True)[:, None, None, None], images.flip(-1), images)
 
     def weight(self, step: int) -> float:
         """w(t): 0 up to `start`, then linear over `ramp`."""

@@ -199,6 +199,7 @@ def test_the_methods_of_voc_blended_are_those_of_cpss_code(profile: str | None) 
         "parameters",
         "train",
     )
+    assert not mean_teacher.teacher.warmup  # network.py: mul_(ema_decay) from the first step on
     # GCT/config.py: dc_ssl_scale 100, fc_ssl_scale 1, dc_threshold .6, mu .5, nu 1, fd_scale 10; gct_util.py: .1
     gct = rows["train-gct-8-s0"].method
     assert (gct.weight, gct.flaw_correction, gct.detector_weight) == (100, 1, 10)
@@ -465,6 +466,8 @@ def test_mlmt_is_its_code_as_near_as_the_settings_allow() -> None:
     # w_cons: 0 up to epoch 10, 1 from epoch 60 on; ema_decay .999; ColorJitter(.4, .4, .4, .1), blur of every picture
     method, strong = config.method, config.method.strong
     assert (method.weight, method.start, method.ramp, method.teacher.decay) == (1, 0.1, 0.5, 0.999)
+    assert method.teacher.warmup  # update_ema_variables: min(1 - 1 / (step + 1), .999)
+    assert method.mirror == 0.5  # TransformTwice: RandomHorizontalFlip in both views, each for itself
     assert (strong.jitter, strong.blur, strong.blur_sigma, strong.grey) == (1, 1, (0.1, 2.0), 0)
     assert (strong.brightness, strong.contrast, strong.saturation, strong.hue) == (0.4, 0.4, 0.4, 0.1)
 

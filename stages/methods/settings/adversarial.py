@@ -134,3 +134,8 @@ class MlmtSettings(SemiSupervisedSettings):
         StrongAugmentationSettings(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.0),
         description="The student's view of unlabelled pictures (published: jitter .4 .4 .4 .1, blur .1 to 2).",
     )
+    mirror: Share = Field(
+        0.0,
+        description="Probability that the student sees an unlabelled picture mirrored against the teacher (published:\n"
+        ".5, as both mirror theirs by chance).",
+    )

@@ -139,6 +139,11 @@ class MeanTeacherSettings(TeacherStudentSettings):
     pictures: Literal["all", "unlabelled"] = Field(
         "all", description="Where they have to agree: labelled and unlabelled (TorchSemiSeg), or unlabelled (PixelSSL)."
     )
+    joint_pass: bool = Field(
+        False,
+        description="Labelled and unlabelled pictures go through each network together, which matters to BatchNorm\n"
+        "(PixelSSL), or one kind after the other (TorchSemiSeg, French et al.).",
+    )
     weight: float = Field(
         100.0, ge=0, description="w of the consistency (TorchSemiSeg: 100 on softmax; PixelSSL: 1 on logits)."
     )
@@ -148,7 +153,9 @@ class MeanTeacherSettings(TeacherStudentSettings):
         "TorchSemiSeg: none; PixelSSL at 1/8: 5 of 45 epochs (.11) with PSPNet, 3 of 20 (.15) with DeepLabv2.",
     )
     teacher: TrainingTeacherSettings = Field(
-        TrainingTeacherSettings(), description="The average (both codes: .99, parameters alone, in train mode)."
+        TrainingTeacherSettings(warmup=False),
+        description="The average (TorchSemiSeg: .99 from the first step on, parameters alone, in train mode;\n"
+        "PixelSSL: the same with the warm-up).",
     )
     strong: StrongAugmentationSettings | None = Field(
         None,
@@ -176,7 +183,8 @@ class ConfidentSettings(TeacherStudentSettings):
     confidence: Literal["batch", "pixel"] = Field("batch", description=CONFIDENCE)
     reduction: Reduction = Field("sum", description=f"{REDUCTION} Published: sum (PixelSSL's CutMix: mean, weight 20).")
     teacher: TeacherSettings = Field(
-        TeacherSettings(), description="The average (authors' code: .99, all floats, BatchNorm frozen)."
+        TeacherSettings(warmup=False),
+        description="The average (authors' code: .99 from the first step on, all floats, BatchNorm frozen).",
     )
 
 

@@ -47,6 +47,15 @@ def test_average_of_a_constant_network_has_the_closed_form():
         assert average.count.item() == 1
 
 
+def test_without_a_warmup_the_decay_is_that_of_the_settings_from_the_first_step_on():
+    """TorchSemiSeg and French et al.: .75 of the start is left after one step, .75 ** n after n."""
+    average, network = Counted(100.0), Counted(0.0)
+    for step in range(3):
+        update_average(average, network, 0.75, step, warmup=False)
+        assert average.weight.item() == pytest.approx(100 * 0.75 ** (step + 1))
+        assert average.mean.item() == pytest.approx(200 * 0.75 ** (step + 1))
+
+
 @given(decay=st.floats(0, 0.999), steps=st.integers(1, 12), start=st.floats(-5, 5), end=st.floats(-5, 5))
 def test_n_identical_steps_leave_the_decay_to_the_n_of_the_start(decay, steps, start, end):
     """After the warm-up, where a is the decay itself."""
@@ -152,6 +161,15 @@ def test_a_teacher_is_a_copy_that_no_gradient_reaches(student, images):
     torch.testing.assert_close(difference, torch.ones_like(difference))
     teacher.update(student, 0)  # the first update copies, whatever the decay
     assert torch.equal(student[0].weight, teacher.network[0].weight)
+
+
+def test_a_teacher_without_warmup_keeps_its_share_of_the_first_step(student):
+    teacher = Teacher(student, TeacherSettings(decay=0.9, warmup=False))
+    with torch.no_grad():
+        student[0].weight.add_(1)
+    teacher.update(student, 0)
+    difference = student[0].weight - teacher.network[0].weight
+    torch.testing.assert_close(difference, torch.full_like(difference, 0.9))
 
 
 def test_own_statistics_without_training_are_refused():

@@ -225,7 +225,7 @@ def share_of_holes_by_exact_sums(height, width, area, narrow):
 
 
 def test_the_area_of_a_hole_is_drawn_again_for_each_rejected_try():
-    """Drawn once before the tries, large holes would be as frequent as small ones: .21 of the picture instead of .14."""
+    """Drawn once before the tries, large holes were as frequent as small ones: .21 of the picture instead of .14."""
     settings, random = StrongAugmentationSettings(cutout=1.0), generator(0, "area")
     holes = [draw_hole(settings, (321, 321), random) for _ in range(4000)]
     shares = [(rows.stop - rows.start) * (columns.stop - columns.start) / 321**2 for rows, columns in holes]

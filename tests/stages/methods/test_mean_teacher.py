@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.engine.views import strong_view
+from stages.methods import METHODS
 from stages.methods.contract import segment
 from stages.methods.settings.consistency import MeanTeacherSettings
 
@@ -184,8 +185,8 @@ def test_padding_teaches_nothing(case):
 
 
 def test_after_a_step_the_teacher_is_the_average(case):
-    """At step 1 a = 1/2; the parameters alone. The first step copies."""
-    made = case("mean-teacher", network=BATCH_NORM)
+    """With the warm-up at step 1 a = 1/2; the parameters alone. The first step copies."""
+    made = case("mean-teacher", network=BATCH_NORM, teacher={"warmup": True})
     student, teacher = made.method.student, made.method.teacher.network
     move_student(made)
     made.losses()
@@ -207,6 +208,39 @@ def test_batch_norm_of_each_network_sees_its_own_pictures_once(mode, seen, case)
     counts = {name: int(value) for name, value in made.method.networks.named_buffers() if name.endswith("tracked")}
     assert {count for name, count in counts.items() if name.startswith("segmenter.")} == {2}
     assert {count for name, count in counts.items() if name.startswith("teacher.")} == {seen}
+
+
+@pytest.mark.parametrize("pictures", ["all", "unlabelled"])
+def test_in_a_joint_pass_batch_norm_sees_labelled_and_unlabelled_pictures_together(pictures, case):
+    """PixelSSL: one pass of [x, u] through each network, whatever is compared then."""
+    made = case("mean-teacher", network=BATCH_NORM, joint_pass=True, pictures=pictures, weight=1.0)
+    move_student(made)
+    labelled, unlabelled = made.batch["strong"], made.batch["unlabelled"]
+    both = labelled.replace(image=torch.cat([labelled.image, unlabelled.image]))
+    with torch.no_grad():
+        found, target = (segment(network, both) for network in (made.method.student, made.method.teacher))
+    counted = [name for name, _ in made.method.networks.named_buffers() if name.endswith("tracked")]
+    before = {name: int(made.method.networks.get_buffer(name)) for name in counted}
+    losses = made.losses()
+    assert {int(made.method.networks.get_buffer(name)) - before[name] for name in counted} == {1}
+    torch.testing.assert_close(
+        losses["supervised"], F.cross_entropy(found[: len(labelled)], labelled.label, ignore_index=255)
+    )
+    valid = torch.cat([labelled.valid, unlabelled.valid])
+    if pictures == "unlabelled":
+        valid[: len(labelled)] = False
+    difference = (found.softmax(1) - target.softmax(1)).square().mean(1)
+    torch.testing.assert_close(losses["consistency"], difference[valid].mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "warmup"),
+    [("mean-teacher", False), ("cutmix-seg", False), ("vat", False), ("unimatch-v2", True), ("mlmt", True)],
+)
+def test_the_average_warms_up_where_the_published_code_does(name, warmup):
+    """Constant in TorchSemiSeg and French et al.; min(1 - 1/(t+1), decay) in UniMatch V2's and MLMT's codes."""
+    assert METHODS[name]().teacher.warmup is warmup
+    assert METHODS[name].model_validate({"teacher": {"decay": 0.5}}).teacher.warmup is warmup
 
 
 def test_one_setting_of_the_teacher_leaves_the_others_as_published(case):

@@ -67,6 +67,32 @@ def test_the_student_sees_a_strong_view_and_the_teacher_the_picture(made):
     torch.testing.assert_close(example.losses()["consistency"], expected)
 
 
+def test_the_student_may_see_a_mirrored_picture_where_the_teacher_sees_it_as_it_is(made):
+    """As in the authors' code, where two views of a picture are mirrored one by one."""
+    apart = {}
+    for share in (0.0, 0.5, 1.0):
+        example, seen = made(mirror=share), []
+        classifier, batch = example.method.networks["classifier"], example.batch["unlabelled"]
+        hook = classifier.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
+        for step in range(8):
+            example.method.losses(example.batch, step)
+        hook.remove()
+        views = [strong_view(batch, example.method.settings.strong, 0, step).image for step in range(8)]
+        turned = [
+            torch.equal(mine, own.flip(-1))
+            for images, view in zip(seen[1::2], views, strict=True)
+            for mine, own in zip(images, view, strict=True)
+        ]
+        assert all(
+            flipped or torch.equal(mine, own)
+            for flipped, mine, own in zip(turned, torch.cat(seen[1::2]), torch.cat(views), strict=True)
+        )
+        apart[share] = sum(turned) / len(turned)
+    assert apart[0.0] == 0
+    assert apart[1.0] == 1
+    assert 0.2 < apart[0.5] < 0.8
+
+
 @pytest.mark.parametrize("settings", [{"weight": 0.0}, {"start": 0.5}])
 def test_without_consistency_the_gradient_is_that_of_the_labelled_term(settings, made):
     none, whole = made(**settings), made()
