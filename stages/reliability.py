@@ -10,6 +10,7 @@ unreliable part; `predict` takes it as `selection`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,9 @@ class ReliabilityConfig(InferenceConfig):
         ge=2,
         description="How many of the training's weights are compared, evenly spaced, the last among them (ST++: 3).",
     )
-    share: float = Field(0.5, gt=0, lt=1, description="Share of the pictures that count as reliable (ST++: 0.5).")
+    share: float = Field(
+        0.5, gt=0, lt=1, description="Share of the pictures that count as reliable, rounded down (ST++: 0.5)."
+    )
 
 
 def check(config: ReliabilityConfig, inputs: Mapping[str, Artifact | None]) -> None:
@@ -56,6 +59,11 @@ def check(config: ReliabilityConfig, inputs: Mapping[str, Artifact | None]) -> N
             "train it with --set snapshots=3",
         )
     check_classes(segmenter, dataset.class_names)
+
+
+def reliable_count(share: float, pictures: int) -> int:
+    """How many pictures are reliable: the share rounded down, n // 2 for a half as in the authors' code."""
+    return math.floor(share * pictures + 1e-9)  # .29 of 100 are 29, which 28.999999999999996 is not
 
 
 def evenly_spaced(files: Sequence[str], count: int) -> list[str]:
@@ -112,7 +120,7 @@ def run(
     for record in records.values():
         scores |= writer.read_json(record)
     ranked = sorted(ids, key=lambda image_id: (-scores[image_id], image_id))
-    count = round(config.share * len(ids))
+    count = reliable_count(config.share, len(ids))
     writer.write_json(
         "reliability.json",
         {"scores": scores, "reliable": sorted(ranked[:count]), "unreliable": sorted(ranked[count:])},
@@ -155,7 +163,7 @@ def _scores(
 
 STAGE = Stage(
     name="reliability",
-    version=1,
+    version=2,
     summary="Rank unlabelled pictures by how little their masks changed while a network trained (ST++).",
     config=ReliabilityConfig,
     inputs={

@@ -516,7 +516,7 @@ def _quality(pool: Executor, job: LabelJob, config: SeedsConfig, dataset: Any) -
 
 STAGE = Stage(
     name="seeds",
-    version=1,
+    version=2,
     summary="Locate objects: class-activation maps, saliency, and seeds or dense masks made of them.",
     config=SeedsConfig,
     inputs={

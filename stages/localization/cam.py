@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,10 +37,10 @@ MAXIMUM_FLOOR = 1e-5  # added to a class's maximum before dividing by it
 BATCHES_AHEAD = 3  # decoded while the network works
 CPU_PIXELS = 320_000  # of one forward pass on a CPU, mirrors counted: larger ones leave the cache and are slower again
 
-# SEC reads gradients at VGG16's conv4_1: stride 8, the first layer behind the third pooling.
+# SEC reads gradients at VGG16's conv4_1, before its ReLU: stride 8, the first layer behind the third pooling.
 GRADIENT_LAYERS = {
     "tiny": "stage8",
-    "vgg16": "features.18",
+    "vgg16": "features.17",
     "resnet50": "layer2",
     "resnet101": "layer2",
     "mobilenet_v2": "features.6",
@@ -235,7 +236,12 @@ def gradient_ranks(
 def gradient_magnitudes(classifier: Classifier, layer: nn.Module, images: Tensor) -> Tensor:
     """max over channels of |d sum of scores / d layer output|: normalised images (B, 3, H, W) -> (B, h, w)."""
     kept: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        kept.append(output)
+        return output.clone()  # for what follows: a ReLU in place would put itself before the gradient
+
+    hook = layer.register_forward_hook(keep)
     try:
         with torch.enable_grad():
             scores = classifier(images.requires_grad_(True))

@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from stages.localization.cam import (
+    GRADIENT_LAYERS,
     _readers,
     class_activation_maps,
     for_inference,
+    gradient_magnitudes,
     gradient_ranks,
     multi_scale_maps,
     normalise_by_maximum,
@@ -170,6 +172,28 @@ def test_gradient_ranks_are_shares_of_the_positions(preset):
         assert rank.max() < 1
         assert 0.3 < rank.mean() < 0.7
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_the_gradient_of_vgg16_is_taken_before_the_relu_of_conv4_1():
+    """As in SEC's code: it is 0 where the ReLU is. torch works in place there, so that its output is asked for at once."""
+    config = ClassifierConfig.model_validate({"preset": "vgg16-sec", "weights": "none"})
+    network = build_classifier(config, num_foreground=4, seed=0).eval()
+    with torch.no_grad():
+        network.backbone.features[17].bias.sub_(0.5)  # many of its outputs are negative
+    images = torch.randn(1, 3, 41, 33, generator=torch.Generator().manual_seed(0))
+    before, after = network.backbone.features[:17], network.backbone.features[18:]
+    with torch.no_grad():
+        outputs = torch.nn.functional.conv2d(
+            before(images), network.backbone.features[17].weight, network.backbone.features[17].bias, padding=1
+        )
+    outputs.requires_grad_()
+    scores = network.scores(network.extra(after(outputs.clone())).mean((2, 3), keepdim=True))
+    (gradient,) = torch.autograd.grad(scores.sum(), outputs)
+    assert (gradient[outputs < 0] == 0).all()
+    layer = network.backbone.get_submodule(GRADIENT_LAYERS["vgg16"])
+    found = gradient_magnitudes(network, layer, images)
+    torch.testing.assert_close(found, gradient.abs().amax(1))
+    assert found.shape == (1, 6, 5)  # stride 8
 
 
 def test_gradient_ranks_order_the_positions_by_finite_differences(classifier):
