@@ -175,7 +175,7 @@ def test_gradient_ranks_are_shares_of_the_positions(preset):
 
 
 def test_the_gradient_of_vgg16_is_taken_before_the_relu_of_conv4_1():
-    """As in SEC's code: it is 0 where the ReLU is. torch works in place there, so that its output is asked for at once."""
+    """As in SEC's code: 0 where the ReLU is 0, which works in place and must not come before the gradient."""
     config = ClassifierConfig.model_validate({"preset": "vgg16-sec", "weights": "none"})
     network = build_classifier(config, num_foreground=4, seed=0).eval()
     with torch.no_grad():
