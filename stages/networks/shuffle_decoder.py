@@ -28,8 +28,17 @@ class ShuffleDecoder(nn.Module):
                 layer.weight.copy_(layer.weight[::4].repeat_interleave(4, 0))
 
     def forward(self, features: Features) -> Tensor:
-        """features["high"] (B, channels, h, w) -> logits (B, num_classes, h * stride, w * stride)."""
+        """features["high"] (B, channels, h, w) -> logits (B, num_classes, h * stride, w * stride).
+
+        The sub-pixels of cell i lie around its centre, pixel stride * i, where `upsample` has it: from stride / 2 before
+        it on. Behind the last cell they are a second one's.
+        """
+        height, width = features["high"].shape[-2:]
         x = self.classes(features["high"])
+        x = torch.cat([x, x[..., -1:]], dim=3)
+        x = torch.cat([x, x[..., -1:, :]], dim=2)
         for layer in self.doublings:
             x = nn.functional.pixel_shuffle(layer(x).relu(), 2)
-        return x
+        stride = 2 ** len(self.doublings)
+        rows, columns = (slice(stride // 2, stride // 2 + stride * side) for side in (height, width))
+        return x[..., rows, columns]
