@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stages.engine import distributed
 from stages.engine.randomness import generator
+from stages.networks import on_cells
 
 Box = tuple[slice, slice]  # rows, columns
 EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
@@ -75,13 +76,13 @@ def feature_noise(features: Tensor, spread: float, seed: int, *purpose: str | in
     return features * (1 + noise).to(features.dtype)
 
 
-def keep_cells(features: Tensor, kept: Tensor, stride: int) -> Tensor:
+def keep_cells(features: Tensor, kept: Tensor, stride: int, patches: bool = False) -> Tensor:
     """Con-Msk, Obj-Msk and G-Cutout: cells outside a map of pixels become 0.
 
     Args:
-        kept: bool (B, H, W). Cell i is asked at its centre, pixel stride * i, as nearest-neighbour sampling does.
+        kept: bool (B, H, W). A cell is asked at its centre (`on_cells`), as nearest-neighbour sampling does.
     """
-    return features * kept[:, None, ::stride, ::stride]
+    return features * on_cells(kept, stride, patches)[:, None]
 
 
 def object_boxes(foreground: np.ndarray, min_contour: int) -> list[Box]:

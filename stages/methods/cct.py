@@ -69,7 +69,8 @@ class Cct(Method):
         self, features: Features, foreground: Tensor, step: int
     ) -> Iterator[tuple[str, nn.Module, Features]]:
         """Kind, decoder and its features: "high" perturbed; "low", which some heads take beside it, as it is."""
-        settings, high, stride = self.settings, features["high"], self.segmenter.backbone.stride
+        settings, high, backbone = self.settings, features["high"], self.segmenter.backbone
+        grid = backbone.stride, backbone.patches
         boxes = self._object_boxes(foreground)
         for number, (kind, decoder) in enumerate(zip(self.kinds, self.auxiliary, strict=True)):
             purpose = ("cct", step, number)
@@ -82,11 +83,11 @@ class Cct(Method):
                 size = (foreground.shape[1], foreground.shape[2])
                 kept = perturbations.guided_cutout(boxes, size, settings.erase, randoms)
                 kept_there = torch.from_numpy(kept).to(high.device, non_blocking=True)
-                changed = perturbations.keep_cells(high, kept_there, stride)
+                changed = perturbations.keep_cells(high, kept_there, *grid)
             elif kind == "context":
-                changed = perturbations.keep_cells(high, foreground, stride)
+                changed = perturbations.keep_cells(high, foreground, *grid)
             elif kind == "object":
-                changed = perturbations.keep_cells(high, ~foreground, stride)
+                changed = perturbations.keep_cells(high, ~foreground, *grid)
             elif kind == "feature_drop":
                 changed = perturbations.feature_drop(high, settings.drop_range, randoms)
             else:

@@ -22,7 +22,7 @@ from stages.engine.streams import Stream
 from stages.engine.views import strong_view
 from stages.methods.contract import Batch, Method, Setup, Sources, at_size, segment, strong_and_unlabelled
 from stages.methods.settings.pseudo_labels import PseudoSegSettings
-from stages.networks import Segmenter, upsample
+from stages.networks import Segmenter, on_cells, upsample
 from stages.networks.grad_cam_head import GradCamHead, build_grad_cam_head
 from stages.networks.segmenter import seeded
 
@@ -74,12 +74,10 @@ class PseudoSeg(Method):
         """Logits of the segmenter and of the Grad-CAM head (B, C, H, W), and the tags' scores (B, C - 1)."""
         features = self.segmenter.trunk(batch.image)
         logits = at_size(self.segmenter.head(features), batch, self.segmenter)
-        stride = self.segmenter.backbone.stride
-        tags, coarse = cast(GradCamHead, self.networks["grad_cam"])(
-            features, present, batch.valid[:, ::stride, ::stride]
-        )
+        grid = self.segmenter.backbone.stride, self.segmenter.backbone.patches
+        tags, coarse = cast(GradCamHead, self.networks["grad_cam"])(features, present, on_cells(batch.valid, *grid))
         size = (batch.image.shape[2], batch.image.shape[3])
-        return logits, upsample(coarse.float(), size, stride), tags.float()
+        return logits, upsample(coarse.float(), size, *grid), tags.float()
 
     @property
     def segmenter(self) -> Segmenter:

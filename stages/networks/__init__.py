@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Classifier": "classifier",
     "build_classifier": "classifier",
+    "on_cells": "heads",
     "upsample": "heads",
     "load_network": "loading",
     "normalise": "normalisation",
@@ -34,6 +35,7 @@ __all__ = [
     "load_network",
     "make_head",
     "normalise",
+    "on_cells",
     "parameter_groups",
     "upsample",
 ]

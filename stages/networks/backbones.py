@@ -24,6 +24,7 @@ class Backbone(nn.Module):
         low_channels, high_channels: channels of the two maps.
         stride: input pixels per cell of `high`.
         low_stride: input pixels per cell of `low`.
+        patches: whether cell i covers the pixels from stride * i on, instead of lying on that pixel (DINOv2).
         unused_prefixes: the parameters of torchvision's network that this backbone has no use for.
     """
 
@@ -31,6 +32,7 @@ class Backbone(nn.Module):
     high_channels: int
     stride: int
     low_stride: int = 4
+    patches: bool = False
     unused_prefixes: tuple[str, ...] = ()
     batch_norm_frozen: bool = False
 

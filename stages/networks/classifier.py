@@ -5,9 +5,9 @@
     maps = network.eval().activation_maps(normalise(images))  # (B, 20, h, w); their spatial mean is the logits
 
 Sources: vgg16 has the layers of SEC's foreground network (Kolesnikov & Lampert 2016: pool4 and pool5 left out, two 3x3
-convolutions of 1024 channels, the second without ReLU, average pooling, linear layer; pools, initial values and learning
-rates are ours, see docs/methods.md, Seeds), the ResNets are IRNet's (Ahn et al. 2019: layer4 with stride 1). mobilenet_v2
-and tiny follow the ResNets' pattern.
+convolutions of 1024 channels, the second without ReLU, average pooling, linear layer; the pools, initial values and
+learning rates are others, see docs/methods.md, Seeds), the ResNets are IRNet's (Ahn et al. 2019: layer4 with stride 1).
+mobilenet_v2 and tiny follow the ResNets' pattern.
 """
 
 from __future__ import annotations

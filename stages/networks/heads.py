@@ -11,16 +11,19 @@ from stages.networks.backbones import Features, initialise
 from stages.networks.config import NetworkConfig
 
 
-def upsample(x: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+def upsample(x: Tensor, size: tuple[int, int], stride: int, patches: bool = False) -> Tensor:
     """Bilinear upsampling that keeps cell i on pixel `stride` * i, for every size.
 
     x (B, C, h, w) with h = ceil(H / stride) -> (B, C, H, W), size = (H, W). At H = stride * (h - 1) + 1 (321, 513: the
     sizes of the DeepLab line) this equals `align_corners=True`; at other sizes that option would stretch the map by an
     amount that depends on the size, and `align_corners=False` would shift it by (stride - 1) / 2 pixels. At stride 1
-    what reaches beyond the picture is cut off.
+    what reaches beyond the picture is cut off. With `patches` cell i is in the middle of the pixels from stride * i on.
     """
     if stride == 1:
         return x[..., : size[0], : size[1]]
+    if patches:
+        grown = F.interpolate(x, scale_factor=float(stride), mode="bilinear", align_corners=False)
+        return grown[..., : size[0], : size[1]]
     height, width = x.shape[-2:]
     # one more cell for the pixels beyond the last cell's centre (cat: replicate padding's backward is random on CUDA)
     padded = torch.cat([x, x[..., -1:]], dim=3)
@@ -28,6 +31,20 @@ def upsample(x: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     full = (height * stride + 1, width * stride + 1)
     grown = F.interpolate(padded, size=full, mode="bilinear", align_corners=True)
     return grown[..., : size[0], : size[1]]
+
+
+def on_cells(maps: Tensor, stride: int, patches: bool = False) -> Tensor:
+    """What maps of pixels (..., H, W) hold where `upsample` has the cells: (..., ceil(H / stride), ceil(W / stride)).
+
+    With `patches` that is the pixel in the middle, of a patch that reaches beyond the picture the last one.
+    """
+    if not patches:
+        return maps[..., ::stride, ::stride]
+    rows, columns = (
+        torch.arange(stride // 2, side + stride // 2, stride, device=maps.device).clamp(max=side - 1)
+        for side in maps.shape[-2:]
+    )
+    return maps[..., rows, :][..., columns]
 
 
 def conv_norm_relu(channels_in: int, channels: int, kernel: int, norm: str, dilation: int = 1) -> nn.Sequential:

@@ -30,8 +30,8 @@ class ShuffleDecoder(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """features["high"] (B, channels, h, w) -> logits (B, num_classes, h * stride, w * stride).
 
-        The sub-pixels of cell i lie around its centre, pixel stride * i, where `upsample` has it: from stride / 2 before
-        it on. Behind the last cell they are a second one's.
+        The sub-pixels of cell i lie around its centre, pixel stride * i, where `upsample` has it: from stride / 2
+        before it on. Behind the last cell they are a second one's.
         """
         height, width = features["high"].shape[-2:]
         x = self.classes(features["high"])

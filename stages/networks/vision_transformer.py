@@ -39,11 +39,12 @@ class DinoV2(Backbone):
     Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024. Each map is the output of a
     block after the final LayerNorm, without the class token. Pictures are padded with zeros at the right and bottom to
     multiples of 14; the position embedding is resized to their grid. Cell i covers the pixels from 14 i to 14 i + 13:
-    its centre is pixel 14 i + 6.5, which DPT takes into account (and other heads do not, so they are refused).
+    its centre is pixel 14 i + 6.5 (`patches`), which DPT takes into account; other heads do not, so they are refused.
     """
 
     stride = PATCH
     low_stride = PATCH
+    patches = True
     unused_prefixes = ("mask_token",)  # of DINOv2's own files: for its training alone
 
     cls_token: nn.Parameter

@@ -81,6 +81,14 @@ def test_cells_are_kept_by_the_pixel_at_their_centre(size):
         assert found[b, c, y, x] == kept[b, y * stride, x * stride]
 
 
+def test_patches_are_kept_by_the_pixel_in_their_middle():
+    """Patches of 14 pixels (DINOv2): pixel 14 i + 7, or the last one of a picture that ends before."""
+    kept = torch.zeros(1, 33, 47, dtype=torch.bool)
+    kept[0, 7, 21], kept[0, 32, 46] = True, True
+    found = p.keep_cells(torch.ones(1, 2, 3, 4), kept, 14, patches=True)
+    assert found[0, 0].nonzero().tolist() == [[0, 1], [2, 3]]
+
+
 def drawn_foreground():
     mask = np.zeros((40, 50), bool)
     mask[2:12, 3:23] = True  # border 2 * (10 + 20) - 4 = 56 pixels

@@ -162,3 +162,20 @@ def test_a_data_set_without_background_is_refused(tmp_path, monkeypatch):
     sources = Sources(dataset.ids("train"), dataset.ids("weak"), frozenset({"masks"}), dataset)
     with pytest.raises(DataError, match="method pseudoseg needs a class background"):
         PseudoSeg.streams(PseudoSegSettings(), sources, 2)
+
+
+def test_the_maps_of_a_transformers_patches_lie_on_their_pixels(case):
+    """DINOv2: cell i of the coarse head is in the middle of the pixels from 14 i on, not on pixel 14 i."""
+    pytest.importorskip("timm")
+    made = case("pseudoseg", network={"preset": "dpt-dinov2-small", "weights": "none"})
+    method, pictures = made.method, made.batch["unlabelled"]
+    valid = torch.zeros(2, 33, 33, dtype=torch.bool)
+    valid[:, :8] = True  # the middle of the first row of patches, and nothing of the second
+    pictures = pictures.replace(valid=valid)
+    with torch.no_grad():
+        _, found, _ = method._both(pictures, torch.ones(2, 3, dtype=torch.bool))
+        features = method.segmenter.trunk(pictures.image)
+        rows = torch.tensor([True, False, False]).view(1, 3, 1).expand(2, 3, 3)
+        _, coarse = method.networks["grad_cam"](features, torch.ones(2, 3, dtype=torch.bool), rows)
+    expected = F.interpolate(coarse, size=(42, 42), mode="bilinear", align_corners=False)[..., :33, :33]
+    torch.testing.assert_close(found, expected)

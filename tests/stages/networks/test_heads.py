@@ -9,7 +9,7 @@ from torch import nn
 
 from artifacts.errors import ConfigError
 from stages.networks.config import NetworkConfig
-from stages.networks.heads import AtrousBranch, AtrousSum, build_head, upsample
+from stages.networks.heads import AtrousBranch, AtrousSum, build_head, on_cells, upsample
 
 
 def _head(config: dict[str, Any], channels: tuple[int, int] = (8, 16), classes: int = 5) -> nn.Module:
@@ -101,3 +101,21 @@ def test_upsampling_keeps_cell_i_on_pixel_stride_times_i(size: tuple[int, int]) 
                 (1 - across) * x[0, 0, bottom, left] + across * x[0, 0, bottom, right]
             )
             torch.testing.assert_close(found[0, 0, row, column], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(42, 56), (33, 47), (29, 30)])
+def test_a_patch_lies_in_the_middle_of_its_pixels(size: tuple[int, int]) -> None:
+    """Cells of 14 pixels that hold the place of their middle: pixels between the first and the last have their own."""
+    rows, columns = (-(-side // 14) for side in size)
+    middle = torch.arange(14.0 * max(rows, columns)).view(-1, 14).mean(1)  # 6.5, 20.5, ...
+    cells = torch.stack([middle[:rows, None].expand(rows, columns), middle[None, :columns].expand(rows, columns)])[None]
+    found = upsample(cells, size, 14, patches=True)
+    assert found.shape == (1, 2, *size)
+    for axis, (side, count) in enumerate(zip(size, (rows, columns), strict=True)):
+        places = torch.arange(float(side)).clamp(6.5, 14 * count - 7.5)
+        profile = found[0, axis].movedim(axis, 0)[:, 0]
+        torch.testing.assert_close(profile, places)
+    pixels = torch.arange(float(size[0]))[:, None].expand(size)
+    for row in range(rows):
+        assert (on_cells(pixels, 14, patches=True)[row] == min(14 * row + 7, size[0] - 1)).all()
+    assert on_cells(pixels, 14, patches=True).shape == on_cells(pixels, 14).shape == (rows, columns)

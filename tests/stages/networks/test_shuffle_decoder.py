@@ -46,7 +46,9 @@ def test_a_cell_lies_where_the_heads_of_the_segmenters_have_it(size: tuple[int, 
         alone = decoder({"high": high[..., column : column + 1]})[..., : size[0], :1]
         torch.testing.assert_close(cells[..., column : column + 1], alone[..., ::8, :])
     for y, x in np.ndindex(*size):
-        row, column = (np.abs(8 * np.arange(count) - place - 0.1).argmin() for count, place in ((rows, y), (columns, x)))
+        row, column = (
+            np.abs(8 * np.arange(count) - place - 0.1).argmin() for count, place in ((rows, y), (columns, x))
+        )
         torch.testing.assert_close(found[..., y, x], cells[..., row, column])
 
 
