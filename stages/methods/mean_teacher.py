@@ -43,11 +43,11 @@ class MeanTeacher(TeacherStudent):
             seen = strong_view(unlabelled, settings.strong, self.setup.seed, step)
         logits = self._logits(self.student, labelled, seen)
         terms = {"supervised": self.supervised(logits[0], labelled.label)}
-        compared = slice(0 if settings.pictures == "all" else 1, 2)
+        compared, kinds = slice(0 if settings.pictures == "all" else 1, 2), [labelled, unlabelled]
         if settings.joint_pass:
-            targets = self._logits(self.teacher, labelled, unlabelled)[compared]
+            targets = self._logits(self.teacher, *kinds)[compared]
         else:
-            targets = self._logits(self.teacher, *(labelled, unlabelled)[compared])
+            targets = self._logits(self.teacher, *kinds[compared])
         found, target = torch.cat(logits[compared]), torch.cat(targets)
         valid = torch.cat([labelled.valid, seen.valid][compared])
         if settings.consistency == "softmax":
