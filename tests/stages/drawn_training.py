@@ -43,7 +43,8 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
         "pictures": "unlabelled",
         "weight": 10.0,
         "ramp": 0.5,
-        "teacher": {"mode": "eval", "average": "floats"},
+        "teacher": {"mode": "eval", "average": "floats", "warmup": True},
+        "joint_pass": True,
         "strong": {"cutout": 0.5},
         "evaluate": "teacher",
     },
@@ -63,7 +64,7 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     },
     # dropout draws by process, and no score is above .6 yet
     "s4gan": {"name": "s4gan", "threshold": 0.45, "dropout": 0.0, "discriminator": {"channels": [8, 8, 8, 8]}},
-    "mlmt": {"name": "mlmt", "start": 0.0, "ramp": 0.0, "teacher": {"decay": 0.5}},
+    "mlmt": {"name": "mlmt", "start": 0.0, "ramp": 0.0, "mirror": 0.5, "teacher": {"decay": 0.5}},
     "dmt": {"name": "dmt", "labelled_share": 0.25},  # two of eight: one each process
     # thresholds in reach of a network that has not learned: a quarter is the least that four classes can have
     "fixmatch": {"name": "fixmatch", "threshold": 0.26},
