@@ -218,7 +218,7 @@ def crf_batch(
 ) -> np.ndarray:
     """The CRF inside a training step, for a batch at reduced size (DSRG: 41x41).
 
-    `images` uint8 (B, h, w, 3): the network's input, resized, before normalisation; `probabilities`
+    `images` uint8 (B, h, w, 3): the pixels on which the cells lie, before normalisation; `probabilities`
     (B, C, h, w). `present[b]` lists the label ids that take part in image b (background included); None: all
     C, as SEC and DSRG do. Returns float32 (B, C, h, w); labels that take no part get 0. With a `pool` (see
     `crf_pool`) the images of the batch are computed beside each other; the result is the same.
