@@ -42,11 +42,6 @@ def disk_error(error: Exception, target: Path) -> Exception:
         if not (path.is_relative_to(target) or path in target.parents or path.parent == target.parent):
             # some other file, that was being read meanwhile
             return error
-    if code == errno.ENOENT and not target.parent.is_dir():
-        return ArtifactError(
-            f"{target} could not be written: its folder is gone, removed by somebody while it was being written",
-            "run the same command again, in a workspace that stays",
-        )
     if code == errno.EFBIG:
         return ArtifactError(f"{target} could not be written: it exceeds the file size limit", "raise it: ulimit -f")
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):

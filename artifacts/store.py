@@ -222,7 +222,7 @@ class Writer:
 
         The temporary name keeps the item's suffix, since writers choose formats by it.
         """
-        with disk_errors(self.path / relative):
+        with _stays(self.path), disk_errors(self.path / relative):
             target = self._target(relative)
             temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
             with _removed_at_end(temporary), disk_errors(target):  # the disk is judged while the file is still there
@@ -264,6 +264,20 @@ class Writer:
         with contextlib.suppress(OSError):  # progress is for people; a full disk shows at the next item
             self._replace(PROGRESS, {"done": self._done, "total": self._total})
             self._save_record()  # or the time of a killed run would be lost
+
+
+@contextlib.contextmanager
+def _stays(folder: Path) -> Iterator[None]:
+    """ArtifactError where `folder` is removed, by somebody else, while the block writes into it."""
+    try:
+        yield
+    except FileNotFoundError:
+        if folder.is_dir():
+            raise
+        raise ArtifactError(
+            f"{folder} is gone, removed by somebody while it was being written",
+            "run the same command again, in a workspace that stays",
+        ) from None
 
 
 @contextlib.contextmanager
@@ -444,7 +458,7 @@ class Workspace:
         """Turns the partial folder into the artifact `name`; call inside `writing`. The old one goes last."""
         readable = json_ready(summary, "summary")
         self._refuse_foreign(name)
-        with disk_errors(writer.path / MANIFEST_NAME):
+        with _stays(writer.path), disk_errors(writer.path):
             items = list_items(writer.path)
             manifest = Manifest(
                 kind=work.kind,

@@ -330,7 +330,7 @@ def test_a_workspace_removed_while_it_is_written_is_said_in_words(workspace):
 
     with workspace.writing("m", work()) as writer:
         writer.write_bytes("a.txt", b"1")
-        with pytest.raises(ArtifactError, match="its folder is gone, removed by somebody"):
+        with pytest.raises(ArtifactError, match="is gone, removed by somebody"):
             removed_meanwhile(writer)
         with pytest.raises(ArtifactError, match="is gone"):
             writer.write_bytes("c.txt", b"3")
