@@ -68,6 +68,7 @@ KINDS = {
     "cmyk": "CMYK pictures",
     "turned": "pictures turned by EXIF, whose mask fits either way",
     "blank-mask": "masks that show nothing",
+    "mask-colours": "masks whose colours may not be meant so",
     "class-without-label": "masks with classes that are no label of their image",
     "label-without-class": "labels whose class the mask does not show",
 }
@@ -244,6 +245,10 @@ def look_raw(raw: RawDataset, item: tuple[str, Any]) -> Looked:
         with _gather(findings, "mask", entry, image_id):
             mask = checked_mask(raw, entry)
         findings += _blank(mask, entry, image_id, raw.has_background)
+        findings += [
+            Finding("mask-colours", sentence, "", str(entry), image_id, is_problem=False)
+            for sentence in (raw.remarks(entry) if raw.remarks else ())
+        ]
     if not any(finding.is_problem for finding in looked.findings):
         with _gather(findings, "image", path, image_id):
             shape = None if mask is None else mask.shape

@@ -45,6 +45,8 @@ class ClassTable:
         names: by class id; "background" is the first, or there is none.
         colours: code R << 16 | G << 8 | B -> class id or 255; None where the table has no colours.
         values: pixel value of an index mask -> class id or 255; None where the values are the class ids.
+        listed: the values that the table itself has, by its ids or, where it has names alone, by its lines: 255 is one
+            only if a line says so. Empty where colours are all it has.
         ignored: names that mean 255, for outlines with labels.
         notes: what a person should be told about how the table was understood, with the way to say otherwise.
     """
@@ -54,6 +56,7 @@ class ClassTable:
     values: Mapping[int, int] | None = None
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    listed: frozenset[int] = frozenset()
 
     @property
     def ids(self) -> dict[str, int]:
@@ -121,6 +124,7 @@ def read_class_table(path: Path) -> ClassTable:
         values={IGNORE: IGNORE} | values if with_ids else None,
         ignored=tuple(line.name for line in lines if line.ignored),
         notes=tuple(notes),
+        listed=frozenset(values if with_ids or with_colours else range(len(classes))),
     )
 
 

@@ -22,18 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from artifacts.errors import ConfigError, DataError
 from artifacts.masks import IGNORE, read_mask
 from stages.contract import Execution
 from stages.data.class_table import BLACK, WHITE, ClassTable, read_class_table
 from stages.data.coco import CocoMasks
-from stages.data.colour_masks import read_colours, renumber, to_indices
+from stages.data.colour_masks import ranges, read_colours, read_values, remarks_on_colours, renumber, to_indices
 from stages.data.config import FolderConfig
 from stages.data.labels import read_label_table
 from stages.data.lists import check_subset, did_you_mean, entry_id, named, read_list
-from stages.data.palette_guess import SAMPLE, guess_palette
+from stages.data.palette_guess import Guess, guess_palette
 from stages.data.pictures import SUFFIXES, PictureFolder
 from stages.data.polygons import (
     BACKGROUND_LABELS,
@@ -48,7 +47,7 @@ from stages.data.polygons import (
 from stages.data.raw import RawDataset, says_what_cannot_be_read
 from stages.data.splits import draw_labelled, parse_amount
 
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 LOSSY_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in MASK_SUFFIXES)
 MOST_NAMED = 50  # mismatches that one message lists
 _ENDING = re.compile(r"[ _.-]*(mask|masks|label|labels|gt|seg|segmentation|annotation|L|P)$", re.IGNORECASE)
@@ -62,6 +61,7 @@ class Masks:
     read: Callable[[Any], np.ndarray]
     class_names: tuple[str, ...]
     facts: Mapping[str, Any]
+    remarks: Callable[[Any], Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,13 @@ class MaskFiles:
     table: ClassTable
 
     def __call__(self, path: Path) -> np.ndarray:
-        if self.format == "ids" and path.suffix.lower() == ".png":
-            return renumber(read_mask(path), self.table, path)
         if self.format == "ids":
-            return renumber(_grey_values(path), self.table, path)
+            return renumber(read_values(path), self.table, path)
         return to_indices(read_colours(path), self.table, path)
+
+    def remarks(self, path: Path) -> list[str]:
+        """What is to be told of a mask that can be read, and perhaps is not meant so."""
+        return [] if self.format == "ids" else remarks_on_colours(path)
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
         tags_of_masks_too=True,
         photographs=True,
         exif=settings.exif,
+        remarks=masks.remarks if masks else None,
         facts=masks.facts if masks else {},
     )
 
@@ -277,10 +280,9 @@ def find_masks(
     if outlines:
         note(f"{len(outlines)} .json files beside the masks are passed over (--set dataset.mask_format=labelme)")
     entries = match(files, folder.ids, place, note)
-    for path in entries.values():
-        _refuse_misread(path)
     kind, table = _understand(kind, table, list(entries.values()), note)
-    return Masks(entries, MaskFiles(kind, table), table.names, {"mask_format": kind})
+    files_read = MaskFiles(kind, table)
+    return Masks(entries, files_read, table.names, {"mask_format": kind}, files_read.remarks)
 
 
 def _mask_files(place: Path, suffixes: Sequence[str]) -> dict[str, Path]:
@@ -323,15 +325,15 @@ def _understand(
     """(how to read the masks, their classes), where something was left open by looking at them, and saying so."""
     if table is not None and kind != "auto":
         return kind, _with_colours(kind, table)
-    guess = guess_palette(paths)
-    chosen = kind if kind != "auto" else guess.kind
+    guess = guess_palette(paths, kind)
     if table is not None:
-        if kind == "auto" and guess.kind == "binary" and table.colours is None and len(table.names) == 2:
-            chosen = "binary"
-        elif kind == "auto" and table.colours is not None and not (guess.kind == "ids" and _unpainted(paths, table)):
-            chosen = "colours"
-        note(f"masks: {guess.description}; read as {chosen} (--set dataset.mask_format={chosen} pins it)")
+        chosen = _chosen(guess, table)
+        description = guess.description
+        if chosen == "ids" != guess.kind:  # the table says more than the looks
+            description = f"{guess.looked}values {ranges(guess.values or ())}, which the class table has as ids"
+        note(f"masks: {description}; read as {chosen} (--set dataset.mask_format={chosen} pins it)")
         return chosen, _with_colours(chosen, table, guess.description)
+    chosen = kind if kind != "auto" else guess.kind
     if chosen == "binary":
         note(f"masks: {guess.description}")
         note("classes: background, object (--set dataset.mask_format=binary and a class table pin it)")
@@ -348,14 +350,21 @@ def _understand(
     return chosen, ClassTable(names)
 
 
-def _unpainted(paths: Sequence[Path], table: ClassTable) -> bool:
-    """Whether none of the masks (the first 50) shows a colour of the table, black apart: their values are ids then."""
-    colours = np.array([colour for colour in table.colours or () if colour != BLACK], np.uint32)
-    for path in paths[:SAMPLE]:
-        with contextlib.suppress(DataError):  # of a damaged one; told when all are read
-            if np.isin(read_colours(path), colours).any():
-                return False
-    return True
+def _chosen(guess: Guess, table: ClassTable) -> str:
+    """How masks are read that a class table describes. The table says more than their looks: what has its values is an
+    index mask, what has its colours is painted.
+    """
+    painted = guess.colours - {BLACK} and guess.colours <= (table.colours or {}).keys()
+    listed = table.listed if guess.kind == "binary" else table.listed | {IGNORE}
+    covered = guess.values is not None and guess.values <= listed
+    if covered and not (painted and guess.palette):
+        return "ids"
+    if table.colours is not None:
+        unpainted = not (guess.colours - {BLACK}) & table.colours.keys()
+        return "ids" if guess.kind == "ids" and unpainted else "colours"
+    if guess.kind == "binary" and len(table.names) == 2:
+        return "binary"
+    return "ids" if table.values and guess.kind == "colours" and guess.values is not None else guess.kind
 
 
 def _with_colours(kind: str, table: ClassTable, found: str = "") -> ClassTable:
@@ -375,26 +384,6 @@ def _with_colours(kind: str, table: ClassTable, found: str = "") -> ClassTable:
             "--set dataset.mask_format=ids names those",
         )
     return table
-
-
-def _grey_values(path: Path) -> np.ndarray:
-    """The values of an index mask in a BMP or TIFF file: those behind a palette, or three equal channels."""
-    codes = read_colours(path)  # names what is damaged or lossy
-    with Image.open(path) as picture:
-        if picture.mode == "P":
-            return np.array(picture, dtype=np.uint8)
-    if (codes % 0x010101).any():
-        raise DataError(f"the mask {path} has colours, expected class ids", "dataset.mask_format: colours, and a table")
-    return (codes & 255).astype(np.uint8)
-
-
-def _refuse_misread(path: Path) -> None:
-    """Pillow (13.0) takes a BMP file of 8 bits whose palette is black and white for one of 1 bit: other pixels."""
-    if path.suffix.lower() != ".bmp":
-        return
-    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(path) as picture, open(path, "rb") as file:
-        if picture.mode == "1" and file.read(30)[28] != 1:
-            raise DataError(f"the mask {path} is a BMP file of 8 bits in black and white alone", "save it as PNG")
 
 
 def _labelme(

@@ -6,6 +6,7 @@ guess.description, guess.table      # what they seem to be, and a class table to
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from artifacts.dataset import MAX_CLASSES
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE, voc_palette
 from stages.data.class_table import BLACK, WHITE
-from stages.data.colour_masks import codes_of, open_mask, ranges
+from stages.data.colour_masks import MODES, codes_of, open_mask, palette_of, ranges, values_of
 from stages.data.config import VOC_CLASS_NAMES
 from stages.data.lists import named
 
@@ -37,12 +38,20 @@ class Guess:
         description: what was found, in sentences.
         table: a class table that fits, with made-up names where none are known; empty if the masks are none.
         pin: how to say the same in the settings.
+        looked: how many masks of what modes were looked at; the beginning of the description.
+        values: those that occur, if every mask that was looked at can be an index mask; else None.
+        palette: whether some of them have a palette, which has a colour for all of their values.
+        colours: codes of those that occur.
     """
 
     kind: Literal["ids", "binary", "colours"]
     description: str
     table: str
     pin: str
+    looked: str = ""
+    values: frozenset[int] | None = None
+    palette: bool = False
+    colours: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -54,13 +63,19 @@ class _Seen:
     colours: Counter[int]
     palette: dict[int, int]  # value -> code in the first mask that has it
     palettes_differ: bool
+    beyond_palette: bool  # values without a colour occur
+
+    @property
+    def has_palette(self) -> bool:
+        return not {"P", "PA"}.isdisjoint(self.modes)
 
 
-def guess_palette(paths: Sequence[Path]) -> Guess:
+def guess_palette(paths: Sequence[Path], kind: str = "auto") -> Guess:
     """Look at up to 50 of the masks, evenly spread, and say what they are.
 
     One that cannot be read is passed over here, and named with all others when the masks are read. DataError as
     `read_colours` raises it when that is so of all.
+    kind: "ids" or "colours" where that much is known: then the class table is one of that kind.
     """
     if not paths:
         raise DataError("there is no mask to look at", "name a folder with masks")
@@ -69,9 +84,11 @@ def guess_palette(paths: Sequence[Path]) -> Guess:
     by_mode = sorted(seen.modes.items(), key=lambda item: -len(item[1]))
     modes = named([f"{len(some)} of mode {mode}" + _example(some, len(by_mode)) for mode, some in by_mode])
     begin = f"{sum(map(len, seen.modes.values()))} of {len(paths)} masks looked at ({modes}): "
-    kind, words, table = _judge(seen)
-    pin = f"mask_format: {kind}" + ("; class_table: a file with these lines, names corrected" if table else "")
-    return Guess(kind, begin + words, table, pin)
+    found, words, table = _judge(seen, kind)
+    pin = f"mask_format: {found}" + ("; class_table: a file with these lines, names corrected" if table else "")
+    values = None if seen.values is None else frozenset(seen.values)
+    whole = seen.has_palette and not seen.beyond_palette
+    return Guess(found, begin + words, table, pin, begin, values, whole, frozenset(seen.colours))
 
 
 def _example(paths: Sequence[Path], kinds: int) -> str:
@@ -85,29 +102,50 @@ def _look(paths: Iterable[Path]) -> _Seen:
     values: Counter[int] | None = Counter()
     colours: Counter[int] = Counter()
     palette: dict[int, int] = {}
-    differ = False
+    differ = missing = False
     for path in paths:
         if len(colours) > 100 * MAX_CLASSES:
             break  # enough to know that these are none
         try:
             picture = open_mask(path)
-            codes = codes_of(path, picture)
+            pixels = _index_values(path, picture)
+            codes, beyond = _codes(path, picture, pixels)
         except DataError as error:
             errors.append(error)
             continue
+        missing |= beyond
         modes.setdefault(picture.mode, []).append(path)
         colours += _counted(codes)
-        if picture.mode not in ("1", "L", "P"):
+        if pixels is None:
             values = None
         elif values is not None:
-            pixels = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
             values += _counted(pixels)
             found, first = np.unique(pixels, return_index=True)
-            for value, code in zip(found.tolist(), codes.ravel()[first].tolist(), strict=True):
+            for value, code in zip(found.tolist(), () if beyond else codes.ravel()[first].tolist(), strict=False):
                 differ |= palette.setdefault(value, code) != code
     if errors and not modes:
         raise errors[0]
-    return _Seen(modes, values, colours, palette, differ)
+    return _Seen(modes, values, colours, palette, differ, missing)
+
+
+def _codes(path: Path, picture: Image.Image, pixels: np.ndarray | None) -> tuple[np.ndarray, bool]:
+    """The colours of a mask as far as there are some, and whether values lie beyond its palette."""
+    if pixels is not None and picture.mode not in MODES:  # grey of more than 8 bits
+        return pixels * np.uint32(0x010101), False
+    if pixels is not None and picture.mode == "P" and int(pixels.max()) >= len(known := palette_of(picture)):
+        return known[pixels[pixels < len(known)]], True
+    return codes_of(path, picture), False
+
+
+def _index_values(path: Path, picture: Image.Image) -> np.ndarray | None:
+    """The values of a mask that can be an index mask, or black and white; None of a painted one."""
+    if picture.mode == "1":
+        return np.asarray(picture.convert("L"))
+    if picture.mode in ("LA", "PA", "RGB", "RGBA"):
+        with contextlib.suppress(DataError):
+            return values_of(path, picture)
+        return None
+    return values_of(path, picture)
 
 
 def _counted(pixels: np.ndarray) -> Counter[int]:
@@ -118,7 +156,11 @@ def _counted(pixels: np.ndarray) -> Counter[int]:
 _Judgement = tuple[Literal["ids", "binary", "colours"], str, str]  # kind, what was found, class table
 
 
-def _judge(seen: _Seen) -> _Judgement:
+def _judge(seen: _Seen, kind: str = "auto") -> _Judgement:
+    if seen.values is not None and (kind == "ids" or seen.beyond_palette):
+        return _judge_ids(seen)
+    if kind == "colours":
+        return _judge_colours(seen.colours, "")
     if _is_black_and_white(seen.colours):
         rest = len(seen.colours) - 2
         smoothed = f"; {rest} greys between them look like smoothed edges, to be exported without" if rest else ""
@@ -128,7 +170,7 @@ def _judge(seen: _Seen) -> _Judgement:
         return _judge_colours(seen.colours, "")
     if seen.palettes_differ:
         return _judge_colours(seen.colours, "a value has other colours in other masks, so colours are the classes. ")
-    if set(seen.modes) == {"L"} and (trap := _grey_levels(set(seen.values))):
+    if not seen.has_palette and (trap := _grey_levels(set(seen.values))):
         return _judge_colours(seen.colours, trap)
     return _judge_ids(seen)
 
@@ -175,7 +217,8 @@ def _judge_ids(seen: _Seen) -> _Judgement:
     ids = sorted(values - {IGNORE})
     words = f"values {ranges(values)}, taken for class ids" + (" and ignore (255)" if IGNORE in values else "")
     codes, last = _voc_codes(), max(ids, default=0)
-    if "P" in seen.modes and last and last < len(VOC_CLASS_NAMES) and all(seen.palette[v] == codes[v] for v in values):
+    known = seen.has_palette and all(seen.palette.get(value) == codes[value] for value in values)
+    if known and 0 < last < len(VOC_CLASS_NAMES):
         words += "; the palette is VOC's, which is no proof that the classes are"
         return "ids", words, "".join(f"{name}\n" for name in VOC_CLASS_NAMES)
     if 0 in ids or not ids:

@@ -26,7 +26,7 @@ from stages.data.class_figures import class_figures
 from stages.data.config import check_kept
 from stages.data.each_image import for_each_image
 from stages.data.labels import read_label_file
-from stages.data.lists import check_disjoint, check_subset, named, read_list
+from stages.data.lists import SHOWN, check_disjoint, check_subset, named, read_list
 from stages.data.photographs import Picture, look_at
 from stages.data.raw import RawDataset, TagSource, unreadable
 from stages.data.splits import (
@@ -203,6 +203,7 @@ class Prepared:
     picture: Picture
     pixels: Mapping[int, int] | None  # class id -> pixels in the mask, after the class map; None without a mask
     mask: bytes | None
+    remarks: Sequence[str] = ()  # on the mask
 
     def classes(self, has_background: bool) -> tuple[int, ...] | None:
         """The classes with a pixel in the mask, without background and 255; None without a mask."""
@@ -231,7 +232,8 @@ def prepare_image(plan: Plan, item: tuple[str, Any]) -> Prepared:
         return Prepared(picture, None, None)
     check_mask_size(entry, mask.shape, picture.size)
     counts = np.bincount(mask.ravel(), minlength=256)
-    return Prepared(picture, {int(value): int(counts[value]) for value in np.flatnonzero(counts)}, data)
+    pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    return Prepared(picture, pixels, data, raw.remarks(entry) if raw.remarks else ())
 
 
 def mask_entry(raw: RawDataset, image_id: str) -> Any:
@@ -326,6 +328,11 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
         verify_images=config.verify_images,
     )
     prepared = _prepare_images(raw, plan, writer, execution, everything, config.copy_images)
+    remarks = [sentence for one in prepared.values() for sentence in one.remarks]
+    for sentence in remarks[:SHOWN]:
+        note(sentence)
+    if len(remarks) > SHOWN:
+        note(f"and {len(remarks) - SHOWN} more remarks of this kind (semiseg check-data lists them)")
     shown = {i: one.classes(raw.has_background) for i, one in prepared.items()}
     if source is None or raw.tags_of_masks_too:
         tags = {i: classes for i, classes in shown.items() if classes is not None} | tags

@@ -37,6 +37,8 @@ class RawDataset:
         masks: id -> whatever `read_mask` takes for this image: a path, or a small record with a readable `str`.
         read_mask: an entry of `masks` -> uint8 (H, W), class ids and 255; a module's own function, or an object that
             travels to other processes. Raises DataError. That masks have the size of their images is checked later.
+        remarks: an entry of `masks` -> sentences on a mask that can be read, and perhaps is not meant so; None: no
+            remarks. Travels to other processes.
         train: the images whose masks are used unless `labelled` chooses others.
         pool: all training images with a mask or image-level labels: those labelled, and the rest. Holds `train`.
         val: scored, with masks. test: predicted only. unlabelled: training images without any label.
@@ -69,6 +71,7 @@ class RawDataset:
     deviations: tuple[str, ...] = ()
     photographs: bool = False
     exif: str = "ignore"
+    remarks: Callable[[Any], Sequence[str]] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property

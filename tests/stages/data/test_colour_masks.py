@@ -79,7 +79,7 @@ def test_what_is_fully_transparent_is_unpainted(tmp_path):
         ("a.png", {"format": "JPEG"}, r"a.png is compressed with loss \(JPEG\)"),  # a wrong suffix
         ("a.tif", {"compression": "jpeg"}, r"compressed with loss \(JPEG\)"),
         ("a.webp", {}, r"compressed with loss \(WEBP\)"),
-        ("a.gif", {}, "is a GIF file, expected PNG, BMP, TIFF"),
+        ("a.tga", {}, "is a TGA file, expected PNG, BMP, TIFF, GIF"),
         ("a.tif", {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]}, "holds 2 pictures"),
     ],
 )
