@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -36,6 +37,9 @@ TRAINING: tuple[str, ...] = ("train", "weak", "unlabelled")
 SCORED: tuple[str, ...] = ("holdout", "val", "test")
 MASKED: tuple[str, ...] = ("train", "holdout", "val")  # every picture of them has a mask
 MAX_CLASSES = 255  # ids 0..254; 255 is ignore
+MAX_NAME = 200  # characters of a class name
+_NOT_SHOWN = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, lone surrogates and ends of lines
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"  # they change the order of what is shown
 _KEYS = ("name", "classes", "splits", "tags", "tag_source", "masks", "images", "sizes", "facts")
 
 
@@ -64,6 +68,40 @@ def check_image_id(image_id: str) -> str:
             f"{image_id!r} cannot be an image id: {reason}", "rename the file; for sub-folders join the names with '-'"
         )
     return image_id
+
+
+def check_class_names(names: Sequence[object], where: str = "") -> None:
+    """DataError unless these can be the classes of a data set: distinct texts that can be shown, "background" first or
+    nowhere, and not more than a mask holds. where: the file that has them, to begin the message.
+    """
+    begin = f"{where}: " if where else ""
+    if len(names) > MAX_CLASSES:
+        raise DataError(
+            f"{begin}{len(names)} classes: an 8-bit mask holds {MAX_CLASSES} and 255 for ignore",
+            "join classes, or leave out those that are rare",
+        )
+    for name in names:
+        if reason := _no_class_name(name):
+            shown = repr(name) if len(repr(name)) <= 60 else repr(name)[:60] + "..."
+            raise DataError(f"{begin}{shown} cannot be a class name: {reason}", "rename it")
+    if not names or len(set(names)) != len(names) or "background" in names[1:]:
+        raise DataError(
+            f"{begin}classes are {list(names)}: expected distinct names, 'background' first or nowhere",
+            "correct the list of classes",
+        )
+
+
+def _no_class_name(name: object) -> str:
+    """Why a value is no class name; else ""."""
+    if not isinstance(name, str):
+        return f"it is a {type(name).__name__}, not text"
+    if not name.strip():
+        return "it is empty"
+    if len(name) > MAX_NAME:
+        return f"it has {len(name):,} characters, at most {MAX_NAME} are possible"
+    if any(unicodedata.category(character) in _NOT_SHOWN or character in _TURNING for character in name):
+        return "it has control characters, or others that cannot be shown"
+    return ""
 
 
 def write_dataset(
@@ -98,7 +136,7 @@ def write_dataset(
     lists = {split: sorted(splits.get(split, ())) for split in SPLITS}
     labels = {image_id: sorted({int(tag) for tag in ids}) for image_id, ids in tags.items()}
     masked = sorted(set(mask_ids))
-    _check_classes(class_names)
+    check_class_names(class_names)
     if unknown := sorted(set(splits) - set(SPLITS)):
         raise DataError(f"unknown split {unknown[0]!r}", f"the splits are {', '.join(SPLITS)}")
     _check_lists(lists, masked)
@@ -144,16 +182,6 @@ def write_dataset(
             "facts": dict(facts or {}),
         },
     )
-
-
-def _check_classes(class_names: Sequence[str]) -> None:
-    if not class_names or len(set(class_names)) != len(class_names) or "background" in class_names[1:]:
-        raise DataError(
-            f"classes are {class_names}: expected distinct names, 'background' first or nowhere",
-            "correct the list of classes",
-        )
-    if len(class_names) > MAX_CLASSES:
-        raise DataError(f"{len(class_names)} classes: an 8-bit mask holds {MAX_CLASSES} and 255 for ignore")
 
 
 def _check_lists(lists: Mapping[str, Sequence[str]], masked: Iterable[str]) -> None:
@@ -401,4 +429,10 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} has schema {found}, expected {SCHEMA}", "rerun prepare-data")
     if missing := [key for key in _KEYS if key not in record]:
         raise ArtifactError(f"{path} lacks {', '.join(missing)}", "rerun prepare-data")
+    if not isinstance(record["classes"], list):
+        raise ArtifactError(f"{path}: classes is no list", "rerun prepare-data")
+    try:
+        check_class_names(record["classes"], str(path))
+    except DataError as error:
+        raise ArtifactError(error.message, "rerun prepare-data") from None
     return record

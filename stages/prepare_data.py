@@ -161,8 +161,11 @@ class PrepareDataConfig(Config):
         return self
 
 
+_TABLES = (".txt", ".csv", ".json", ".yaml", ".yml")
+
+
 def _is_table(word: Any) -> bool:
-    return isinstance(word, str) and (Path(word).suffix in (".txt", ".csv") or Path(word).expanduser().is_file())
+    return isinstance(word, str) and (Path(word).suffix in _TABLES or Path(word).expanduser().is_file())
 
 
 def _parse_amount(text: str, what: str = "labelled") -> Any:

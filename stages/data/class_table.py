@@ -13,6 +13,8 @@ A class table has one class a line. These dialects are told apart by their lines
     aeroplane:128,0,0::             CVAT's labelmap.txt
     __ignore__, _background_        LabelMe's labels.txt
 
+JSON and YAML are read, too (see `class_documents`).
+
 `# ` begins a comment. What becomes 255 (ignore) has to be asked for: by the name `__ignore__`, or by a name such as
 `void` with the id 255 or the colour 255 255 255. Any other `void` is a class, and said to be one.
 """
@@ -25,10 +27,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from artifacts.dataset import MAX_CLASSES
+from artifacts.dataset import MAX_CLASSES, MAX_NAME, check_class_names
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE
+from stages.data.class_documents import is_document, read_entries
 
+LONGEST_LINE = 2000
 BLACK, WHITE = 0x000000, 0xFFFFFF  # colours are codes R << 16 | G << 8 | B
 
 
@@ -66,7 +70,7 @@ class ClassTable:
 
 @dataclass(frozen=True)
 class _Line:
-    number: int
+    place: str  # "line 3"
     name: str
     colour: int | None
     value: int | None
@@ -81,17 +85,19 @@ _LIKE_IGNORE = re.compile(
 _LABELMAP = re.compile(r"(?P<name>[^:]*):(?P<colour>[^:]*):[^:]*:[^:]*")
 _NUMBER = re.compile(r"-?\d+")
 _BRACKETS = re.compile(r"[(\[]\s*(-?\d+[\s,;]+-?\d+[\s,;]+-?\d+)\s*[)\]]")
+_FOUR_CHANNELS = re.compile(r".*[^\d\s,;:].*?(?:[\s,;:]+\d+){3}[\s,;:]+255")
 _HEX = re.compile(r"(?<![^\s,;:])#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})(?![^\s,;:])")
 _NUMBERS_AROUND = re.compile(r"(?P<before>(?:-?\d+[\s,;:]+)*)(?P<name>.*?)(?P<behind>(?:[\s,;:]+-?\d+)*)[\s,;]*")
+_VALUE = ("value", "pixel_value", "pixel", "gray", "grey", "gray_value", "grey_value", "grayscale", "greyscale")
 _COLUMNS = {
-    "name": ("name", "class", "class_name", "classname", "label", "category"),
-    "id": ("id", "index", "value", "class_id", "label_id"),
+    "name": ("name", "class", "class_name", "classname", "label", "label_name", "category"),
+    "id": ("id", "idx", "index", "class_id", "label_id", *_VALUE),
     "r": ("r", "red"),
     "g": ("g", "green"),
     "b": ("b", "blue"),
     "rgb": ("colour", "color", "hex", "rgb"),
 }
-_HOW = "write `name`, `name R G B` or `id name R G B`; or name the columns in a first line: `name,r,g,b`"
+_HOW = "write `name`, `name R G B` or `id name R G B`; or name the columns in a first line: `name,r,g,b` or `name,id`"
 
 
 def read_class_table(path: Path) -> ClassTable:
@@ -107,7 +113,7 @@ def read_class_table(path: Path) -> ClassTable:
     with_ids, with_colours = classes[0].value is not None, classes[0].colour is not None
     if not with_ids and not with_colours and classes[0].name != "background":
         raise DataError(
-            f"{path}, line {classes[0].number}: the first class is {classes[0].name!r}, expected background",
+            f"{path}, {classes[0].place}: the first class is {classes[0].name!r}, expected background",
             "write `background` into the first line if that is what 0 stands for; if it is not, write the ids before "
             f"the names: `0 {classes[0].name}`",
         )
@@ -135,38 +141,57 @@ def _read_lines(path: Path) -> list[_Line]:
         raise DataError(f"the class table {path} cannot be read: {error.strerror}", "correct its path") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no UTF-8 text: {error.reason} at byte {error.start}", "save it as UTF-8") from None
+    if is_document(path, text):
+        lines = [_line(place, *parts, where=f"{path}, {place}") for place, parts in read_entries(path, text)]
+    else:
+        lines = _text_lines(path, text)
+    if not lines:
+        raise DataError(f"the class table {path} is empty", "write one class a line, `background` first")
+    return lines
+
+
+def _text_lines(path: Path, text: str) -> list[_Line]:
     lines: list[_Line] = []
     columns: list[str] = []
     mark: str | None = None  # between columns
-    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
-        if not line or line == "#" or re.match(r"#\s", line):
-            continue
+    written = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
+    written = [(number, line) for number, line in written if line and line != "#" and not re.match(r"#\s", line)]
+    if too_long := [(number, line) for number, line in written if len(line) > LONGEST_LINE]:
+        number, line = too_long[0]
+        raise DataError(
+            f"{path}, line {number}: it has {len(line):,} characters, at most {LONGEST_LINE:,} are possible",
+            f"write one class a line, with a name of at most {MAX_NAME} characters",
+        )
+    if len(written) > 1 and all(_FOUR_CHANNELS.fullmatch(_plain(line)) for _, line in written):
+        raise DataError(f"{path} has colours of four numbers, R G B A", "leave out the fourth: `name R G B`")
+    for number, line in written:
         if not lines and not columns and (columns := _header(line)):
             mark = _separator(line)
             continue
         where, fields = f"{path}, line {number}", _fields(line, mark)
         by_columns = columns and (mark or len(fields) == len(columns))  # `traffic light 0 128 0` has more words
         found = _by_columns(fields, columns, where) if by_columns else _by_shape(line, where)
-        lines.append(_line(number, *found, where=where))
-    if not lines:
-        raise DataError(f"the class table {path} is empty", "write one class a line, `background` first")
+        lines.append(_line(f"line {number}", *found, where=where))
     return lines
 
 
-def _line(number: int, name: str, rgb: Sequence[str], value: str | None, where: str) -> _Line:
-    """A line whose parts were told apart; DataError for numbers out of range."""
+def _line(place: str, name: str, rgb: Sequence[str], value: str | None, where: str) -> _Line:
+    """A line whose parts were told apart; DataError for numbers out of range, and for a name that can be none."""
     name = name.strip(" \t\"'")
     if not name:
         raise DataError(f"{where}: there is no name", _HOW)
+    check_class_names([name], where)
     if wrong := [number for number in (*rgb, *filter(None, [value])) if not re.fullmatch(r"\d+", number)]:
         raise DataError(f"{where}: {wrong[0]!r} is no whole number of 0..255", "correct it")
     if wrong := [number for number in (*rgb, *filter(None, [value])) if int(number) > 255]:
-        raise DataError(f"{where}: {name!r} has the number {wrong[0]}, expected 0..255", "correct it")
+        raise DataError(
+            f"{where}: {name!r} has the number {wrong[0]}, expected 0..255", "correct it; a mask holds 0..255"
+        )
     colour = int(rgb[0]) << 16 | int(rgb[1]) << 8 | int(rgb[2]) if rgb else None
     id_in_mask = int(value) if value else None
     asked_for = _LIKE_IGNORE.fullmatch(name) and (id_in_mask == IGNORE or colour == WHITE)
     ignored = name == _ALWAYS_IGNORED or bool(asked_for)
-    return _Line(number, "background" if name.lower() in _BACKGROUND else name, colour, id_in_mask, ignored)
+    return _Line(place, "background" if name.lower() in _BACKGROUND else name, colour, id_in_mask, ignored)
 
 
 def _separator(line: str) -> str | None:
@@ -181,7 +206,7 @@ def _fields(line: str, mark: str | None) -> list[str]:
 
 def _header(line: str) -> list[str]:
     """What each column is (a key of _COLUMNS, or ""), if the line names columns: that of names and another."""
-    words = [word.lower() for word in _fields(line, _separator(line))]
+    words = [word.lower().replace(" ", "_") for word in _fields(line, _separator(line))]
     columns = [""] * len(words)
     for column, known in _COLUMNS.items():
         if found := [word for word in known if word in words]:
@@ -243,7 +268,7 @@ def _check_lines(path: Path, lines: Sequence[_Line], classes: Sequence[_Line]) -
         without = [line for line in classes if getattr(line, what) is None]
         if 0 < len(without) < len(classes):
             raise DataError(
-                f"{path}, line {without[0].number}: {without[0].name!r} has no {word}, other lines have",
+                f"{path}, {without[0].place}: {without[0].name!r} has no {word}, other lines have",
                 f"give every class its {word}, or none (a number before a name is an id)",
             )
     _check_unique(path, lines)
@@ -251,7 +276,7 @@ def _check_lines(path: Path, lines: Sequence[_Line], classes: Sequence[_Line]) -
 
 def _check_unique(path: Path, lines: Sequence[_Line]) -> None:
     """DataError for a colour, an id or a name that stands in two lines; names that are ignored may."""
-    seen: dict[tuple[str, object], int] = {}
+    seen: dict[tuple[str, object], str] = {}
     for line in lines:
         keys = [("colour", line.colour), ("id", line.value), ("name", None if line.ignored else line.name)]
         for what, key in keys:
@@ -260,10 +285,10 @@ def _check_unique(path: Path, lines: Sequence[_Line]) -> None:
             if first := seen.get((what, key)):
                 shown = colour_name(line.colour or 0) if what == "colour" else key
                 raise DataError(
-                    f"{path}, line {line.number}: the {what} {shown} stood already in line {first}",
+                    f"{path}, {line.place}: the {what} {shown} stood already in {first}",
                     "each class has one line",
                 )
-            seen[what, key] = line.number
+            seen[what, key] = line.place
 
 
 def _note(line: _Line) -> str | None:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from artifacts.dataset import check_class_names
 from artifacts.errors import ConfigError, DataError
 from artifacts.masks import IGNORE, read_mask
 from stages.contract import Execution
@@ -110,7 +111,7 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     more = _unlabelled(settings, files)
     _check_case([*files, *more])
     labels = _labels(settings, masks.class_names if masks else table.names if table else (), files)
-    names = masks.class_names if masks else _names_of(table, labels, note)
+    names = masks.class_names if masks else _names_of(settings, table, labels, note)
     _check_names(settings, labels, names)
     entries = masks.entries if masks else {}
     weak = [image_id for image_id in sorted(labels) if image_id not in entries]
@@ -397,7 +398,7 @@ def _labelme(
         raise DataError(f"{place} holds no LabelMe file (.json)", "correct --masks")
     entries = match(files, folder.ids, place, note)
     drawings = [read_labelme(path) for path in entries.values()]
-    names = _outlined(table, (region.label for drawing in drawings for region in drawing.regions), note)
+    names = _outlined(place, table, (region.label for drawing in drawings for region in drawing.regions), note)
     ids = _class_ids(table, names)
     check_labels(drawings, ids)
     refuse_problems(str(place), [f"{d.path.name}: {problem}" for d in drawings for problem in d.problems])
@@ -415,7 +416,7 @@ def _coco(path: Path, table: ClassTable | None, folder: PictureFolder, note: Cal
             did_you_mean(lonely, folder.ids) + "add the pictures, or take them from the file",
         )
     order = [file.categories[key] for key in sorted(file.categories, key=lambda key: (isinstance(key, str), key))]
-    names = _outlined(table, order, note, in_order=True)
+    names = _outlined(path, table, order, note, in_order=True)
     ids = _class_ids(table, names)
     if unknown := sorted(set(order) - {*ids, *BACKGROUND_LABELS, *IGNORE_LABELS}):
         raise DataError(f"{path} has categories that are no class: {', '.join(unknown)}", "add them to the class table")
@@ -431,13 +432,14 @@ def _coco(path: Path, table: ClassTable | None, folder: PictureFolder, note: Cal
 
 
 def _outlined(
-    table: ClassTable | None, labels: Iterable[str], note: Callable[[str], None], in_order: bool = False
+    place: Path, table: ClassTable | None, labels: Iterable[str], note: Callable[[str], None], in_order: bool = False
 ) -> tuple[str, ...]:
     """The class names: those of the table, else the labels that occur."""
     if table is not None:
         return table.names
     found = [label for label in dict.fromkeys(labels) if label not in (*BACKGROUND_LABELS, *IGNORE_LABELS)]
     names = ("background", *(found if in_order else sorted(found)))
+    check_class_names(names, str(place))
     note(f"classes: {', '.join(names)} (pinned by a text file with a name a line: --classes FILE)")
     return names
 
@@ -472,13 +474,17 @@ def _labels(settings: FolderConfig, known: Sequence[str], files: Mapping[str, Pa
 
 
 def _names_of(
-    table: ClassTable | None, labels: Mapping[str, frozenset[str]], note: Callable[[str], None]
+    settings: FolderConfig,
+    table: ClassTable | None,
+    labels: Mapping[str, frozenset[str]],
+    note: Callable[[str], None],
 ) -> tuple[str, ...]:
     if table is not None:
         return table.names
     names = sorted({name for found in labels.values() for name in found} - {"background"})
     if not names:
         raise DataError("there are no masks, no labels and no class table", "give --masks, --labels or --classes FILE")
+    check_class_names(("background", *names), settings.labels)
     note(f"classes: background, {', '.join(names)} (pinned by a text file with a name a line: --classes FILE)")
     return ("background", *names)
 

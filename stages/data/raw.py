@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from artifacts.dataset import check_class_names
 from artifacts.errors import DataError
 
 P = ParamSpec("P")
@@ -73,6 +74,9 @@ class RawDataset:
     exif: str = "ignore"
     remarks: Callable[[Any], Sequence[str]] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_class_names(self.class_names, self.name)
 
     @property
     def has_background(self) -> bool:
