@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from artifacts.errors import UsageError
 from semiseg_cli.console import out, plain_table, say, write_json
@@ -48,6 +48,15 @@ def with_folder_form(
             help="Score only the masks that both folders have.",
             rich_help_panel=panel,
         ),
+        option(
+            "mask_format",
+            Literal["auto", "ids", "binary"],
+            "auto",
+            "--mask-format",
+            help="What 255 is in the ground truth: ignored (ids), or an object, which becomes class 1 (binary); "
+            "auto: ignored, and refused where there is nothing but 0 and 255.",
+            rich_help_panel=panel,
+        ),
         option("as_json", bool, False, "--json", help="Print the scores as JSON on stdout.", rich_help_panel=panel),
     ]
 
@@ -56,13 +65,15 @@ def with_folder_form(
         ground_truth: Path | None = None,
         num_classes: int | None = None,
         common_only: bool = False,
+        mask_format: Literal["auto", "ids", "binary"] = "auto",
         as_json: bool = False,
         **given: Any,
     ) -> None:
         if ground_truth is None:
-            if num_classes is not None or common_only:
-                idle_option = "--common-only" if common_only else "--num-classes"
-                raise UsageError(f"{idle_option} belongs to --ground-truth DIR", "give both, or neither")
+            asked = {"--num-classes": num_classes is not None, "--common-only": common_only}
+            asked["--mask-format"] = mask_format != "auto"
+            if idle_options := [name for name, given_here in asked.items() if given_here]:
+                raise UsageError(f"{idle_options[0]} belongs to --ground-truth DIR", "give both, or neither")
             command(**given, as_json=as_json)
             return
         if given["input_predictions"] is None or num_classes is None:
@@ -73,18 +84,23 @@ def with_folder_form(
         names = {"config_file": "config", "settings": "set", "input_data": "data", "name": "name", "split": "split"}
         if idle := [f"--{name}" for key, name in names.items() if given.get(key)]:
             raise UsageError(f"{', '.join(idle)}: no effect when folders are scored", "leave it out")
-        folder = Path(given["input_predictions"])
-        _score(folder, ground_truth, num_classes, common_only, given["workers"], as_json)
+        from stages.evaluate import evaluate_folders
+
+        scores = evaluate_folders(
+            Path(given["input_predictions"]),
+            ground_truth,
+            num_classes,
+            common_only=common_only,
+            workers=given["workers"],
+            mask_format=mask_format,
+            note=say,
+        )
+        _print(scores, as_json)
 
     return evaluate, [*parameters, *added]
 
 
-def _score(
-    predictions: Path, ground_truth: Path, num_classes: int, common_only: bool, workers: int | None, as_json: bool
-) -> None:
-    from stages.evaluate import evaluate_folders
-
-    scores = evaluate_folders(predictions, ground_truth, num_classes, common_only=common_only, workers=workers)
+def _print(scores: dict[str, Any], as_json: bool) -> None:
     if as_json:
         write_json(scores)
         return

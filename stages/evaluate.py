@@ -9,9 +9,9 @@ was ignored or left unanswered, and the confusion matrix.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -108,6 +108,7 @@ def run(
     config: EvaluateConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
 ) -> dict[str, Any]:
     """Scores all pictures (seconds: nothing is kept of a run that was cut off). Under torchrun rank 0 does it alone."""
+    from stages.scoring.confusion import remarks_on_truth
     from stages.scoring.evaluation import score_pairs
 
     if execution.rank != 0:
@@ -120,7 +121,7 @@ def run(
     with execution.progress.track(len(pairs), "evaluate") as tracker:
         matrix = score_pairs(pairs, dataset.num_classes, execution.workers, tracker.advance)
     scores = matrix.scores(dataset.class_names, class_ids(dataset.class_names, config.classes))
-    if sentence := one_class_alone(scores):
+    for sentence in [*remarks_on_truth(scores), *filter(None, [one_class_alone(scores)])]:
         execution.progress.note(sentence)
     writer.write_json("metrics.json", {"splits": list(config.splits), **scores.to_json()})
     return headline(scores)
@@ -145,16 +146,23 @@ def evaluate_folders(
     classes: Sequence[str] = (),
     common_only: bool = False,
     workers: int | None = None,
+    mask_format: Literal["auto", "ids", "binary"] = "auto",
+    note: Callable[[str], object] = lambda sentence: None,
 ) -> dict[str, Any]:
     """Scores two plain folders of index masks (PNG), matched by file name, without any workspace.
 
     Returns what `metrics.json` holds. DataError lists every name that lies in one folder only (unless
     `common_only`: then only the common ones are scored), and every file that cannot be read or compared.
     `class_names` (default "0", "1", ...) has `num_classes` names; `classes`: those that enter the mean IoU.
+    mask_format: "binary": the ground truth is black and white, and white is class 1; "ids": 255 is ignored; "auto": the
+    latter, and a DataError where the ground truth holds 0 and 255 alone. note: is told what a person should know.
     """
+    from stages.scoring.confusion import remarks_on_truth
     from stages.scoring.evaluation import score_pairs
 
-    found, truth = _masks_in(Path(predictions)), _masks_in(Path(ground_truth))
+    if mask_format == "binary" and num_classes != 2:
+        raise ConfigError(f"black-and-white masks have two classes, num_classes is {num_classes}", "--num-classes 2")
+    found, truth = _masks_in(Path(predictions), note), _masks_in(Path(ground_truth), note)
     common = sorted(found.keys() & truth.keys())
     only = {
         f"without a prediction in {predictions}": sorted(truth.keys() - found.keys()),
@@ -166,19 +174,44 @@ def evaluate_folders(
             "the folders do not hold the same masks:\n" + "\n".join(lines),
             "masks are matched by file name; to score only the common ones say so (--common-only)",
         )
+    for what, left_out in only.items():
+        if left_out:
+            note(f"left out of the score: {len(left_out)} {what}")
     names = tuple(class_names) if class_names is not None else tuple(map(str, range(num_classes)))
     averaged = class_ids(names, classes)
     pairs = {name: (found[name], truth[name]) for name in common}
-    matrix = score_pairs(pairs, num_classes, default_workers() if workers is None else workers)
-    return matrix.scores(names, averaged).to_json()
+    workers = default_workers() if workers is None else workers
+    scores = score_pairs(pairs, num_classes, workers, binary=mask_format == "binary").scores(names, averaged)
+    if scores.looks_binary and mask_format == "auto":
+        raise DataError(
+            f"the ground truth in {ground_truth} holds 0 and 255 alone, as black-and-white masks do: 255 would be "
+            f"ignored, and class {names[0]} be the only one that is scored",
+            "if white (255) is the object, say --mask-format binary (it becomes class 1); if it is to be ignored, "
+            "--mask-format ids",
+        )
+    for sentence in remarks_on_truth(scores):
+        note(sentence)
+    return scores.to_json()
 
 
-def _masks_in(folder: Path) -> dict[str, Path]:
+def _masks_in(folder: Path, note: Callable[[str], object]) -> dict[str, Path]:
+    """The masks of a folder by name; what else lies in it is told."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder", "name a folder of index masks (PNG)")
-    files = {path.stem: path for path in folder.iterdir() if path.suffix.lower() == ".png" and path.name[0] != "."}
+    files: dict[str, Path] = {}
+    others: list[str] = []
+    for path in sorted(path for path in folder.iterdir() if path.name[0] != "."):
+        if path.suffix.lower() != ".png":
+            others.append(path.name)
+            continue
+        if path.stem in files:
+            raise DataError(f"{folder} has two masks: {files[path.stem].name} and {path.name}", "remove one of them")
+        files[path.stem] = path
     if not files:
-        raise DataError(f"{folder} holds no PNG", "name a folder of index masks (PNG)")
+        there = f", but {len(others)} other files or folders: {shown(others[:5])}" if others else ""
+        raise DataError(f"{folder} holds no PNG{there}", "name a folder of index masks (PNG)")
+    if others:
+        note(f"{folder}: {len(others)} files or folders are no PNG and passed over: {shown(others[:5])}")
     return files
 
 

@@ -20,6 +20,8 @@ import numpy as np
 from artifacts.errors import ConfigError, DataError
 from artifacts.masks import IGNORE
 
+SHOWN = 10  # classes named in one sentence
+
 
 class ConfusionMatrix:
     """Counts of (ground truth, prediction) pairs.
@@ -27,7 +29,7 @@ class ConfusionMatrix:
     Attributes:
         counts: int64 (C, C + 1); row: class of the ground truth; column: predicted class, the last: "no answer" (255).
         ignored: pixels left out because their ground truth is 255.
-        images: how many images were added.
+        images: how many images were added; blank: those of them whose ground truth is 255 everywhere.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -37,6 +39,7 @@ class ConfusionMatrix:
         self.counts = np.zeros((num_classes, num_classes + 1), np.int64)
         self.ignored = 0
         self.images = 0
+        self.blank = 0
         # One table look-up and one bincount a picture: value -> row or column, C: 255, C + 1: outside the classes.
         self._code = np.full(256, num_classes + 1, np.int64)
         self._code[:num_classes] = np.arange(num_classes)
@@ -69,6 +72,7 @@ class ConfusionMatrix:
         self.counts += table[: self.num_classes, : self.num_classes + 1]
         self.ignored += int(table[self.num_classes].sum())
         self.images += 1
+        self.blank += not table[: self.num_classes].any()
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Adds the counts of another matrix over the same classes."""
@@ -77,6 +81,7 @@ class ConfusionMatrix:
         self.counts += other.counts
         self.ignored += other.ignored
         self.images += other.images
+        self.blank += other.blank
 
     def scores(self, class_names: Sequence[str] | None = None, classes: Sequence[int] | None = None) -> Scores:
         """The scores; `classes`: ids that enter the two means (default: all)."""
@@ -86,7 +91,7 @@ class ConfusionMatrix:
         chosen = tuple(range(self.num_classes)) if classes is None else tuple(sorted(set(classes)))
         if not chosen or chosen[0] < 0 or chosen[-1] >= self.num_classes:
             raise ConfigError(f"the classes to average are {list(chosen)}, expected ids 0..{self.num_classes - 1}")
-        return Scores(self.counts.copy(), self.ignored, self.images, names, chosen)
+        return Scores(self.counts.copy(), self.ignored, self.images, names, chosen, self.blank)
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,12 @@ class Scores:
     images: int
     class_names: tuple[str, ...]
     classes: tuple[int, ...]
+    blank: int = 0  # images whose ground truth is 255 everywhere
+
+    @property
+    def looks_binary(self) -> bool:
+        """Whether the ground truth holds 0 and 255 alone, as black-and-white masks do, whose white is the object."""
+        return self.ignored > 0 and self.truth[0] > 0 and len(self.truth) > 1 and not self.truth[1:].any()
 
     @property
     def true_positives(self) -> np.ndarray:
@@ -174,6 +185,33 @@ class Scores:
             "class_names": list(self.class_names),
             "confusion_matrix": self.counts.tolist(),  # rows: ground truth; columns: classes, then "no answer"
         }
+
+
+def remarks_on_truth(scores: Scores) -> list[str]:
+    """What a person should know of the ground truth before believing the scores. DataError if nothing is scored."""
+    if not scores.counts.any():
+        raise DataError(
+            f"the ground truth of all {scores.images:,} pictures is 255 (ignore) everywhere: nothing is scored",
+            "give masks that hold class ids",
+        )
+    remarks = []
+    if scores.looks_binary:
+        remarks.append(
+            f"the ground truth holds 0 and 255 alone: 255 is ignored, and {scores.class_names[0]} the only class that "
+            "is scored"
+        )
+    elif unseen := [scores.class_names[c] for c in scores.classes if not scores.truth[c]]:
+        remarks.append(
+            f"{len(unseen)} of {len(scores.classes)} classes occur in no ground truth: {_some(unseen)}; those that are "
+            "predicted have IoU 0, the others are left out of the mean"
+        )
+    if scores.blank:
+        remarks.append(f"the ground truth of {scores.blank:,} of {scores.images:,} pictures is 255 everywhere")
+    return remarks
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
