@@ -124,13 +124,14 @@ def read_class_table(path: Path) -> ClassTable:
     numbered = [*enumerate(classes), *((IGNORE, line) for line in lines if line.ignored)]
     values = {line.value: class_id for class_id, line in numbered if line.value is not None}
     colours = {line.colour: class_id for class_id, line in numbered if line.colour is not None}
+    by_line = range(0 if with_ids or with_colours else len(classes))
     return ClassTable(
         names=tuple(line.name for line in classes),
         colours=colours if with_colours else None,
         values={IGNORE: IGNORE} | values if with_ids else None,
         ignored=tuple(line.name for line in lines if line.ignored),
         notes=tuple(notes),
-        listed=frozenset(values if with_ids or with_colours else range(len(classes))),
+        listed=frozenset(values if with_ids or not with_colours else ()) | frozenset(by_line),
     )
 
 

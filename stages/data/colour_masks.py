@@ -136,7 +136,10 @@ def _values_and_alpha(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | No
 
 
 def palette_of(picture: Image.Image) -> np.ndarray:
-    """The codes of the file's colour table, uint32 (colours,)."""
+    """The codes of the file's colour table, uint32 (colours,), without the black that fills it up at its end.
+
+    A TIFF file has all 256 colours, a GIF file a power of two, and some programs write 256 into every file.
+    """
     assert picture.palette is not None
     table = np.frombuffer(bytes(picture.palette.palette), np.uint8)
     channels = table.reshape(-1, len(picture.palette.mode))[:, :3].astype(np.uint32)
@@ -144,7 +147,11 @@ def palette_of(picture: Image.Image) -> np.ndarray:
         words = np.array(getattr(picture, "tag_v2", {}).get(320, ()), np.uint32)
         if words.size and 0 < words.max() < 256:
             channels = words.reshape(3, -1).T
-    return channels[:, 0] << 16 | channels[:, 1] << 8 | channels[:, 2]
+    codes = channels[:, 0] << 16 | channels[:, 1] << 8 | channels[:, 2]
+    last, black = np.flatnonzero(codes)[-1:], np.flatnonzero(codes == BLACK)[:1]
+    end = int(max([0, *(last + 1), *(black + 1)]))
+    filled_up = len(codes) - end >= (1 if picture.format in ("TIFF", "GIF") else 2)
+    return codes[:end] if filled_up else codes
 
 
 def _alpha_of_values(picture: Image.Image) -> np.ndarray | None:
@@ -230,6 +237,11 @@ def values_of(path: Path, picture: Image.Image) -> np.ndarray:
         raise DataError(
             f"the mask {path} has mode 1: a black-and-white picture, not an index mask",
             "if white is the object, say --set dataset.mask_format=binary",
+        )
+    if picture.mode == "P" and picture.format == "GIF":
+        raise DataError(
+            f"the mask {path} is a GIF file, whose values are no ids: programs number its colours anew",
+            "export the masks as PNG, or give each class its colour in the class table",
         )
     if picture.mode == "P":
         return np.array(picture, np.uint8)

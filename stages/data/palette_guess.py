@@ -141,7 +141,7 @@ def _index_values(path: Path, picture: Image.Image) -> np.ndarray | None:
     """The values of a mask that can be an index mask, or black and white; None of a painted one."""
     if picture.mode == "1":
         return np.asarray(picture.convert("L"))
-    if picture.mode in ("LA", "PA", "RGB", "RGBA"):
+    if picture.mode in ("LA", "PA", "RGB", "RGBA") or (picture.mode, picture.format) == ("P", "GIF"):
         with contextlib.suppress(DataError):
             return values_of(path, picture)
         return None

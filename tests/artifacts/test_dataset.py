@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from artifacts.dataset import Dataset, check_image_id, read_image, write_dataset
+from artifacts.dataset import Dataset, check_class_names, check_image_id, read_image, write_dataset
 from artifacts.errors import ArtifactError, DataError, SemisegError
 from artifacts.masks import voc_palette, write_mask
 from artifacts.store import Work, Workspace, Writer
@@ -386,3 +386,50 @@ def test_an_accepted_id_names_one_visible_file_in_its_folder(text):
     assert path.name == f"{text}.png"
     assert not path.name.startswith(".")
     path.name.encode()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([f"c{number}" for number in range(256)], "256 classes: an 8-bit mask holds 255"),
+        (["background", "x" * 3000], "it has 3,000 characters, at most 200 are possible"),
+        (["background", "c\x1b[31mat"], r"'c\x1b[31mat' cannot be a class name: it has control characters"),
+        (["background", "c\nat"], "control characters"),
+        (["background", "c\x7fat"], "control characters"),
+        (["background", "c\x9bat"], "control characters"),
+        (["background", "\ud800"], "control characters, or others that cannot be shown"),
+        (["background", "\u202etac"], "cannot be shown"),
+        (["background", " "], "it is empty"),
+        (["background", 7], "it is a int, not text"),
+        (["background", None], "it is a NoneType, not text"),
+        (["background", "cat", "cat"], "expected distinct names"),
+        (["cat", "background"], "'background' first or nowhere"),
+        ([], "expected distinct names"),
+    ],
+)
+def test_names_that_can_be_no_classes_are_refused(tmp_path, names, said):
+    message = refusal(check_class_names, names, "classes.txt")
+    assert message.startswith("classes.txt: ")
+    assert said in message
+    assert message.isprintable()
+    assert len(message) < 200
+    fill(Writer(tmp_path))
+    record = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(record | {"classes": names}))
+    with pytest.raises(ArtifactError, match=r"dataset\.json: "):
+        Dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["traffic light", "Straße", "猫", "\u06af\u200c\u0647", "🐈", "a" * 200, "[/red]", "#7"]
+)
+def test_names_of_any_language_are_classes(name):
+    check_class_names(["background", name])
+
+
+def test_classes_that_are_no_list_are_refused(tmp_path):
+    fill(Writer(tmp_path))
+    record = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(record | {"classes": {"0": "background"}}))
+    with pytest.raises(ArtifactError, match="classes is no list"):
+        Dataset(tmp_path)

@@ -227,6 +227,7 @@ def test_doctor_says_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
         (["prepare-data", "--config", "none.yaml"], 3, "cannot read the config none.yaml"),
         (["train", "--method", "dsgr"], 3, "did you mean 'dsrg'?"),
         (["evaluate", "--num-classes", "3"], 2, "--num-classes belongs to --ground-truth"),
+        (["evaluate", "--mask-format", "binary"], 2, "--mask-format belongs to --ground-truth"),
         (["evaluate", "--ground-truth", "x"], 2, "--predictions DIR --ground-truth DIR --num-classes N"),
         (
             ["evaluate", "--ground-truth", "x", "--predictions", "x", "--num-classes", "3", "--name", "y"],

@@ -14,6 +14,7 @@ from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import read_mask, write_mask
 from stages.contract import PlainProgress
 from stages.evaluate import evaluate_folders
+from stages.scoring.confusion import ConfusionMatrix, remarks_on_truth
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +143,99 @@ def test_folders_that_are_none_are_named(tmp_path):
         evaluate_folders(tmp_path / "nowhere", tmp_path, 2)
     with pytest.raises(DataError, match="holds no PNG"):
         evaluate_folders(tmp_path, tmp_path, 2)
+
+
+# --- ground truth that says little ---
+
+OBJECT = [[0, 0, 255, 255], [0, 0, 255, 0]]
+FOUND = [[0, 1, 1, 1], [0, 0, 0, 0]]
+
+
+def test_truth_of_0_and_255_alone_is_refused_unless_it_is_said_what_255_is(tmp_path):
+    """It was `mean IoU 93.49`, with the object left out as ignored."""
+    found, truth = folders(tmp_path, {"a": FOUND, "b": FOUND}, {"a": OBJECT, "b": OBJECT})
+    with pytest.raises(DataError, match=r"truth holds 0 and 255 alone, as black-and-white masks do") as caught:
+        evaluate_folders(found, truth, 2, workers=1)
+    assert "--mask-format binary" in (caught.value.hint or "")
+    assert "--mask-format ids" in (caught.value.hint or "")
+    notes: list[str] = []
+    ignoring = evaluate_folders(found, truth, 2, workers=1, mask_format="ids", note=notes.append)
+    assert ignoring["pixels"]["ignored"] == 6
+    assert notes == ["the ground truth holds 0 and 255 alone: 255 is ignored, and 0 the only class that is scored"]
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "RGB", "P"])
+def test_white_is_the_object_if_masks_are_black_and_white(tmp_path, mode):
+    found, truth = folders(tmp_path, {"a": FOUND}, {})
+    picture = Image.fromarray(np.array(OBJECT, np.uint8))
+    if mode == "P":
+        picture.putpalette([value for index in range(256) for value in (index, index, index)])
+    (picture if mode == "P" else picture.convert(mode)).save(truth / "a.png")
+    scores = evaluate_folders(found, truth, 2, workers=1, mask_format="binary")
+    # object: 2 of {3 true, 3 found}; background: 4 right, 1 found too many, 1 missed
+    assert [scores["classes"][name]["iou"] for name in ("0", "1")] == pytest.approx([4 / 6, 2 / 4])
+    Image.fromarray(np.array(FOUND, np.uint8) * 255).convert("1").save(found / "a.png")
+    assert evaluate_folders(found, truth, 2, workers=1, mask_format="binary") == scores
+
+
+def test_black_and_white_means_two_classes_and_two_colours(tmp_path):
+    found, truth = folders(tmp_path, {"a": FOUND}, {"a": [[0, 1, 0, 0], [255, 0, 0, 0]]})
+    with pytest.raises(ConfigError, match="black-and-white masks have two classes, num_classes is 3"):
+        evaluate_folders(found, truth, 3, mask_format="binary")
+    with pytest.raises(DataError, match="colours that are no class"):
+        evaluate_folders(found, truth, 2, workers=1, mask_format="binary")
+    assert (
+        evaluate_folders(found, truth, 2, workers=1)["pixels"]["ignored"] == 1
+    )  # a class 1 is there, so 255 is ignore
+
+
+def test_nothing_is_scored_where_all_truth_is_255(tmp_path):
+    found, truth = folders(tmp_path, {"a": FOUND, "b": FOUND}, {"a": np.full((2, 4), 255), "b": np.full((2, 4), 255)})
+    with pytest.raises(DataError, match=r"all 2 pictures is 255 \(ignore\) everywhere: nothing is scored"):
+        evaluate_folders(found, truth, 2, workers=1)
+
+
+def test_classes_that_occur_in_no_truth_and_blank_pictures_are_told(tmp_path):
+    truth_masks = {"a": [[0, 1], [1, 1]], "b": [[255, 255], [255, 255]]}
+    found, truth = folders(tmp_path, {"a": [[0, 3], [1, 1]], "b": [[0, 0], [0, 0]]}, truth_masks)
+    notes: list[str] = []
+    evaluate_folders(found, truth, 4, workers=1, note=notes.append)
+    assert notes == [
+        "2 of 4 classes occur in no ground truth: 2, 3; those that are predicted have IoU 0, the others are left out "
+        "of the mean",
+        "the ground truth of 1 of 2 pictures is 255 everywhere",
+    ]
+
+
+def test_what_is_left_out_of_a_score_is_counted(tmp_path):
+    mask = [[0, 1]]
+    found, truth = folders(tmp_path, dict.fromkeys("abx", mask), dict.fromkeys("acde", mask))
+    (truth / "b.tif").touch()
+    (truth / "more").mkdir()
+    notes: list[str] = []
+    evaluate_folders(found, truth, 2, common_only=True, workers=1, note=notes.append)
+    assert notes == [
+        f"{truth}: 2 files or folders are no PNG and passed over: b.tif, more",
+        f"left out of the score: 3 without a prediction in {found}",
+        f"left out of the score: 2 without a ground truth in {truth}",
+    ]
+    (found / "a.PNG").write_bytes((found / "a.png").read_bytes())
+    with pytest.raises(DataError, match=r"found has two masks: a.PNG and a.png"):
+        evaluate_folders(found, truth, 2, common_only=True)
+    for path in found.iterdir():
+        path.rename(path.with_suffix(".tif"))
+    with pytest.raises(DataError, match=r"found holds no PNG, but 3 other files or folders: a\.tif, b\.tif"):
+        evaluate_folders(found, truth, 2)
+
+
+def test_truth_of_0_and_255_alone_is_told_of_a_data_set(bench, capsys):
+    """Whoever prepared it was asked what 255 is; a score of background alone is told all the same."""
+    ids = bench.dataset.ids("val")
+    matrix = ConfusionMatrix(bench.dataset.num_classes)
+    for image_id in ids:
+        truth = bench.dataset.mask(image_id)
+        matrix.add(np.zeros_like(truth), np.where(truth > 0, 255, 0).astype(np.uint8))
+    scores = matrix.scores(bench.dataset.class_names)
+    assert remarks_on_truth(scores) == [
+        "the ground truth holds 0 and 255 alone: 255 is ignored, and background the only class that is scored"
+    ]

@@ -35,6 +35,7 @@ from stages.data.palette_guess import guess_palette
 from stages.data.pictures import read_picture
 from stages.data.polygons import read_coco, read_labelme
 from stages.data.voc import read_sbd_mask
+from tests.fuzz.palettes import indexed_png
 
 WIDTH, HEIGHT = 24, 18
 NOBODY = 65534
@@ -342,6 +343,74 @@ def test_one_clear_error_and_nothing_half_written(case, kit, tmp_path, capsys):
     assert prepare(source, tmp_path / "never spoiled", *options) == 0
     assert content_digest(tmp_path / "ws") == content_digest(tmp_path / "never spoiled")
     assert source.content() == whole
+
+
+def shades(mode: str, *values: int, kind: Any = np.uint8, suffix: str = ".png") -> Callable[[Path], Any]:
+    """All masks anew, of these values in stripes."""
+
+    def spoil(root: Path) -> None:
+        mask = np.resize(np.array(values, kind), (HEIGHT, WIDTH))
+        for name in ALL:
+            (root / name).unlink()
+            picture = Image.fromarray(mask)
+            (picture if mode in "LF" else picture.convert(mode)).save((root / name).with_suffix(suffix))
+
+    return spoil
+
+
+def short_palette(root: Path) -> None:
+    mask = np.resize(np.array([0, 1, 255], np.uint8), (HEIGHT, WIDTH))
+    for name in ALL:
+        indexed_png(root / name, mask, [(0, 0, 0), (9, 9, 9)])
+    (root / "classes.txt").write_text("background 0 0 0\ncat 9 9 9\n")
+
+
+MASKS = {
+    # what is done to the masks or classes of a folder, message, hint
+    "values beyond a palette": (
+        short_palette,
+        "p0.png has a palette of 2 colours, and pixels of values",
+        "mask_format",
+    ),
+    "16-bit ids above 255": (shades("L", 0, 300, kind=np.uint16), "outside 0..255: 300 (216 px)", "renumber"),
+    "numbers that are not whole": (
+        shades("F", 0, 0.5, kind=np.float32, suffix=".tif"),
+        "p0.tif has 216 pixels that are no whole numbers, such as 0.5",
+        "probabilities",
+    ),
+    "shades and a table of names": (shades("L", 0, 100, 200), "the class table has none", "write the colour"),
+    "three equal channels of no class": (shades("RGB", 0, 7), "p0.png has values that are no class: 7 (216 px)", "add"),
+    "JPEG masks": (shades("L", 0, 1, suffix=".jpg"), "4 masks in", "export them as PNG"),
+    "CMYK masks": (shades("CMYK", 0, 255, suffix=".tif"), "p0.tif has no RGB colours (mode CMYK)", "8 bits a channel"),
+    "a class name with an escape sequence": (
+        text("classes.txt", "background\n\x1b[31mcat\ndog\n"),
+        "line 2: '\\x1b[31mcat' cannot be a class name",
+        "rename it",
+    ),
+    "too many classes": (
+        text("classes.txt", "background\n" + "".join(f"c{number}\n" for number in range(400))),
+        "classes.txt has 401 classes; a mask holds 255",
+        "",
+    ),
+    "a class table of another program": (
+        text("classes.txt", "item { name: 'cat' }"),
+        "protobuf text",
+        "`id name` lines",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MASKS.values(), ids=MASKS)
+def test_check_data_says_of_masks_and_classes_what_prepare_data_says(case, kit, tmp_path, capsys):
+    spoil, message, hint = case
+    source = folder(tmp_path / "source", kit)
+    spoil(source.root)
+    refused(capsys, prepare(source, tmp_path / "ws"), message, hint)
+    code = main(["check-data", *source.options, "--workers", "1"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert code == 3
+    assert message in said
+    assert hint in said
 
 
 # ------------------------------------------------------------------------------------------------- accepted

@@ -18,8 +18,8 @@ def code(red: int, green: int, blue: int) -> int:
 
 @pytest.fixture
 def table(tmp_path: Path):
-    def read(text: str | bytes) -> ClassTable:
-        path = tmp_path / "classes.txt"
+    def read(text: str | bytes, name: str = "classes.txt") -> ClassTable:
+        path = tmp_path / name
         path.write_bytes(text.encode() if isinstance(text, str) else text)
         return read_class_table(path)
 
@@ -88,6 +88,67 @@ def test_dialects_of_names(table, text):
 def test_ids_in_the_lines(table, text, names, values):
     found = table(text)
     assert (found.names, found.values) == (names, values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '["background", "cat", "dog"]',
+        "- background\n- cat\n- dog\n",
+        "# of a detector\npath: /data\nnames: [background, cat, dog]\nnc: 3\n",
+        "names:\n  - background\n  - cat\n  - dog\n",
+    ],
+)
+def test_documents_of_names(table, text):
+    suffix = "classes.yaml" if text.startswith("-") else "classes.txt"
+    found = table(text, suffix)
+    assert (found.names, found.values, found.colours) == (("background", "cat", "dog"), None, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"0": "background", "4": "cat"}',
+        '{"background": 0, "cat": 4}',
+        "{'background': 0, 'cat': 4}",  # as Python prints it
+        "names:\n  0: background\n  4: cat\n",
+        '{"categories": [{"id": 0, "name": "background"}, {"supercategory": "pet", "id": 4, "name": "cat"}]}',
+        '[{"id": "0", "title": "background"}, {"id": "4", "title": "cat"}]',
+        '{"0": {"name": "background"}, "4": {"name": "cat"}}',
+        "Pixel Value, Class\n0, background\n4, cat\n",  # Roboflow's _classes.csv
+        "pixel_value;name\n0;background\n4;cat\n",
+        "Class ID,Class Name\n0,background\n4,cat\n",
+        "class,grayscale\nbackground,0\ncat,4\n",
+        "Idx,Ratio,Train,Val,Stuff,Name\n0,0.1,40,4,1,background\n4,0.1,40,4,1,cat\n",
+    ],
+)
+def test_documents_and_headers_of_ids(table, text):
+    found = table(text)
+    assert (found.names, found.values, found.colours) == (("background", "cat"), {0: 0, 4: 1, 255: 255}, None)
+    assert found.listed == {0, 4}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"background": [0, 0, 0], "cat": [128, 0, 0]}',
+        '{"background": "#000000", "cat": "#800000"}',
+        '[{"name": "background", "color": [0, 0, 0]}, {"name": "cat", "color": [128, 0, 0], "isthing": 1}]',
+        '{"classes": [{"title": "background", "color": "#000000"}, {"title": "cat", "color": "#800000"}]}',
+        '[{"name": "background", "r": 0, "g": 0, "b": 0}, {"name": "cat", "r": 128, "g": 0, "b": 0}]',
+    ],
+)
+def test_documents_of_colours(table, text):
+    found = table(text)
+    assert (found.names, found.values, found.colours) == (("background", "cat"), None, {0: 0, RED: 1})
+
+
+def test_which_values_a_table_has_itself(table):
+    assert table("background\ncat\n").listed == {0, 1}
+    assert table("background\ncat\n255 void\n").listed == {0, 1, 255}
+    assert table("0 background\n9 cat\n").listed == {0, 9}
+    assert table("background 0 0 0\ncat 128 0 0\n").listed == set()
+    assert table("0 background 0 0 0\n9 cat 128 0 0\n").listed == {0, 9}
 
 
 def test_ids_and_colours_together(table):
@@ -169,6 +230,27 @@ def test_a_table_without_background_says_so(table):
         (",0,0,0\n", "line 1: there is no name"),
         ("".join(f"{i % 256} {i // 256} 7 n{i}\n" for i in range(256)), "has 256 classes; a mask holds 255"),
         (b"b\xe4r\n", "no UTF-8 text"),
+        ("background\nc\x00at\n", r"line 2: 'c\\x00at' cannot be a class name: it has control characters"),
+        ("background\n\x1b[31mcat\n", r"line 2: '\\x1b\[31mcat' cannot be a class name"),
+        ("background\nc\u202eat\n", r"line 2: 'c\\u202eat' cannot be a class name"),
+        ('["background", "\\ud800"]', r"entry 2: '\\ud800' cannot be a class name"),
+        ("background\n" + "x" * 201 + "\n", r"line 2: 'x+\.\.\. cannot be a class name: it has 201 characters"),
+        ("background\n" + "x" * 3000 + "\n", r"line 2: it has 3,000 characters, at most 2,000"),
+        ("".join(f"c{i}\n" for i in range(300)), "has 300 classes; a mask holds 255"),
+        ("background 0 0 0 255\ncat 64 0 0 255\n", "has colours of four numbers, R G B A"),
+        ("item {\n  id: 1\n  name: 'cat'\n}\n", "is a label map in protobuf text"),
+        ("{}", "holds no list of classes"),
+        ("[1, 2]", "entry 1: it is no class"),
+        ('[{"id": 1}]', "entry 1: it is no class"),
+        ('[{"name": "cat", "color": [1, 2]}]', "entry 1: it is no class"),
+        ('[{"name": "cat", "color": "red"}]', "entry 1: it is no class"),
+        ('{"0": "cat", "0": "dog"}', "a key stands twice"),
+        ('{"cat": [0, 0, 300]}', "entry 1: 'cat' has the number 300"),
+        ('{"cat": true}', "entry 1: it is no class"),
+        ('["background", "cat", "cat"]', r"entry 3: the name cat stood already in entry 2"),
+        ('["background", "cat"', "not YAML"),
+        ("[" * 100000, "not YAML"),
+        ("names: [" + "a, " * 400000 + "]", r"has 1,200,009 characters, and is no JSON"),
     ],
 )
 def test_what_is_no_class_table(table, text, message):

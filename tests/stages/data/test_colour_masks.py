@@ -16,7 +16,8 @@ from PIL import Image
 from artifacts.errors import DataError
 from artifacts.masks import voc_palette, write_mask
 from stages.data.class_table import ClassTable, read_class_table
-from stages.data.colour_masks import read_colours, renumber, to_indices
+from stages.data.colour_masks import read_colours, read_values, remarks_on_colours, renumber, to_indices
+from tests.fuzz.palettes import indexed_png, indexed_tiff, short_gif
 
 RED, GREEN, CREAM = 0x800000, 0x008000, 0xE0E0C0
 
@@ -86,6 +87,182 @@ def test_what_is_fully_transparent_is_unpainted(tmp_path):
 def test_formats_that_keep_no_colours(tmp_path, name, how, message):
     with pytest.raises(DataError, match=message):
         read_colours(save(tmp_path / name, np.zeros((8, 8, 3)), **how))
+
+
+VOID = np.array([[0, 1, 2, 255], [255, 0, 0, 1]], np.uint8)
+THREE = [(0, 0, 0), (128, 0, 0), (0, 128, 0)]
+
+
+def short_bmp(path: Path, values: np.ndarray, colours: list[tuple[int, ...]]) -> Path:
+    picture = Image.fromarray(values)
+    picture.putpalette([channel for colour in colours for channel in colour])
+    picture.save(path)
+    return path
+
+
+def filled_up_png(path: Path, values: np.ndarray, colours: list[tuple[int, int, int]]) -> Path:
+    """As much published code writes masks: `palette + [0] * (768 - len(palette))`."""
+    return indexed_png(path, values, colours + [(0, 0, 0)] * (256 - len(colours)))
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (indexed_png, "a.png"),
+        (filled_up_png, "a.png"),
+        (short_gif, "a.gif"),
+        (short_bmp, "a.bmp"),
+        (indexed_tiff, "a.tif"),
+    ],
+)
+def test_values_beyond_the_colour_table_are_refused_and_not_black(tmp_path, write, name):
+    path = write(tmp_path / name, VOID, THREE)
+    with Image.open(path) as picture:
+        assert picture.convert("RGB").getpixel((3, 0)) == (0, 0, 0)  # the trap
+    with pytest.raises(DataError, match=r"a\.\w+ has a palette of \d colours, .* beyond it: 255 \(2 px\)") as caught:
+        read_colours(path)
+    assert "mask_format=ids" in (caught.value.hint or "")
+    if name != "a.gif":
+        assert read_values(path).tolist() == VOID.tolist()  # as ids, nothing is wrong with them
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_values_beyond_the_colour_table_of_few_bits(tmp_path, bits):
+    last = 2**bits - 1
+    path = indexed_png(tmp_path / "a.png", np.array([[0, last]]), [(7, 7, 7)] * last, bits)
+    with pytest.raises(DataError, match=rf"palette of {last} colours, .* {last} \(1 px\)"):
+        read_colours(path)
+
+
+def test_black_behind_the_last_colour_is_a_colour_where_no_other_is_black(tmp_path):
+    white_first = [(255, 255, 255), (128, 0, 0), (0, 0, 0)]
+    values = np.array([[0, 1, 2]], np.uint8)
+    for path in (
+        indexed_tiff(tmp_path / "a.tif", values, white_first),
+        short_gif(tmp_path / "a.gif", values, white_first),
+    ):
+        assert read_colours(path).tolist() == [[0xFFFFFF, RED, 0]]
+
+
+def test_a_colour_map_of_8_bits_in_a_tiff_is_not_black(tmp_path):
+    """Colour maps have 16 bits a channel, of which Pillow takes the upper 8; some programs write 8."""
+    for scale in (257, 256, 1):
+        path = indexed_tiff(tmp_path / "a.tif", np.array([[0, 1, 2]]), THREE, scale)
+        assert read_colours(path).tolist() == [[0, RED, GREEN]]
+
+
+def test_two_used_values_of_one_colour_are_remarked_on(tmp_path):
+    colours = [(0, 0, 0), (128, 0, 0), (128, 0, 0), (0, 0, 0)]
+    path = indexed_png(tmp_path / "a.png", np.array([[0, 1, 2, 0]]), colours)
+    (remark,) = remarks_on_colours(path)
+    assert f"{path}: the values 1, 2 have one colour, (128, 0, 0), and become one class" in remark
+    assert remarks_on_colours(indexed_png(path, np.array([[0, 1, 1]]), colours)) == []
+    assert remarks_on_colours(save(path, np.zeros((2, 2, 3)))) == []
+    path.write_bytes(b"no picture")
+    assert remarks_on_colours(path) == []
+
+
+def test_painted_pixels_that_are_transparent_are_remarked_on(tmp_path):
+    pixels = [[[128, 0, 0, 255], [0, 128, 0, 0], [255, 255, 255, 0], [0, 0, 0, 0]]]
+    (remark,) = remarks_on_colours(save(tmp_path / "a.png", pixels))
+    assert "a.png: 1 painted pixels are transparent, and taken for unpainted (black)" in remark
+    path = indexed_png(tmp_path / "p.png", np.array([[0, 1, 1]]), THREE, alpha=b"\xff\x00")
+    assert read_colours(path).tolist() == [[0, 0, 0]]
+    assert "2 painted pixels are transparent" in remarks_on_colours(path)[0]
+
+
+def test_a_painted_mask_that_is_transparent_everywhere_is_refused(tmp_path):
+    pixels = [[[128, 0, 0, 0], [0, 128, 0, 0]]]
+    with pytest.raises(DataError, match=r"a.png is painted, and transparent everywhere"):
+        read_colours(save(tmp_path / "a.png", pixels))
+    assert read_colours(save(tmp_path / "a.png", np.zeros((1, 2, 4)))).tolist() == [[0, 0]]
+
+
+# --- values of a file ---
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "LA"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_three_equal_channels_are_ids_in_every_format(tmp_path, mode, suffix):
+    values = np.array([[0, 1, 128], [255, 7, 0]], np.uint8)
+    path = tmp_path / f"a{suffix}"
+    picture = Image.fromarray(values)
+    if mode == "P":
+        picture.putpalette(voc_palette())
+    elif suffix == ".bmp" and mode in ("LA", "RGBA"):
+        pytest.skip("no such file")
+    (picture.convert(mode) if mode not in ("L", "P") else picture).save(path)
+    assert read_values(path).tolist() == values.tolist()
+
+
+def test_gif_files_are_no_index_masks_since_writing_numbers_their_colours_anew(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1, 128, 255]], np.uint8))
+    picture.putpalette(voc_palette())
+    picture.save(tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as written:
+        assert np.asarray(written).tolist() != [[0, 1, 128, 255]]  # the trap
+    with pytest.raises(DataError, match=r"a.gif is a GIF file, whose values are no ids"):
+        read_values(tmp_path / "a.gif")
+    assert read_colours(tmp_path / "a.gif").tolist() == [[0, RED, code(0, 32, 0), CREAM]]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "name", "message"),
+    [
+        (np.array([[0, 300, 300]], np.uint16), "a.png", r"values outside 0..255: 300 \(2 px\)"),
+        (np.array([[0, 65535]], np.uint16), "a.tif", r"values outside 0..255: 65535 \(1 px\)"),
+        (np.array([[0, -1]], np.int32), "a.tif", r"values outside 0..255: -1 \(1 px\)"),
+        (np.array([[0, 0.5, 2]], np.float32), "a.tif", "1 pixels that are no whole numbers, such as 0.5"),
+        (np.array([[0, np.nan, np.inf]], np.float32), "a.tif", "2 pixels that are no whole numbers, such as nan"),
+        (np.array([[[1, 1, 2]]], np.uint8), "a.png", "has mode RGB: colours, expected class ids"),
+        (np.array([[[1, 1, 1, 0]]], np.uint8), "a.png", "has 1 transparent pixels"),
+        (np.array([[[1, 1, 1, 9], [0, 0, 0, 0]]], np.uint8), "a.tif", "has 1 transparent pixels"),
+        (np.array([[True, False]]), "a.png", "has mode 1: a black-and-white picture"),
+        (np.array([[True, False]]), "a.bmp", "has mode 1: a black-and-white picture"),
+        (np.array([[True, False]]), "a.tif", "has mode 1: a black-and-white picture"),
+    ],
+)
+def test_values_that_are_no_ids_are_refused(tmp_path, pixels, name, message):
+    Image.fromarray(pixels).save(tmp_path / name)
+    with pytest.raises(DataError, match=message) as caught:
+        read_values(tmp_path / name)
+    assert str(tmp_path / name) in caught.value.message
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_ids_kept_in_more_than_8_bits_are_read(tmp_path, kind):
+    values = np.array([[0, 1, 200, 255]], kind)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    found = read_values(tmp_path / "a.tif")
+    assert (found.dtype, found.tolist()) == (np.uint8, [[0, 1, 200, 255]])
+
+
+def test_grey_whose_values_pillow_changes_is_refused_for_ids(tmp_path):
+    """TIFF files in which 0 is white, and those of 4 bits a pixel: 1 would be read as 254, and as 17."""
+
+    def grey_tiff(name: str, bits: int, photometric: int) -> Path:
+        tags = [(256, 3, 1, 2), (257, 3, 1, 1), (258, 3, 1, bits), (259, 3, 1, 1), (262, 3, 1, photometric)]
+        tags += [(273, 4, 1, 8 + 2 + 12 * 8 + 4), (278, 3, 1, 1), (279, 4, 1, 2 * bits // 8)]
+        entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        pixels = b"\x01\x02" if bits == 8 else b"\x12"
+        (tmp_path / name).write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels)
+        return tmp_path / name
+
+    assert read_values(grey_tiff("a.tif", 8, 1)).tolist() == [[1, 2]]
+    for path in (grey_tiff("b.tif", 8, 0), grey_tiff("c.tif", 4, 1)):
+        with Image.open(path) as picture:
+            assert np.asarray(picture).tolist() != [[1, 2]]  # the trap
+        with pytest.raises(DataError, match=r"less than 8 bits a pixel, or inverted"):
+            read_values(path)
+
+
+def test_a_bmp_of_os2_is_read(tmp_path):
+    """Its header is shorter, and has the bits a pixel in another place."""
+    palette = b"".join(bytes([value, value, value]) for value in range(256))
+    pixels = bytes([0, 1, 255, 0])
+    header = b"BM" + struct.pack("<IHHI", 26 + 768 + 4, 0, 0, 26 + 768) + struct.pack("<IHHHH", 12, 3, 1, 1, 8)
+    (tmp_path / "a.bmp").write_bytes(header + palette + pixels)
+    assert read_values(tmp_path / "a.bmp").tolist() == [[0, 1, 255]]
 
 
 def sixteen_bit_png() -> bytes:

@@ -25,6 +25,7 @@ from stages.config import build
 from stages.contract import Execution
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE, PrepareDataConfig
+from tests.fuzz.palettes import indexed_png
 from tests.stages.data.conftest import Notes
 
 WIDTH, HEIGHT = 24, 18
@@ -296,6 +297,122 @@ def test_colours_that_are_in_no_table(photos):
         photos.prepare(class_table=photos.write("classes.txt", "background 0 0 0\nsky 70 130 180\n"))
     with pytest.raises(DataError, match="painted in colours, and the class table has none"):
         photos.prepare(class_table=photos.write("names.txt", "background\nsky\nperson\n"))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize(
+    ("lines", "ids"),
+    [
+        ("255 background\n128 disc\n0 cup\n", {255: 0, 0: 1, 128: 2}),
+        ("0 background\n100 disc\n200 cup\n", {0: 0, 100: 1, 200: 2}),
+        ("Pixel Value, Class\n0, background\n85, disc\n170, cup\n", {0: 0, 85: 1, 170: 2, 255: 255}),
+        ("0 background\n255 object\n", {0: 0, 255: 1}),
+        ("0 background\n1 object\n255 __ignore__\n", {0: 0, 255: 255}),
+        ("".join(f"{'background' if i == 0 else f'c{i}'}\n" for i in range(101)), {0: 0, 50: 50, 100: 100, 255: 255}),
+        ('{"0": "background", "100": "disc"}', {0: 0, 100: 1, 255: 255}),
+    ],
+)
+def test_a_class_table_that_has_the_values_wins_over_what_masks_look_like(photos, mode, lines, ids):
+    """Shades, black and white, and three equal channels in a PNG were taken for colours."""
+    drawn = random_masks(names(6), list(ids))
+    photos.masks.mkdir()
+    for name, values in drawn.items():
+        picture = Image.fromarray(values)
+        if mode == "P":
+            picture.putpalette([value for i in range(256) for value in (i, i, i)])
+        (picture if mode in "LP" else picture.convert(mode)).save(photos.masks / f"{name}.png")
+    result = photos.prepare(class_table=photos.write("classes.txt", lines))
+    assert_masks(result.dataset, renumbered(drawn, ids))
+    assert result.said("read as ids", "--set dataset.mask_format=ids pins it")
+
+
+def test_black_and_white_masks_are_no_ids_where_the_table_has_0_and_1(photos):
+    drawn = random_masks(names(4), [0, 255])
+    photos.write_masks(drawn, "L")
+    for number, lines in enumerate(("0 background\n1 weed\n", "background\nweed\n")):
+        result = photos.prepare(f"d{number}", class_table=photos.write("classes.txt", lines))
+        assert_masks(result.dataset, renumbered(drawn, {0: 0, 255: 1}))
+        assert result.said("read as binary")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_grey_colours_of_a_class_table_are_colours(photos, mode):
+    """Three equal channels may be ids; a table whose colours they are says what is meant."""
+    drawn = random_masks(names(4), [0, 128, 255])
+    photos.masks.mkdir()
+    for name, values in drawn.items():
+        Image.fromarray(values).convert(mode).save(photos.masks / f"{name}.png")
+    table = photos.write("classes.txt", "0 background 0 0 0\n1 cup 255 255 255\n2 disc 128 128 128\n")
+    result = photos.prepare(class_table=table)
+    assert_masks(result.dataset, renumbered(drawn, {0: 0, 255: 1, 128: 2}))
+    assert result.said("read as colours")
+
+
+def test_values_that_a_table_of_ids_lacks_are_named_whatever_they_look_like(photos):
+    photos.write_masks(random_masks(names(4), [0, 100, 200]), "L")
+    table = photos.write("classes.txt", "0 background\n100 disc\n")
+    with pytest.raises(DataError, match=r"values that are no class: 200 \(\d+ px\); the table has 0, 100, 255"):
+        photos.prepare(class_table=table)
+
+
+def test_ids_that_are_pinned_are_ids_without_a_table_too(photos):
+    drawn = random_masks(names(4), [0, 20, 100])
+    photos.write_masks(drawn, "L")
+    with pytest.raises(DataError, match="look like shades, not like ids"):
+        photos.prepare()
+    result = photos.prepare(mask_format="ids")
+    assert_masks(result.dataset, drawn)
+    assert result.dataset.class_names[100] == "class_100"
+
+
+def test_ignore_beyond_the_palette_never_becomes_background(photos):
+    """21 colours of VOC, and 255 on the borders: each program that looks it up shows black."""
+    drawn = random_masks(names(4), [0, 1, 2, 255])
+    photos.masks.mkdir()
+    colours = [VOC_COLOURS[value] for value in range(3)]
+    for name, values in drawn.items():
+        indexed_png(photos.masks / f"{name}.png", values, colours)
+    table = photos.write("classes.txt", "background 0 0 0\ncat 128 0 0\ndog 0 128 0\n")
+    with pytest.raises(DataError, match=r"p0\.png has a palette of 3 colours, .* beyond it: 255 \(\d+ px\)"):
+        photos.prepare(class_table=table)
+    pinned = photos.prepare(class_table=table, mask_format="ids")
+    assert_masks(pinned.dataset, drawn)
+    assert_masks(photos.prepare("n", class_table=photos.write("n.txt", "background\ncat\ndog\n")).dataset, drawn)
+    with_ids = photos.write("ids.txt", "0 background 0 0 0\n1 cat 128 0 0\n2 dog 0 128 0\n")
+    assert_masks(photos.prepare("ids", class_table=with_ids).dataset, drawn)
+
+
+def test_values_of_one_colour_are_told(photos):
+    drawn = random_masks(names(7), [0, 1, 2])
+    photos.masks.mkdir()
+    for name, values in drawn.items():
+        indexed_png(photos.masks / f"{name}.png", values, [(0, 0, 0), (128, 0, 0), (128, 0, 0)])
+    result = photos.prepare(class_table=photos.write("classes.txt", "background 0 0 0\ncat 128 0 0\n"))
+    assert_masks(result.dataset, renumbered(drawn, {0: 0, 1: 1, 2: 1}))
+    assert result.said("p0.png: the values 1, 2 have one colour, (128, 0, 0), and become one class")
+    assert result.said("and 2 more remarks of this kind")
+
+
+@pytest.mark.parametrize("count", [256, 257, 300])
+def test_more_classes_than_a_mask_holds_are_refused_at_once(photos, count):
+    photos.add(*(f"q{number}.png" for number in range(count)))
+    labels = photos.write("labels.csv", "".join(f"q{number}.png,c{number}\n" for number in range(count)))
+    with pytest.raises(DataError, match=rf"labels.csv: {count + 1} classes: an 8-bit mask holds 255"):
+        photos.prepare(labels=labels)
+    shapes = [{"label": f"c{n}", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"} for n in range(count)]
+    content = {"imagePath": "p0.png", "imageWidth": WIDTH, "imageHeight": HEIGHT, "shapes": shapes}
+    photos.write("masks/p0.json", json.dumps(content))
+    with pytest.raises(DataError, match=rf"masks: {count + 1} classes: an 8-bit mask holds 255"):
+        photos.prepare()
+
+
+def test_names_that_cannot_be_shown_are_no_classes(photos):
+    labels = photos.write("labels.csv", "p0.png,cat\np1.png,\x1b[31mdog\n")
+    with pytest.raises(
+        DataError, match=r"labels.csv: '\\x1b\[31mdog' cannot be a class name: it has control"
+    ) as caught:
+        photos.prepare(labels=labels)
+    assert "\x1b" not in caught.value.message
 
 
 # ------------------------------------------------------------------------------------------------- black and white
