@@ -235,7 +235,7 @@ def check(config: PrepareDataConfig, inputs: Mapping[str, Artifact | None]) -> N
 
 STAGE = Stage(
     name="prepare-data",
-    version=2,
+    version=3,
     summary="Prepare a data set: lists, image-level labels, masks.",
     config=PrepareDataConfig,
     inputs={},

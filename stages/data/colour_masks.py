@@ -255,7 +255,7 @@ def values_of(path: Path, picture: Image.Image) -> np.ndarray:
     values, alpha = channels[..., 0], channels[..., -1] if bands[-1] == "A" else None
     if bands[:3] == ("R", "G", "B") and (channels[..., :3] != values[..., None]).any():
         raise DataError(
-            f"the mask {path} has mode {picture.mode}: colours, expected class ids (one channel, or three equal ones)",
+            f"the mask {path} has mode {picture.mode}: a colour picture, expected class ids (or equal channels)",
             "write the class ids as an indexed PNG, or say --set dataset.mask_format=colours and give each class its "
             "colour in the class table",
         )
@@ -275,7 +275,7 @@ def _whole_numbers(path: Path, numbers: np.ndarray) -> np.ndarray:
     if (outside := (numbers < 0) | (numbers > 255)).any():
         raise DataError(
             f"the mask {path} has values outside 0..255: {_counts(numbers[outside].astype(np.int64))}",
-            "a mask holds the class ids 0..254, and 255 for ignore: renumber the classes",
+            "class ids are 0..254, and 255 is ignore: renumber the classes; export black and white with 8 bits",
         )
     return numbers.astype(np.uint8)
 

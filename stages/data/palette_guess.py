@@ -63,7 +63,7 @@ class _Seen:
     colours: Counter[int]
     palette: dict[int, int]  # value -> code in the first mask that has it
     palettes_differ: bool
-    beyond_palette: bool  # values without a colour occur
+    only_ids: bool  # pixels without a certain colour occur
 
     @property
     def has_palette(self) -> bool:
@@ -87,7 +87,7 @@ def guess_palette(paths: Sequence[Path], kind: str = "auto") -> Guess:
     found, words, table = _judge(seen, kind)
     pin = f"mask_format: {found}" + ("; class_table: a file with these lines, names corrected" if table else "")
     values = None if seen.values is None else frozenset(seen.values)
-    whole = seen.has_palette and not seen.beyond_palette
+    whole = seen.has_palette and not seen.only_ids
     return Guess(found, begin + words, table, pin, begin, values, whole, frozenset(seen.colours))
 
 
@@ -102,18 +102,18 @@ def _look(paths: Iterable[Path]) -> _Seen:
     values: Counter[int] | None = Counter()
     colours: Counter[int] = Counter()
     palette: dict[int, int] = {}
-    differ = missing = False
+    differ = only_ids = False
     for path in paths:
         if len(colours) > 100 * MAX_CLASSES:
             break  # enough to know that these are none
         try:
             picture = open_mask(path)
             pixels = _index_values(path, picture)
-            codes, beyond = _codes(path, picture, pixels)
+            codes, no_colours = _codes(path, picture, pixels)
         except DataError as error:
             errors.append(error)
             continue
-        missing |= beyond
+        only_ids |= no_colours
         modes.setdefault(picture.mode, []).append(path)
         colours += _counted(codes)
         if pixels is None:
@@ -121,31 +121,35 @@ def _look(paths: Iterable[Path]) -> _Seen:
         elif values is not None:
             values += _counted(pixels)
             found, first = np.unique(pixels, return_index=True)
-            for value, code in zip(found.tolist(), () if beyond else codes.ravel()[first].tolist(), strict=False):
+            for value, code in zip(found.tolist(), () if no_colours else codes.ravel()[first].tolist(), strict=False):
                 differ |= palette.setdefault(value, code) != code
     if errors and not modes:
         raise errors[0]
-    return _Seen(modes, values, colours, palette, differ, missing)
-
-
-def _codes(path: Path, picture: Image.Image, pixels: np.ndarray | None) -> tuple[np.ndarray, bool]:
-    """The colours of a mask as far as there are some, and whether values lie beyond its palette."""
-    if pixels is not None and picture.mode not in MODES:  # grey of more than 8 bits
-        return pixels * np.uint32(0x010101), False
-    if pixels is not None and picture.mode == "P" and int(pixels.max()) >= len(known := palette_of(picture)):
-        return known[pixels[pixels < len(known)]], True
-    return codes_of(path, picture), False
+    return _Seen(modes, values, colours, palette, differ, only_ids)
 
 
 def _index_values(path: Path, picture: Image.Image) -> np.ndarray | None:
-    """The values of a mask that can be an index mask, or black and white; None of a painted one."""
+    """The values of a mask that can be an index mask, or black and white; None of one that can only be painted."""
     if picture.mode == "1":
         return np.asarray(picture.convert("L"))
-    if picture.mode in ("LA", "PA", "RGB", "RGBA") or (picture.mode, picture.format) == ("P", "GIF"):
-        with contextlib.suppress(DataError):
-            return values_of(path, picture)
-        return None
-    return values_of(path, picture)
+    if picture.mode not in MODES:  # grey of more than 8 bits: ids or nothing
+        return values_of(path, picture)
+    with contextlib.suppress(DataError):
+        return values_of(path, picture)
+    return None
+
+
+def _codes(path: Path, picture: Image.Image, pixels: np.ndarray | None) -> tuple[np.ndarray, bool]:
+    """The colours of a mask, and whether some of its pixels have none that is certain: it can be an index mask only."""
+    if pixels is not None and picture.mode not in MODES:
+        return pixels * np.uint32(0x010101), False
+    try:
+        return codes_of(path, picture), False
+    except DataError:  # values beyond the palette, half transparent colours
+        if pixels is None or picture.mode != "P":
+            raise
+    known = palette_of(picture)
+    return known[pixels[pixels < len(known)]], True
 
 
 def _counted(pixels: np.ndarray) -> Counter[int]:
@@ -157,7 +161,7 @@ _Judgement = tuple[Literal["ids", "binary", "colours"], str, str]  # kind, what 
 
 
 def _judge(seen: _Seen, kind: str = "auto") -> _Judgement:
-    if seen.values is not None and (kind == "ids" or seen.beyond_palette):
+    if seen.values is not None and (kind == "ids" or seen.only_ids):
         return _judge_ids(seen)
     if kind == "colours":
         return _judge_colours(seen.colours, "")

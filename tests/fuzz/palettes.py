@@ -110,17 +110,27 @@ def distinct(rng: random.Random, count: int) -> list[Colour]:
     return colours
 
 
-def write_ids(rng: random.Random, path: Path, values: np.ndarray) -> None:
-    """An index mask, the values being the ids, as some program writes it."""
+def write_ids(rng: random.Random, path: Path, values: np.ndarray) -> bool:
+    """An index mask, the values being the ids, as some program writes it; whether the file holds these values."""
     how = rng.choice(("P", "P", "L", "RGB", "RGBA", "LA", "I;16", "I", "F"))
     if how == "P":
         least = int(values.max()) + 1 if rng.random() < 0.6 else 1
         with_palette(rng, path, values, [colour(rng) for _ in range(rng.randint(least, 256))])
-        return
+        return True
     suffix = rng.choice([".png", ".tif", ".bmp"])
     suffix = ".tif" if how in ("I", "F") or (how in ("LA", "I;16") and suffix == ".bmp") else suffix
-    picture = Image.fromarray(values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}.get(how, np.uint8)))
-    (picture.convert(how) if how in ("RGB", "RGBA", "LA") else picture).save(path.with_suffix(suffix))
+    pixels = values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}.get(how, np.uint8))
+    spoilt = how in ("I;16", "I", "F") and rng.random() < 0.1
+    if spoilt:
+        pixels[-1, -1] = pixels[-1, -1] + rng.choice({"I;16": (256, 2560), "I": (256, -256)}.get(how, (0.5, np.nan)))
+    picture = Image.fromarray(pixels)
+    if how in ("RGB", "RGBA", "LA"):
+        picture = picture.convert(how)
+    if how in ("RGBA", "LA") and suffix != ".bmp" and values[0, 0] and rng.random() < 0.1:
+        picture.putpixel((0, 0), (*picture.getpixel((0, 0))[:-1], rng.choice((0, 128))))
+        spoilt = True
+    picture.save(path.with_suffix(suffix))
+    return not spoilt
 
 
 def write_colours(rng: random.Random, path: Path, classes: np.ndarray, colours: Sequence[Colour]) -> bool:
@@ -174,7 +184,7 @@ def fuzz(rng: random.Random, folder: Path) -> str:
             values = np.array([*ids, 255], np.uint8)[classes]
             other = next(value for value in iter(lambda: rng.randrange(255), None) if value not in ids)
             values[0, 0] = other if stranger else values[0, 0]
-            write_ids(rng, path, values)
+            whole &= write_ids(rng, path, values)
     said = rng.choice(("auto", "auto", "colours" if painted else "ids"))
     settings = FolderConfig(
         images=str(folder / "photos"), masks=str(folder / "masks"), class_table=str(folder / "classes.txt"),
@@ -185,7 +195,7 @@ def fuzz(rng: random.Random, folder: Path) -> str:
         read = {name: raw.read_mask(raw.masks[name]) for name in drawn}
     except DataError as error:
         return "refused" if error.hint else "refused without a hint"
-    assert whole, "a value without a colour, or what is in no table, was read as a class"
+    assert whole, "a value without a colour, or what is in no table or no mask, was read as a class"
     number = {name: raw.class_names.index(name) for name in NAMES[:count]}
     lookup = np.array([*(number[name] for name in NAMES[:count]), *[0] * (255 - count), 255])
     for name, classes in drawn.items():

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from semiseg_cli.main import main
+from tests.fuzz.palettes import indexed_png
 
 WIDTH, HEIGHT = 24, 18
 CLASSES = ("background", "cat", "dog")
@@ -215,6 +216,18 @@ def test_one_painted_mask_among_ids_is_named(photos, capsys):
     assert (code, problem["kind"]) == (3, "layout")
     assert "1 of mode RGB, such as p02.png" in problem["what"]
     assert "--set dataset.mask_format=ids" in problem["hint"]
+
+
+def test_values_of_one_colour_are_remarked_on_in_every_mask(photos, capsys):
+    values = np.resize(np.array([0, 1, 2], np.uint8), (HEIGHT, WIDTH))
+    masks = sorted((photos.root / "masks").iterdir())
+    for path in masks:
+        indexed_png(path, values, [(0, 0, 0), (9, 9, 9), (9, 9, 9)])
+    (photos.root / "classes.txt").write_text("background 0 0 0\ncat 9 9 9\n")
+    _, out, _ = run(capsys, "check-data", *photos.options[:6], "--json")
+    findings = [finding for finding in json.loads(out)["remarks"] if finding["kind"] == "mask-colours"]
+    assert sorted(finding["file"] for finding in findings) == [str(path) for path in masks]
+    assert all("the values 1, 2 have one colour, (9, 9, 9)" in finding["what"] for finding in findings)
 
 
 def test_clean_folders(photos, capsys):

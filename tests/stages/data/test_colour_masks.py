@@ -214,7 +214,7 @@ def test_gif_files_are_no_index_masks_since_writing_numbers_their_colours_anew(t
         (np.array([[0, -1]], np.int32), "a.tif", r"values outside 0..255: -1 \(1 px\)"),
         (np.array([[0, 0.5, 2]], np.float32), "a.tif", "1 pixels that are no whole numbers, such as 0.5"),
         (np.array([[0, np.nan, np.inf]], np.float32), "a.tif", "2 pixels that are no whole numbers, such as nan"),
-        (np.array([[[1, 1, 2]]], np.uint8), "a.png", "has mode RGB: colours, expected class ids"),
+        (np.array([[[1, 1, 2]]], np.uint8), "a.png", "has mode RGB: a colour picture, expected class ids"),
         (np.array([[[1, 1, 1, 0]]], np.uint8), "a.png", "has 1 transparent pixels"),
         (np.array([[[1, 1, 1, 9], [0, 0, 0, 0]]], np.uint8), "a.tif", "has 1 transparent pixels"),
         (np.array([[True, False]]), "a.png", "has mode 1: a black-and-white picture"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from stages.data.class_table import ClassTable, read_class_table
 from stages.data.colour_masks import read_colours, renumber, to_indices
 from stages.data.config import VOC_CLASS_NAMES
 from stages.data.palette_guess import guess_palette
+from tests.fuzz.palettes import indexed_png
 
 RED, GREEN = 0x800000, 0x008000
 
@@ -112,6 +115,29 @@ def test_voc_masks_turned_into_grey_are_recognised(tmp_path):
     guess = guess_palette([tmp_path / "a.png"])
     assert guess.kind == "colours"
     assert "VOC's colours turned into grey" in guess.description
+
+
+def test_grey_of_few_bits_is_black_and_white_all_the_same(tmp_path):
+    """Its values are changed on reading, which makes it no index mask; black and white stay what they are."""
+    picture = Image.fromarray(blocks([0, 255]))
+    picture.save(tmp_path / "a.png")
+    data = indexed_png(tmp_path / "p.png", blocks([0, 3]), [(0, 0, 0)] * 4, bits=2).read_bytes()
+    header = data[12:24] + bytes([2, 0, 0, 0, 0])  # grey, 2 bits
+    grey = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33 + 12 + 12 :]
+    (tmp_path / "g.png").write_bytes(grey)
+    guess = guess_palette([tmp_path / "g.png"])
+    assert (guess.kind, guess.values) == ("binary", None)
+    assert read_colours(tmp_path / "g.png").tolist() == read_colours(tmp_path / "a.png").tolist()
+
+
+@pytest.mark.parametrize("alpha", [b"", b"\xff\x80\xff"])
+def test_values_without_a_certain_colour_are_ids(tmp_path, alpha):
+    """Beyond the palette, or half transparent, as programs for maps style them."""
+    values = blocks([0, 1, 2] if alpha else [0, 1, 9])
+    path = indexed_png(tmp_path / "a.png", values, [(0, 0, 0), (9, 9, 9), (255, 255, 255)], alpha=alpha)
+    guess = guess_palette([path])
+    assert (guess.kind, guess.palette) == ("ids", False)
+    assert guess.values == set(values.ravel().tolist())
 
 
 def test_palettes_that_differ_between_files(tmp_path):
