@@ -108,7 +108,7 @@ def run(
     config: EvaluateConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
 ) -> dict[str, Any]:
     """Scores all pictures (seconds: nothing is kept of a run that was cut off). Under torchrun rank 0 does it alone."""
-    from stages.scoring.confusion import remarks_on_truth
+    from stages.scoring.confusion import remarks
     from stages.scoring.evaluation import score_pairs
 
     if execution.rank != 0:
@@ -121,7 +121,7 @@ def run(
     with execution.progress.track(len(pairs), "evaluate") as tracker:
         matrix = score_pairs(pairs, dataset.num_classes, execution.workers, tracker.advance)
     scores = matrix.scores(dataset.class_names, class_ids(dataset.class_names, config.classes))
-    for sentence in [*remarks_on_truth(scores), *filter(None, [one_class_alone(scores)])]:
+    for sentence in [*remarks(scores), *filter(None, [one_class_alone(scores)])]:
         execution.progress.note(sentence)
     writer.write_json("metrics.json", {"splits": list(config.splits), **scores.to_json()})
     return headline(scores)
@@ -157,7 +157,7 @@ def evaluate_folders(
     mask_format: "binary": the ground truth is black and white, and white is class 1; "ids": 255 is ignored; "auto": the
     latter, and a DataError where the ground truth holds 0 and 255 alone. note: is told what a person should know.
     """
-    from stages.scoring.confusion import remarks_on_truth
+    from stages.scoring.confusion import remarks
     from stages.scoring.evaluation import score_pairs
 
     if mask_format == "binary" and num_classes != 2:
@@ -189,7 +189,7 @@ def evaluate_folders(
             "if white (255) is the object, say --mask-format binary (it becomes class 1); if it is to be ignored, "
             "--mask-format ids",
         )
-    for sentence in remarks_on_truth(scores):
+    for sentence in remarks(scores):
         note(sentence)
     return scores.to_json()
 

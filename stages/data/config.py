@@ -278,7 +278,9 @@ class FolderConfig(DatasetSettings):
         "auto", description="How masks are read; auto looks at them and says what it found."
     )
     class_table: str = Field(
-        "", description="Text file of the classes: a name a line, with its colour `name R G B` where masks are painted."
+        "",
+        description="Text file of the classes: a name a line, with its colour `name R G B` where masks are painted; "
+        "CSV with a header, JSON or YAML.",
     )
     labels: str = Field(
         "", description="CSV or text file of image-level labels: id and class names, or a column a class."

@@ -377,7 +377,10 @@ def _with_colours(kind: str, table: ClassTable, found: str = "") -> ClassTable:
                 f"{', '.join(table.names)}",
                 "give a table of background and one class; or, if 255 means ignore, say --set dataset.mask_format=ids",
             )
-        return ClassTable(table.names, {BLACK: 0, WHITE: 1})
+        if table.colours is not None and {BLACK, WHITE} <= table.colours.keys():
+            return table
+        by_value = table.values if table.values and {0, 255} <= table.listed else {0: 0, 255: 1}
+        return ClassTable(table.names, {BLACK: by_value[0], WHITE: by_value[255]})
     if kind == "colours" and table.colours is None:
         raise DataError(
             "masks are painted in colours, and the class table has none" + (f": {found}" if found else ""),
@@ -492,6 +495,8 @@ def _names_of(
 def _check_names(settings: FolderConfig, labels: Mapping[str, frozenset[str]], names: Sequence[str]) -> None:
     found = {name for labelled in labels.values() for name in labelled}
     if unknown := sorted(found - set(names)):
+        for name in unknown:
+            check_class_names([name], settings.labels)
         raise DataError(
             f"{settings.labels} has labels that are no class: {', '.join(unknown)}; the classes are {', '.join(names)}",
             did_you_mean(unknown, names) + "correct them, or add them to the class table (--classes FILE)",

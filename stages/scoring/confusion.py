@@ -187,27 +187,29 @@ class Scores:
         }
 
 
-def remarks_on_truth(scores: Scores) -> list[str]:
-    """What a person should know of the ground truth before believing the scores. DataError if nothing is scored."""
+def remarks(scores: Scores) -> list[str]:
+    """What a person should know of the masks before believing the scores. DataError if nothing is scored."""
     if not scores.counts.any():
         raise DataError(
             f"the ground truth of all {scores.images:,} pictures is 255 (ignore) everywhere: nothing is scored",
             "give masks that hold class ids",
         )
-    remarks = []
+    found = []
     if scores.looks_binary:
-        remarks.append(
+        found.append(
             f"the ground truth holds 0 and 255 alone: 255 is ignored, and {scores.class_names[0]} the only class that "
             "is scored"
         )
     elif unseen := [scores.class_names[c] for c in scores.classes if not scores.truth[c]]:
-        remarks.append(
+        found.append(
             f"{len(unseen)} of {len(scores.classes)} classes occur in no ground truth: {_some(unseen)}; those that are "
             "predicted have IoU 0, the others are left out of the mean"
         )
     if scores.blank:
-        remarks.append(f"the ground truth of {scores.blank:,} of {scores.images:,} pictures is 255 everywhere")
-    return remarks
+        found.append(f"the ground truth of {scores.blank:,} of {scores.images:,} pictures is 255 everywhere")
+    if scores.counts[:, -1].any() and not scores.predicted[1:].any() and scores.truth[1:].any():
+        found.append("the predictions hold 0 and 255 alone, as black-and-white masks do: 255 counts as no answer")
+    return found
 
 
 def _some(names: Sequence[str]) -> str:

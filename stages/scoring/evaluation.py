@@ -9,8 +9,8 @@ import numpy as np
 
 from artifacts.errors import DataError
 from artifacts.masks import read_mask
-from stages.data.class_table import BLACK, WHITE, ClassTable
-from stages.data.colour_masks import read_colours, to_indices
+from stages.data.class_table import BLACK, WHITE
+from stages.data.colour_masks import read_colours
 from stages.scoring.confusion import ConfusionMatrix
 from stages.scoring.processes import map_in_processes
 
@@ -51,8 +51,8 @@ def _compare(task: tuple[Pairs, int, bool], image_id: str) -> ConfusionMatrix | 
     prediction, ground_truth = pairs[image_id]
     matrix = ConfusionMatrix(num_classes)
     try:
-        truth = _white_as_1(ground_truth) if binary else read_mask(ground_truth, num_classes)
-        found = _predicted_white_as_1(prediction) if binary else read_mask(prediction, num_classes)
+        truth = _white_as_1(ground_truth, allow_ignore=False) if binary else read_mask(ground_truth, num_classes)
+        found = _white_as_1(prediction) if binary else read_mask(prediction, num_classes)
         if found.shape != truth.shape:
             raise DataError(
                 f"{prediction} is {found.shape[1]}x{found.shape[0]} (width x height), "
@@ -64,13 +64,11 @@ def _compare(task: tuple[Pairs, int, bool], image_id: str) -> ConfusionMatrix | 
     return matrix
 
 
-def _white_as_1(path: Path) -> np.ndarray:
-    """A black-and-white mask, uint8 (H, W): black 0, white 1; DataError for other colours."""
-    return to_indices(read_colours(path), ClassTable(("black", "white"), {BLACK: 0, WHITE: 1}), path)
-
-
-def _predicted_white_as_1(path: Path) -> np.ndarray:
-    """A prediction, black and white or an index mask of 0, 1 and 255 (no answer), as class ids."""
-    if np.isin(read_colours(path), (BLACK, WHITE)).all():
-        return _white_as_1(path)
-    return read_mask(path, num_classes=2)
+def _white_as_1(path: Path, allow_ignore: bool = True) -> np.ndarray:
+    """A black-and-white mask as class ids, uint8 (H, W): white is 1. An index mask of 0 and 1 is taken as it is; it may
+    hold 255 in addition (no answer) with `allow_ignore`.
+    """
+    codes = read_colours(path)
+    if np.isin(codes, (BLACK, WHITE)).all():
+        return (codes == WHITE).astype(np.uint8)
+    return read_mask(path, 2, allow_ignore=allow_ignore)

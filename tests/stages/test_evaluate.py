@@ -14,7 +14,7 @@ from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import read_mask, write_mask
 from stages.contract import PlainProgress
 from stages.evaluate import evaluate_folders
-from stages.scoring.confusion import ConfusionMatrix, remarks_on_truth
+from stages.scoring.confusion import ConfusionMatrix, remarks
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_black_and_white_means_two_classes_and_two_colours(tmp_path):
     found, truth = folders(tmp_path, {"a": FOUND}, {"a": [[0, 1, 0, 0], [255, 0, 0, 0]]})
     with pytest.raises(ConfigError, match="black-and-white masks have two classes, num_classes is 3"):
         evaluate_folders(found, truth, 3, mask_format="binary")
-    with pytest.raises(DataError, match="colours that are no class"):
+    with pytest.raises(DataError, match=r"values outside the classes: 255 \(1 px\); expected 0..1"):
         evaluate_folders(found, truth, 2, workers=1, mask_format="binary")
     assert (
         evaluate_folders(found, truth, 2, workers=1)["pixels"]["ignored"] == 1
@@ -236,6 +236,16 @@ def test_truth_of_0_and_255_alone_is_told_of_a_data_set(bench, capsys):
         truth = bench.dataset.mask(image_id)
         matrix.add(np.zeros_like(truth), np.where(truth > 0, 255, 0).astype(np.uint8))
     scores = matrix.scores(bench.dataset.class_names)
-    assert remarks_on_truth(scores) == [
+    assert remarks(scores) == [
         "the ground truth holds 0 and 255 alone: 255 is ignored, and background the only class that is scored"
     ]
+
+
+def test_black_and_white_predictions_are_told(tmp_path):
+    found, truth = folders(tmp_path, {"a": [[0, 255, 255, 0]]}, {"a": [[0, 1, 1, 1]]})
+    notes: list[str] = []
+    assert evaluate_folders(found, truth, 2, workers=1, note=notes.append)["classes"]["1"]["iou"] == 0
+    assert notes == ["the predictions hold 0 and 255 alone, as black-and-white masks do: 255 counts as no answer"]
+    Image.fromarray(np.array([[0, 255, 255, 0]], np.uint8)).save(found / "a.png")
+    scores = evaluate_folders(found, truth, 2, workers=1, mask_format="binary")
+    assert [scores["classes"][name]["iou"] for name in ("0", "1")] == pytest.approx([1 / 2, 2 / 3])

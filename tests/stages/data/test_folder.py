@@ -335,6 +335,16 @@ def test_black_and_white_masks_are_no_ids_where_the_table_has_0_and_1(photos):
         assert result.said("read as binary")
 
 
+@pytest.mark.parametrize("lines", ["0 object\n255 background\n", "object 0 0 0\nbackground 255 255 255\n"])
+@pytest.mark.parametrize("said", ["auto", "binary"])
+def test_black_may_be_the_object_if_the_table_says_so(photos, lines, said):
+    drawn = random_masks(names(4), [0, 255])
+    photos.write_masks(drawn, "L")
+    result = photos.prepare(class_table=photos.write("classes.txt", lines), mask_format=said)
+    assert result.dataset.class_names == ("background", "object")
+    assert_masks(result.dataset, renumbered(drawn, {0: 1, 255: 0}))
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_grey_colours_of_a_class_table_are_colours(photos, mode):
     """Three equal channels may be ids; a table whose colours they are says what is meant."""
@@ -413,6 +423,8 @@ def test_names_that_cannot_be_shown_are_no_classes(photos):
     ) as caught:
         photos.prepare(labels=labels)
     assert "\x1b" not in caught.value.message
+    with pytest.raises(DataError, match=r"labels.csv: '\\x1b\[31mdog' cannot be a class name"):
+        photos.prepare(labels=labels, class_table=photos.write("classes.txt", "background\ncat\n"))
 
 
 # ------------------------------------------------------------------------------------------------- black and white
