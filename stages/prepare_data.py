@@ -105,6 +105,8 @@ class PrepareDataConfig(Config):
             dataset = {"name": "folder"} | dataset
             value = value | {"dataset": dataset}
         words = [chosen] if isinstance(chosen, str) else list(chosen or ())
+        if len(words) > 1 and Path(whole := ",".join(map(str, words))).expanduser().is_file():
+            words = [whole]  # the path of a file, with a comma in it
         if dataset.get("name", dataset.get(SHORTHAND)) != "folder" or len(words) != 1 or not _is_table(words[0]):
             return value
         return value | {"classes": (), "dataset": {"class_table": words[0]} | dataset}
@@ -189,11 +191,13 @@ def run(
     if execution.rank != 0:
         return {}  # under torchrun one process prepares, with a pool of its own
     if isinstance(config.dataset, ShapesConfig):
+        from stages.data.lists import Names
         from stages.data.preparation import choose_holdout
         from stages.data.shapes import image_ids, write_shapes
 
         splits = image_ids(config.dataset)
-        splits["train"], splits["holdout"] = choose_holdout(config, splits["train"])
+        names = Names(image_id for ids in splits.values() for image_id in ids)
+        splits["train"], splits["holdout"] = choose_holdout(config, splits["train"], names, execution.progress.note)
         return write_shapes(config.dataset, splits, writer, execution)
     from stages.data.preparation import prepare
 

@@ -226,7 +226,7 @@ def check_raw(raw: RawDataset, config: PrepareDataConfig, execution: Execution) 
     with _gather(findings, "settings"):
         kept = kept_classes(config, raw)
     splits = _choose_splits(config, raw, execution, findings)
-    tags = _labels(config, raw, splits, findings)
+    tags = _labels(config, raw, splits, findings, execution.progress.note)
     findings += _of_raw_lists(raw, splits)
     ids = sorted({image_id for part in splits.values() for image_id in part if image_id in raw.images})
     looked = _look_at_all(look_raw, only_images(raw, ids), ids, execution, partial(mask_entry, raw))
@@ -267,16 +267,17 @@ def _choose_splits(
     config: PrepareDataConfig, raw: RawDataset, execution: Execution, findings: list[Finding]
 ) -> dict[str, Sequence[str]]:
     """The ids by split, as prepare-data chooses them; all training images where a list cannot be used."""
+    note = execution.progress.note
     labelled: Sequence[str] = raw.train
     with _gather(findings, "lists", config.labelled):  # a balanced draw asks for the labels; its number is looked at
-        labelled = choose_labelled(config.model_copy(update={"labelled_balanced": False}), raw)
+        labelled = choose_labelled(config.model_copy(update={"labelled_balanced": False}), raw, note)
     others = sorted(set(raw.pool) - set(labelled))
     with _gather(findings, "lists", config.unlabelled):
-        others = choose_others(config, raw, labelled, execution.progress.note)
+        others = choose_others(config, raw, labelled, note)
     train: Sequence[str] = labelled
     holdout: Sequence[str] = []
     with _gather(findings, "lists", config.holdout):
-        train, holdout = choose_holdout(config, labelled)
+        train, holdout = choose_holdout(config, labelled, raw.names, note)
     splits: dict[str, Sequence[str]] = {
         "train": train,
         "holdout": holdout,
@@ -306,7 +307,11 @@ def _of_raw_lists(raw: RawDataset, splits: Mapping[str, Sequence[str]]) -> Itera
 
 
 def _labels(
-    config: PrepareDataConfig, raw: RawDataset, splits: Mapping[str, Sequence[str]], findings: list[Finding]
+    config: PrepareDataConfig,
+    raw: RawDataset,
+    splits: Mapping[str, Sequence[str]],
+    findings: list[Finding],
+    note: Callable[[str], None],
 ) -> dict[str, tuple[int, ...]]:
     """Image-level labels as class ids by id, of the source that prepare-data would take; empty where it is the masks.
 
@@ -317,7 +322,7 @@ def _labels(
     found: list[Finding] = []
     name, source = "masks", None
     with _gather(found, "labels", config.tag_file):
-        name, source = choose_tag_source(config, raw, training)
+        name, source = choose_tag_source(config, raw, training, note)
     if found:
         looked_into = raw.tag_sources.values() if config.tag_source == "auto" and not config.tag_file else ()
         parts = [read_in_parts(one, ids) for one in looked_into]

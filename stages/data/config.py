@@ -285,6 +285,9 @@ class FolderConfig(DatasetSettings):
     labels: str = Field(
         "", description="CSV or text file of image-level labels: id and class names, or a column a class."
     )
+    uncertain_labels: Literal["refuse", "absent", "present"] = Field(
+        "refuse", description="What marks such as -1, ? and nan in a column of `labels` become: an error, or a label."
+    )
     unlabelled: str = Field("", description="Folder of further pictures without any label.")
     val: str = Field(
         "0.2",

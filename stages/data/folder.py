@@ -10,11 +10,9 @@ by looking, announced, and can be pinned.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -32,7 +30,7 @@ from stages.data.coco import CocoMasks
 from stages.data.colour_masks import ranges, read_colours, read_values, remarks_on_colours, renumber, to_indices
 from stages.data.config import FolderConfig
 from stages.data.labels import read_label_table
-from stages.data.lists import check_subset, did_you_mean, entry_id, named, read_list
+from stages.data.lists import Names, check_subset, composed, did_you_mean, named, read_list
 from stages.data.palette_guess import Guess, guess_palette
 from stages.data.pictures import SUFFIXES, PictureFolder
 from stages.data.polygons import (
@@ -110,13 +108,14 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     masks = find_masks(settings, table, folder, note)
     more = _unlabelled(settings, files)
     _check_case([*files, *more])
-    labels = _labels(settings, masks.class_names if masks else table.names if table else (), files)
+    written = Names([*files, *more])
+    classes = masks.class_names if masks else table.names if table else ()
+    labels = _labels(settings, classes, files, written, note)
     names = masks.class_names if masks else _names_of(settings, table, labels, note)
-    _check_names(settings, labels, names)
     entries = masks.entries if masks else {}
     weak = [image_id for image_id in sorted(labels) if image_id not in entries]
     bare = [image_id for image_id in files if image_id not in entries and image_id not in labels]
-    val = choose_val(settings, sorted(entries), files, some_left=bool(weak))
+    val = choose_val(settings, sorted(entries), written, note, some_left=bool(weak))
     labelled = [image_id for image_id in sorted(entries) if image_id not in set(val)]
     _tell(note, settings, len(entries), len(weak), len(bare) + len(more), len(val))
     files |= more
@@ -179,15 +178,19 @@ def _tell(note: Callable[[str], None], settings: FolderConfig, masked: int, weak
 
 
 def choose_val(
-    settings: FolderConfig, masked: Sequence[str], files: Mapping[str, Path], some_left: bool = False
+    settings: FolderConfig,
+    masked: Sequence[str],
+    names: Names,
+    note: Callable[[str], None],
+    some_left: bool = False,
 ) -> list[str]:
     """The ids of split val: a list, or a seeded draw from the pictures with masks. Some must be left to train on.
 
-    files: the file of every picture, which a list may name. some_left: there are others with image-level labels.
+    names: of all pictures, which a list may name. some_left: there are others with image-level labels.
     """
     wanted = _wanted(settings)
     if isinstance(wanted, Path):
-        ids = list(dict.fromkeys(_by_name(read_list(wanted), files)))
+        ids = read_list(wanted, names, note)
         check_subset(ids, masked, f"the list {wanted}", "the pictures with masks")
         count = len(ids)
     elif wanted is None or not masked:
@@ -212,26 +215,11 @@ def _wanted(settings: FolderConfig) -> int | Fraction | Path | None:
         raise ConfigError(error.message, "give a number, a fraction (0.2), a list file, or '' for none") from None
 
 
-def _by_name(listed: Iterable[str], files: Mapping[str, Path]) -> list[str]:
-    """Picture ids of what lists and tables write: ids, or file names of any suffix. Others stay as they are."""
-    names: dict[str, str] = {}
-    for image_id, path in files.items():
-        names[_composed(image_id)] = names[_composed(path.name)] = image_id
-        with contextlib.suppress(DataError):  # `a.jpg.png` looks like two entries
-            names.setdefault(_composed(entry_id(path.name, path.name)), image_id)
-    return [one if one in files else names.get(_composed(one), one) for one in listed]
-
-
-def _composed(name: str) -> str:
-    """File names of macOS hold the accents of letters apart."""
-    return unicodedata.normalize("NFC", name)
-
-
 def _check_case(ids: Iterable[str]) -> None:
     """No two ids differ in case alone: they would be one file on the disks of macOS and Windows."""
     folded: dict[str, list[str]] = {}
     for image_id in ids:
-        folded.setdefault(_composed(image_id).casefold(), []).append(image_id)
+        folded.setdefault(composed(image_id).casefold(), []).append(image_id)
     if same := [" and ".join(map(repr, several)) for several in folded.values() if len(several) > 1]:
         raise DataError(
             f"the names of some pictures differ in nothing but case: {named(same)}",
@@ -302,8 +290,8 @@ def _mask_files(place: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 def match(files: Mapping[str, Path], ids: Sequence[str], place: Path, note: Callable[[str], None]) -> dict[str, Path]:
     """Masks by picture: equal stems, or all masks with one ending such as `_mask`. DataError lists those left over."""
-    same = {_composed(image_id): image_id for image_id in ids}
-    files = {same.get(_composed(stem), stem): path for stem, path in files.items()}
+    same = {composed(image_id): image_id for image_id in ids}
+    files = {same.get(composed(stem), stem): path for stem, path in files.items()}
     if not set(files) & set(ids):
         endings = {found[0] for stem in files if (found := _ENDING.search(stem))}
         if len(endings) == 1 and all(stem.endswith(next(iter(endings))) for stem in files):
@@ -454,26 +442,29 @@ def _class_ids(table: ClassTable | None, names: Sequence[str]) -> dict[str, int]
 # ------------------------------------------------------------------------------------------------- labels
 
 
-def _labels(settings: FolderConfig, known: Sequence[str], files: Mapping[str, Path]) -> dict[str, frozenset[str]]:
-    """Image-level labels by picture; DataError lists all that have no picture."""
+def _labels(
+    settings: FolderConfig,
+    known: Sequence[str],
+    files: Mapping[str, Path],
+    names: Names,
+    note: Callable[[str], None],
+) -> dict[str, frozenset[str]]:
+    """Image-level labels by picture; DataError lists all that have no picture. known: the class names there are."""
     if not settings.labels:
         return {}
     path = Path(settings.labels).expanduser()
-    table = read_label_table(path, known).labels
-    labels: dict[str, frozenset[str]] = {}
-    for written, image_id in zip(table, _by_name(table, files), strict=True):
-        if image_id in labels:
-            raise DataError(f"{path} has two rows for the picture {image_id}", "keep one of them")
-        labels[image_id] = table[written]
-    if lonely := sorted(set(labels) - set(files)):
+    table = read_label_table(path, known, names, settings.uncertain_labels)
+    for sentence in table.notes:
+        note(sentence)
+    if lonely := sorted(set(table.labels) - set(files)):
         shown = ", ".join(lonely[:MOST_NAMED]) + (
             f" and {len(lonely) - MOST_NAMED} more" if lonely[MOST_NAMED:] else ""
         )
         raise DataError(
-            f"{len(lonely)} of {len(labels)} images of {path} have no picture: {shown}",
+            f"{len(lonely)} of {len(table.labels)} images of {path} have no picture: {shown}",
             did_you_mean(lonely, files) + "add the pictures, or take the rows out",
         )
-    return labels
+    return dict(table.labels)
 
 
 def _names_of(
@@ -490,17 +481,6 @@ def _names_of(
     check_class_names(("background", *names), settings.labels)
     note(f"classes: background, {', '.join(names)} (pinned by a text file with a name a line: --classes FILE)")
     return ("background", *names)
-
-
-def _check_names(settings: FolderConfig, labels: Mapping[str, frozenset[str]], names: Sequence[str]) -> None:
-    found = {name for labelled in labels.values() for name in labelled}
-    if unknown := sorted(found - set(names)):
-        for name in unknown:
-            check_class_names([name], settings.labels)
-        raise DataError(
-            f"{settings.labels} has labels that are no class: {', '.join(unknown)}; the classes are {', '.join(names)}",
-            did_you_mean(unknown, names) + "correct them, or add them to the class table (--classes FILE)",
-        )
 
 
 def _unlabelled(settings: FolderConfig, files: Mapping[str, Path]) -> dict[str, Path]:

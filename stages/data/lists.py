@@ -15,6 +15,8 @@ and for Cityscapes, where the id of every line below is aachen_000000_000019:
     /images/train/aachen_000000_000019.png <tab> /segmentation/train/aachen_000000_000019_gtFine.png  CPS
     aachen_000000_000019_leftImg8bit.png,aachen_000000_000019_gtFine_labelIds.png                     with a comma
 
+Names may hold spaces, commas, dots, numbers and brackets (`IMG (1)`, `photo 2`), and may stand in quotes. So a line is
+held against the ids that are known (`Names`) as a whole first, and taken apart only where the whole is none of them.
 A file may lack its last newline, begin with a byte-order mark, end its lines with CR LF, and be UTF-16 as Windows
 writes it. Pickled lists are refused.
 """
@@ -26,15 +28,22 @@ import hashlib
 import itertools
 import posixpath
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from artifacts.dataset import check_image_id
 from artifacts.errors import DataError
 
 SHOWN = 5  # ids named in a message before "and n more"
-_SUFFIXES = (".jpg", ".jpeg", ".png")
-_COMMA = re.compile(r"(\.(?:jpg|jpeg|png))\s*,\s*", re.IGNORECASE)  # after a file name only: an id may have commas
+# What a file name in a list may end with: every kind of picture that is read, and those that masks are stored as.
+_KINDS = "jpg jpeg jpe jfif png bmp dib webp tif tiff gif ppm pgm pnm pbm jp2 j2k avif avifs heic heif hif mat npy"
+ENTRY_SUFFIXES = tuple(f".{kind}" for kind in _KINDS.split())
+_SUFFIX = rf"\.(?:{_KINDS.replace(' ', '|')})"
+_BEHIND_FILE = re.compile(rf"({_SUFFIX}[\"']?)[\s,;]+", re.IGNORECASE)  # what parts a file name from what follows it
+_SEPARATOR = re.compile(r"[\s,;]+")
+_MOST_PARTS = 64  # of a line that are looked at: no name has as many, and the time would grow with their square
 # What Cityscapes appends to an id: _leftImg8bit, _gtFine_labelTrainIds, _gtCoarse_labelIds, CPS's bare _gtFine.
 _ROLE = re.compile(r"(?<=.)_(leftImg8bit|gt(Fine|Coarse)(_[A-Za-z0-9]+)?)$")
 # The end of one entry with the next one right behind it: a file name, or a bare id of COCO, VOC or Cityscapes.
@@ -44,8 +53,11 @@ _JOINED = re.compile(
       (?= 0{6}\d{6} | \d{4}_\d{6} | [a-z-]+_\d{6}_\d{6} | [a-z][\w-]*/ | \.?/(JPEGImages/|images/train) )""",
     re.IGNORECASE | re.VERBOSE,
 )
+# Ids of VOC, COCO and Cityscapes: a number behind one of them is no part of it.
+_PUBLISHED_ID = re.compile(r"\d{4}_\d{6}|(COCO_\w+_)?\d{12}|[a-z-]+_\d{6}_\d{6}", re.ASCII)
 # Class numbers and running numbers. Longer ones, and those with an underscore, are a number with an id behind it.
 _NUMBER = re.compile(r"-?\d{1,9}", re.ASCII)
+_NUMBERED = re.compile(r"(.*\S)[\s,;]+-?\d{1,9}", re.ASCII | re.DOTALL)
 
 
 def named(ids: Sequence[str]) -> str:
@@ -54,35 +66,127 @@ def named(ids: Sequence[str]) -> str:
     return ", ".join(ids[:SHOWN]) + more
 
 
-def read_list(path: Path) -> list[str]:
+def composed(name: str) -> str:
+    """The name with each accent and its letter as one character; file names of macOS hold them apart."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+class Names:
+    """The ids that a list or table may name, found by what is written there."""
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self._ids = {composed(image_id): image_id for image_id in ids}
+        # `x`, or x_gtFine.png, names x_leftImg8bit of a folder of one's own
+        self._without_role = {_ROLE.sub("", name): image_id for name, image_id in self._ids.items() if "_" in name}
+        numbered = (_NUMBERED.fullmatch(name) for name in self._ids)
+        self._before_numbers = {match[1] for match in numbered if match}
+
+    def find(self, written: str) -> str | None:
+        """The id that is written as itself, as a file name or path, or in quotes; None where it is none that is known.
+
+        The longest reading wins: `a.png` is the id a.png where there is one, else a.
+        """
+        for text in dict.fromkeys((written, unquoted(written))):
+            if (found := self._ids.get(composed(text))) is not None:
+                return found
+            path = text.replace("\\", "/").rstrip("/")
+            folder, _, file = path.rpartition("/")
+            if folder and (
+                '"' in folder or self._holds_an_entry(folder) or _JOINED.search(path, 0, len(path) - len(file) + 1)
+            ):
+                continue
+            names = [composed(name) for name in _readings(file)]
+            for known, name in [*((self._ids, name) for name in names), (self._without_role, names[-1])]:
+                if (found := known.get(name)) is not None:
+                    return found
+        return None
+
+    def split(self, line: str) -> Iterator[tuple[str, str]]:
+        """(id, the rest behind it) of every beginning of the line that is known, the longest first."""
+        for left, rest in reversed(_divisions(line)):
+            if (found := self.find(left)) is not None:
+                yield found, rest
+
+    def continues_with_numbers(self, image_id: str) -> bool:
+        """Whether another id is this one with a number behind it, as `photo 2` is of `photo`."""
+        return composed(image_id) in self._before_numbers
+
+    def _holds_an_entry(self, folder: str) -> bool:
+        """Whether what stands before the last slash is an entry of its own: `a.jpg masks` of `a.jpg masks/b.png`."""
+        return any(
+            left.lower().endswith(ENTRY_SUFFIXES)
+            or _PUBLISHED_ID.fullmatch(posixpath.basename(left))
+            or any(composed(name) in self._ids for name in _readings(posixpath.basename(left)))
+            for left, _ in _divisions(folder)
+        )
+
+
+def unquoted(text: str) -> str:
+    """The text without the quotes around it, if there are any; a doubled quote within them is one."""
+    inner, mark = text[1:-1], text[:1]
+    if len(text) < 2 or mark not in "\"'" or text[-1] != mark:
+        return text
+    within = re.escape(mark) if mark == '"' else r"'[\s,;]|[\s,;]'"  # `it's` has no end of a quotation in it
+    return text if re.search(within, inner.replace(mark * 2, "")) else inner.replace(mark * 2, mark)
+
+
+def _readings(file: str) -> tuple[str, ...]:
+    """What a file name may call an id: all of it, it without its suffix, without what Cityscapes appends."""
+    stem, suffix = posixpath.splitext(file)
+    stem = stem if suffix.lower() in ENTRY_SUFFIXES else file
+    return file, stem, _ROLE.sub("", stem) if "_" in stem else stem
+
+
+def _divisions(line: str) -> list[tuple[str, str]]:
+    """The line cut in two at each of its separators (white space, comma, semicolon), the shortest beginning first."""
+    cuts = itertools.islice(_SEPARATOR.finditer(line), _MOST_PARTS)
+    return [(line[: cut.start()], line[cut.end() :]) for cut in cuts if cut.start() and cut.end() < len(line)]
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What a line says. sure: nothing but `image_id` can be meant."""
+
+    number: int
+    line: str
+    image_id: str
+    numbers: tuple[int, ...] = ()
+    sure: bool = True
+
+
+def read_list(path: Path, names: Names | None = None, note: Callable[[str], None] = lambda _: None) -> list[str]:
     """The ids of a list file, in its order.
 
-    Raises DataError, with the line's number, for a line of no known dialect, an id that stands twice, an image
+    names: the ids that may be meant; those that are none of them are returned too, for the caller to refuse. Without
+    names, a line that may be read in two ways is refused. note: is told of numbers that are not taken for a part of
+    ids. Raises DataError, with the line's number, for a line of no known dialect, an id that stands twice, an image
     paired with another image's mask, two entries that ran into each other, and VOC's per-class lists of Main.
     """
-    lines = read_lines(path)
-    line_of: dict[str, int] = {}
-    numbers: set[int] = set()
-    for number, line in lines:
-        where = f"{path}, line {number}"
-        first, *rest = _COMMA.sub(r"\1 ", line).split()
-        image_id = _checked_id(first, where)
-        if image_id in line_of:
-            raise DataError(
-                f"{where}: id {image_id} stood already in line {line_of[image_id]}", "keep one of the two lines"
-            )
-        line_of[image_id] = number
-        numbers |= _check_rest(image_id, rest, where)
-    if -1 in numbers:
+    entries = [_entry(path, number, line, names) for number, line in read_lines(path)]
+    if any(-1 in entry.numbers for entry in entries):
         raise DataError(
             f"{path} is a per-class list of ImageSets/Main (-1 means: the class is absent)",
             "give a list of ImageSets/Segmentation",
         )
+    _check_numbers(path, entries, names, note)
+    line_of: dict[str, int] = {}
+    for entry in entries:
+        if (first := line_of.setdefault(entry.image_id, entry.number)) != entry.number:
+            raise DataError(
+                f"{path}, line {entry.number}: id {entry.image_id} stood already in line {first}",
+                "keep one of the two lines",
+            )
     return list(line_of)
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
-    """(line number, text) of every line that is not blank. DataError for a missing file, a pickle, an empty list."""
+def read_lines(path: Path, around: str | None = None) -> list[tuple[int, str]]:
+    """(line number, text) of every line that is not blank. DataError for a missing file, a pickle, an empty list.
+
+    around: the characters that are taken off both ends of a line; None: all white space.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -101,13 +205,103 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
             "save it as UTF-8",
         ) from None
     every_line = re.split(r"\r\n|\n|\r", text)
-    lines = [(number, line.strip()) for number, line in enumerate(every_line, start=1) if line.strip()]
+    lines = [(number, line.strip(around)) for number, line in enumerate(every_line, start=1) if line.strip()]
     if not lines:
         raise DataError(f"the list {path} is empty", "write one image id per line")
     return lines
 
 
-def _checked_id(entry: str, where: str) -> str:
+def _entry(path: Path, number: int, line: str, names: Names | None) -> _Entry:
+    where = f"{path}, line {number}"
+    if names is None:
+        return _by_dialect(where, number, line)
+    if (found := names.find(line)) is not None:
+        return _Entry(number, line, found)
+    beginnings = list(names.split(line))
+    for image_id, rest in beginnings:
+        if (numbers := _numbers(rest)) is not None:
+            before = line[: len(line) - len(rest)].rstrip(" \t,;")
+            return _Entry(number, line, image_id, numbers, _ends_an_id(before))
+        if names.find(rest) == image_id:
+            return _Entry(number, line, image_id)
+    if beginnings:
+        raise _no_entry(where, line, *beginnings[0])
+    try:
+        entry = _by_dialect(where, number, line)
+    except _UnsureError:
+        entry = _Entry(number, line, "", sure=False)
+    if not entry.sure and -1 not in entry.numbers:  # an id that is not known, to be refused as such
+        entry = _Entry(number, line, checked_id(unquoted(line), where))
+    if names.find(entry.image_id) is not None:  # read in another way than the known ids were
+        raise _no_entry(where, line, entry.image_id, "")
+    return entry
+
+
+class _UnsureError(DataError):
+    """A line of no dialect, which may be one id with spaces."""
+
+
+def _by_dialect(where: str, number: int, line: str) -> _Entry:
+    """What a line says by itself."""
+    first, *behind = _BEHIND_FILE.sub(r"\1\n", line, count=1).split("\n")
+    rest = behind[0] if behind else ""
+    if not behind and not first.lower().endswith(ENTRY_SUFFIXES) and (parts := re.split(r"\s+", line, maxsplit=1))[1:]:
+        first, rest = parts
+        if (numbers := _numbers(rest)) is None:
+            for word in rest.split():
+                entry_id(word, where)  # says so where two entries ran into each other
+            raise _no_entry(where, line, first, rest)
+        return _Entry(number, line, checked_id(first, where), numbers, _ends_an_id(first))
+    image_id, numbers = checked_id(unquoted(first), where), _numbers(rest) if rest else ()
+    if numbers is None and entry_id(unquoted(rest), where) != image_id:
+        raise _no_entry(where, line, image_id, rest)
+    # An id and a file behind it, or, without a mask of the same name, a folder with a space.
+    head, *more = first.split(maxsplit=1)
+    if more and (_PUBLISHED_ID.fullmatch(head) or (numbers is not None and re.search(r"\s.*[/\\]", first))):
+        raise _no_entry(where, line, first, "")
+    return _Entry(number, line, image_id, numbers or ())
+
+
+def _numbers(text: str) -> tuple[int, ...] | None:
+    """The whole numbers that the text is, or None."""
+    words = _SEPARATOR.split(text)
+    return tuple(int(word) for word in words) if all(_NUMBER.fullmatch(word) for word in words) else None
+
+
+def _ends_an_id(before: str) -> bool:
+    """Whether numbers behind this cannot be a part of the id: it is a file name, or an id of a published data set."""
+    return before.strip("\"'").lower().endswith(ENTRY_SUFFIXES) or bool(_PUBLISHED_ID.fullmatch(before))
+
+
+def _no_entry(where: str, line: str, image_id: str, rest: str) -> DataError:
+    if unquoted(rest).lower().endswith(ENTRY_SUFFIXES):
+        return DataError(
+            f"{where}: image {image_id} is paired with mask {entry_id(unquoted(rest), where)}", "correct the line"
+        )
+    return _UnsureError(
+        f"{where}: {line!r} is no list entry; expected an id, an image with its mask, or an id with numbers",
+        "write one image id per line; ids with the names of their classes are a label file (tag_file)",
+    )
+
+
+def _check_numbers(path: Path, entries: Sequence[_Entry], names: Names | None, note: Callable[[str], None]) -> None:
+    """`photo 1` is the id photo with a number only if nothing says that the number belongs to the id; that is told."""
+    unsure = [entry for entry in entries if not entry.sure]
+    if not unsure:
+        return
+    siblings = [e for e in unsure if names is None or names.continues_with_numbers(e.image_id)]
+    if siblings or not all(entry.numbers for entry in entries):
+        entry = (siblings or unsure)[0]
+        raise DataError(
+            f"{path}, line {entry.number}: {entry.line!r} may be one id, which is not known, or the id "
+            f"{entry.image_id} with a number behind it",
+            "correct the id; or write it without the number, or as a file name with its suffix",
+        )
+    note(f"{path}: what stands behind the ids ({unsure[0].line!r}) are class or running numbers, which are not used")
+
+
+def checked_id(entry: str, where: str) -> str:
+    """The id in an entry, see `entry_id`, if it can be one; else DataError."""
     try:
         return check_image_id(entry_id(entry, where))
     except DataError as error:
@@ -122,26 +316,7 @@ def entry_id(entry: str, where: str) -> str:
             f"{where}: two entries ran into each other: {entry!r}",
             "a list without a final newline was appended to; put each entry on its own line",
         )
-    stem, suffix = posixpath.splitext(posixpath.basename(path.rstrip("/")))
-    return _ROLE.sub("", stem if suffix.lower() in _SUFFIXES else stem + suffix)
-
-
-def _check_rest(image_id: str, rest: list[str], where: str) -> set[int]:
-    """What follows the id: nothing, the path of its mask, or whole numbers (returned)."""
-    if len(rest) == 1 and rest[0].lower().endswith(_SUFFIXES):
-        mask_id = entry_id(rest[0], where)
-        if mask_id != image_id:
-            raise DataError(f"{where}: image {image_id} is paired with mask {mask_id}", "correct the line")
-        return set()
-    if all(_NUMBER.fullmatch(word) for word in rest):
-        return {int(word) for word in rest}
-    for entry in rest:
-        entry_id(entry, where)  # says so where two entries ran into each other
-    raise DataError(
-        f"{where}: {' '.join([image_id, *rest])!r} is no list entry; expected an id, an image with its mask, "
-        "or an id with numbers",
-        "write one image id per line; ids with the names of their classes are a label file (tag_file)",
-    )
+    return _readings(posixpath.basename(path.rstrip("/")))[-1]
 
 
 def check_subset(ids: Iterable[str], known: Iterable[str], what: str, of: str) -> None:

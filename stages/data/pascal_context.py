@@ -33,7 +33,7 @@ from artifacts.errors import ConfigError, DataError
 from artifacts.masks import IGNORE, read_mask
 from stages.contract import Execution
 from stages.data.config import PASCAL_CONTEXT_CLASS_NAMES, PascalContextConfig
-from stages.data.lists import check_disjoint, named, read_lines, read_list
+from stages.data.lists import Names, check_disjoint, named, read_lines, read_list
 from stages.data.raw import RawDataset, says_what_cannot_be_read
 from stages.data.voc import files_by_id
 
@@ -248,7 +248,9 @@ def find(settings: PascalContextConfig, execution: Execution) -> RawDataset:
     annotations = layout.annotations
     if not settings.annotations:
         execution.progress.note(f"annotations: {annotations.folder} (--set dataset.annotations=DIR names others)")
-    listed = {split: read_list(path) for split, path in layout.lists.items()}
+    images = files_by_id(layout.root / "JPEGImages", (".jpg",))
+    names = Names({**images, **annotations.files})
+    listed = {split: read_list(path, names) for split, path in layout.lists.items()}
     check_disjoint(listed["train"], listed["val"], str(layout.lists["train"]), "val.txt")
     lists = {split: tuple(sorted(i for i in ids if i in annotations.files)) for split, ids in listed.items()}
     found = {split: len(ids) for split, ids in lists.items()}
@@ -259,7 +261,7 @@ def find(settings: PascalContextConfig, execution: Execution) -> RawDataset:
         name=f"pascal-context-{settings.num_classes}",
         class_names=(*background, *PASCAL_CONTEXT_CLASS_NAMES),
         root=layout.root / "JPEGImages",
-        images=files_by_id(layout.root / "JPEGImages", (".jpg",)),
+        images=images,
         masks={image_id: annotations.folder / file for image_id, file in annotations.files.items()},
         read_mask=ContextMasks(class_table(*values_of(layout), settings.num_classes)),
         train=lists["train"],

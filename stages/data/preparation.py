@@ -25,8 +25,8 @@ from stages.contract import Execution
 from stages.data.class_figures import class_figures
 from stages.data.config import check_kept
 from stages.data.each_image import for_each_image
-from stages.data.labels import read_label_file
-from stages.data.lists import SHOWN, check_disjoint, check_subset, named, read_list
+from stages.data.labels import label_source
+from stages.data.lists import SHOWN, Names, check_disjoint, check_subset, named, read_list
 from stages.data.photographs import Picture, look_at
 from stages.data.raw import RawDataset, TagSource, unreadable
 from stages.data.splits import (
@@ -57,14 +57,14 @@ def check_counts(raw: RawDataset, allow_subset: bool, note: Any) -> None:
 
 
 def choose_labelled(
-    config: PrepareDataConfig, raw: RawDataset, tags: Mapping[str, Collection[int]] | None = None
+    config: PrepareDataConfig, raw: RawDataset, note: Any, tags: Mapping[str, Collection[int]] | None = None
 ) -> list[str]:
     """The ids of split `train`: the data set's list, a list file, or a seeded draw. Never an id of val."""
     if not config.labelled:
         return list(raw.train)
     wanted = parse_amount(config.labelled)
     if isinstance(wanted, Path):
-        ids = read_list(wanted)
+        ids = read_list(wanted, raw.names, note)
         check_disjoint(ids, raw.val, f"the labelled list {wanted}", "val")
         check_subset(ids, raw.pool, f"the labelled list {wanted}", "the training images")
         return sorted(ids)
@@ -74,11 +74,13 @@ def choose_labelled(
     return draw_labelled(drawn_from, wanted, config.labelled_seed)
 
 
-def choose_holdout(config: PrepareDataConfig, labelled: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The labelled ids as (train, holdout)."""
+def choose_holdout(
+    config: PrepareDataConfig, labelled: Sequence[str], names: Names, note: Any
+) -> tuple[list[str], list[str]]:
+    """The labelled ids as (train, holdout). names: all ids, of which a list must name labelled ones."""
     if not config.holdout:
         return list(labelled), []
-    return set_aside(labelled, parse_amount(config.holdout, "holdout"), config.holdout_seed)
+    return set_aside(labelled, parse_amount(config.holdout, "holdout"), config.holdout_seed, names, note)
 
 
 def choose_others(config: PrepareDataConfig, raw: RawDataset, labelled: Sequence[str], note: Any) -> list[str]:
@@ -88,7 +90,7 @@ def choose_others(config: PrepareDataConfig, raw: RawDataset, labelled: Sequence
     if not config.unlabelled:
         return sorted(set(raw.pool) - set(labelled))
     path = Path(config.unlabelled).expanduser()
-    ids = read_list(path)
+    ids = read_list(path, raw.names, note)
     check_disjoint(ids, raw.val, f"the unlabelled list {path}", "val")
     check_unlabelled(ids, labelled, raw.pool, f"the unlabelled list {path}")
     if left := len(set(raw.pool) - set(ids) - set(labelled)):
@@ -135,14 +137,14 @@ def kept_classes(config: PrepareDataConfig, raw: RawDataset) -> list[str]:
 
 
 def choose_tag_source(
-    config: PrepareDataConfig, raw: RawDataset, training: Sequence[str]
+    config: PrepareDataConfig, raw: RawDataset, training: Sequence[str], note: Any
 ) -> tuple[str, TagSource | None]:
     """("xml" | "file" | "masks", where to read). `auto` takes the first that covers the training images."""
     sources: dict[str, TagSource] = dict(raw.tag_sources)
     if config.tag_file:
         path = Path(config.tag_file).expanduser()
         known = raw.class_names if raw.has_background else ("background", *raw.class_names)
-        sources["file"] = lambda ids: read_label_file(path, known)
+        sources["file"] = label_source(path, known, raw.names, note)
     wanted = "file" if config.tag_file else config.tag_source
     if wanted != "auto":
         if wanted != "masks" and wanted not in sources:
@@ -308,12 +310,12 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
     note = execution.progress.note
     check_counts(raw, config.allow_subset, note)
     kept = kept_classes(config, raw)
-    labelled = [] if config.labelled_balanced else choose_labelled(config, raw)
+    labelled = [] if config.labelled_balanced else choose_labelled(config, raw, note)
     others = sorted(raw.pool) if config.labelled_balanced else choose_others(config, raw, labelled, note)
     lists = {"train": labelled, "others": others, "unlabelled": raw.unlabelled, "val": raw.val, "test": raw.test}
     check_files(raw, lists, ("train", "val"))
     training = sorted({*labelled, *others})
-    source_name, source = choose_tag_source(config, raw, training)
+    source_name, source = choose_tag_source(config, raw, training, note)
     if config.tag_source == "auto" and not config.tag_file:
         note(f"image-level labels from {source_name} (found by itself; tag_source: {source_name} pins it)")
     tags = read_tags(source, [*training, *raw.val], kept, raw.class_names) if source else {}
@@ -337,12 +339,12 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
     if source is None or raw.tags_of_masks_too:
         tags = {i: classes for i, classes in shown.items() if classes is not None} | tags
     if config.labelled_balanced:
-        labelled = choose_labelled(config, raw, tags)
+        labelled = choose_labelled(config, raw, note, tags)
         others = choose_others(config, raw, labelled, note)
     without_kept = {image_id for image_id in [*labelled, *others] if not tags[image_id]}
     if config.without_kept_class == "drop":
         labelled, others = ([i for i in ids if i not in without_kept] for ids in (labelled, others))
-    train, holdout = choose_holdout(config, labelled)
+    train, holdout = choose_holdout(config, labelled, raw.names, note)
     splits = {
         "train": train,
         "holdout": holdout,

@@ -7,6 +7,7 @@ labelled, which classes are kept, reading and checking every file in a pool, wri
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
@@ -17,6 +18,7 @@ import numpy as np
 
 from artifacts.dataset import check_class_names
 from artifacts.errors import DataError
+from stages.data.lists import Names
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -81,6 +83,12 @@ class RawDataset:
     @property
     def has_background(self) -> bool:
         return self.class_names[0] == "background"
+
+    @property
+    def names(self) -> Names:
+        """The ids that a list may name."""
+        lists = (self.train, self.pool, self.val, self.test, self.unlabelled)
+        return Names(dict.fromkeys(itertools.chain(self.images, self.masks, *lists)))
 
     def image(self, image_id: str) -> Path:
         return self.root / self.images[image_id]

@@ -12,13 +12,13 @@ import itertools
 import math
 import re
 from collections import deque
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from artifacts.errors import ConfigError, DataError
-from stages.data.lists import check_subset, did_you_mean, list_digest, named, read_list
+from stages.data.lists import Names, check_subset, did_you_mean, list_digest, named, read_list
 from stages.data.published_lists import PUBLISHED
 
 
@@ -91,15 +91,22 @@ def _balanced_order(pool: Sequence[str], seed: int, tags: Mapping[str, Iterable[
     yield from (image_id for image_id in ranked if image_id not in drawn)
 
 
-def set_aside(labelled: Sequence[str], wanted: int | Fraction | Path, seed: int = 0) -> tuple[list[str], list[str]]:
+def set_aside(
+    labelled: Sequence[str],
+    wanted: int | Fraction | Path,
+    seed: int = 0,
+    names: Names | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> tuple[list[str], list[str]]:
     """(what is left to train on, what is held out) of the labelled ids, both sorted.
 
-    wanted: how many, which fraction (rounded up) or a list file. Drawn by other ranks than the labelled ids, for those
+    wanted: how many, which fraction (rounded up) or a list file, which is read by all ids there are (names;
+    None: the labelled ones). Drawn by other ranks than the labelled ids, for those
     would be the first ones of every smaller draw. Raises ConfigError when nothing is left, DataError for listed
     ids that are not labelled.
     """
     if isinstance(wanted, Path):
-        held_out = set(read_list(wanted))
+        held_out = set(read_list(wanted, names or Names(labelled), note))
         check_subset(held_out, labelled, f"the holdout list {wanted}", "the labelled images")
     else:
         count = math.ceil(wanted * len(labelled)) if isinstance(wanted, Fraction) else wanted

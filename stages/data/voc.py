@@ -14,7 +14,7 @@ Rules, each against a trap that published code fell into:
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,8 @@ from artifacts.errors import DataError
 from artifacts.masks import read_mask
 from stages.contract import Execution
 from stages.data.config import VOC_CLASS_NAMES, VocAugConfig
-from stages.data.labels import read_label_file, read_xml
-from stages.data.lists import check_disjoint, read_list
+from stages.data.labels import label_source, read_xml
+from stages.data.lists import Names, check_disjoint, read_list
 from stages.data.raw import RawDataset, TagSource, says_what_cannot_be_read
 
 EXPECTED = {"train": 1464, "trainaug": 10582, "val": 1449}
@@ -162,11 +162,12 @@ class Lists:
 
 def assemble_lists(devkit: Devkit, extra: ExtraMasks | None) -> Lists:
     """Union of all training lists minus VOC val. Without lists of the extra masks, their files are the list."""
-    train, val = (read_list(devkit.lists / f"{name}.txt") for name in ("train", "val"))
+    names = Names({**devkit.images, **devkit.masks, **(extra.files if extra else {})})
+    train, val = (read_list(devkit.lists / f"{name}.txt", names) for name in ("train", "val"))
     check_disjoint(train, val, f"{devkit.lists / 'train.txt'}", "val.txt")
     union = set(train)
     if extra is not None:
-        union.update(*(read_list(path) for path in extra.lists) if extra.lists else [extra.files])
+        union.update(*(read_list(path, names) for path in extra.lists) if extra.lists else [extra.files])
     trainaug = union - set(val)
     return Lists(tuple(sorted(train)), tuple(sorted(trainaug)), tuple(sorted(val)), len(union & set(val)))
 
@@ -215,13 +216,14 @@ def read_any_mask(path: Path) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------- labels
 
 
-def tag_sources(devkit: Devkit) -> dict[str, TagSource]:
+def tag_sources(devkit: Devkit, note: Callable[[str], None]) -> dict[str, TagSource]:
     """Annotations first, then the text file."""
     sources: dict[str, TagSource] = {}
     if devkit.annotations:
         sources["xml"] = partial(_xml_tags, devkit)
     if (devkit.root / LABEL_FILE).is_file():
-        sources["file"] = lambda ids: read_label_file(devkit.root / LABEL_FILE, VOC_CLASS_NAMES)
+        names = Names({**devkit.images, **devkit.masks})
+        sources["file"] = label_source(devkit.root / LABEL_FILE, VOC_CLASS_NAMES, names, note)
     return sources
 
 
@@ -262,7 +264,7 @@ def find(settings: VocAugConfig, execution: Execution) -> RawDataset:
         val=lists.val,
         test=_test_ids(devkit),
         official=frozenset(official),
-        tag_sources=tag_sources(devkit),
+        tag_sources=tag_sources(devkit, execution.progress.note),
         expected=EXPECTED,
         found={name: len(getattr(lists, name)) for name in EXPECTED},
         deviations=tuple(count_deviations(lists)),
@@ -273,5 +275,5 @@ def find(settings: VocAugConfig, execution: Execution) -> RawDataset:
 def _test_ids(devkit: Devkit) -> tuple[str, ...]:
     """VOC's test list, where the devkit holds its pictures: they come in an archive of their own."""
     path = devkit.lists / "test.txt"
-    ids = sorted(read_list(path)) if path.is_file() else []
+    ids = sorted(read_list(path, Names(devkit.images))) if path.is_file() else []
     return tuple(ids) if ids and all(image_id in devkit.images for image_id in ids) else ()

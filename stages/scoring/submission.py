@@ -41,7 +41,7 @@ from artifacts.store import Artifact, Workspace
 from stages.contract import Execution
 from stages.data.config import VOC_CLASS_NAMES
 from stages.data.each_image import for_each_image
-from stages.data.lists import check_subset, named, read_list
+from stages.data.lists import Names, check_subset, named, read_list
 from stages.data.pictures import PictureFolder, Pictures
 
 COMPETITIONS = ("comp5", "comp6")
@@ -148,7 +148,7 @@ def make_submission(
     """
     check_target(server, archive)
     predicted = check_predictions(server, predictions)
-    source, listed = _listed(predictions, list_file, made_on)
+    source, listed = _listed(predictions, predicted, list_file, made_on, execution.progress.note)
     members, left_out = choose_members(server, predictions.name, predicted, source, listed, allow_subset)
     if left_out:
         execution.progress.note(
@@ -209,11 +209,15 @@ def _difference(found: Sequence[str], wanted: Sequence[str]) -> str:
 
 
 def _listed(
-    predictions: Artifact, list_file: Path | None, made_on: Pictures | None
+    predictions: Artifact,
+    predicted: Sequence[str],
+    list_file: Path | None,
+    made_on: Pictures | None,
+    note: Callable[[str], None],
 ) -> tuple[str, Sequence[str] | None]:
     """Where the ids come from, in words, and the ids; None: all that were predicted."""
     if list_file is not None:
-        return str(list_file), read_list(list_file)
+        return str(list_file), read_list(list_file, Names(predicted), note)
     if isinstance(made_on, Dataset) and (ids := made_on.splits.get("test")):
         return f"the split 'test' of {made_on.name!r}", ids
     return repr(predictions.name), None

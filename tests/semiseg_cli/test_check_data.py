@@ -467,6 +467,32 @@ def large_mask(number: int) -> np.ndarray:
     return mask
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "setting", "said"),
+    [
+        ("labels.csv", "file,cat,dog\np14,1,0.93\n", "", "labels.csv, line 2, column 'dog': '0.93' is no mark"),
+        ("labels.csv", "file,cat,dog\np14,1,-1\np15,maybe,1\n", "", "line 3, column 'cat': 'maybe' is no mark"),
+        ("labels.csv", "file,cat,width\np14,1,640\n", "", "the columns 'width' are no classes"),
+        ("labels.csv", "file,cat\np14,yes\np14,no\n", "", "labels.csv: 1 rows name an image of an earlier row"),
+        ("labels.csv", "file,cat,dog\np14,1,\np15,0,1\n", "", "labels.csv: 1 empty cells are taken for absent labels"),
+        ("val.txt", "p12\np13 2\n", "", "val.txt, line 2: 'p13 2' may be one id"),
+        ("list.txt", "p01\np02 (1)\n", "labelled", "line 2: 'p02 (1)' is no list entry"),
+        ("list.txt", "p01\np02 1\n", "unlabelled", "list.txt, line 2: 'p02 1' may be one id"),
+        ("list.txt", "p01 3\np02 4\n", "labelled", "list.txt: what stands behind the ids ('p01 3')"),
+        ("list.txt", "p14,cat\np15,yes\n", "tag_file", "list.txt, line 2, cell 2: 'yes' is no class"),
+    ],
+)
+def test_what_prepare_data_says_of_lists_and_tables_check_data_says(photos, capsys, file, text, setting, said):
+    (photos.root / file).write_text(text)
+    options = [*photos.options, *(("--set", f"{setting}={photos.root / file}") if setting else ())]
+    codes = []
+    for command in ("check-data", "prepare-data"):
+        code, out, err = run(capsys, command, *options)
+        codes.append(code)
+        assert said in " ".join((out + err).split()), (command, out, err)
+    assert codes[0] == codes[1]
+
+
 @pytest.fixture
 def even(photos: Photos) -> Photos:
     """Pictures of one colour, each as large as its place on the sheet: what is drawn on them is the mask."""

@@ -745,16 +745,18 @@ def test_labels_that_do_not_fit(photos):
     with pytest.raises(DataError, match=r"1 of 2 images of .*l\.csv have no picture: P5") as caught:
         photos.prepare(class_table=table, labels=photos.write("l.csv", "P5,cat\np6,cat\n"))
     assert "did you mean p5 for P5" in (caught.value.hint or "")
-    with pytest.raises(DataError, match=r"l\.csv has labels that are no class: Cat, dog; the classes are background"):
+    with pytest.raises(
+        DataError, match=r"line 1, cell 2: 'Cat' is no class\n.*line 2, cell 2: 'dog' is no class"
+    ) as caught:
         photos.prepare(class_table=table, labels=photos.write("l.csv", "p5,Cat\np6,dog\n"))
+    assert "did you mean cat for Cat" in (caught.value.hint or "")
 
 
-def test_the_same_picture_in_two_rows(photos):
+def test_the_same_picture_in_two_rows_has_the_labels_of_both(photos):
     photos.add("q.tif")
-    with pytest.raises(DataError, match="two rows for the picture q"):
-        photos.prepare(labels=photos.write("l.csv", "q.tif,cat\nq,dog\n"))
-    with pytest.raises(DataError, match="line 2: id p5 has labels already"):
-        photos.prepare(labels=photos.write("l.csv", "p5.png,cat\np5,dog\n"))
+    result = photos.prepare(labels=photos.write("l.csv", "q.tif,cat\nq,dog\np5.png,cat\n"))
+    assert {i: result.dataset.tags(i) for i in ("p5", "q")} == {"p5": (1,), "q": (1, 2)}
+    assert result.said("l.csv: 1 rows name an image of an earlier row", "put together: q")
 
 
 # ------------------------------------------------------------------------------------------------- splits
@@ -808,6 +810,51 @@ def test_val_as_list(photos):
     photos.add("q.tif")
     photos.write_masks(random_masks(["q"], [0, 1]))
     assert photos.prepare(val=photos.write("val.txt", "q.tif\n")).splits["val"] == ("q",)
+
+
+def test_lists_of_names_with_spaces_name_those_pictures_and_no_others(photos):
+    """`photo 1` was read as the picture photo, with a number behind it."""
+    spaced = ["photo", *(f"photo {number}" for number in range(1, 7)), "IMG", "IMG (1)", "red,green"]
+    photos.add(*(f"{name}.jpg" for name in spaced))
+    photos.write_masks(random_masks(spaced[:7], [0, 1]))
+    table = photos.write("classes.txt", "background\ncat\n")
+    labels = photos.write("l.csv", 'file,cat\nIMG (1).jpg,yes\nIMG.jpg,no\n"red,green.jpg",yes\n')
+    result = photos.prepare(
+        class_table=table,
+        labels=labels,
+        val=photos.write("val.txt", "photo 1\n'photo 2'\n"),
+        labelled=photos.write("labelled.txt", 'photo 3.jpg\nphoto 4\n"photo"\n'),
+        holdout=photos.write("holdout.txt", "photo 4\n"),
+        exif="ignore",
+    )
+    assert result.splits["val"] == ("photo 1", "photo 2")
+    assert result.splits["train"] == ("photo", "photo 3")
+    assert result.splits["holdout"] == ("photo 4",)
+    assert result.splits["weak"] == ("IMG", "IMG (1)", "photo 5", "photo 6", "red,green")
+    assert [result.dataset.tags(name) for name in ("IMG", "IMG (1)", "red,green")] == [(), (1,), (1,)]
+    with pytest.raises(DataError, match=r"val\.txt, line 1: 'photo 9' may be one id, which is not known"):
+        photos.prepare("b", class_table=table, val=photos.write("val.txt", "photo 9\n"))
+
+
+def test_a_holdout_list_does_not_take_a_labelled_picture_for_one_that_is_not(photos):
+    photos.add("photo.png", "photo 1.png")
+    photos.write_masks(random_masks(["photo", "photo 1", "p0"], [0, 1]))
+    listed = photos.write("holdout.txt", "photo 1\n")
+    labelled = photos.write("labelled.txt", "photo\np0\n")
+    with pytest.raises(DataError, match=r"1 ids of the holdout list .* are not in the labelled images: photo 1"):
+        photos.prepare(labelled=labelled, holdout=listed, val="", class_table=photos.write("c.txt", "background\nx\n"))
+
+
+def test_uncertain_labels_become_what_is_said(photos):
+    text = "file,cat,dog\np0,1,0\np1,-1,1\n"
+    with pytest.raises(DataError, match="line 3, column 'cat': '-1' is uncertain"):
+        photos.prepare(labels=photos.write("l.csv", text))
+    tags = {}
+    for meant in ("absent", "present"):
+        result = photos.prepare(meant, labels=photos.write("l.csv", text), uncertain_labels=meant)
+        tags[meant] = result.dataset.tags("p1")
+        assert result.said(f"1 uncertain labels are taken for {meant}")
+    assert tags == {"absent": (2,), "present": (1, 2)}
 
 
 def test_val_may_be_all_masks_where_labels_are_left_to_train_on(photos):

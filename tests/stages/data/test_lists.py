@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifacts.errors import DataError
-from stages.data.lists import check_disjoint, check_subset, entry_id, list_digest, named, read_list
+from stages.data.lists import Names, check_disjoint, check_subset, entry_id, list_digest, named, read_list
 
 IDS = st.lists(st.from_regex(r"20[01][0-9]_[0-9]{6}", fullmatch=True), min_size=1, max_size=8, unique=True)
 CITY_IDS = st.lists(
@@ -60,7 +60,7 @@ def test_every_dialect_gives_the_ids_in_order(tmp_path_factory, ids, line, end, 
     path = tmp_path_factory.mktemp("list") / "list.txt"
     text = end.join(line.format(id=image_id) for image_id in ids) + (end if last else "")
     path.write_bytes(text.encode())
-    assert read_list(path) == ids
+    assert read_list(path) == read_list(path, Names(ids)) == read_list(path, Names(["x"])) == ids
 
 
 @pytest.mark.parametrize("line", CITY_DIALECTS.values(), ids=CITY_DIALECTS)
@@ -128,8 +128,12 @@ def test_two_entries_on_one_line_in_any_two_dialects(tmp_path, first, second, di
     for before, after in itertools.product(dialects.values(), repeat=2):
         path = tmp_path / "list.txt"
         path.write_text(f"{before.format(id=first)}{after.format(id=second)}\n")  # the newline between them is missing
-        with pytest.raises(DataError, match="line 1"):
-            print(before, after, read_list(path))
+        for names in (None, Names([first, second])):
+            with pytest.raises(DataError, match="line 1"):
+                print(before, after, read_list(path, names))
+        for one in (first, second):  # where one is known alone, the line may be an id that is not
+            with contextlib.suppress(DataError):
+                assert not {first, second} & set(read_list(path, Names([one])))
 
 
 FAULTS = ("none", "duplicate", "joined", "other mask", "words")
@@ -171,11 +175,12 @@ def test_random_lists_give_their_ids_or_name_the_line(tmp_path_factory, case, se
     path = tmp_path_factory.mktemp("list") / "list.txt"
     path.write_bytes(text.encode(encoding))
     if fault == "none" or (fault == "joined" and len(ids) == 1):
-        assert read_list(path) == ids
+        assert read_list(path) == read_list(path, Names(ids)) == ids
         assert list_digest(read_list(path)) == hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
     else:
-        with pytest.raises(DataError, match=rf"line {at}\b"):
-            read_list(path)
+        for names in (None, Names(ids)):
+            with pytest.raises(DataError, match=rf"line {at}\b"):
+                read_list(path, names)
 
 
 PIECES = [b"\n", b"\r", b" ", b",", b".jpg", b".png", b"/", b"\\", b"..", b"_gtFine", b"-1", b"9" * 5000, "²".encode()]
@@ -297,3 +302,113 @@ def test_near_misses_are_five_at_most_and_quick():
 def test_digest_names_the_set(tmp_path: Path):
     assert list_digest(["b", "a"]) == list_digest(["a", "b"]) == hashlib.sha256(b"a\nb").hexdigest()
     assert list_digest(["a", "b"]) != list_digest(["ab"])
+
+
+# ------------------------------------------------------------------------------------------------- ids that are known
+
+
+def listed(tmp_path, text, known, notes=None):
+    path = tmp_path / "list.txt"
+    path.write_bytes(text.encode())
+    return read_list(path, Names(known), (notes if notes is not None else []).append)
+
+
+SPACED = [
+    "photo",
+    "photo 1",
+    "photo 2",
+    "IMG (1)",
+    "img 3",
+    "red,green",
+    "a.b",
+    "c.png.v2",
+    "it's",
+    "x 0 14",
+    "a",
+    "b;c",
+]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        "{}.jpg",
+        "{}.JPEG",
+        "{}.heic",
+        "my photos/{}.tif",
+        "C:\\my photos\\{}.png",
+        '"{}"',
+        "'{}.jpg'",
+        '"my photos/{}.jpg"',
+        "my photos/{0}.jpg my masks/{0}.png",
+        "{0}.jpg,{0}.png",
+        "{0},{0}",
+        "{0}.jpg\tmasks/{0}.bmp",
+        '"{0}.jpg","{0}.png"',
+        "{}.jpg 17",
+        '"{}.jpg", 17',
+    ],
+)
+def test_names_with_spaces_numbers_and_brackets_are_one_id(tmp_path, line):
+    assert listed(tmp_path, "\n".join(line.format(one) for one in SPACED), SPACED) == SPACED
+
+
+def test_the_longest_known_id_is_meant(tmp_path):
+    assert listed(tmp_path, "photo 1\nphoto\n", ["photo", "photo 1"]) == ["photo 1", "photo"]
+    assert listed(tmp_path, "a.png\na\n", ["a", "a.png"]) == ["a.png", "a"]
+    assert listed(tmp_path, "2007_0000322007_000039\n", ["2007_0000322007_000039", "2007_000032"])[0][-6:] == "000039"
+
+
+def test_numbers_behind_known_ids_are_numbers_and_said(tmp_path):
+    notes: list[str] = []
+    assert listed(tmp_path, "2007_000032 0 14\nimg_1.jpg 3\n", ["2007_000032", "img_1"], notes) == [
+        "2007_000032",
+        "img_1",
+    ]
+    assert notes == []
+    assert listed(tmp_path, "p1 4\np2 0 7\n", ["p1", "p2"], notes) == ["p1", "p2"]
+    assert "what stands behind the ids ('p1 4') are class or running numbers, which are not used" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "line"),
+    [
+        ("photo 3\n", ["photo", "photo 1"], 1),  # photo 1 says that the number belongs to the name
+        ("cat\nphoto 3\n", ["photo", "cat"], 2),  # no number in another line
+    ],
+)
+def test_a_number_that_may_belong_to_an_unknown_id_is_refused(tmp_path, text, known, line):
+    with pytest.raises(DataError, match=rf"line {line}: 'photo 3' may be one id, which is not known, or the id photo "):
+        listed(tmp_path, text, known)
+
+
+@pytest.mark.parametrize("line", ["photo 3", "IMG (1)", "my photo", "a 1 2 x"])
+def test_without_known_ids_a_line_of_two_meanings_is_refused(tmp_path, line):
+    path = tmp_path / "list.txt"
+    path.write_text(f"{line}\n")
+    with pytest.raises(DataError, match="line 1"):
+        read_list(path)
+    path.write_text(f"{line}.jpg\n")
+    assert read_list(path) == [line]
+
+
+@pytest.mark.parametrize(
+    "line", ["a.jpg masks/b.png", "a masks/b.png", "a b", "a.jpg b.jpg", "a,b", "x.jpg masks/b.png"]
+)
+def test_two_pictures_on_a_line_are_never_one_of_them(tmp_path, line):
+    with pytest.raises(DataError, match=r"line 1: .*(paired with mask|no list entry)"):
+        listed(tmp_path, f"{line}\n", ["a", "b"])
+
+
+def test_unknown_ids_with_spaces_come_back_whole_for_the_message(tmp_path):
+    ids = listed(tmp_path, "Photo 1\nnew (3).jpg\n", ["photo 1", "photo 2"])
+    assert ids == ["Photo 1", "new (3)"]
+    with pytest.raises(DataError) as caught:
+        check_subset(ids, ["photo 1", "photo 2"], "mine", "all")
+    assert "did you mean photo 1 for Photo 1" in str(caught.value.hint)
+
+
+def test_a_line_of_very_many_parts_is_refused_at_once(tmp_path):
+    with pytest.raises(DataError, match="line 1"):
+        listed(tmp_path, " ".join(["a"] * 200_000), ["a", "b"])
