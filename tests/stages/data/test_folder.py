@@ -423,7 +423,7 @@ def test_names_that_cannot_be_shown_are_no_classes(photos):
     ) as caught:
         photos.prepare(labels=labels)
     assert "\x1b" not in caught.value.message
-    with pytest.raises(DataError, match=r"labels.csv: '\\x1b\[31mdog' cannot be a class name"):
+    with pytest.raises(DataError, match=r"labels.csv, line 2, cell 2: '\\x1b\[31mdog' is no class"):
         photos.prepare(labels=labels, class_table=photos.write("classes.txt", "background\ncat\n"))
 
 
