@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import functools
 import itertools
-import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -33,6 +32,7 @@ from stages.data.lists import (
     read_lines,
     unquoted,
 )
+from stages.data.marks import EXPECTED, MARK_OF, NEVER_NAMES, like_a_mark, mark_in, number_in
 from stages.data.raw import TagSource
 
 Uncertain = Literal["refuse", "absent", "present"]
@@ -48,14 +48,6 @@ _OTHER_COLUMN = re.compile(
     r"width|height|size|split|set|subset|fold|url|link|source|date|time|author|license|bbox|[xy]_?(min|max)|area|"
     r"confidence|score|probability"
 )
-_MARKS = {
-    "present": ("1", "true", "t", "yes", "y", "x", "+", "\u2713", "\u2714", "present", "positive", "pos"),
-    "absent": ("0", "false", "f", "no", "n", "-", "", "absent", "negative", "neg"),
-    "uncertain": ("-1", "?", "u", "unknown", "uncertain", "nan", "na", "n/a", "<na>", "null", "none"),
-}
-_MARK_OF = {word: mark for mark, words in _MARKS.items() for word in words}
-_NEVER_NAMES = frozenset(("yes", "no", "true", "false", *_MARKS["uncertain"][4:]))
-_EXPECTED = "1 or 0 (also yes and no, true and false, x and nothing)"
 _FIRST_MARK = re.compile(r'(?:"[^"]*"|[^\t;,|]*?)\s*([\t;,|])')  # behind the first cell
 _FIRST_COLUMNS = 4  # among which the one of the images is looked for, to find out what parts the cells
 _LOOKED_AT = 500  # lines, for the same end
@@ -246,7 +238,7 @@ def _begins_with_header(rows: Sequence[_Row], names: Names | None) -> bool:
     is_picture = names is not None and names.find(first) is not None
     called = [_column(name) for name in others]
     below = [cell for row in rows[1:_LOOKED_AT] for cell in row.cells[1:] if cell]
-    marked = sum(map(_like_a_mark, below)) * 2 > len(below) and not any(map(_like_a_mark, others))
+    marked = sum(map(like_a_mark, below)) * 2 > len(below) and not any(map(like_a_mark, others))
     of_labels = bool(called) and all(map(_LABEL_COLUMN.fullmatch, called))
     if _IMAGE_COLUMN.fullmatch(_column(first)):
         return not is_picture or marked or (of_labels and not any(name[-1].isdecimal() for name in called))
@@ -298,29 +290,10 @@ def _together(
 # ------------------------------------------------------------------------------------------------- a column a class
 
 
-@functools.lru_cache(4096)
-def _mark(cell: str) -> str | None:
-    """What a cell says: "present", "absent" or "uncertain"; None for what is no mark."""
-    number = _number(cell)
-    return _MARK_OF.get(str(int(number)) if number in (1, 0, -1) else cell.lower())
-
-
-def _number(cell: str) -> float | None:
-    try:
-        number = float(cell.replace(",", "."))  # 0,93 is how some countries write it
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _like_a_mark(cell: str) -> bool:
-    return _mark(cell) is not None or _number(cell) is not None
-
-
 def _are_classes(sheet: _Sheet, columns: Sequence[str], known: Collection[str]) -> bool:
     """Whether the columns are classes, rather than hold their names. DataError for columns that are neither."""
     cells = [cell for row in sheet.rows for cell in row.cells[1:] if cell]
-    marked = sum(map(_like_a_mark, cells)) * 2 >= len(cells)
+    marked = sum(map(like_a_mark, cells)) * 2 >= len(cells)
     of_labels = [
         name
         for name in columns  # class1 over marks is a class
@@ -341,7 +314,7 @@ def _are_classes(sheet: _Sheet, columns: Sequence[str], known: Collection[str]) 
     if others:
         raise DataError(
             f"{sheet.path}: the columns {', '.join(map(repr, others))} are no classes, or have no marks below them; "
-            f"expected {'some of ' + ', '.join(known) if known else 'a column a class, with ' + _EXPECTED}",
+            f"expected {'some of ' + ', '.join(known) if known else 'a column a class, with ' + EXPECTED}",
             did_you_mean(others, known)
             + "take columns of other things out; a column with names of classes is called label (label_1, label_2)",
         )
@@ -356,14 +329,14 @@ def _by_columns(sheet: _Sheet, columns: Sequence[str], names: Names | None, unce
     _check_marks(sheet, columns, uncertain)
     rows = []
     for row in sheet.rows:
-        marks = [uncertain if (mark := _mark(cell)) == "uncertain" else mark for cell in row.cells[1:]]
+        marks = [uncertain if (mark := mark_in(cell)) == "uncertain" else mark for cell in row.cells[1:]]
         said = [[name for name, mark in zip(columns, marks, strict=True) if mark == w] for w in ("present", "absent")]
         rows.append((row, said[0], said[1]))
     labels, notes = _together(sheet, rows, names)
     cells = Counter(cell for row in sheet.rows for cell in row.cells[1:])
-    if doubtful := sum(count for cell, count in cells.items() if _mark(cell) == "uncertain"):
+    if doubtful := sum(count for cell, count in cells.items() if mark_in(cell) == "uncertain"):
         notes.append(f"{sheet.path}: {doubtful:,} uncertain labels are taken for {uncertain}")
-    if cells[""] and any(cell and _mark(cell) == "absent" for cell in cells):
+    if cells[""] and any(cell and mark_in(cell) == "absent" for cell in cells):
         notes.append(f"{sheet.path}: {cells['']:,} empty cells are taken for absent labels")
     return LabelTable(labels, tuple(columns), tuple(notes))
 
@@ -377,15 +350,15 @@ def _check_marks(sheet: _Sheet, columns: Sequence[str], uncertain: Uncertain | N
             problems.append(f"line {row.number}: {len(row.cells)} cells, expected {len(columns) + 1} as in the header")
             hints["complete the row"] = None
         for at, cell in enumerate(row.cells[1 : len(columns) + 1]):
-            if (mark := _mark(cell)) is None:
+            if (mark := mark_in(cell)) is None:
                 problems.append(f"{sheet.place(row, at)}: {_shown(cell)} is no mark")
-                probable = 0 < (_number(cell) or 0) < 1
+                probable = 0 < (number_in(cell) or 0) < 1
                 hints["write 1 above a threshold, 0 below it" if probable else "correct the cell, or the header"] = None
             elif mark == "uncertain" and uncertain in (None, "refuse"):
                 problems.append(f"{sheet.place(row, at)}: {_shown(cell)} is uncertain")
                 setting = "say what that means: --set dataset.uncertain_labels=absent, or present"
                 hints[setting if uncertain else "write 1 or 0 there"] = None
-    sheet.refuse(problems, "; ".join(hints), _EXPECTED)
+    sheet.refuse(problems, "; ".join(hints), EXPECTED)
 
 
 # ------------------------------------------------------------------------------------------------- names of classes
@@ -414,11 +387,11 @@ def _by_names(sheet: _Sheet, known: Collection[str], names: Names | None, number
         meant = did_you_mean([name for name in every if name not in known], known)
         sheet.refuse(wrong, meant + "correct the name, or add it to the classes", f"one of {', '.join(known)}")
     else:
-        no_names = _MARK_OF if {*every} <= {*_MARK_OF} else _NEVER_NAMES
+        no_names = MARK_OF if {*every} <= {*MARK_OF} else NEVER_NAMES
         wrong = [
             f"{sheet.place(row, at)}: {_shown(name)} is no name of a class"
             for row, at, name in found
-            if name.lower() in no_names or _number(name) is not None or not re.search(r"\w", name)
+            if name.lower() in no_names or number_in(name) is not None or not re.search(r"\w", name)
         ]
         hint = "leave the cell of an image without labels empty; with marks, name the columns: image,cat,dog"
         sheet.refuse(wrong, hint, "names of classes")
