@@ -493,6 +493,12 @@ def test_what_prepare_data_says_of_lists_and_tables_check_data_says(photos, caps
     assert codes[0] == codes[1]
 
 
+def test_a_class_table_with_a_comma_in_its_path_is_no_two_classes(photos, capsys):
+    (photos.root / "classes.txt").rename(photos.root / "my,classes,v2.txt")
+    options = [word.replace("classes.txt", "my,classes,v2.txt") for word in photos.options]
+    assert run(capsys, "check-data", *options)[0] == 0
+
+
 @pytest.fixture
 def even(photos: Photos) -> Photos:
     """Pictures of one colour, each as large as its place on the sheet: what is drawn on them is the mask."""
