@@ -18,9 +18,9 @@ MANIFEST_NAME = "manifest.json"
 KINDS: dict[str, int] = {
     "dataset": 2,
     "classifier": 1,
-    "seeds": 1,
+    "seeds": 2,
     "segmenter": 1,
-    "predictions": 1,
+    "predictions": 2,
     "masks": 1,
     "metrics": 1,
     "reliability": 1,

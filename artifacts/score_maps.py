@@ -6,7 +6,7 @@ a killed stage loses at most the shard at hand, since an HDF5 file cut off while
     <folder>/index.json          which image lies in which shard
     <folder>/shard-00000.h5      root: schema, class_names, normalisation
         /<image id>              attributes: height, width (pixels of the image), stride
-            scores   float16 (K, h, w), one chunk a class, lzf + shuffle + fletcher32
+            scores   float16 (K, h, w), one chunk a class, shuffle + gzip + fletcher32
             classes  uint8 (K,), the class id of each map
 
 Writing is resumable; the images of a shard may come in any order, and wait in memory until it is whole:
@@ -20,6 +20,7 @@ Writing is resumable; the images of a shard may come in any order, and wait in m
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -32,12 +33,21 @@ import h5py
 import numpy as np
 
 from artifacts.dataset import artifact_folder, check_image_id
-from artifacts.errors import ArtifactError
+from artifacts.errors import ArtifactError, DataError
+from artifacts.score_shards import (
+    MOST_SCORES,
+    SCHEMA,
+    MapRecord,
+    fault_of,
+    open_shard,
+    read_record,
+    shape_fault,
+    write_shard,
+)
 
 if TYPE_CHECKING:
     from artifacts.store import Artifact, Writer
 
-SCHEMA = 1
 NORMALISATIONS = ("max", "probability")
 _OPEN_SHARDS = 32  # open files kept by one reader
 
@@ -84,7 +94,7 @@ class ScoreMapWriter:
         self.done: frozenset[str] = frozenset()  # ids in shards that were whole when `plan` was called
         self._shards: dict[str, tuple[str, ...]] = {}
         self._shard_of: dict[str, str] = {}
-        self._waiting: dict[str, dict[str, _Record]] = {}  # shard -> images of it that came so far
+        self._waiting: dict[str, dict[str, MapRecord]] = {}  # shard -> images of it that came so far
 
     def plan(self, ids: Iterable[str], rank: int = 0, world_size: int = 1) -> list[tuple[str, ...]]:
         """Split the sorted ids into shards; return the shards still to be made, those of `rank` only.
@@ -120,21 +130,25 @@ class ScoreMapWriter:
     ) -> None:
         """Store the maps of one planned image; those of a shard that is already whole are skipped.
 
-        scores: (K, h, w) of any float dtype, 0..1, K may be 0. classes: (K,) distinct class ids. size: (H, W) of
-        the image. Raises ValueError for maps that break these rules (NaN among them).
+        scores: (K, ceil(H / stride), ceil(W / stride)) of any float dtype, 0..1, K may be 0. classes: (K,) distinct
+        class ids. size: (H, W) of the image. Probabilities hold class 0 and every class that wins a position. Raises
+        ValueError for maps that break these rules (NaN among them).
         """
         name = self._shard_of.get(image_id)
         if name is None:
             raise ValueError(f"image id {image_id!r} is not in the plan; call plan(ids) with all ids first")
         if image_id in self.done:
             return
-        record = _checked(image_id, scores, classes, size, stride, len(self.class_names))
+        record = self._checked(image_id, np.asarray(scores), np.asarray(classes).astype(np.int64), size, stride)
         waiting = self._waiting.setdefault(name, {})
         if image_id in waiting:
             raise ValueError(f"image id {image_id!r} was added twice")
         waiting[image_id] = record
         if len(waiting) == len(self._shards[name]):
-            image = self._shard_bytes(name, self._waiting.pop(name))
+            records = self._waiting.pop(name)
+            # in the order of their ids: the order of adding leaves no trace
+            ordered = ((image_id, records.pop(image_id)) for image_id in self._shards[name])
+            image = write_shard(name, ordered, self.class_names, self.normalisation)
             self.writer.write_bytes(f"{self.folder}/{name}", image)
             self.done |= set(self._shards[name])
 
@@ -147,21 +161,24 @@ class ScoreMapWriter:
         if kind is None and unfinished:
             raise ValueError(f"{sum(unfinished.values())} images were never added to {', '.join(unfinished)}")
 
-    def _shard_bytes(self, name: str, records: dict[str, _Record]) -> bytes:
-        """A whole shard, its images in the order of their ids: the order of adding leaves no trace.
-
-        It is built in memory, since the HDF5 library writing to a full disk swallows the error and then
-        crashes the process. Format version 1.10 keeps checksums of its own structures too, not only of the
-        data, and needs 6 KiB less an image than the oldest one.
-        """
-        with h5py.File(name, "w", driver="core", backing_store=False, libver="v110") as file:
-            file.attrs["schema"] = SCHEMA
-            file.attrs["class_names"] = list(self.class_names)
-            file.attrs["normalisation"] = self.normalisation
-            for image_id in self._shards[name]:
-                _write_record(file, image_id, records.pop(image_id))
-            file.flush()
-            return file.id.get_file_image()
+    def _checked(
+        self, image_id: str, scores: np.ndarray, classes: np.ndarray, size: tuple[int, int], stride: int
+    ) -> MapRecord:
+        if fault := shape_fault(scores.shape, tuple(size), stride):
+            raise ValueError(f"{image_id}: {fault}")
+        if classes.shape != scores.shape[:1]:
+            raise ValueError(f"{image_id}: classes are (K,), got {classes.shape} for scores {scores.shape}")
+        if scores.size > MOST_SCORES:
+            raise DataError(
+                f"{image_id}: {scores.shape[0]} maps of {scores.shape[1]} x {scores.shape[2]} scores; "
+                f"at most {MOST_SCORES:,} scores of a picture are kept",
+                "set a larger stride, or make the picture smaller",
+            )
+        order = np.argsort(classes)
+        record = MapRecord(scores[order].astype(np.float16), classes[order], (int(size[0]), int(size[1])), int(stride))
+        if fault := fault_of(record, len(self.class_names), self.normalisation):
+            raise ValueError(f"{image_id}: {fault}")
+        return dataclasses.replace(record, classes=record.classes.astype(np.uint8))
 
     def _write_index(self) -> None:
         index = {
@@ -179,53 +196,6 @@ class ScoreMapWriter:
                         "delete the unfinished work and start again",
                     )
         self.writer.write_json(relative, index)
-
-
-@dataclass(frozen=True)
-class _Record:
-    scores: np.ndarray  # float16 (K, h, w)
-    classes: np.ndarray  # uint8 (K,)
-    size: tuple[int, int]
-    stride: int
-
-
-def _checked(
-    image_id: str,
-    scores: np.ndarray,
-    classes: np.ndarray | Sequence[int],
-    size: tuple[int, int],
-    stride: int,
-    num_classes: int,
-) -> _Record:
-    scores, ids = np.asarray(scores), np.asarray(classes).astype(np.int64)
-    if scores.ndim != 3 or ids.shape != scores.shape[:1] or 0 in scores.shape[1:]:
-        raise ValueError(f"{image_id}: scores are (K, h, w) and classes (K,), got {scores.shape} and {ids.shape}")
-    if ids.size and (len(set(ids.tolist())) != ids.size or ids.min() < 0 or ids.max() >= num_classes):
-        raise ValueError(f"{image_id}: classes are distinct ids 0..{num_classes - 1}, got {ids.tolist()}")
-    # written as "not inside" so that NaN fails too
-    if scores.size and not (scores.min() >= -1e-3 and scores.max() <= 1 + 1e-3):
-        raise ValueError(f"{image_id}: scores lie in 0..1, got {scores.min()}..{scores.max()}")
-    if len(size) != 2 or min(size) < 1 or stride < 1:
-        raise ValueError(f"{image_id}: size is (H, W) and stride at least 1, got size {size}, stride {stride}")
-    order = np.argsort(ids)
-    return _Record(
-        scores[order].astype(np.float16), ids[order].astype(np.uint8), (int(size[0]), int(size[1])), int(stride)
-    )
-
-
-def _write_record(file: h5py.File, image_id: str, record: _Record) -> None:
-    group = file.create_group(image_id)
-    group.attrs["height"], group.attrs["width"] = record.size
-    group.attrs["stride"] = record.stride
-    count, height, width = record.scores.shape
-    plain: dict[str, Any] = {"track_times": False}
-    if count == 0:  # HDF5 has no chunks of nothing
-        group.create_dataset("scores", data=record.scores, **plain)
-        group.create_dataset("classes", data=record.classes, **plain)
-        return
-    filters = {"compression": "lzf", "shuffle": True, "fletcher32": True}
-    group.create_dataset("scores", data=record.scores, chunks=(1, height, width), **filters, **plain)
-    group.create_dataset("classes", data=record.classes, chunks=(count,), fletcher32=True, **plain)
 
 
 class ScoreMaps(Mapping[str, ScoreMap]):
@@ -266,16 +236,11 @@ class ScoreMaps(Mapping[str, ScoreMap]):
         name = self._shard_of[image_id]
         file = self._file(name)
         try:
-            group = file[image_id]
-            scores = group["scores"][...].astype(np.float32)
-            classes = group["classes"][...]
-            size = (int(group.attrs["height"]), int(group.attrs["width"]))
-            stride = int(group.attrs["stride"])
-        except (OSError, KeyError, RuntimeError) as error:
+            found = read_record(file, image_id, len(self.class_names), self.normalisation)
+        except Exception as error:  # what HDF5 raises for damaged bytes has no kind of its own
             raise self._damaged(name, f"image {image_id!r} cannot be read ({error})") from error
-        if scores.ndim != 3 or classes.shape != scores.shape[:1]:
-            raise self._damaged(name, f"image {image_id!r} has scores {scores.shape} for classes {classes.shape}")
-        return ScoreMap(image_id, scores, classes, size, stride, self.normalisation)
+        scores = found.scores.astype(np.float32)
+        return ScoreMap(image_id, scores, found.classes, found.size, found.stride, self.normalisation)
 
     def close(self) -> None:
         """Close the files; they open again when needed."""
@@ -300,14 +265,9 @@ class ScoreMaps(Mapping[str, ScoreMap]):
         if not (self.path / name).is_file():
             raise self._damaged(name, "the file is missing")
         try:
-            file = h5py.File(self.path / name, "r", locking=False)
-            found = file.attrs.get("schema")
-        except (OSError, KeyError, RuntimeError) as error:
+            return open_shard(self.path / name, self.class_names, self.normalisation)
+        except Exception as error:  # as above
             raise self._damaged(name, f"the file cannot be opened ({error})") from error
-        if found != SCHEMA:
-            file.close()
-            raise self._damaged(name, f"it has schema {found}, expected {SCHEMA}")
-        return file
 
     def _damaged(self, name: str, what: str) -> ArtifactError:
         return ArtifactError(
