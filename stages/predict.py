@@ -24,7 +24,7 @@ from pydantic import Field
 
 from artifacts.confidence import index_of_doubt
 from artifacts.dataset import Dataset, Split
-from artifacts.errors import ConfigError
+from artifacts.errors import ConfigError, DataError
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
@@ -78,8 +78,8 @@ class PredictConfig(InferenceConfig):
         0.01,
         ge=0,
         lt=1,
-        description="A class whose probability stays below this in the whole picture is left out of its score maps\n"
-        "(background is always kept).",
+        description="A class whose probability stays below this in the whole picture is left out of its score maps,\n"
+        "unless it wins a position (class 0, the background, is always kept).",
     )
 
     @pydantic.model_validator(mode="after")
@@ -108,7 +108,12 @@ def check(config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> None:
         raise ConfigError(f"artifact {keep.name!r}, given as keep, holds no masks", "make it with output=masks")
     if config.restrict_to_labels and isinstance(pictures, Dataset):
         for image_id in ids:
-            pictures.tags(image_id)
+            if not (pictures.tags(image_id) or pictures.possible_classes(image_id)):
+                raise DataError(
+                    f"restrict_to_labels: picture {image_id!r} has no label, and this data set has no background: "
+                    "no class may win",
+                    "leave it out of the split, or predict without restrict_to_labels",
+                )
     names = class_names(inputs["segmenter"])
     if (classifier := inputs.get("classifier")) is not None and class_names(classifier) != names:
         raise ConfigError(
@@ -247,8 +252,8 @@ def _save(
         return len(records)
 
     for ids, probabilities in views:
-        for classes in allowed:
-            probabilities = _restrict(probabilities, classes(ids))
+        if allowed:
+            probabilities = _restrict(probabilities, _in_all([classes(ids) for classes in allowed]))
         futures: list[Future[None]] = []
         if config.output != "probabilities":
             masks, confidences = _masks(probabilities, config.min_confidence)
@@ -292,6 +297,11 @@ def seen_classes(logits: np.ndarray, threshold: float) -> list[int]:
     return [0, *(int(k) + 1 for k in np.flatnonzero(probabilities >= threshold))]
 
 
+def _in_all(allowed: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
+    """The classes of each picture that every source allows; where that leaves none, those of the first: the labels."""
+    return [sorted(set(first).intersection(*others)) or list(first) for first, *others in zip(*allowed, strict=True)]
+
+
 def _restrict(probabilities: Tensor, allowed: Sequence[Sequence[int]]) -> Tensor:
     """(B, C, H, W): probability 0 for every class that is not allowed in its picture, renormalised over the others."""
     import torch
@@ -300,8 +310,9 @@ def _restrict(probabilities: Tensor, allowed: Sequence[Sequence[int]]) -> Tensor
     for number, classes in enumerate(allowed):
         keep[number, list(classes)] = 1
     kept = probabilities * keep.to(probabilities.device)[:, :, None, None]
-    # far below what any softmax in float32 gives a winner, yet no division by 0
-    return kept / kept.sum(1, keepdim=True).clamp(min=1e-30)
+    total = kept.sum(1, keepdim=True)
+    equal = (keep / keep.sum(1, keepdim=True)).to(probabilities.device)[:, :, None, None]
+    return torch.where(total > 0, kept / total, equal)  # nothing is known where none of them has any probability
 
 
 def _masks(probabilities: Tensor, min_confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -324,11 +335,23 @@ def _records(
     if config.output == "masks":
         yield from ((image_id, np.empty(0), [], size) for image_id in ids)
         return
-    grids = probabilities[:, :, :: config.stride, :: config.stride].half().cpu().numpy()
-    for image_id, grid in zip(ids, grids, strict=True):
-        highest = grid.max(axis=(1, 2))
-        classes = [c for c, value in enumerate(highest) if c == 0 or value >= config.min_class_probability]
-        yield image_id, grid[classes], classes, size
+    grids = probabilities[:, :, :: config.stride, :: config.stride]
+    winners = grids.argmax(1).cpu().numpy()
+    for image_id, grid, winner in zip(ids, grids.half().cpu().numpy(), winners, strict=True):
+        _let_win(grid, winner)
+        keep = grid.max(axis=(1, 2)) >= config.min_class_probability
+        keep[winner] = keep[0] = True
+        yield image_id, grid[keep], np.flatnonzero(keep).tolist(), size
+
+
+def _let_win(grid: np.ndarray, winner: np.ndarray) -> None:
+    """Raises, in scores float16 (C, h, w), the class that won each position (h, w) where rounding let another one win.
+
+    It gets the next higher number. Of many classes that are about as probable, several round to one number.
+    """
+    rows, columns = np.nonzero(grid.argmax(axis=0) != winner)
+    highest = grid[:, rows, columns].max(axis=0)
+    grid[winner[rows, columns], rows, columns] = np.nextafter(highest, np.float16(2))
 
 
 def _write(writer: Writer, image_id: str, mask: np.ndarray, confidence: np.ndarray | None) -> None:
@@ -346,7 +369,7 @@ def externals(config: PredictConfig) -> dict[str, Path]:
 
 STAGE = Stage(
     name="predict",
-    version=2,
+    version=3,
     summary="Predict masks and class probabilities with a trained network.",
     config=PredictConfig,
     inputs={

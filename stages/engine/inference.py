@@ -58,7 +58,13 @@ def predict_probabilities(
                 images = torch.from_numpy(np.stack([future.result() for future in decoding.pop(0)]))
                 if device.type == "cuda":
                     images = images.pin_memory()
-                yield batch, _predict(network, images.to(device, non_blocking=True), protocol)
+                probabilities = _predict(network, images.to(device, non_blocking=True), protocol)
+                if bool(probabilities[:, 0].isnan().any()):  # the softmax of one number that is not finite is NaN
+                    raise DataError(
+                        f"the network gives numbers that are not finite for {', '.join(batch[:5])}",
+                        "set precision=fp32 where it is not, or train again with a lower optimizer.lr",
+                    )
+                yield batch, probabilities
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from artifacts import checkpoint
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import read_mask, write_mask
 from artifacts.score_maps import ScoreMaps
 from stages.config import build
-from stages.networks import load_network, normalise, upsample
-from stages.predict import PredictConfig, _restrict, chosen_ids, seen_classes, take_over
+from stages.networks import build_segmenter, load_network, normalise, upsample
+from stages.networks.config import NetworkConfig
+from stages.predict import PredictConfig, _in_all, _records, _restrict, chosen_ids, seen_classes, take_over
 
 
 def softmax_of(bench, image: np.ndarray) -> np.ndarray:
@@ -297,6 +299,93 @@ def test_a_network_for_other_classes_is_refused(bench):
     bench.add_segmenter("stranger", ("background", "cat"))
     with pytest.raises(ConfigError, match="the network knows the classes background, cat"):
         bench.run("predict", "x", {}, {"segmenter": "stranger"})
+
+
+# --- many classes ---
+
+
+@pytest.fixture(scope="module")
+def hardly_trained(bench, tmp_path_factory):
+    """Pictures of one's own, predicted by a network whose 182 classes are all about as probable, 1 % and less."""
+    names = ("background", *(f"class {number}" for number in range(1, 182)))
+    network = build_segmenter(NetworkConfig.model_validate("tiny"), len(names), seed=3)
+    with torch.no_grad():
+        for parameter in list(network.head.parameters())[-2:]:
+            parameter.normal_(std=0.01, generator=torch.Generator().manual_seed(0))
+
+    def write(writer):
+        with writer.item("weights.pt") as temporary:
+            checkpoint.save(temporary, network.state_dict())
+        writer.write_json("network.json", network.spec(names))
+
+    bench.publish("hardly-trained", "segmenter", write)
+    folder = tmp_path_factory.mktemp("own")
+    for image_id in bench.dataset.ids("val"):
+        Image.fromarray(bench.dataset.image(image_id)).save(folder / f"{image_id}.png")
+    values = {"images": str(folder), "stride": 1}
+    return folder, bench.run("predict", "many", values, {"data": None, "segmenter": "hardly-trained"})
+
+
+def test_a_class_that_wins_with_less_than_a_hundredth_is_kept_in_the_score_maps(bench, hardly_trained):
+    """They were left out, and only background stayed."""
+    _, artifact = hardly_trained
+    maps, winners = ScoreMaps(artifact, "probabilities"), set()
+    for image_id, record in maps.items():
+        mask = mask_of(artifact, image_id)
+        assert record.scores.max() < 0.01
+        np.testing.assert_array_equal(record.classes[record.scores.argmax(0)], mask)
+        assert len(record.classes) < 182 / 2  # those that win nowhere are still left out
+        winners |= set(np.unique(mask))
+    assert len(winners) > 3
+
+
+def test_the_crf_of_many_improbable_classes_does_not_make_all_of_them_background(bench, hardly_trained):
+    folder, artifact = hardly_trained
+    values = {"images": str(folder), "iterations": 0}
+    refined = bench.run("crf", "many-refined", values, {"data": None, "predictions": "many"})
+    for image_id in bench.dataset.ids("val"):
+        mask = mask_of(artifact, image_id)
+        assert len(np.unique(mask)) > 1
+        np.testing.assert_array_equal(mask_of(refined, image_id), mask)  # the CRF without a step leaves the argmax
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**32), classes=st.integers(2, 255), spread=st.sampled_from([0, 1e-4, 1e-2, 1, 9]))
+def test_what_is_kept_has_the_winners_of_all_probabilities(seed, classes, spread):
+    logits = spread * torch.randn(1, classes, 9, 7, generator=torch.Generator().manual_seed(seed))
+    probabilities = logits.softmax(1)
+    config = PredictConfig.model_validate({"stride": 2, "output": "probabilities"})
+    [(image_id, scores, kept, size)] = _records(["a"], probabilities, config)
+    assert (image_id, size, kept[0], scores.dtype) == ("a", (9, 7), 0, np.float16)
+    expected = probabilities[0, :, ::2, ::2].numpy()
+    np.testing.assert_array_equal(np.array(kept)[scores.argmax(0)], expected.argmax(0))
+    np.testing.assert_allclose(scores, expected[kept], rtol=2**-9, atol=1e-6)
+    probable = {c for c in range(classes) if expected[c].max() >= 0.0101}
+    assert probable | {0} | set(expected.argmax(0).ravel()) <= set(kept)
+
+
+def test_a_position_without_any_allowed_class_is_left_open_and_two_sources_allow_what_both_do():
+    sure = torch.tensor([-200.0, 200.0, -200.0, -200.0]).view(1, 4, 1, 1).softmax(1)  # exactly 0, 1, 0, 0
+    assert _restrict(sure, [[0, 2]]).flatten().tolist() == [0.5, 0, 0.5, 0]
+    assert _in_all([[[0, 2, 3], [0]], [[0, 3], [0, 1]]]) == [[0, 3], [0]]
+    assert _in_all([[[2, 5]], [[0, 7]]]) == [[2, 5]]  # no background, and a classifier that sees none of the labels
+
+
+def test_a_network_that_overflows_is_named_and_no_mask_is_made_of_it(bench):
+    network = load_network(bench.workspace.artifact("segmenter"))
+    with torch.no_grad():
+        for parameter in list(network.head.parameters())[-2:]:
+            parameter.fill_(3e38)
+
+    def write(writer):
+        with writer.item("weights.pt") as temporary:
+            checkpoint.save(temporary, network.state_dict())
+        writer.write_json("network.json", network.spec(bench.dataset.class_names))
+
+    bench.publish("overflowing", "segmenter", write)
+    for output in ("masks", "probabilities"):
+        with pytest.raises(DataError, match="numbers that are not finite"):
+            bench.run("predict", "overflown", {"output": output}, {"segmenter": "overflowing"})
 
 
 # --- a classifier beside the segmenter ---
