@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from artifacts import checkpoint
 from artifacts.disk_errors import disk_errors
-from artifacts.errors import ArtifactError, SemisegError
+from artifacts.errors import ArtifactError, ConfigError, SemisegError
 from artifacts.store import Writer
 from stages.contract import Execution
 from stages.engine import distributed
@@ -36,12 +36,13 @@ from stages.engine.config import TrainingConfig
 from stages.engine.device import autocast_dtype, describe_device, select_device
 from stages.engine.interruption import Interruption
 from stages.engine.memory import PeakMemory
-from stages.engine.optimizers import MAIN, build_optimizers, lay_out_state, learning_rate_factor
+from stages.engine.optimizers import MAIN, build_optimizers, check_state, lay_out_state, learning_rate_factor
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Parcel, SampleMaker
 from stages.engine.teacher import update_average
 from stages.engine.training_log import Means, TrainingLog
 from stages.methods.contract import Method
+from stages.networks.weights import load_strictly
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -326,17 +327,20 @@ class _Trainer:
             state = checkpoint.load(path)
             if state["kind"] != type(self.method).__name__:
                 raise ArtifactError(f"the checkpoint {path} is of {state['kind']}, not of {type(self.method).__name__}")
-            self.method.networks.load_state_dict(state["networks"])
+            load_strictly(self.method.networks, state["networks"], str(path), "this training")
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
+                check_state(optimizer)
                 lay_out_state(optimizer)
             self.scaler.load_state_dict(state["scaler"])
             if self.average is not None:
-                self.average.load_state_dict(state["average"])
+                load_strictly(self.average, state["average"], str(path), "this training")
             self.method.restore(state["method"])
             self.means.restore(state, self.device)
-            self.step = self.saved = state["step"]
-        except ArtifactError as error:
+            if type(step := state["step"]) is not int or not 0 <= step <= self.config.iterations:
+                raise ValueError(f"step {step!r} of {self.config.iterations}")
+            self.step = self.saved = step
+        except (ArtifactError, ConfigError) as error:
             raise ArtifactError(error.message, cure) from error
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise ArtifactError(f"the checkpoint {path} does not fit this training: {error!r}", cure) from error

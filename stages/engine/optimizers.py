@@ -62,6 +62,19 @@ def build_optimizers(
     return {name: build_optimizer(own.get(name, config), share, fused=True) for name, share in shares.items()}
 
 
+def check_state(optimizer: torch.optim.Optimizer) -> None:
+    """ValueError where the state of a parameter is neither of its shape nor a number, or not finite.
+
+    A fused optimiser would walk through it by addresses, beyond its end.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if not isinstance(value, Tensor):
+                continue
+            if value.shape not in (parameter.shape, ()) or not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name} {tuple(value.shape)} for a parameter {tuple(parameter.shape)}, or not finite")
+
+
 def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
     """Gives the state of each parameter the parameter's own strides.
 

@@ -20,6 +20,7 @@ from stages.engine.streams import MaskFolder, SampleMaker, Stream
 from stages.methods import load_method
 from stages.methods.contract import Setup, Sources
 from stages.networks import Classifier, Segmenter
+from stages.networks.weights import read_state
 
 if TYPE_CHECKING:
     from stages.methods.settings import TrainConfig
@@ -63,7 +64,7 @@ def train_segmenter(
         seed=derive_seed(config.seed, "network"),
         iterations=config.iterations,
         workers=max(execution.workers // distributed.world_size(), 1),
-        initial=checkpoint.load(initial.file("weights.pt")) if initial else None,
+        initial=read_state(initial.file("weights.pt")) if initial else None,
         hard_examples=config.hard_examples,
     )
     maker = SampleMaker(

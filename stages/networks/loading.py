@@ -9,13 +9,12 @@ from typing import Any
 
 import pydantic
 
-from artifacts import checkpoint
 from artifacts.errors import ArtifactError, ConfigError
 from artifacts.store import Artifact
 from stages.networks.classifier import Classifier
 from stages.networks.config import ClassifierConfig, NetworkConfig
 from stages.networks.segmenter import SPEC_SCHEMA, Segmenter, seeded
-from stages.networks.weights import load_strictly
+from stages.networks.weights import load_strictly, read_state
 
 
 def load_network(source: Any, weights: str = "weights.pt") -> Segmenter | Classifier:
@@ -43,7 +42,7 @@ def load_network(source: Any, weights: str = "weights.pt") -> Segmenter | Classi
         )
     network = _rebuild(spec, file)
     try:
-        load_strictly(network, checkpoint.load(folder / weights), str(folder / weights), f"{file}")
+        load_strictly(network, read_state(folder / weights), str(folder / weights), f"{file}")
     except ConfigError as error:
         raise ArtifactError(error.message, "the two files belong to different runs: rerun the stage") from error
     return network.eval()

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from stages.networks.backbones import Backbone, Features, build_backbone, initialise
 from stages.networks.config import NetworkConfig
 from stages.networks.heads import AtrousBranch, build_head
-from stages.networks.weights import load_pretrained
+from stages.networks.weights import load_pretrained, load_strictly
 
 SPEC_SCHEMA = 1
 
@@ -119,15 +119,16 @@ def _decimate_vgg(network: Segmenter, classifier: dict[str, Tensor]) -> list[str
     fc6, fc7 = classifier.get("classifier.0.weight"), classifier.get("classifier.3.weight")
     if network.config.backbone != "vgg16" or network.config.neck_layers or fc6 is None or fc7 is None:
         return []
-    if fc6.shape != (4096, 512 * 7 * 7) or fc7.shape != (4096, 4096):  # not the ImageNet classifier
+    biases = [classifier[key] for key in ("classifier.0.bias", "classifier.3.bias") if key in classifier]
+    if fc6.shape != (4096, 512 * 7 * 7) or fc7.shape != (4096, 4096) or len(biases) < 2:  # not the ImageNet classifier
         return []
-    fc6_weight, fc6_bias = fc6.view(4096, 512, 7, 7)[::4, :, ::3, ::3], classifier["classifier.0.bias"][::4]
-    fc7_weight, fc7_bias = fc7[::4, ::4, None, None], classifier["classifier.3.bias"][::4]
+    fc6_layer = {"weight": fc6.view(4096, 512, 7, 7)[::4, :, ::3, ::3], "bias": biases[0][::4]}
+    fc7_layer = {"weight": fc7[::4, ::4, None, None], "bias": biases[1][::4]}
     prefixes = []
     for name, branch in network.named_modules():
         if isinstance(branch, AtrousBranch) and branch.fc7.out_channels == 1024:
-            branch.fc6.load_state_dict({"weight": fc6_weight, "bias": fc6_bias})
-            branch.fc7.load_state_dict({"weight": fc7_weight, "bias": fc7_bias})
+            load_strictly(branch.fc6, fc6_layer, "VGG16's classifier.0", f"{name}.fc6", any_float=True)
+            load_strictly(branch.fc7, fc7_layer, "VGG16's classifier.3", f"{name}.fc7", any_float=True)
             prefixes += [f"{name}.fc6.", f"{name}.fc7."]
     return prefixes
 

@@ -35,25 +35,30 @@ def load_pretrained(backbone: Backbone, config: BackboneConfig) -> dict[str, Ten
         file = Path(config.weights).expanduser()
         state, source = _read(file), str(file)
     used = {key: value for key, value in state.items() if not key.startswith(backbone.unused_prefixes or "\0")}
-    load_strictly(backbone, used, source, f"the backbone {config.backbone}")
+    load_strictly(backbone, used, source, f"the backbone {config.backbone}", any_float=True)
     return {key: value for key, value in state.items() if key not in used}
 
 
-def load_strictly(module: torch.nn.Module, state: Mapping[str, Tensor], source: str, target: str) -> None:
-    """Copy `state` into `module`: same keys, same shapes, or one ConfigError that names every difference.
+def load_strictly(
+    module: torch.nn.Module, state: Mapping[str, Tensor], source: str, target: str, any_float: bool = False
+) -> None:
+    """Copy `state` into `module`: same keys, shapes and types, finite, or one ConfigError that names every difference.
 
     The counters `num_batches_tracked` may be missing (torchvision files of 2018 and before): they have no influence.
+
+    Args:
+        any_float: floating-point tensors of another width are converted (weights made elsewhere).
     """
     expected = module.state_dict()
-    missing = [key for key in expected if key not in state and not key.endswith(".num_batches_tracked")]
-    unexpected = [key for key in state if key not in expected]
+    problems = {
+        "missing": [key for key in expected if key not in state and not key.endswith(".num_batches_tracked")],
+        "unexpected": [key for key in state if key not in expected],
+    }
     shared = [key for key in expected if key in state]
-    misshaped = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in shared
-        if state[key].shape != expected[key].shape
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    for key in shared:
+        if problem := _misfit(state[key], expected[key], any_float):
+            kind, what = problem
+            problems.setdefault(kind, []).append(f"{key}{what}")
     if any(problems.values()):
         lines = [f"  {len(keys)} {kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys]
         raise ConfigError(
@@ -66,6 +71,18 @@ def load_strictly(module: torch.nn.Module, state: Mapping[str, Tensor], source: 
             expected[key].copy_(state[key])  # the state dict's tensors are the module's own
             copied += 1
     assert copied == sum(not key.endswith(".num_batches_tracked") or key in state for key in expected)
+
+
+def _misfit(value: Tensor, expected: Tensor, any_float: bool) -> tuple[str, str] | None:
+    """(kind, what) of the difference between a tensor and the one whose place it shall take, or None."""
+    if value.shape != expected.shape:
+        return "of another shape", f" {tuple(value.shape)} instead of {tuple(expected.shape)}"
+    floats = value.dtype.is_floating_point and expected.dtype.is_floating_point
+    if value.dtype != expected.dtype and not (any_float and floats):
+        return "of another type", f" {value.dtype} instead of {expected.dtype}"
+    if floats and not bool(torch.isfinite(value.to(expected.dtype)).all()):
+        return "with values that are not finite numbers", ""
+    return None
 
 
 def _imagenet(name: str) -> dict[str, Tensor]:
@@ -91,15 +108,27 @@ _WEIGHTS = {
 }
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    """A torchvision state dict, or the backbone's part of a network artifact's weights."""
+def read_state(file: Path) -> dict[str, Tensor]:
+    """The state dict in a file: plain tensors by name. ConfigError for anything else."""
     state = checkpoint.load(file)
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not state or not all(map(_is_plain, state, state.values())):
         raise ConfigError(
-            f"network.weights: {file} is not a state dict of tensors by name",
+            f"{file} is not a state dict of tensors by name",
             "save model.state_dict() alone, without optimiser or other entries",
         )
+    return dict(state)
+
+
+def _is_plain(name: object, value: object) -> bool:
+    """Whether a value is a dense tensor in memory: not sparse, not quantised, not without storage."""
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return isinstance(name, str) and plain and not value.is_quantized and not value.is_nested
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """A torchvision state dict, or the backbone's part of a network artifact's weights."""
+    state = read_state(file)
     inside = {
         key.removeprefix(ARTIFACT_PREFIX): value for key, value in state.items() if key.startswith(ARTIFACT_PREFIX)
     }
-    return inside or dict(state)
+    return inside or state
