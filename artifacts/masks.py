@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 
@@ -89,43 +90,59 @@ def read_mask(
     format than PNG, another mode than P or L (8 bits), another size, values outside the classes.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise DataError(f"mask {path} is missing", "put the file there, or take its id from the list") from None
-    except PermissionError:
-        raise DataError(f"mask {path} cannot be read: permission denied", "correct its permissions") from None
-    if not data:
-        raise DataError(f"mask {path} is empty (0 bytes)", _COPY_AGAIN)
-    if not data.startswith(PNG_SIGNATURE):
-        raise DataError(
-            f"mask {path} is no PNG file", "masks are indexed PNG files: lossy formats change the class ids"
-        )
-    if damage := png_damage(data):
-        raise _damaged(path, damage)
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            mode = picture.mode
-            if mode in ("P", "L"):
-                _refuse_rescaled_grey(path, picture)
-                mask = np.array(picture, dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
-        raise _damaged(path, str(error)) from error
-    if mode not in ("P", "L"):
+    mode, bits, mask = read_png(path, "mask", ("P", "L"), size)
+    if mask is None:
         what = _WHAT_IT_IS.get(mode, "16-bit or other values, not an index mask")
         raise DataError(
             f"mask {path} has mode {mode}: {what} (expected mode P or L, pixel value = class id)",
             "write the class ids as an indexed PNG; colours have to be mapped back to ids first",
         )
-    if size is not None and (mask.shape[1], mask.shape[0]) != tuple(size):
+    if mode == "L" and bits < 8:  # Pillow stretches their values to 0..255, so ids would be lost
         raise DataError(
-            f"mask {path} is {mask.shape[1]}x{mask.shape[0]} (width x height), expected {size[0]}x{size[1]}, "
-            "the size of its image",
-            "a mask has the size of its image; resize masks with nearest neighbour only",
+            f"mask {path} is a grey PNG of less than 8 bits a pixel; its values would be rescaled on reading",
+            "write the class ids as an 8-bit indexed PNG (mode P)",
         )
     if num_classes is not None:
         _check_values(path, mask, num_classes, allow_ignore)
     return mask
+
+
+def read_png(
+    path: Path, what: str, modes: Collection[str], size: tuple[int, int] | None = None
+) -> tuple[str, int, np.ndarray | None]:
+    """Mode, bits of a channel and values, uint8 (H, W), of a PNG; no values where its mode is none of `modes`.
+
+    what: "mask", what the file is called in messages. size: the expected (W, H), compared before anything is decoded.
+    Raises DataError for a file that is missing, unreadable, empty, no PNG, damaged, or of another size.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise DataError(f"{what} {path} is missing", "put the file there, or take its id from the list") from None
+    except PermissionError:
+        raise DataError(f"{what} {path} cannot be read: permission denied", "correct its permissions") from None
+    if not data:
+        raise DataError(f"{what} {path} is empty (0 bytes)", _COPY_AGAIN)
+    if not data.startswith(PNG_SIGNATURE):
+        raise DataError(
+            f"{what} {path} is no PNG file", "masks are indexed PNG files: lossy formats change the class ids"
+        )
+    if damage := png_damage(data):
+        raise DataError(f"{what} {path} is damaged: {damage}", _COPY_AGAIN)
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            mode, found = picture.mode, picture.size
+            fits = mode in modes and size in (None, found)
+            values = np.array(picture, dtype=np.uint8) if fits else None
+    except Exception as error:  # what Pillow raises for forged bytes has no kind of its own
+        raise DataError(f"{what} {path} is damaged: {error}", _COPY_AGAIN) from error
+    if mode in modes and values is None and size is not None:
+        raise DataError(
+            f"{what} {path} is {found[0]}x{found[1]} (width x height), expected {size[0]}x{size[1]}, "
+            "the size of its image",
+            f"a {what} has the size of its image; resize masks with nearest neighbour only",
+        )
+    return mode, data[24], values
 
 
 def png_damage(data: bytes) -> str | None:
@@ -146,20 +163,6 @@ def png_damage(data: bytes) -> str | None:
             return None
         position = end
     return f"truncated after {len(data)} bytes"
-
-
-def _damaged(path: Path, reason: str) -> DataError:
-    return DataError(f"mask {path} is damaged: {reason}", _COPY_AGAIN)
-
-
-def _refuse_rescaled_grey(path: Path, picture: Image.Image) -> None:
-    """Grey PNGs of 2 or 4 bits: Pillow stretches their values to 0..255, so ids would be lost."""
-    tiles = getattr(picture, "tile", None)  # [(decoder, box, offset, raw mode)] before the pixels are loaded
-    if picture.mode == "L" and tiles and tiles[0][3] not in ("L", ("L",)):
-        raise DataError(
-            f"mask {path} is a grey PNG of less than 8 bits a pixel; its values would be rescaled on reading",
-            "write the class ids as an 8-bit indexed PNG (mode P)",
-        )
 
 
 def _check_values(path: Path, mask: np.ndarray, num_classes: int, allow_ignore: bool) -> None:

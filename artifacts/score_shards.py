@@ -19,7 +19,7 @@ from h5py import h5d, h5l, h5t, h5z
 
 SCHEMA = 1
 MOST_PIXELS = 2**28  # of a picture; Pillow opens no picture of more than 179 million
-MOST_SCORES = 2**30  # of a picture: 24 megapixels at every 4th with 255 classes are 380 million
+MOST_SCORES = 2**29  # of a picture: 24 megapixels at every 4th with 255 classes are 380 million
 
 # Not h5py's lzf, which is faster but leaves a table uninitialised: it never gives the same bytes twice.
 _PACKED = (h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32)

@@ -16,6 +16,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from artifacts.errors import DataError
+from artifacts.masks import read_png
 
 # Zhu et al. 2014: widths of colour (Lab units), boundary connectivity and space (share of the longer side).
 COLOUR_WIDTH = 10.0
@@ -113,24 +114,14 @@ def read_saliency(path: Path | str, size: tuple[int, int]) -> NDArray[np.float32
     Raises DataError, with the file's name: missing, damaged, another mode than L, another size.
     """
     path = Path(path)
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            mode, values = picture.mode, np.array(picture)
-    except FileNotFoundError:
+    if not path.is_file():
         raise DataError(
             f"there is no saliency map {path}", "put it there, or choose another background, such as saliency"
-        ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"saliency map {path} cannot be read: {error}", "copy or make the file again") from error
-    if mode != "L":
+        )
+    mode, _, values = read_png(path, "saliency map", ("L",), (size[1], size[0]))
+    if values is None:
         raise DataError(
             f"saliency map {path} has mode {mode}, expected L: one channel of 8 bits, 0 background, 255 salient",
             "save it as a grey 8-bit PNG",
-        )
-    if values.shape != tuple(size):
-        raise DataError(
-            f"saliency map {path} is {values.shape[1]}x{values.shape[0]} (width x height), "
-            f"its picture is {size[1]}x{size[0]}",
-            "resize it to the picture's size",
         )
     return values.astype(np.float32) / np.float32(255)

@@ -54,11 +54,11 @@ def test_unusable_saliency_files_are_named(tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "colour.png")
     with pytest.raises(DataError, match=r"no saliency map .*gone\.png"):
         read_saliency(tmp_path / "gone.png", (64, 64))
-    with pytest.raises(DataError, match=r"cut\.png cannot be read"):
+    with pytest.raises(DataError, match=r"cut\.png is damaged"):
         read_saliency(tmp_path / "cut.png", (64, 64))
     with pytest.raises(DataError, match=r"colour\.png has mode RGB"):
         read_saliency(tmp_path / "colour.png", (64, 64))
-    with pytest.raises(DataError, match=r"whole\.png is 64x64 .* its picture is 60x64"):
+    with pytest.raises(DataError, match=r"whole\.png is 64x64 .* expected 60x64"):
         read_saliency(tmp_path / "whole.png", (64, 60))
 
 
