@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from hypothesis.extra import numpy as hnp
 from artifacts.errors import ArtifactError, DataError
 from artifacts.score_maps import ScoreMaps, ScoreMapWriter
 from artifacts.store import Work, Workspace, Writer
+from tests.fuzz.artifact_bytes import SHARD, SHARD_FORGERIES, forge_shard, scores_of, write_chunk, write_maps
 
 NAMES = ("background", "cat", "cow", "dog", "horse", "sheep")
 IDS = [f"2007_{number:06d}" for number in range(10)]
@@ -406,6 +409,72 @@ def test_a_full_disk_is_said_in_words_and_loses_no_whole_shard(small_disk):
     for image_id in ids[:whole]:
         assert ScoreMaps(disk / "a")[image_id].size == (36, 48)
     assert not list(disk.rglob(".tmp-*"))
+
+
+# --- forged shards: what a stranger may have written -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalisation", ["max", "probability"])
+@pytest.mark.parametrize("name", SHARD_FORGERIES)
+def test_a_forged_shard_is_refused_and_nothing_outside_it_is_read(tmp_path, name, normalisation):
+    """A file of the system was read as scores and changed a mask, and scores of -3 or of an unknown class passed."""
+    folder = tmp_path / "maps"
+    forge_shard(folder, name, random.Random(0), normalisation)
+    with pytest.raises(ArtifactError, match=r"shard-00000\.h5 is damaged") as caught:
+        ScoreMaps(folder)["b"]
+    assert caught.value.hint
+    if "cannot be read" in caught.value.message:  # the other pictures can still be read
+        np.testing.assert_array_equal(ScoreMaps(folder)["a"].scores, scores_of("a"))
+
+
+def test_the_forger_writes_what_is_read_where_it_forges_nothing(tmp_path):
+    """Else the refusals above would say nothing."""
+    folder = tmp_path / "maps"
+    write_maps(folder)
+    with h5py.File(folder / SHARD, "r+", libver="v110") as file:
+        shuffled = np.frombuffer(scores_of("b")[1].tobytes(), np.uint8).reshape(-1, 2).T.tobytes()
+        write_chunk(file, zlib.compress(shuffled))
+        assert file["b/scores"][...].tobytes() == scores_of("b").tobytes()
+    found = ScoreMaps(folder)["b"]
+    np.testing.assert_array_equal(found.scores, scores_of("b"))
+    assert found.classes.tolist() == [0, 1, 3]
+
+
+def test_a_chunk_that_would_grow_a_thousandfold_is_refused_before_it_is_inflated(tmp_path):
+    """HDF5 inflates a chunk whatever it grows to: 50 MB here, out of 49 KB."""
+    folder = tmp_path / "maps"
+    write_maps(folder)
+    with h5py.File(folder / SHARD, "r+", libver="v110") as file:
+        write_chunk(file, zlib.compress(bytes(50_000_000)))
+    with pytest.raises(ArtifactError, match=r"a chunk holds 48,\d+ bytes instead of 160"):
+        ScoreMaps(folder)["b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p[1:], "class 0"),
+        (lambda p: p[:2] / 3, "a class that wins a pixel is missing"),
+        (lambda p: p * 1.1, "add up to 1 at most"),
+        (lambda p: p[:0], "class 0"),
+    ],
+)
+def test_probabilities_without_the_class_that_wins_are_refused(tmp_path, change, message):
+    """Class 2 is the likely one; without it another class would win the whole picture."""
+    probabilities = np.stack([np.full((2, 2), share) for share in (0.1, 0.2, 0.7)])
+    given = change(probabilities)
+    classes = [1, 2] if len(given) == 2 and given[0, 0, 0] == 0.2 else list(range(len(given)))
+    maps = ScoreMapWriter(Writer(tmp_path), class_names=NAMES, normalisation="probability")
+    maps.plan(["a"])
+    with pytest.raises(ValueError, match=message):
+        maps.add("a", given, classes, size=(8, 8), stride=4)
+
+
+def test_more_scores_than_are_read_are_not_written_either(tmp_path):
+    scores = np.broadcast_to(np.float32(0), (5, 16000, 16000))
+    with pytest.raises(DataError, match="at most 536,870,912 scores") as caught:
+        write_one(tmp_path, scores=scores, classes=range(5), size=(16000, 16000), stride=1)
+    assert "stride" in caught.value.hint
 
 
 # --- processes -------------------------------------------------------------------------------------------------

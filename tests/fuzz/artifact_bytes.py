@@ -147,7 +147,7 @@ def _virtual(file: h5py.File, other: Path) -> None:
     file["b"].create_virtual_dataset("scores", layout)
 
 
-def _chunk(file: h5py.File, data: bytes, mask: int = 0) -> None:
+def write_chunk(file: h5py.File, data: bytes, mask: int = 0) -> None:
     """Writes a chunk of scores as it shall lie in the file, with the checksum HDF5 expects."""
     file["b/scores"].id.write_direct_chunk((1, 0, 0), data + struct.pack("<I", _fletcher32(data)), mask)
 
@@ -162,7 +162,7 @@ def _fletcher32(data: bytes) -> int:
 
 
 def _bomb(file: h5py.File) -> None:
-    _chunk(file, zlib.compress(bytes(2_000_000)))
+    write_chunk(file, zlib.compress(bytes(2_000_000)))
 
 
 def _huge(file: h5py.File, size: tuple[int, int], stride: int) -> None:
@@ -277,11 +277,11 @@ SHARD_FORGERIES: dict[str, Forgery] = {
     "scores without chunks": _scores(lambda scores: scores, **PLAIN),
     "a chunk that was never written": lambda f, o, r: _emptied(f),
     "a chunk that inflates to more": lambda f, o, r: _bomb(f),
-    "a chunk that inflates to less": lambda f, o, r: _chunk(f, zlib.compress(bytes(80))),
-    "a chunk that does not inflate": lambda f, o, r: _chunk(f, r.randbytes(100)),
-    "a chunk that skips deflate, too short": lambda f, o, r: _chunk(f, bytes(80), 2),
-    "a chunk that skips deflate, too long": lambda f, o, r: _chunk(f, bytes(240), 2),
-    "a chunk that skips all filters": lambda f, o, r: _chunk(f, bytes(160), 7),
+    "a chunk that inflates to less": lambda f, o, r: write_chunk(f, zlib.compress(bytes(80))),
+    "a chunk that does not inflate": lambda f, o, r: write_chunk(f, r.randbytes(100)),
+    "a chunk that skips deflate, too short": lambda f, o, r: write_chunk(f, bytes(80), 2),
+    "a chunk that skips deflate, too long": lambda f, o, r: write_chunk(f, bytes(240), 2),
+    "a chunk that skips all filters": lambda f, o, r: write_chunk(f, bytes(160), 7),
     "another schema": lambda f, o, r: f.attrs.__setitem__("schema", 99),
     "a schema in text": lambda f, o, r: f.attrs.__setitem__("schema", "1"),
     "other classes": lambda f, o, r: f.attrs.__setitem__("class_names", [b"background", b"cat", b"dog", b"cow"]),
@@ -499,7 +499,8 @@ def _png_forged(rng: random.Random, folder: Path) -> str:
     kind = rng.choice(["IHDR", "sizes", "zTXt", "iTXt", "iCCP", "tRNS", "acTL", "fdAT", "eXIf", "pHYs", "PLTE", "gAMA"])
     extra = b""
     if kind == "IHDR":
-        head[rng.randrange(8, 13)] = rng.choice([0, 1, 2, 3, 4, 6, 7, 8, 16, 255])
+        field = rng.randrange(5)  # bits (of 1, 2 and 4 the picture would be another one, not a forged one), colours, ...
+        head[8 + field] = rng.choice([0, 3, 16, 255] if field == 0 else [0, 1, 2, 3, 4, 6, 7, 8, 16, 255])
     elif kind == "sizes":
         struct.pack_into(">I", head, rng.choice([0, 4]), rng.choice([0, 1, 2**14, 2**16, 2**31 - 1, 2**32 - 1]))
     else:
