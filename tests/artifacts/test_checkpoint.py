@@ -4,7 +4,11 @@ import io
 import math
 import os
 import pickle
+import re
+import struct
 import time
+import tracemalloc
+import zipfile
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -205,6 +209,40 @@ def test_flipped_bits_never_give_other_weights(tmp_path):
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "c.pt").write_bytes(content)
     assert "damaged or no checkpoint" in refusal(tmp_path / "c.pt")
+
+
+def test_a_compressed_part_is_refused_before_it_is_inflated(tmp_path):
+    """A part of 4 GB lay in 4 MB. torch.save compresses nothing."""
+    checkpoint.save(tmp_path / "c.pt", {"w": torch.zeros(1000)})
+    with zipfile.ZipFile(tmp_path / "c.pt") as old, zipfile.ZipFile(tmp_path / "bomb.pt", "w") as new:
+        for part in old.infolist():
+            inflated = bytes(30_000_000) if part.filename.endswith("data/0") else old.read(part)
+            new.writestr(part.filename, inflated, zipfile.ZIP_DEFLATED if len(inflated) > 10_000 else None)
+    assert (tmp_path / "bomb.pt").stat().st_size < 50_000
+    tracemalloc.start()
+    assert re.search(r"data/0 is compressed \(29,\d+ bytes for 30,000,000\)", refusal(tmp_path / "bomb.pt"))
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+def test_parts_that_together_are_more_than_the_file_are_refused(tmp_path):
+    """Each claims the same bytes, as overlapping archives do, or more than there are."""
+    data = written(tmp_path / "c.pt", {"w": torch.zeros(1000)})
+    with zipfile.ZipFile(tmp_path / "c.pt") as archive:
+        large = next(part for part in archive.infolist() if part.file_size == 4000)
+        listed = data.index(large.filename.encode(), archive.start_dir) - 46  # its entry in the list at the end
+    claimed = bytearray(data)
+    struct.pack_into("<II", claimed, listed + 20, 2**31, 2**31)
+    (tmp_path / "c.pt").write_bytes(claimed)
+    assert re.search(r"its parts claim 2,147,48\d,\d+ bytes, the file has \d,\d+", refusal(tmp_path / "c.pt"))
+
+
+def test_more_parts_than_a_checkpoint_has_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "MOST_PARTS", 20)
+    checkpoint.save(tmp_path / "c.pt", [torch.zeros(1)] * 10)
+    assert len(checkpoint.load(tmp_path / "c.pt")) == 10
+    checkpoint.save(tmp_path / "c.pt", [torch.zeros(1)] * 20)
+    assert re.search("it has 2[5-9] parts, at most 20 are read", refusal(tmp_path / "c.pt"))
 
 
 class Trap:

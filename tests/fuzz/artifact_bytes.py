@@ -316,7 +316,7 @@ def _shard_forged(rng: random.Random, folder: Path) -> str:
 # --- weights ---------------------------------------------------------------------------------------------------
 
 
-def _module() -> torch.nn.Module:
+def tiny_module() -> torch.nn.Module:
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
 
@@ -324,12 +324,12 @@ def _module() -> torch.nn.Module:
 @functools.cache
 def _good_weights() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder) / "weights.pt", _module().state_dict())
+        checkpoint.save(Path(folder) / "weights.pt", tiny_module().state_dict())
         return (Path(folder) / "weights.pt").read_bytes()
 
 
 def read_weights(path: Path) -> torch.nn.Module:
-    module = _module()
+    module = tiny_module()
     with torch.no_grad():
         for value in module.state_dict().values():
             value.zero_()
@@ -344,7 +344,7 @@ def _read_weights(path: Path) -> str:
             found = read_weights(path).state_dict()
     except (ArtifactError, ConfigError):
         return "weights refused"
-    assert all(torch.equal(value, found[key]) for key, value in _module().state_dict().items())
+    assert all(torch.equal(value, found[key]) for key, value in tiny_module().state_dict().items())
     return "weights read"
 
 
@@ -403,7 +403,7 @@ def _in_front(path: Path, rng: random.Random) -> None:
 
 def _changed(key: str, change: Callable[[torch.Tensor], Any]) -> Callable[[Path, random.Random], None]:
     def forge(path: Path, rng: random.Random) -> None:
-        state = dict(_module().state_dict())
+        state = dict(tiny_module().state_dict())
         state[key] = change(state[key])
         torch.save(state, path, _use_new_zipfile_serialization=rng.random() < 0.8)
 
@@ -422,7 +422,7 @@ WEIGHTS_FORGERIES: dict[str, Callable[[Path, random.Random], None]] = {
     "a part larger than the file": _larger_than_the_file,
     "something in front": _in_front,
     "all NaN": lambda path, rng: torch.save(
-        {key: value * float("nan") for key, value in _module().state_dict().items()}, path
+        {key: value * float("nan") for key, value in tiny_module().state_dict().items()}, path
     ),
     "one NaN": _changed("1.running_var", lambda value: torch.tensor([1, 1, float("nan"), 1])),
     "one infinite": _changed("0.bias", lambda value: torch.tensor([1, 1, float("inf"), 1])),
@@ -499,7 +499,7 @@ def _png_forged(rng: random.Random, folder: Path) -> str:
     kind = rng.choice(["IHDR", "sizes", "zTXt", "iTXt", "iCCP", "tRNS", "acTL", "fdAT", "eXIf", "pHYs", "PLTE", "gAMA"])
     extra = b""
     if kind == "IHDR":
-        field = rng.randrange(5)  # bits (of 1, 2 and 4 the picture would be another one, not a forged one), colours, ...
+        field = rng.randrange(5)  # bits (1, 2 or 4 would make it another picture, not a forged one), colours, ...
         head[8 + field] = rng.choice([0, 3, 16, 255] if field == 0 else [0, 1, 2, 3, 4, 6, 7, 8, 16, 255])
     elif kind == "sizes":
         struct.pack_into(">I", head, rng.choice([0, 4]), rng.choice([0, 1, 2**14, 2**16, 2**31 - 1, 2**32 - 1]))

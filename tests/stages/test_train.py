@@ -331,23 +331,38 @@ def test_a_damaged_checkpoint_says_how_to_start_again(training, execution):
     assert log_lines(again)[0]["step"] == 2
 
 
-@pytest.mark.parametrize("spoil", ["list", "empty", "keys", "shapes"])
+@pytest.mark.parametrize(
+    "spoil", ["list", "empty", "keys", "shapes", "types", "NaN", "long moments", "NaN moments", "step"]
+)
 def test_a_checkpoint_of_something_else_is_refused(spoil, training, execution):
+    """Moments of another shape would be walked through beyond their end by a fused optimiser."""
     config = training.config(seed=12)
+    name = f"foreign-{spoil}".replace(" ", "-")
     with pytest.raises(StoppedError):
-        train(training, config, f"foreign-{spoil}", execution, progress=StopAt(2))
-    (folder,) = training.space.partials(f"foreign-{spoil}")
+        train(training, config, name, execution, progress=StopAt(2))
+    (folder,) = training.space.partials(name)
     file = folder / ".scratch" / CHECKPOINT
     state = checkpoint.load(file)
+    networks, (optimizer, moments) = state["networks"], next(iter(state["optimizers"].items()))
+
+    def changed(change):
+        spoilt = {key: {name: change(v) for name, v in values.items()} for key, values in moments["state"].items()}
+        return state | {"optimizers": {optimizer: moments | {"state": spoilt}}}
+
     foreign = {
         "list": [1, 2],
         "empty": {},
         "keys": state | {"networks": {"no": torch.zeros(1)}},
-        "shapes": state | {"networks": {key: torch.zeros(2) for key in state["networks"]}},
+        "shapes": state | {"networks": {key: torch.zeros(2) for key in networks}},
+        "types": state | {"networks": {key: value.half() for key, value in networks.items()}},
+        "NaN": state | {"networks": {key: value * float("nan") for key, value in networks.items()}},
+        "long moments": changed(lambda value: torch.zeros(2)),
+        "NaN moments": changed(lambda value: value * float("nan")),
+        "step": state | {"step": 99},
     }
     checkpoint.save(file, foreign[spoil])
-    with pytest.raises(ArtifactError, match="does not fit this training"):
-        train(training, config, f"foreign-{spoil}", execution)
+    with pytest.raises(ArtifactError, match=r"do(es)? not fit this training"):
+        train(training, config, name, execution)
 
 
 def test_the_checkpoint_of_another_method_is_refused(training, execution):

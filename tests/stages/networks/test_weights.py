@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from artifacts.errors import ArtifactError, ConfigError
 from stages.networks import Classifier, Segmenter, build_classifier, build_segmenter, load_network
 from stages.networks.config import ClassifierConfig, NetworkConfig
 from stages.networks.segmenter import _decimate_vgg
+from tests.fuzz.artifact_bytes import WEIGHTS_FORGERIES, forge_weights, read_weights, tiny_module
 
 NAMES = ("background", "cat", "cow")
 
@@ -201,6 +203,58 @@ def test_an_artifact_that_is_not_whole_is_named(tmp_path: Path) -> None:
     (folder / "weights.pt").unlink()
     with pytest.raises(ArtifactError, match=r"weights\.pt is missing"):
         load_network(folder)
+
+
+@pytest.mark.parametrize("name", WEIGHTS_FORGERIES)
+def test_forged_weights_are_refused(tmp_path: Path, name: str) -> None:
+    """All-NaN weights were loaded and scored, a compressed part of 4 GB was inflated."""
+    forge_weights(tmp_path / "weights.pt", name, random.Random(0))
+    with pytest.raises((ArtifactError, ConfigError)) as caught:
+        read_weights(tmp_path / "weights.pt")
+    assert str(tmp_path / "weights.pt") in caught.value.message
+    assert caught.value.hint
+
+
+def test_the_forger_writes_what_is_read_where_it_forges_nothing(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "weights.pt", tiny_module().state_dict())
+    found = read_weights(tmp_path / "weights.pt").state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in tiny_module().state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value * float("nan"), "with values that are not finite numbers"),
+        (lambda value: value.half(), r"of another type: .* torch\.float16 instead of torch\.float32"),
+        (lambda value: value.double(), r"of another type: .* torch\.float64 instead of torch\.float32"),
+    ],
+)
+def test_weights_of_an_artifact_are_finite_and_of_the_networks_type(tmp_path: Path, change: Any, message: str) -> None:
+    network = build_segmenter(NetworkConfig.model_validate("tiny"), 3, seed=0)
+    folder = _publish(network, tmp_path / "run")
+    state = network.state_dict()
+    spoilt = {key: change(value) if value.is_floating_point() else value for key, value in state.items()}
+    checkpoint.save(folder / "weights.pt", spoilt)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        load_network(folder)
+    assert "head.scores.weight" in caught.value.message
+
+
+def test_pretrained_weights_in_half_precision_are_taken_and_those_that_are_not_finite_are_not(
+    tmp_path: Path, mobilenet: dict[str, torch.Tensor]
+) -> None:
+    half = {key: value.half() if value.is_floating_point() else value for key, value in mobilenet.items()}
+    torch.save(half, tmp_path / "half.pth")
+    network = build_segmenter(_config(tmp_path / "half.pth"), 3, seed=0)
+    assert torch.equal(network.backbone.state_dict()["features.0.0.weight"], half["features.0.0.weight"].float())
+    for number, spoilt in enumerate((float("nan"), float("inf"), 1e300)):
+        state = {**mobilenet, "features.0.0.weight": mobilenet["features.0.0.weight"].double() * spoilt}
+        torch.save(state, tmp_path / f"{number}.pth")
+        with pytest.raises(ConfigError, match=r"1 with values that are not finite numbers: features\.0\.0\.weight"):
+            build_segmenter(_config(tmp_path / f"{number}.pth"), 3, seed=0)
+    torch.save({**mobilenet, "features.0.0.weight": torch.ones(32, 3, 3, 3, dtype=torch.long)}, tmp_path / "int.pth")
+    with pytest.raises(ConfigError, match=r"of another type: features\.0\.0\.weight torch\.int64"):
+        build_segmenter(_config(tmp_path / "int.pth"), 3, seed=0)
 
 
 def test_a_name_for_each_class_is_asked_for() -> None:
