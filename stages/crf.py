@@ -98,6 +98,12 @@ def refine(task: Refinement, image_id: str) -> int:
 def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarray]:
     """The labels that take part, uint8 (K,), background first, and their scores float32 (K, H, W), 0..1."""
     config, record = task.config, task.maps[image_id]
+    if record.size != (size := tuple(task.pictures.size(image_id))):
+        raise DataError(
+            f"the score maps of {image_id} are of a picture of {record.size[1]}x{record.size[0]} (width x height), "
+            f"the picture has {size[1]}x{size[0]}",
+            "give the pictures that were predicted, or predict these",
+        )
     chance = np.ones(len(record.classes), bool)
     if config.labels == "predicted" and record.normalisation == "probability":
         chance = contenders(record.scores, config.present_threshold) | (record.classes == 0)
@@ -109,6 +115,11 @@ def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarra
         if not isinstance(task.pictures, Dataset):
             raise ConfigError("labels: tags needs a data set; pictures of one's own have no labels")
         keep = np.isin(classes, task.pictures.possible_classes(image_id))
+        if not keep.any():
+            raise DataError(
+                f"none of the labels of {image_id} has a score map: all were too improbable to be kept",
+                "predict with restrict_to_labels, or with min_class_probability=0",
+            )
     elif config.labels == "predicted":
         keep = present(scores, config.present_threshold) | (classes == 0)
     else:

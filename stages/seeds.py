@@ -297,7 +297,7 @@ class _Source:
             from artifacts.score_maps import ScoreMaps
 
             earlier = ScoreMaps(self.earlier, folder="cams")
-            return (earlier[image_id] for image_id in ids)
+            return (self._fitting(earlier[image_id]) for image_id in ids)
         from stages.engine.device import autocast_dtype
         from stages.localization.cam import class_activation_maps, for_inference
 
@@ -314,6 +314,18 @@ class _Source:
             dtype=autocast_dtype(cam.precision, device),
             threads=self.execution.workers,
         )
+
+    def _fitting(self, found: Any) -> Any:
+        """Earlier maps of a picture; ArtifactError when they are not of its labels and its size."""
+        labels, size = self.dataset.tags(found.image_id), tuple(self.dataset.size(found.image_id))
+        if (tuple(found.classes.tolist()), found.size) != (labels, size):
+            made, wanted = (", ".join(self.dataset.class_names[c] for c in ids) for ids in (found.classes, labels))
+            raise ArtifactError(
+                f"the maps of {found.image_id} are of {made or 'no class'}, at {found.size[1]}x{found.size[0]}; "
+                f"its labels are {wanted or 'none'}, its size is {size[1]}x{size[0]}",
+                "the data set changed since they were made: compute the maps, leave out --maps",
+            )
+        return found
 
     def write_gradients(self, writer: Writer, ids: Sequence[str]) -> None:
         """saliency/<id>.png for SEC's background, where it is not there yet."""

@@ -209,6 +209,21 @@ def test_a_damaged_chunk_names_shard_and_picture(bench, predictions, workers):
     assert shard.name in caught.value.message
 
 
+def test_score_maps_of_a_picture_of_another_size_are_named_before_they_are_resized(bench, predictions):
+    victim = bench.dataset.ids("val")[0]
+
+    def write(writer):
+        with ScoreMapWriter(
+            writer, "probabilities", class_names=bench.dataset.class_names, normalisation="probability"
+        ) as maps:
+            maps.plan([victim])
+            maps.add(victim, np.ones((1, 10, 10)), [0], size=(10_000, 10_000), stride=1000)
+
+    bench.publish("of-other-size", "predictions", write)
+    with pytest.raises(DataError, match=f"score maps of {victim} are of a picture of 10000x10000"):
+        bench.run("crf", "x", SETTINGS, {"predictions": "of-other-size"})
+
+
 def test_a_picture_that_is_gone_is_named(bench, predictions):
     victim = bench.dataset.image_path(bench.dataset.ids("val")[1])
     hidden = victim.with_suffix(".away")

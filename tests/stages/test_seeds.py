@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE as PREPARE_DATA
 from stages.prepare_data import PrepareDataConfig
 from stages.seeds import STAGE, SeedsConfig
+from tests.stages.conftest import publish
 
 FAST = {"cam": {"scales": [0.5, 1.0], "batch_size": 4}}
 UNKNOWN = 255
@@ -122,6 +124,25 @@ def test_earlier_maps_serve_other_thresholds(workspace, seeds):
     chained = run_seeds(workspace, values, "chained", {"data": "data", "maps": "reused"}).artifact
     assert reused.manifest.content == chained.manifest.content == fresh.manifest.content
     assert fresh.manifest.content != seeds.manifest.content
+
+
+def test_earlier_maps_of_other_labels_are_refused(workspace, seeds):
+    """A label that was added since had no map, and its object became background without a word."""
+
+    def relabelled(writer):
+        for path in (item for item in data.path.rglob("*") if item.is_file() and item.name != "manifest.json"):
+            writer.write_bytes(path.relative_to(data.path).as_posix(), path.read_bytes())
+        record = json.loads((data.path / "dataset.json").read_text())
+        record["tags"][victim] = sorted({1, 2, 3, 4} - set(record["tags"][victim]))[:2]
+        (writer.path / "dataset.json").unlink()
+        writer.write_json("dataset.json", record)
+
+    data = workspace.artifact("data")
+    victim = Dataset(data).ids("weak")[0]
+    publish(workspace, "relabelled", "dataset", relabelled)
+    with pytest.raises(ArtifactError, match=f"the maps of {victim} are of .*; its labels are") as caught:
+        run_seeds(workspace, {}, "refused", {"data": "relabelled", "maps": "seeds"})
+    assert "--maps" in caught.value.hint
 
 
 @pytest.mark.parametrize(
