@@ -84,6 +84,8 @@ class ScoreMapWriter:
         """class_names: all classes, background first. shard_size: images in a shard, part of the result's bytes."""
         if normalisation not in NORMALISATIONS:
             raise ValueError(f"normalisation is one of {NORMALISATIONS}, got {normalisation!r}")
+        if len(class_names) > 255:
+            raise ValueError(f"class ids are uint8 below 255, got {len(class_names)} classes")
         if shard_size < 1:
             raise ValueError(f"shard_size is at least 1, got {shard_size}")
         self.writer = writer

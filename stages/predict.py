@@ -115,6 +115,11 @@ def check(config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> None:
                     "leave it out of the split, or predict without restrict_to_labels",
                 )
     names = class_names(inputs["segmenter"])
+    if len(names) > IGNORE:
+        raise ConfigError(
+            f"the segmenter knows {len(names)} classes; masks and score maps hold {IGNORE} at most",
+            "train on fewer classes",
+        )
     if (classifier := inputs.get("classifier")) is not None and class_names(classifier) != names:
         raise ConfigError(
             f"the classifier knows the classes {', '.join(class_names(classifier))}; the segmenter {', '.join(names)}",
@@ -335,23 +340,25 @@ def _records(
     if config.output == "masks":
         yield from ((image_id, np.empty(0), [], size) for image_id in ids)
         return
-    grids = probabilities[:, :, :: config.stride, :: config.stride]
-    winners = grids.argmax(1).cpu().numpy()
-    for image_id, grid, winner in zip(ids, grids.half().cpu().numpy(), winners, strict=True):
-        _let_win(grid, winner)
+    grids = probabilities[:, :, :: config.stride, :: config.stride].contiguous()
+    rounded, winners = grids.half(), grids.max(1).indices
+    _let_win(rounded, winners)
+    for image_id, grid, winner in zip(ids, rounded.cpu().numpy(), winners.cpu().numpy(), strict=True):
         keep = grid.max(axis=(1, 2)) >= config.min_class_probability
         keep[winner] = keep[0] = True
         yield image_id, grid[keep], np.flatnonzero(keep).tolist(), size
 
 
-def _let_win(grid: np.ndarray, winner: np.ndarray) -> None:
-    """Raises, in scores float16 (C, h, w), the class that won each position (h, w) where rounding let another one win.
+def _let_win(rounded: Tensor, winners: Tensor) -> None:
+    """Raises, in float16 (B, C, h, w), the class that won each position (B, h, w) where another one is first now.
 
-    It gets the next higher number. Of many classes that are about as probable, several round to one number.
+    Of many classes that are about as probable, several round to one number; the winner gets the next higher one.
     """
-    rows, columns = np.nonzero(grid.argmax(axis=0) != winner)
-    highest = grid[:, rows, columns].max(axis=0)
-    grid[winner[rows, columns], rows, columns] = np.nextafter(highest, np.float16(2))
+    import torch
+
+    pictures, rows, columns = (rounded.float().max(1).indices != winners).nonzero(as_tuple=True)
+    places = (pictures, winners[pictures, rows, columns], rows, columns)
+    rounded[places] = (rounded[places].view(torch.int16) + 1).view(torch.float16)  # of numbers above 0, the next one
 
 
 def _write(writer: Writer, image_id: str, mask: np.ndarray, confidence: np.ndarray | None) -> None:
