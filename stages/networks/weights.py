@@ -121,8 +121,9 @@ def read_state(file: Path) -> dict[str, Tensor]:
 
 def _is_plain(name: object, value: object) -> bool:
     """Whether a value is a dense tensor in memory: not sparse, not quantised, not without storage."""
-    plain = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-    return isinstance(name, str) and plain and not value.is_quantized and not value.is_nested
+    if not isinstance(name, str) or not isinstance(value, Tensor) or value.is_quantized or value.is_nested:
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _read(file: Path) -> dict[str, Tensor]:
