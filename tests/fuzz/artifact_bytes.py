@@ -212,11 +212,6 @@ def _regions(file: h5py.File) -> None:
     made[0, 0, 0] = file["a/scores"].regionref[0]
 
 
-def _renamed(file: h5py.File, kind: Any) -> None:
-    del file["b"]
-    file["b"] = kind
-
-
 SHARD_FORGERIES: dict[str, Forgery] = {
     "an external link to a picture": lambda f, o, r: _linked(f, "b", h5py.ExternalLink(str(o), "/c")),
     "an external link to scores": lambda f, o, r: _linked(f, "b/scores", h5py.ExternalLink(str(o), "/c/scores")),
@@ -227,9 +222,9 @@ SHARD_FORGERIES: dict[str, Forgery] = {
     "scores stored in another file": lambda f, o, r: _stored_outside(f, "scores", o),
     "classes stored in another file": lambda f, o, r: _stored_outside(f, "classes", o),
     "virtual scores": lambda f, o, r: _virtual(f, o),
-    "a data set for a picture": lambda f, o, r: _renamed(f, np.zeros(3)),
-    "a type for a picture": lambda f, o, r: _renamed(f, np.dtype("f4")),
-    "a group for scores": lambda f, o, r: _group_for_scores(f),
+    "a data set for a picture": lambda f, o, r: _linked(f, "b", np.zeros(3)),
+    "a type for a picture": lambda f, o, r: _linked(f, "b", np.dtype("f4")),
+    "a group for scores": lambda f, o, r: _linked(f, "b/scores", f["a"]),
     "no scores": lambda f, o, r: f.__delitem__("b/scores"),
     "no classes": lambda f, o, r: f.__delitem__("b/classes"),
     "no picture": lambda f, o, r: f.__delitem__("b"),
@@ -289,11 +284,6 @@ SHARD_FORGERIES: dict[str, Forgery] = {
     "another normalisation": lambda f, o, r: f.attrs.__setitem__("normalisation", b"maximum"),
     "no class names": lambda f, o, r: f.attrs.__delitem__("class_names"),
 }
-
-
-def _group_for_scores(file: h5py.File) -> None:
-    del file["b/scores"]
-    file["b"].create_group("scores")
 
 
 def forge_shard(folder: Path, name: str, rng: random.Random, normalisation: str = "max") -> None:
