@@ -15,6 +15,8 @@ import yaml
 
 from artifacts.errors import ConfigError
 
+MOST_WRITTEN = 1_000_000  # characters of a YAML text, and of what it says with every alias written out
+DEEPEST = 100  # mappings and lists inside each other
 SHORTHAND = "="  # `network: tiny` with `--set network.dropout=0` becomes {"=": "tiny", "dropout": 0}
 
 
@@ -82,8 +84,37 @@ class _Loader(yaml.SafeLoader):
     """YAML without the traps of version 1.1, and a key that stands twice in a mapping is an error.
 
     `1e-3` is a number (1.1 reads text); `2007_000033`, `0o17`, `1:30`, `no` and `2012-01-01` are text (1.1 reads an
-    integer, an integer, 90, false and a date).
+    integer, an integer, 90, false and a date). What is small in the file and huge in memory is an error: aliases of
+    aliases (a "billion laughs"), an alias inside its own anchor, nesting that exhausts the stack, numbers of more
+    than 64 bits.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._written: dict[yaml.Node, int] = {}  # a whole node -> its characters, aliases written out
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> Any:
+        mark, is_alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {DEEPEST} levels", problem_mark=mark)
+        node: Any = super().compose_node(parent, index)
+        self._depth -= 1
+        if is_alias and node not in self._written:
+            raise yaml.MarkedYAMLError(problem="an alias stands inside its own anchor", problem_mark=mark)
+        if not is_alias:
+            self._written[node] = self._characters(node)
+        if self._written[node] > MOST_WRITTEN:
+            problem = f"with its aliases written out it has more than {MOST_WRITTEN:,} characters"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+        return node
+
+    def _characters(self, node: yaml.Node) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1 + len(node.value)
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        return 1 + sum(self._written[part] for part in parts)
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
@@ -117,6 +148,16 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    number = int(node.value)
+    if not -(2**63) <= number < 2**63:
+        raise yaml.MarkedYAMLError(problem="a whole number of more than 64 bits", problem_mark=node.start_mark)
+    return number
+
+
+_Loader.add_constructor(_INT, _whole_number)
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes what `_Loader` reads back: quotes what it would take for something else. Text stays on one line."""
 
@@ -135,20 +176,23 @@ _Dumper.add_representer(str, _represent_text)
 
 def parse_yaml(text: str, source: str) -> Any:
     """The value of a YAML text. ConfigError names `source`, line and column of a syntax error."""
+    if len(text) > MOST_WRITTEN:
+        raise ConfigError(f"{source} has more than {MOST_WRITTEN:,} characters, the most that are read")
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: no Python objects
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{source}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets nested as deep
+    except (ValueError, KeyError, AttributeError) as error:  # thousands of digits; a value unlike its tag (!!bool abc)
         raise ConfigError(f"{source}: not YAML: {error}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping (or nothing)."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MOST_WRITTEN + 1)  # one more than is accepted
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -167,6 +211,8 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
     keys = key.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(f"--set {text!r}: expected KEY=VALUE", "for example --set optimizer.lr=1e-3")
+    if len(keys) > DEEPEST:
+        raise ConfigError(f"--set {_short(key)}: {len(keys):,} keys inside each other; at most {DEEPEST} are read")
     return keys, parse_yaml(value, f"--set {key}")
 
 

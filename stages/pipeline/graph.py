@@ -31,20 +31,22 @@ def find_cycle(reads: Mapping[str, Iterable[str]]) -> list[str] | None:
 def topological_order(reads: Mapping[str, Iterable[str]]) -> list[str]:
     """The nodes so that each comes after those it reads; otherwise in the order they were written.
 
-    Depth first, so that a chain is finished before the next one begins. The graph must have no cycle.
+    Depth first, so that a chain is finished before the next one begins (graphlib's order goes level by level, which
+    would train everything before anything is scored). The graph must have no cycle (`find_cycle`).
     """
-    order: dict[str, None] = {}
-
-    def visit(name: str) -> None:
-        if name in order or name not in reads:
-            return
-        for source in reads[name]:
-            visit(source)
-        order[name] = None
-
-    for name in reads:
-        visit(name)
-    return list(order)
+    order: list[str] = []
+    seen: set[str] = set()
+    for start in reads:
+        stack = [(start, False)]  # no recursion: a chain may be longer than Python's stack
+        while stack:
+            name, sources_done = stack.pop()
+            if sources_done:
+                order.append(name)
+            elif name in reads and name not in seen:
+                seen.add(name)
+                stack.append((name, True))
+                stack.extend((source, False) for source in reversed(list(reads[name])))
+    return order
 
 
 def upstream(reads: Mapping[str, Iterable[str]], name: str) -> set[str]:

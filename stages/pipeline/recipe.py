@@ -23,7 +23,9 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +41,7 @@ from stages.pipeline.parameters import (
     Origins,
     Parameter,
     did_you_mean,
+    names_in,
     place_of,
     read_parameters,
     substitute,
@@ -47,6 +50,8 @@ from stages.pipeline.table import Table, figures_planned, read_table
 
 _RECIPE_KEYS = ("name", "description", "parameters", "assumptions", "profiles", "repeat", "nodes", "table")
 _OVERLAY_KEYS = ("description", "parameters", "assumptions", "repeat", "nodes", "table")
+MOST_NODES = 5_000  # and as many rows, columns and figures of the table
+MOST_CHARACTERS = 20_000_000  # of all nodes, every placeholder filled in
 _NODE_KEYS = ("stage", "config", "inputs")
 _PART_OF_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -163,6 +168,7 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
     _check_required(parameters, problems)
     origins = Origins(parameters, values.get("repeat") or {})
     repeat = _repeated(origins, values["nodes"], problems)
+    _check_size(values, origins, repeat, source)
 
     drafts: dict[str, _Draft] = {}
     for template, node in (values.get("nodes") or {}).items():
@@ -234,7 +240,8 @@ def _with_profile(raw: Mapping[str, Any], profile: str | None, problems: _Mistak
         overlay = dict(profiles[profile] or {})
         overlay["parameters"] = _full_parameters(overlay.get("parameters"))
         values = _overlay(values, overlay)
-    for name, node in (values.get("nodes") or {}).items():
+    values["nodes"] = {str(name): node for name, node in (values.get("nodes") or {}).items()}
+    for name, node in values["nodes"].items():
         if not isinstance(node, Mapping):
             problems.add(f"nodes.{name}", f"expected stage, config and inputs, found {node!r}")
             continue
@@ -288,8 +295,8 @@ def _repeated(origins: Origins, templates: Iterable[str], problems: _Mistakes) -
             complete = False
             continue
         repeat[key] = [v for option in options for v in (option if isinstance(option, list) else [option])]
-        for value in dict.fromkeys(str(v) for v in repeat[key]):
-            if (count := sum(str(v) == value for v in repeat[key])) > 1:
+        for value, count in Counter(str(v) for v in repeat[key]).items():
+            if count > 1:
                 problems.add(place, f"{value} stands {count} times")
             if key in naming and not _PART_OF_NAME.fullmatch(value):
                 problems.add(place, f"{value!r} cannot be in a node's name (letters, digits, '-' and '_')")
@@ -297,6 +304,37 @@ def _repeated(origins: Origins, templates: Iterable[str], problems: _Mistakes) -
     if not complete:
         problems.stop()
     return repeat
+
+
+def _check_size(values: Mapping[str, Any], origins: Origins, repeat: Mapping[str, list[Any]], source: str) -> None:
+    """Stops where repeats and placeholders, filled in, would make more than a recipe may be; fills in nothing."""
+    problems, table = _Mistakes(source), values.get("table") or {}
+    labels = [str(column) for column in table.get("columns") or []]
+    labels += [
+        f"{row.get('label')} {column} {pattern}"
+        for row in table.get("rows") or []
+        if isinstance(row, Mapping) and isinstance(row.get("nodes"), Mapping)
+        for column, pattern in row["nodes"].items()
+    ]
+    for key, texts in (("nodes", list(values["nodes"])), ("table", labels)):
+        if (planned := sum(_count(text, repeat) for text in texts)) > MOST_NODES:
+            problems.add(key, f"repeat makes {planned:,} of them; a recipe has at most {MOST_NODES:,}")
+    problems.stop()
+    lengths = {name: len(str(parameter.value)) for name, parameter in origins.parameters.items()}
+    lengths |= {key: max((len(str(value)) for value in options), default=0) for key, options in repeat.items()}
+    planned = 0
+    for template, node in values["nodes"].items():
+        for _, text in _texts(node, ""):
+            named = names_in(text) + REPEATED.findall(text)
+            planned += _count(template, repeat) * (len(text) + sum(lengths.get(name, 0) for name in named))
+    if planned > MOST_CHARACTERS:
+        problems.add("nodes", f"filled in they have {planned:,} characters; at most {MOST_CHARACTERS:,} are made")
+    problems.stop()
+
+
+def _count(text: str, repeat: Mapping[str, list[Any]]) -> int:
+    """How many combinations of repeated values a text refers to."""
+    return math.prod(len(repeat[name]) for name in set(REPEATED.findall(text)) & repeat.keys())
 
 
 def _choices(text: str, repeat: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
@@ -307,7 +345,7 @@ def _choices(text: str, repeat: Mapping[str, list[Any]]) -> list[dict[str, Any]]
 
 def _nodes_planned(templates: Iterable[str], repeat: Mapping[str, list[Any]]) -> int:
     known = [template for template in templates if set(REPEATED.findall(template)) <= repeat.keys()]
-    return sum(len(_choices(template, repeat)) for template in known)
+    return sum(_count(template, repeat) for template in known)
 
 
 def _check_not_empty(

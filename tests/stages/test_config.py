@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Annotated, Literal
@@ -338,3 +339,58 @@ def test_a_preset_starts_anew_whatever_the_default_was():
 
     network = build(TrainConfig, {"network": {"preset": "deeplabv2-resnet101", "weights": "imagenet"}}, "test").network
     assert (network.backbone, network.head_channels) == ("resnet101", 0)
+
+
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in itertools.pairwise("abcdefghi")
+)
+MERGED = "a: &a {k: v}\n" + "".join(
+    f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 10)}]}}\n" for before, name in itertools.pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (LAUGHS, "with its aliases written out it has more than 1,000,000 characters"),
+        (MERGED, "with its aliases written out it has more than 1,000,000 characters"),
+        ("a: &a [1, *a]", "line 1, column 11: not YAML: an alias stands inside its own anchor"),
+        ("[" * 100_000, "nested deeper than 100 levels"),
+        ("- " * 3_000 + "a", "nested deeper than 100 levels"),
+        ("a: " + "9" * 20, "line 1, column 4: not YAML: a whole number of more than 64 bits"),
+        ("a: " + "9" * 5_000, "not YAML"),
+        ("a: !!bool maybe", "not YAML"),
+        ("a: !!timestamp soon", "not YAML"),
+        ("a: " + "x" * 1_000_000, "has more than 1,000,000 characters, the most that are read"),
+    ],
+)
+def test_what_is_small_in_a_yaml_text_and_huge_in_memory_is_refused(text, expected, tmp_path):
+    path = tmp_path / "bomb.yaml"
+    path.write_text(text)
+    for read in (lambda: parse_yaml(text, "bomb.yaml"), lambda: read_yaml(path)):
+        with pytest.raises(ConfigError) as caught:
+            read()
+        assert "bomb.yaml" in caught.value.message
+        assert expected in caught.value.message
+
+
+def test_an_alias_bomb_in_set_names_the_key():
+    value = "[&a [x,x,x,x,x,x,x,x,x,x]" + "".join(
+        f", &{name} [{', '.join([f'*{before}'] * 10)}]" for before, name in itertools.pairwise("abcdefghi")
+    )
+    with pytest.raises(ConfigError, match=r"--set classes, line 1, column .*aliases written out"):
+        parse_assignment(f"classes={value}]")
+
+
+def test_a_key_of_thousands_of_parts_in_set_is_refused():
+    with pytest.raises(ConfigError, match="50,000 keys inside each other; at most 100 are read"):
+        parse_assignment(".".join("a" * 50_000) + "=1")
+
+
+def test_aliases_of_ordinary_size_are_read():
+    assert parse_yaml("a: &a {k: [1, 2]}\nb: *a\nc: {<<: *a, l: 3}", "f") == {
+        "a": {"k": [1, 2]},
+        "b": {"k": [1, 2]},
+        "c": {"k": [1, 2], "l": 3},
+    }
+    assert parse_yaml("[" * 99 + "]" * 99, "f")

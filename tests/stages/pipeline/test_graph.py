@@ -37,6 +37,13 @@ def test_a_long_chain_does_not_exhaust_the_stack_of_the_cycle_search() -> None:
     assert len(cycle) == 5002
 
 
+def test_a_chain_of_many_nodes_does_not_exhaust_the_stack_of_the_order() -> None:
+    names = [str(i) for i in range(20_000)]
+    reads = {name: [source] for name, source in zip(names[1:], names, strict=False)} | {"0": []}
+    assert topological_order(reads) == names
+    assert topological_order(dict(reversed(reads.items()))) == names
+
+
 def test_upstream_is_everything_needed() -> None:
     assert upstream({"c": ["b"], "b": ["a"], "a": [], "x": []}, "c") == {"a", "b"}
 

@@ -194,3 +194,34 @@ def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path: Path) -> None:
     path.write_text("name: x\nnodes: [")
     with pytest.raises(ConfigError, match=r"recipe\.yaml, line 2"):
         read_recipe(path)
+
+
+def test_a_recipe_of_1500_nodes_is_resolved(raw_recipe: dict[str, Any]) -> None:
+    numbers = raw_recipe["nodes"]["numbers"]
+    sums = {f"sum-{i}": {"stage": "toy-sum", "inputs": {"numbers": "numbers"}} for i in range(1500)}
+    recipe = resolve({"name": "many", "nodes": {"numbers": numbers | {"config": {"count": 4}}} | sums}, "toy.yaml")
+    assert len(recipe.nodes) == 1501
+
+
+def test_a_repeat_of_a_million_nodes_is_refused_before_any_is_made(raw_recipe: dict[str, Any]) -> None:
+    raw_recipe["repeat"] = {"seed": list(range(1000)), "round": list(range(1000))}
+    raw_recipe["nodes"]["sum-{seed}-{round}"] = raw_recipe["nodes"].pop("sum-s{seed}")
+    assert "nodes: repeat makes 1,001,001 of them; a recipe has at most 5,000" in mistakes_of(raw_recipe)
+
+
+def test_a_table_of_a_million_figures_is_refused(raw_recipe: dict[str, Any]) -> None:
+    raw_recipe["repeat"]["more"] = list(range(1000))
+    raw_recipe["repeat"]["most"] = list(range(1000))
+    raw_recipe["table"]["columns"] = ["{more}-{most}"]
+    assert "table: repeat makes 1,000,00" in mistakes_of(raw_recipe)
+
+
+def test_placeholders_that_fill_a_disk_are_refused_before_they_are_filled_in(raw_recipe: dict[str, Any]) -> None:
+    raw_recipe["parameters"]["long"] = {"default": "x" * 100_000}
+    raw_recipe["nodes"]["numbers"]["config"]["source"] = "-${long}" * 1000
+    assert "filled in they have 100,00" in mistakes_of(raw_recipe)
+
+
+def test_a_node_named_by_a_number_is_read_as_text(raw_recipe: dict[str, Any]) -> None:
+    raw_recipe["nodes"][7] = raw_recipe["nodes"]["numbers"]
+    assert "7" in resolve(raw_recipe, "toy.yaml").nodes
