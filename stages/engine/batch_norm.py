@@ -1,19 +1,26 @@
 """BatchNorm over the pictures of all processes on CPUs, where torch's SyncBatchNorm does not run.
 
     network = join_batch_norm(network)
+    with single_values_refused():        # says what to change where a layer gets one value a channel
+        losses = method.losses(batch, step)
 
 With one process nothing is converted: the plain layer does it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from artifacts.errors import ConfigError
 from stages.engine import distributed
+
+_ONE_VALUE = "Expected more than 1 value per channel when training"  # torch's words, of every kind of BatchNorm
 
 
 class JointBatchNorm(_BatchNorm):
@@ -84,4 +91,22 @@ def join_batch_norm(module: nn.Module) -> nn.Module:
     return module
 
 
-__all__ = ["JointBatchNorm", "join_batch_norm"]
+@contextmanager
+def single_values_refused() -> Iterator[None]:
+    """ConfigError in the place of torch's ValueError where BatchNorm is to normalise one value a channel: a batch of
+    one image whose map is 1 x 1, as after image pooling or in the last layers of a small crop.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith(_ONE_VALUE):
+            raise
+        raise ConfigError(
+            "BatchNorm cannot train on a batch of one image whose map is 1 x 1 in that layer"
+            + str(error).removeprefix(_ONE_VALUE),
+            "use a larger batch_size or crop_size, network.head_norm: group where the head has BatchNorm, or "
+            "network.freeze_batch_norm: true with pretrained weights",
+        ) from error
+
+
+__all__ = ["JointBatchNorm", "join_batch_norm", "single_values_refused"]

@@ -31,7 +31,7 @@ from artifacts.store import Writer
 from stages.contract import Execution
 from stages.engine import distributed
 from stages.engine.batch import to_device
-from stages.engine.batch_norm import join_batch_norm
+from stages.engine.batch_norm import join_batch_norm, single_values_refused
 from stages.engine.config import TrainingConfig
 from stages.engine.device import autocast_dtype, describe_device, select_device
 from stages.engine.interruption import Interruption
@@ -228,7 +228,8 @@ class _Trainer:
             optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             self.method.observed = {}
-            losses = self.module(batch, self.step)
+            with single_values_refused():
+                losses = self.module(batch, self.step)
             total = torch.stack(list(losses.values())).sum()
         self.scaler.scale(total).backward()
         for optimizer in self.optimizers.values():

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from artifacts.errors import ConfigError
 from stages.networks.backbones import Features, initialise
 from stages.networks.config import NetworkConfig
 
@@ -155,11 +154,6 @@ class DeepLabV3Plus(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         low, high = features["low"], features["high"]
-        if self.training and len(high) == 1 and isinstance(self.pooling[1], nn.BatchNorm2d):
-            raise ConfigError(
-                "BatchNorm after image pooling cannot train on a batch of one image per process",
-                "use a larger batch, or network.head_norm: group",
-            )
         pooled = self.pooling(high.mean((2, 3), keepdim=True)).expand(-1, -1, *high.shape[2:])
         pyramid = torch.cat([self.point(high), *(branch(high) for branch in self.atrous), pooled], dim=1)
         context = self.dropout(self.project(pyramid))

@@ -596,3 +596,28 @@ def test_an_empty_split_is_named(method, missing, own_training, execution):
     with pytest.raises(ConfigError, match="needs pictures") as caught:
         train(own_training, own_training.config(method), "empty", execution, {"data": "less"})
     assert f"'{missing}' " in str(caught.value)
+
+
+# --- too little for BatchNorm ---
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"preset": "tiny", "head": "deeplabv3plus", "head_norm": "batch"},
+        {"preset": "mobilenet_v2", "weights": "none", "freeze_batch_norm": False, "output_stride": 16},
+        {"preset": "mobilenet_v2", "weights": "none", "freeze_batch_norm": False, "output_stride": 16, "head": "aspp"},
+    ],
+)
+def test_batch_norm_on_one_image_whose_map_is_one_cell_says_what_to_change(training, execution, network):
+    config = training.config("supervised", network=network, batch_size=1, crop_size=16)
+    with pytest.raises(ConfigError, match="BatchNorm cannot train on a batch of one image") as caught:
+        train(training, config, "alone", execution)
+    assert all(setting in caught.value.hint for setting in ("batch_size", "crop_size", "network.head_norm"))
+
+
+def test_batch_norm_of_a_classifier_on_one_small_image_says_what_to_change(training, execution):
+    network = {"preset": "mobilenet_v2", "weights": "none", "freeze_batch_norm": False}
+    config = training.classifier_config(network=network, batch_size=1, crop_size=16)
+    with pytest.raises(ConfigError, match="BatchNorm cannot train on a batch of one image"):
+        train(training, config, "alone", execution)

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from artifacts.errors import ConfigError
 from stages.networks.config import NetworkConfig
 from stages.networks.heads import AtrousBranch, AtrousSum, build_head, on_cells, upsample
 
@@ -70,14 +69,6 @@ def test_scores_have_the_stride_of_their_features(kind: str, norm: str) -> None:
     assert logits.shape == (2, 5, *features[stride].shape[2:])
     logits.sum().backward()
     assert all(p.grad is not None for p in head.parameters())
-
-
-def test_batch_norm_on_a_single_image_is_refused_in_words() -> None:
-    head = _head({"head": "deeplabv3plus", "head_norm": "batch"})
-    with pytest.raises(ConfigError, match="batch of one image"):
-        head(_features(batch=1))
-    assert head.eval()(_features(batch=1)).shape[0] == 1
-    assert _head({"head": "deeplabv3plus"})(_features(batch=1)).shape[0] == 1
 
 
 def test_upsampling_equals_align_corners_at_deeplabs_sizes() -> None:
