@@ -58,7 +58,11 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut("--sbd", "dataset.sbd", help="voc-aug: SBD's folder, or a folder of PNG masks."),
         Shortcut("--download", "dataset.download", help="voc-aug: folder to download VOC 2012 and SBD into, and use."),
         Shortcut("--images", "dataset.images", help="folder: your pictures."),
-        Shortcut("--masks", "dataset.masks", help="folder: your masks (PNG, LabelMe JSON), or a COCO JSON file."),
+        Shortcut(
+            "--masks",
+            "dataset.masks",
+            help="your masks: a folder (PNG, LabelMe or Supervisely JSON), or a file (COCO JSON, CVAT XML).",
+        ),
         Shortcut("--labels", "dataset.labels", help="folder: CSV of image-level labels."),
         Shortcut("--unlabelled", "dataset.unlabelled", help="folder: further pictures without any label."),
         Shortcut("--val", "dataset.val", help="folder: what to score on, a list file, a number or a fraction."),

@@ -5,7 +5,8 @@
 
 The classes are COCO's 80 in the order of their ids (1..90 with gaps), renumbered 1..80. Where objects overlap, the
 smaller one lies on top, so that it stays visible; crowd regions become 255 where no single object lies. Masks by other
-programs differ there. An outline without area in the official files covers nothing and is passed over.
+programs differ there. An outline without area in the official files covers nothing and is passed over; of other files
+it is said, and wrong outlines are refused.
 
 Pictures of train and val have ids such as 000000000009 (2017) or COCO_train2014_000000000009; 1,021 pictures of
 train2017 show nothing of the 80 classes, and have background masks and no labels.
@@ -13,17 +14,21 @@ train2017 show nothing of the 80 classes, and have background masks and no label
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from artifacts.errors import DataError
 from stages.contract import Execution
+from stages.data.annotations.coco import CocoFile, CocoMasks, read_coco, stem_of
+from stages.data.annotations.drawing import Drawing, draw, refuse_problems
+from stages.data.annotations.masks import say_what_is_left_out
 from stages.data.config import CocoConfig
 from stages.data.lists import check_disjoint, named
-from stages.data.polygons import CocoFile, Drawing, draw, read_coco, refuse_problems
+from stages.data.pictures import SUFFIXES
 from stages.data.raw import RawDataset, says_what_cannot_be_read
 from stages.data.voc import files_by_id
 
@@ -32,28 +37,6 @@ EXPECTED = {  # cocodataset.org, "Download"
     "2017": {"train": 118_287, "val": 5_000, "classes": 80},
 }
 UNLABELLED = 123_403
-
-
-@dataclass(frozen=True)
-class CocoMasks(Mapping[str, Drawing]):
-    """The drawings of all pictures of some COCO files by id, made when asked for: together they are gigabytes."""
-
-    files: tuple[CocoFile, ...]
-
-    def __getitem__(self, image_id: str) -> Drawing:
-        for file in self.files:
-            if image_id in file.image_ids:
-                return replace(file.annotations_of(image_id), problems=())
-        raise KeyError(image_id)
-
-    def __contains__(self, image_id: object) -> bool:
-        return any(image_id in file.image_ids for file in self.files)
-
-    def __iter__(self) -> Iterator[str]:
-        return (image_id for file in self.files for image_id in file.image_ids)
-
-    def __len__(self) -> int:
-        return sum(len(file.image_ids) for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -101,6 +84,14 @@ def find(settings: CocoConfig, execution: Execution) -> RawDataset:
     found = {"train": len(train.image_ids), "val": len(val.image_ids), "classes": len(train.categories)}
     expected = EXPECTED[year] | ({"unlabelled": UNLABELLED} if extra else {})
     found |= {"unlabelled": len(extra)} if extra else {}
+    deviations = tuple(
+        f"{name} has {found[name]:,} {'names' if name == 'classes' else 'images'}, expected {count:,}"
+        for name, count in expected.items()
+        if found[name] != count
+    )
+    if deviations:  # not the official files, whose few outlines without area are known: somebody's own
+        for file in (train, val):
+            say_what_is_left_out(file.path, map(file.annotations_of, file.image_ids), execution.progress.note)
     return RawDataset(
         name=f"coco-{year}",
         class_names=names,
@@ -115,11 +106,7 @@ def find(settings: CocoConfig, execution: Execution) -> RawDataset:
         tag_sources={"file": CocoTags((train, val))},
         expected=expected,
         found=found,
-        deviations=tuple(
-            f"{name} has {found[name]:,} {'names' if name == 'classes' else 'images'}, expected {count:,}"
-            for name, count in expected.items()
-            if found[name] != count
-        ),
+        deviations=deviations,
         facts={"crowd": settings.crowd, "image_level_labels": "categories with an annotation"},
     )
 
@@ -158,16 +145,38 @@ def _annotations(root: Path, year: str) -> tuple[Path, Path]:
 def _images(root: Path, year: str, files: Sequence[CocoFile]) -> dict[str, str]:
     """id -> file below `root`, of all listed pictures. They lie in train2017/, or in images/train2017/."""
     images: dict[str, str] = {}
-    problems = []
+    problems: list[str] = []
     for split, file in zip(("train", "val"), files, strict=True):
         folder = next((f for f in (f"{split}{year}", f"images/{split}{year}") if (root / f).is_dir()), None)
         if folder is None:
             problems.append(f"{root} has no folder {split}{year}")
             continue
-        there = files_by_id(root / folder, (".jpg",))
-        images |= {image_id: f"{folder}/{there[image_id]}" for image_id in file.image_ids if image_id in there}
-        if missing := sorted(image_id for image_id in file.image_ids if image_id not in there):
-            problems.append(f"{len(missing)} pictures of {file.path.name} are not in {root / folder}: {named(missing)}")
+        there = _pictures(root / folder)
+        found = {image_id: _place(root, folder, file.file_name(image_id), there) for image_id in file.image_ids}
+        images |= {image_id: place for image_id, place in found.items() if place is not None}
+        if missing := sorted(image_id for image_id, place in found.items() if place is None):
+            problems.append(
+                f"{len(missing)} pictures of {file.path.name} are not in {root / folder}: "
+                f"{named([file.file_name(image_id) for image_id in missing])} (there are "
+                f"{named(sorted(there.values())) or 'no pictures'})"
+            )
     if problems:
         raise DataError("\n".join(problems), "extract the archives of the pictures there")
     return images
+
+
+def _pictures(folder: Path) -> dict[str, str]:
+    """File names of pictures by stem, of any suffix in any case; where two have one stem, the JPEG."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in SUFFIXES)
+    return {Path(name).stem: name for name in sorted(names, key=lambda name: name.lower().endswith((".jpg", ".jpeg")))}
+
+
+def _place(root: Path, folder: str, file_name: str, there: Mapping[str, str]) -> str | None:
+    """Where a picture lies below `root`: in its folder under its name or another suffix, or where its name says."""
+    written = PurePosixPath(file_name.replace("\\", "/"))
+    if (name := there.get(stem_of(file_name))) is not None:
+        return f"{folder}/{name}"
+    if written.is_absolute() or ".." in written.parts:
+        return None
+    return next((f"{base}{written}" for base in (f"{folder}/", "") if (root / f"{base}{written}").is_file()), None)

@@ -271,10 +271,10 @@ class FolderConfig(DatasetSettings):
     images: str = Field(description="Folder of pictures; the id of one is its file name without suffix.")
     masks: str = Field(
         "",
-        description="Folder of masks of the same file names (PNG of class ids or of colours, LabelMe JSON), or a COCO "
-        "JSON file. Pictures without a mask become weak (with labels) or unlabelled.",
+        description="Folder of masks of the same file names (PNG of class ids or of colours, LabelMe or Supervisely "
+        "JSON), a COCO JSON file or a CVAT XML file. Pictures without a mask become weak (with labels) or unlabelled.",
     )
-    mask_format: Literal["auto", "ids", "colours", "binary", "labelme", "coco"] = Field(
+    mask_format: Literal["auto", "ids", "colours", "binary", "labelme", "coco", "cvat", "supervisely"] = Field(
         "auto", description="How masks are read; auto looks at them and says what it found."
     )
     class_table: str = Field(

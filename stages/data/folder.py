@@ -4,8 +4,8 @@
 
 Pictures and masks are matched by file name without suffix. A picture with a mask is labelled (split train, or val), one
 with image-level labels alone is weak, one with neither is unlabelled. Masks are index PNGs, painted colours, black and
-white, LabelMe's JSON files (beside the pictures or in a folder) or one COCO JSON file. What was not said is found out
-by looking, announced, and can be pinned.
+white, LabelMe's or Supervisely's JSON files (beside the pictures or in a folder), one COCO JSON file or one CVAT XML
+file. What was not said is found out by looking, announced, and can be pinned.
 """
 
 from __future__ import annotations
@@ -25,27 +25,20 @@ from artifacts.dataset import check_class_names
 from artifacts.errors import ConfigError, DataError
 from artifacts.masks import IGNORE, read_mask
 from stages.contract import Execution
+from stages.data.annotations.masks import Given, annotations_beside, format_of, read_annotations, what_folder_holds
+from stages.data.annotations.supervisely import classes_file
 from stages.data.class_table import BLACK, WHITE, ClassTable, read_class_table
-from stages.data.coco import CocoMasks
 from stages.data.colour_masks import ranges, read_colours, read_values, remarks_on_colours, renumber, to_indices
 from stages.data.config import FolderConfig
 from stages.data.labels import read_label_table
 from stages.data.lists import Names, check_subset, composed, did_you_mean, named, read_list
 from stages.data.palette_guess import Guess, guess_palette
 from stages.data.pictures import SUFFIXES, PictureFolder
-from stages.data.polygons import (
-    BACKGROUND_LABELS,
-    IGNORE_LABELS,
-    Drawing,
-    check_labels,
-    draw,
-    read_coco,
-    read_labelme,
-    refuse_problems,
-)
 from stages.data.raw import RawDataset, says_what_cannot_be_read
 from stages.data.splits import draw_labelled, parse_amount
 
+ONE_FILE = ("coco", "cvat")  # formats of masks that are one file for all pictures
+ONE_EACH = {"labelme": "LabelMe", "supervisely": "Supervisely"}  # and those with a JSON file for each
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 LOSSY_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in MASK_SUFFIXES)
 MOST_NAMED = 50  # mismatches that one message lists
@@ -78,19 +71,6 @@ class MaskFiles:
     def remarks(self, path: Path) -> list[str]:
         """What is to be told of a mask that can be read, and perhaps is not meant so."""
         return [] if self.format == "ids" else remarks_on_colours(path)
-
-
-@dataclass(frozen=True)
-class Outlines:
-    """Draws what LabelMe or COCO files say."""
-
-    class_ids: Mapping[str, int]
-
-    def __call__(self, drawing: Drawing | Path) -> np.ndarray:
-        ground = self.class_ids.get(
-            "background", IGNORE
-        )  # without background, nothing is known where nothing was drawn
-        return draw(read_labelme(drawing) if isinstance(drawing, Path) else drawing, self.class_ids, ground=ground)
 
 
 # ------------------------------------------------------------------------------------------------- all together
@@ -154,6 +134,8 @@ def text_files(settings: FolderConfig) -> dict[str, Path]:
         _check_folder(path)
     if isinstance(wanted := _wanted(settings), Path):
         files["val"] = wanted
+    if settings.mask_format in ("auto", "supervisely") and "masks" in files and (meta := classes_file(files["masks"])):
+        files["meta"] = meta
     return files
 
 
@@ -242,18 +224,25 @@ def find_masks(
     if not place.exists():
         raise DataError(f"masks names {place}, which is not there", "correct it (--masks)")
     kind: str = settings.mask_format
-    if kind == "auto" and place.is_file():
-        kind = "coco"
-    if (kind == "coco") != place.is_file():
-        raise DataError(f"{place} is {'no file' if kind == 'coco' else 'a file'}", "masks is a folder, or a COCO JSON")
-    if kind == "coco":
-        return _coco(place, table, folder, note)
+    if place.is_file():
+        found = format_of(place) if kind == "auto" else kind
+        if found not in ONE_FILE:
+            raise DataError(f"{place} is a file; masks of the format {found} are a folder", "correct --masks")
+        return _annotated(found, {}, place, table, folder, note)
+    if kind in ONE_FILE:
+        raise DataError(f"{place} is no file; masks of the format {kind} are one file", "correct --masks")
     files, outlines = _mask_files(place, MASK_SUFFIXES), _mask_files(place, (".json",))
     beside = place.samefile(folder.path)
-    if kind == "labelme" or (kind == "auto" and outlines and (not files or beside)):
+    if kind in ONE_EACH or (kind == "auto" and outlines and (not files or beside)):
         if kind == "auto":
-            note(f"masks: {len(outlines)} LabelMe files (--set dataset.mask_format=labelme pins it)")
-        return _labelme(outlines, place, table, folder, note)
+            kind = annotations_beside(outlines.values())
+            note(f"masks: {len(outlines)} {ONE_EACH[kind]} files (--set dataset.mask_format={kind} pins it)")
+        if not outlines:
+            raise DataError(f"{place} holds no {ONE_EACH[kind]} file (.json)", "correct --masks")
+        entries = match(_unsuffixed(outlines, folder.ids), folder.ids, place, note)
+        return _annotated(kind, entries, place, table, folder, note)
+    if (beside or not files) and (other := what_folder_holds(place)):
+        raise DataError(f"{place} holds no mask, but {other[0]}", other[1])
     if beside:
         raise DataError(
             f"masks and images are the same folder, {place}, and no LabelMe file (.json) is in it",
@@ -265,7 +254,9 @@ def find_masks(
             "export them as PNG from the program that drew them, or remove them",
         )
     if not files:
-        raise DataError(f"{place} holds no mask ({', '.join(MASK_SUFFIXES)} or LabelMe's .json)", "correct --masks")
+        raise DataError(
+            f"{place} holds no mask ({', '.join(MASK_SUFFIXES)}, LabelMe's or Supervisely's .json)", "correct --masks"
+        )
     if outlines:
         note(f"{len(outlines)} .json files beside the masks are passed over (--set dataset.mask_format=labelme)")
     entries = match(files, folder.ids, place, note)
@@ -378,65 +369,33 @@ def _with_colours(kind: str, table: ClassTable, found: str = "") -> ClassTable:
     return table
 
 
-def _labelme(
-    files: Mapping[str, Path],
+def _annotated(
+    kind: str,
+    entries: Mapping[str, Path],
     place: Path,
     table: ClassTable | None,
     folder: PictureFolder,
     note: Callable[[str], None],
 ) -> Masks:
-    if not files:
-        raise DataError(f"{place} holds no LabelMe file (.json)", "correct --masks")
-    entries = match(files, folder.ids, place, note)
-    drawings = [read_labelme(path) for path in entries.values()]
-    names = _outlined(place, table, (region.label for drawing in drawings for region in drawing.regions), note)
-    ids = _class_ids(table, names)
-    check_labels(drawings, ids)
-    refuse_problems(str(place), [f"{d.path.name}: {problem}" for d in drawings for problem in d.problems])
-    if passed := [f"{d.path.name}: {sentence}" for d in drawings for sentence in d.not_drawn]:
-        note(f"{len(passed)} shapes have no area and are passed over, e.g. {passed[0]}")
-    return Masks(entries, Outlines(ids), names, {"mask_format": "labelme"})
+    """The masks that annotation files say."""
+    same = {_composed(image_id): image_id for image_id in folder.ids}
+    given = Given(place, entries, folder, lambda name: same.get(_composed(name)), table, note)
+    found = read_annotations(kind, given)
+    return Masks(found.entries, found.read, found.class_names, {"mask_format": kind})
 
 
-def _coco(path: Path, table: ClassTable | None, folder: PictureFolder, note: Callable[[str], None]) -> Masks:
-    file = read_coco(path)
-    refuse_problems(str(path), file.problems)
-    if lonely := sorted(set(file.image_ids) - set(folder.ids)):
-        raise DataError(
-            f"{len(lonely)} pictures of {path} are not in {folder.path}: {', '.join(lonely[:MOST_NAMED])}",
-            did_you_mean(lonely, folder.ids) + "add the pictures, or take them from the file",
-        )
-    order = [file.categories[key] for key in sorted(file.categories, key=lambda key: (isinstance(key, str), key))]
-    names = _outlined(path, table, order, note, in_order=True)
-    ids = _class_ids(table, names)
-    if unknown := sorted(set(order) - {*ids, *BACKGROUND_LABELS, *IGNORE_LABELS}):
-        raise DataError(f"{path} has categories that are no class: {', '.join(unknown)}", "add them to the class table")
-    problems = [problem for stem in file.image_ids for problem in file.annotations_of(stem).problems]
-    refuse_problems(str(path), problems)
-    if empty := [stem for stem in sorted(file.image_ids) if not file.labels_of(stem)]:
-        ground = "background" if "background" in ids else "unknown (255)"
-        note(
-            f"{len(empty)} pictures of {path} have no annotation, so that all of them is {ground}: {named(empty)} "
-            "(pictures that are not in the file have no mask)"
-        )
-    return Masks(CocoMasks((file,)), Outlines(ids), names, {"mask_format": "coco"})
-
-
-def _outlined(
-    place: Path, table: ClassTable | None, labels: Iterable[str], note: Callable[[str], None], in_order: bool = False
-) -> tuple[str, ...]:
-    """The class names: those of the table, else the labels that occur."""
-    if table is not None:
-        return table.names
-    found = [label for label in dict.fromkeys(labels) if label not in (*BACKGROUND_LABELS, *IGNORE_LABELS)]
-    names = ("background", *(found if in_order else sorted(found)))
-    check_class_names(names, str(place))
-    note(f"classes: {', '.join(names)} (pinned by a text file with a name a line: --classes FILE)")
-    return names
-
-
-def _class_ids(table: ClassTable | None, names: Sequence[str]) -> dict[str, int]:
-    return table.ids if table is not None else {name: class_id for class_id, name in enumerate(names)}
+def _unsuffixed(files: Mapping[str, Path], ids: Sequence[str]) -> dict[str, Path]:
+    """Files such as `street.jpg.json` by the id of their picture; DataError for two of one picture."""
+    known = {_composed(image_id) for image_id in ids}
+    found: dict[str, Path] = {}
+    for stem, path in files.items():
+        bare = _composed(stem) not in known and Path(stem).suffix.lower() in SUFFIXES
+        name = Path(stem).stem if bare else stem
+        if name in found:
+            both = f"{found[name].name} and {path.name}"
+            raise DataError(f"{path.parent} has two masks of {name!r}: {both}", "remove one of them")
+        found[name] = path
+    return found
 
 
 # ------------------------------------------------------------------------------------------------- labels

@@ -19,6 +19,7 @@ from stages.config import build
 from stages.contract import Execution
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE, PrepareDataConfig
+from tests.stages.data.conftest import Notes
 
 CATEGORIES = [{"id": 17, "name": "cat"}, {"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
 WIDTH, HEIGHT = 20, 14
@@ -76,11 +77,12 @@ def tree(tmp_path: Path) -> Tree:
 
 @pytest.fixture
 def prepare(tree: Tree, tmp_path: Path) -> Callable[..., Artifact]:
-    def run(name: str = "data", workers: int = 1, **settings: Any) -> Artifact:
+    def run(name: str = "data", workers: int = 1, progress: Any = None, **settings: Any) -> Artifact:
         own = {key: settings.pop(key) for key in ("year", "crowd", "unlabelled") if key in settings}
         values = {"dataset": {"name": "coco", "source": str(tree.root), **own}, "allow_subset": True} | settings
         config = build(PrepareDataConfig, values, "test")
-        return run_stage(STAGE, config, Workspace(tmp_path / "ws"), name, {}, Execution(workers=workers)).artifact
+        execution = Execution(workers=workers, **({"progress": progress} if progress else {}))
+        return run_stage(STAGE, config, Workspace(tmp_path / "ws"), name, {}, execution).artifact
 
     return run
 
@@ -191,3 +193,46 @@ def test_an_edited_annotation_makes_the_data_set_stale(prepare, tree):
     before = prepare().manifest.fingerprint
     tree.add("val", {7: [(1, box(1, 1, 7, 6))]})
     assert prepare().manifest.fingerprint != before
+
+
+def test_pictures_of_other_suffixes_and_in_folders_are_found(prepare, tree):
+    """People's own data in COCO's layout: PNG, upper case, and file names with folders."""
+    folder = tree.root / "train2017"
+    (folder / "sub").mkdir()
+    Image.open(folder / "000000000001.jpg").save(folder / "000000000001.png")
+    (folder / "000000000001.jpg").unlink()
+    (folder / "000000000002.jpg").rename(folder / "000000000002.JPG")
+    (folder / "000000000003.jpg").rename(folder / "sub" / "000000000003.jpg")
+    path = tree.root / "annotations" / "instances_train2017.json"
+    path.write_text(path.read_text().replace("000000000003.jpg", "sub/000000000003.jpg"))
+    dataset = Dataset(prepare())
+    assert [dataset.image_path(f"00000000000{n}").relative_to(folder).as_posix() for n in (1, 2, 3)] == [
+        "000000000001.png",
+        "000000000002.JPG",
+        "sub/000000000003.jpg",
+    ]
+
+
+def test_a_picture_that_is_not_there_is_named_with_what_is(prepare, tree):
+    (tree.root / "val2017" / "000000000007.jpg").rename(tree.root / "val2017" / "seven.jpg")
+    with pytest.raises(DataError, match=r"1 pictures .* 000000000007\.jpg \(there are seven\.jpg\)"):
+        prepare()
+
+
+def test_a_file_name_that_leaves_the_folder_is_not_followed(prepare, tree):
+    path = tree.root / "annotations" / "instances_val2017.json"
+    (tree.root.parent / "outside.jpg").write_bytes((tree.root / "val2017" / "000000000007.jpg").read_bytes())
+    path.write_text(path.read_text().replace("000000000007.jpg", "../outside.jpg"))
+    with pytest.raises(DataError, match="1 pictures"):
+        prepare()
+
+
+def test_what_somebody_drew_wrong_is_refused_and_what_covers_nothing_is_said(prepare, tree):
+    """The official files' few outlines without area are known; of one's own files every one is told."""
+    tree.add("train", {1: [(17, box(2, 2, 12, 10)), (1, [[0, 0, 1, 1]])], 2: [], 3: []})
+    told = Notes()
+    prepare(progress=told)
+    assert any("1 shapes cover nothing and are left out, e.g. 000000000001.jpg: annotation 101" in n for n in told.said)
+    tree.add("train", {1: [(17, box(2, 2, 99, 10))], 2: [], 3: []})
+    with pytest.raises(DataError, match=r"000000000001\.jpg: annotation 100: its point \(99, 2\) lies outside"):
+        prepare("wrong")

@@ -518,7 +518,7 @@ def test_labelme_beside_the_pictures_and_in_a_folder(photos, where, pinned):
     assert result.dataset.class_names == ("background", "cat", "dog")
     assert_masks(result.dataset, LABELME_MASKS)
     assert result.splits["unlabelled"] == ("p5", "p6", "p7", "p8", "p9")
-    assert result.said("1 shapes have no area and are passed over", "p3.json")
+    assert result.said("1 shapes cover nothing and are left out", "p3.json")
     assert result.said("classes: background, cat, dog", "--classes FILE") is not pinned
 
 
@@ -611,10 +611,175 @@ def test_coco_that_does_not_fit(photos):
     photos.write("instances.json", json.dumps(coco(ANNOTATIONS)))
     with pytest.raises(DataError, match="categories that are no class: dog"):
         photos.prepare(masks=path, class_table=photos.write("classes.txt", "background\ncat\n"))
-    with pytest.raises(DataError, match="masks is a folder, or a COCO JSON"):
+    with pytest.raises(DataError, match="masks of the format labelme are a folder"):
         photos.prepare(masks=path, mask_format="labelme")
-    with pytest.raises(DataError, match="masks is a folder, or a COCO JSON"):
+    with pytest.raises(DataError, match="masks of the format coco are one file"):
         photos.prepare(masks=str(photos.images), mask_format="coco")
+
+
+def cvat(pictures: Mapping[str, str]) -> str:
+    """A CVAT file: the shapes by picture."""
+    images = "".join(
+        f'<image id="{number}" name="sub/{name}.png" width="{WIDTH}" height="{HEIGHT}">{shapes}</image>'
+        for number, (name, shapes) in enumerate(pictures.items())
+    )
+    labels = "".join(f"<label><name>{name}</name></label>" for name in ("dog", "cat", "cow"))
+    return f"<annotations><meta><task><labels>{labels}</labels></task></meta>{images}</annotations>"
+
+
+CVAT = {
+    "p0": '<box label="cat" xtl="2" ytl="3" xbr="10" ybr="9" z_order="1"/>'
+    '<polygon label="dog" points="0,0;5,0;5,18;0,18" z_order="0"/><polyline label="cat" points="0,0;9,9"/>',
+    "p1": '<mask label="dog" rle="1,2,1" left="20" top="17" width="4" height="1"/>',
+    "p2": "",
+    "p3": '<tag label="background"/>',
+}
+CVAT_MASKS = {  # background, dog, cat, cow
+    "p0": boxed((0, 0, 5, 18, 1), (2, 3, 10, 9, 2)),
+    "p1": boxed((21, 17, 23, 18, 1)),
+    "p3": boxed(),
+}
+
+
+def test_cvat(photos):
+    path = photos.write("annotations.xml", cvat(CVAT))
+    result = photos.prepare(masks=path)
+    assert result.dataset.class_names == ("background", "dog", "cat", "cow")
+    assert_masks(result.dataset, CVAT_MASKS)
+    assert "p2" in result.splits["unlabelled"]
+    assert result.said("1 pictures", "have no shape and count as not annotated: p2")
+    assert result.said("1 shapes cover nothing and are left out", "polyline")
+    assert result.said("1 classes have no shape: cow")
+    two = photos.prepare("two", workers=2, masks=path, mask_format="cvat")
+    assert two.artifact.manifest.content == result.artifact.manifest.content
+
+
+def supervisely(photos: Photos, objects: Mapping[str, Any]) -> str:
+    """The folder ann of a Supervisely project."""
+    for name, found in objects.items():
+        content = {"size": {"height": HEIGHT, "width": WIDTH}, "tags": [], "objects": found}
+        photos.write(f"project/ds0/ann/{name}.png.json", json.dumps(content))
+    classes = [{"title": title, "shape": "polygon"} for title in ("dog", "cat")]
+    photos.write("project/meta.json", json.dumps({"classes": classes, "tags": []}))
+    return str(photos.root / "project" / "ds0" / "ann")
+
+
+def square_of(label: str, left: int, top: int, right: int, bottom: int, *holes: Any) -> dict[str, Any]:
+    corners = [[left, top], [right - 1, top], [right - 1, bottom - 1], [left, bottom - 1]]
+    return {"classTitle": label, "geometryType": "polygon", "points": {"exterior": corners, "interior": list(holes)}}
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_supervisely(photos, pinned):
+    hole = [[4, 4], [5, 4], [5, 5], [4, 5]]
+    objects = {"p0": [square_of("cat", 2, 3, 10, 9, hole)], "p1": [square_of("dog", 0, 0, 24, 18)], "p2": []}
+    place = supervisely(photos, objects)
+    result = photos.prepare(masks=place, **({"mask_format": "supervisely"} if pinned else {}))
+    assert result.dataset.class_names == ("background", "dog", "cat")
+    expected = {"p0": boxed((2, 3, 10, 9, 2), (4, 4, 6, 6, 0)), "p1": boxed((0, 0, 24, 18, 1))}
+    assert_masks(result.dataset, expected)
+    assert result.said("1 pictures", "count as not annotated: p2")
+    photos.write("project/meta.json", json.dumps({"classes": [{"title": "cat"}, {"title": "dog"}]}))
+    again = photos.prepare(masks=place, **({"mask_format": "supervisely"} if pinned else {}))
+    assert (again.ran, again.dataset.class_names) == (True, ("background", "cat", "dog"))
+
+
+def test_two_annotation_files_of_one_picture_are_named(photos):
+    place = supervisely(photos, {"p0": []})
+    photos.write("project/ds0/ann/p0.jpg.json", "{}")
+    with pytest.raises(DataError, match=r"two masks of 'p0': p0\.jpg\.json and p0\.png\.json"):
+        photos.prepare(masks=place)
+
+
+def both_say(photos: Photos, capsys: pytest.CaptureFixture[str], *words: str, **settings: str) -> None:
+    """prepare-data and check-data refuse this in the same words."""
+    options = ["--images", str(photos.images), "--workspace", str(photos.root / "said")]
+    options += [word for key, value in settings.items() for word in (f"--{key}", value)]
+    for command in ("prepare-data", "check-data"):
+        capsys.readouterr()
+        assert main([command, *options]) == 3, command
+        captured = capsys.readouterr()
+        said = " ".join((captured.out + captured.err).replace("\n", " ").split())
+        for word in words:
+            assert word in said, (command, said)
+        assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("own/a.txt", "0 0.5 0.5 0.1 0.2\n", ["YOLO's text", "convert it to COCO"]),
+        ("own/a.xml", "<annotation><object><bndbox/></object></annotation>", ["a Pascal VOC file of boxes"]),
+        ("own/a.json", json.dumps(coco(ANNOTATIONS)), ["is a COCO file", "name the file itself"]),
+        ("own/a.json", '{"_via_img_metadata": {}}', ["a VGG Image Annotator (VIA) project"]),
+        ("own/ann/a.json", "{}", ["a Supervisely data set", "--masks"]),
+        ("own/meta.json", '{"classes": [{"title": "a", "shape": "any"}]}', ["Supervisely's list of classes"]),
+        ("own/annotations.xml", cvat({"p0": ""}), ["a CVAT file", "name the file itself"]),
+    ],
+)
+def test_a_folder_of_what_is_not_read_is_called_what_it_is(photos, capsys, name, text, words):
+    photos.write(name, text)
+    both_say(photos, capsys, *words, masks=str(photos.root / "own"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.json", '[{"data": {"image": "p0.png"}, "annotations": []}]', ["a Label Studio export"]),
+        ("a.zip", "PK\x03\x04", ["a ZIP archive", "extract it"]),
+        ("a.xml", "<annotations><track/></annotations>", ["CVAT for video", "CVAT for images 1.1"]),
+        ("a.json", json.dumps(coco([])).replace(str(HEIGHT), "1e999"), ["a.json (sub/p0.png) says the size"]),
+        ("a.json", json.dumps(coco([])).replace(str(HEIGHT), "99"), ["is for a picture of 24x99", "has 24x18"]),
+        ("a.xml", cvat({"p0": '<tag label="x"/>'}).replace("18", "1e9"), ["a.xml (sub/p0.png) says the size"]),
+    ],
+)
+def test_a_file_that_cannot_be_the_masks_is_called_what_it_is(photos, capsys, name, text, words):
+    both_say(photos, capsys, *words, masks=photos.write(name, text))
+
+
+def test_all_annotation_files_that_cannot_be_used_are_named_at_once(photos, capsys):
+    for name in ("p0", "p1", "p2"):
+        photos.write(f"json/{name}.json", labelme(LABELME[name], f"{name}.png"))
+    photos.write("json/p1.json", labelme(LABELME["p1"], "p1.png").replace('"imageWidth": 24', '"imageWidth": 1000000'))
+    photos.write("json/p2.json", "{")
+    words = ["2 annotation files", "p1.json", "is for a picture of 1000000x18", "p2.json is damaged"]
+    both_say(photos, capsys, *words, masks=str(photos.root / "json"))
+
+
+def test_a_coco_file_of_300_categories_is_refused_before_any_mask_is_drawn(photos, capsys):
+    content = coco(
+        [{"image_id": 10, "category_id": number, "segmentation": polygon(0, 0, 9, 9)} for number in (0, 299)]
+    )
+    content["categories"] = [{"id": number, "name": f"c{number}"} for number in range(300)]
+    words = ["a.json: 301 classes: an 8-bit mask holds 255"]
+    both_say(photos, capsys, *words, masks=photos.write("a.json", json.dumps(content)))
+
+
+def test_a_project_in_which_nobody_drew_anything_yet_is_refused(photos, capsys):
+    words = ["no picture of", "has a shape", "annotate some"]
+    both_say(photos, capsys, *words, masks=photos.write("a.xml", cvat({"p0": "", "p1": ""})))
+    both_say(photos, capsys, *words, masks=supervisely(photos, {"p0": [], "p1": []}))
+
+
+def test_a_coco_file_of_lines_alone_is_refused(photos, capsys):
+    lines = [{"image_id": 10, "category_id": 3, "segmentation": [[0, 0, 4, 4]]}]
+    path = photos.write("a.json", json.dumps(coco(lines)))
+    both_say(photos, capsys, "covers anything: 1 are left out", "it has 2 points", masks=path)
+
+
+def test_a_coco_file_with_one_line_among_outlines_is_read_and_says_so(photos):
+    lines = [{"image_id": 10, "category_id": 3, "segmentation": [[0, 0, 4, 4]]}]
+    result = photos.prepare(masks=photos.write("a.json", json.dumps(coco([*ANNOTATIONS, *lines]))))
+    assert_masks(result.dataset, COCO_MASKS)
+    assert result.said("1 shapes cover nothing and are left out", "p0.png: annotation 3: it has 2 points")
+
+
+def test_old_labelme_files_without_a_size_take_that_of_their_picture(photos):
+    photos.write("json/p0.json", json.dumps({"shapes": [{"label": 3, "points": [[2, 3], [10, 3], [10, 9], [2, 9]]}]}))
+    photos.write("json/p1.json", json.dumps({"shapes": [], "imageHeight": None, "imageWidth": 0}))
+    result = photos.prepare(masks=str(photos.root / "json"))
+    assert result.dataset.class_names == ("background", "3")
+    assert_masks(result.dataset, {"p0": boxed((2, 3, 10, 9, 1)), "p1": boxed()})
 
 
 # ------------------------------------------------------------------------------------------------- names

@@ -19,7 +19,9 @@ from PIL import Image
 from skimage.draw import polygon as skimage_polygon
 
 from artifacts.errors import DataError
-from stages.data.polygons import Drawing, Region, Runs, check_labels, draw, fill, read_coco, read_labelme
+from stages.data.annotations.coco import read_coco, run_lengths
+from stages.data.annotations.drawing import Drawing, Region, Runs, check_labels, draw, fill
+from stages.data.annotations.labelme import read_labelme
 
 # --- filling ---
 
@@ -258,9 +260,9 @@ def test_points_and_lines_are_told_and_not_drawn(labelme):
         )
     )
     assert drawing.not_drawn == (
-        "shape 1, 'cat', is a line and has no area",
-        "shape 2, 'dog', is a point and has no area",
-        "shape 3, 'dog', is a linestrip and has no area",
+        "shape 1, 'cat': it is a line and has no area",
+        "shape 2, 'dog': it is a point and has no area",
+        "shape 3, 'dog': it is a linestrip and has no area",
     )
     assert not draw(drawing, {}).any()
 
@@ -278,7 +280,6 @@ def test_all_unknown_labels_are_named_at_once(labelme):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (shape("cat", [[0, 0], [1, 1]]), "shape 1: it has 2 points, a polygon has at least 3"),
         (shape("cat", [[0, 0], [1, 1], [2, 3]], "circle"), "it has 3 points, a circle has 2"),
         (shape("cat", [[0, 0], [9, 1], [30, 3]]), r"its point \(30, 3\) lies outside the picture of 8x6"),
         (shape("cat", [[0, 0], [1, float("nan")], [3, 3]]), "a point of it is not finite"),
@@ -288,7 +289,7 @@ def test_all_unknown_labels_are_named_at_once(labelme):
         (shape("cat", None), "its points are no pairs"),
         (shape("cat", 5, "rectangle"), "its points are no pairs"),
         (shape("cat", [[0, 0], [1, 1]], "mask", mask="***"), "its mask is no PNG in base64"),
-        (shape("cat", [[0, 0], [1, 1]], "mask", mask=None), "its mask is no PNG in base64"),
+        (shape("cat", [[0, 0], [1, 1]], "mask", mask=None), "its mask is no PNG: cannot identify it"),
         (shape("cat", [[0, 0], [1, 1]], "mask", mask=7), "its mask is no PNG in base64"),
         (
             shape("cat", [[0, 0], [1, 1]], "mask", mask=png_text(np.ones((3, 2), bool))),
@@ -308,7 +309,7 @@ def test_what_is_no_labelme_shape(labelme, wrong, message):
 
 
 def test_many_problems_are_counted(labelme):
-    drawing = read_labelme(labelme(*[shape("cat", [[0, 0]])] * 7))
+    drawing = read_labelme(labelme(*[shape("cat", [[0, 0], [1, 99], [1, 1]])] * 7))
     with pytest.raises(DataError, match=r"(?s)street.jpg\): 7 annotations are wrong:\n  shape 1.*\n  and 2 more"):
         draw(drawing, IDS)
 
@@ -463,10 +464,8 @@ def test_run_lengths_go_down_the_columns(tmp_path_factory, data, text):
 @given(seed=st.integers(0, 10**6), share=st.floats(0, 1))
 def test_pycocotools_text_is_read(seed, share):
     mask_api = pytest.importorskip("pycocotools.mask")
-    from stages.data.polygons import _uncompressed
-
     pixels = np.random.default_rng(seed).random((45, 60)) < share
-    runs = Runs(0, 0, (45, 60), _uncompressed(mask_api.encode(np.asfortranarray(pixels, np.uint8))["counts"].decode()))
+    runs = Runs(0, 0, (45, 60), run_lengths(mask_api.encode(np.asfortranarray(pixels, np.uint8))["counts"].decode()))
     np.testing.assert_array_equal(runs.pixels(), pixels)
     assert coco_text(runs.counts.tolist()) == mask_api.encode(np.asfortranarray(pixels, np.uint8))["counts"].decode()
 
@@ -474,8 +473,7 @@ def test_pycocotools_text_is_read(seed, share):
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ([[0, 0, 1, 1]], "annotation 5: it has 2 points, a polygon has at least 3"),
-        ([flat(square(0, 0, 2)), [0, 0]], "annotation 5, polygon 2: it has 1 points"),
+        ([flat(square(0, 0, 2)), [0]], "annotation 5, part 2: its points are no pairs"),
         ([flat(square(90, 0, 2))], r"annotation 5: its point \(90, 0\) lies outside the picture of 8x6"),
         ([[0, 0, 1, 1, 2]], "its points are no pairs of x and y"),
         ([["a", 0, 1, 1, 2, 2]], "its points are no numbers"),
@@ -483,14 +481,14 @@ def test_pycocotools_text_is_read(seed, share):
         (None, "it has no outline"),
         ({"counts": [8, 40], "size": [8, 6]}, r"for the size \[8, 6\], the picture has \[6, 8\]"),
         ({"counts": [8, 4], "size": [6, 8]}, "its run lengths make 12 pixels, the picture has 48"),
-        ({"counts": [-8, 56], "size": [6, 8]}, "its run lengths are no whole numbers"),
+        ({"counts": [-8, 56], "size": [6, 8]}, "its run lengths hold -8, which is negative"),
         ({"counts": [8.5, 39.5], "size": [6, 8]}, "its run lengths are no whole numbers"),
         ({"counts": ["8", 40], "size": [6, 8]}, "its run lengths are no whole numbers"),
         ({"counts": None, "size": [6, 8]}, "its run lengths are no whole numbers"),
         ({"counts": [], "size": [6, 8]}, "its run lengths are no whole numbers"),
         ({"counts": "6 <", "size": [6, 8]}, "its run lengths hold the character ' '"),
         ({"counts": "6<n", "size": [6, 8]}, "its run lengths end in the middle of a number"),
-        ({"counts": "o" * 40 + "0", "size": [6, 8]}, "its run lengths are no whole numbers"),
+        ({"counts": "o" * 40 + "0", "size": [6, 8]}, "a run length of it has more than 7 characters"),
     ],
 )
 def test_what_is_no_coco_outline(coco, segmentation, message):
@@ -508,9 +506,9 @@ def test_annotations_that_belong_nowhere_are_named(coco):
         annotation(4, 10, [flat(square(0, 0, 2))]),
     )
     assert file.problems == (
-        "annotation 1: its image 8 is not in the file",
-        "annotation 2: its category 11 is not in the file",
-        "annotation 3: its image [7] is not in the file",
+        "annotation 1: its image 8 is not in the file (there: 7, 9)",
+        "annotation 2: its category 11 is not in the file (there: 10 cat, 20 dog)",
+        "annotation 3: its image [7] is not in the file (there: 7, 9)",
     )
     assert len(file.annotations_of("street").regions) == 1
 
@@ -527,7 +525,7 @@ def test_annotations_that_belong_nowhere_are_named(coco):
             {"images": [{"id": 1, "file_name": "a/x.jpg"}, {"id": 2, "file_name": "b/x.png"}]},
             "two pictures named 'x': a/x.jpg and b/x.png",
         ),
-        ({"annotations": [{"image_id": 7, "segments_info": []}]}, "a panoptic file"),
+        ({"annotations": [{"image_id": 7, "segments_info": []}]}, "it is a panoptic COCO file"),
         ({"annotations": [3]}, "entry 1 of annotations is no object"),
     ],
 )
@@ -554,5 +552,177 @@ def test_a_drawing_is_small_and_travels(coco):
 def test_areas():
     triangle = Region("cat", "shape 1", (np.array([(1000, 0), (1004, 0), (1000, 3)]),))
     assert triangle.area() == 6
-    drawing = Drawing(Path("a"), "a", (2, 2), (Region("cat", "x", runs=Runs(0, 0, (2, 2), np.array([0, 1, 2, 1]))),))
+    drawing = Drawing(Path("a"), "a", (2, 2), (Region("cat", "x", runs=(Runs(0, 0, (2, 2), np.array([0, 1, 2, 1])),)),))
     assert draw(drawing, IDS).tolist() == [[1, 0], [0, 1]]
+
+
+# --- ids, parts and labels as programs write them ---
+
+
+@pytest.mark.parametrize("image_id", [0, "0", 0.0])
+@pytest.mark.parametrize("category_id", [0, "0", 0.0])
+def test_ids_join_whether_they_are_numbers_or_text(coco, image_id, category_id):
+    for own in (0, "0", 0.0):
+        file = coco(
+            annotation(1, category_id, [flat(square(0, 0, 2))], image=image_id),
+            images=[{"id": own, "file_name": "street.jpg", "width": 8, "height": 6}],
+            categories=[{"id": own, "name": "cat"}],
+        )
+        assert not file.problems
+        assert file.labels_of("street") == {"cat"}
+        assert draw(file.annotations_of("street"), IDS).sum() == 4
+
+
+def test_ids_that_only_look_alike_stay_apart(coco):
+    images = [
+        {"id": key, "file_name": f"{number}.jpg", "width": 8, "height": 6} for number, key in enumerate(["07", 7])
+    ]
+    file = coco(annotation(1, 10, [flat(square(0, 0, 2))], image="07"), images=images)
+    assert [len(file.annotations_of(stem).regions) for stem in ("0", "1")] == [1, 0]
+    for wrong in (True, None, 0.5, [7], float("nan")):
+        assert (
+            "is not in the file (there: 07, 7)" in coco(annotation(1, 10, [], image=wrong), images=images).problems[0]
+        )
+
+
+def test_an_entry_that_stands_twice_word_for_word_is_one(coco):
+    image = {"id": 7, "file_name": "street.jpg", "width": 8, "height": 6}
+    assert set(coco(images=[image, dict(image)]).image_ids) == {"street"}
+    with pytest.raises(DataError, match="id 7 stands twice in images"):
+        coco(images=[image, image | {"width": 9}])
+
+
+def test_a_list_of_run_lengths_is_their_union(coco):
+    parts = [{"counts": [0, 6, 42], "size": [6, 8]}, {"counts": coco_text([42, 6]), "size": [6, 8]}]
+    mask = draw(coco(annotation(1, 10, [*parts, flat(square(3, 0, 2))])).annotations_of("street"), IDS)
+    expected = np.zeros((6, 8), np.uint8)
+    expected[:, [0, 7]] = 1
+    expected[:2, 3:5] = 1
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_a_part_of_two_points_is_left_out_and_said_and_the_rest_is_drawn(coco):
+    drawing = coco(annotation(5, 10, [flat(square(0, 0, 2)), [0, 0, 1, 1], []])).annotations_of("street")
+    assert not drawing.problems
+    assert drawing.not_drawn == (
+        "annotation 5, part 2: it has 2 points, a polygon has at least 3",
+        "annotation 5, part 3: it has 0 points, a polygon has at least 3",
+    )
+    assert draw(drawing, IDS).sum() == 4
+
+
+def test_a_labelme_polygon_of_two_points_is_left_out_and_said(labelme):
+    drawing = read_labelme(labelme(shape("cat", [[0, 0], [1, 1]]), shape("dog", [], "circle")))
+    assert not drawing.problems
+    assert drawing.not_drawn == (
+        "shape 1, 'cat': it has 2 points, a polygon has at least 3",
+        "shape 2, 'dog': it has 0 points, a circle has 2",
+    )
+
+
+def test_an_annotation_of_a_box_alone_is_a_problem_that_names_the_box(coco):
+    drawing = coco(annotation(5, 10, [], bbox=[1, 1, 2, 2])).annotations_of("street")
+    assert drawing.problems == ("annotation 5: it has no outline, only a box (bbox); its segmentation is []",)
+
+
+@pytest.mark.parametrize(
+    ("value", "crowd"), [(0, False), ("0", False), (None, False), (1, True), ("1", True), (True, True)]
+)
+def test_iscrowd_may_be_text(coco, value, crowd):
+    file = coco(annotation(1, 10, [flat(square(0, 0, 2))], iscrowd=value))
+    assert file.annotations_of("street").regions[0].crowd is crowd
+
+
+@pytest.mark.parametrize(("label", "expected"), [(3, "3"), (3.0, "3"), (" 3 ", "3"), (0, "0")])
+def test_a_label_given_as_a_number_is_its_text(labelme, label, expected):
+    assert read_labelme(labelme(shape(label, square(0, 0, 2)))).regions[0].label == expected
+
+
+@pytest.mark.parametrize("label", [True, [1], {"name": "cat"}])
+def test_a_label_that_is_neither_text_nor_number_is_named(labelme, label):
+    drawing = read_labelme(labelme(shape(label, square(0, 0, 2))))
+    assert drawing.problems == (f"shape 1: its label is {label!r}, expected text",)
+
+
+def test_a_labelme_kind_that_is_not_known_is_a_problem_and_not_background(labelme):
+    drawing = read_labelme(labelme(shape("cat", square(0, 0, 2), "cuboid")))
+    assert drawing.problems == ("shape 1: it is of the kind 'cuboid', which is not read",)
+
+
+# --- what is small in the file and huge in memory ---
+
+
+@pytest.mark.parametrize("side", [1e6, 10**6, 1e300, float("inf"), float("nan"), -3, 0.5, True, [6], 10**400, "wide"])
+def test_a_size_that_no_picture_has_is_refused_at_once(labelme, coco, side):
+    message = "at most 178,956,970 pixels are read|which no picture has"
+    with pytest.raises(DataError, match=message) as caught:
+        read_labelme(labelme(shape("cat", square(0, 0, 2)), imageHeight=side, imageWidth=10**6))
+    assert "street.json" in caught.value.message
+    file = coco(images=[{"id": 7, "file_name": "street.jpg", "width": 10**6, "height": side}])
+    with pytest.raises(DataError, match=message) as caught:
+        file.annotations_of("street")
+    assert "instances.json (street.jpg)" in caught.value.message
+
+
+def test_a_size_as_text_is_read_and_one_of_0_is_none(labelme):
+    assert read_labelme(labelme(imageHeight="6", imageWidth=8.0)).size == (6, 8)
+    assert read_labelme(labelme(imageHeight=0, imageWidth=0), (3, 4)).size == (3, 4)
+
+
+def test_two_million_characters_of_run_lengths_are_read_in_one_pass():
+    lengths = run_lengths("1" * 2_000_000)
+    assert len(lengths) == 2_000_000
+    assert lengths[:6].tolist() == [1, 1, 1, 2, 2, 3]
+    with pytest.raises(ValueError, match="a run length of it has more than 7 characters"):
+        run_lengths("o" * 2_000_000 + "0")
+
+
+@pytest.mark.parametrize(
+    "counts", [[[1], [1, 2]], [10**30, 1], [10**18] * 20, [None], {}, 7, [True, False], ["\ud800"]]
+)
+def test_ragged_and_huge_run_lengths_are_problems(coco, counts):
+    drawing = coco(annotation(5, 10, {"counts": counts, "size": [6, 8]})).annotations_of("street")
+    assert len(drawing.problems) == 1
+    assert drawing.problems[0].startswith("annotation 5: its run lengths ")
+
+
+def test_a_polygon_of_a_million_points_is_drawn_and_one_that_crosses_every_row_a_million_times_is_not(labelme):
+    angles = np.linspace(0, 2 * math.pi, 1_000_000, endpoint=False)
+    ring = np.stack([50 + 40 * np.cos(angles), 50 + 40 * np.sin(angles)], axis=1)
+    size = {"imageHeight": 100, "imageWidth": 100}
+    drawing = read_labelme(labelme(shape("cat", ring.tolist()), **size))
+    rows, columns = np.mgrid[:100, :100] + 0.5
+    np.testing.assert_array_equal(draw(drawing, IDS) == 1, np.hypot(columns - 50, rows - 50) < 40)
+    for far in (1, 99), (99, 1):
+        zigzag = [[1, 1], list(far)] * 50_000
+        drawing = read_labelme(labelme(shape("cat", zigzag), **size))
+        assert drawing.problems == ("shape 1: its outline is 9,799,902 pixels long; at most 4,000,000 are drawn",)
+
+
+def test_a_circle_larger_than_the_picture_is_a_problem(labelme):
+    for rim in ([1e9, 0], [1e308, -1e308], [float("inf"), 0]):
+        drawing = read_labelme(labelme(shape("cat", [[1, 1], rim], "circle")))
+        assert len(drawing.problems) == 1
+
+
+def test_a_mask_that_unpacks_to_more_than_its_picture_is_refused_by_its_header(labelme):
+    text = png_text(np.zeros((4000, 4000), bool))
+    drawing = read_labelme(labelme(shape("cat", [[0, 0], [1, 1]], "mask", mask=text)))
+    assert drawing.problems == ("shape 1: its mask has 4000x4000 pixels, more than the 8x6 it may cover",)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, '{"shapes": ' * 100_000, '{"shapes": [' + "[" * 50_000 + "]" * 50_000 + "]}"]
+)
+def test_lists_nested_a_hundred_thousand_deep_are_refused(tmp_path, text):
+    path = tmp_path / "deep.json"
+    path.write_text(text)
+    for read in (read_labelme, read_coco):
+        with pytest.raises(DataError, match=r"deep\.json nests lists deeper than can be read"):
+            read(path)
+
+
+def test_points_that_numpy_cannot_hold_are_problems(labelme, coco):
+    for points in ([[10**400, 1], [2, 2], [3, 1]], [["x", 1], [2, 2], [3, 1]], [[None, 1], [2, 2], [3, 1]]):
+        assert len(read_labelme(labelme(shape("cat", points))).problems) == 1
+        assert len(coco(annotation(1, 10, [flat(points)])).annotations_of("street").problems) == 1
