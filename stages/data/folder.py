@@ -378,18 +378,18 @@ def _annotated(
     note: Callable[[str], None],
 ) -> Masks:
     """The masks that annotation files say."""
-    same = {_composed(image_id): image_id for image_id in folder.ids}
-    given = Given(place, entries, folder, lambda name: same.get(_composed(name)), table, note)
+    same = {composed(image_id): image_id for image_id in folder.ids}
+    given = Given(place, entries, folder, lambda name: same.get(composed(name)), table, note)
     found = read_annotations(kind, given)
     return Masks(found.entries, found.read, found.class_names, {"mask_format": kind})
 
 
 def _unsuffixed(files: Mapping[str, Path], ids: Sequence[str]) -> dict[str, Path]:
     """Files such as `street.jpg.json` by the id of their picture; DataError for two of one picture."""
-    known = {_composed(image_id) for image_id in ids}
+    known = {composed(image_id) for image_id in ids}
     found: dict[str, Path] = {}
     for stem, path in files.items():
-        bare = _composed(stem) not in known and Path(stem).suffix.lower() in SUFFIXES
+        bare = composed(stem) not in known and Path(stem).suffix.lower() in SUFFIXES
         name = Path(stem).stem if bare else stem
         if name in found:
             both = f"{found[name].name} and {path.name}"
