@@ -29,6 +29,7 @@ from stages.scoring.processes import process_pool
 
 CHUNK = 16  # pictures a pool process takes at a time
 SHARD_SIZE = 500  # pictures in one file of class-activation maps
+MAX_PIXELS = 2_100_000  # a picture of 1024 x 2048 is looked at whole
 
 
 def _usually(key: str, value: str) -> pydantic.BeforeValidator:
@@ -67,7 +68,14 @@ class ComputedSaliency(Config):
 
     kind: Literal["saliency"] = "saliency"
     threshold: float = Field(0.06, ge=0, le=1, description="Background is below this saliency, 0..1 (DSRG: 0.06).")
-    superpixels: int = Field(200, ge=2, description="Superpixels in a picture (Zhu et al.: 200).")
+    terms: Literal["code", "paper"] = Field(
+        "code",
+        description="code: as the authors' code computes it, which finds two to three times as much background.\n"
+        "paper: as their text has it.",
+    )
+    superpixels: int | None = Field(
+        None, ge=2, description="Superpixels in a picture. null: 200 (paper); one for 600 pixels, at least 200 (code)."
+    )
 
 
 class SaliencyFolder(Config):
@@ -155,6 +163,12 @@ class SeedsConfig(Config):
         ("train", "weak"), min_length=1, description="Splits of the data set whose pictures are labelled."
     )
     cam: ActivationMapConfig = Field(ActivationMapConfig.model_validate({}), description="The class-activation maps.")
+    max_pixels: int = Field(
+        MAX_PIXELS,
+        ge=1024,
+        description="Of a larger picture the classifier and the saliency see a copy of so many pixels, which bounds\n"
+        "the memory. Maps and labels have the size of the picture all the same.",
+    )
     labels: Annotated[SeedRule | DenseRule, Field(discriminator="mode"), _usually("mode", "seeds")] = Field(
         SeedRule.model_validate({}),
         description="mode seeds: sparse, 255 where unknown, for dsrg. mode dense: full masks, usable as weak labels.",
@@ -213,6 +227,12 @@ def _check_maps(config: SeedsConfig, maps: Artifact, class_names: Sequence[str],
         )
 
 
+def large_pictures(dataset: Any, ids: Sequence[str], max_pixels: int) -> int:
+    """How many of the pictures have more pixels than that."""
+    sizes = (dataset.size(image_id) for image_id in ids)
+    return sum(height * width > max_pixels for height, width in sizes)
+
+
 def _same_classes(found: Sequence[str], expected: Sequence[str], what: str) -> None:
     if list(found) != list(expected):
         raise ArtifactError(
@@ -245,8 +265,14 @@ def run(
     shards = [everything[start : start + SHARD_SIZE] for start in range(0, len(everything), SHARD_SIZE)]
     shards = shards[execution.rank :: execution.world_size]
     ids = [image_id for shard in shards for image_id in shard]
-    job = LabelJob(data.path, writer, config.labels, maps.path if maps and _same_saliency(config, maps) else None)
+    same = maps.path if maps and _same_saliency(config, maps) else None
+    job = LabelJob(data.path, writer, config.labels, same, config.max_pixels)
     source = _Source(config, inputs, dataset, execution)
+    if execution.rank == 0 and (large := large_pictures(dataset, everything, config.max_pixels)):
+        execution.progress.note(
+            f"{large:,} of {len(everything):,} pictures have more than {config.max_pixels:,} pixels: a copy of so many "
+            "pixels stands for each (max_pixels); maps and labels have the picture's size"
+        )
 
     writer.expect(2 * len(everything))
     with _pool(execution.workers) as pool, execution.progress.track(2 * len(ids), "seeds", "maps") as tracker:
@@ -310,6 +336,7 @@ class _Source:
             scales=cam.scales,
             flip=cam.flip,
             batch_size=cam.batch_size,
+            max_pixels=self.config.max_pixels,
             device=device,
             dtype=autocast_dtype(cam.precision, device),
             threads=self.execution.workers,
@@ -341,6 +368,7 @@ class _Source:
             self.dataset,
             todo,
             batch_size=self.config.cam.batch_size,
+            max_pixels=self.config.max_pixels,
             device=device,
             threads=self.execution.workers,
         )
@@ -378,6 +406,7 @@ class LabelJob:
     writer: Writer
     rule: SeedRule | DenseRule
     earlier: Path | None  # an artifact whose saliency was computed with the same settings
+    max_pixels: int
 
     def prepare_saliency(self, ids: Sequence[str]) -> int:
         """Computes saliency/<id>.png where it is wanted and missing. Returns 0: no label map was made."""
@@ -386,7 +415,7 @@ class LabelJob:
         if isinstance(self.rule, SeedRule) and isinstance(self.rule.background, ComputedSaliency):
             dataset = Dataset(self.data)
             for image_id in ids:
-                self._compute_saliency(dataset, image_id, self.rule.background.superpixels)
+                self._compute_saliency(dataset, image_id, self.rule.background)
         return 0
 
     def label(self, ids: Sequence[str]) -> int:
@@ -446,10 +475,11 @@ class LabelJob:
             return read_saliency(background.folder / f"{image_id}.png", size) < background.threshold
         if isinstance(background, GradientBackground):
             return read_saliency(computed, size) < background.share
-        self._compute_saliency(dataset, image_id, background.superpixels)
+        self._compute_saliency(dataset, image_id, background)
         return read_saliency(computed, size) < background.threshold
 
-    def _compute_saliency(self, dataset: Any, image_id: str, superpixels: int) -> None:
+    def _compute_saliency(self, dataset: Any, image_id: str, wanted: ComputedSaliency) -> None:
+        from stages.localization.grid import enlarged, reduced
         from stages.localization.saliency import boundary_connectivity, encode_saliency
 
         relative = f"saliency/{image_id}.png"
@@ -459,7 +489,8 @@ class LabelJob:
             self.writer.write_bytes(relative, (self.earlier / relative).read_bytes())
         else:
             image = dataset.image(image_id)
-            self.writer.write_bytes(relative, encode_saliency(boundary_connectivity(image, superpixels)))
+            found = boundary_connectivity(reduced(image, self.max_pixels), wanted.superpixels, wanted.terms)
+            self.writer.write_bytes(relative, encode_saliency(enlarged(found, image.shape[:2])))
 
 
 def _same_saliency(config: SeedsConfig, maps: Artifact) -> bool:
@@ -467,8 +498,8 @@ def _same_saliency(config: SeedsConfig, maps: Artifact) -> bool:
     wanted, earlier = config.labels.background, maps.config["labels"].get("background", {})
     return (
         isinstance(wanted, ComputedSaliency)
-        and earlier.get("kind") == wanted.kind
-        and earlier.get("superpixels") == wanted.superpixels
+        and (earlier.get("kind"), earlier.get("terms")) == (wanted.kind, wanted.terms)
+        and (earlier.get("superpixels"), maps.config.get("max_pixels")) == (wanted.superpixels, config.max_pixels)
     )
 
 

@@ -29,12 +29,13 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from artifacts.dataset import Dataset
-from stages.localization.grid import cells, interpolation_matrix, resize_maps
+from stages.localization.grid import cells, enlarged, interpolation_matrix, reduced, resize_maps
 from stages.networks import Classifier, normalise
 
 STRIDE = 4  # picture pixels per cell of a score map
 MAXIMUM_FLOOR = 1e-5  # added to a class's maximum before dividing by it
 BATCHES_AHEAD = 3  # decoded while the network works
+ALONE_PIXELS = 4_200_000  # a view of more pixels goes through the network without its mirror, to halve the memory
 CPU_PIXELS = 320_000  # of one forward pass on a CPU, mirrors counted: larger ones leave the cache and are slower again
 
 # SEC reads gradients at VGG16's conv4_1, before its ReLU: stride 8, the first layer behind the third pooling.
@@ -82,6 +83,7 @@ def class_activation_maps(
     scales: Sequence[float],
     flip: bool = True,
     batch_size: int = 16,
+    max_pixels: int | None = None,
     device: torch.device,
     dtype: torch.dtype | None = None,
     threads: int = 2,
@@ -93,14 +95,16 @@ def class_activation_maps(
         scales: factors on the picture's sides; each is a forward pass.
         flip: add the mirror image of every scale, in the same batch.
         batch_size: pictures of identical size per batch; scales above 1 are cut into smaller batches.
+        max_pixels: of a larger picture the network sees a copy of so many pixels, alone; None: every picture whole.
         dtype: autocast type (bf16, fp16), None for fp32. The maps are summed in fp32.
         threads: threads that decode pictures while the network works.
     """
     pending: deque[tuple[list[str], tuple[int, int], Tensor]] = deque()
-    for members, pixels in decoded_batches(dataset, ids, batch_size, threads, pin=device.type == "cuda"):
+    pin = device.type == "cuda"
+    for members, size, pixels in decoded_batches(dataset, ids, batch_size, threads, max_pixels, pin):
         images = pixels.to(device, non_blocking=True)
-        summed = multi_scale_maps(classifier, images, scales, flip, batch_size, dtype)
-        pending.append((members, (images.shape[2], images.shape[3]), normalise_by_maximum(summed).half()))
+        summed = multi_scale_maps(classifier, images, scales, flip, batch_size, dtype, size)
+        pending.append((members, size, normalise_by_maximum(summed).half()))
         if len(pending) > 1:  # the transfer waits for one batch while the next one is already queued on the device
             yield from _unpack(dataset, *pending.popleft())
     while pending:
@@ -114,10 +118,20 @@ def _unpack(dataset: Dataset, members: list[str], size: tuple[int, int], maps: T
 
 
 def decoded_batches(
-    dataset: Dataset, ids: Sequence[str], batch_size: int, threads: int, pin: bool = False
-) -> Iterator[tuple[list[str], Tensor]]:
-    """(ids, uint8 (B, 3, H, W)) of pictures of identical size; the next batches are decoded in threads meanwhile."""
-    batches = size_batches({image_id: dataset.size(image_id) for image_id in ids}, batch_size)
+    dataset: Dataset,
+    ids: Sequence[str],
+    batch_size: int,
+    threads: int,
+    max_pixels: int | None = None,
+    pin: bool = False,
+) -> Iterator[tuple[list[str], tuple[int, int], Tensor]]:
+    """(ids, (H, W), uint8 (B, 3, h, w)) of pictures of identical size, the next batches being decoded in threads.
+
+    (h, w) is (H, W), or smaller where H * W is above `max_pixels`.
+    """
+    sizes = {image_id: dataset.size(image_id) for image_id in ids}
+    limit = max_pixels or max((height * width for height, width in sizes.values()), default=1)
+    batches = size_batches(sizes, batch_size, limit)
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(max(threads, 1))
         stack.callback(pool.shutdown, cancel_futures=True)
@@ -125,25 +139,25 @@ def decoded_batches(
         remaining = iter(batches)
         while True:
             while len(ahead) < BATCHES_AHEAD and (members := next(remaining, None)) is not None:
-                ahead.append((members, [pool.submit(dataset.image, image_id) for image_id in members]))
+                ahead.append((members, [pool.submit(lambda i: reduced(dataset.image(i), limit), i) for i in members]))
             if not ahead:
                 return
             members, futures = ahead.popleft()
             pixels = torch.from_numpy(np.stack([future.result() for future in futures]).transpose(0, 3, 1, 2))
-            yield members, pixels.pin_memory() if pin else pixels
+            yield members, sizes[members[0]], pixels.pin_memory() if pin else pixels
 
 
-def size_batches(sizes: dict[str, tuple[int, int]], batch_size: int) -> list[list[str]]:
-    """Ids grouped by identical size, largest pictures first, in batches."""
+def size_batches(sizes: dict[str, tuple[int, int]], batch_size: int, max_pixels: int) -> list[list[str]]:
+    """Ids grouped by identical size, largest pictures first, in batches; those above `max_pixels` one by one."""
     groups: dict[tuple[int, int], list[str]] = {}
     for image_id in sorted(sizes):
         groups.setdefault(sizes[image_id], []).append(image_id)
     ordered = sorted(groups, key=lambda size: (-size[0] * size[1], size))  # too large for the memory? known at once
-    return [
-        groups[size][start : start + batch_size]
-        for size in ordered
-        for start in range(0, len(groups[size]), batch_size)
-    ]
+    batches = []
+    for size in ordered:
+        step = batch_size if size[0] * size[1] <= max_pixels else 1
+        batches += [groups[size][start : start + step] for start in range(0, len(groups[size]), step)]
+    return batches
 
 
 @torch.inference_mode()
@@ -154,32 +168,41 @@ def multi_scale_maps(
     flip: bool,
     batch_size: int,
     dtype: torch.dtype | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Sum over scales and mirrors of ReLU(CAM): uint8 images (B, 3, H, W) -> fp32 (B, K, ceil(H/4), ceil(W/4))."""
-    B, _, H, W = images.shape
+    """Sum over scales and mirrors of ReLU(CAM): uint8 images (B, 3, h, w) -> fp32 (B, K, ceil(H/4), ceil(W/4)).
+
+    `size` is the (H, W) of the pictures that the images are reduced copies of; None: (h, w).
+    """
+    B, _, h, w = images.shape
+    H, W = size or (h, w)
     pictures = normalise(images)
     total = torch.zeros(B, classifier.num_foreground, cells(H, STRIDE), cells(W, STRIDE), device=images.device)
     for scale in scales:
-        size = (max(round(H * scale), 1), max(round(W * scale), 1))
+        seen = (max(round(h * scale), 1), max(round(w * scale), 1))
         step = max(1, int(batch_size / max(1.0, scale * scale)))
         if images.device.type == "cpu":
-            step = max(1, min(step, CPU_PIXELS // (size[0] * size[1] * (1 + flip))))
+            step = max(1, min(step, CPU_PIXELS // (seen[0] * seen[1] * (1 + flip))))
         for start in range(0, B, step):
-            part = _resized(pictures[start : start + step], size)
+            part = _resized(pictures[start : start + step], seen)
             count = len(part)
             if flip:
                 part = torch.cat([part, part.flip(-1)])
-            part = part.contiguous(memory_format=torch.channels_last)
+            together = len(part) if seen[0] * seen[1] <= ALONE_PIXELS else 1
             with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
-                maps = classifier.activation_maps(part)  # (count or 2 count, K, h, w)
-            maps = maps.float().relu_()
-            rows = _readers(H, size[0], classifier.stride, maps.shape[-2], images.device)
-            columns = _readers(W, size[1], classifier.stride, maps.shape[-1], images.device)
+                maps = torch.cat([_relu_maps(classifier, views) for views in part.split(together)])
+            rows = _readers(H, seen[0], classifier.stride, maps.shape[-2], images.device)
+            columns = _readers(W, seen[1], classifier.stride, maps.shape[-1], images.device)
             total[start : start + count] += rows @ maps[:count] @ columns.T
             if flip:
-                mirrored = _readers(W, size[1], classifier.stride, maps.shape[-1], images.device, mirrored=True)
+                mirrored = _readers(W, seen[1], classifier.stride, maps.shape[-1], images.device, mirrored=True)
                 total[start : start + count] += rows @ maps[count:] @ mirrored.T
     return total
+
+
+def _relu_maps(classifier: Classifier, views: Tensor) -> Tensor:
+    """fp32 (B, K, h, w), not negative."""
+    return classifier.activation_maps(views.contiguous(memory_format=torch.channels_last)).float().relu_()
 
 
 def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
@@ -213,6 +236,7 @@ def gradient_ranks(
     ids: Sequence[str],
     *,
     batch_size: int = 16,
+    max_pixels: int | None = None,
     device: torch.device,
     threads: int = 2,
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -223,14 +247,14 @@ def gradient_ranks(
     SEC's "lowest 10 % of the positions" are the pixels below 0.1.
     """
     layer = classifier.backbone.get_submodule(GRADIENT_LAYERS[classifier.config.backbone])
-    for members, pixels in decoded_batches(dataset, ids, batch_size, threads):
+    for members, size, pixels in decoded_batches(dataset, ids, batch_size, threads, max_pixels):
         images = normalise(pixels.to(device))
         magnitudes = gradient_magnitudes(classifier, layer, images)
-        size = (images.shape[2], images.shape[3])
+        seen = (images.shape[2], images.shape[3])
         for image_id, magnitude in zip(members, magnitudes.cpu().numpy(), strict=True):
             smooth = ndimage.median_filter(magnitude, size=3)
             ranks = (stats.rankdata(smooth, axis=None).reshape(smooth.shape) - 0.5) / smooth.size
-            yield image_id, resize_maps(ranks, size, stride=8)
+            yield image_id, enlarged(resize_maps(ranks, seen, stride=8), size)
 
 
 def gradient_magnitudes(classifier: Classifier, layer: nn.Module, images: Tensor) -> Tensor:

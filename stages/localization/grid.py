@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 
 def cells(length: int, stride: int) -> int:
@@ -44,3 +45,20 @@ def resize_maps(maps: NDArray, size: tuple[int, int], stride: int) -> NDArray[np
     columns = to_every_pixel(size[1], stride, maps.shape[-1])
     resized: NDArray[np.float32] = rows @ maps.astype(np.float32) @ columns.T
     return resized
+
+
+def reduced(image: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) as it is, or a copy of about `max_pixels` pixels of one that has more."""
+    height, width = image.shape[:2]
+    if height * width <= max_pixels:
+        return image
+    factor = (max_pixels / (height * width)) ** 0.5
+    size = (max(int(width * factor), 1), max(int(height * factor), 1))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def enlarged(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """A map (h, w) of a reduced copy at the picture's size (H, W), bilinear; one of that size as it is."""
+    if values.shape == tuple(size):
+        return values
+    return np.asarray(Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.BILINEAR))

@@ -156,7 +156,7 @@ def test_each_map_is_divided_by_its_own_maximum():
 
 def test_batches_hold_one_size_each_and_every_picture_once():
     sizes = {"a": (4, 6), "b": (6, 4), "c": (4, 6), "d": (4, 6), "e": (9, 9)}
-    assert size_batches(sizes, 2) == [["e"], ["a", "c"], ["d"], ["b"]]
+    assert size_batches(sizes, 2, 10**9) == [["e"], ["a", "c"], ["d"], ["b"]]
 
 
 @pytest.mark.parametrize("preset", ["tiny", "mobilenet_v2", "vgg16-sec", "resnet50"])
