@@ -74,7 +74,7 @@ class ComputedSaliency(Config):
         "paper: as their text has it.",
     )
     superpixels: int | None = Field(
-        None, ge=2, description="Superpixels in a picture. null: 200 (paper); one for 600 pixels, at least 200 (code)."
+        None, ge=2, description="Superpixels in a picture. null: 200 (paper); one for 600 pixels, 200 to 500 (code)."
     )
 
 
