@@ -8,6 +8,7 @@ next to nothing; pictures are spread over processes. The result has `masks/<id>.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,10 @@ from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
 from stages.data.pictures import Pictures, data_unless_images, open_pictures
-from stages.localization.grid import resize_maps
+from stages.localization.grid import reduced_size, resize_maps
 from stages.localization.seeds import activation_background
 from stages.scoring.config import CrfConfig
-from stages.scoring.dense_crf import CrfParameters, crf_probabilities
+from stages.scoring.dense_crf import CrfParameters, crf_labels
 from stages.scoring.processes import map_in_processes
 
 if TYPE_CHECKING:
@@ -82,21 +83,24 @@ def refine(task: Refinement, image_id: str) -> int:
     try:
         image = task.pictures.image(image_id)
         labels, scores = label_scores(task, image_id)
-        refined = crf_probabilities(image, scores, task.parameters)
+        best, confidence = crf_labels(image, scores, task.parameters, task.config.max_pixels)
     except SemisegError as error:
         if image_id in error.message:
             raise
         raise type(error)(f"{image_id}: {error.message}", error.hint) from error
-    mask = labels[refined.argmax(axis=0)]
+    mask = labels[best]
     if task.config.min_confidence > 0:
-        mask[refined.max(axis=0) < task.config.min_confidence] = IGNORE
+        mask[confidence < task.config.min_confidence] = IGNORE
     with task.writer.item(f"masks/{image_id}.png") as temporary:
         write_mask(temporary, mask)
     return len(labels)
 
 
 def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """The labels that take part, uint8 (K,), background first, and their scores float32 (K, H, W), 0..1."""
+    """The labels that take part, uint8 (K,), background first, and their scores float32 (K, H, W), 0..1.
+
+    (H, W) is the size of the picture, or of its reduced copy where it has more than `max_pixels` pixels.
+    """
     config, record = task.config, task.maps[image_id]
     if record.size != (size := tuple(task.pictures.size(image_id))):
         raise DataError(
@@ -107,7 +111,8 @@ def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarra
     chance = np.ones(len(record.classes), bool)
     if config.labels == "predicted" and record.normalisation == "probability":
         chance = contenders(record.scores, config.present_threshold) | (record.classes == 0)
-    scores = resize_maps(record.scores[chance], record.size, record.stride)
+    seen = reduced_size(record.size, config.max_pixels)
+    scores = resize_maps(record.scores[chance], record.size, record.stride, seen)
     classes = record.classes[chance]
     if record.normalisation == "max":
         classes, scores = _with_background(record, scores, config)
@@ -149,7 +154,7 @@ def _with_background(record: ScoreMap, scores: np.ndarray, config: CrfStageConfi
     if config.background_alpha is not None:
         background = activation_background(scores, config.background_alpha)
     else:
-        background = np.full(record.size, config.background_score)
+        background = np.full(scores.shape[1:], config.background_score)
     classes = np.concatenate([[0], record.classes]).astype(np.uint8)
     return classes, np.concatenate([background[None].astype(np.float32), scores])
 
@@ -210,6 +215,11 @@ def run(
     mine = ids[execution.rank :: execution.world_size]
     todo = [image_id for image_id in mine if not writer.has(f"masks/{image_id}.png")]
     task = Refinement(pictures, maps, config.resolve(), config, writer)
+    if execution.rank == 0 and (large := sum(math.prod(pictures.size(i)) > config.max_pixels for i in ids)):
+        execution.progress.note(
+            f"{large:,} of {len(ids):,} pictures have more than {config.max_pixels:,} pixels: each is refined on a "
+            "copy of so many (max_pixels)"
+        )
     writer.expect(len(ids))
     writer.advance(len(mine) - len(todo))
     with execution.progress.track(len(mine), "crf", done=len(mine) - len(todo)) as tracker:

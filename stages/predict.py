@@ -181,13 +181,15 @@ def run(
     """Predicts what is still missing; under torchrun each rank its share of the pictures."""
     from artifacts.score_maps import ScoreMapWriter
     from stages.engine.device import describe_device, select_device
-    from stages.engine.inference import predict_probabilities
+    from stages.engine.inference import large_pictures, predict_probabilities
     from stages.networks import load_network
 
     pictures, ids = open_pictures(inputs["data"], config.images, config.splits)
     ids = chosen_ids(ids, config, inputs)
     todo = take_over(inputs.get("keep"), ids, writer, execution.rank == 0)
     names = class_names(inputs["segmenter"])
+    if execution.rank == 0 and (remark := large_pictures(pictures, todo, config)):
+        execution.progress.note(remark)
     device = select_device(execution.device)
     network = load_network(inputs["segmenter"]).to(device)
     allowed = _allowed(config, pictures, inputs.get("classifier"), device, execution)
@@ -267,6 +269,7 @@ def _save(
                 for image_id, mask, confidence in zip(ids, masks, confidences, strict=True)
             ]
         encoding.append((futures, list(_records(ids, probabilities, config))))
+        del probabilities  # of a large picture that is gigabytes, which the next one needs
         while len(encoding) > 2:
             yield finish()
     while encoding:
@@ -308,16 +311,22 @@ def _in_all(allowed: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
 
 
 def _restrict(probabilities: Tensor, allowed: Sequence[Sequence[int]]) -> Tensor:
-    """(B, C, H, W): probability 0 for every class that is not allowed in its picture, renormalised over the others."""
+    """(B, C, H, W), in place: probability 0 for every class that is not allowed in its picture, renormalised over the
+    others.
+    """
     import torch
 
     keep = torch.zeros(probabilities.shape[:2], dtype=probabilities.dtype)
     for number, classes in enumerate(allowed):
         keep[number, list(classes)] = 1
-    kept = probabilities * keep.to(probabilities.device)[:, :, None, None]
-    total = kept.sum(1, keepdim=True)
-    equal = (keep / keep.sum(1, keepdim=True)).to(probabilities.device)[:, :, None, None]
-    return torch.where(total > 0, kept / total, equal)  # nothing is known where none of them has any probability
+    with torch.inference_mode():  # as the tensor was made
+        keep = keep.to(probabilities.device)[:, :, None, None]
+        kept = probabilities.mul_(keep)
+        total = kept.sum(1, keepdim=True)
+        if bool((nothing := total == 0).any()):  # nothing is known where none of them has any probability
+            kept = torch.where(nothing, keep, kept)
+            total = torch.where(nothing, keep.sum(1, keepdim=True), total)
+        return kept.div_(total)
 
 
 def _masks(probabilities: Tensor, min_confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -325,11 +334,17 @@ def _masks(probabilities: Tensor, min_confidence: float) -> tuple[np.ndarray, np
 
     Both uint8 (B, H, W).
     """
-    highest, classes = probabilities.max(1)
-    doubt = probabilities.scatter(1, classes[:, None], 0.0).sum(1)  # not 1 - highest, of which little is left near 1
-    if min_confidence > 0:
-        classes = classes.masked_fill(highest < min_confidence, IGNORE)
-    return classes.byte().cpu().numpy(), index_of_doubt(doubt.clamp(0, 1)).byte().cpu().numpy()
+    from stages.engine.inference import STRIP_PIXELS
+
+    parts = []
+    for strip in probabilities.split(max(STRIP_PIXELS // probabilities.shape[3], 1), dim=2):
+        highest, classes = strip.max(1)
+        doubt = strip.scatter(1, classes[:, None], 0.0).sum(1)  # not 1 - highest, of which little is left near 1
+        if min_confidence > 0:
+            classes = classes.masked_fill(highest < min_confidence, IGNORE)
+        parts.append((classes.byte().cpu().numpy(), index_of_doubt(doubt.clamp(0, 1)).byte().cpu().numpy()))
+    masks, confidences = zip(*parts, strict=True)
+    return np.concatenate(masks, axis=1), np.concatenate(confidences, axis=1)
 
 
 def _records(

@@ -144,8 +144,10 @@ def _scores(
     execution: Execution,
 ) -> dict[str, float]:
     """id -> mean over the earlier networks of the agreement with the last one."""
-    from stages.engine.inference import predict_probabilities
+    from stages.engine.inference import large_pictures, predict_probabilities
 
+    if remark := large_pictures(dataset, ids, config):
+        execution.progress.note(remark)
     totals = dict.fromkeys(ids, 0.0)
     # all networks walk through the pictures in the same order and batches
     walks = [

@@ -97,6 +97,7 @@ def run(
         writer=writer,
         restrict_to_labels=config.restrict_to_labels,
         crf=config.crf.resolve() if config.crf else None,
+        max_pixels=(config.crf or CrfConfig()).max_pixels,
         min_confidence=config.min_confidence,
     )
     share = ids[distributed.rank() :: distributed.world_size()]

@@ -479,7 +479,7 @@ class LabelJob:
         return read_saliency(computed, size) < background.threshold
 
     def _compute_saliency(self, dataset: Any, image_id: str, wanted: ComputedSaliency) -> None:
-        from stages.localization.grid import enlarged, reduced
+        from stages.localization.grid import reduced, resized
         from stages.localization.saliency import boundary_connectivity, encode_saliency
 
         relative = f"saliency/{image_id}.png"
@@ -490,7 +490,7 @@ class LabelJob:
         else:
             image = dataset.image(image_id)
             found = boundary_connectivity(reduced(image, self.max_pixels), wanted.superpixels, wanted.terms)
-            self.writer.write_bytes(relative, encode_saliency(enlarged(found, image.shape[:2])))
+            self.writer.write_bytes(relative, encode_saliency(resized(found, image.shape[:2])))
 
 
 def _same_saliency(config: SeedsConfig, maps: Artifact) -> bool:

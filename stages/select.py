@@ -71,7 +71,7 @@ def run(
     """Scores what is still missing; under torchrun each rank its share of the pictures of every snapshot."""
     from stages.engine.device import select_device
     from stages.engine.distributed import barrier
-    from stages.engine.inference import predict_probabilities
+    from stages.engine.inference import large_pictures, predict_probabilities
     from stages.networks import load_network
     from stages.networks.loading import snapshots_of
     from stages.scoring.confusion import ConfusionMatrix
@@ -83,6 +83,8 @@ def run(
     device = select_device(execution.device)
     last = int(segmenter.summary["iterations"])
     files = {**snapshots_of(segmenter), last: "weights.pt"}
+    if execution.rank == 0 and (remark := large_pictures(dataset, ids, config)):
+        execution.progress.note(remark)
     parts = [(step, first) for step in files for first in range(0, len(ids), PART)]
     mine = [part for part in parts[execution.rank :: execution.world_size] if not writer.has(_record(*part))]
     total = len(ids) * len(files)

@@ -28,6 +28,8 @@ from stages.networks import normalise, upsample
 from stages.scoring.config import InferenceConfig
 
 AHEAD = 2  # batches decoded in advance
+WINDOW = 1024  # side of the windows in which a view of too many pixels is predicted
+STRIP_PIXELS = 2_100_000  # per-pixel steps take a picture of more pixels in strips of rows
 BATCH_PIXELS = {"cuda": 4_000_000, "cpu": 400_000}  # of all views of one scale: bounds the memory of a batch
 
 
@@ -67,6 +69,19 @@ def predict_probabilities(
                 yield batch, probabilities
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def large_pictures(pictures: Pictures, ids: Sequence[str], protocol: InferenceConfig) -> str | None:
+    """What to tell people about pictures that are predicted in windows for their size, if there are any."""
+    scale = max(protocol.scales)
+    sizes = (pictures.size(image_id) for image_id in ids)
+    count = sum(h * w * scale**2 > protocol.whole_pixels and max(h, w) * scale > WINDOW for h, w in sizes)
+    if not count or protocol.window is not None:
+        return None
+    return (
+        f"{count:,} of {len(ids):,} pictures have views of more than {protocol.whole_pixels:,} pixels: they are "
+        f"predicted in windows of {WINDOW} pixels (whole_pixels; window chooses another side)"
+    )
 
 
 def _batches(
@@ -120,26 +135,46 @@ def _predict(network: Any, images: Tensor, protocol: InferenceConfig) -> Tensor:
     merged: Tensor | None = None
     for scale in protocol.scales:
         view = _resize(inputs, scale)
-        if protocol.flip:
-            view = torch.cat([view, view.flip(3)])
-        seen = (view.shape[2], view.shape[3])
-        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            if protocol.window is None or max(seen) <= protocol.window:
-                logits, stride = network(view).float(), network.stride
-            else:
-                logits, stride = _windows(network, view, protocol.window), 1
-        scores = _to_picture(logits, size, seen, stride)
-        if protocol.merge == "probabilities":
-            scores = scores.softmax(1)
-        if protocol.flip:
-            straight, mirrored = scores.chunk(2)
+        large = view.shape[2] * view.shape[3] > protocol.whole_pixels
+        if protocol.flip and large:  # one after the other, which halves the memory
+            scores = _scores(network, view, size, protocol, dtype)
+            scores.add_(_scores(network, view.flip(3), size, protocol, dtype).flip(3))
+        elif protocol.flip:
+            straight, mirrored = _scores(network, torch.cat([view, view.flip(3)]), size, protocol, dtype).chunk(2)
             scores = straight + mirrored.flip(3)
-        merged = scores if merged is None else merged + scores
+        else:
+            scores = _scores(network, view, size, protocol, dtype)
+        merged = scores if merged is None else merged.add_(scores)
     assert merged is not None
-    if protocol.merge == "logits-sum":
-        return merged.softmax(1)
-    mean = merged / (len(protocol.scales) * (1 + protocol.flip))
-    return mean if protocol.merge == "probabilities" else mean.softmax(1)
+    if protocol.merge != "logits-sum":
+        merged.div_(len(protocol.scales) * (1 + protocol.flip))
+    return merged if protocol.merge == "probabilities" else softmax_by_rows(merged)
+
+
+def _scores(
+    network: Any, view: Tensor, size: tuple[int, int], protocol: InferenceConfig, dtype: torch.dtype | None
+) -> Tensor:
+    """What is merged of a view (B, 3, h, w), at the size of the picture: logits or probabilities (B, C, H, W)."""
+    seen = (view.shape[2], view.shape[3])
+    large = seen[0] * seen[1] > protocol.whole_pixels
+    window = protocol.window or (WINDOW if large else max(seen))
+    with torch.autocast(view.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        if max(seen) <= window:
+            logits, stride = network(view).float(), network.stride
+        else:
+            logits, stride = _windows(network, view, window), 1
+    scores = _to_picture(logits, size, seen, stride)
+    return softmax_by_rows(scores) if protocol.merge == "probabilities" else scores
+
+
+def softmax_by_rows(scores: Tensor) -> Tensor:
+    """Softmax over dim 1 of (B, C, H, W), in place where a second tensor of that size would be large."""
+    rows = max(STRIP_PIXELS // scores.shape[3], 1)
+    if rows >= scores.shape[2]:
+        return scores.softmax(1)
+    for strip in scores.split(rows, dim=2):
+        strip.copy_(strip.softmax(1))
+    return scores
 
 
 def _windows(network: Any, view: Tensor, window: int) -> Tensor:
@@ -159,7 +194,7 @@ def _windows(network: Any, view: Tensor, window: int) -> Tensor:
             count[top : top + window, left : left + window] += 1
     assert total is not None
     assert count is not None
-    return (total / count).clamp(min=1e-30).log()
+    return total.div_(count).clamp_(min=1e-30).log_()
 
 
 def window_starts(side: int, window: int) -> list[int]:

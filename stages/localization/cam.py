@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from artifacts.dataset import Dataset
-from stages.localization.grid import cells, enlarged, interpolation_matrix, reduced, resize_maps
+from stages.localization.grid import cells, interpolation_matrix, reduced, resize_maps, resized
 from stages.networks import Classifier, normalise
 
 STRIDE = 4  # picture pixels per cell of a score map
@@ -254,7 +254,7 @@ def gradient_ranks(
         for image_id, magnitude in zip(members, magnitudes.cpu().numpy(), strict=True):
             smooth = ndimage.median_filter(magnitude, size=3)
             ranks = (stats.rankdata(smooth, axis=None).reshape(smooth.shape) - 0.5) / smooth.size
-            yield image_id, enlarged(resize_maps(ranks, seen, stride=8), size)
+            yield image_id, resized(resize_maps(ranks, seen, stride=8), size)
 
 
 def gradient_magnitudes(classifier: Classifier, layer: nn.Module, images: Tensor) -> Tensor:

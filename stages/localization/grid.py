@@ -39,26 +39,44 @@ def to_every_pixel(length: int, stride: float, count: int) -> NDArray[np.float32
     return interpolation_matrix(np.arange(length), stride, count)
 
 
-def resize_maps(maps: NDArray, size: tuple[int, int], stride: int) -> NDArray[np.float32]:
-    """Maps (..., h, w) of a stride to float32 (..., H, W), size = (H, W) of the picture in pixels."""
-    rows = to_every_pixel(size[0], stride, maps.shape[-2])
-    columns = to_every_pixel(size[1], stride, maps.shape[-1])
-    resized: NDArray[np.float32] = rows @ maps.astype(np.float32) @ columns.T
-    return resized
+def resize_maps(
+    maps: NDArray, size: tuple[int, int], stride: int, seen: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
+    """Maps (..., h, w) of a stride to float32 (..., H, W), size = (H, W) of the picture in pixels.
+
+    `seen`: the size of a reduced copy of the picture to bring them to instead.
+    """
+    if seen is None or seen == size:
+        rows = to_every_pixel(size[0], stride, maps.shape[-2])
+        columns = to_every_pixel(size[1], stride, maps.shape[-1])
+    else:
+        places = [(np.arange(small) + 0.5) * whole / small - 0.5 for small, whole in zip(seen, size, strict=True)]
+        rows = interpolation_matrix(places[0], stride, maps.shape[-2])
+        columns = interpolation_matrix(places[1], stride, maps.shape[-1])
+    grown: NDArray[np.float32] = rows @ maps.astype(np.float32) @ columns.T
+    return grown
 
 
 def reduced(image: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) as it is, or a copy of about `max_pixels` pixels of one that has more."""
-    height, width = image.shape[:2]
-    if height * width <= max_pixels:
+    """A picture (H, W, 3) as it is, or a copy of at most `max_pixels` pixels of one that has more."""
+    size = reduced_size(image.shape[:2], max_pixels)
+    if size == image.shape[:2]:
         return image
-    factor = (max_pixels / (height * width)) ** 0.5
-    size = (max(int(width * factor), 1), max(int(height * factor), 1))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
-def enlarged(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """A map (h, w) of a reduced copy at the picture's size (H, W), bilinear; one of that size as it is."""
+def reduced_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
+    """(H, W), or one of the same proportions with at most `max_pixels` pixels."""
+    factor = (max_pixels / (size[0] * size[1])) ** 0.5
+    if factor >= 1:
+        return size
+    shorter, longer = max(int(min(size) * factor), 1), int(max(size) * factor)
+    longer = min(longer, max_pixels // shorter)
+    return (shorter, longer) if size[0] <= size[1] else (longer, shorter)
+
+
+def resized(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """A map (h, w) at another size (H, W), bilinear (means where it becomes smaller); one of that size as it is."""
     if values.shape == tuple(size):
         return values
-    return np.asarray(Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.BILINEAR))

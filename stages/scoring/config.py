@@ -30,7 +30,13 @@ class InferenceConfig(Config):
         None,
         ge=16,
         description="Slide a square window of this side over each view, in steps of two thirds of it, and average the\n"
-        "probabilities where windows overlap (Cityscapes: 801). null: each view whole.",
+        "probabilities where windows overlap (Cityscapes: 801). null: each view whole, up to whole_pixels.",
+    )
+    whole_pixels: int = Field(
+        8_400_000,
+        ge=256,
+        description="A view of more pixels is predicted in windows of 1024 pixels (the side of `window` where that is\n"
+        "given), which bounds the memory. 1024 x 2048 at scale 2 is just whole.",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Arithmetic of the network. auto: bf16 on a GPU that has it, else fp32."
@@ -71,6 +77,12 @@ class CrfConfig(Config):
         "with label_confidence for the label it names.",
     )
     label_confidence: float | None = Field(None, gt=0, lt=1, description="For unary labels: 0.7 in IRNet, 0.5 in ICD.")
+    max_pixels: int = Field(
+        4_200_000,
+        ge=256,
+        description="A larger picture is refined on a copy of so many pixels, with position widths as much smaller,\n"
+        "which bounds the memory. The mask has the size of the picture all the same.",
+    )
 
     @pydantic.field_validator("parameters")
     @classmethod

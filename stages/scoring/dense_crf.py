@@ -188,6 +188,33 @@ def crf_probabilities(image: np.ndarray, probabilities: np.ndarray, parameters: 
     return _mean_field(image, unary, parameters)
 
 
+def crf_labels(
+    image: np.ndarray, probabilities: np.ndarray, parameters: CrfParameters, max_pixels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The winner after the CRF, an index 0..K-1 (H, W), and its probability, float32 (H, W).
+
+    An image of more than `max_pixels` pixels is refined on a copy of so many, with widths to match; `probabilities` may
+    have the size of the image or of that copy already (`grid.reduced_size`).
+    """
+    from stages.localization.grid import reduced, reduced_size, resized
+
+    size = (image.shape[0], image.shape[1])
+    seen = reduced_size(size, max_pixels)
+    if seen == size:
+        refined = crf_probabilities(image, probabilities, parameters)
+        return refined.argmax(axis=0), refined.max(axis=0)
+    if probabilities.shape[1:] == size:
+        probabilities = np.stack([resized(scores, seen) for scores in probabilities])
+    scale = ((size[0] * size[1]) / (seen[0] * seen[1])) ** 0.5
+    refined = crf_probabilities(reduced(image, max_pixels), probabilities, parameters.at_scale(scale))
+    best, highest = np.zeros(size, np.uint8), resized(refined[0], size)
+    for label, scores in enumerate(refined[1:], 1):  # one by one: all of them at full size would be gigabytes
+        grown = resized(scores, size)
+        wins = grown > highest
+        best[wins], highest[wins] = label, grown[wins]
+    return best, highest
+
+
 def crf_from_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, parameters: CrfParameters) -> np.ndarray:
     """Dense CRF from a label map: `labels` integers (H, W), 0..num_labels-1 -> float32 (num_labels, H, W).
 

@@ -17,7 +17,7 @@ from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Writer
 from stages.contract import Execution
 from stages.scoring.config import InferenceConfig
-from stages.scoring.dense_crf import CrfParameters, crf_probabilities
+from stages.scoring.dense_crf import CrfParameters, crf_labels
 from stages.scoring.processes import process_pool
 
 if TYPE_CHECKING:
@@ -35,15 +35,18 @@ class Refiner:
     writer: Writer
     restrict_to_labels: bool
     crf: CrfParameters | None
+    max_pixels: int
     min_confidence: float
 
     def __call__(self, image_id: str, classes: Sequence[int], probabilities: np.ndarray) -> str:
         """Writes masks/<id>.png from float32 (K, H, W) of the K `classes`."""
-        if self.crf is not None:
-            probabilities = crf_probabilities(self.dataset.image(image_id), probabilities, self.crf)
-        mask = np.asarray(classes, np.uint8)[probabilities.argmax(0)]
+        if self.crf is None:
+            best, confidence = probabilities.argmax(0), probabilities.max(0)
+        else:
+            best, confidence = crf_labels(self.dataset.image(image_id), probabilities, self.crf, self.max_pixels)
+        mask = np.asarray(classes, np.uint8)[best]
         if self.min_confidence > 0:
-            mask[probabilities.max(0) < self.min_confidence] = IGNORE
+            mask[confidence < self.min_confidence] = IGNORE
         with self.writer.item(f"masks/{image_id}.png") as temporary:
             write_mask(temporary, mask)
         return image_id
@@ -62,11 +65,13 @@ def label_pictures(
     With `restrict_to_labels` only background and the picture's image-level labels may win; without, every class that
     reaches a probability of 0.01 somewhere.
     """
-    from stages.engine.inference import predict_probabilities
+    from stages.engine.inference import large_pictures, predict_probabilities
 
     missing = [image_id for image_id in ids if not refiner.writer.has(f"masks/{image_id}.png")]
     views = predict_probabilities(network, refiner.dataset, missing, inference, device, workers=execution.workers)
     done = len(ids) - len(missing)
+    if remark := large_pictures(refiner.dataset, missing, inference):
+        execution.progress.note(remark)
     with (
         _pool(refiner, execution.workers) as pool,
         execution.progress.track(len(ids), "labelling", done=done) as tracker,
