@@ -16,7 +16,7 @@ from artifacts.score_maps import ScoreMaps, ScoreMapWriter
 from stages.localization.grid import resize_maps
 from stages.networks import upsample
 from stages.scoring.config import CrfConfig
-from stages.scoring.dense_crf import PARAMETERS, crf_from_labels, crf_probabilities
+from stages.scoring.dense_crf import PARAMETERS, crf_from_labels, crf_labels, crf_probabilities
 
 SETTINGS = {"parameters": "deeplab-v2", "scale": 4}
 
@@ -86,6 +86,37 @@ def test_equals_the_crf_called_directly_on_the_labels_present(bench, predictions
     record = json.loads(artifact.file("classes.json").read_text())
     assert record["class_names"] == list(bench.dataset.class_names)
     assert artifact.kind == "masks"
+
+
+def test_a_large_picture_is_refined_on_a_copy_and_people_are_told(bench, predictions, capsys):
+    whole = masks_of(bench.run("crf", "crf-whole", SETTINGS, {"predictions": "for-crf"}))
+    capsys.readouterr()
+    values = SETTINGS | {"max_pixels": 1500, "min_confidence": 0.3}
+    limited = masks_of(bench.run("crf", "crf-limited", values, {"predictions": "for-crf"}))
+    assert "of 10 pictures have more than 1,500 pixels" in capsys.readouterr().err
+    assert limited.keys() == whole.keys()
+    agreeing = [np.mean(limited[name] == whole[name]) for name in whole]
+    assert all(limited[name].shape == whole[name].shape for name in whole)
+    assert np.mean(agreeing) > 0.85
+
+
+def test_labels_of_a_large_picture_are_those_of_the_crf_on_a_copy_with_smaller_widths():
+    rng = np.random.default_rng(0)
+    image = np.array(Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((120, 100)))
+    scores = rng.dirichlet(np.ones(3), (20, 24)).transpose(2, 0, 1).repeat(5, 1).repeat(5, 2).astype(np.float32)
+    parameters = PARAMETERS["deeplab-v2"]
+    best, confidence = crf_labels(image, scores, parameters, 3000)
+    copy = np.array(Image.fromarray(image).resize((60, 50), Image.Resampling.BILINEAR))
+    halves = scores.reshape(3, 50, 2, 60, 2).mean((2, 4))
+    by_hand = crf_probabilities(copy, halves / halves.sum(0), parameters.at_scale(2))
+    inner = best[::2, ::2] == by_hand.argmax(0)
+    assert best.shape == confidence.shape == (100, 120)
+    assert inner.mean() > 0.95
+    plain = crf_probabilities(image, scores, parameters)
+    for value, expected in zip(
+        crf_labels(image, scores, parameters, 12_000), (plain.argmax(0), plain.max(0)), strict=True
+    ):
+        np.testing.assert_array_equal(value, expected)
 
 
 def test_processes_change_nothing(bench, predictions):

@@ -117,6 +117,24 @@ def test_processes_do_not_change_the_content(workspace, seeds):
     assert run_seeds(workspace, {}, "pooled", workers=2).artifact.manifest.content == seeds.manifest.content
 
 
+def test_large_pictures_are_looked_at_as_copies_and_people_are_told(workspace, seeds, capsys):
+    ids = sorted(seeds.path.glob("masks/*.png"))
+    small = run_seeds(workspace, {"max_pixels": 1024}, "small-copies").artifact
+    assert "of 20 pictures have more than 1,024 pixels" in capsys.readouterr().err
+    assert {path.name for path in small.path.glob("masks/*.png")} == {path.name for path in ids}
+    known = agreeing = 0
+    for path in ids:
+        one, other = read_mask(path), read_mask(small.file(f"masks/{path.name}"))
+        assert one.shape == other.shape
+        both = (one != UNKNOWN) & (other != UNKNOWN)
+        known, agreeing = known + both.sum(), agreeing + (one == other)[both].sum()
+    assert agreeing / known > 0.6  # an untrained classifier on pictures of 32 pixels
+    assert (
+        run_seeds(workspace, {"max_pixels": 64 * 64}, "all-whole").artifact.manifest.content == seeds.manifest.content
+    )
+    assert "more than" not in capsys.readouterr().err
+
+
 def test_earlier_maps_serve_other_thresholds(workspace, seeds):
     values = {"labels": {"threshold": 0.5, "background": {"kind": "saliency", "threshold": 0.2}}}
     fresh = run_seeds(workspace, values, "fresh").artifact

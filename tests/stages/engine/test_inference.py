@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artifacts.errors import DataError
-from stages.engine.inference import _predict, predict_probabilities, window_starts
+from stages.engine import inference
+from stages.engine.inference import _predict, large_pictures, predict_probabilities, window_starts
 from stages.networks import build_segmenter, normalise, upsample
 from stages.networks.config import NetworkConfig
 from stages.networks.normalisation import MEAN, STD
@@ -206,6 +207,31 @@ def test_windows_worked_pixel_by_pixel(network: nn.Module, merge: str) -> None:
 )
 def test_windows_are_full_and_end_with_the_picture(side: int, window: int, expected: list[int]) -> None:
     assert window_starts(side, window) == expected
+
+
+@pytest.mark.parametrize("protocol", [{}, {"flip": True, "scales": (1.0, 0.5)}, {"merge": "probabilities"}])
+def test_a_view_of_too_many_pixels_is_predicted_in_windows(network: nn.Module, protocol) -> None:
+    pictures = Shelf({"long": (40, 1500), "short": (40, 60)})
+    seen: list[tuple[int, ...]] = []
+    hook = network.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    limited = predict(network, pictures, whole_pixels=30_000, **protocol)
+    hook.remove()
+    assert max(views * height * width for views, _, height, width in seen) == 40 * 1024  # mirrors go alone
+    windows = predict(network, pictures, window=1024, **protocol)
+    torch.testing.assert_close(limited["long"], windows["long"], rtol=0, atol=1e-6)
+    assert torch.equal(limited["short"], predict(network, pictures, **protocol)["short"])
+    remark = large_pictures(pictures, ["long", "short"], InferenceConfig(whole_pixels=30_000, **protocol))
+    assert remark is not None
+    assert remark.startswith("1 of 2 pictures have views of more than 30,000 pixels")
+    assert large_pictures(pictures, ["long", "short"], InferenceConfig(**protocol)) is None
+
+
+def test_softmax_in_strips_of_rows_is_softmax(monkeypatch) -> None:
+    scores = torch.randn(2, 5, 13, 7, generator=torch.Generator().manual_seed(0))
+    expected = scores.softmax(1)
+    assert torch.equal(inference.softmax_by_rows(scores.clone()), expected)
+    monkeypatch.setattr(inference, "STRIP_PIXELS", 21)
+    torch.testing.assert_close(inference.softmax_by_rows(scores), expected)
 
 
 def test_the_network_is_left_as_it_was(network: nn.Module) -> None:

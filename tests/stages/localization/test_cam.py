@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from scipy import ndimage
 
 from stages.localization.cam import (
@@ -17,6 +18,7 @@ from stages.localization.cam import (
     normalise_by_maximum,
     size_batches,
 )
+from stages.localization.grid import resize_maps
 from stages.networks import build_classifier, normalise
 from stages.networks.config import ClassifierConfig
 from tests.stages.fake_gpu import FakeTensorMode, move
@@ -156,7 +158,41 @@ def test_each_map_is_divided_by_its_own_maximum():
 
 def test_batches_hold_one_size_each_and_every_picture_once():
     sizes = {"a": (4, 6), "b": (6, 4), "c": (4, 6), "d": (4, 6), "e": (9, 9)}
+    assert size_batches(sizes, 2, 1) == [["e"], ["a"], ["c"], ["d"], ["b"]]
     assert size_batches(sizes, 2, 10**9) == [["e"], ["a", "c"], ["d"], ["b"]]
+
+
+def test_a_large_picture_is_seen_as_a_reduced_copy_alone_and_its_maps_have_its_own_size(classifier):
+    generator = np.random.default_rng(3)
+    pictures = Pictures(6)
+    for name in ("large", "larger"):
+        small = generator.integers(0, 256, (6, 6, 3)).astype(np.float32)
+        pictures.images[name] = ndimage.zoom(small, (20, 24, 1), order=1).clip(0, 255).astype(np.uint8)
+        pictures.labels[name] = (1, 2, 3, 4)
+    seen = []
+    hook = classifier.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    options = {"scales": SCALES, "batch_size": 16, "device": CPU}
+    limited = {
+        m.image_id: m for m in class_activation_maps(classifier, pictures, pictures.ids(), max_pixels=5000, **options)
+    }
+    hook.remove()
+    whole = {m.image_id: m for m in class_activation_maps(classifier, pictures, pictures.ids(), **options)}
+    assert max(height * width for _, _, height, width in seen) <= 5000 * 1.5**2 * 1.02
+    copies = Pictures(0)
+    for image_id in pictures.ids():
+        if image_id not in ("large", "larger"):
+            np.testing.assert_array_equal(limited[image_id].scores, whole[image_id].scores)
+            continue
+        copy = Image.fromarray(pictures.images[image_id]).resize((77, 64), Image.Resampling.BILINEAR)
+        copies.images[image_id], copies.labels[image_id] = np.asarray(copy), pictures.labels[image_id]
+        (of_copy,) = class_activation_maps(classifier, copies, [image_id], **options)
+        assert limited[image_id].size == (120, 144)
+        assert limited[image_id].scores.shape == (4, 30, 36)
+        for found, small in zip(limited[image_id].scores, resize_maps(of_copy.scores, (64, 77), 4), strict=True):
+            expected = np.asarray(Image.fromarray(small).resize((144, 120), Image.Resampling.BILINEAR))[::4, ::4]
+            assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.98
+    ((_, rank),) = gradient_ranks(classifier, pictures, ["large"], max_pixels=5000, device=CPU)
+    assert rank.shape == (120, 144)
 
 
 @pytest.mark.parametrize("preset", ["tiny", "mobilenet_v2", "vgg16-sec", "resnet50"])
