@@ -93,9 +93,9 @@ def _by_code(image: NDArray, regions: NDArray, count: int) -> NDArray[np.float64
     from skimage.filters import threshold_otsu
 
     colour_distance = _distances(rgb2lab(_region_means(regions, image, count) / 255))
-    rows, columns = np.indices(regions.shape, sparse=True)
-    places = [np.broadcast_to(rows / len(rows), regions.shape), np.broadcast_to(columns / columns.size, regions.shape)]
-    space_distance = _distances(_region_means(regions, np.stack(places, axis=-1), count))
+    rows, columns = (np.arange(side) / side for side in regions.shape)
+    places = np.stack(np.broadcast_arrays(rows[:, None], columns[None]), axis=-1)
+    space_distance = _distances(_region_means(regions, places, count))
     border = _border(regions, count, CODE_BORDER)
     touching, rings, around_border = _links(regions, count, border)
     one_ring, clip = _smallest(colour_distance, touching), _smallest(colour_distance, rings)

@@ -186,9 +186,10 @@ def test_voc_blended_has_cpss_iterations_at_every_share(share: int, epochs: int)
 @pytest.mark.parametrize("profile", [None, "resnet101"])
 def test_the_methods_of_voc_blended_are_those_of_cpss_code(profile: str | None) -> None:
     rows = trained(recipe("voc-blended", profile, *FOLDERS, "share=[8]"))
-    # the paper's lambda; CPS+CutMix/config.py: three boxes that cover .25 to .5
+    # 1.5 in the paper, as a mean over padding, too; CPS+CutMix/config.py: three boxes whose areas sum to .25 to .5
     cps = rows["train-cps-8-s0"].method
-    assert (cps.cutmix, cps.weight, cps.mixing.style) == (True, 1.5, "french")
+    assert (cps.cutmix, cps.mixing.style, cps.ignore_padding) == (True, "french", True)
+    assert cps.weight == pytest.approx(1.5 * shown_share((375, 500), 512, rows["train-cps-8-s0"]), rel=0.08)
     assert (cps.mixing.boxes, cps.mixing.share) == (3, (0.25, 0.5))
     # MeanTeacher/config.py: unsup_weight 100, ema_decay .99; train.py: MSE of softmax, all pictures, no ramp
     mean_teacher = rows["train-mean-teacher-8-s0"].method
@@ -209,6 +210,14 @@ def test_the_methods_of_voc_blended_are_those_of_cpss_code(profile: str | None) 
     assert gct.flaw_detector.optimizer.lr == pytest.approx(1e-4 * 4)
 
 
+def shown_share(size: tuple[int, int], crop: int, config: TrainConfig) -> float:
+    """Share of a crop that shows the picture, not padding: mean over the scales."""
+    shares = [
+        math.prod(min(round(side * scale), crop) for side in size) / crop**2 for scale in config.augmentation.scales
+    ]
+    return sum(shares) / len(shares)
+
+
 def test_the_ramp_of_gct_counts_epochs_of_the_unlabelled_list() -> None:
     config = trained(recipe("voc-blended", None, *FOLDERS, "share=[8]"))["train-gct-8-s0"]
     published = 3 * ((VOC - VOC // 8) // 8)  # GCT/config.py: dc_rampup_epochs, of 1,157 steps
@@ -216,7 +225,7 @@ def test_the_ramp_of_gct_counts_epochs_of_the_unlabelled_list() -> None:
 
 
 def test_voc_blended_leaves_out_what_its_lists_do_not_name() -> None:
-    nodes = recipe("voc-blended", None, *FOLDERS, "share=[8]", "methods=[cps]", "guided=[]").nodes
+    nodes = recipe("voc-blended", None, *FOLDERS, "share=[8]", "methods=[]", "guided=[]").nodes
     assert {name for name in nodes if name.startswith("train-")} == {"train-supervised-8-s0", "train-cps-8-s0"}
 
 

@@ -67,7 +67,11 @@ class CctSettings(SemiSupervisedSettings):
         "head: heads like the segmenter's (for output strides that are no power of two, too).",
     )
     decoders: CctDecoders = Field(CctDecoders(), description="Auxiliary decoders by kind.")
-    vat_radius: float = Field(2.0, ge=0, description="I-VAT: length (L2) of a picture's noise (published).")
+    vat_radius: float = Field(
+        2.0,
+        ge=0,
+        description="I-VAT: length (L2) of a picture's noise (as published; .003 in effect in the authors' code).",
+    )
     vat_step: float = Field(
         0.01,
         gt=0,

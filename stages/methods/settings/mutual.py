@@ -18,7 +18,8 @@ class MutualSettings(SemiSupervisedSettings):
     weight: float = Field(1.0, ge=0, description="lambda of what the networks learn from each other.")
     mixing: CutMixSettings = Field(
         CutMixSettings(boxes=3, share=(0.25, 0.5)),
-        description="The boxes of CutMix (CPS, authors' code: 3, .25 to .5).",
+        description="The boxes of CutMix (CPS, authors' code: 3 whose areas add up to .25 to .5: 25 % of the pixels,\n"
+        "since two boxes over each other change nothing).",
     )
     ignore_padding: bool = Field(
         True, description="Leave padded pixels out of the unlabelled loss; the authors' code of CPS keeps them in."
@@ -38,7 +39,10 @@ class CpsSettings(MutualSettings):
         forward=8,
         backward=4,
         beside="without CutMix 4 forward",
-        sources=("Chen et al., CVPR 2021", "its code: lambda 1.0 with CutMix where the paper has 1.5"),
+        sources=(
+            "Chen et al., CVPR 2021",
+            "its code: lambda 1.0 with CutMix where the paper has 1.5, of means that count padding, too",
+        ),
         recipe="cps-voc",
         profile="paper",
         inference="network 1",
