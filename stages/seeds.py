@@ -559,7 +559,7 @@ def _quality(pool: Executor, job: LabelJob, config: SeedsConfig, dataset: Any) -
 
 STAGE = Stage(
     name="seeds",
-    version=2,
+    version=3,
     summary="Locate objects: class-activation maps, saliency, and seeds or dense masks made of them.",
     config=SeedsConfig,
     inputs={
