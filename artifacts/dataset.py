@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from PIL import Image
 
 from artifacts.errors import ArtifactError, DataError
+from artifacts.image_files import open_image, orientation, reason, stored_size, turned
 from artifacts.masks import PNG_SIGNATURE, png_damage, read_mask, voc_palette
 from artifacts.text import forbidden_character
 
@@ -355,9 +355,11 @@ class Dataset:
         if image_id not in self._sizes_from_files:
             path = self.image_path(image_id)
             try:
-                with Image.open(path) as picture:
-                    self._sizes_from_files[image_id] = (picture.height, picture.width)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                with open_image(path) as picture:
+                    height, width = stored_size(picture)
+                    itself = picture.format == "TIFF" and orientation(picture) >= 5
+                self._sizes_from_files[image_id] = (width, height) if itself else (height, width)
+            except Exception as error:
                 raise _unreadable(path, self._where(image_id), error) from error
         return self._sizes_from_files[image_id]
 
@@ -392,7 +394,7 @@ class Dataset:
 
 
 def read_image(path: Path | str, where: str = "") -> np.ndarray:
-    """Read an image file as RGB uint8 (H, W, 3); EXIF orientation is not applied.
+    """Read an image file as RGB uint8 (H, W, 3); EXIF orientation is not applied, except to TIFF files.
 
     `where` begins the message of the DataError for a missing, truncated or 16-bit file.
     """
@@ -401,11 +403,13 @@ def read_image(path: Path | str, where: str = "") -> np.ndarray:
         data = path.read_bytes()
         if data.startswith(PNG_SIGNATURE) and (damage := png_damage(data)):
             raise ValueError(damage)
-        with Image.open(io.BytesIO(data)) as picture:
+        with open_image(io.BytesIO(data)) as picture:
             if picture.mode.startswith("I") or picture.mode == "F":
                 raise ValueError(f"mode {picture.mode} has more than 8 bits a channel")
+            if picture.format == "TIFF":
+                return np.array(turned(picture, orientation(picture)).convert("RGB"))
             return np.array(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:
         raise _unreadable(path, where, error) from error
 
 
@@ -414,7 +418,9 @@ def _unreadable(path: Path, where: str, error: Exception) -> DataError:
     if not path.is_file():
         begin = f"{where} " if where else "there is "
         return DataError(f"{begin}has no file {path}" if where else f"there is no image {path}", "put the image there")
-    return DataError(f"{begin}image {path} cannot be read: {error}", "copy or extract the file again from its source")
+    return DataError(
+        f"{begin}image {path} cannot be read: {reason(path, error)}", "copy or extract the file again from its source"
+    )
 
 
 def _read_record(path: Path) -> dict[str, Any]:

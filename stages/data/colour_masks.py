@@ -20,10 +20,10 @@ from PIL import Image
 
 from artifacts.dataset import MAX_CLASSES
 from artifacts.errors import DataError
+from artifacts.image_files import reason
 from artifacts.masks import IGNORE, PNG_SIGNATURE, png_damage, read_mask
 from stages.data.class_table import BLACK, WHITE, ClassTable, colour_name
 from stages.data.lists import SHOWN, named
-from stages.data.pictures import reason
 
 FORMATS = ("PNG", "BMP", "TIFF", "GIF")
 NEAR = 24  # steps of a channel up to which an unknown colour is compared with a known one

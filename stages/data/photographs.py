@@ -8,7 +8,8 @@ note in EXIF how they were held. Those become 8-bit RGB copies, once, when the d
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from PIL import Image
 
 from artifacts.dataset import read_image
 from artifacts.errors import DataError
-from stages.data.pictures import ORIENTATION, read_picture, reason
+from artifacts.image_files import reason
+from stages.data.pixels import read, read_header
 
 PLAIN_MODES = ("RGB", "L", "CMYK", "YCbCr")  # what read_image turns into RGB without loss of anything that shows
 
@@ -32,9 +34,12 @@ class Picture:
     turned: bool = False  # the EXIF orientation was applied
     ambiguous: bool = False  # and the mask fits either way
     as_stored: bool = False  # it was not applied, since the mask fits the stored pixels only
+    remarks: Mapping[str, str] = field(default_factory=dict)  # see `stages.data.pixels.Reading`
 
 
-def look_at(path: Path, mask_shape: tuple[int, ...] | None, photograph: bool, exif: str, decode: bool) -> Picture:
+def look_at(
+    path: Path, mask_shape: tuple[int, ...] | None, photograph: bool, exif: str, decode: bool, white: float = 0
+) -> Picture:
     """The picture at `path`.
 
     Args:
@@ -42,33 +47,26 @@ def look_at(path: Path, mask_shape: tuple[int, ...] | None, photograph: bool, ex
         photograph: make an RGB copy where it is needed, see `RawDataset.photographs`.
         exif: "apply", "ignore", or "auto": apply it unless the mask has the size of the stored pixels only.
         decode: read every pixel, not only the header. A DataError names the file.
+        white: of pictures with more than 8 bits, see `stages.data.pixels.read`.
     """
     try:
         bytes_of_file = path.stat().st_size
-        with Image.open(path) as opened:
-            if photograph and opened.format == "PNG":
-                opened.load()  # EXIF may stand behind the pixels
-            orientation = _orientation(opened) if photograph else 1
-            itself = opened.format == "TIFF" and orientation > 1  # Pillow turns TIFF files when it reads their pixels
-            if itself:
-                opened.load()  # early versions say the other size before
-            read, mode = (opened.height, opened.width), opened.mode
-            transparent = mode in ("RGBA", "LA", "PA") or "transparency" in opened.info
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        header = read_header(path)
+    except Exception as error:  # Pillow's parsers raise anything on damaged files
         raise _unreadable(path, error) from None
-    other = read[::-1] if orientation >= 5 else read  # the size turned, or for TIFF not turned
-    stored, shown = (other, read) if itself else (read, other)
-    turn = orientation > 1 and (exif == "apply" or (exif == "auto" and mask_shape in (None, shown)))
+    stored, shown = header.stored, header.shown
+    side = header.orientation if photograph else 1
+    itself = header.format == "TIFF"  # read_image turns TIFF files
+    turn = side > 1 and (exif == "apply" or (exif == "auto" and mask_shape in (None, shown)))
     ambiguous = turn and mask_shape == stored == shown
-    as_stored = orientation > 1 and exif == "auto" and not turn
-    if not photograph or not (turn != itself or transparent or mode not in (*PLAIN_MODES, "P")):
-        size = read_image(path).shape[:2] if decode else read
-        return Picture(size, bytes_of_file, turned=turn, ambiguous=ambiguous, as_stored=as_stored)
-    pixels = read_picture(path, turn=turn)
-    if itself and not turn:
-        pixels = _turned_back(pixels, orientation)
-    copy = _as_png(pixels)
-    return Picture(pixels.shape[:2], bytes_of_file, copy, turned=turn, ambiguous=ambiguous, as_stored=as_stored)
+    as_stored = side > 1 and exif == "auto" and not turn
+    known = {"turned": turn, "ambiguous": ambiguous, "as_stored": as_stored}
+    plain = header.mode in (*PLAIN_MODES, "P") and not header.deep and not header.transparent
+    if not photograph or (plain and turn == (itself and side > 1)):
+        size = read_image(path).shape[:2] if decode else shown if itself else stored
+        return Picture(size, bytes_of_file, **known, remarks=header.remarks if photograph else {})
+    reading = read(path, turn, white)
+    return Picture(reading.pixels.shape[:2], bytes_of_file, _as_png(reading.pixels), **known, remarks=reading.remarks)
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
@@ -76,24 +74,6 @@ def _unreadable(path: Path, error: Exception) -> DataError:
         return DataError(f"there is no image {path}", "put it there, or take its id from the list")
     cure = "correct its permissions" if isinstance(error, PermissionError) else "copy or extract the file again"
     return DataError(f"image {path} cannot be read: {reason(path, error)}", cure)
-
-
-def _orientation(picture: Image.Image) -> int:
-    """The EXIF orientation 1..8; 1 where there is none, or a damaged one: the pixels do not depend on it."""
-    try:
-        value = picture.getexif().get(ORIENTATION, 1)
-    except Exception:  # whatever Pillow's parser trips over
-        return 1
-    return int(value) if value in range(2, 9) else 1
-
-
-def _turned_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The pixels (H, W, 3) as they were stored, of those turned by their EXIF orientation (TIFF 6.0, tag 274)."""
-    if orientation in (5, 7):
-        pixels = pixels.swapaxes(0, 1)
-    quarters = {3: 2, 6: 1, 7: 2, 8: 3}.get(orientation, 0)  # against the clock
-    pixels = np.rot90(pixels, quarters)
-    return np.ascontiguousarray({2: pixels[:, ::-1], 4: pixels[::-1]}.get(orientation, pixels))
 
 
 def _as_png(pixels: np.ndarray) -> bytes:

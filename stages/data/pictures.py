@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from artifacts.dataset import Dataset, check_image_id
 from artifacts.errors import ConfigError, DataError
+from artifacts.image_files import ORIENTATION as ORIENTATION
+from artifacts.image_files import SUFFIXES
 from artifacts.store import Artifact
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-ORIENTATION = 0x0112  # EXIF tag; values 5..8 exchange width and height
+from stages.data.listing import list_files
+from stages.data.pixels import read, read_header, remarks_in_words, unreadable
+from stages.scoring.processes import map_in_processes
 
 
 class Pictures(Protocol):
@@ -38,28 +38,22 @@ class PicturesConfig(Protocol):
 class PictureFolder:
     """The pictures directly inside a folder; the id of one is its file name without suffix.
 
-    Attributes: path, ids (sorted).
+    Attributes: path, ids (sorted), left_out (sentences on what else lies there), white (see `stages.data.pixels.read`).
     """
 
-    def __init__(self, path: Path | str) -> None:
-        """DataError: no such folder, no picture in it, or two pictures of one name."""
-        self.path = Path(path)
+    def __init__(self, path: Path | str, used: Iterable[Path] = (), white: float = 0) -> None:
+        """DataError: no such folder, no picture in it, or two pictures of one name. used: see `list_files`."""
+        self.path, self.white = Path(path), white
         if not self.path.is_dir():
             raise DataError(f"{self.path} is no folder", "name a folder with pictures")
-        self._files: dict[str, Path] = {}
-        for file in sorted(self.path.iterdir()):
-            if file.suffix.lower() not in SUFFIXES or file.name.startswith(".") or not file.is_file():
-                continue
-            image_id = check_image_id(file.stem)
-            if image_id in self._files:
-                raise DataError(
-                    f"{self.path} has two pictures named {image_id!r}: {self._files[image_id].name} and {file.name}",
-                    "rename one of them: a result is named after its picture",
-                )
-            self._files[image_id] = file
+        listing = list_files(self.path, SUFFIXES, used=used)
+        self._files, self.left_out = listing.files, listing.left_out
         if not self._files:
-            raise DataError(f"{self.path} holds no picture ({', '.join(SUFFIXES)})", "name a folder with pictures")
-        self.ids = tuple(sorted(self._files))
+            found = "".join(f"\n  {sentence}" for sentence in self.left_out)
+            raise DataError(
+                f"{self.path} holds no picture ({', '.join(SUFFIXES)}){found}", "name a folder with pictures"
+            )
+        self.ids = tuple(sorted(map(check_image_id, self._files)))
 
     def file(self, image_id: str) -> Path:
         return self._files[image_id]
@@ -68,62 +62,44 @@ class PictureFolder:
         """(H, W) as `image` will give it, from the file's header."""
         path = self._files[image_id]
         try:
-            with Image.open(path) as picture:
-                turned = picture.getexif().get(ORIENTATION, 1) >= 5
-                return (picture.width, picture.height) if turned else (picture.height, picture.width)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise _unreadable(path, error) from error
+            return read_header(path).shown
+        except Exception as error:  # Pillow's parsers raise anything on damaged files
+            raise unreadable(path, error) from error
 
     def image(self, image_id: str) -> np.ndarray:
-        """RGB uint8 (H, W, 3), see `read_picture`."""
-        return read_picture(self._files[image_id])
+        """RGB uint8 (H, W, 3), turned as viewers show it, see `stages.data.pixels.read`."""
+        return read(self._files[image_id], white=self.white).pixels
 
 
 def read_picture(path: Path | str, turn: bool = True) -> np.ndarray:
-    """Any picture as RGB uint8 (H, W, 3).
+    """Any picture as RGB uint8 (H, W, 3), see `stages.data.pixels.read`."""
+    return read(Path(path), turn).pixels
 
-    Grey and palette pictures become RGB, 16 bits a channel become 8 (the upper ones), transparent parts lie on white,
-    and with `turn` the EXIF orientation is applied, so that a result lies on the picture as viewers show it. DataError,
-    with the file's name, when it is missing, truncated or no picture.
-    """
-    path = Path(path)
+
+def notes_on(pictures: Pictures, workers: int) -> list[str]:
+    """What a person should know of a folder of pictures: what is left out, and how the odd ones are read."""
+    if not isinstance(pictures, PictureFolder):
+        return []
+    odd = [image_id for image_id in pictures.ids if _is_odd(pictures.file(image_id))]
+    found = dict(map_in_processes(_remarks, pictures, odd, workers))
+    by_name = {pictures.file(image_id).name: remarks for image_id, remarks in found.items()}
+    return [*pictures.left_out, *remarks_in_words(by_name, "white")]
+
+
+def _is_odd(path: Path) -> bool:
+    """Whether there may be something to say of a picture, by its header."""
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as opened:
-            picture = ImageOps.exif_transpose(opened) if turn else opened
-            if picture.mode.startswith("I;16"):
-                return _grey(np.asarray(picture).astype(np.uint16) >> 8)
-            if picture.mode in ("I", "F"):
-                values = np.asarray(picture, np.float64)
-                if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
-                    raise ValueError(f"mode {picture.mode} with values outside 0..65535")
-                return _grey(values.astype(np.uint16) >> 8 if values.max() > 255 else values)
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                white = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(white, picture.convert("RGBA"))
-            return np.array(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from error
+        header = read_header(path)
+    except Exception:  # said when it is read
+        return False
+    return header.deep or header.transparent or bool(header.remarks)
 
 
-def _grey(values: np.ndarray) -> np.ndarray:
-    return np.repeat(values.astype(np.uint8)[:, :, None], 3, axis=2)
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    if not path.is_file():
-        return DataError(f"there is no picture {path}", "put it there, or take it from the list")
-    cure = "correct its permissions" if isinstance(error, PermissionError) else "open it in a viewer; save it again"
-    return DataError(f"picture {path} cannot be read: {reason(path, error)}", cure)
-
-
-def reason(path: Path, error: Exception) -> str:
-    """Why a file that is there cannot be opened as a picture, without Pillow's words for it: an address in memory."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if not path.stat().st_size:
-        return "it is empty (0 bytes)"
-    unknown = isinstance(error, UnidentifiedImageError)
-    return "cannot identify it: no picture, or of an unknown format" if unknown else str(error)
+def _remarks(pictures: PictureFolder, image_id: str) -> dict[str, str]:
+    try:
+        return dict(read(pictures.file(image_id), white=pictures.white).remarks)
+    except DataError:  # said when it is read
+        return {}
 
 
 def data_unless_images(config: PicturesConfig, given: Collection[str]) -> tuple[str, ...]:
@@ -131,10 +107,12 @@ def data_unless_images(config: PicturesConfig, given: Collection[str]) -> tuple[
     return () if config.images else ("data",)
 
 
-def open_pictures(data: Artifact | None, images: str, splits: tuple[str, ...]) -> tuple[Pictures, list[str]]:
+def open_pictures(
+    data: Artifact | None, images: str, splits: tuple[str, ...], white: float = 0
+) -> tuple[Pictures, list[str]]:
     """(pictures, sorted ids): those of the splits of a data set, or of the folder `images` where that is given."""
     if images:
-        folder = PictureFolder(images)
+        folder = PictureFolder(images, white=white)
         return folder, list(folder.ids)
     if data is None:
         raise ConfigError("no pictures are given", "name a data set (--data NAME) or a folder (--set images=DIR)")

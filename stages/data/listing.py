@@ -1,0 +1,114 @@
+"""What lies in a folder of pictures or masks: the files that serve, and sentences on those that are left out.
+
+listing = list_files(Path("photos"), SUFFIXES)
+listing.files        # stem -> path
+listing.left_out     # ("2 entries of photos left out (needs the package pillow-heif): a.heic, b.heic", ...)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from artifacts.errors import DataError
+from artifacts.image_files import RARE, SUFFIXES, load_plugins
+from stages.data.lists import named
+
+_PACKAGES = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif", ".avif": "pillow-avif-plugin"}
+_OF_SYSTEMS = ("thumbs.db", "desktop.ini")
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"BM": "BMP",
+    b"\0\0\0\x0cjP": "JPEG 2000",
+}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """files: those that serve, by their name without suffix, sorted. left_out: a sentence for each reason."""
+
+    files: dict[str, Path]
+    left_out: tuple[str, ...]
+
+
+def list_files(folder: Path, suffixes: Sequence[str], what: str = "picture", used: Iterable[Path] = ()) -> Listing:
+    """The files directly in `folder` with one of the suffixes. DataError for two of one name without suffix.
+
+    Of two files of one name, one of a common format is taken before one of a rare one. Hidden files, and what serves in
+    another way (`used`, and folders with it), are not spoken of. what: the files that are looked for, for messages.
+    """
+    found: dict[str, Path] = {}
+    left_out: dict[str, list[str]] = {}
+    absolute = {Path(os.path.abspath(path)) for path in used}
+    spoken_for = absolute.union(*(path.parents for path in absolute))
+    for path in sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() in RARE, path.name)):
+        hidden = path.name.startswith(".") or path.name.lower() in _OF_SYSTEMS
+        if hidden or path.is_dir() or Path(os.path.abspath(path)) in spoken_for:
+            continue
+        why, twin = _why_not(path, suffixes, what), found.get(path.stem)
+        if not why and twin is not None:
+            if path.suffix.lower() not in RARE or twin.suffix.lower() in RARE:
+                raise DataError(
+                    f"{folder} has two {what}s named {path.stem!r}: {twin.name} and {path.name}",
+                    "rename or remove one of them: results and masks are named after their picture",
+                )
+            why = f"a {what} of the same name has a more common format"
+        if why:
+            left_out.setdefault(why, []).append(path.name)
+        else:
+            found[path.stem] = path
+    left_out |= _sub_folders(folder, spoken_for)
+    sentences = [f"{_entries(names)} of {folder} left out ({why}): {named(names)}" for why, names in left_out.items()]
+    return Listing(dict(sorted(found.items())), tuple(sentences))
+
+
+def _entries(names: Sequence[str]) -> str:
+    return "1 entry" if len(names) == 1 else f"{len(names):,} entries"
+
+
+def _sub_folders(folder: Path, spoken_for: Collection[Path]) -> dict[str, list[str]]:
+    """The sub-folders that hold pictures at any depth, and how many, by the reason why they are left out."""
+    shown = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith(".") and Path(os.path.abspath(path)) not in spoken_for:
+            inside = sum(name.lower().endswith(SUFFIXES) for _, _, names in os.walk(path) for name in names)
+            shown += [f"{path.name}/ ({inside:,} pictures)"] if inside else []
+    return {"only what lies in the folder itself is used": shown} if shown else {}
+
+
+def _why_not(path: Path, suffixes: Sequence[str], what: str) -> str:
+    """Why a file does not serve, as the end of a sentence; empty where it does."""
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        return "a link to nothing" if path.is_symlink() else "no regular file"
+    if suffix in suffixes:
+        if suffix in _PACKAGES:
+            load_plugins()
+        if suffix not in SUFFIXES or suffix in Image.registered_extensions():
+            return ""
+        return f"needs the package {_PACKAGES[suffix]}" if suffix in _PACKAGES else "not read by the installed Pillow"
+    if suffix not in SUFFIXES and (kind := _kind(path)):
+        return f"a {kind} file by its content, but without a suffix that says so"
+    return f"no {what}"
+
+
+def _kind(path: Path) -> str:
+    """What a file is by its first bytes; empty where they are those of no picture, or cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+    except OSError:
+        return ""
+    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+        return "WebP"
+    if head[4:8] == b"ftyp":
+        return "HEIC or AVIF"
+    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")

@@ -1,0 +1,304 @@
+"""Any picture as 8-bit RGB, and what a person should know of how it was read.
+
+Pictures of one's own have 16 bits or floats, transparent parts, a fourth band, several pages. What is white in them is
+what the file declares (see `_declared_bits`), else what the setting `white` says, else the rule of `_white`: one rule
+for all pictures of a kind, since a guess by the values of each picture would make one brighter than the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from artifacts.errors import DataError
+from artifacts.image_files import open_image, orientation, reason, stored_size, turned
+from artifacts.masks import PNG_SIGNATURE
+from stages.data.lists import named
+
+FRAMED = ("GIF", "TIFF", "WEBP", "PNG", "AVIF")  # cameras write MPO files, whose second picture is a preview
+_BITS, _MAX_SAMPLE, _EXTRA_SAMPLES = 258, 281, 338  # tags of TIFF 6.0
+_SIXTEEN = ("RGB", "RGBX", "RGBA", "CMYK")  # raw modes of Pillow that can be read in both orders of bytes
+
+REMARKS = {
+    "levels": "use a small part of the range of their files",
+    "floats": "hold floats",
+    "clipped": "hold values outside the range that is said, which are cut off",
+    "transparent": "are fully transparent, so that their colours are used",
+    "half-transparent": "are half transparent in most places, which lie on white; is the fourth band alpha at all?",
+    "fourth-band": "have a fourth band that is not declared as alpha and is not used",
+    "frames": "hold several pictures, of which the first is read",
+}
+HINTS = {
+    "levels": "say which value is white: --set dataset.white=4095 for 12 bits",
+    "floats": "say which value is white: --set dataset.white=1, or 255",
+    "half-transparent": "export three bands where it is near infrared or another measurement",
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a picture's file says.
+
+    Attributes:
+        stored: (H, W) of the pixels in the file. orientation: of EXIF, 1..8. mode, format: Pillow's.
+        deep: more than 8 bits a channel. transparent: has alpha, or a colour that stands for it.
+        fourth_band: a fourth band that no tag declares as alpha. frames: pictures in the file.
+    """
+
+    stored: tuple[int, int]
+    orientation: int
+    mode: str
+    format: str
+    deep: bool
+    transparent: bool
+    fourth_band: bool
+    frames: int
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """(H, W) as viewers show it."""
+        return self.stored[::-1] if self.orientation >= 5 else self.stored
+
+    @property
+    def remarks(self) -> dict[str, str]:
+        """The remarks that need no pixels, see `Reading`."""
+        found = {"fourth-band": ""} if self.fourth_band else {}
+        return found | ({"frames": f"{self.frames} pictures"} if self.frames > 1 else {})
+
+
+@dataclass(frozen=True)
+class Reading:
+    """RGB uint8 (H, W, 3), and the remarks on it: a key of REMARKS -> what was found, or ''."""
+
+    pixels: np.ndarray
+    remarks: Mapping[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """Of a picture's file; PNG files are decoded for it. Raises what Pillow raises, which may be anything."""
+    with open_image(path) as image:
+        return _header(image, _frames(path))
+
+
+def read(path: Path, turn: bool = True, white: float = 0) -> Reading:
+    """Any picture as RGB uint8, turned by EXIF where `turn`.
+
+    white: the value that is white in pictures of more than 8 bits; 0: see `_white`. DataError names the file.
+    """
+    try:
+        data = path.read_bytes()
+        with open_image(io.BytesIO(data)) as opened:
+            raw_mode, bits = _raw_mode(opened), _declared_bits(opened, data)
+            header = _header(opened, _frames(io.BytesIO(data)))
+            side = header.orientation if turn else 1
+            remarks = header.remarks
+            if not all(header.stored):
+                raise ValueError("it has no pixel")
+            pixels = _rgb(turned(opened, side), header, File(data, raw_mode, bits, side), white, remarks)
+        return Reading(pixels, remarks)
+    except Exception as error:  # Pillow's parsers raise anything on damaged files
+        raise unreadable(path, error) from error
+
+
+def _header(image: Image.Image, frames: int) -> Header:
+    tags = getattr(image, "tag_v2", None)
+    stored, raw_mode = stored_size(image), _raw_mode(image)
+    if image.format == "PNG":
+        image.load()  # EXIF may stand behind the pixels, which must be whole
+    fourth_band = tags is not None and image.mode == "RGBA" and _EXTRA_SAMPLES not in tags
+    return Header(
+        stored=stored,
+        orientation=orientation(image),
+        mode=image.mode,
+        format=str(image.format),
+        deep=";16" in raw_mode or image.mode.startswith("I") or image.mode == "F",
+        transparent=not fourth_band and (image.mode in ("RGBA", "LA", "La", "PA") or "transparency" in image.info),
+        fourth_band=fourth_band,
+        frames=frames,
+    )
+
+
+def _frames(file: Path | io.BytesIO) -> int:
+    """How many pictures a file holds; 1 where that is not known."""
+    with contextlib.suppress(Exception), open_image(file) as image:  # a damaged second one leaves the first as it is
+        return getattr(image, "n_frames", 1) if image.format in FRAMED else 1
+    return 1
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """The DataError of a picture that is missing, damaged or of an unknown kind."""
+    if not path.is_file():
+        return DataError(f"there is no picture {path}", "put it there, or take it from the list")
+    cure = "correct its permissions" if isinstance(error, PermissionError) else "open it in a viewer; save it again"
+    return DataError(f"picture {path} cannot be read: {reason(path, error)}", cure)
+
+
+def remarks_in_words(remarks: Mapping[str, Mapping[str, str]], setting: str = "dataset.white") -> list[str]:
+    """A sentence for each kind of remark: how many pictures, which, what was found. remarks: by name of the picture."""
+    sentences = []
+    for kind, words in REMARKS.items():
+        if some := [name for name in sorted(remarks) if kind in remarks[name]]:
+            shown = named([f"{name}{_in_brackets(remarks[name][kind])}" for name in some])
+            hint = HINTS.get(kind, "").replace("dataset.white", setting)
+            sentences.append(f"{len(some):,} pictures {words}: {shown}" + (f" ({hint})" if hint else ""))
+    return sentences
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+# ------------------------------------------------------------------------------------------------- pixels
+
+
+@dataclass(frozen=True)
+class File:
+    """The bytes of a picture's file, how its pixels lie in them, and how they are turned."""
+
+    data: bytes
+    raw_mode: str
+    bits: int  # that it declares, see `_declared_bits`
+    orientation: int
+
+
+def _rgb(image: Image.Image, header: Header, file: File, white: float, remarks: dict[str, str]) -> np.ndarray:
+    """RGB uint8 (H, W, 3) of a loaded picture; adds to `remarks`."""
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = _eight_bits(np.asarray(image), white, file.bits, remarks, alpha=False)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if header.deep and file.raw_mode.split(";")[0] in _SIXTEEN:
+        values = np.asarray(image).astype(np.uint16) << 8 | _lower_bytes(file)  # (H, W, 3 or 4)
+        channels = _eight_bits(values, white, file.bits, remarks, alpha=image.mode == "RGBA")
+        image = Image.frombytes(image.mode, image.size, channels.tobytes())
+    if image.mode == "La":
+        image = image.convert("LA")
+    if not header.transparent:
+        return np.array(image.convert("RGB"))
+    rgba = image.convert("RGBA")
+    alpha = np.asarray(rgba)[..., 3]
+    if not alpha.any():
+        remarks["transparent"] = ""
+        if file.raw_mode.startswith("RGBa"):  # colours that are multiplied by alpha, which would all be 0
+            return np.array(_read_as(file, file.raw_mode.replace("RGBa", "RGBA")).convert("RGB"))
+        return np.array(image.convert("RGB"))
+    if (share := float(((alpha > 0) & (alpha < 255)).mean())) > 0.5:
+        remarks["half-transparent"] = f"{100 * share:.0f} %"
+    return np.array(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
+
+
+def _eight_bits(values: np.ndarray, white: float, bits: int, remarks: dict[str, str], alpha: bool) -> np.ndarray:
+    """uint8 of the same shape, of values of more than 8 bits; `alpha`: the last channel is. Adds to `remarks`.
+
+    ValueError for values that cannot be brightness.
+    """
+    colours = values[..., :-1] if alpha else values
+    low, high = float(colours.min()), float(colours.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError("it has values that are no numbers, or infinite")
+    declared = 2**bits - 1 if bits and high < 2**bits and not _fills_sixteen(colours, bits) else 0
+    if not (white or declared) and (low < 0 or high > 65535):
+        raise ValueError(f"it has values of {low:g} to {high:g}, outside 0..65535, and nobody says which is white")
+    top = white or declared or _white(values.dtype, bits, high)
+    eight = _scaled(colours, top)
+    if not (white or declared):
+        if values.dtype.kind == "f":
+            remarks["floats"] = f"read as 0..{top:g}"
+        if high < top / 4:
+            remarks["levels"] = f"{low:g}..{high:g} of 0..{top:g}, {len(np.unique(eight))} grey levels"
+    elif low < 0 or high > top:
+        remarks["clipped"] = f"{low:g}..{high:g} of 0..{top:g}"
+    if not alpha:
+        return eight
+    opaque = top if values[..., -1].max() <= top else 65535
+    return np.concatenate([eight, _scaled(values[..., -1:], opaque)], axis=-1)
+
+
+def _scaled(values: np.ndarray, white: float) -> np.ndarray:
+    """uint8: the upper 8 bits where `white` is 2^n - 1; else by proportion."""
+    if white in (2**n - 1 for n in range(8, 17)):
+        return (np.clip(values, 0, white).astype(np.uint16) >> (int(white).bit_length() - 8)).astype(np.uint8)
+    return np.rint(np.clip(values.astype(np.float64) * (255 / white), 0, 255)).astype(np.uint8)
+
+
+def _white(kind: np.dtype, bits: int, high: float) -> float:
+    """What is white where neither the file nor the settings say it.
+
+    16 bits: 65535. 32 bits: 255, or 65535 where that does not hold the values. Floats: 1, 255 or 65535, the first that
+    holds the values.
+    """
+    if kind.kind == "f" and high <= 1:
+        return 1
+    return 255 if high <= 255 and kind.itemsize == 4 and not bits else 65535
+
+
+def _declared_bits(image: Image.Image, data: bytes) -> int:
+    """The bits of a channel that the file declares, 9..16; 0 where it declares none.
+
+    PNG: the chunk sBIT. TIFF: BitsPerSample, or a MaxSampleValue of 2^n - 1 (others are statistics). PGM: Pillow
+    stretches its values to 16 bits.
+    """
+    bits = 0
+    if image.format == "PPM":
+        bits = 16
+    elif data.startswith(PNG_SIGNATURE):
+        bits = _significant_bits(data)
+    elif image.format == "TIFF":
+        tags = getattr(image, "tag_v2", {})
+        most, stored = tags.get(_MAX_SAMPLE), tags.get(_BITS)
+        most = max(most) if isinstance(most, tuple) else most
+        if isinstance(stored, tuple) and stored and max(stored) < 16:
+            bits = max(stored)
+        elif isinstance(most, int) and most & (most + 1) == 0:
+            bits = most.bit_length()
+    return bits if 9 <= bits <= 16 else 0
+
+
+def _significant_bits(data: bytes) -> int:
+    """The largest entry of the chunk sBIT, which lies before the pixels; 0 without one."""
+    position = len(PNG_SIGNATURE)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"sBIT":
+            return max(data[position + 8 : position + 8 + min(length, 4)], default=0)
+        if kind == b"IDAT":
+            return 0
+        position += 12 + length
+    return 0
+
+
+def _fills_sixteen(values: np.ndarray, bits: int) -> bool:
+    """Whether values of fewer bits lie in the upper ones of 16, as PNG asks for; those of a dark picture are small."""
+    return bool(values.any()) and not (values.astype(np.int64) & (2 ** (16 - bits) - 1)).any()
+
+
+def _lower_bytes(file: File) -> np.ndarray:
+    """The lower bytes, uint8 (H, W, 3 or 4), of colours of 16 bits, whose upper ones Pillow keeps."""
+    other = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+    swapped = file.raw_mode[:-1] + other[file.raw_mode[-1]]
+    return np.asarray(_read_as(file, swapped))
+
+
+def _read_as(file: File, raw_mode: str) -> Image.Image:
+    """The picture of a file whose pixels lie otherwise than it says."""
+    with open_image(io.BytesIO(file.data)) as opened:
+        tiles = []
+        for tile in getattr(opened, "tile", []):
+            args = (raw_mode, *tile[3][1:]) if isinstance(tile[3], tuple) else raw_mode
+            tiles.append(tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args))
+        opened.tile = tiles  # type: ignore[attr-defined]
+        return turned(opened, file.orientation)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the pixels lie in the file, in Pillow's words; empty where its decoder does not say it."""
+    tiles = getattr(image, "tile", None)  # [(decoder, box, offset, raw mode or (raw mode, ...))]
+    first = tiles[0][3] if tiles else ""
+    return str(first[0] if isinstance(first, tuple) and first else first)
