@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from artifacts.dataset import MASKED, SCORED, SPLITS, TRAINING, Dataset, check_image_id, first_label
 from artifacts.errors import ArtifactError, ConfigError, DataError
+from artifacts.image_files import open_image
 from artifacts.masks import IGNORE
 from stages.contract import Execution
 from stages.data.lists import check_disjoint, named
-from stages.data.photographs import look_at
+from stages.data.photographs import Picture, look_at
+from stages.data.pixels import HINTS, REMARKS
 from stages.data.preparation import (
     check_mask_size,
     checked_mask,
@@ -64,6 +65,8 @@ KINDS = {
     "exchanged": "exchanged pictures",
     "same-picture": "pictures that are there several times",
     "case": "ids that differ only in case, or in how accents are written",
+    "left-out": "files that are not used",
+    **{f"read-{kind}": f"pictures that {words}" for kind, words in REMARKS.items()},
     "suffix": "pictures whose content is not what their name says",
     "cmyk": "CMYK pictures",
     "turned": "pictures turned by EXIF, whose mask fits either way",
@@ -75,6 +78,9 @@ KINDS = {
 FORMATS = {  # suffix -> what Pillow calls its content; cameras write MPO, a JPEG with a second one behind it
     ".jpg": ("JPEG", "MPO"),
     ".jpeg": ("JPEG", "MPO"),
+    ".jpe": ("JPEG", "MPO"),
+    ".jfif": ("JPEG", "MPO"),
+    ".gif": ("GIF",),
     ".png": ("PNG",),
     ".bmp": ("BMP", "DIB"),
     ".webp": ("WEBP",),
@@ -222,6 +228,7 @@ def check_raw(raw: RawDataset, config: PrepareDataConfig, execution: Execution) 
     ]
     if config.allow_subset:
         findings = [replace(finding, is_problem=False, hint="") for finding in findings]
+    findings += [Finding("left-out", sentence, is_problem=False) for sentence in raw.left_out]
     kept = list(raw.class_names)
     with _gather(findings, "settings"):
         kept = kept_classes(config, raw)
@@ -252,7 +259,8 @@ def look_raw(raw: RawDataset, item: tuple[str, Any]) -> Looked:
     if not any(finding.is_problem for finding in looked.findings):
         with _gather(findings, "image", path, image_id):
             shape = None if mask is None else mask.shape
-            picture = look_at(path, shape, raw.photographs, raw.exif, decode=True)
+            picture = look_at(path, shape, raw.photographs, raw.exif, decode=True, white=raw.white)
+            findings += _of_reading(picture, path, image_id)
     if picture is not None and mask is not None:
         with _gather(findings, "mask", entry, image_id):
             check_mask_size(entry, mask.shape, picture.size)
@@ -261,6 +269,13 @@ def look_raw(raw: RawDataset, item: tuple[str, Any]) -> Looked:
         hint = "look at it in the contact sheet; dataset.exif (apply or ignore) says how it is meant"
         findings.append(Finding("turned", what, hint, str(path), image_id, is_problem=False))
     return replace(looked, findings=(*looked.findings, *findings), values=_values(mask))
+
+
+def _of_reading(picture: Picture, path: Path, image_id: str) -> Iterator[Finding]:
+    """How a picture was read, where that may not be how it was meant."""
+    for kind, found in picture.remarks.items():
+        what = f"{path}: one of the pictures that {REMARKS[kind]}" + (f": {found}" if found else "")
+        yield Finding(f"read-{kind}", what, HINTS.get(kind, ""), str(path), image_id, is_problem=False)
 
 
 def _choose_splits(
@@ -379,8 +394,8 @@ def look_at_file(path: Path, image_id: str) -> Looked:
         empty = Finding("image", f"image {path} is empty (0 bytes)", _AGAIN, str(path), image_id)
         return Looked((empty,), str(path))
     findings = []
-    with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        with Image.open(io.BytesIO(data)) as opened:
+    with contextlib.suppress(Exception):  # reading the picture says why
+        with open_image(io.BytesIO(data)) as opened:
             kind, mode = opened.format, opened.mode
         if kind not in FORMATS.get(path.suffix.lower(), (kind,)):
             what = f"{path} is a {kind} file by its content; it is read as that"

@@ -25,9 +25,10 @@ from artifacts.masks import IGNORE, PNG_SIGNATURE, png_damage, read_mask
 from stages.data.class_table import BLACK, WHITE, ClassTable, colour_name
 from stages.data.lists import SHOWN, named
 
-FORMATS = ("PNG", "BMP", "TIFF", "GIF")
+FORMATS = ("PNG", "BMP", "TIFF", "GIF", "PPM")
 NEAR = 24  # steps of a channel up to which an unknown colour is compared with a known one
 _LOSSY = ("jpeg", "mpo", "jpeg2000", "webp", "avif")
+_STRETCHED = ("ppm", "ppm_plain")  # Pillow's decoders of PGM and PPM files whose largest value is not 255, or in text
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 _DEEP = ("I;16", "I;16B", "I;16L", "I", "F")  # grey of more than 8 bits: ids may be kept so, colours are not
 _GREY_IN_FEW_BITS = "semiseg_grey_in_few_bits"  # key of `Image.info`
@@ -75,6 +76,15 @@ def _refuse_lossy(path: Path, picture: Image.Image) -> None:
 
 def _refuse_kind(path: Path, picture: Image.Image, data: bytes) -> None:
     tiles = getattr(picture, "tile", None)  # [(decoder, box, offset, raw mode)] before the pixels are loaded
+    if (
+        picture.format == "PPM"
+        and tiles
+        and tiles[0][0] in _STRETCHED
+        and tiles[0][3][-1] != 255
+        and picture.mode != "1"
+    ):
+        words = f"says that {tiles[0][3][-1]} is white: its values would be stretched to 0..255"
+        raise DataError(f"the mask {path} {words}", "save it as PNG")
     raw_mode = str(tiles[0][3]) if tiles else ""
     if picture.mode not in (*MODES, *_DEEP):
         raise DataError(f"the mask {path} has no RGB colours (mode {picture.mode})", _AS_8_BIT)

@@ -298,6 +298,12 @@ class FolderConfig(DatasetSettings):
         "auto",
         description="Turned photos: apply the EXIF orientation, ignore it, or (auto) whichever gives the mask's size.",
     )
+    white: float = Field(
+        0,
+        ge=0,
+        description="The value that is white in pictures of more than 8 bits a channel (4095 for 12 bits, 1 for floats "
+        "of 0..1). 0: what a file declares; else 65535, and for floats the first of 1, 255, 65535 that holds them.",
+    )
 
     @field_validator("val", mode="before")
     @classmethod

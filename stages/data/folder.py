@@ -14,7 +14,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import numpy as np
 
 from artifacts.dataset import check_class_names
 from artifacts.errors import ConfigError, DataError
+from artifacts.image_files import RARE
 from artifacts.masks import IGNORE, read_mask
 from stages.contract import Execution
 from stages.data.annotations.masks import Given, annotations_beside, format_of, read_annotations, what_folder_holds
@@ -31,16 +32,17 @@ from stages.data.class_table import BLACK, WHITE, ClassTable, read_class_table
 from stages.data.colour_masks import ranges, read_colours, read_values, remarks_on_colours, renumber, to_indices
 from stages.data.config import FolderConfig
 from stages.data.labels import read_label_table
+from stages.data.listing import list_files
 from stages.data.lists import Names, check_subset, composed, did_you_mean, named, read_list
 from stages.data.palette_guess import Guess, guess_palette
-from stages.data.pictures import SUFFIXES, PictureFolder
+from stages.data.pictures import PictureFolder
 from stages.data.raw import RawDataset, says_what_cannot_be_read
 from stages.data.splits import draw_labelled, parse_amount
 
 ONE_FILE = ("coco", "cvat")  # formats of masks that are one file for all pictures
 ONE_EACH = {"labelme": "LabelMe", "supervisely": "Supervisely"}  # and those with a JSON file for each
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
-LOSSY_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in MASK_SUFFIXES)
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".pnm", ".pbm")
+LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".hif")
 MOST_NAMED = 50  # mismatches that one message lists
 _ENDING = re.compile(r"[ _.-]*(mask|masks|label|labels|gt|seg|segmentation|annotation|L|P)$", re.IGNORECASE)
 
@@ -54,6 +56,7 @@ class Masks:
     class_names: tuple[str, ...]
     facts: Mapping[str, Any]
     remarks: Callable[[Any], Sequence[str]] | None = None
+    left_out: tuple[str, ...] = ()  # sentences on files beside them that are not used
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,16 @@ class MaskFiles:
 def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     """The pictures, and what there is for each of them."""
     note = execution.progress.note
-    folder = PictureFolder(Path(settings.images).expanduser())
+    images = Path(settings.images).expanduser()
+    beside = settings.masks and Path(settings.masks).expanduser().resolve() == images.resolve()
+    folder = PictureFolder(images, [*_used(settings, images), *(images.glob("*.json") if beside else ())])
     files = {image_id: folder.file(image_id) for image_id in folder.ids}
     table = read_class_table(Path(settings.class_table).expanduser()) if settings.class_table else None
     for sentence in table.notes if table else ():
         note(sentence)
     masks = find_masks(settings, table, folder, note)
-    more = _unlabelled(settings, files)
+    further = _unlabelled(settings, files)
+    more = {image_id: further.file(image_id) for image_id in further.ids} if further else {}
     _check_case([*files, *more])
     written = Names([*files, *more])
     classes = masks.class_names if masks else table.names if table else ()
@@ -116,6 +122,12 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
         photographs=True,
         exif=settings.exif,
         remarks=masks.remarks if masks else None,
+        white=settings.white,
+        left_out=(
+            *folder.left_out,
+            *(masks.left_out if masks else ()),
+            *(further.left_out if further else ()),
+        ),
         facts=masks.facts if masks else {},
     )
 
@@ -137,6 +149,12 @@ def text_files(settings: FolderConfig) -> dict[str, Path]:
     if settings.mask_format in ("auto", "supervisely") and "masks" in files and (meta := classes_file(files["masks"])):
         files["meta"] = meta
     return files
+
+
+def _used(settings: FolderConfig, folder: Path) -> list[Path]:
+    """What may lie in a folder of pictures or masks and serves in another way: tables, lists, folders."""
+    names = (settings.images, settings.masks, settings.unlabelled, settings.class_table, settings.labels, settings.val)
+    return [path for name in names if name and (path := Path(name).expanduser()).resolve() != folder.resolve()]
 
 
 def _check_folder(path: Path) -> None:
@@ -231,8 +249,10 @@ def find_masks(
         return _annotated(found, {}, place, table, folder, note)
     if kind in ONE_FILE:
         raise DataError(f"{place} is no file; masks of the format {kind} are one file", "correct --masks")
-    files, outlines = _mask_files(place, MASK_SUFFIXES), _mask_files(place, (".json",))
-    beside = place.samefile(folder.path)
+    used, beside = _used(settings, place), place.samefile(folder.path)
+    outlined = list_files(place, (".json",), "annotation file", used)
+    listing = list_files(place, MASK_SUFFIXES, "mask", [*used, *outlined.files.values()])
+    files, outlines = listing.files, outlined.files
     if kind in ONE_EACH or (kind == "auto" and outlines and (not files or beside)):
         if kind == "auto":
             kind = annotations_beside(outlines.values())
@@ -240,7 +260,8 @@ def find_masks(
         if not outlines:
             raise DataError(f"{place} holds no {ONE_EACH[kind]} file (.json)", "correct --masks")
         entries = match(_unsuffixed(outlines, folder.ids), folder.ids, place, note)
-        return _annotated(kind, entries, place, table, folder, note)
+        masks = _annotated(kind, entries, place, table, folder, note)
+        return masks if beside else replace(masks, left_out=outlined.left_out)
     if (beside or not files) and (other := what_folder_holds(place)):
         raise DataError(f"{place} holds no mask, but {other[0]}", other[1])
     if beside:
@@ -248,35 +269,25 @@ def find_masks(
             f"masks and images are the same folder, {place}, and no LabelMe file (.json) is in it",
             "put the masks into a folder of their own",
         )
-    if lossy := [path.name for path in _mask_files(place, LOSSY_SUFFIXES).values()]:
+    blurred = sorted(path for path in place.iterdir() if path.suffix.lower() in LOSSY_SUFFIXES and path.is_file())
+    lossy = [path.name for path in blurred if path.suffix.lower() not in RARE or path.stem not in files]
+    if lossy := [name for name in lossy if not name.startswith(".")]:
         raise DataError(
-            f"{len(lossy)} masks in {place} are JPEG or WebP files, which blur the classes: {named(lossy)}",
+            f"{len(lossy)} masks in {place} are JPEG or WebP files, or alike, which blur the classes: {named(lossy)}",
             "export them as PNG from the program that drew them, or remove them",
         )
     if not files:
+        found = "".join(f"\n  {sentence}" for sentence in listing.left_out)
         raise DataError(
-            f"{place} holds no mask ({', '.join(MASK_SUFFIXES)}, LabelMe's or Supervisely's .json)", "correct --masks"
+            f"{place} holds no mask ({', '.join(MASK_SUFFIXES)}, LabelMe's or Supervisely's .json){found}",
+            "correct --masks",
         )
     if outlines:
         note(f"{len(outlines)} .json files beside the masks are passed over (--set dataset.mask_format=labelme)")
     entries = match(files, folder.ids, place, note)
     kind, table = _understand(kind, table, list(entries.values()), note)
     files_read = MaskFiles(kind, table)
-    return Masks(entries, files_read, table.names, {"mask_format": kind}, files_read.remarks)
-
-
-def _mask_files(place: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Files by stem; DataError for two of one stem. Hidden files, such as macOS leaves behind, are none."""
-    found: dict[str, Path] = {}
-    for path in sorted(place.iterdir()):
-        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
-            continue
-        if path.stem in found:
-            raise DataError(
-                f"{place} has two masks of {path.stem!r}: {found[path.stem].name} and {path.name}", "remove one of them"
-            )
-        found[path.stem] = path
-    return found
+    return Masks(entries, files_read, table.names, {"mask_format": kind}, files_read.remarks, listing.left_out)
 
 
 def match(files: Mapping[str, Path], ids: Sequence[str], place: Path, note: Callable[[str], None]) -> dict[str, Path]:
@@ -442,15 +453,16 @@ def _names_of(
     return ("background", *names)
 
 
-def _unlabelled(settings: FolderConfig, files: Mapping[str, Path]) -> dict[str, Path]:
+def _unlabelled(settings: FolderConfig, files: Mapping[str, Path]) -> PictureFolder | None:
     """The further pictures; DataError where one has the name of a picture that is there already."""
     if not settings.unlabelled:
-        return {}
-    folder = PictureFolder(Path(settings.unlabelled).expanduser())
+        return None
+    place = Path(settings.unlabelled).expanduser()
+    folder = PictureFolder(place, _used(settings, place))
     if twice := sorted(set(folder.ids) & set(files)):
         raise DataError(
             f"{len(twice)} pictures of {folder.path} have the name of one of {settings.images}: "
             f"{', '.join(twice[:MOST_NAMED])}",
             "rename them, or take them out: are they the same pictures?",
         )
-    return {image_id: folder.file(image_id) for image_id in folder.ids}
+    return folder

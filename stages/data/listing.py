@@ -56,9 +56,12 @@ def list_files(folder: Path, suffixes: Sequence[str], what: str = "picture", use
         why, twin = _why_not(path, suffixes, what), found.get(path.stem)
         if not why and twin is not None:
             if path.suffix.lower() not in RARE or twin.suffix.lower() in RARE:
+                several = f"two {what}s {'of' if what == 'mask' else 'named'} {path.stem!r}"
                 raise DataError(
-                    f"{folder} has two {what}s named {path.stem!r}: {twin.name} and {path.name}",
-                    "rename or remove one of them: results and masks are named after their picture",
+                    f"{folder} has {several}: {twin.name} and {path.name}",
+                    "remove one of them"
+                    if what == "mask"
+                    else "rename one of them: a result is named after its picture",
                 )
             why = f"a {what} of the same name has a more common format"
         if why:

@@ -28,6 +28,7 @@ from stages.data.each_image import for_each_image
 from stages.data.labels import label_source
 from stages.data.lists import SHOWN, Names, check_disjoint, check_subset, named, read_list
 from stages.data.photographs import Picture, look_at
+from stages.data.pixels import remarks_in_words
 from stages.data.raw import RawDataset, TagSource, unreadable
 from stages.data.splits import (
     check_unlabelled,
@@ -228,7 +229,12 @@ def prepare_image(plan: Plan, item: tuple[str, Any]) -> Prepared:
         mask = plan.table[checked_mask(raw, entry)]
         data = encode_mask(mask)
     picture = look_at(
-        raw.image(image_id), None if mask is None else mask.shape, raw.photographs, raw.exif, plan.verify_images
+        raw.image(image_id),
+        None if mask is None else mask.shape,
+        raw.photographs,
+        raw.exif,
+        plan.verify_images,
+        raw.white,
     )
     if mask is None:
         return Prepared(picture, None, None)
@@ -309,6 +315,8 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
     """Write the data set; returns the summary for people."""
     note = execution.progress.note
     check_counts(raw, config.allow_subset, note)
+    for sentence in raw.left_out:
+        note(sentence)
     kept = kept_classes(config, raw)
     labelled = [] if config.labelled_balanced else choose_labelled(config, raw, note)
     others = sorted(raw.pool) if config.labelled_balanced else choose_others(config, raw, labelled, note)
@@ -400,6 +408,8 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
     )
     note(in_words(facts["labelled"], raw.official is not None))
     if raw.exif == "auto" and (sentence := _exif_in_words(facts)):
+        note(sentence)
+    for sentence in remarks_in_words({raw.images[i]: prepared[i].picture.remarks for i in ids}):
         note(sentence)
     trained = [*labelled, *others]
     return {

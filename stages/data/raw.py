@@ -52,6 +52,8 @@ class RawDataset:
         deviations: a sentence for each difference; refused unless a subset is allowed.
         photographs: pictures of any kind: those that cannot serve as they are (16 bits, transparent parts, turned by
             EXIF) become RGB copies in the artifact. exif: "apply", "ignore", or "auto": what gives the mask's size.
+        white: the value that is white in pictures of more than 8 bits; 0: see `stages.data.pixels.read`.
+        left_out: sentences on files of its folders that are not used.
         facts: what else the artifact should remember.
     """
 
@@ -75,6 +77,8 @@ class RawDataset:
     photographs: bool = False
     exif: str = "ignore"
     remarks: Callable[[Any], Sequence[str]] | None = None
+    white: float = 0
+    left_out: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
