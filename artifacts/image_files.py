@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
+import struct
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -34,6 +37,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd tags and large pictures; what cannot be read is an error
+_WHOLE = {3: "H", 4: "I", 8: "h", 9: "i"}  # types of EXIF for whole numbers
 _HEIF = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1"}  # brands of ISO/IEC 23008-12
 
 
@@ -66,13 +70,52 @@ def load_plugins() -> bool:
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation 1..8 of an opened image; 1 where there is none, or one that is no such number.
 
-    Never raises. PNG files are decoded for it.
+    Never raises, and needs no other tag of the block. PNG files are decoded for it.
     """
     try:
-        value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # whatever Pillow's parser trips over: the pixels do not depend on it
+        if image.format == "PNG":
+            image.load()  # it may stand behind the pixels
+        value = _from_exif(image)
+        value = _from_xmp(image) if value is None else value
+    except Exception:  # a damaged block, or pixels: those who read them say so
         return 1
-    return value if type(value) is int and value in _TURNS else 1
+    return value if value in _TURNS else 1
+
+
+def _from_exif(image: Image.Image) -> int | None:
+    """What the first directory of the EXIF block, or of a TIFF file, has as orientation; 0 for no whole number."""
+    if hasattr(image, "tag_v2") and image.fp is not None:
+        file, place = image.fp, image.fp.tell()
+        file.seek(0)
+        value = _in_directory(file)
+        file.seek(place)
+        return value
+    block = image.info.get("exif")
+    if block is None and (profile := image.info.get("Raw profile type exif")):  # of PNG, in hexadecimal digits
+        block = bytes.fromhex("".join(profile.split("\n")[3:]))
+    return None if block is None else _in_directory(io.BytesIO(re.sub(rb"^(Exif\0\0)+", b"", block)))
+
+
+def _in_directory(file: IO[bytes]) -> int | None:
+    """The orientation in the first directory of a TIFF structure (TIFF 6.0, section 2; BigTIFF, which has 43)."""
+    head = file.read(16)
+    order = {b"II": "<", b"MM": ">"}[head[:2]]
+    (version,) = struct.unpack_from(order + "H", head, 2)
+    place, number, entry = ("8xQ", "Q", "HHQ8s") if version == 43 else ("4xI", "H", "HHI4s")
+    file.seek(struct.unpack_from(order + place, head)[0])
+    (count,) = struct.unpack(order + number, file.read(struct.calcsize(order + number)))
+    for _ in range(min(count, 65535)):
+        tag, kind, values, value = struct.unpack(order + entry, file.read(struct.calcsize(order + entry)))
+        if tag == ORIENTATION:
+            return int(struct.unpack_from(order + _WHOLE[kind], value)[0]) if kind in _WHOLE and values == 1 else 0
+    return None
+
+
+def _from_xmp(image: Image.Image) -> int | None:
+    found = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    text = found if isinstance(found, str) else found.decode("latin-1")
+    match = re.search(r"""tiff:Orientation(?:=["']|>)([0-9])""", text)
+    return int(match[1]) if match else None
 
 
 def stored_size(image: Image.Image) -> tuple[int, int]:

@@ -65,6 +65,7 @@ class CrfStageConfig(CrfConfig):
         (), description="Only the pictures of these splits of the data set; empty: every picture that has score maps."
     )
     images: str = Field("", description="Folder of pictures of one's own, as given to predict, instead of a data set.")
+    white: float = Field(0, ge=0, description="With images: what is white in them, as given to predict.")
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _open(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> tupl
             "predict with output=probabilities or output=both",
         )
     maps = ScoreMaps(predictions, folder)
-    pictures, known = open_pictures(inputs["data"], config.images, config.splits or SPLITS)
+    pictures, known = open_pictures(inputs["data"], config.images, config.splits or SPLITS, config.white)
     ids = known if config.splits else list(maps.ids)
     if missing := sorted(set(ids) - set(maps.ids)):
         raise DataError(
@@ -240,7 +241,7 @@ def externals(config: CrfStageConfig) -> dict[str, Path]:
 
 STAGE = Stage(
     name="crf",
-    version=1,
+    version=2,
     summary="Refine predictions or activation maps with the dense CRF.",
     config=CrfStageConfig,
     inputs={

@@ -28,7 +28,7 @@ from artifacts.errors import ConfigError, DataError
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
-from stages.data.pictures import Pictures, data_unless_images, open_pictures
+from stages.data.pictures import Pictures, data_unless_images, notes_on, open_pictures
 from stages.scoring.config import InferenceConfig
 
 if TYPE_CHECKING:
@@ -49,6 +49,12 @@ class PredictConfig(InferenceConfig):
         ("val",), description="Splits of the data set to predict. Not used with `images`."
     )
     images: str = Field("", description="Folder of pictures of one's own (jpg, png, ...), instead of a data set.")
+    white: float = Field(
+        0,
+        ge=0,
+        description="With images: the value that is white in pictures of more than 8 bits, as the data set was\n"
+        "prepared with (dataset.white). 0: what a file declares, see prepare-data.",
+    )
     output: Literal["masks", "probabilities", "both"] = Field(
         "both", description="masks: index PNGs. probabilities: score maps, what the stage crf refines. both."
     )
@@ -90,6 +96,8 @@ class PredictConfig(InferenceConfig):
             raise ValueError("confidence goes with masks: set output to masks or both")
         if self.images and self.part != "all":
             raise ValueError("part chooses among the pictures of a data set; images is a folder of one's own")
+        if self.white and not self.images:
+            raise ValueError("white has no effect without images: a data set says it itself (dataset.white)")
         if not self.images and not self.splits:
             raise ValueError("nothing to predict: give splits, or a folder of images")
         return self
@@ -99,7 +107,7 @@ def check(config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> None:
     """Whether there are pictures, labels where they are wanted, and a network for the same classes."""
     from stages.networks.loading import check_classes
 
-    pictures, ids = open_pictures(inputs["data"], config.images, config.splits)
+    pictures, ids = open_pictures(inputs["data"], config.images, config.splits, config.white)
     ids = chosen_ids(ids, config, inputs)
     keep = inputs.get("keep")
     if keep is not None and (config.output != "masks" or config.confidence):
@@ -184,8 +192,11 @@ def run(
     from stages.engine.inference import large_pictures, predict_probabilities
     from stages.networks import load_network
 
-    pictures, ids = open_pictures(inputs["data"], config.images, config.splits)
+    pictures, ids = open_pictures(inputs["data"], config.images, config.splits, config.white)
     ids = chosen_ids(ids, config, inputs)
+    if execution.rank == 0:
+        for sentence in notes_on(pictures, execution.workers):
+            execution.progress.note(sentence)
     todo = take_over(inputs.get("keep"), ids, writer, execution.rank == 0)
     names = class_names(inputs["segmenter"])
     if execution.rank == 0 and (remark := large_pictures(pictures, todo, config)):

@@ -20,7 +20,7 @@ from PIL import Image
 
 from artifacts.errors import DataError
 from artifacts.image_files import open_image, orientation, reason, stored_size, turned
-from artifacts.masks import PNG_SIGNATURE
+from artifacts.masks import PNG_SIGNATURE, png_damage
 from stages.data.lists import named
 
 FRAMED = ("GIF", "TIFF", "WEBP", "PNG", "AVIF")  # cameras write MPO files, whose second picture is a preview
@@ -95,6 +95,8 @@ def read(path: Path, turn: bool = True, white: float = 0) -> Reading:
     """
     try:
         data = path.read_bytes()
+        if data.startswith(PNG_SIGNATURE) and (damage := png_damage(data)):
+            raise ValueError(damage)
         with open_image(io.BytesIO(data)) as opened:
             raw_mode, bits = _raw_mode(opened), _declared_bits(opened, data)
             header = _header(opened, _frames(io.BytesIO(data)))
