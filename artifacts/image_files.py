@@ -149,7 +149,8 @@ def reason(path: Path, error: Exception) -> str:
         return "there is too little memory for its pixels"
     if isinstance(error, UnidentifiedImageError):
         needed = _package_for(path)
-        return f"it needs the package {needed}" if needed else "cannot identify it: no picture, or of an unknown format"
+        unknown = "cannot identify it: no picture, or of an unknown format"
+        return f"it needs the package {needed} (pip install {needed}), or to be saved as JPEG" if needed else unknown
     words = str(error) if isinstance(error, (OSError, SyntaxError, ValueError)) else ""
     return words or f"it is damaged ({type(error).__name__}: {error})"
 

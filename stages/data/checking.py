@@ -66,7 +66,7 @@ KINDS = {
     "same-picture": "pictures that are there several times",
     "case": "ids that differ only in case, or in how accents are written",
     "left-out": "files that are not used",
-    **{f"read-{kind}": f"pictures that {words}" for kind, words in REMARKS.items()},
+    **{f"read-{kind}": f"pictures: {words}" for kind, words in REMARKS.items()},
     "suffix": "pictures whose content is not what their name says",
     "cmyk": "CMYK pictures",
     "turned": "pictures turned by EXIF, whose mask fits either way",
@@ -274,7 +274,7 @@ def look_raw(raw: RawDataset, item: tuple[str, Any]) -> Looked:
 def _of_reading(picture: Picture, path: Path, image_id: str) -> Iterator[Finding]:
     """How a picture was read, where that may not be how it was meant."""
     for kind, found in picture.remarks.items():
-        what = f"{path}: one of the pictures that {REMARKS[kind]}" + (f": {found}" if found else "")
+        what = f"{path} ({REMARKS[kind]})" + (f": {found}" if found else "")
         yield Finding(f"read-{kind}", what, HINTS.get(kind, ""), str(path), image_id, is_problem=False)
 
 

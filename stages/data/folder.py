@@ -90,7 +90,10 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     table = read_class_table(Path(settings.class_table).expanduser()) if settings.class_table else None
     for sentence in table.notes if table else ():
         note(sentence)
-    masks = find_masks(settings, table, folder, note)
+    try:
+        masks = find_masks(settings, table, folder, note)
+    except DataError as error:  # a mask may lack its picture since that is left out
+        raise DataError("\n".join([error.message, *folder.left_out]), error.hint) from None
     further = _unlabelled(settings, files)
     more = {image_id: further.file(image_id) for image_id in further.ids} if further else {}
     _check_case([*files, *more])

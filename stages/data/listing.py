@@ -2,7 +2,7 @@
 
 listing = list_files(Path("photos"), SUFFIXES)
 listing.files        # stem -> path
-listing.left_out     # ("2 entries of photos left out (needs the package pillow-heif): a.heic, b.heic", ...)
+listing.left_out     # ("4 of 6 files of photos are used as pictures; not used: notes.txt (no picture); ...",)
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MAGIC = {
 
 @dataclass(frozen=True)
 class Listing:
-    """files: those that serve, by their name without suffix, sorted. left_out: a sentence for each reason."""
+    """files: those that serve, by their name without suffix, sorted. left_out: a sentence on all others, or none."""
 
     files: dict[str, Path]
     left_out: tuple[str, ...]
@@ -57,34 +57,38 @@ def list_files(folder: Path, suffixes: Sequence[str], what: str = "picture", use
         if not why and twin is not None:
             if path.suffix.lower() not in RARE or twin.suffix.lower() in RARE:
                 several = f"two {what}s {'of' if what == 'mask' else 'named'} {path.stem!r}"
-                raise DataError(
-                    f"{folder} has {several}: {twin.name} and {path.name}",
+                cure = (
                     "remove one of them"
                     if what == "mask"
-                    else "rename one of them: a result is named after its picture",
+                    else "rename one of them: a result is named after its picture"
                 )
+                raise DataError(f"{folder} has {several}: {twin.name} and {path.name}", cure)
             why = f"a {what} of the same name has a more common format"
         if why:
             left_out.setdefault(why, []).append(path.name)
         else:
             found[path.stem] = path
-    left_out |= _sub_folders(folder, spoken_for)
-    sentences = [f"{_entries(names)} of {folder} left out ({why}): {named(names)}" for why, names in left_out.items()]
-    return Listing(dict(sorted(found.items())), tuple(sentences))
+    files, count = dict(sorted(found.items())), len(found) + sum(map(len, left_out.values()))
+    if within := _sub_folders(folder, spoken_for):
+        left_out["only what lies in the folder itself is used"] = within
+    if not left_out:
+        return Listing(files, ())
+    parts = "; ".join(f"{named(names)} ({_files(names)}{why})" for why, names in left_out.items())
+    return Listing(files, (f"{len(files):,} of {count:,} files of {folder} are used as {what}s; not used: {parts}",))
 
 
-def _entries(names: Sequence[str]) -> str:
-    return "1 entry" if len(names) == 1 else f"{len(names):,} entries"
+def _files(names: Sequence[str]) -> str:
+    return "" if len(names) == 1 else f"{len(names):,}: "
 
 
-def _sub_folders(folder: Path, spoken_for: Collection[Path]) -> dict[str, list[str]]:
-    """The sub-folders that hold pictures at any depth, and how many, by the reason why they are left out."""
+def _sub_folders(folder: Path, spoken_for: Collection[Path]) -> list[str]:
+    """The sub-folders that hold pictures at any depth, and how many."""
     shown = []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith(".") and Path(os.path.abspath(path)) not in spoken_for:
             inside = sum(name.lower().endswith(SUFFIXES) for _, _, names in os.walk(path) for name in names)
-            shown += [f"{path.name}/ ({inside:,} pictures)"] if inside else []
-    return {"only what lies in the folder itself is used": shown} if shown else {}
+            shown += [f"{path.name}/ with {inside:,} pictures"] if inside else []
+    return shown
 
 
 def _why_not(path: Path, suffixes: Sequence[str], what: str) -> str:

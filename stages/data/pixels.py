@@ -28,18 +28,18 @@ _BITS, _MAX_SAMPLE, _EXTRA_SAMPLES = 258, 281, 338  # tags of TIFF 6.0
 _SIXTEEN = ("RGB", "RGBX", "RGBA", "CMYK")  # raw modes of Pillow that can be read in both orders of bytes
 
 REMARKS = {
-    "levels": "use a small part of the range of their files",
-    "floats": "hold floats",
-    "clipped": "hold values outside the range that is said, which are cut off",
-    "transparent": "are fully transparent, so that their colours are used",
-    "half-transparent": "are half transparent in most places, which lie on white; is the fourth band alpha at all?",
-    "fourth-band": "have a fourth band that is not declared as alpha and is not used",
-    "frames": "hold several pictures, of which the first is read",
+    "levels": "values in a small part of the range",
+    "floats": "floats",
+    "clipped": "values outside the range that is said, cut off",
+    "transparent": "transparent everywhere, so that the colours are used",
+    "half-transparent": "half transparent in most places, which lie on white",
+    "fourth-band": "a fourth band that is not declared as alpha, not used",
+    "frames": "several pictures in one file, of which the first is read",
 }
 HINTS = {
     "levels": "say which value is white: --set dataset.white=4095 for 12 bits",
     "floats": "say which value is white: --set dataset.white=1, or 255",
-    "half-transparent": "export three bands where it is near infrared or another measurement",
+    "half-transparent": "if the last band is no alpha but near infrared or another measurement, leave it out",
 }
 
 
@@ -150,7 +150,8 @@ def remarks_in_words(remarks: Mapping[str, Mapping[str, str]], setting: str = "d
         if some := [name for name in sorted(remarks) if kind in remarks[name]]:
             shown = named([f"{name}{_in_brackets(remarks[name][kind])}" for name in some])
             hint = HINTS.get(kind, "").replace("dataset.white", setting)
-            sentences.append(f"{len(some):,} pictures {words}: {shown}" + (f" ({hint})" if hint else ""))
+            count = "1 picture" if len(some) == 1 else f"{len(some):,} pictures"
+            sentences.append(f"{count} ({words}): {shown}" + (f"; {hint}" if hint else ""))
     return sentences
 
 

@@ -1235,3 +1235,58 @@ def test_classes_and_dataset_on_the_command_line(photos):
     assert Dataset(photos.root / "ws" / "b").class_names == ("background", "dog")
     assert main(["prepare-data", *own, "--classes", str(photos.root / "gone.txt"), "--name", "c"]) == 3
     assert not (photos.root / "ws" / "c").exists()
+
+
+# ------------------------------------------------------------------------------------------------- left out
+
+
+def test_files_beside_pictures_and_masks_were_passed_over_in_silence(photos):
+    photos.write_masks(random_masks(names(3), range(3)))
+    picture = Image.fromarray(random_masks(["p3"], range(3))["p3"])
+    picture.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
+    picture.save(photos.masks / "p3.gif")
+    (photos.masks / "p4.txt").write_text("none")
+    (photos.images / "p11.heic").write_bytes(b"none")
+    photos.add("p12.gif")
+    photos.add("p13.png", "p14.png", folder="photos/more")
+    classes = photos.write("photos/classes.txt", "background\ncat\ndog\n")
+    result = photos.prepare(class_table=classes, val="1", mask_format="ids")
+    assert result.said("11 of 12 files of", "p11.heic (needs the package pillow-heif)", "more/ with 2 pictures")
+    assert result.said("4 of 5 files of", "are used as masks; not used: p4.txt (no mask)")
+    assert not result.said("classes.txt (")
+    np.testing.assert_array_equal(result.dataset.mask("p3"), np.asarray(picture))
+    assert "p12" in result.dataset.splits["unlabelled"]
+    assert main(["check-data", "--images", str(photos.images), "--masks", str(photos.masks), "--classes", classes]) == 0
+
+
+def test_check_data_names_what_is_left_out_as_prepare_data_does(photos, capsys):
+    photos.write_masks(random_masks(names(3), range(3)))
+    (photos.images / "notes.txt").write_text("none")
+    deep = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH)
+    Image.fromarray(deep).save(photos.images / "deep.png")
+    assert main(["check-data", "--images", str(photos.images), "--masks", str(photos.masks)]) == 0
+    said = capsys.readouterr().out
+    result = photos.prepare()
+    assert result.said("notes.txt (no picture)")
+    assert "notes.txt (no picture)" in said
+    assert result.said("deep.png (0..431 of 0..65535, 2 grey levels)")
+    assert "0..431 of 0..65535, 2 grey levels" in said
+    expected = np.repeat((deep // 2).astype(np.uint8)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(photos.prepare("said", white=511).dataset.image("deep"), expected)
+
+
+def test_a_mask_without_its_picture_is_told_with_what_is_left_out(photos):
+    photos.write_masks(random_masks(["p0", "p1", "p77"], range(3)))
+    (photos.images / "p77.heic").write_bytes(b"none")
+    with pytest.raises(DataError, match=r"(?s)no picture of that name: p77\.png.*p77\.heic \(needs the package"):
+        photos.prepare()
+
+
+def test_values_of_a_grey_mask_that_pillow_would_stretch_are_refused(photos):
+    drawn = random_masks(names(2), range(3))
+    photos.write_masks(drawn, mode="L", ending=".pgm")
+    assert_masks(photos.prepare().dataset, drawn)
+    data = (photos.masks / "p1.pgm").read_bytes()
+    (photos.masks / "p1.pgm").write_bytes(data.replace(b"\n255\n", b"\n20\n"))
+    with pytest.raises(DataError, match=r"p1\.pgm says that 20 is white"):
+        photos.prepare("again")

@@ -270,8 +270,6 @@ def test_a_picture_without_pixels_or_with_too_many_is_refused_by_name(tmp_path, 
 def test_remarks_are_counted_and_name_pictures():
     found = {f"{n}.tif": {"levels": f"0..{n} of 0..65535"} for n in range(7)}
     (sentence,) = remarks_in_words(found, "white")
-    assert sentence.startswith(
-        "7 pictures use a small part of the range of their files: 0.tif (0..0 of 0..65535), 1.tif"
-    )
+    assert sentence.startswith("7 pictures (values in a small part of the range): 0.tif (0..0 of 0..65535), 1.tif")
     assert "and 2 more" in sentence
     assert "--set white=4095" in sentence
