@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -19,9 +20,11 @@ from PIL import Image
 from artifacts.dataset import Dataset
 from artifacts.errors import DataError
 from artifacts.store import Artifact, Workspace
+from semiseg_cli.main import main
 from stages.config import build
 from stages.contract import Execution
 from stages.data.photographs import look_at
+from stages.data.pictures import PictureFolder
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE, PrepareDataConfig
 from tests.stages.data.conftest import Notes
@@ -220,6 +223,92 @@ def test_damaged_exif_leaves_the_picture_as_it_is_stored(tmp_path, suffix, block
     Image.fromarray(noise()).save(path, exif=block)
     picture = look_at(path, None, True, "auto", True)
     assert (picture.size, picture.copy, picture.turned) == ((H, W), None, False)
+
+
+ODD = {
+    "text": exif_of(2, 2, b"6\0"),
+    "two values": exif_of(3, 2, struct.pack("<HH", 6, 6)),
+    "a float": exif_of(11, 1, struct.pack("<f", 6)),
+    "a rational": exif_of(5, 1, struct.pack("<I", 8)),
+    "9": exif_of(3, 1, b"\x09\0"),
+    "65535": exif_of(3, 1, b"\xff\xff"),
+    "cut": exif_of(3, 1, b"\6\0")[:20],
+}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_photo_with_an_odd_orientation_took_down_a_whole_folder(album, workers):
+    """Without a pool, too, and when it is predicted."""
+    for number, (name, block) in enumerate(ODD.items()):
+        for suffix in ("jpg", "png", "webp"):
+            pixels = noise(seed=number)
+            options = {"webp": {"lossless": True}}.get(suffix, {})
+            Image.fromarray(pixels).save(album.add(f"{name} {suffix}.{suffix}", pixels), exif=block, **options)
+    config = {"images": str(album.root / "photos"), "class_table": str(album.root / "classes.txt"), "val": ""}
+    (album.root / "classes.txt").write_text("background\ncat\n")
+    execution = Execution(workers=workers, progress=Notes())
+    config = build(PrepareDataConfig, {"dataset": {"name": "folder", **config}}, "test")
+    data = Dataset(run_stage(STAGE, config, Workspace(album.root / "ws"), "data", {}, execution).artifact)
+    pictures = PictureFolder(album.root / "photos")
+    assert len(pictures.ids) == 3 * len(ODD)
+    for image_id in pictures.ids:
+        assert pictures.size(image_id) == data.size(image_id) == (H, W)
+        np.testing.assert_array_equal(pictures.image(image_id), data.image(image_id))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_picture_of_ones_own_is_turned_once_and_its_size_with_it(album, suffix, orientation):
+    album.add(f"a.{suffix}", noise(), orientation, **FORMATS[suffix])
+    pictures = PictureFolder(album.root / "photos")
+    np.testing.assert_array_equal(pictures.image("a"), shown(noise(), orientation))
+    assert pictures.size("a") == shown(noise(), orientation).shape[:2]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("tag", [0x010F, 0x0132, 0x8769, 0x8825])  # before the orientation and behind it
+@pytest.mark.parametrize("kind", [2, 5, 12, 99])
+def test_a_broken_tag_beside_the_orientation_stopped_the_turning(album, suffix, tag, kind):
+    entries = sorted([(ORIENTATION, 3, 1, 6), (tag, kind, 2**32 - 1, 2**31)])
+    block = b"II*\0\x08\0\0\0\2\0" + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    path = album.add(f"a.{suffix}", noise())
+    options = {"webp": {"lossless": True}}.get(suffix, {})
+    Image.fromarray(noise()).save(path, exif=b"Exif\0\0" + block, **options)
+    with Image.open(path) as opened:
+        stored = np.asarray(opened.convert("RGB"))
+    pictures = PictureFolder(album.root / "photos")
+    assert pictures.size("a") == (W, H)
+    np.testing.assert_array_equal(pictures.image("a"), shown(stored, 6))
+    np.testing.assert_array_equal(album.prepare().dataset.image("a"), shown(stored, 6))
+
+
+def test_a_turned_tiff_with_a_directory_that_is_not_there(album):
+    """Pillow looks at the directories of EXIF and GPS when it has loaded a TIFF file."""
+    path = album.add("a.tif", noise())
+    tifffile.imwrite(
+        path, noise(), photometric="rgb", extratags=[(ORIENTATION, "H", 1, 6, True), (0x8769, "I", 1, 2**31, True)]
+    )
+    np.testing.assert_array_equal(PictureFolder(album.root / "photos").image("a"), shown(noise(), 6))
+    np.testing.assert_array_equal(album.prepare("again").dataset.image("a"), shown(noise(), 6))
+
+
+def test_every_picture_that_cannot_be_read_is_named_at_once(album, capsys):
+    for name in ("a.jpg", "b.png", "c.tif", "d.webp", "good.jpg"):
+        path = album.add(name, noise(40, 40))
+        if name != "good.jpg":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError) as caught:
+        album.prepare(verify_images=True)
+    assert caught.value.message.startswith("4 images cannot be used:")
+    for name in ("a.jpg", "b.png", "c.tif", "d.webp"):
+        assert name in caught.value.message
+        assert name in check(album, capsys)
+
+
+def check(album: Album, capsys: pytest.CaptureFixture[str]) -> str:
+    """What check-data says, which ends in 3."""
+    assert main(["check-data", "--images", str(album.root / "photos"), "--classes", f"{album.root}/classes.txt"]) == 3
+    return capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore")
