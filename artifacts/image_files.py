@@ -23,8 +23,10 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 COMMON = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-RARE = (".jpe", ".jfif", ".mpo", ".apng", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k")
-RARE += (".jpx", ".jpf", ".j2c", ".jpc", ".tga", ".qoi", ".avif", ".heic", ".heif", ".hif")
+RARE = (
+    *(".jpe", ".jfif", ".mpo", ".apng", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".qoi"),
+    *(".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc", ".avif", ".heic", ".heif", ".hif"),
+)
 SUFFIXES = COMMON + RARE  # of image files, as far as the installed Pillow reads them
 ORIENTATION = 0x0112  # EXIF tag, 1..8; 5..8 exchange width and height
 _TURNS = {
@@ -84,8 +86,8 @@ def orientation(image: Image.Image) -> int:
 
 def _from_exif(image: Image.Image) -> int | None:
     """What the first directory of the EXIF block, or of a TIFF file, has as orientation; 0 for no whole number."""
-    if hasattr(image, "tag_v2") and image.fp is not None:
-        file, place = image.fp, image.fp.tell()
+    if hasattr(image, "tag_v2") and (file := getattr(image, "fp", None)) is not None:
+        place = file.tell()
         file.seek(0)
         value = _in_directory(file)
         file.seek(place)

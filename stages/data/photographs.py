@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,13 +60,13 @@ def look_at(
     turn = side > 1 and (exif == "apply" or (exif == "auto" and mask_shape in (None, shown)))
     ambiguous = turn and mask_shape == stored == shown
     as_stored = side > 1 and exif == "auto" and not turn
-    known = {"turned": turn, "ambiguous": ambiguous, "as_stored": as_stored}
+    known = Picture(shown if itself else stored, bytes_of_file, turned=turn, ambiguous=ambiguous, as_stored=as_stored)
     plain = header.mode in (*PLAIN_MODES, "P") and not header.deep and not header.transparent
     if not photograph or (plain and turn == (itself and side > 1)):
-        size = read_image(path).shape[:2] if decode else shown if itself else stored
-        return Picture(size, bytes_of_file, **known, remarks=header.remarks if photograph else {})
+        size = read_image(path).shape[:2] if decode else known.size
+        return replace(known, size=size, remarks=header.remarks if photograph else {})
     reading = read(path, turn, white)
-    return Picture(reading.pixels.shape[:2], bytes_of_file, _as_png(reading.pixels), **known, remarks=reading.remarks)
+    return replace(known, size=reading.pixels.shape[:2], copy=_as_png(reading.pixels), remarks=reading.remarks)
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
