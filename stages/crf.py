@@ -194,6 +194,8 @@ def _shown(ids: Sequence[str]) -> str:
 def check(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> None:
     """Whether the score maps, the pictures and the labels belong together, and the parameters are sound."""
     config.resolve()
+    if config.white and not config.images:
+        raise ConfigError("white has no effect without images", "a data set says it itself (dataset.white)")
     pictures, maps, ids = _open(config, inputs)
     if config.labels == "tags":
         if not isinstance(pictures, Dataset):

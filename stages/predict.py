@@ -97,7 +97,7 @@ class PredictConfig(InferenceConfig):
         if self.images and self.part != "all":
             raise ValueError("part chooses among the pictures of a data set; images is a folder of one's own")
         if self.white and not self.images:
-            raise ValueError("white has no effect without images: a data set says it itself (dataset.white)")
+            raise ValueError("white has no effect without images (a data set says it itself: dataset.white)")
         if not self.images and not self.splits:
             raise ValueError("nothing to predict: give splits, or a folder of images")
         return self

@@ -51,7 +51,7 @@ def look_at(
     """
     try:
         bytes_of_file = path.stat().st_size
-        header = read_header(path)
+        header = read_header(path, whole=photograph)
     except Exception as error:  # Pillow's parsers raise anything on damaged files
         raise _unreadable(path, error) from None
     stored, shown = header.stored, header.shown

@@ -89,7 +89,7 @@ def notes_on(pictures: Pictures, workers: int) -> list[str]:
 def _is_odd(path: Path) -> bool:
     """Whether there may be something to say of a picture, by its header."""
     try:
-        header = read_header(path)
+        header = read_header(path, whole=False)
     except Exception:  # said when it is read
         return False
     return header.deep or header.transparent or bool(header.remarks)

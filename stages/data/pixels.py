@@ -82,10 +82,13 @@ class Reading:
     remarks: Mapping[str, str]
 
 
-def read_header(path: Path) -> Header:
-    """Of a picture's file; PNG files are decoded for it. Raises what Pillow raises, which may be anything."""
+def read_header(path: Path, whole: bool = True) -> Header:
+    """Of a picture's file. Raises what Pillow raises, which may be anything.
+
+    whole: the orientation is asked for, for which PNG files are decoded: it may stand behind the pixels.
+    """
     with open_image(path) as image:
-        return _header(image, _frames(path))
+        return _header(image, path, whole)
 
 
 def read(path: Path, turn: bool = True, white: float = 0) -> Reading:
@@ -99,7 +102,7 @@ def read(path: Path, turn: bool = True, white: float = 0) -> Reading:
             raise ValueError(damage)
         with open_image(io.BytesIO(data)) as opened:
             raw_mode, bits = _raw_mode(opened), _declared_bits(opened, data)
-            header = _header(opened, _frames(io.BytesIO(data)))
+            header = _header(opened, io.BytesIO(data))
             side = header.orientation if turn else 1
             remarks = header.remarks
             if not all(header.stored):
@@ -110,28 +113,29 @@ def read(path: Path, turn: bool = True, white: float = 0) -> Reading:
         raise unreadable(path, error) from error
 
 
-def _header(image: Image.Image, frames: int) -> Header:
+def _header(image: Image.Image, file: Path | io.BytesIO, whole: bool = True) -> Header:
     tags = getattr(image, "tag_v2", None)
     stored, raw_mode = stored_size(image), _raw_mode(image)
-    if image.format == "PNG":
-        image.load()  # EXIF may stand behind the pixels, which must be whole
+    png = image.format == "PNG"
+    if png and whole:
+        image.load()  # the pixels must be whole
     fourth_band = tags is not None and image.mode == "RGBA" and _EXTRA_SAMPLES not in tags
     return Header(
         stored=stored,
-        orientation=orientation(image),
+        orientation=orientation(image) if whole or not png else 1,
         mode=image.mode,
         format=str(image.format),
         deep=";16" in raw_mode or image.mode.startswith("I") or image.mode == "F",
         transparent=not fourth_band and (image.mode in ("RGBA", "LA", "La", "PA") or "transparency" in image.info),
         fourth_band=fourth_band,
-        frames=frames,
+        frames=_frames(file) if image.format in FRAMED else 1,
     )
 
 
 def _frames(file: Path | io.BytesIO) -> int:
     """How many pictures a file holds; 1 where that is not known."""
     with contextlib.suppress(Exception), open_image(file) as image:  # a damaged second one leaves the first as it is
-        return getattr(image, "n_frames", 1) if image.format in FRAMED else 1
+        return getattr(image, "n_frames", 1)
     return 1
 
 

@@ -56,8 +56,8 @@ def _read(path: Path, orientation: int | None) -> str:
     """Reads a picture in all ways; `orientation`: the one it must have, None: any."""
     pictures = PictureFolder(path.parent)
     readers = (pictures.image, pictures.size, lambda _: look_at(path, None, True, "auto", True))
-    refusals = [refusal for reader in readers if (refusal := _refusal(reader))]
-    assert all(str(path) in refusal for refusal in refusals)
+    refusals = [message for reader in readers if (message := refusal(reader))]
+    assert all(str(path) in message for message in refusals)
     if refusals:
         # Both who read the pixels refuse the file, and only for what is broken: a tag is enough in TIFF.
         assert len(refusals) >= 2
@@ -79,7 +79,7 @@ def _read(path: Path, orientation: int | None) -> str:
     return f"read as {orientation}"
 
 
-def _refusal(reader: Callable[[str], object]) -> str:
+def refusal(reader: Callable[[str], object]) -> str:
     try:
         reader("a")
     except DataError as error:

@@ -20,6 +20,7 @@ from stages.config import build
 from stages.networks import build_segmenter, load_network, normalise, upsample
 from stages.networks.config import NetworkConfig
 from stages.predict import PredictConfig, _in_all, _records, _restrict, chosen_ids, seen_classes, take_over
+from tests.stages.data.conftest import Notes
 
 
 def softmax_of(bench, image: np.ndarray) -> np.ndarray:
@@ -243,6 +244,30 @@ def test_own_pictures_of_every_kind(bench, tmp_path):
     assert not bench.outcome("predict", "own", values, {"data": None}).ran
     Image.fromarray(255 - colour).save(tmp_path / "photo.png")
     assert bench.outcome("predict", "own", values, {"data": None}).ran
+
+
+def test_what_is_left_out_of_a_folder_and_read_by_a_guess_was_not_told(bench, tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (30, 44)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    Image.fromarray((values // 16).astype(np.uint8)).save(tmp_path / "eight.png")
+    (tmp_path / "b.heic").write_bytes(b"none")
+    progress = Notes()
+    settings = {"images": str(tmp_path), "output": "probabilities"}
+    bench.run("predict", "guessed", settings, {"data": None}, progress=progress)
+    assert any("2 of 3 files" in note and "b.heic" in note for note in progress.said)
+    assert any("deep.png (" in note and "of 0..65535, 16 grey levels)" in note for note in progress.said)
+    progress = Notes()
+    made = bench.run("predict", "said", settings | {"white": 4095}, {"data": None}, progress=progress)
+    assert len(progress.said) == 1
+    maps = ScoreMaps(made, "probabilities")
+    np.testing.assert_array_equal(maps["deep"].scores, maps["eight"].scores)
+    crf = {"images": str(tmp_path), "white": 4095}
+    refined = bench.run("crf", "refined", crf, {"data": None, "predictions": "said"})
+    np.testing.assert_array_equal(mask_of(refined, "deep"), mask_of(refined, "eight"))
+    with pytest.raises(ConfigError, match="white has no effect without images"):
+        bench.run("crf", "x", {"white": 4095}, {"predictions": "said"})
+    with pytest.raises(ConfigError, match="white has no effect without images"):
+        build(PredictConfig, {"white": 4095}, "test")
 
 
 @pytest.mark.parametrize("output", ["both", "masks", "probabilities", "confidence", "keep"])
