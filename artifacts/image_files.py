@@ -98,8 +98,8 @@ def _from_exif(image: Image.Image) -> int | None:
     return None if block is None else _in_directory(io.BytesIO(re.sub(rb"^(Exif\0\0)+", b"", block)))
 
 
-def _in_directory(file: IO[bytes]) -> int | None:
-    """The orientation in the first directory of a TIFF structure (TIFF 6.0, section 2; BigTIFF, which has 43)."""
+def _in_directory(file: IO[bytes], wanted: int = ORIENTATION) -> int | None:
+    """A tag of the first directory of a TIFF structure (TIFF 6.0, section 2; BigTIFF has 43); 0 for no number."""
     head = file.read(16)
     order = {b"II": "<", b"MM": ">"}[head[:2]]
     (version,) = struct.unpack_from(order + "H", head, 2)
@@ -108,7 +108,7 @@ def _in_directory(file: IO[bytes]) -> int | None:
     (count,) = struct.unpack(order + number, file.read(struct.calcsize(order + number)))
     for _ in range(min(count, 65535)):
         tag, kind, values, value = struct.unpack(order + entry, file.read(struct.calcsize(order + entry)))
-        if tag == ORIENTATION:
+        if tag == wanted:
             return int(struct.unpack_from(order + _WHOLE[kind], value)[0]) if kind in _WHOLE and values == 1 else 0
     return None
 
@@ -151,7 +151,7 @@ def reason(path: Path, error: Exception) -> str:
         return "there is too little memory for its pixels"
     if isinstance(error, UnidentifiedImageError):
         needed = _package_for(path)
-        unknown = "cannot identify it: no picture, or of an unknown format"
+        unknown = _tiff_in_words(path) or "cannot identify it: no picture, or of an unknown format"
         return f"it needs the package {needed} (pip install {needed}), or to be saved as JPEG" if needed else unknown
     words = str(error) if isinstance(error, (OSError, SyntaxError, ValueError)) else ""
     return words or f"it is damaged ({type(error).__name__}: {error})"
@@ -164,3 +164,16 @@ def _package_for(path: Path) -> str:
     if head[4:8] != b"ftyp":
         return ""
     return "pillow-heif" if head[8:12] in _HEIF else "pillow-avif-plugin" if head[8:11] == b"avi" else ""
+
+
+def _tiff_in_words(path: Path) -> str:
+    """What an unknown TIFF file holds, as far as its directory can be read; empty for other files."""
+    try:
+        with open(path, "rb") as file:
+            bands = _in_directory(file, 277) or 1
+            file.seek(0)
+            bits = _in_directory(file, 258)
+    except Exception:  # damaged, or none
+        return ""
+    held = f"{bands} bands" if bands > 1 else f"{bits} bits a pixel" if bits else "an unknown kind of pixels"
+    return f"cannot identify it: a TIFF file with {held} that Pillow does not read; save it as RGB or grey"

@@ -24,7 +24,8 @@ from artifacts.masks import PNG_SIGNATURE, png_damage
 from stages.data.lists import named
 
 FRAMED = ("GIF", "TIFF", "WEBP", "PNG", "AVIF")  # cameras write MPO files, whose second picture is a preview
-_BITS, _MAX_SAMPLE, _EXTRA_SAMPLES = 258, 281, 338  # tags of TIFF 6.0
+# Tags of TIFF 6.0.
+_BITS, _PHOTOMETRIC, _MAX_SAMPLE, _EXTRA_SAMPLES = 258, 262, 281, 338
 _SIXTEEN = ("RGB", "RGBX", "RGBA", "CMYK")  # raw modes of Pillow that can be read in both orders of bytes
 
 REMARKS = {
@@ -49,7 +50,8 @@ class Header:
 
     Attributes:
         stored: (H, W) of the pixels in the file. orientation: of EXIF, 1..8. mode, format: Pillow's.
-        deep: more than 8 bits a channel. transparent: has alpha, or a colour that stands for it.
+        deep: more than 8 bits a channel. inverted: 0 is white (TIFF).
+        transparent: has alpha, or a colour that stands for it.
         fourth_band: a fourth band that no tag declares as alpha. frames: pictures in the file.
     """
 
@@ -58,6 +60,7 @@ class Header:
     mode: str
     format: str
     deep: bool
+    inverted: bool
     transparent: bool
     fourth_band: bool
     frames: int
@@ -115,6 +118,7 @@ def read(path: Path, turn: bool = True, white: float = 0) -> Reading:
 
 def _header(image: Image.Image, file: Path | io.BytesIO, whole: bool = True) -> Header:
     tags = getattr(image, "tag_v2", None)
+    bits = tags.get(_BITS, (1,)) if tags is not None else (1,)
     stored, raw_mode = stored_size(image), _raw_mode(image)
     png = image.format == "PNG"
     if png and whole:
@@ -125,7 +129,8 @@ def _header(image: Image.Image, file: Path | io.BytesIO, whole: bool = True) -> 
         orientation=orientation(image) if whole or not png else 1,
         mode=image.mode,
         format=str(image.format),
-        deep=";16" in raw_mode or image.mode.startswith("I") or image.mode == "F",
+        deep=";16" in raw_mode or image.mode.startswith("I") or image.mode == "F" or max(bits) > 8,
+        inverted=tags is not None and tags.get(_PHOTOMETRIC) == 0,
         transparent=not fourth_band and (image.mode in ("RGBA", "LA", "La", "PA") or "transparency" in image.info),
         fourth_band=fourth_band,
         frames=_frames(file) if image.format in FRAMED else 1,
@@ -180,11 +185,14 @@ def _rgb(image: Image.Image, header: Header, file: File, white: float, remarks: 
     """RGB uint8 (H, W, 3) of a loaded picture; adds to `remarks`."""
     if image.mode.startswith("I") or image.mode == "F":
         grey = _eight_bits(np.asarray(image), white, file.bits, remarks, alpha=False)
+        grey = 255 - grey if header.inverted else grey  # which Pillow does for 8 bits alone
         return np.repeat(grey[:, :, None], 3, axis=2)
     if header.deep and file.raw_mode.split(";")[0] in _SIXTEEN:
         values = np.asarray(image).astype(np.uint16) << 8 | _lower_bytes(file)  # (H, W, 3 or 4)
         channels = _eight_bits(values, white, file.bits, remarks, alpha=image.mode == "RGBA")
         image = Image.frombytes(image.mode, image.size, channels.tobytes())
+    elif header.deep and file.raw_mode in tuple(image.mode):  # "R": Pillow takes the planes for planes of 8 bits
+        raise ValueError("its channels of 16 bits lie one after the other, which Pillow misreads: save it interleaved")
     if image.mode == "La":
         image = image.convert("LA")
     if not header.transparent:

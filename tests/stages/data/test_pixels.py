@@ -163,6 +163,30 @@ def test_16_bits_with_alpha_lie_on_white(tmp_path):
     np.testing.assert_array_equal(read(path).pixels, expected)
 
 
+def test_16_bits_whose_white_is_0_came_as_negatives(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (8, 9)).astype(np.uint16)
+    path = tiff(tmp_path / "a.tif", values, photometric="miniswhite")
+    np.testing.assert_array_equal(read(path).pixels, grey(255 - values // 256))
+
+
+def test_planes_of_16_bits_were_read_as_planes_of_8(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (3, 8, 9)).astype(np.uint16)
+    path = tiff(tmp_path / "a.tif", values, photometric="rgb", planarconfig="separate")
+    with pytest.raises(DataError, match=r"a\.tif cannot be read: its channels of 16 bits lie one after the other"):
+        read(path)
+    path = tiff(tmp_path / "a.tif", values, photometric="rgb", planarconfig="separate", compression="zlib")
+    np.testing.assert_array_equal(read(path).pixels, np.moveaxis(values, 0, -1) // 256)
+
+
+@pytest.mark.parametrize(
+    ("values", "held"),
+    [(np.zeros((8, 9), np.float64), "64 bits a pixel"), (np.zeros((8, 9, 3), np.float32), "3 bands")],
+)
+def test_tiff_files_that_pillow_does_not_read_say_what_they_hold(tmp_path, values, held):
+    with pytest.raises(DataError, match=rf"a\.tif cannot be read: cannot identify it: a TIFF file with {held}"):
+        read(tiff(tmp_path / "a.tif", values))
+
+
 def test_the_range_of_pgm_files_is_their_largest_value(tmp_path):
     path = tmp_path / "a.pgm"
     path.write_bytes(b"P5 64 64 4095\n" + RAMP.astype(">u2").tobytes())
