@@ -1243,8 +1243,7 @@ def test_classes_and_dataset_on_the_command_line(photos):
 def test_files_beside_pictures_and_masks_were_passed_over_in_silence(photos):
     photos.write_masks(random_masks(names(3), range(3)))
     picture = Image.fromarray(random_masks(["p3"], range(3))["p3"])
-    picture.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
-    picture.save(photos.masks / "p3.gif")
+    picture.save(photos.masks / "p3.pgm")
     (photos.masks / "p4.txt").write_text("none")
     (photos.images / "p11.heic").write_bytes(b"none")
     photos.add("p12.gif")
@@ -1257,6 +1256,16 @@ def test_files_beside_pictures_and_masks_were_passed_over_in_silence(photos):
     np.testing.assert_array_equal(result.dataset.mask("p3"), np.asarray(picture))
     assert "p12" in result.dataset.splits["unlabelled"]
     assert main(["check-data", "--images", str(photos.images), "--masks", str(photos.masks), "--classes", classes]) == 0
+
+
+def test_a_gif_mask_among_png_ones_was_passed_over_in_silence(photos):
+    drawn = random_masks(names(3), range(3))
+    photos.paint(drawn, VOC_COLOURS)
+    with Image.open(photos.masks / "p2.png") as picture:
+        picture.quantize(4).save(photos.masks / "p2.gif")
+    (photos.masks / "p2.png").unlink()
+    table = photos.write("classes.txt", "background 0 0 0\ncat 128 0 0\ndog 0 128 0\n")
+    assert_masks(photos.prepare(class_table=table, val="").dataset, drawn)
 
 
 def test_check_data_names_what_is_left_out_as_prepare_data_does(photos, capsys):
