@@ -23,7 +23,7 @@ import numpy as np
 
 from artifacts.dataset import check_class_names
 from artifacts.errors import ConfigError, DataError
-from artifacts.image_files import RARE
+from artifacts.image_files import RARE, SUFFIXES
 from artifacts.masks import IGNORE, read_mask
 from stages.contract import Execution
 from stages.data.annotations.masks import Given, annotations_beside, format_of, read_annotations, what_folder_holds

@@ -1,6 +1,6 @@
 """What a cell below a class says in a table of image-level labels: that it is present, absent, or that nobody knows.
 
-    mark_in("yes"), mark_in("0.0"), mark_in("nan"), mark_in("0.93")     # "present", "absent", "uncertain", None
+mark_in("yes"), mark_in("0.0"), mark_in("nan"), mark_in("0.93")     # "present", "absent", "uncertain", None
 """
 
 from __future__ import annotations
