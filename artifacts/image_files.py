@@ -29,6 +29,18 @@ RARE = (
     *(".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc", ".avif", ".heic", ".heif", ".hif"),
 )
 SUFFIXES = COMMON + RARE  # of image files, as far as the installed Pillow reads them
+FORMATS = {  # suffix -> what Pillow calls its content; cameras write MPO, a JPEG with a second one behind it
+    ".jpg": ("JPEG", "MPO"),
+    ".jpeg": ("JPEG", "MPO"),
+    ".jpe": ("JPEG", "MPO"),
+    ".jfif": ("JPEG", "MPO"),
+    ".gif": ("GIF",),
+    ".png": ("PNG",),
+    ".bmp": ("BMP", "DIB"),
+    ".webp": ("WEBP",),
+    ".tif": ("TIFF",),
+    ".tiff": ("TIFF",),
+}
 ORIENTATION = 0x0112  # EXIF tag, 1..8; 5..8 exchange width and height
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -25,7 +25,7 @@ import numpy as np
 
 from artifacts.dataset import MASKED, SCORED, SPLITS, TRAINING, Dataset, check_image_id, first_label
 from artifacts.errors import ArtifactError, ConfigError, DataError
-from artifacts.image_files import open_image
+from artifacts.image_files import FORMATS, open_image
 from artifacts.masks import IGNORE
 from stages.contract import Execution
 from stages.data.lists import check_disjoint, named
@@ -74,18 +74,6 @@ KINDS = {
     "mask-colours": "masks whose colours may not be meant so",
     "class-without-label": "masks with classes that are no label of their image",
     "label-without-class": "labels whose class the mask does not show",
-}
-FORMATS = {  # suffix -> what Pillow calls its content; cameras write MPO, a JPEG with a second one behind it
-    ".jpg": ("JPEG", "MPO"),
-    ".jpeg": ("JPEG", "MPO"),
-    ".jpe": ("JPEG", "MPO"),
-    ".jfif": ("JPEG", "MPO"),
-    ".gif": ("GIF",),
-    ".png": ("PNG",),
-    ".bmp": ("BMP", "DIB"),
-    ".webp": ("WEBP",),
-    ".tif": ("TIFF",),
-    ".tiff": ("TIFF",),
 }
 _AGAIN = "copy or extract the file again from its source"
 
