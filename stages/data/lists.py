@@ -35,12 +35,12 @@ from pathlib import Path
 
 from artifacts.dataset import check_image_id
 from artifacts.errors import DataError
+from artifacts.image_files import SUFFIXES
 
 SHOWN = 5  # ids named in a message before "and n more"
-# What a file name in a list may end with: every kind of picture that is read, and those that masks are stored as.
-_KINDS = "jpg jpeg jpe jfif png bmp dib webp tif tiff gif ppm pgm pnm pbm jp2 j2k avif avifs heic heif hif mat npy"
-ENTRY_SUFFIXES = tuple(f".{kind}" for kind in _KINDS.split())
-_SUFFIX = rf"\.(?:{_KINDS.replace(' ', '|')})"
+# What a file name in a list may end with: every kind of picture that is read, and what masks are stored as.
+ENTRY_SUFFIXES = (*SUFFIXES, ".mat", ".npy")
+_SUFFIX = rf"\.(?:{'|'.join(suffix[1:] for suffix in sorted(ENTRY_SUFFIXES, key=len, reverse=True))})"
 _BEHIND_FILE = re.compile(rf"({_SUFFIX}[\"']?)[\s,;]+", re.IGNORECASE)  # what parts a file name from what follows it
 _SEPARATOR = re.compile(r"[\s,;]+")
 _MOST_PARTS = 64  # of a line that are looked at: no name has as many, and the time would grow with their square
