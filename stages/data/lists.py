@@ -86,7 +86,8 @@ class Names:
 
         The longest reading wins: `a.png` is the id a.png where there is one, else a.
         """
-        for text in dict.fromkeys((written, unquoted(written))):
+        within = written[1:-1] if written[:1] in ("'", '"') and written[-1:] == written[:1] else written
+        for text in dict.fromkeys((written, unquoted(written), within)):  # its own quotes may not have been doubled
             if (found := self._ids.get(composed(text))) is not None:
                 return found
             path = text.replace("\\", "/").rstrip("/")
