@@ -48,6 +48,8 @@ def disk_error(error: Exception, target: Path) -> Exception:
         return ArtifactError(f"{target} cannot be written: {os.strerror(code)}", "check the permissions")
     if code in (errno.ENOTDIR, errno.EEXIST):
         return ArtifactError(f"{target} cannot be made: a file is where a folder should be", "choose another folder")
+    if code == errno.EISDIR:
+        return ArtifactError(f"{target} cannot be written: a folder is where a file should be", f"take away {named}")
     return error
 
 

@@ -22,8 +22,10 @@ from typing import IO, Any
 
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, BusyError
+from artifacts.json_items import Count, Shape, Text, parse_json
 from artifacts.provenance import utc_now
 
+MAX_RECORD = 1 << 20  # bytes that are read of a lock file
 PATIENCE_S = 0.25  # `status` probes a lock for an instant: a writer that meets a probe must not call that "busy"
 
 # A forked child inherits the open lock files, and a lock lives until the last copy is closed: orphans of a killed
@@ -38,6 +40,15 @@ def _close_inherited_locks() -> None:
 
 
 os.register_at_fork(after_in_child=_close_inherited_locks)
+
+
+class Holder(Shape):
+    """What the file of an exclusive lock holds."""
+
+    pid: Count
+    host: str
+    since: str
+    argv: list[Text]
 
 
 @dataclass(frozen=True)
@@ -58,9 +69,9 @@ class Lock:
                 try:
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    with contextlib.suppress(ValueError):
-                        if isinstance(record := json.loads(file.read()), dict):
-                            return record
+                    with contextlib.suppress(ArtifactError):
+                        holder = parse_json(file.read(MAX_RECORD), Holder, str(self.file))
+                        return holder.model_dump(exclude_unset=True)
                     return {}
         except OSError:
             return None

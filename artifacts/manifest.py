@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from dataclasses import dataclass, field
+import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict  # that of typing is one to pydantic from Python 3.12 on
 
 from artifacts.canonical import digest, file_digest, pretty_json
 from artifacts.errors import ArtifactError
+from artifacts.json_items import MAKE_AGAIN, MAX_COUNT, OTHER_VERSION, Anything, Count, Seconds, Shape, Text, read_json
 
 MANIFEST_SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
@@ -29,28 +31,71 @@ KINDS: dict[str, int] = {
 LOCAL = "local"  # facts of this machine and run: kept beside the content, not part of it
 
 
-@dataclass(frozen=True)
-class Manifest:
+def check_relative(relative: str) -> str:
+    """The path of an item inside its artifact: relative, with '/', no '..'."""
+    if not relative or relative[0] == "/" or ".." in relative.split("/") or "\\" in relative or "\0" in relative:
+        raise ArtifactError(f"{relative!r} leaves the artifact folder", "use a relative path without '..'")
+    return relative
+
+
+def _check_items(items: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Plain code, since there are as many items as pictures: a model for each would take longer than all the rest."""
+    for relative, item in items.items():
+        size, sha256 = item.get("bytes"), item.get("sha256")
+        if type(size) is not int or not 0 <= size <= MAX_COUNT or type(sha256) is not str or len(sha256) != 64:
+            raise ArtifactError(f"item {relative!r}: expected its bytes and its sha256")
+        check_relative(relative)
+    return items
+
+
+class InputRecord(TypedDict):
+    """An artifact that was read, as it was then."""
+
+    artifact: str
+    kind: str
+    kind_version: Count
+    content: str
+    fingerprint: str
+
+
+class SourceRecord(TypedDict):
+    commit: str
+    modified: NotRequired[bool]
+
+
+class MadeBy(TypedDict, total=False):
+    """Versions and machine; None where it was not known."""
+
+    versions: dict[str, str]
+    source: SourceRecord | None
+    host: str
+    platform: str
+    cpus: Count | None
+    device: str | None
+    processes: Count
+
+
+class Manifest(Shape):
     """The record of one artifact; the fields are specified in docs/formats.md."""
 
+    schema_version: Literal[1] = Field(alias="schema")
     kind: str
-    kind_version: int
+    kind_version: Count
     stage: str
-    stage_version: int
+    stage_version: Count
     fingerprint: str
     content: str
-    config: dict[str, Any]
-    inputs: dict[str, dict[str, Any]]
-    items: dict[str, dict[str, Any]]  # relative path -> {"bytes", "sha256"}, everything but `local/`
-    summary: dict[str, Any]
-    made_by: dict[str, Any]
+    config: Anything
+    inputs: dict[str, InputRecord]
+    externals: dict[str, str]  # config key -> sha256 of the file it named
+    items: Annotated[dict[str, dict[str, Any]], AfterValidator(_check_items)]  # everything but `local/`
+    summary: Anything
+    made_by: MadeBy
     started: str
     finished: str
-    seconds: float
-    resumed: int
-    argv: list[str]
-    externals: dict[str, str] = field(default_factory=dict)  # config key -> sha256 of the file it named
-    schema: int = MANIFEST_SCHEMA
+    seconds: Seconds
+    resumed: Count
+    argv: list[Text]
 
     @property
     def count(self) -> int:
@@ -61,7 +106,16 @@ class Manifest:
         return sum(item["bytes"] for item in self.items.values())
 
     def to_json(self) -> str:
-        return pretty_json(dataclasses.asdict(self))
+        return pretty_json(self.model_dump(by_alias=True))
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether the folder is an artifact, whole or damaged: what may not be looked into counts as one."""
+    try:
+        os.lstat(folder / MANIFEST_NAME)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -70,55 +124,18 @@ def read_manifest(folder: Path) -> Manifest:
     Raises ArtifactError when it is missing, is not JSON, or has a schema, kind or kind version unknown here.
     """
     path = folder / MANIFEST_NAME
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(
-            f"{folder} is not an artifact: it has no {MANIFEST_NAME}", "run the stage that makes it"
-        ) from None
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}", "check the permissions") from None
-    except (ValueError, RecursionError) as error:  # neither JSON nor UTF-8
-        raise ArtifactError(f"{path} is damaged: {error}", "delete the artifact and rerun its stage") from None
-    if not isinstance(record, dict) or record.get("schema") != MANIFEST_SCHEMA:
-        found = record.get("schema") if isinstance(record, dict) else type(record).__name__
-        raise ArtifactError(
-            f"{path} has manifest schema {found!r}, this version of semiseg reads {MANIFEST_SCHEMA}",
-            "use the semiseg version that made it, or rerun its stage",
-        )
-    names = {f.name for f in dataclasses.fields(Manifest)}
-    if missing := sorted(names - record.keys()):
-        raise ArtifactError(f"{path} lacks {', '.join(missing)}", "delete the artifact and rerun its stage")
-    manifest = Manifest(**{name: record[name] for name in names})
-    if wrong := _wrong_fields(manifest):
-        raise ArtifactError(f"{path} is damaged: wrong {', '.join(wrong)}", "delete the artifact and rerun its stage")
+    if not has_manifest(folder):
+        raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST_NAME}", "run the stage that makes it")
+    manifest = read_json(path, Manifest)
     if manifest.kind not in KINDS:
-        raise ArtifactError(f"{path} has the unknown kind {manifest.kind!r}, known: {', '.join(KINDS)}")
+        raise ArtifactError(f"{path} has the unknown kind {manifest.kind!r}, known: {', '.join(KINDS)}", MAKE_AGAIN)
     if manifest.kind_version != KINDS[manifest.kind]:
         raise ArtifactError(
             f"{path}: {manifest.kind} has version {manifest.kind_version}, "
             f"this version of semiseg reads version {KINDS[manifest.kind]}",
-            "rerun its stage",
+            OTHER_VERSION,
         )
     return manifest
-
-
-def _wrong_fields(manifest: Manifest) -> list[str]:
-    """Names of the fields whose value has the wrong type."""
-    types: dict[str, Any] = {
-        **dict.fromkeys(("kind", "stage", "fingerprint", "content", "started", "finished"), str),
-        **dict.fromkeys(("kind_version", "stage_version", "resumed"), int),
-        **dict.fromkeys(("config", "inputs", "items", "summary", "made_by", "externals"), dict),
-        "seconds": (int, float),
-        "argv": list,
-    }
-    wrong = [name for name, expected in types.items() if not isinstance(getattr(manifest, name), expected)]
-    if "items" not in wrong and not all(
-        isinstance(item, dict) and isinstance(item.get("bytes"), int) and isinstance(item.get("sha256"), str)
-        for item in manifest.items.values()
-    ):
-        wrong.append("items")
-    return wrong
 
 
 def list_items(folder: Path) -> dict[str, dict[str, Any]]:

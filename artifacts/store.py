@@ -20,13 +20,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from artifacts.canonical import json_ready, pretty_json
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, BusyError
+from artifacts.json_items import MAKE_AGAIN, Anything, Count, Seconds, Shape, Text, read_json, read_record, shaped
 from artifacts.locks import Lock
-from artifacts.manifest import KINDS, LOCAL, MANIFEST_NAME, Manifest, content_digest, list_items, read_manifest
+from artifacts.manifest import (
+    KINDS,
+    LOCAL,
+    MANIFEST_NAME,
+    MANIFEST_SCHEMA,
+    InputRecord,
+    Manifest,
+    check_relative,
+    content_digest,
+    has_manifest,
+    list_items,
+    read_manifest,
+)
 from artifacts.provenance import made_by, utc_now
 
 SCRATCH = ".scratch"
@@ -34,6 +47,8 @@ PROGRESS = ".progress.json"
 RECORD = ".work.json"
 ASKED = ".asked.json"
 TEMPORARY = ".tmp-"
+
+T = TypeVar("T")
 
 
 def check_name(name: str) -> str:
@@ -44,14 +59,6 @@ def check_name(name: str) -> str:
             "use up to 100 letters, digits, '-', '_' and '.', first a letter or digit",
         )
     return name
-
-
-def check_relative(relative: str) -> str:
-    """The path of an item inside its artifact: relative, with '/', no '..'."""
-    path = PurePosixPath(relative)
-    if not relative or path.is_absolute() or ".." in path.parts or "\\" in relative or "\0" in relative:
-        raise ArtifactError(f"{relative!r} leaves the artifact folder", "use a relative path without '..'")
-    return relative
 
 
 class Artifact:
@@ -84,13 +91,21 @@ class Artifact:
             )
         return path
 
-    def json(self, relative: str) -> Any:
-        """A JSON item; ArtifactError when it is missing or damaged."""
+    @overload
+    def json(self, relative: str) -> dict[str, Any]: ...
+
+    @overload
+    def json(self, relative: str, shape: type[T]) -> T: ...
+
+    def json(self, relative: str, shape: Any = Anything) -> Any:
+        """A JSON item as a value of `shape` (see artifacts.json_items).
+
+        ArtifactError when it is missing, damaged, or not what was published.
+        """
         path = self.file(relative)
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ArtifactError(f"{path} is damaged: {error}", "rerun the stage that made it") from None
+        if relative not in self.manifest.items:
+            raise ArtifactError(f"{path} was added since {self.name!r} was published", "take it away: semiseg verify")
+        return read_json(path, shape, MAKE_AGAIN, self.manifest.items[relative]["sha256"])
 
     def verify(self) -> list[str]:
         """Problems of the content against the manifest, in words; empty when every byte is as published."""
@@ -108,6 +123,39 @@ class Artifact:
         return problems
 
 
+def read_item(artifact_or_path: Artifact | Path | str, relative: str, shape: type[T], cure: str) -> T:
+    """A JSON item of an artifact, or of a folder: compared with the manifest, if there is one.
+
+    cure: the hint where a folder without manifest has no such item.
+    """
+    found = artifact_or_path
+    if not isinstance(found, Artifact) and has_manifest(Path(found)):
+        found = Artifact(found)
+    return found.json(relative, shape) if isinstance(found, Artifact) else read_json(Path(found, relative), shape, cure)
+
+
+class _Asked(Shape):
+    """.asked.json: the work, and the command line of its last run."""
+
+    work: Anything
+    argv: list[Text]
+
+
+class _Progress(Shape):
+    """.progress.json: units of work done and planned."""
+
+    done: Count
+    total: Count | None
+
+
+class _Runs(Shape):
+    """.work.json: when the first run began, and how long and how often it was worked on."""
+
+    started: str
+    seconds: Seconds
+    runs: Count
+
+
 @dataclass(frozen=True)
 class Work:
     """What is about to be made: everything a manifest needs before the work starts."""
@@ -117,7 +165,7 @@ class Work:
     kind: str
     fingerprint: str
     config: dict[str, Any]
-    inputs: dict[str, dict[str, Any]]
+    inputs: dict[str, InputRecord]
     externals: dict[str, str]
 
 
@@ -182,13 +230,8 @@ class Writer:
         self._replace(ASKED, {"work": asdict(work), "argv": list(sys.argv)})
 
     def _take_over_record(self) -> None:
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # a damaged record counts as none
-            earlier = json.loads((self.path / RECORD).read_text())
-            self.started, self._seconds_before, self.resumed = (
-                str(earlier["started"]),
-                float(earlier["seconds"]),
-                int(earlier["runs"]),
-            )
+        if earlier := read_record(self.path / RECORD, _Runs):  # a damaged record counts as none
+            self.started, self._seconds_before, self.resumed = earlier.started, earlier.seconds, earlier.runs
 
     def _save_record(self) -> None:
         self._replace(RECORD, {"started": self.started, "seconds": self.seconds, "runs": self.resumed + 1})
@@ -241,9 +284,16 @@ class Writer:
             raise ArtifactError(f"{relative} cannot be written as JSON: {error}") from error
         self.write_bytes(relative, data)
 
-    def read_json(self, relative: str) -> Any:
+    @overload
+    def read_json(self, relative: str) -> dict[str, Any]: ...
+
+    @overload
+    def read_json(self, relative: str, shape: type[T]) -> T: ...
+
+    def read_json(self, relative: str, shape: Any = Anything) -> Any:
         """A JSON item written before, by this run or by an earlier one that was cut off."""
-        return json.loads((self.path / check_relative(relative)).read_text(encoding="utf-8"))
+        path = self.path / check_relative(relative)
+        return read_json(path, shape, f"delete {path} and run the same command again: it makes that part once more")
 
     def expect(self, total: int) -> None:
         """How many units of work there are in all; shown by `status` as "partial 412/1464"."""
@@ -297,30 +347,38 @@ def _drop(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _read_record(path: Path, keys: set[str]) -> dict[str, Any] | None:
-    """A small JSON file of the store; None when it is missing, damaged or lacks one of the keys."""
-    with contextlib.suppress(OSError, ValueError):
-        record = json.loads(path.read_text())
-        if isinstance(record, dict) and keys <= record.keys():
-            return record
+def _read_unfinished(folder: Path) -> Unfinished | None:
+    """What the records in a folder of unfinished work say, a damaged one counts as absent; None when it is gone."""
+    asked = read_record(folder / ASKED, _Asked)
+    progress = read_record(folder / PROGRESS, _Progress)
+    runs = read_record(folder / RECORD, _Runs)
+    times = [_modified(path) for path in (folder / RECORD, folder)]
+    written = next((time for time in times if time is not None), None)
+    if written is None:
+        return None
+    return Unfinished(
+        folder,
+        None if asked is None else _work_of(asked.work),
+        [] if asked is None else asked.argv,
+        0 if progress is None else progress.done,
+        None if progress is None else progress.total,
+        None if runs is None else runs.seconds,
+        datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _modified(path: Path) -> float | None:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
     return None
 
 
-def _read_unfinished(folder: Path) -> Unfinished | None:
-    """What the folder tells; None where it was published or removed meanwhile."""
-    asked = _read_record(folder / ASKED, {"work", "argv"}) or {"work": None, "argv": []}
-    progress = _read_record(folder / PROGRESS, {"done", "total"}) or {"done": 0, "total": None}
-    record = _read_record(folder / RECORD, {"seconds"}) or {"seconds": None}
-    work = None
-    with contextlib.suppress(TypeError):  # of a version with other fields
-        work = Work(**asked["work"])
-    for last in (folder / RECORD, folder):
-        with contextlib.suppress(FileNotFoundError):
-            written = datetime.fromtimestamp(last.stat().st_mtime, UTC).isoformat(timespec="seconds")
-            break
-    else:
+def _work_of(record: dict[str, Any]) -> Work | None:
+    """The work; None where a version with other fields wrote the record, or it is damaged."""
+    try:
+        return shaped(record, Work, ASKED)
+    except ArtifactError:
         return None
-    return Unfinished(folder, work, asked["argv"], progress["done"], progress["total"], record["seconds"], written)
 
 
 class Workspace:
@@ -335,11 +393,7 @@ class Workspace:
     def names(self) -> list[str]:
         """Names of the published artifacts, sorted."""
         self._recover_all()
-        return sorted(
-            entry.name
-            for entry in self._entries()
-            if not entry.name.startswith(".") and (entry / MANIFEST_NAME).is_file()
-        )
+        return sorted(entry.name for entry in self._entries() if not entry.name.startswith(".") and has_manifest(entry))
 
     def leftovers(self) -> dict[str, list[Path]]:
         """Folders of unfinished work, by artifact name."""
@@ -382,8 +436,8 @@ class Workspace:
         folder = self.partial_folder(name, fingerprint)
         if not folder.is_dir():
             return None
-        record = _read_record(folder / PROGRESS, {"done", "total"}) or {"done": 0, "total": None}
-        return {"done": record["done"], "total": record["total"]}
+        record = read_record(folder / PROGRESS, _Progress)
+        return {"done": record.done, "total": record.total} if record else {"done": 0, "total": None}
 
     def unfinished(self, name: str) -> list[Unfinished]:
         """What the folders of unfinished work of `name` tell of it, sorted by folder."""
@@ -398,7 +452,7 @@ class Workspace:
                 return Artifact(folder)
             except ArtifactError:
                 if attempt and not self._unsettled(name):
-                    if (folder / MANIFEST_NAME).exists():
+                    if has_manifest(folder):
                         raise
                     break
                 time.sleep(0.01 if self._unsettled(name) else 0)
@@ -461,6 +515,7 @@ class Workspace:
         with _stays(writer.path), disk_errors(writer.path):
             items = list_items(writer.path)
             manifest = Manifest(
+                schema=MANIFEST_SCHEMA,
                 kind=work.kind,
                 kind_version=KINDS[work.kind],
                 stage=work.stage,

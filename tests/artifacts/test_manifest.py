@@ -58,14 +58,26 @@ def test_garbage_is_damaged(folder, text):
     ("changes", "words"),
     [
         ({"schema": 2}, "schema 2, this version of semiseg reads 1"),
-        ({"schema": "absent"}, "schema None"),
+        ({"schema": "absent"}, "lacks schema"),
         ({"kind": "pictures"}, "unknown kind 'pictures', known: dataset"),
-        ({"kind": ["masks"]}, "wrong kind"),
+        ({"kind": ["masks"]}, 'damaged at kind: expected text, found \\["masks"\\]'),
         ({"kind_version": 99}, "masks has version 99, this version of semiseg reads version 1"),
         ({"fingerprint": "absent", "items": "absent"}, "lacks fingerprint, items"),
-        ({"items": []}, "wrong items"),
-        ({"items": {"a": {"bytes": 1}}}, "wrong items"),
-        ({"summary": None}, "wrong summary"),
+        ({"items": []}, "damaged at items"),
+        ({"items": {"a": {"bytes": 1}}}, "item 'a': expected its bytes and its sha256"),
+        ({"items": {"a": {"bytes": -1, "sha256": "0" * 64}}}, "item 'a': expected its bytes and its sha256"),
+        ({"items": {"a": {"bytes": True, "sha256": "0" * 64}}}, "item 'a': expected its bytes and its sha256"),
+        ({"items": {"../a": {"bytes": 1, "sha256": "0" * 64}}}, "'../a' leaves the artifact folder"),
+        ({"items": {"/etc/passwd": {"bytes": 1, "sha256": "0" * 64}}}, "'/etc/passwd' leaves the artifact folder"),
+        ({"summary": None}, "damaged at summary"),
+        ({"inputs": {"data": "data"}}, r"damaged at inputs\.data"),
+        ({"inputs": {"data": {"artifact": 1}}}, r"lacks inputs\.data\.kind"),
+        ({"made_by": {"source": {"commit": None}}}, r"damaged at made_by\.source\.commit"),
+        ({"seconds": -1}, "damaged at seconds: expected greater than or equal to 0, found -1"),
+        ({"seconds": "3"}, "damaged at seconds: expected a number"),
+        ({"resumed": True}, "damaged at resumed"),
+        ({"argv": [1]}, r"damaged at argv\[0\]"),
+        ({"kind_version": 10**30}, "damaged at kind_version"),
     ],
 )
 def test_a_wrong_field_is_named(folder, changes, words):
@@ -77,7 +89,7 @@ def test_a_wrong_field_is_named(folder, changes, words):
 
 def test_json_that_is_no_object(folder):
     (folder / MANIFEST_NAME).write_text("[1]")
-    with pytest.raises(ArtifactError, match="schema 'list'"):
+    with pytest.raises(ArtifactError, match="damaged: expected an object"):
         read_manifest(folder)
 
 
