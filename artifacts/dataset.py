@@ -13,22 +13,22 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
+from pydantic import Field
 
 from artifacts.errors import ArtifactError, DataError
 from artifacts.image_files import open_image, orientation, reason, stored_size, turned
+from artifacts.json_items import MAKE_AGAIN, Anything, Shape, Text, read_json
 from artifacts.masks import PNG_SIGNATURE, png_damage, read_mask, voc_palette
+from artifacts.store import Artifact, Writer, read_item
 from artifacts.text import forbidden_character
-
-if TYPE_CHECKING:
-    from artifacts.store import Artifact, Writer
 
 SCHEMA = 2
 Split = Literal["train", "holdout", "weak", "unlabelled", "val", "test"]
@@ -40,7 +40,7 @@ MAX_CLASSES = 255  # ids 0..254; 255 is ignore
 MAX_NAME = 200  # characters of a class name
 _NOT_SHOWN = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, lone surrogates and ends of lines
 _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"  # they change the order of what is shown
-_KEYS = ("name", "classes", "splits", "tags", "tag_source", "masks", "images", "sizes", "facts")
+_SIMPLE_ID = re.compile(r"[0-9A-Za-z_-]{1,200}")
 
 
 def artifact_folder(artifact_or_path: Artifact | Path | str) -> Path:
@@ -48,8 +48,38 @@ def artifact_folder(artifact_or_path: Artifact | Path | str) -> Path:
     return Path(artifact_or_path) if isinstance(artifact_or_path, (str, Path)) else artifact_or_path.path
 
 
+class _Images(Shape):
+    place: Literal["artifact", "local"]
+    pattern: str
+    files: dict[str, str]
+    copied: dict[str, str]
+
+
+class _Record(Shape):
+    """dataset.json, see `write_dataset`; `_check_record` checks what its fields say of each other."""
+
+    schema_version: Literal[2] = Field(alias="schema")
+    name: str
+    classes: list[str]
+    splits: dict[Split, list[str]]
+    tags: dict[str, list[int]]
+    tag_source: str
+    masks: list[str]
+    images: _Images
+    sizes: dict[str, Annotated[list[Annotated[int, Field(ge=1, le=2**31)]], Field(min_length=2, max_length=2)]]
+    facts: Anything
+
+
+class _LocalImages(Shape):
+    """local/images.json."""
+
+    root: Text
+
+
 def check_image_id(image_id: str) -> str:
     """Return the id if it can name a file and an HDF5 group, else raise DataError saying why not."""
+    if isinstance(image_id, str) and _SIMPLE_ID.fullmatch(image_id):  # most are, of thousands
+        return image_id
     reason = None
     if not isinstance(image_id, str):
         reason = f"it is a {type(image_id).__name__}, not text (in YAML, put it in quotes)"
@@ -136,11 +166,9 @@ def write_dataset(
     lists = {split: sorted(splits.get(split, ())) for split in SPLITS}
     labels = {image_id: sorted({int(tag) for tag in ids}) for image_id, ids in tags.items()}
     masked = sorted(set(mask_ids))
-    check_class_names(class_names)
     if unknown := sorted(set(splits) - set(SPLITS)):
         raise DataError(f"unknown split {unknown[0]!r}", f"the splits are {', '.join(SPLITS)}")
-    _check_lists(lists, masked)
-    _check_tags(lists, labels, class_names)
+    check_agreement(class_names, lists, labels, masked)
     everything = sorted({image_id for ids in lists.values() for image_id in ids})
     files = (
         {image_id: image_files[image_id] for image_id in everything if image_id in image_files} if image_files else {}
@@ -184,6 +212,33 @@ def write_dataset(
     )
 
 
+def check_agreement(
+    class_names: Sequence[str],
+    lists: Mapping[str, Sequence[str]],
+    labels: Mapping[str, list[int]],
+    masked: Iterable[str],
+) -> None:
+    """DataError unless classes, sorted lists of ids, sorted labels and ids with masks can be those of a data set."""
+    check_class_names(class_names)
+    _check_lists(lists, masked)
+    _check_tags(lists, labels, class_names)
+
+
+def _check_record(record: _Record) -> None:
+    """What `write_dataset` checks, and that every id is one of a split and no file of an image leaves its folder."""
+    lists = {split: sorted(record.splits.get(split, ())) for split in SPLITS}
+    check_agreement(record.classes, lists, record.tags, record.masks)
+    known = set(itertools.chain.from_iterable(lists.values()))
+    of_images = {"images.files": record.images.files, "images.copied": record.images.copied}
+    for place, ids in {"tags": record.tags, "masks": record.masks, "sizes": record.sizes, **of_images}.items():
+        if unknown := sorted(set(ids) - known):
+            raise DataError(f"{place} has {len(unknown)} ids that stand in no split, e.g. {unknown[0]!r}")
+    for file in (record.images.pattern, *record.images.files.values(), *record.images.copied.values()):
+        outside = ".." in file and os.path.normpath(file).startswith("..")
+        if outside or not file or file[0] == "/" or "\0" in file:
+            raise DataError(f"the image file {file!r} leaves the folder of the images")
+
+
 def _check_lists(lists: Mapping[str, Sequence[str]], masked: Iterable[str]) -> None:
     have_mask = set(masked)
     for split, ids in lists.items():
@@ -207,9 +262,7 @@ def _check_lists(lists: Mapping[str, Sequence[str]], masked: Iterable[str]) -> N
             )
 
 
-def _check_tags(
-    lists: Mapping[str, Sequence[str]], tags: Mapping[str, Sequence[int]], class_names: Sequence[str]
-) -> None:
+def _check_tags(lists: Mapping[str, Sequence[str]], tags: Mapping[str, list[int]], class_names: Sequence[str]) -> None:
     first, num_classes = first_label(class_names), len(class_names)
     for split in ("train", "weak"):
         for image_id in lists[split]:
@@ -219,7 +272,7 @@ def _check_tags(
                     "add its labels (an empty list is one)",
                 )
     for image_id, labels in tags.items():
-        if labels and not first <= labels[0] <= labels[-1] < num_classes:
+        if labels and not (first <= labels[0] and labels[-1] < num_classes and labels == sorted(set(labels))):
             raise DataError(
                 f"id {image_id} has the labels {labels}, expected class ids {first}..{num_classes - 1}",
                 "labels are class ids; background is never a label",
@@ -243,26 +296,34 @@ class Dataset:
     tag_source, facts.
     """
 
-    def __init__(self, artifact_or_path: Artifact | Path | str) -> None:
-        """artifact_or_path: the artifact or its folder. Raises ArtifactError if dataset.json cannot be read."""
+    def __init__(self, artifact_or_path: Artifact | Path | str, check: bool = True) -> None:
+        """artifact_or_path: the artifact or its folder. Raises ArtifactError if dataset.json cannot be read.
+
+        check: whether lists, labels and masks must agree; check-data, which lists all mistakes, opens it without.
+        """
         self.path = artifact_folder(artifact_or_path)
-        record = _read_record(self.path / "dataset.json")
-        self.name: str = record["name"]
-        self.class_names: tuple[str, ...] = tuple(record["classes"])
+        record = read_item(artifact_or_path, "dataset.json", _Record, "run prepare-data: this is no data set")
+        if check:
+            try:
+                _check_record(record)
+            except DataError as error:
+                raise ArtifactError(f"{self.path / 'dataset.json'} is damaged: {error.message}", MAKE_AGAIN) from None
+        self.name: str = record.name
+        self.class_names: tuple[str, ...] = tuple(record.classes)
         self.num_classes = len(self.class_names)
         self._first_label = first_label(self.class_names)
         self.has_background = self._first_label == 1
         self.label_names = self.class_names[self._first_label :]
         self.num_labels = len(self.label_names)
-        self.splits: dict[str, tuple[str, ...]] = {split: tuple(ids) for split, ids in record["splits"].items()}
+        self.splits: dict[str, tuple[str, ...]] = {split: tuple(ids) for split, ids in record.splits.items()}
         self.palette: bytes = voc_palette()
-        self.tag_source: str = record["tag_source"]
-        self.facts: dict[str, Any] = record["facts"]
-        self._tags: dict[str, list[int]] = record["tags"]
-        self._masks = frozenset(record["masks"])
-        self._sizes: dict[str, list[int]] = record["sizes"]
+        self.tag_source: str = record.tag_source
+        self.facts: dict[str, Any] = record.facts
+        self._tags: dict[str, list[int]] = record.tags
+        self._masks = frozenset(record.masks)
+        self._sizes: dict[str, list[int]] = record.sizes
         self._sizes_from_files: dict[str, tuple[int, int]] = {}
-        self._images: dict[str, Any] = record["images"]
+        self._images = record.images
         self._split_of = {image_id: split for split in reversed(SPLITS) for image_id in self.splits.get(split, ())}
         self._root: str | None = None
 
@@ -323,10 +384,10 @@ class Dataset:
 
     def image_path(self, image_id: str) -> Path:
         self._known(image_id)
-        if copied := self._images["copied"].get(image_id):
+        if copied := self._images.copied.get(image_id):
             return Path(self.path, copied)
-        files: dict[str, str] = self._images["files"]
-        relative = files.get(image_id) or self._images["pattern"].replace("{id}", image_id)
+        files = self._images.files
+        relative = files.get(image_id) or self._images.pattern.replace("{id}", image_id)
         return Path(self._image_root(), relative)
 
     def image(self, image_id: str) -> np.ndarray:
@@ -374,17 +435,12 @@ class Dataset:
 
     def _image_root(self) -> str:
         if self._root is None:
-            self._root = str(self.path) if self._images["place"] == "artifact" else self._local_root()
+            self._root = str(self.path) if self._images.place == "artifact" else self._local_root()
         return self._root
 
     def _local_root(self) -> str:
         record = self.path / "local" / "images.json"
-        try:
-            root = str(json.loads(record.read_text(encoding="utf-8"))["root"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(
-                f"{record}, which says where the images lie, cannot be read ({error})", "rerun prepare-data"
-            ) from None
+        root: str = read_json(record, _LocalImages, "it says where the images lie: rerun prepare-data").root
         if not os.path.isdir(root):
             raise DataError(
                 f"the images' folder {root} (recorded in {record}) is not there",
@@ -421,24 +477,3 @@ def _unreadable(path: Path, where: str, error: Exception) -> DataError:
     return DataError(
         f"{begin}image {path} cannot be read: {reason(path, error)}", "copy or extract the file again from its source"
     )
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path.parent} is no data set: it has no {path.name}", "run prepare-data") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} is damaged: {error}", "rerun prepare-data") from None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        found = record.get("schema") if isinstance(record, dict) else None
-        raise ArtifactError(f"{path} has schema {found}, expected {SCHEMA}", "rerun prepare-data")
-    if missing := [key for key in _KEYS if key not in record]:
-        raise ArtifactError(f"{path} lacks {', '.join(missing)}", "rerun prepare-data")
-    if not isinstance(record["classes"], list):
-        raise ArtifactError(f"{path}: classes is no list", "rerun prepare-data")
-    try:
-        check_class_names(record["classes"], str(path))
-    except DataError as error:
-        raise ArtifactError(error.message, "rerun prepare-data") from None
-    return record

@@ -101,7 +101,7 @@ def read_json(path: Path, shape: type[T], cure: str = MAKE_AGAIN, sha256: str | 
     data = _bytes(path, cure)
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise ArtifactError(f"{path} is damaged: it was changed since it was published (its digest differs)", cure)
-    return parse_json(data, shape, str(path), cure)
+    return parse_json(data, shape, str(path), cure, as_written=sha256 is not None)
 
 
 def read_record(path: Path, shape: type[T]) -> T | None:
@@ -126,11 +126,14 @@ def _bytes(path: Path, cure: str) -> bytes:
         raise ArtifactError(f"{path} cannot be read: {why}", "check the permissions") from None
 
 
-def parse_json(data: bytes | str, shape: type[T], source: str, cure: str = MAKE_AGAIN) -> T:
-    """The JSON text as a value of `shape`; `source` names it in the ArtifactError."""
+def parse_json(data: bytes | str, shape: type[T], source: str, cure: str = MAKE_AGAIN, as_written: bool = False) -> T:
+    """The JSON text as a value of `shape`; `source` names it in the ArtifactError.
+
+    as_written: it is what semiseg wrote, without keys that stand twice and numbers that are none.
+    """
+    hooks: Any = {"object_pairs_hook": _object, "parse_constant": _not_a_number, "parse_float": _finite}
     try:
-        text = data if isinstance(data, str) else data.decode()
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_not_a_number, parse_float=_finite)
+        value = json.loads(data if isinstance(data, str) else data.decode(), **({} if as_written else hooks))
     except RecursionError:
         raise ArtifactError(f"{source} is damaged: it is nested too deep", cure) from None
     except UnicodeDecodeError as error:

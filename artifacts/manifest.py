@@ -33,15 +33,18 @@ LOCAL = "local"  # facts of this machine and run: kept beside the content, not p
 
 def check_relative(relative: str) -> str:
     """The path of an item inside its artifact: relative, with '/', no '..'."""
-    if not relative or relative[0] == "/" or ".." in relative.split("/") or "\\" in relative or "\0" in relative:
+    up = ".." in relative and ".." in relative.split("/")
+    if up or not relative or relative[0] == "/" or "\\" in relative or "\0" in relative:
         raise ArtifactError(f"{relative!r} leaves the artifact folder", "use a relative path without '..'")
     return relative
 
 
-def _check_items(items: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Plain code, since there are as many items as pictures: a model for each would take longer than all the rest."""
+def _check_items(items: Any) -> dict[str, dict[str, Any]]:
+    """Plain code, since there are as many items as images: pydantic would copy them all."""
+    if not isinstance(items, dict):
+        raise ValueError("expected an object")
     for relative, item in items.items():
-        size, sha256 = item.get("bytes"), item.get("sha256")
+        size, sha256 = (item.get("bytes"), item.get("sha256")) if isinstance(item, dict) else (None, None)
         if type(size) is not int or not 0 <= size <= MAX_COUNT or type(sha256) is not str or len(sha256) != 64:
             raise ArtifactError(f"item {relative!r}: expected its bytes and its sha256")
         check_relative(relative)
@@ -88,7 +91,7 @@ class Manifest(Shape):
     config: Anything
     inputs: dict[str, InputRecord]
     externals: dict[str, str]  # config key -> sha256 of the file it named
-    items: Annotated[dict[str, dict[str, Any]], AfterValidator(_check_items)]  # everything but `local/`
+    items: Annotated[Any, AfterValidator(_check_items)]  # path -> {"bytes", "sha256"}, all but those of `local/`
     summary: Anything
     made_by: MadeBy
     started: str

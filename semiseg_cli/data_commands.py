@@ -128,7 +128,7 @@ def _check_prepared(workspace: Workspace, name: str | None, doing: Execution) ->
     with workspace.reading([chosen]) as artifacts:
         if (kind := artifacts[chosen].kind) != "dataset":
             raise ArtifactError(f"{chosen!r} is an artifact of kind {kind}, expected dataset", "semiseg status")
-        return check_dataset(Dataset(artifacts[chosen]), doing)
+        return check_dataset(Dataset(artifacts[chosen], check=False), doing)
 
 
 def _only_dataset(workspace: Workspace) -> str:
@@ -224,7 +224,7 @@ def dataset_tables(artifact: Artifact) -> tuple[list[Table], dict[str, Any]]:
         facts.add_row(*row)
     classes = _class_table(summary)
     if classes is None:
-        names = artifact.json("dataset.json")["classes"]
+        names = Dataset(artifact).class_names
         facts.add_row("classes", ", ".join(f"{number} {name}" for number, name in enumerate(names)))
     rest = {key: value for key, value in summary.items() if key not in _TOLD}
     return [facts, *([classes] if classes else [])], rest

@@ -10,6 +10,7 @@ artifact, so that thresholds can be tried without the network.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
@@ -261,6 +262,7 @@ def run(
     data, maps = inputs["data"], inputs.get("maps")
     assert data is not None
     dataset = Dataset(data)
+    _opened.cache_clear()  # of another run in this process
     everything = _ids(config, dataset)
     shards = [everything[start : start + SHARD_SIZE] for start in range(0, len(everything), SHARD_SIZE)]
     shards = shards[execution.rank :: execution.world_size]
@@ -394,6 +396,14 @@ class _Source:
             barrier()
 
 
+@functools.lru_cache(maxsize=1)
+def _opened(data: Path) -> Any:
+    """The data set, which a process of the pool opens once for all its pictures."""
+    from artifacts.dataset import Dataset
+
+    return Dataset(data)
+
+
 @dataclass(frozen=True)
 class LabelJob:
     """What a pool process needs to make saliency and label maps of pictures known by id. Loads no torch.
@@ -410,21 +420,18 @@ class LabelJob:
 
     def prepare_saliency(self, ids: Sequence[str]) -> int:
         """Computes saliency/<id>.png where it is wanted and missing. Returns 0: no label map was made."""
-        from artifacts.dataset import Dataset
-
         if isinstance(self.rule, SeedRule) and isinstance(self.rule.background, ComputedSaliency):
-            dataset = Dataset(self.data)
+            dataset = _opened(self.data)
             for image_id in ids:
                 self._compute_saliency(dataset, image_id, self.rule.background)
         return 0
 
     def label(self, ids: Sequence[str]) -> int:
         """Writes masks/<id>.png; returns how many."""
-        from artifacts.dataset import Dataset
         from artifacts.masks import encode_mask
         from artifacts.score_maps import ScoreMaps
 
-        dataset, maps = Dataset(self.data), ScoreMaps(self.writer.path, folder="cams")
+        dataset, maps = _opened(self.data), ScoreMaps(self.writer.path, folder="cams")
         for image_id in ids:
             labels = self._labels(dataset, maps[image_id])
             self.writer.write_bytes(f"masks/{image_id}.png", encode_mask(labels, dataset.palette))
@@ -435,11 +442,10 @@ class LabelJob:
         """int64 (C, C + 1) pixel counts of the label maps of `ids` against the data set's masks."""
         import numpy as np
 
-        from artifacts.dataset import Dataset
         from artifacts.masks import read_mask
         from stages.localization.quality import count_labels
 
-        dataset = Dataset(self.data)
+        dataset = _opened(self.data)
         counts = np.zeros((dataset.num_classes, dataset.num_classes + 1), dtype=np.int64)
         for image_id in ids:
             labels = read_mask(self.writer.path / "masks" / f"{image_id}.png")

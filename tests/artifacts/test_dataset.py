@@ -324,7 +324,12 @@ def test_missing_record_of_the_images_folder_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is damaged"), ("[]", "schema None"), ('{"schema": 1}', "schema 1, expected 2"), ('{"schema": 2}', "lacks")],
+    [
+        ("{", "is damaged"),
+        ("[]", "expected an object"),
+        ('{"schema": 1}', "schema 1, this version of semiseg reads 2"),
+        ('{"schema": 2}', "lacks"),
+    ],
 )
 def test_damaged_record_is_named(dataset, text, message):
     (dataset.path / "dataset.json").write_text(text)
@@ -332,7 +337,7 @@ def test_damaged_record_is_named(dataset, text, message):
 
 
 def test_folder_that_is_no_data_set(tmp_path):
-    assert "is no data set" in refusal(Dataset, tmp_path, kind=ArtifactError)
+    assert "has no dataset.json" in refusal(Dataset, tmp_path, kind=ArtifactError)
 
 
 # --- what may be written ---------------------------------------------------------------------------------------
