@@ -191,7 +191,10 @@ def _misshapen(error: pydantic.ValidationError, source: str, cure: str) -> Artif
     message = first["msg"].removeprefix("Value error, ")
     if (kind := first["type"]) in _EXPECTED or message.startswith("Input should"):
         message = f"expected {_EXPECTED.get(kind) or message.removeprefix('Input should ').removeprefix('be ')}"
-    return ArtifactError(f"{source} is damaged{where}: {message}, found {_short(first['input'])}{more}", cure)
+    found = (
+        "" if kind == "value_error" and isinstance(first["input"], dict | list) else f", found {_short(first['input'])}"
+    )
+    return ArtifactError(f"{source} is damaged{where}: {message}{found}{more}", cure)
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -55,10 +55,10 @@ class InputRecord(TypedDict):
     """An artifact that was read, as it was then."""
 
     artifact: str
-    kind: str
-    kind_version: Count
     content: str
-    fingerprint: str
+    kind: NotRequired[str]  # from here on for people only
+    kind_version: NotRequired[Count]
+    fingerprint: NotRequired[str]
 
 
 class SourceRecord(TypedDict):

@@ -19,21 +19,22 @@ Writing is resumable; the images of a shard may come in any order, and wait in m
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
+from pydantic import Field, model_validator
 
+from artifacts import json_items
 from artifacts.dataset import artifact_folder, check_image_id
 from artifacts.errors import ArtifactError, DataError
+from artifacts.json_items import Distinct, Shape
 from artifacts.score_shards import (
     MOST_SCORES,
     SCHEMA,
@@ -44,10 +45,9 @@ from artifacts.score_shards import (
     shape_fault,
     write_shard,
 )
+from artifacts.store import Artifact, Writer, read_item
 
-if TYPE_CHECKING:
-    from artifacts.store import Artifact, Writer
-
+INDEX = "index.json"
 NORMALISATIONS = ("max", "probability")
 _OPEN_SHARDS = 32  # open files kept by one reader
 
@@ -67,6 +67,30 @@ class ScoreMap:
     size: tuple[int, int]
     stride: int
     normalisation: str
+
+
+class _Index(Shape):
+    """index.json: which image lies in which shard."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    class_names: Distinct
+    normalisation: Literal["max", "probability"]
+    shards: dict[str, list[str]]
+
+    @model_validator(mode="after")
+    def _as_planned(self) -> _Index:
+        """The shards are those of `ScoreMapWriter.plan`: an image that was taken out leaves a gap."""
+        names = [f"shard-{number:05d}.h5" for number in range(len(self.shards))]
+        if self.shards.keys() != set(names):
+            raise ValueError(f"expected the shards {', '.join(names[:2])}, ..., found {', '.join([*self.shards][:5])}")
+        members = [self.shards[name] for name in names]
+        ids = [check_image_id(image_id) for part in members for image_id in part]
+        if not all(first < second for first, second in itertools.pairwise(ids)):
+            raise ValueError("the ids of the shards are not sorted and distinct")
+        lengths = [len(part) for part in members]
+        if len(set(lengths[:-1])) > 1 or (lengths and not 0 < lengths[-1] <= lengths[0]):
+            raise ValueError(f"the shards hold {', '.join(map(str, lengths[:10]))} images: some are missing")
+        return self
 
 
 class ScoreMapWriter:
@@ -189,14 +213,13 @@ class ScoreMapWriter:
             "normalisation": self.normalisation,
             "shards": {name: list(members) for name, members in self._shards.items()},
         }
-        relative = f"{self.folder}/index.json"
-        if self.writer.has(relative):
-            with contextlib.suppress(json.JSONDecodeError):
-                if json.loads((self.writer.path / relative).read_text(encoding="utf-8")) != index:
-                    raise ArtifactError(
-                        f"{self.writer.path / relative} plans other images, classes or shards than this run",
-                        "delete the unfinished work and start again",
-                    )
+        relative = f"{self.folder}/{INDEX}"
+        earlier = json_items.read_record(self.writer.path / relative, _Index)  # a damaged one is written anew
+        if earlier is not None and earlier.model_dump(by_alias=True) != index:
+            raise ArtifactError(
+                f"{self.writer.path / relative} plans other images, classes or shards than this run",
+                "delete the unfinished work and start again",
+            )
         self.writer.write_json(relative, index)
 
 
@@ -209,11 +232,11 @@ class ScoreMaps(Mapping[str, ScoreMap]):
     def __init__(self, artifact_or_path: Artifact | Path | str, folder: str = "scores") -> None:
         """artifact_or_path: the artifact (its folder or `Artifact`). Raises ArtifactError without a readable index."""
         self.path = artifact_folder(artifact_or_path) / folder
-        index = _read_index(self.path / "index.json")
-        self.class_names: tuple[str, ...] = tuple(index["class_names"])
-        self.normalisation: str = index["normalisation"]
+        index = read_item(artifact_or_path, f"{folder}/{INDEX}", _Index, "check that it is one with score maps")
+        self.class_names: tuple[str, ...] = tuple(index.class_names)
+        self.normalisation: str = index.normalisation
         self._shard_of: dict[str, str] = {
-            image_id: name for name, members in index["shards"].items() for image_id in members
+            image_id: name for name, members in index.shards.items() for image_id in members
         }
         self.ids: tuple[str, ...] = tuple(sorted(self._shard_of))
         self._files: dict[str, h5py.File] = {}
@@ -276,20 +299,3 @@ class ScoreMaps(Mapping[str, ScoreMap]):
             f"score maps {self.path}: shard {name} is damaged: {what}",
             "rerun the stage that made them",
         )
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"{path.parent} holds no score maps: {path.name} is missing",
-            "check that the artifact is one with score maps, or rerun its stage",
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} is damaged: {error}", "rerun the stage that made it") from None
-    if not isinstance(index, dict) or index.get("schema") != SCHEMA:
-        raise ArtifactError(f"{path} does not have the score-map schema {SCHEMA}", "rerun the stage that made it")
-    if missing := [key for key in ("class_names", "normalisation", "shards") if key not in index]:
-        raise ArtifactError(f"{path} lacks {', '.join(missing)}", "rerun the stage that made it")
-    return index

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from artifacts.canonical import json_ready, pretty_json
 from artifacts.disk_errors import disk_errors
@@ -106,6 +106,11 @@ class Artifact:
         if relative not in self.manifest.items:
             raise ArtifactError(f"{path} was added since {self.name!r} was published", "take it away: semiseg verify")
         return read_json(path, shape, MAKE_AGAIN, self.manifest.items[relative]["sha256"])
+
+    def recorded(self, part: Literal["config", "summary"], key: str, shape: type[T]) -> T:
+        """A value of the manifest's config or summary; ArtifactError where it is missing or no `shape`."""
+        values = self.config if part == "config" else self.summary
+        return shaped(values.get(key), shape, f"{part}.{key} in {self.path / MANIFEST_NAME}")
 
     def verify(self) -> list[str]:
         """Problems of the content against the manifest, in words; empty when every byte is as published."""

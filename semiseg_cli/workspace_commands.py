@@ -116,14 +116,21 @@ def show(
     if sheet is not None and (artifact.kind != "dataset" or sheet.suffix.lower() != ".png"):
         raise UsageError(f"--sheet {sheet}: expected a file .png, and a data set", "leave it out, or correct it")
     if as_json:
-        names = {"class_names": list(artifact.json("dataset.json")["classes"])} if artifact.kind == "dataset" else {}
-        write_json({"name": name, **asdict(artifact.manifest), **names})
+        write_json({"name": name, **artifact.manifest.model_dump(by_alias=True), **_class_names(artifact)})
     else:
         _print_artifact(artifact)
     if artifact.kind == "dataset" and (sheet is not None or not as_json):
         from semiseg_cli.data_commands import show_contact_sheet
 
         show_contact_sheet(artifact, sheet)
+
+
+def _class_names(artifact: Artifact) -> dict[str, Any]:
+    if artifact.kind != "dataset":
+        return {}
+    from artifacts.dataset import Dataset
+
+    return {"class_names": list(Dataset(artifact).class_names)}
 
 
 def _print_artifact(artifact: Artifact) -> None:

@@ -25,6 +25,7 @@ from pydantic import Field
 from artifacts.confidence import index_of_doubt
 from artifacts.dataset import Dataset, Split
 from artifacts.errors import ConfigError, DataError
+from artifacts.item_shapes import Reliability, network_class_names
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
@@ -122,19 +123,21 @@ def check(config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> None:
                     "no class may win",
                     "leave it out of the split, or predict without restrict_to_labels",
                 )
-    names = class_names(inputs["segmenter"])
+    segmenter = inputs["segmenter"]
+    assert segmenter is not None  # it is not optional
+    names = network_class_names(segmenter)
     if len(names) > IGNORE:
         raise ConfigError(
             f"the segmenter knows {len(names)} classes; masks and score maps hold {IGNORE} at most",
             "train on fewer classes",
         )
-    if (classifier := inputs.get("classifier")) is not None and class_names(classifier) != names:
+    classifier = inputs.get("classifier")
+    if classifier is not None and (others := network_class_names(classifier)) != names:
         raise ConfigError(
-            f"the classifier knows the classes {', '.join(class_names(classifier))}; the segmenter {', '.join(names)}",
+            f"the classifier knows the classes {', '.join(others)}; the segmenter {', '.join(names)}",
             "use networks that were trained on the same classes",
         )
-    segmenter = inputs["segmenter"]
-    if isinstance(pictures, Dataset) and segmenter is not None:
+    if isinstance(pictures, Dataset):
         check_classes(segmenter, pictures.class_names)
 
 
@@ -144,14 +147,14 @@ def chosen_ids(ids: list[str], config: PredictConfig, inputs: Mapping[str, Artif
         return ids
     selection = inputs.get("selection")
     assert selection is not None  # `needs` asks for it
-    record = selection.json("reliability.json")
-    if strangers := [image_id for image_id in ids if image_id not in record["scores"]]:
+    record = selection.json("reliability.json", Reliability)
+    if strangers := [image_id for image_id in ids if image_id not in record.scores]:
         raise ConfigError(
             f"{len(strangers)} of the {len(ids)} pictures of {', '.join(config.splits)} are not ranked in "
             f"{selection.name!r}: {', '.join(strangers[:5])}",
             "predict the splits that were ranked, of the data set that was ranked",
         )
-    part = set(record[config.part])
+    part = set(record.reliable if config.part == "reliable" else record.unreliable)
     if not (chosen := [image_id for image_id in ids if image_id in part]):
         raise ConfigError(
             f"none of the pictures of {', '.join(config.splits)} is in the {config.part} part of {selection.name!r}",
@@ -177,12 +180,6 @@ def take_over(kept: Artifact | None, ids: Sequence[str], writer: Writer, main: b
     return [image_id for image_id in ids if image_id not in there]
 
 
-def class_names(network: Artifact | None) -> tuple[str, ...]:
-    """The class names that travel with a network."""
-    assert network is not None  # the segmenter is not optional
-    return tuple(network.json("network.json")["class_names"])
-
-
 def run(
     config: PredictConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
 ) -> dict[str, Any]:
@@ -198,11 +195,13 @@ def run(
         for sentence in notes_on(pictures, execution.workers):
             execution.progress.note(sentence)
     todo = take_over(inputs.get("keep"), ids, writer, execution.rank == 0)
-    names = class_names(inputs["segmenter"])
+    segmenter = inputs["segmenter"]
+    assert segmenter is not None
+    names = network_class_names(segmenter)
     if execution.rank == 0 and (remark := large_pictures(pictures, todo, config)):
         execution.progress.note(remark)
     device = select_device(execution.device)
-    network = load_network(inputs["segmenter"]).to(device)
+    network = load_network(segmenter).to(device)
     allowed = _allowed(config, pictures, inputs.get("classifier"), device, execution)
     with ScoreMapWriter(
         writer, "probabilities", class_names=names, shard_size=SHARD_SIZE, normalisation="probability"
@@ -300,7 +299,7 @@ def _allowed(
         sources.append(lambda ids: [dataset.possible_classes(image_id) for image_id in ids])
     if classifier is not None:
         network = load_network(classifier).to(device)
-        side = classifier.manifest.config["crop_size"]  # as it was trained and scored
+        side = classifier.recorded("config", "crop_size", int)  # as it was trained and scored
 
         def seen(ids: Sequence[str]) -> list[list[int]]:
             scores = class_scores(network, pictures, ids, side, device, execution.workers)

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from artifacts.confidence import lowest_index, probability_of_index
 from artifacts.errors import ArtifactError
+from artifacts.item_shapes import predicted
 from artifacts.masks import IGNORE, read_mask, write_mask
 from artifacts.store import Artifact, Writer
 from stages.config import Config
@@ -49,10 +50,10 @@ class Selection:
     writer: Writer
 
 
-def histogram(task: tuple[Path, Path], image_id: str) -> np.ndarray:
+def histogram(task: tuple[Path, Path, int], image_id: str) -> np.ndarray:
     """int64 (256, 256): pixels of each class and index of a confidence in one picture."""
-    masks, confidences = task
-    mask = read_mask(masks / f"{image_id}.png")
+    masks, confidences, num_classes = task
+    mask = read_mask(masks / f"{image_id}.png", num_classes)
     confidence = read_mask(confidences / f"{image_id}.png", size=(mask.shape[1], mask.shape[0]))
     return np.bincount(mask.ravel().astype(np.int64) * 256 + confidence.ravel(), minlength=65536).reshape(256, 256)
 
@@ -95,6 +96,7 @@ def check(config: PseudoLabelsConfig, inputs: Mapping[str, Artifact | None]) -> 
                 f"artifact {predictions.name!r} holds no {folder}",
                 "predict with output=masks and confidence=true",
             )
+    predicted(predictions)
 
 
 def run(
@@ -106,30 +108,32 @@ def run(
     if execution.rank != 0:
         return {}
     masks, confidences = predictions.path / "masks", predictions.path / "confidence"
-    ids = sorted(file.stem for file in masks.glob("*.png"))
+    classes = predicted(predictions)
+    ids = sorted(classes.ids)
+    task = (masks, confidences, len(classes.class_names))
     counts = np.zeros((256, 256), np.int64)
     writer.expect(2 * len(ids))
     with execution.progress.track(2 * len(ids), "pseudo-labels") as tracker:
-        for _, found in for_each_image(histogram, (masks, confidences), ids, execution.workers):
+        for _, found in for_each_image(histogram, task, ids, execution.workers):
             counts += found
             writer.advance()
             tracker.advance()
         limits = thresholds(counts, config)
         kept = known = 0
-        task = Selection(masks, confidences, limits, writer)
-        for _, (left, before) in for_each_image(select_pixels, task, ids, execution.workers):
+        selection = Selection(masks, confidences, limits, writer)
+        for _, (left, before) in for_each_image(select_pixels, selection, ids, execution.workers):
             kept, known = kept + left, known + before
             writer.advance()
             tracker.advance()
-    class_names = predictions.json("classes.json")["class_names"]
     with writer.item("classes.json") as temporary:
         shutil.copyfile(predictions.file("classes.json"), temporary)
-    classes = [c for c in range(IGNORE) if counts[c].any()]
     lowest = probability_of_index(limits.astype(np.float64))
     return {
         "images": len(ids),
         "kept_share": kept / known if known else 0.0,
-        "thresholds": {class_names[c]: round(float(lowest[c]), 5) for c in classes},
+        "thresholds": {
+            name: round(float(lowest[c]), 5) for c, name in enumerate(classes.class_names) if counts[c].any()
+        },
     }
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from pydantic import Field
 
 from artifacts.dataset import Dataset, Split
-from artifacts.errors import ConfigError
+from artifacts.errors import ArtifactError, ConfigError
+from artifacts.item_shapes import some
 from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Stage, has_snapshots
 from stages.data.pictures import pictures_of_splits
@@ -118,7 +119,11 @@ def run(
         return {}
     scores: dict[str, float] = {}
     for record in records.values():
-        scores |= writer.read_json(record)
+        scores |= writer.read_json(record, dict[str, float])
+    if missing := sorted(set(ids) - scores.keys()):
+        raise ArtifactError(
+            f"{writer.path / SCRATCH} holds no scores of {some(missing)}", "delete it and run the same command again"
+        )
     ranked = sorted(ids, key=lambda image_id: (-scores[image_id], image_id))
     count = reliable_count(config.share, len(ids))
     writer.write_json(

@@ -23,8 +23,9 @@ import pydantic
 from pydantic import Field
 
 from artifacts.errors import ArtifactError, ConfigError, DataError
+from artifacts.item_shapes import network_class_names
 from artifacts.store import Artifact, Writer
-from stages.config import Config
+from stages.config import Config, mistakes
 from stages.contract import Execution, Input, Stage, Tracker
 from stages.scoring.processes import process_pool
 
@@ -187,7 +188,7 @@ def check(config: SeedsConfig, inputs: Mapping[str, Artifact | None]) -> None:
     ids = _ids(config, dataset)
     background = config.labels.background
     if classifier is not None:
-        found = classifier.json("network.json").get("class_names", [])
+        found = network_class_names(classifier)
         _same_classes(found, dataset.class_names, f"classifier {classifier.name!r}")
     if maps is not None:
         _check_maps(config, maps, dataset.class_names, ids)
@@ -220,7 +221,7 @@ def _check_maps(config: SeedsConfig, maps: Artifact, class_names: Sequence[str],
         )
     if config.cam not in (
         ActivationMapConfig.model_validate({}),
-        ActivationMapConfig.model_validate(maps.config["cam"]),
+        mistakes(ActivationMapConfig, maps.recorded("config", "cam", dict))[0],
     ):
         raise ConfigError(
             f"cam differs from the settings that made maps {maps.name!r}, and would have no effect",
@@ -501,9 +502,10 @@ class LabelJob:
 
 def _same_saliency(config: SeedsConfig, maps: Artifact) -> bool:
     """Whether `maps` holds saliency computed as `config` wants it, whatever its threshold."""
-    wanted, earlier = config.labels.background, maps.config["labels"].get("background", {})
+    wanted, earlier = config.labels.background, maps.recorded("config", "labels", dict).get("background")
     return (
         isinstance(wanted, ComputedSaliency)
+        and isinstance(earlier, dict)
         and (earlier.get("kind"), earlier.get("terms")) == (wanted.kind, wanted.terms)
         and (earlier.get("superpixels"), maps.config.get("max_pixels")) == (wanted.superpixels, config.max_pixels)
     )

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from artifacts.dataset import Dataset, Split
-from artifacts.errors import ConfigError, DataError
+from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Stage, has_snapshots
 from stages.data.pictures import pictures_of_splits
@@ -81,7 +81,7 @@ def run(
     segmenter = inputs["segmenter"]
     assert segmenter is not None
     device = select_device(execution.device)
-    last = int(segmenter.summary["iterations"])
+    last = segmenter.recorded("summary", "iterations", int)
     files = {**snapshots_of(segmenter), last: "weights.pt"}
     if execution.rank == 0 and (remark := large_pictures(dataset, ids, config)):
         execution.progress.note(remark)
@@ -133,7 +133,12 @@ def _mean_iou(writer: Writer, parts: Sequence[tuple[int, int]], dataset: Dataset
 
     matrix = ConfusionMatrix(dataset.num_classes)
     for part in parts:
-        matrix.counts += np.array(writer.read_json(_record(*part)), np.int64)
+        counts = writer.read_json(_record(*part), list[list[int]])
+        if [len(row) for row in counts] != [matrix.counts.shape[1]] * len(matrix.counts):
+            raise ArtifactError(
+                f"{writer.path / _record(*part)} is damaged", "delete it and run the same command again"
+            )
+        matrix.counts += np.array(counts, np.int64)
     if not matrix.counts.any():
         raise DataError(
             f"no pixel of the masks of {', '.join(splits)} has a class, all are 255", "choose on another split"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pydantic
-
 from artifacts.errors import ArtifactError, ConfigError
-from artifacts.store import Artifact
+from artifacts.item_shapes import NetworkSpec, network_class_names
+from artifacts.json_items import MAKE_AGAIN
+from artifacts.store import Artifact, read_item
 from stages.networks.classifier import Classifier
 from stages.networks.config import ClassifierConfig, NetworkConfig
-from stages.networks.segmenter import SPEC_SCHEMA, Segmenter, seeded
+from stages.networks.segmenter import Segmenter, seeded
 from stages.networks.weights import load_strictly, read_state
 
 
@@ -26,20 +25,7 @@ def load_network(source: Any, weights: str = "weights.pt") -> Segmenter | Classi
     """
     folder = Path(getattr(source, "path", source))
     file = folder / "network.json"
-    try:
-        spec = json.loads(file.read_text(encoding="utf-8"))
-        schema = spec["schema"]
-    except OSError as error:
-        raise ArtifactError(
-            f"{folder} holds no trained network: network.json: {error.strerror}",
-            "give an artifact of train, train-classifier or retrain",
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{file} is damaged: {error}", "rerun the stage that made it") from error
-    if schema != SPEC_SCHEMA:
-        raise ArtifactError(
-            f"{file} has schema {schema}, this version reads {SPEC_SCHEMA}", "rerun the stage that made it"
-        )
+    spec = read_item(source, file.name, NetworkSpec, "give an artifact of train, train-classifier or retrain")
     network = _rebuild(spec, file)
     try:
         load_strictly(network, read_state(folder / weights), str(folder / weights), f"{file}")
@@ -57,7 +43,7 @@ def snapshots_of(source: Any) -> dict[int, str]:
 
 def check_classes(segmenter: Artifact, class_names: Sequence[str]) -> None:
     """ConfigError when a segmenter is for other classes than those of a data set."""
-    known = segmenter.json("network.json")["class_names"]
+    known = network_class_names(segmenter)
     if list(known) != list(class_names):
         raise ConfigError(
             f"the network knows the classes {', '.join(known)}; the data set has {', '.join(class_names)}",
@@ -65,20 +51,17 @@ def check_classes(segmenter: Artifact, class_names: Sequence[str]) -> None:
         )
 
 
-def _rebuild(spec: dict[str, Any], file: Path) -> Segmenter | Classifier:
+def _rebuild(spec: NetworkSpec, file: Path) -> Segmenter | Classifier:
     """The architecture of a network.json with weights that are about to be overwritten."""
     try:
-        classes = spec["num_classes"]
         with seeded(0):
             network: Segmenter | Classifier
-            if spec["task"] == "segmentation":
-                network = Segmenter(NetworkConfig.model_validate(spec["network"]), classes)
-            elif spec["task"] == "classification":
-                network = Classifier(ClassifierConfig.model_validate(spec["network"]), classes - 1)
+            if spec.task == "segmentation":
+                network = Segmenter(NetworkConfig.model_validate(spec.network), spec.num_classes)
             else:
-                raise ValueError(f"unknown task {spec['task']!r}")
-        network.pretrained = tuple(spec["pretrained"])
-        network.class_names = tuple(spec["class_names"])
-    except (KeyError, TypeError, ValueError, pydantic.ValidationError) as error:
-        raise ArtifactError(f"{file} does not describe a network: {error}", "rerun the stage that made it") from error
+                network = Classifier(ClassifierConfig.model_validate(spec.network), spec.num_classes - 1)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{file} does not describe a network: {error}", MAKE_AGAIN) from error
+    network.pretrained = tuple(spec.pretrained)
+    network.class_names = tuple(spec.class_names)
     return network

@@ -36,6 +36,7 @@ from artifacts.canonical import file_digest
 from artifacts.dataset import Dataset
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, DataError, UsageError
+from artifacts.item_shapes import Classes
 from artifacts.masks import IGNORE, PNG_SIGNATURE, encode_mask, png_damage, read_mask, voc_palette
 from artifacts.store import Artifact, Workspace
 from stages.contract import Execution
@@ -183,7 +184,7 @@ def check_predictions(server: Server, predictions: Artifact) -> list[str]:
             f"{name!r} is an artifact of kind {predictions.kind}, expected predictions, or masks of the CRF",
             "name what semiseg predict or semiseg crf made",
         )
-    found = tuple(predictions.json("classes.json")["class_names"])
+    found = tuple(predictions.json("classes.json", Classes).class_names)
     if found != server.classes:
         raise DataError(
             f"{name!r} has {_difference(found, server.classes)} than {server.name}. "

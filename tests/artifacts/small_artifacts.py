@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from artifacts.canonical import pretty_json
+from artifacts.manifest import MANIFEST_NAME, content_digest, list_items
 from artifacts.store import Artifact, Work, Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +25,22 @@ def make(workspace: Workspace, name: str = "m", text: str = "one", fingerprint: 
     with workspace.writing(name, work(fingerprint)) as writer:
         writer.write_bytes("x.txt", text.encode())
         return workspace.publish(name, writer, work(fingerprint), {})
+
+
+def sign_again(folder: Path) -> None:
+    """Makes the manifest of an artifact that was changed by hand fit its items again."""
+    record = json.loads((folder / MANIFEST_NAME).read_text())
+    items = list_items(folder)
+    (folder / MANIFEST_NAME).write_text(pretty_json(record | {"items": items, "content": content_digest(items)}))
+
+
+def change_json(folder: Path, relative: str, change: Callable[[Any], Any], sign: bool = True) -> None:
+    """Changes a JSON item in place, by default with the manifest that belongs to it."""
+    record = json.loads((folder / relative).read_text())
+    changed = change(record)
+    (folder / relative).write_text(json.dumps(record if changed is None else changed))
+    if sign:
+        sign_again(folder)
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:

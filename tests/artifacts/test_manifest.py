@@ -71,7 +71,7 @@ def test_garbage_is_damaged(folder, text):
         ({"items": {"/etc/passwd": {"bytes": 1, "sha256": "0" * 64}}}, "'/etc/passwd' leaves the artifact folder"),
         ({"summary": None}, "damaged at summary"),
         ({"inputs": {"data": "data"}}, r"damaged at inputs\.data"),
-        ({"inputs": {"data": {"artifact": 1}}}, r"lacks inputs\.data\.kind"),
+        ({"inputs": {"data": {"artifact": 1}}}, r"lacks inputs\.data\.content"),
         ({"made_by": {"source": {"commit": None}}}, r"damaged at made_by\.source\.commit"),
         ({"seconds": -1}, "damaged at seconds: expected greater than or equal to 0, found -1"),
         ({"seconds": "3"}, "damaged at seconds: expected a number"),

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from semiseg_cli.main import main
+from tests.artifacts.small_artifacts import sign_again
 from tests.fuzz.palettes import indexed_png
 
 WIDTH, HEIGHT = 24, 18
@@ -335,6 +336,7 @@ def plant_in_artifact(photos: Photos, artifact: Path) -> list[Planted]:
     record["tags"]["p09"] = [1, 3]
     record["splits"]["weak"].append("p16")
     (artifact / "dataset.json").write_text(json.dumps(record))
+    sign_again(artifact)
     return [
         Planted("image", 0, "p00.jpg cannot be read: image file is truncated", "copy or extract the file again"),
         Planted("image", 1, "p01.jpg is empty (0 bytes)", "copy or extract the file again"),
@@ -363,6 +365,7 @@ def test_val_in_train_in_an_artifact(artifact, capsys):
     record = json.loads((artifact / "dataset.json").read_text())
     record["splits"]["train"].append("p12")
     (artifact / "dataset.json").write_text(json.dumps(record))
+    sign_again(artifact)
     code, out, _ = run(capsys, "check-data", "data", "--json", "--workers", "1")
     (problem,) = json.loads(out)["problems"]
     assert code == 3

@@ -222,6 +222,7 @@ def test_a_damaged_chunk_names_shard_and_picture(bench, predictions, workers):
     def write(writer):
         for path in predictions.path.glob("probabilities/*"):
             writer.write_bytes(f"probabilities/{path.name}", path.read_bytes())
+        writer.write_bytes("classes.json", predictions.file("classes.json").read_bytes())
 
     damaged = bench.publish(f"damaged-{workers}", "predictions", write)
     victim = bench.dataset.ids("val")[2]

@@ -181,6 +181,7 @@ def test_a_confidence_map_that_does_not_fit_its_mask_is_named(bench, guesses, sp
         for folder in ("masks", "confidence"):
             for path in guesses.path.glob(f"{folder}/*.png"):
                 writer.write_bytes(f"{folder}/{path.name}", path.read_bytes())
+        writer.write_bytes("classes.json", guesses.file("classes.json").read_bytes())
         target = writer.path / "confidence" / f"{victim}.png"
         if spoil == "missing":
             target.unlink()

@@ -222,7 +222,7 @@ def test_classes_of_another_data_set_are_refused(workspace, tmp_path):
     spec = workspace.artifact("classifier").json("network.json")
     work = Work("train-classifier", 1, "classifier", "f" * 64, {}, {}, {})
     with workspace.writing("foreign", work) as writer:
-        writer.write_json("network.json", spec | {"class_names": ["background", "cat"]})
+        writer.write_json("network.json", spec | {"class_names": ["background", "cat"], "num_classes": 2})
         workspace.publish("foreign", writer, work, {})
     with pytest.raises(ArtifactError, match="classifier 'foreign' has the classes background, cat"):
         run_seeds(workspace, {}, "refused", {"data": "data", "classifier": "foreign"})

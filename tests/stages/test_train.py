@@ -31,6 +31,7 @@ from stages.networks.loading import snapshots_of
 from stages.pipeline.run_stage import run_stage
 from stages.train import STAGE
 from stages.train_classifier import STAGE as CLASSIFIER_STAGE
+from tests.artifacts.small_artifacts import sign_again
 from tests.stages.drawn_training import CASES, StopAt, StoppedError, publish_dataset
 
 
@@ -535,6 +536,7 @@ def test_pictures_without_masks_cannot_be_strong(own_training, execution):
     record = json.loads(dataset.read_text())
     record["masks"] = [image_id for image_id in record["masks"] if image_id != "w2"]
     dataset.write_text(json.dumps(record))
+    sign_again(dataset.parent)
     with pytest.raises(DataError, match="masks: 1 of 5 pictures have no label map: w2"):
         train(own_training, own_training.config({"name": "supervised"}, train_split="weak"), "m", execution)
 

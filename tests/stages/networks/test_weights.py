@@ -179,12 +179,14 @@ def test_a_trained_classifier_gives_a_segmenter_its_backbone(tmp_path: Path) -> 
 
 def test_an_artifact_that_is_not_whole_is_named(tmp_path: Path) -> None:
     network = build_segmenter(NetworkConfig.model_validate("tiny"), 3, seed=0)
-    with pytest.raises(ArtifactError, match="no trained network"):
+    with pytest.raises(ArtifactError, match=r"has no network\.json"):
         load_network(tmp_path)
     folder = _publish(network, tmp_path / "run")
     spec = json.loads((folder / "network.json").read_text())
 
-    (folder / "network.json").write_text(json.dumps({**spec, "num_classes": 4}))
+    (folder / "network.json").write_text(
+        json.dumps({**spec, "num_classes": 4, "class_names": [*"abcd"]})
+    )
     with pytest.raises(ArtifactError, match=r"of another shape: head\.scores\.weight"):
         load_network(folder)
     (folder / "network.json").write_text(json.dumps({**spec, "schema": 99}))

@@ -1,0 +1,86 @@
+"""The JSON items that more than one stage reads, as the shapes they are checked against when they are opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from artifacts.dataset import check_image_id
+from artifacts.errors import ArtifactError
+from artifacts.json_items import MAKE_AGAIN, Anything, Distinct, Shape
+from artifacts.store import Artifact
+
+
+def _ids(ids: list[str]) -> list[str]:
+    for image_id in ids:
+        check_image_id(image_id)
+    return ids
+
+
+Ids = Annotated[Distinct, AfterValidator(_ids)]
+
+
+class Classes(Shape):
+    """classes.json of predictions and masks: what was predicted."""
+
+    class_names: Distinct
+    ids: Ids
+    splits: list[str]
+
+
+class NetworkSpec(Shape):
+    """network.json: enough to rebuild the network around the tensors of weights.pt."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    task: Literal["segmentation", "classification"]
+    network: Anything
+    num_classes: Annotated[int, Field(ge=1, le=255)]
+    class_names: Distinct
+    pretrained: list[str]
+
+    @model_validator(mode="after")
+    def _a_name_for_each_class(self) -> NetworkSpec:
+        if len(self.class_names) != self.num_classes:
+            raise ValueError(f"it has {len(self.class_names)} class_names for num_classes {self.num_classes}")
+        return self
+
+
+class Reliability(Shape):
+    """reliability.json: the score of every picture that was ranked, and which part it is in."""
+
+    scores: dict[str, Annotated[float, Field(ge=0, le=1.000001)]]  # a mean is rounded
+    reliable: Ids
+    unreliable: Ids
+
+    @model_validator(mode="after")
+    def _each_is_in_one_part(self) -> Reliability:
+        parts = [*self.reliable, *self.unreliable]
+        if len(parts) != len(self.scores) or set(parts) != self.scores.keys():
+            odd = sorted(set(parts) ^ self.scores.keys()) or sorted(set(self.reliable) & set(self.unreliable))
+            raise ValueError(f"not every picture with a score is in one of the two parts: {some(odd)}")
+        return self
+
+
+def some(ids: Sequence[str]) -> str:
+    """The first ids, and how many more there are."""
+    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+
+
+def network_class_names(network: Artifact) -> tuple[str, ...]:
+    """The class names that travel with a network."""
+    return tuple(network.json("network.json", NetworkSpec).class_names)
+
+
+def predicted(artifact: Artifact) -> Classes:
+    """Class names and ids of predictions or masks; ArtifactError where not each of the ids has its mask."""
+    classes = artifact.json("classes.json", Classes)
+    masks = {item[6:-4] for item in artifact.manifest.items if item.startswith("masks/") and item.endswith(".png")}
+    if masks and (odd := sorted(masks ^ set(classes.ids))):
+        raise ArtifactError(
+            f"artifact {artifact.name!r} has {len(masks)} masks, classes.json {len(classes.ids)} ids; "
+            f"only one of both has {some(odd)}",
+            MAKE_AGAIN,
+        )
+    return classes
