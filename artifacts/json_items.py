@@ -41,11 +41,13 @@ class Shape(pydantic.BaseModel):
 
 
 def _plain(value: Any) -> Any:
-    """Refuses what is nested too deep to be walked through."""
+    """Refuses what is nested too deep to be walked through, and numbers that no other program reads."""
     level = [value]
     for _ in range(MAX_DEPTH):
-        inner = (one.values() if isinstance(one, dict) else one for one in level)
-        level = [part for parts in inner for part in parts if isinstance(part, dict | list)]
+        parts = [part for one in level for part in (one.values() if isinstance(one, dict) else one)]
+        if any(isinstance(part, int) and abs(part) > MAX_COUNT for part in parts):
+            raise ValueError(f"a whole number beyond {MAX_COUNT}")
+        level = [part for part in parts if isinstance(part, dict | list)]
         if not level:
             return value
     raise ValueError(f"nested deeper than {MAX_DEPTH} levels")

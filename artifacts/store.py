@@ -114,7 +114,10 @@ class Artifact:
 
     def verify(self) -> list[str]:
         """Problems of the content against the manifest, in words; empty when every byte is as published."""
-        found = list_items(self.path)
+        try:
+            found = list_items(self.path)
+        except OSError as error:
+            return [f"{error.filename} cannot be read: {error.strerror}"]
         expected = self.manifest.items
         problems = [f"{path} is missing" for path in sorted(expected.keys() - found.keys())]
         problems += [f"{path} was added" for path in sorted(found.keys() - expected.keys())]
@@ -596,7 +599,7 @@ class Workspace:
         """Publishing replaces artifacts, never a person's own folder that happens to have the name."""
         folder = self.folder(name)
         with disk_errors(folder):
-            if folder.exists() and not (folder / MANIFEST_NAME).exists():
+            if folder.exists() and not has_manifest(folder):
                 if folder.is_dir() and not any(folder.iterdir()):
                     return
                 raise ArtifactError(

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import Field
 from rich.table import Table
 
 from artifacts.dataset import SPLITS, Dataset
 from artifacts.errors import ArtifactError, DataError, SemisegError, UsageError
+from artifacts.json_items import Count, Shape, shaped
+from artifacts.manifest import MANIFEST_NAME
 from artifacts.store import Artifact, Workspace
 from semiseg_cli.console import duration, out, plain_table, say, write_json
 from semiseg_cli.options import JsonOption, WorkersOption, WorkspaceOption, execution, existing_workspace
@@ -216,9 +219,40 @@ def _by_hint(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
 # ------------------------------------------------------------------------------------------------- show
 
 
+class _Labelled(Shape):
+    count: Count
+    share_of_pool: float
+    sha256_of_sorted_ids: str
+    family: str | None = None
+    published_as: list[str] | None = None
+    held_out: Count | None = None
+    official_share: float | None = None
+    in_val: Count | None = None
+    classes_without_an_image: list[str] | None = None
+
+
+class _ClassFigures(Shape):
+    train_pixels: Count
+    train_images: Count
+    val_images: Count
+    weak_images: Count
+    holdout_images: Count | None = None
+
+
+class _Summary(Shape):
+    """What is shown of the summary of a data set."""
+
+    images: dict[str, Count] = Field(default_factory=dict)
+    tag_source: str | None = None
+    class_names: list[str] = Field(default_factory=list)
+    labelled: _Labelled | None = None
+    classes: dict[str, _ClassFigures] | None = None
+
+
 def dataset_tables(artifact: Artifact) -> tuple[list[Table], dict[str, Any]]:
     """What `show` says of a data set, and what is left of its summary."""
     summary = artifact.summary
+    shaped(summary, _Summary, f"the summary in {artifact.path / MANIFEST_NAME}")
     facts = plain_table("data", "")
     for row in _facts(summary):
         facts.add_row(*row)

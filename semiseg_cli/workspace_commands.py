@@ -29,7 +29,7 @@ from stages.config import mistakes
 from stages.contract import STAGE_MODULES, load_stage
 from stages.pipeline.changes import settings_apart
 from stages.pipeline.recipe import did_you_mean
-from stages.pipeline.run_recipe import read_record
+from stages.pipeline.run_recipe import Record, read_record
 from stages.pipeline.status import State, unfinished_states, unfinished_work, workspace_states
 
 
@@ -40,7 +40,7 @@ def status(
 ) -> None:
     """Show what is fresh, stale (and why), missing, half done, running or damaged, and unfinished work."""
     target = existing_workspace(workspace)
-    record = read_record(target)
+    record = read_record(target) if check else _record_of(target)
     states = workspace_states(target, record.expected if record else {})
     unfinished = unfinished_states(target, record.expected if record else {})
     if as_json:
@@ -62,6 +62,15 @@ def status(
         names = ", ".join(f"{state.name} ({state.state})" for state in unfresh[:5])
         more = f" and {len(unfresh) - 5} more" if len(unfresh) > 5 else ""
         raise StaleError(f"not everything is fresh: {names}{more}", "semiseg status shows why, and what to do")
+
+
+def _record_of(workspace: Workspace) -> Record | None:
+    """What the last recipe asked for; None, with a word on stderr, where its record is damaged: the rest is shown."""
+    try:
+        return read_record(workspace)
+    except ArtifactError as error:
+        say(f"without its recipe: {error.message} ({error.hint})")
+        return None
 
 
 def _print_states(states: list[State]) -> None:
@@ -262,7 +271,8 @@ def clean(
     target = existing_workspace(workspace)
     remove = target.names() if everything else list(names or [])
     for name in remove:
-        named_artifact(target, name)
+        if name not in target.names():  # one whose manifest is damaged can be removed
+            named_artifact(target, name)
     leftovers = unfinished_work(target)
     if not remove and not leftovers:
         say("nothing to clean")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -13,9 +14,18 @@ import torch
 from torch import Tensor
 
 from artifacts.disk_errors import disk_errors
+from artifacts.errors import ArtifactError
+from artifacts.json_items import Count, Shape, parse_json
 from artifacts.manifest import LOCAL
 from artifacts.store import Writer
 from stages.engine import distributed
+
+
+class _Line(Shape):
+    """Of a line of metrics.jsonl what a continued training must know."""
+
+    step: Count
+
 
 NEVER = 2**62  # a step that no training reaches
 
@@ -99,7 +109,8 @@ class TrainingLog:
         with disk_errors(self.path):
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.path.is_file():
-                lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= self.step]
+                text = self.path.read_text(encoding="utf-8", errors="replace")
+                lines = [line for line in text.splitlines() if _step_of(line) <= self.step]
                 temporary = self.path.with_name(f".{self.path.name}.partial")
                 temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
                 os.replace(temporary, self.path)
@@ -120,7 +131,6 @@ class TrainingLog:
 
 
 def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):  # the last line of a killed run may be cut
-        return math.inf
+    with contextlib.suppress(ArtifactError):  # the last line of a killed run may be cut
+        return parse_json(line, _Line, "a line").step
+    return math.inf

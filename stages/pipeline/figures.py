@@ -116,11 +116,15 @@ def _figure(nodes: list[str], metric: str, workspace: Workspace, stale: Collecti
             value = workspace.artifact(name).summary.get(metric)
         except ArtifactError:
             value = None
-        if isinstance(value, (int, float)):
+        if _is_number(value):
             runs[name] = 100.0 * value
         else:
             missing.append(name)
     return Figure(runs, missing, [name for name in runs if name in stale])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _equality(table: Table, workspace: Workspace, stale: Collection[str]) -> Equality | None:
@@ -175,7 +179,7 @@ def _numbers(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
     for key, value in summary.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, (int, float)):
+        elif _is_number(value):
             yield f"{prefix}{key}", value
 
 
@@ -192,10 +196,11 @@ def row_cost(row: Row, workspace: Workspace, stale: Collection[str] = ()) -> Cos
         return None
 
     def mean(values: Iterable[Any]) -> float | None:
-        known = [float(value) for value in values if value is not None]
+        known = [float(value) for value in values if _is_number(value)]
         return statistics.fmean(known) if known else None
 
-    memory = [[m.summary["peak_memory_mib"] for m in run if m.summary.get("peak_memory_mib")] for run in runs]
+    memory = [[m.summary.get("peak_memory_mib") for m in run] for run in runs]
+    memory = [[value for value in values if _is_number(value) and value] for values in memory]
     return Cost(
         seconds=statistics.fmean(sum(manifest.seconds for manifest in run) for run in runs),
         images_per_second=mean(run[-1].summary.get("images_per_second") for run in runs),
@@ -207,7 +212,7 @@ def row_cost(row: Row, workspace: Workspace, stale: Collection[str] = ()) -> Cos
 
 def _steps_per_second(manifest: Manifest) -> float | None:
     images, batch = manifest.summary.get("images_per_second"), manifest.config.get("batch_size")
-    return images / batch if images is not None and batch else None
+    return images / batch if _is_number(images) and _is_number(batch) and batch else None
 
 
 def order_sentence(table: Table, figures: Figures, column: str) -> str | None:

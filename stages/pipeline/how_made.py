@@ -131,7 +131,8 @@ def _data(expected: Mapping[str, Expected], manifests: Mapping[str, Manifest]) -
         if node.stage.output == "dataset":
             counts = manifests[name].summary.get("images") if name in manifests else None
             dataset = getattr(getattr(node.config, "dataset", None), "name", node.stage.name)
-            yield Data(name, dataset, dict(counts) if isinstance(counts, Mapping) else None)
+            known = isinstance(counts, Mapping) and all(isinstance(count, int) for count in counts.values())
+            yield Data(name, dataset, dict(counts) if known else None)
 
 
 def _numbers_by_size(name: str) -> list[tuple[int, str]]:

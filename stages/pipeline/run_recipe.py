@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import AfterValidator, Field
 
 from artifacts.canonical import pretty_json
 from artifacts.disk_errors import disk_errors
-from artifacts.errors import ConfigError
-from artifacts.store import TEMPORARY, Artifact, Workspace, Writer
+from artifacts.errors import ArtifactError, ConfigError
+from artifacts.json_items import Anything, Shape, Text, read_json, shaped
+from artifacts.store import TEMPORARY, Artifact, Workspace, Writer, check_name
 from stages.config import mistakes
 from stages.contract import STAGE_MODULES, Execution, load_stage
 from stages.pipeline.changes import Change
@@ -22,9 +24,10 @@ from stages.pipeline.parameters import did_you_mean
 from stages.pipeline.recipe import Node, Recipe
 from stages.pipeline.run_stage import run_stage
 from stages.pipeline.status import Expected
-from stages.pipeline.table import Plot, Published, Row, Table
+from stages.pipeline.table import Table
 
 RECORD_NAME = ".recipe.json"
+WRITE_ANEW = "run the recipe again (it writes the file anew), or delete the file"
 _RECORD_SCHEMA = 1
 
 
@@ -147,6 +150,26 @@ def _table_record(table: Table) -> dict[str, Any]:
     return asdict(table)
 
 
+class _NodeRecord(Shape):
+    stage: str
+    config: Anything
+    inputs: dict[str, str]
+
+
+class _RecordFile(Shape):
+    """.recipe.json."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    name: str
+    source: Text
+    profile: str | None
+    nodes: dict[Annotated[str, AfterValidator(check_name)], _NodeRecord]
+    table: Anything | None
+    parameters: Anything = Field(default_factory=dict)
+    settings: list[Text] | None = None  # older records do not tell
+    assumptions: list[str] = Field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Record:
     """What the last `semiseg run` in a workspace was asked for."""
@@ -165,54 +188,49 @@ class Record:
 def read_record(workspace: Workspace) -> Record | None:
     """The record of the last recipe run in the workspace; None when there was none.
 
-    Raises ConfigError when the record is damaged.
+    Raises ArtifactError when the record is damaged.
     """
     path = workspace.path / RECORD_NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["schema"] != _RECORD_SCHEMA:
-            raise ValueError(f"schema {raw['schema']!r}")
-        expected, problems = _expected_nodes(raw["nodes"])
-        return Record(
-            raw["name"],
-            raw["source"],
-            raw["profile"],
-            expected,
-            _table_from(raw["table"]),
-            problems,
-            raw.get("parameters") or {},
-            raw.get("settings"),
-            raw.get("assumptions") or [],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error}", "run the recipe again (it writes the file anew), or delete the file"
-        ) from None
+    raw = read_json(path, _RecordFile, WRITE_ANEW)
+    expected, problems = _expected_nodes(raw.nodes)
+    return Record(
+        raw.name,
+        raw.source,
+        raw.profile,
+        expected,
+        None if raw.table is None else _table_from(raw.table, str(path)),
+        problems,
+        raw.parameters,
+        raw.settings,
+        raw.assumptions,
+    )
 
 
-def _expected_nodes(nodes: Mapping[str, Any]) -> tuple[dict[str, Expected], list[str]]:
+def _expected_nodes(nodes: Mapping[str, _NodeRecord]) -> tuple[dict[str, Expected], list[str]]:
     expected, problems = {}, []
     for name, node in nodes.items():
-        if node["stage"] not in STAGE_MODULES:
-            problems.append(f"{name}: there is no stage {node['stage']!r} any more")
+        if node.stage not in STAGE_MODULES:
+            problems.append(f"{name}: there is no stage {node.stage!r} any more")
             continue
-        stage = load_stage(node["stage"])
-        config, wrong = mistakes(stage.config, node["config"])
+        stage = load_stage(node.stage)
+        config, wrong = mistakes(stage.config, node.config)
         if config is None:
             problems += [f"{name}: config {line}" for line in wrong]
             continue
-        expected[name] = Expected(stage, config, node["inputs"])
+        expected[name] = Expected(stage, config, node.inputs)
     return expected, problems
 
 
-def _table_from(raw: dict[str, Any] | None) -> Table | None:
-    if raw is None:
-        return None
-    rows = [
-        Row(**{**row, "published": None if row["published"] is None else Published(**row["published"])})
-        for row in raw["rows"]
-    ]
-    plot = None if raw.get("plot") is None else Plot(**raw["plot"])
-    return Table(**{**raw, "rows": rows, "plot": plot})
+def _table_from(record: dict[str, Any], source: str) -> Table:
+    """The table, whose rows and columns are all there."""
+    table = shaped(record, Table, f"the table in {source}", WRITE_ANEW)
+    published = [row.published.column for row in table.rows if row.published is not None]
+    columns = {*published, *(table.plot.points if table.plot else ())} - set(table.columns)
+    rows = {*table.order, *table.equal} - {row.label for row in table.rows}
+    if rows or columns or len(table.equal) not in (0, 2):
+        raise ArtifactError(
+            f"the table in {source} is damaged: it has no {', '.join(map(repr, sorted(rows | columns)))}", WRITE_ANEW
+        )
+    return table

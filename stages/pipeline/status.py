@@ -28,7 +28,7 @@ from stages.pipeline.changes import (
     setting_changes,
     work_changes,
 )
-from stages.pipeline.graph import topological_order
+from stages.pipeline.graph import find_cycle, topological_order
 from stages.pipeline.run_stage import plan_work
 
 FRESH, STALE, MISSING, PARTIAL, RUNNING, BLOCKED, DAMAGED = (
@@ -109,6 +109,9 @@ def _wanted(workspace: Workspace, expected: Mapping[str, Expected]) -> tuple[dic
             damaged[name] = own
         else:
             wanted[name] = own
+    while cycle := find_cycle({name: list(e.inputs.values()) for name, e in wanted.items()}):
+        stage = wanted.pop(cycle[0]).stage.name
+        damaged[cycle[0]] = State(cycle[0], stage, DAMAGED, [f"it was made from itself: {' from '.join(cycle)}"])
     return wanted, damaged
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from artifacts import json_items
 from artifacts.canonical import pretty_json
 from artifacts.errors import DataError
 from stages.contract import Progress
@@ -81,7 +81,8 @@ def is_extracted(archive: Archive, folder: Path) -> bool:
     with every_disk_error(target):
         vacant = not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir()))
     if not vacant:
-        what = f"comes from {mark['file']} ({mark['digest']})" if "file" in mark else f"has no {EXTRACTED_MARK}"
+        known = "file" in mark and "digest" in mark
+        what = f"comes from {mark['file']} ({mark['digest']})" if known else f"has no whole {EXTRACTED_MARK}"
         raise DataError(
             f"{target} is there, but was not extracted from {archive.file} here: it {what}",
             "give it as source instead of downloading, or move it away",
@@ -102,11 +103,7 @@ def bytes_needed(archive: Archive, folder: Path, size: int) -> int:
 
 def read_record(path: Path) -> dict[str, Any]:
     """A small JSON record; a missing or damaged one counts as empty."""
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return json_items.read_record(path, json_items.Anything) or {}
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:

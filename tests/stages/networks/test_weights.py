@@ -184,9 +184,7 @@ def test_an_artifact_that_is_not_whole_is_named(tmp_path: Path) -> None:
     folder = _publish(network, tmp_path / "run")
     spec = json.loads((folder / "network.json").read_text())
 
-    (folder / "network.json").write_text(
-        json.dumps({**spec, "num_classes": 4, "class_names": [*"abcd"]})
-    )
+    (folder / "network.json").write_text(json.dumps({**spec, "num_classes": 4, "class_names": [*"abcd"]}))
     with pytest.raises(ArtifactError, match=r"of another shape: head\.scores\.weight"):
         load_network(folder)
     (folder / "network.json").write_text(json.dumps({**spec, "schema": 99}))

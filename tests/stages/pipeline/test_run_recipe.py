@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from artifacts.errors import ConfigError
+from artifacts.errors import ArtifactError, ConfigError
 from artifacts.store import Artifact, Workspace
 from stages.contract import STAGE_MODULES, Execution
 from stages.pipeline.changes import Change, listed
@@ -311,7 +311,7 @@ def test_a_first_run_that_is_going_on_is_listed(
 def test_a_damaged_record_is_a_clear_error(workspace: Workspace) -> None:
     workspace.path.mkdir(parents=True)
     (workspace.path / RECORD_NAME).write_text('{"schema": 1}')
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ArtifactError, match=r"\.recipe\.json lacks name"):
         read_record(workspace)
 
 
