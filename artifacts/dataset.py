@@ -25,7 +25,7 @@ from pydantic import Field
 
 from artifacts.errors import ArtifactError, DataError
 from artifacts.image_files import open_image, orientation, reason, stored_size, turned
-from artifacts.json_items import MAKE_AGAIN, Anything, Shape, Text, read_json
+from artifacts.json_items import MAKE_AGAIN, Anything, Names, Shape, Text, read_json
 from artifacts.masks import PNG_SIGNATURE, png_damage, read_mask, voc_palette
 from artifacts.store import Artifact, Writer, read_item
 from artifacts.text import forbidden_character
@@ -60,7 +60,7 @@ class _Record(Shape):
 
     schema_version: Literal[2] = Field(alias="schema")
     name: str
-    classes: list[str]
+    classes: Names
     splits: dict[Split, list[str]]
     tags: dict[str, list[int]]
     tag_source: str

@@ -34,7 +34,7 @@ from pydantic import Field, model_validator
 from artifacts import json_items
 from artifacts.dataset import artifact_folder, check_image_id
 from artifacts.errors import ArtifactError, DataError
-from artifacts.json_items import Distinct, Shape
+from artifacts.json_items import Names, Shape
 from artifacts.score_shards import (
     MOST_SCORES,
     SCHEMA,
@@ -73,7 +73,7 @@ class _Index(Shape):
     """index.json: which image lies in which shard."""
 
     schema_version: Literal[1] = Field(alias="schema")
-    class_names: Distinct
+    class_names: Names
     normalisation: Literal["max", "probability"]
     shards: dict[str, list[str]]
 
