@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from stages.localization.grid import resize_maps
 from stages.networks import upsample
 from stages.scoring.config import CrfConfig
 from stages.scoring.dense_crf import PARAMETERS, crf_from_labels, crf_labels, crf_probabilities
+from tests.artifacts.small_artifacts import change_json
 
 SETTINGS = {"parameters": "deeplab-v2", "scale": 4}
 
@@ -265,3 +268,27 @@ def test_a_picture_that_is_gone_is_named(bench, predictions):
             bench.run("crf", "gone", SETTINGS | {"iterations": 3}, {"predictions": "for-crf"}, workers=2)
     finally:
         hidden.rename(victim)
+
+
+@pytest.mark.parametrize("kind", ["predictions", "seeds"])
+def test_an_image_that_is_gone_from_the_index_of_score_maps_is_missed(bench, predictions, seeds, kind):
+    """It was refined without that picture, and nobody said so."""
+    name = f"short-{kind}"
+    source, folder = (predictions, "probabilities") if kind == "predictions" else (seeds, "cams")
+    shutil.copytree(source.path, bench.workspace.folder(name))
+    victim = ScoreMaps(source, folder).ids[-1]
+    if kind == "seeds":
+        change_json(bench.workspace.folder(name), "manifest.json", partial(_as_of_the_stage, bench), sign=False)
+    change_json(bench.workspace.folder(name), f"{folder}/index.json", lambda index: _without(index, victim))
+    with pytest.raises(ArtifactError, match=f"other images than it was made of: {victim}"):
+        bench.run("crf", "x", SETTINGS, {"predictions": name})
+
+
+def _as_of_the_stage(bench, manifest):
+    """The maps were published by hand: what the stage seeds would have recorded of them."""
+    manifest["config"] = {"splits": ["train"]}
+    manifest["inputs"] = {"data": {"artifact": "data", "content": bench.workspace.artifact("data").manifest.content}}
+
+
+def _without(index, image_id):
+    index["shards"] = {name: [i for i in ids if i != image_id] for name, ids in index["shards"].items()}
