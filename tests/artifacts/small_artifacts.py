@@ -35,10 +35,10 @@ def sign_again(folder: Path) -> None:
 
 
 def change_json(folder: Path, relative: str, change: Callable[[Any], Any], sign: bool = True) -> None:
-    """Changes a JSON item in place, by default with the manifest that belongs to it."""
+    """Changes a JSON item, by default with the manifest that belongs to it; `change` works in place."""
     record = json.loads((folder / relative).read_text())
-    changed = change(record)
-    (folder / relative).write_text(json.dumps(record if changed is None else changed))
+    change(record)
+    (folder / relative).write_text(json.dumps(record))
     if sign:
         sign_again(folder)
 

@@ -14,6 +14,7 @@ from artifacts.dataset import Dataset, check_class_names, check_image_id, read_i
 from artifacts.errors import ArtifactError, DataError, SemisegError
 from artifacts.masks import voc_palette, write_mask
 from artifacts.store import Work, Workspace, Writer
+from tests.artifacts.small_artifacts import change_json
 
 CLASSES = ("background", "cat", "cow", "dog")
 SIZE = (12, 16)  # H, W
@@ -334,6 +335,61 @@ def test_missing_record_of_the_images_folder_is_named(tmp_path):
 def test_damaged_record_is_named(dataset, text, message):
     (dataset.path / "dataset.json").write_text(text)
     assert message in refusal(Dataset, dataset.path, kind=ArtifactError)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": ["background", "cat", "cat", "dog"]}, "'cat' stands twice"),
+        ({"classes": ["cat", "background"]}, "'background' first or nowhere"),
+        ({"classes": ["background", "a\x1b[31mb"]}, "has a control character"),
+        ({"classes": "cat"}, "damaged at classes: expected a list"),
+        ({"splits": {"train": "abc"}}, "damaged at splits.train: expected a list"),
+        ({"splits": {"training": []}}, "damaged at splits.training"),
+        ({"splits": {"weak": ["../x"]}}, "'../x' cannot be an image id"),
+        ({"splits": {"val": ["2007_a", "2007_a"]}}, "2007_a stands twice in split 'val'"),
+        ({"splits": {"weak": ["2008_c", "new"]}}, "id new in split 'weak' has no image-level labels"),
+        ({"tags": {"2007_a": [99]}}, "has the labels [99], expected class ids 1..3"),
+        ({"tags": {"2007_a": [2, 1]}}, "has the labels [2, 1]"),
+        ({"tags": {"2007_a": ["1"]}}, "damaged at tags.2007_a[0]: expected a whole number"),
+        ({"tags": {"nobody": [1]}}, "tags has 1 ids that stand in no split, e.g. 'nobody'"),
+        ({"masks": []}, "ids of split 'train' have no mask"),
+        ({"sizes": {"2007_a": [0, 5]}}, "damaged at sizes.2007_a[0]: expected greater than or equal to 1"),
+        ({"sizes": {"2007_a": [5]}}, "damaged at sizes.2007_a"),
+        ({"sizes": {"2007_a": [5, 1e9]}}, "damaged at sizes.2007_a[1]: expected a whole number"),
+        ({"images": {"files": {"2007_a": "../../secret.png"}}}, "'../../secret.png' leaves the folder of the images"),
+        ({"images": {"pattern": "/etc/{id}"}}, "'/etc/{id}' leaves the folder of the images"),
+        ({"images": {"copied": {"2007_a": "images/../../x.png"}}}, "leaves the folder of the images"),
+        ({"images": {"place": "web"}}, "damaged at images.place: expected 'artifact' or 'local'"),
+        ({"images": []}, "damaged at images: expected an object"),
+        ({"facts": None}, "damaged at facts: expected an object"),
+    ],
+)
+def test_a_field_that_cannot_be_one_of_a_data_set_is_refused_when_it_is_opened(dataset, change, message):
+    record = json.loads((dataset.path / "dataset.json").read_text())
+    for key, value in change.items():
+        merge = isinstance(value, dict) and isinstance(record[key], dict)
+        record[key] = record[key] | value if merge else value
+    (dataset.path / "dataset.json").write_text(json.dumps(record))
+    assert message in refusal(Dataset, dataset.path, kind=ArtifactError)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"root": 3}', "[" * 100_000])
+def test_a_damaged_record_of_the_images_folder_is_named(tmp_path, text):
+    fill(Writer(tmp_path / "data"), images=tmp_path / "images")
+    (tmp_path / "data" / "local" / "images.json").write_text(text)
+    assert "images.json is damaged" in refusal(Dataset(tmp_path / "data").image, "2007_a", kind=ArtifactError)
+
+
+def test_an_artifact_that_is_named_by_its_folder_is_compared_with_its_manifest_too(tmp_path):
+    work = Work("prepare-data", 1, "dataset", "a" * 64, {}, {}, {})
+    space = Workspace(tmp_path / "space")
+    with space.writing("data", work) as writer:
+        fill(writer)
+        path = space.publish("data", writer, work, {}).path
+    assert Dataset(path).facts == {"note": "five images"}
+    change_json(path, "dataset.json", lambda record: record["facts"].update(note="six"), sign=False)
+    assert "changed since it was published" in refusal(Dataset, path, kind=ArtifactError)
 
 
 def test_folder_that_is_no_data_set(tmp_path):

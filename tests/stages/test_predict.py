@@ -20,6 +20,7 @@ from stages.config import build
 from stages.networks import build_segmenter, load_network, normalise, upsample
 from stages.networks.config import NetworkConfig
 from stages.predict import PredictConfig, _in_all, _records, _restrict, chosen_ids, seen_classes, take_over
+from tests.artifacts.small_artifacts import change_json
 from tests.stages.data.conftest import Notes
 
 
@@ -141,6 +142,15 @@ def publish_selection(bench, name: str, reliable: list[str], unreliable: list[st
     scores = dict.fromkeys(reliable, 1.0) | dict.fromkeys(unreliable, 0.5)
     record = {"scores": scores, "reliable": reliable, "unreliable": unreliable}
     bench.publish(name, "reliability", lambda writer: writer.write_json("reliability.json", record))
+
+
+def test_an_id_that_is_gone_from_a_part_of_the_selection_is_missed(bench, halves):
+    """It was left out, and nobody said so."""
+    gone = halves["reliable"][0]
+    publish_selection(bench, "short", halves["reliable"], halves["unreliable"])
+    change_json(bench.workspace.folder("short"), "reliability.json", lambda record: record["reliable"].remove(gone))
+    with pytest.raises(ArtifactError, match=f"not every picture with a score is in one of the two parts: {gone}"):
+        bench.run("predict", "x", {"splits": ["weak"], "part": "reliable"}, {"selection": "short"})
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from fractions import Fraction
 from math import ceil
 
@@ -14,6 +15,7 @@ import stages.pseudo_labels as module
 from artifacts.errors import ArtifactError, DataError
 from artifacts.masks import read_mask, write_mask
 from stages.pseudo_labels import PseudoLabelsConfig, thresholds
+from tests.artifacts.small_artifacts import change_json, sign_again
 
 pixels = st.lists(st.tuples(st.sampled_from([0, 1, 2, 7, 254, 255]), st.integers(0, 255)), min_size=1, max_size=60)
 shares = st.integers(1, 20).map(lambda twentieths: Fraction(twentieths, 20))
@@ -195,3 +197,23 @@ def test_a_confidence_map_that_does_not_fit_its_mask_is_named(bench, guesses, sp
     with pytest.raises(DataError, match=rf"confidence/{victim}\.png {words}") as caught:
         bench.run("pseudo-labels", "x", {}, {"predictions": f"spoilt-{spoil}"})
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda record: record["ids"].pop(), "has 9 masks, classes.json 8 ids; only one of both has "),
+        (lambda record: record["class_names"].pop(), "has values outside the classes"),
+        (lambda record: record.update(class_names={}), "damaged at class_names: expected a list"),
+    ],
+)
+def test_a_changed_classes_json_is_not_copied(bench, guesses, change, words):
+    """A name, an id or a type that was changed came out again, as if it had been predicted."""
+    shutil.copytree(guesses.path, folder := bench.workspace.folder("edited"), dirs_exist_ok=True)
+    change_json(folder, "classes.json", change, sign=False)
+    with pytest.raises(ArtifactError, match=r"classes\.json is damaged: it was changed since it was published"):
+        bench.run("pseudo-labels", "x", {}, {"predictions": "edited"})
+    sign_again(folder)
+    with pytest.raises((ArtifactError, DataError), match=words):
+        bench.run("pseudo-labels", "x", {}, {"predictions": "edited"})
+    shutil.rmtree(folder)

@@ -290,11 +290,12 @@ def test_an_epoch_ends_when_every_picture_was_seen(run):
     assert fitted.summary["epochs"] == 2
 
 
-def test_a_cut_last_line_of_the_log_is_dropped(run):
+@pytest.mark.parametrize("line", [b'{"step": 3, "squ', b"[3]", b'{"step": "3"}', b"\xff", b"[" * 100_000, b"null"])
+def test_a_cut_last_line_of_the_log_is_dropped(run, line):
     _, _, writer = run("cut")
     file = writer.path / "local/metrics.jsonl"
     whole = file.read_text()
-    file.write_text(whole + '{"step": 3, "squ')
+    file.write_bytes(whole.encode() + line)
     run("cut")
     assert file.read_text() == whole
 

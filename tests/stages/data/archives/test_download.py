@@ -66,6 +66,16 @@ def test_downloaded_once_checked_once(site, tmp_path):
     assert len(seen.tasks) == 2  # not even hashed again
 
 
+@pytest.mark.parametrize("record", [b"", b"[" * 100_000, b"[1]", b'{"size": 1000}', b"\xff", b'{"size": NaN}'])
+def test_a_damaged_record_of_a_checked_file_counts_as_none(tmp_path, record):
+    data, seen = noise(1000), Seen()
+    archive = archive_of(data, "http://127.0.0.1:1/a.tar")
+    (tmp_path / "a.tar").write_bytes(data)
+    (tmp_path / "a.tar.verified").write_bytes(record)
+    assert get(archive, tmp_path, seen) == get(archive, tmp_path, seen) == data
+    assert len(seen.tasks) == 1  # hashed once, then the record is whole again
+
+
 def test_a_file_put_there_by_hand_is_checked_and_used(tmp_path):
     data, seen = noise(1000), Seen()
     archive = archive_of(data, "http://127.0.0.1:1/a.tar")
