@@ -238,7 +238,7 @@ def _request_headers(address: str, have: int, origin: Mapping[str, Any]) -> dict
         headers["Range"] = f"bytes={have}-"
         etag = str(origin.get("etag", ""))
         version = str(origin.get("last_modified", "")) if etag.startswith("W/") or not etag else etag
-        if version and origin.get("address") == address:
+        if version.isascii() and version.isprintable() and version and origin.get("address") == address:
             headers["If-Range"] = version
     return headers
 
