@@ -226,7 +226,8 @@ def check_agreement(
 
 def _check_record(record: _Record) -> None:
     """What `write_dataset` checks, and that every id is one of a split and no file of an image leaves its folder."""
-    lists = {split: sorted(record.splits.get(split, ())) for split in SPLITS}
+    given = {str(split): sorted(ids) for split, ids in record.splits.items()}
+    lists = {split: given.get(split, []) for split in SPLITS}
     check_agreement(record.classes, lists, record.tags, record.masks)
     known = set(itertools.chain.from_iterable(lists.values()))
     of_images = {"images.files": record.images.files, "images.copied": record.images.copied}

@@ -18,9 +18,9 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import pydantic
 from pydantic import AfterValidator, Field
@@ -157,7 +157,7 @@ def shaped(value: Any, shape: type[T], source: str, cure: str = MAKE_AGAIN) -> T
     """A value of JSON as one of `shape`; `source` names it in the ArtifactError."""
     try:
         # in strict mode a dataclass is made of an instance alone
-        found: T = _adapter(shape).validate_python(value, strict=not dataclasses.is_dataclass(shape))
+        found: T = _adapter(cast(Hashable, shape)).validate_python(value, strict=not dataclasses.is_dataclass(shape))
         return found
     except pydantic.ValidationError as error:
         raise _misshapen(error, source, cure) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict  # that of typing is one to pydantic from Python 3.12 on
@@ -13,7 +13,7 @@ from artifacts.canonical import digest, file_digest, pretty_json
 from artifacts.errors import ArtifactError
 from artifacts.json_items import MAKE_AGAIN, MAX_COUNT, OTHER_VERSION, Anything, Count, Seconds, Shape, Text, read_json
 
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA: Final = 1
 MANIFEST_NAME = "manifest.json"
 
 # The version of a kind is raised when its layout on disk changes; readers refuse versions they do not know.

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 from artifacts.canonical import json_ready, pretty_json
 from artifacts.disk_errors import disk_errors
@@ -33,6 +33,7 @@ from artifacts.manifest import (
     MANIFEST_NAME,
     MANIFEST_SCHEMA,
     InputRecord,
+    MadeBy,
     Manifest,
     check_relative,
     content_digest,
@@ -523,7 +524,7 @@ class Workspace:
         with _stays(writer.path), disk_errors(writer.path):
             items = list_items(writer.path)
             manifest = Manifest(
-                schema=MANIFEST_SCHEMA,
+                schema_version=MANIFEST_SCHEMA,
                 kind=work.kind,
                 kind_version=KINDS[work.kind],
                 stage=work.stage,
@@ -535,7 +536,7 @@ class Workspace:
                 externals=work.externals,
                 items=items,
                 summary=readable,
-                made_by=made_by(device, processes),
+                made_by=cast(MadeBy, made_by(device, processes)),
                 started=writer.started,
                 finished=utc_now(),
                 seconds=round(writer.seconds, 3),

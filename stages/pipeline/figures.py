@@ -6,7 +6,7 @@ import itertools
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from artifacts.errors import ArtifactError
 from artifacts.manifest import Manifest
@@ -123,7 +123,7 @@ def _figure(nodes: list[str], metric: str, workspace: Workspace, stale: Collecti
     return Figure(runs, missing, [name for name in runs if name in stale])
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -199,8 +199,9 @@ def row_cost(row: Row, workspace: Workspace, stale: Collection[str] = ()) -> Cos
         known = [float(value) for value in values if _is_number(value)]
         return statistics.fmean(known) if known else None
 
-    memory = [[m.summary.get("peak_memory_mib") for m in run] for run in runs]
-    memory = [[value for value in values if _is_number(value) and value] for values in memory]
+    memory = [
+        [mib for manifest in run if _is_number(mib := manifest.summary.get("peak_memory_mib")) and mib] for run in runs
+    ]
     return Cost(
         seconds=statistics.fmean(sum(manifest.seconds for manifest in run) for run in runs),
         images_per_second=mean(run[-1].summary.get("images_per_second") for run in runs),

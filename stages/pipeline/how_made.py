@@ -131,8 +131,9 @@ def _data(expected: Mapping[str, Expected], manifests: Mapping[str, Manifest]) -
         if node.stage.output == "dataset":
             counts = manifests[name].summary.get("images") if name in manifests else None
             dataset = getattr(getattr(node.config, "dataset", None), "name", node.stage.name)
-            known = isinstance(counts, Mapping) and all(isinstance(count, int) for count in counts.values())
-            yield Data(name, dataset, dict(counts) if known else None)
+            if not isinstance(counts, Mapping) or not all(isinstance(count, int) for count in counts.values()):
+                counts = None
+            yield Data(name, dataset, None if counts is None else dict(counts))
 
 
 def _numbers_by_size(name: str) -> list[tuple[int, str]]:
