@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from artifacts.errors import ArtifactError, DataError
 from artifacts.image_files import open_image, orientation, reason, stored_size, turned
-from artifacts.json_items import MAKE_AGAIN, Anything, Names, Shape, Text, read_json
+from artifacts.json_items import MAKE_AGAIN, Anything, Shape, Text, read_json
 from artifacts.masks import PNG_SIGNATURE, png_damage, read_mask, voc_palette
 from artifacts.store import Artifact, Writer, read_item
 from artifacts.text import forbidden_character
@@ -46,28 +46,6 @@ _SIMPLE_ID = re.compile(r"[0-9A-Za-z_-]{1,200}")
 def artifact_folder(artifact_or_path: Artifact | Path | str) -> Path:
     """The folder of an artifact that is given as such or by its path."""
     return Path(artifact_or_path) if isinstance(artifact_or_path, (str, Path)) else artifact_or_path.path
-
-
-class _Images(Shape):
-    place: Literal["artifact", "local"]
-    pattern: str
-    files: dict[str, str]
-    copied: dict[str, str]
-
-
-class _Record(Shape):
-    """dataset.json, see `write_dataset`; `_check_record` checks what its fields say of each other."""
-
-    schema_version: Literal[2] = Field(alias="schema")
-    name: str
-    classes: Names
-    splits: dict[Split, list[str]]
-    tags: dict[str, list[int]]
-    tag_source: str
-    masks: list[str]
-    images: _Images
-    sizes: dict[str, Annotated[list[Annotated[int, Field(ge=1, le=2**31)]], Field(min_length=2, max_length=2)]]
-    facts: Anything
 
 
 class _LocalImages(Shape):
@@ -132,6 +110,36 @@ def _no_class_name(name: object) -> str:
     if any(unicodedata.category(character) in _NOT_SHOWN or character in _TURNING for character in name):
         return "it has control characters, or others that cannot be shown"
     return ""
+
+
+def _class_names(names: list[str]) -> list[str]:
+    check_class_names(names)
+    return names
+
+
+ClassNames = Annotated[list[str], AfterValidator(_class_names)]
+
+
+class _Images(Shape):
+    place: Literal["artifact", "local"]
+    pattern: str
+    files: dict[str, str]
+    copied: dict[str, str]
+
+
+class _Record(Shape):
+    """dataset.json, see `write_dataset`; `_check_record` checks what its fields say of each other."""
+
+    schema_version: Literal[2] = Field(alias="schema")
+    name: str
+    classes: ClassNames
+    splits: dict[Split, list[str]]
+    tags: dict[str, list[int]]
+    tag_source: str
+    masks: list[str]
+    images: _Images
+    sizes: dict[str, Annotated[list[Annotated[int, Field(ge=1, le=2**31)]], Field(min_length=2, max_length=2)]]
+    facts: Anything
 
 
 def write_dataset(
@@ -303,7 +311,7 @@ class Dataset:
         check: whether lists, labels and masks must agree; check-data, which lists all mistakes, opens it without.
         """
         self.path = artifact_folder(artifact_or_path)
-        record = read_item(artifact_or_path, "dataset.json", _Record, "run prepare-data: this is no data set")
+        record = read_item(artifact_or_path, "dataset.json", _Record, "run prepare-data")
         if check:
             try:
                 _check_record(record)

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from artifacts.dataset import check_image_id
+from artifacts.dataset import ClassNames, check_image_id
 from artifacts.errors import ArtifactError
-from artifacts.json_items import MAKE_AGAIN, Anything, Distinct, Names, Shape
+from artifacts.json_items import MAKE_AGAIN, Anything, Distinct, Shape
 from artifacts.store import Artifact
 
 
@@ -25,7 +25,7 @@ Ids = Annotated[Distinct, AfterValidator(_ids)]
 class Classes(Shape):
     """classes.json of predictions and masks: what was predicted."""
 
-    class_names: Names
+    class_names: ClassNames
     ids: Ids
     splits: list[str]
 
@@ -37,7 +37,7 @@ class NetworkSpec(Shape):
     task: Literal["segmentation", "classification"]
     network: Anything
     num_classes: Annotated[int, Field(ge=1, le=255)]
-    class_names: Names
+    class_names: ClassNames
     pretrained: list[str]
 
     @model_validator(mode="after")

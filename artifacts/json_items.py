@@ -26,7 +26,6 @@ import pydantic
 from pydantic import AfterValidator, Field
 
 from artifacts.errors import ArtifactError, SemisegError
-from artifacts.text import forbidden_character
 
 MAX_BYTES = 1 << 30  # a data set of a million pictures takes 0.1 GiB
 MAX_DEPTH = 100
@@ -66,13 +65,6 @@ def _distinct(names: list[str]) -> list[str]:
     return names
 
 
-def _names(names: list[str]) -> list[str]:
-    for name in names:
-        if found := forbidden_character(name):
-            raise ValueError(f"the name {name!a} has {found}")
-    return _distinct(names)
-
-
 def _twice(names: Iterable[str]) -> str:
     seen: set[str] = set()
     return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
@@ -82,7 +74,6 @@ Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_COUNT)]
 Text = Annotated[Any, AfterValidator(_text)]  # of paths: str, but for pydantic it may not hold bytes that are no UTF-8
 Distinct = Annotated[list[str], AfterValidator(_distinct)]
-Names = Annotated[list[str], AfterValidator(_names)]  # of classes
 Anything = Annotated[dict[str, Any], AfterValidator(_plain)]  # an object of which only people and its writer know more
 
 _EXPECTED = {

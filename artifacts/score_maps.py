@@ -32,9 +32,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from artifacts import json_items
-from artifacts.dataset import artifact_folder, check_image_id
+from artifacts.dataset import ClassNames, artifact_folder, check_image_id
 from artifacts.errors import ArtifactError, DataError
-from artifacts.json_items import Names, Shape
+from artifacts.json_items import Shape
 from artifacts.score_shards import (
     MOST_SCORES,
     SCHEMA,
@@ -73,7 +73,7 @@ class _Index(Shape):
     """index.json: which image lies in which shard."""
 
     schema_version: Literal[1] = Field(alias="schema")
-    class_names: Names
+    class_names: ClassNames
     normalisation: Literal["max", "probability"]
     shards: dict[str, list[str]]
 
@@ -232,7 +232,9 @@ class ScoreMaps(Mapping[str, ScoreMap]):
     def __init__(self, artifact_or_path: Artifact | Path | str, folder: str = "scores") -> None:
         """artifact_or_path: the artifact (its folder or `Artifact`). Raises ArtifactError without a readable index."""
         self.path = artifact_folder(artifact_or_path) / folder
-        index = read_item(artifact_or_path, f"{folder}/{INDEX}", _Index, "check that it is one with score maps")
+        index = read_item(
+            artifact_or_path, f"{folder}/{INDEX}", _Index, "give an artifact with score maps, or rerun its stage"
+        )
         self.class_names: tuple[str, ...] = tuple(index.class_names)
         self.normalisation: str = index.normalisation
         self._shard_of: dict[str, str] = {

@@ -340,9 +340,9 @@ def test_damaged_record_is_named(dataset, text, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classes": ["background", "cat", "cat", "dog"]}, "'cat' stands twice"),
+        ({"classes": ["background", "cat", "cat", "dog"]}, "distinct names"),
         ({"classes": ["cat", "background"]}, "'background' first or nowhere"),
-        ({"classes": ["background", "a\x1b[31mb"]}, "has a control character"),
+        ({"classes": ["background", "a\x1b[31mb"]}, "it has control characters"),
         ({"classes": "cat"}, "damaged at classes: expected a list"),
         ({"splits": {"train": "abc"}}, "damaged at splits.train: expected a list"),
         ({"splits": {"training": []}}, "damaged at splits.training"),
@@ -477,7 +477,7 @@ def test_names_that_can_be_no_classes_are_refused(tmp_path, names, said):
     fill(Writer(tmp_path))
     record = json.loads((tmp_path / "dataset.json").read_text())
     (tmp_path / "dataset.json").write_text(json.dumps(record | {"classes": names}))
-    with pytest.raises(ArtifactError, match=r"dataset\.json: "):
+    with pytest.raises(ArtifactError, match=r"dataset\.json is damaged: "):
         Dataset(tmp_path)
 
 

@@ -136,9 +136,13 @@ SPEC = {
 @pytest.mark.parametrize(
     ("shape", "record", "words"),
     [
-        (Classes, CLASSES | {"class_names": ["cat", "cat"]}, "at class_names: 'cat' stands twice"),
+        (Classes, CLASSES | {"class_names": ["cat", "cat"]}, "expected distinct names"),
         (Classes, CLASSES | {"class_names": {"0": "cat"}}, "at class_names: expected a list"),
-        (Classes, CLASSES | {"class_names": ["\ud800"]}, "the name '\\ud800' has what is no UTF-8 text"),
+        (
+            Classes,
+            CLASSES | {"class_names": ["\ud800"]},
+            "cannot be a class name: it has control characters, or others",
+        ),
         (Classes, CLASSES | {"ids": ["a", "../b"]}, "'../b' cannot be an image id"),
         (Classes, CLASSES | {"ids": ["a", "a"]}, "at ids: 'a' stands twice"),
         (Classes, CLASSES | {"ids": "a"}, 'at ids: expected a list, found "a"'),
