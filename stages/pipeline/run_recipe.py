@@ -229,8 +229,9 @@ def _table_from(record: dict[str, Any], source: str) -> Table:
     published = [row.published.column for row in table.rows if row.published is not None]
     columns = {*published, *(table.plot.points if table.plot else ())} - set(table.columns)
     rows = {*table.order, *table.equal} - {row.label for row in table.rows}
-    if rows or columns or len(table.equal) not in (0, 2):
-        raise ArtifactError(
-            f"the table in {source} is damaged: it has no {', '.join(map(repr, sorted(rows | columns)))}", WRITE_ANEW
-        )
+    if rows or columns:
+        named = ", ".join(map(repr, sorted(rows | columns)))
+        raise ArtifactError(f"the table in {source} is damaged: it has no {named}", WRITE_ANEW)
+    if len(table.equal) not in (0, 2) or not all(run for row in table.rows for run in row.costs):
+        raise ArtifactError(f"the table in {source} is damaged: wrong equal, or costs without a node", WRITE_ANEW)
     return table

@@ -122,11 +122,14 @@ def test_a_record_whose_nodes_and_tables_do_not_fit_is_refused(space, capsys):
     before = json.loads((space / RECORD_NAME).read_text())
     table = {"title": "t", "metric": "m", "columns": ["a"], "rows": [], "order": ["ours"]}
     node = before["nodes"]["one"]
+    row = {"label": "ours", "nodes": {}, "published": None, "costs": [[]]}
     for changes, words in (
         ({"nodes": {"../one": node}}, "'../one' cannot name an artifact"),
         ({"nodes": {"one": node | {"inputs": ["x"]}}}, "damaged at nodes.one.inputs"),
         ({"table": table}, "it has no 'ours'"),
         ({"table": table | {"rows": 3}}, "damaged at rows"),
+        ({"table": table | {"order": [], "equal": ["a"]}}, "it has no 'a'"),
+        ({"table": table | {"order": [], "rows": [row]}}, "costs without a node"),
     ):
         (space / RECORD_NAME).write_text(json.dumps(before | changes))
         code, _, err = run(capsys, "report")
