@@ -253,6 +253,8 @@ def test_score_maps_of_a_picture_of_another_size_are_named_before_they_are_resiz
         ) as maps:
             maps.plan([victim])
             maps.add(victim, np.ones((1, 10, 10)), [0], size=(10_000, 10_000), stride=1000)
+        names = list(bench.dataset.class_names)
+        writer.write_json("classes.json", {"class_names": names, "ids": [victim], "splits": ["val"]})
 
     bench.publish("of-other-size", "predictions", write)
     with pytest.raises(DataError, match=f"score maps of {victim} are of a picture of 10000x10000"):
