@@ -43,6 +43,7 @@ def _crf(name: str, parameters: str, scale: str, folder: Path) -> Result:
             for number, image_id in enumerate(ids):
                 scores = inputs.class_probabilities(inputs.picture(number, size)[1], seed=number)
                 maps.add(image_id, scores, range(inputs.NUM_CLASSES), size=size, stride=4)
+        writer.write_json("classes.json", {"class_names": list(VOC_CLASS_NAMES), "ids": sorted(ids), "splits": ["val"]})
 
     inputs.hand_made(workspace, "predictions", "predictions", fill)
     given = {"data": "data", "predictions": "predictions"}

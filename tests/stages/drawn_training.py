@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,10 @@ def publish(
         workspace.publish(name, writer, work, {})
 
 
-def publish_dataset(workspace: Workspace, name: str = "data", splits: Any = None) -> dict[str, np.ndarray]:
-    """The data set of drawn pictures; returns the masks by id."""
+def publish_dataset(
+    workspace: Workspace, name: str = "data", splits: Any = None, untagged: Collection[str] = ()
+) -> dict[str, np.ndarray]:
+    """The data set of drawn pictures, those of `untagged` without image-level labels; returns the masks by id."""
     from PIL import Image
 
     splits = SPLITS if splits is None else splits
@@ -125,6 +128,7 @@ def publish_dataset(workspace: Workspace, name: str = "data", splits: Any = None
             with writer.item(f"masks/{image_id}.png") as temporary:
                 write_mask(temporary, mask)
         tags = {image_id: sorted(set(np.unique(mask).tolist()) - {0, IGNORE}) for image_id, mask in masks.items()}
+        tags |= {image_id: [] for image_id in untagged}
         write_dataset(
             writer, name="drawn", class_names=CLASSES, splits=splits, tags=tags, tag_source="masks", mask_ids=ids
         )

@@ -19,7 +19,7 @@ from stages.localization.classification import BATCH, class_scores
 from stages.networks import load_network, normalise
 from stages.pipeline.run_stage import run_stage
 from stages.train_classifier import STAGE
-from tests.stages.drawn_training import StopAt, StoppedError
+from tests.stages.drawn_training import StopAt, StoppedError, publish_dataset
 
 
 def train(training, name, execution, stop=None, **changes):
@@ -93,13 +93,9 @@ def test_masks_are_not_looked_at(own_training, execution):
 
 
 def test_pictures_without_labels_are_counted_and_a_data_set_without_any_is_refused(own_training, execution):
-    file = own_training.space.folder("data") / "dataset.json"
-    record = json.loads(file.read_text())
-    record["tags"]["s1"] = []
-    file.write_text(json.dumps(record))
+    masks = publish_dataset(own_training.space, untagged=["s1"])
     assert train(own_training, "fewer", execution, iterations=1).summary["without_label"] == 1
-    record["tags"] = {image_id: [] for image_id in record["tags"]}
-    file.write_text(json.dumps(record))
+    publish_dataset(own_training.space, untagged=list(masks))
     with pytest.raises(DataError, match="has an image-level label"):
         train(own_training, "none", execution, iterations=1, seed=2)
 
