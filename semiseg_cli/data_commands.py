@@ -21,7 +21,14 @@ from artifacts.json_items import Count, Shape, shaped
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.store import Artifact, Workspace
 from semiseg_cli.console import duration, out, plain_table, say, write_json
-from semiseg_cli.options import JsonOption, WorkersOption, WorkspaceOption, execution, existing_workspace
+from semiseg_cli.options import (
+    JsonOption,
+    WorkersOption,
+    WorkspaceOption,
+    execution,
+    existing_workspace,
+    named_artifact,
+)
 from semiseg_cli.stage_commands import (
     SHORTCUTS,
     Shortcut,
@@ -30,12 +37,11 @@ from semiseg_cli.stage_commands import (
     shortcut_parameter,
     stage_config,
 )
-from semiseg_cli.workspace_commands import named_artifact
 from stages.contract import Execution, load_stage
 
 if TYPE_CHECKING:
     from stages.data.checking import Finding, Report
-    from stages.prepare_data import PrepareDataConfig
+    from stages.data.preparation_config import PrepareDataConfig
 
 STAGE = "prepare-data"
 DEFAULT_NAME = "data"

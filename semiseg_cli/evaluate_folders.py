@@ -15,7 +15,7 @@ def with_folder_form(
     command: Callable[..., None], parameters: list[inspect.Parameter]
 ) -> tuple[Callable[..., None], list[inspect.Parameter]]:
     """`evaluate` with --ground-truth: then --predictions names a folder, and nothing is written."""
-    from semiseg_cli.stage_commands import option
+    from semiseg_cli.options import option
 
     panel = "Plain folders"
     added = [

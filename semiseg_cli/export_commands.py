@@ -11,11 +11,17 @@ import typer
 from artifacts.dataset import Dataset
 from artifacts.errors import ArtifactError, UsageError
 from semiseg_cli.console import out, plain_table, say, size, write_json
-from semiseg_cli.options import JsonOption, WorkersOption, WorkspaceOption, execution, existing_workspace
-from semiseg_cli.workspace_commands import named_artifact
+from semiseg_cli.options import (
+    JsonOption,
+    WorkersOption,
+    WorkspaceOption,
+    execution,
+    existing_workspace,
+    named_artifact,
+)
 
 if TYPE_CHECKING:
-    from stages.scoring.submission import Server
+    from stages.export.submission import Server
 
 export = typer.Typer(
     name="export",
@@ -83,8 +89,8 @@ def onnx(
     The input is uint8 RGB (N, 3, H, W); normalisation and upsampling are part of the file, the class names stand in its
     metadata. Needs the extra onnx.
     """
+    from stages.export.onnx import export_onnx
     from stages.networks import Segmenter, load_network
-    from stages.networks.onnx_export import export_onnx
 
     target = existing_workspace(workspace)
     artifact = named_artifact(target, name)
@@ -135,7 +141,7 @@ def voc_test(
     The archive holds 1,456 indexed PNGs, results/VOC2012/Segmentation/comp6_test_cls/<id>.png. It is opened again and
     checked before it gets its name.
     """
-    from stages.scoring import submission
+    from stages.export import submission
 
     server = submission.voc_test(comp)
     _submit(server, name, archive, list_file, images, data, allow_subset, workspace, workers, as_json)
@@ -157,7 +163,7 @@ def cityscapes_test(
     The archive holds 1,525 PNGs of label ids (7 road, ... 33 bicycle). It is opened again and checked before it gets
     its name.
     """
-    from stages.scoring.submission import CITYSCAPES_TEST
+    from stages.export.submission import CITYSCAPES_TEST
 
     _submit(CITYSCAPES_TEST, name, archive, list_file, None, data, allow_subset, workspace, workers, as_json)
 
@@ -174,7 +180,7 @@ def _submit(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    from stages.scoring.submission import make_submission, predicted_pictures
+    from stages.export.submission import make_submission, predicted_pictures
 
     target = existing_workspace(workspace)
     for given in filter(None, (name, data)):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from artifacts.errors import ConfigError, UsageError
-from artifacts.store import Workspace
+from artifacts.errors import ArtifactError, ConfigError, UsageError
+from artifacts.store import Artifact, Workspace
 from semiseg_cli.console import say
 from semiseg_cli.progress import choose_progress
 from stages.contract import Execution, default_workers
+from stages.pipeline.parameters import did_you_mean
 
 RUNS = Path("runs")
 DEFAULT = RUNS / "default"
@@ -87,3 +89,23 @@ def quoted(words: list[str]) -> str:
 
 def is_main_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
+
+
+def named_artifact(workspace: Workspace, name: str) -> Artifact:
+    """The artifact; ArtifactError suggests what may be meant where there is none of the name."""
+    if name not in workspace.names() and not workspace.partials(name):
+        raise ArtifactError(
+            f"workspace {workspace.path} has no artifact {name!r}{did_you_mean(name, workspace.names())}",
+            "semiseg status lists them",
+        )
+    return workspace.artifact(name)
+
+
+def option(name: str, kind: Any, default: Any, *flags: str, **rest: Any) -> inspect.Parameter:
+    """One keyword parameter that Typer turns into an option."""
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, typer.Option(*flags, **rest)],
+    )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import UsageError
 from artifacts.text import visible
-from stages.pipeline.figures import Results
-from stages.pipeline.how_made import HowMade
+from stages.report.figures import Results
+from stages.report.how_made import HowMade
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

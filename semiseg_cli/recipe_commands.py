@@ -46,12 +46,12 @@ from semiseg_cli.options import (
 from semiseg_cli.tables import table_json, table_markdown, table_text
 from stages.config import read_yaml
 from stages.pipeline.changes import Change, listed
-from stages.pipeline.figures import Results, not_fresh, read_results
-from stages.pipeline.how_made import HowMade, how_made, steps_of_trainings, value_words
 from stages.pipeline.parameters import Parameter, did_you_mean
 from stages.pipeline.recipe import Node, Recipe, declared_parameters, read_recipe
 from stages.pipeline.run_recipe import Record, read_record, run_recipe
 from stages.pipeline.status import STALE, Expected, State, workspace_states
+from stages.report.figures import Results, not_fresh, read_results
+from stages.report.how_made import HowMade, how_made, steps_of_trainings, value_words
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -25,6 +25,7 @@ from semiseg_cli.options import (
     execution,
     is_main_rank,
     known_workspaces,
+    option,
     quoted,
 )
 from stages.config import Config, assign, build, merge, parse_assignment, read_yaml
@@ -157,16 +158,6 @@ def stage_function(name: str) -> Callable[..., None]:
 
 def identifier(option: str) -> str:
     return option.lstrip("-").replace("-", "_")
-
-
-def option(name: str, kind: Any, default: Any, *flags: str, **rest: Any) -> inspect.Parameter:
-    """One keyword parameter that Typer turns into an option."""
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[kind, typer.Option(*flags, **rest)],
-    )
 
 
 def shortcut_parameter(stage: Stage, key: str, shortcut: Shortcut) -> inspect.Parameter:

@@ -10,9 +10,9 @@ import rich.table
 
 from artifacts.text import visible
 from semiseg_cli.console import plain_table
-from stages.pipeline.figures import Cost, Figure, Figures, Results, order_sentence
-from stages.pipeline.how_made import HowMade, how_made_lines
 from stages.pipeline.table import Row, Table
+from stages.report.figures import Cost, Figure, Figures, Results, order_sentence
+from stages.report.how_made import HowMade, how_made_lines
 
 GAP = 3  # spaces between columns of a terminal's table
 NAMED = 8  # of the artifacts that are missing, as many are named

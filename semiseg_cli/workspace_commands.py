@@ -24,11 +24,10 @@ from semiseg_cli.console import (
     state_text,
     write_json,
 )
-from semiseg_cli.options import JsonOption, WorkspaceOption, existing_workspace
+from semiseg_cli.options import JsonOption, WorkspaceOption, existing_workspace, named_artifact
 from stages.config import mistakes
 from stages.contract import STAGE_MODULES, load_stage
 from stages.pipeline.changes import settings_apart
-from stages.pipeline.recipe import did_you_mean
 from stages.pipeline.run_recipe import Record, read_record
 from stages.pipeline.status import State, unfinished_states, unfinished_work, workspace_states
 
@@ -94,16 +93,6 @@ def _leavings(state: State) -> list[str]:
     age = (datetime.now(UTC) - datetime.fromisoformat(state.since)).total_seconds()
     go_on = f"to continue: {state.command}" if state.command else "what made it continues it"
     return [f"left {duration(max(age, 0.0))} ago", go_on, "to remove: semiseg clean"]
-
-
-def named_artifact(workspace: Workspace, name: str) -> Artifact:
-    """The artifact; ArtifactError suggests what may be meant where there is none of the name."""
-    if name not in workspace.names() and not workspace.partials(name):
-        raise ArtifactError(
-            f"workspace {workspace.path} has no artifact {name!r}{did_you_mean(name, workspace.names())}",
-            "semiseg status lists them",
-        )
-    return workspace.artifact(name)
 
 
 def show(

@@ -25,11 +25,11 @@ from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
 from stages.data.pictures import Pictures, data_unless_images, open_pictures
+from stages.localization.config import CrfConfig
+from stages.localization.dense_crf import CrfParameters, crf_labels
 from stages.localization.grid import reduced_size, resize_maps
-from stages.localization.seeds import activation_background
-from stages.scoring.config import CrfConfig
-from stages.scoring.dense_crf import CrfParameters, crf_labels
-from stages.scoring.processes import map_in_processes
+from stages.localization.seed_labels import activation_background
+from stages.parallel.processes import map_in_processes
 
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMap, ScoreMaps

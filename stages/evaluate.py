@@ -23,7 +23,7 @@ from stages.config import Config
 from stages.contract import Execution, Input, Stage, default_workers
 
 if TYPE_CHECKING:
-    from stages.scoring.confusion import Scores
+    from stages.evaluation.confusion import Scores
 
 SHOWN = 50  # names listed in one message
 
@@ -108,8 +108,8 @@ def run(
     config: EvaluateConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
 ) -> dict[str, Any]:
     """Scores all pictures (seconds: nothing is kept of a run that was cut off). Under torchrun rank 0 does it alone."""
-    from stages.scoring.confusion import remarks
-    from stages.scoring.evaluation import score_pairs
+    from stages.evaluation.confusion import remarks
+    from stages.evaluation.scoring import score_pairs
 
     if execution.rank != 0:
         return {}
@@ -157,8 +157,8 @@ def evaluate_folders(
     mask_format: "binary": the ground truth is black and white, and white is class 1; "ids": 255 is ignored; "auto": the
     latter, and a DataError where the ground truth holds 0 and 255 alone. note: is told what a person should know.
     """
-    from stages.scoring.confusion import remarks
-    from stages.scoring.evaluation import score_pairs
+    from stages.evaluation.confusion import remarks
+    from stages.evaluation.scoring import score_pairs
 
     if mask_format == "binary" and num_classes != 2:
         raise ConfigError(f"black-and-white masks have two classes, num_classes is {num_classes}", "--num-classes 2")

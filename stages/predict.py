@@ -30,7 +30,7 @@ from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
 from stages.data.pictures import Pictures, data_unless_images, notes_on, open_pictures
-from stages.scoring.config import InferenceConfig
+from stages.engine.config import InferenceConfig
 
 if TYPE_CHECKING:
     import torch

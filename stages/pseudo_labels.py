@@ -27,7 +27,7 @@ from artifacts.masks import IGNORE, read_mask, write_mask
 from artifacts.store import Artifact, Writer
 from stages.config import Config
 from stages.contract import Execution, Input, Stage
-from stages.data.each_image import for_each_image
+from stages.parallel.each_image import for_each_image
 
 
 class PseudoLabelsConfig(Config):

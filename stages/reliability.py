@@ -23,7 +23,7 @@ from artifacts.item_shapes import some
 from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Stage, has_snapshots
 from stages.data.pictures import pictures_of_splits
-from stages.scoring.config import InferenceConfig
+from stages.engine.config import InferenceConfig
 
 if TYPE_CHECKING:
     import torch

@@ -20,8 +20,9 @@ from artifacts.errors import ConfigError
 from artifacts.store import Artifact, Writer
 from stages.config import Config
 from stages.contract import Execution, Input, Stage
+from stages.engine.config import InferenceConfig
+from stages.localization.config import CrfConfig
 from stages.methods.settings import SupervisedSettings, TrainConfig
-from stages.scoring.config import CrfConfig, InferenceConfig
 
 
 class RetrainConfig(Config):
@@ -82,9 +83,9 @@ def run(
 ) -> dict[str, Any]:
     from stages.engine import distributed
     from stages.engine.device import select_device
-    from stages.engine.segmenter_training import train_segmenter
+    from stages.localization.estimated_masks import Refiner, label_pictures
+    from stages.methods.segmenter_training import train_segmenter
     from stages.networks import load_network
-    from stages.scoring.pseudo_labels import Refiner, label_pictures
 
     data, segmenter = inputs["data"], inputs["segmenter"]
     assert data is not None

@@ -27,7 +27,7 @@ from artifacts.item_shapes import network_class_names
 from artifacts.store import Artifact, Writer
 from stages.config import Config, mistakes
 from stages.contract import Execution, Input, Stage, Tracker
-from stages.scoring.processes import process_pool
+from stages.parallel.processes import process_pool
 
 CHUNK = 16  # pictures a pool process takes at a time
 SHARD_SIZE = 500  # pictures in one file of class-activation maps
@@ -444,7 +444,7 @@ class LabelJob:
         import numpy as np
 
         from artifacts.masks import read_mask
-        from stages.localization.quality import count_labels
+        from stages.evaluation.label_quality import count_labels
 
         dataset = _opened(self.data)
         counts = np.zeros((dataset.num_classes, dataset.num_classes + 1), dtype=np.int64)
@@ -455,7 +455,7 @@ class LabelJob:
 
     def _labels(self, dataset: Any, found: Any) -> Any:
         from stages.localization.grid import resize_maps
-        from stages.localization.seeds import dense_labels, seed_labels
+        from stages.localization.seed_labels import dense_labels, seed_labels
 
         scores = resize_maps(found.scores, found.size, found.stride)
         if isinstance(self.rule, DenseRule):
@@ -469,7 +469,7 @@ class LabelJob:
 
     def _background(self, dataset: Any, image_id: str, scores: Any) -> Any:
         from stages.localization.saliency import read_saliency
-        from stages.localization.seeds import sure_background
+        from stages.localization.seed_labels import sure_background
 
         assert isinstance(self.rule, SeedRule)
         background, size = self.rule.background, scores.shape[1:]
@@ -553,7 +553,7 @@ def _one_thread() -> None:
 
 def _quality(pool: Executor, job: LabelJob, config: SeedsConfig, dataset: Any) -> dict[str, Any]:
     """Per split with masks: precision, recall, IoU and coverage against them, over the pictures that have one."""
-    from stages.localization.quality import label_quality
+    from stages.evaluation.label_quality import label_quality
 
     quality: dict[str, Any] = {}
     for split in config.splits:

@@ -23,7 +23,7 @@ from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Stage, has_snapshots
 from stages.data.pictures import pictures_of_splits
-from stages.scoring.config import InferenceConfig
+from stages.engine.config import InferenceConfig
 
 PART = 200  # pictures of a snapshot between two records: what a killed run scores again, and a rank's share
 
@@ -72,9 +72,9 @@ def run(
     from stages.engine.device import select_device
     from stages.engine.distributed import barrier
     from stages.engine.inference import large_pictures, predict_probabilities
+    from stages.evaluation.confusion import ConfusionMatrix
     from stages.networks import load_network
     from stages.networks.loading import snapshots_of
-    from stages.scoring.confusion import ConfusionMatrix
 
     splits = choose_splits(config, inputs["data"])
     dataset, ids = pictures_of_splits(inputs["data"], splits)
@@ -129,7 +129,7 @@ def _record(step: int, first: int) -> str:
 
 
 def _mean_iou(writer: Writer, parts: Sequence[tuple[int, int]], dataset: Dataset, splits: Sequence[str]) -> float:
-    from stages.scoring.confusion import ConfusionMatrix
+    from stages.evaluation.confusion import ConfusionMatrix
 
     matrix = ConfusionMatrix(dataset.num_classes)
     for part in parts:

@@ -54,7 +54,7 @@ def needs(config: TrainConfig, given: Collection[str]) -> tuple[str, ...]:
 def run(
     config: TrainConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
 ) -> dict[str, Any]:
-    from stages.engine.segmenter_training import train_segmenter
+    from stages.methods.segmenter_training import train_segmenter
 
     assert inputs["data"] is not None
     dataset = Dataset(inputs["data"])

@@ -59,9 +59,9 @@ def run(
     from stages.engine import distributed
     from stages.engine.loop import fit
     from stages.engine.randomness import derive_seed
-    from stages.engine.segmenter_training import publish_network
     from stages.engine.streams import Entry, SampleMaker, Stream
     from stages.localization.classification import Classification, scored
+    from stages.methods.segmenter_training import publish_network
 
     assert inputs["data"] is not None
     dataset = Dataset(inputs["data"])

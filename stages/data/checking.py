@@ -27,8 +27,9 @@ from artifacts.dataset import MASKED, SCORED, SPLITS, TRAINING, Dataset, check_i
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.image_files import FORMATS, open_image
 from artifacts.masks import IGNORE
+from artifacts.text import named
 from stages.contract import Execution
-from stages.data.lists import check_disjoint, named
+from stages.data.lists.id_lists import check_disjoint
 from stages.data.photographs import Picture, look_at
 from stages.data.pixels import HINTS, REMARKS
 from stages.data.preparation import (
@@ -44,11 +45,11 @@ from stages.data.preparation import (
     only_images,
     read_tags,
 )
-from stages.data.raw import RawDataset, TagSource
-from stages.scoring.processes import map_in_processes
+from stages.data.readers.raw import RawDataset, TagSource
+from stages.parallel.processes import map_in_processes
 
 if TYPE_CHECKING:
-    from stages.prepare_data import PrepareDataConfig
+    from stages.data.preparation_config import PrepareDataConfig
 
 # Kinds of findings, in the order in which they are shown, and their headings.
 KINDS = {

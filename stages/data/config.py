@@ -326,3 +326,27 @@ AnyDataset = Annotated[
     ShapesConfig | VocAugConfig | CityscapesConfig | CocoConfig | PascalContextConfig | FolderConfig,
     Field(discriminator="name"),
 ]
+
+
+# labels.py of cityscapesScripts: the 19 classes that are scored, in the order of their train ids 0..18.
+CITYSCAPES_LABEL_IDS: dict[str, int] = {
+    "road": 7,
+    "sidewalk": 8,
+    "building": 11,
+    "wall": 12,
+    "fence": 13,
+    "pole": 17,
+    "traffic light": 19,
+    "traffic sign": 20,
+    "vegetation": 21,
+    "terrain": 22,
+    "sky": 23,
+    "person": 24,
+    "rider": 25,
+    "car": 26,
+    "truck": 27,
+    "bus": 28,
+    "train": 31,
+    "motorcycle": 32,
+    "bicycle": 33,
+}

@@ -16,7 +16,7 @@ from PIL import Image
 
 from artifacts.errors import DataError
 from artifacts.image_files import RARE, SUFFIXES, load_plugins
-from stages.data.lists import named
+from artifacts.text import named
 
 _PACKAGES = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif", ".avif": "pillow-avif-plugin"}
 _OF_SYSTEMS = ("thumbs.db", "desktop.ini")

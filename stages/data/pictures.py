@@ -15,7 +15,7 @@ from artifacts.image_files import SUFFIXES
 from artifacts.store import Artifact
 from stages.data.listing import list_files
 from stages.data.pixels import read, read_header, remarks_in_words, unreadable
-from stages.scoring.processes import map_in_processes
+from stages.parallel.processes import map_in_processes
 
 
 class Pictures(Protocol):

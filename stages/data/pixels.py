@@ -21,7 +21,7 @@ from PIL import Image
 from artifacts.errors import DataError
 from artifacts.image_files import open_image, orientation, reason, stored_size, turned
 from artifacts.masks import PNG_SIGNATURE, png_damage
-from stages.data.lists import named
+from artifacts.text import named
 
 FRAMED = ("GIF", "TIFF", "WEBP", "PNG", "AVIF")  # cameras write MPO files, whose second picture is a preview
 # Tags of TIFF 6.0.

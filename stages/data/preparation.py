@@ -21,16 +21,13 @@ from artifacts.dataset import MASKED, write_dataset
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE, encode_mask, read_mask
 from artifacts.store import Writer
+from artifacts.text import SHOWN, named
 from stages.contract import Execution
+from stages.data.annotations.image_labels import label_source
 from stages.data.class_figures import class_figures
 from stages.data.config import check_kept
-from stages.data.each_image import for_each_image
-from stages.data.labels import label_source
-from stages.data.lists import SHOWN, Names, check_disjoint, check_subset, named, read_list
-from stages.data.photographs import Picture, look_at
-from stages.data.pixels import remarks_in_words
-from stages.data.raw import RawDataset, TagSource, unreadable
-from stages.data.splits import (
+from stages.data.lists.id_lists import Names, check_disjoint, check_subset, read_list
+from stages.data.lists.splits import (
     check_unlabelled,
     describe_labelled,
     draw_balanced,
@@ -38,9 +35,13 @@ from stages.data.splits import (
     parse_amount,
     set_aside,
 )
+from stages.data.photographs import Picture, look_at
+from stages.data.pixels import remarks_in_words
+from stages.data.readers.raw import RawDataset, TagSource, unreadable
+from stages.parallel.each_image import for_each_image
 
 if TYPE_CHECKING:
-    from stages.prepare_data import PrepareDataConfig
+    from stages.data.preparation_config import PrepareDataConfig
 
 
 # ------------------------------------------------------------------------------------------------- which images

@@ -236,3 +236,41 @@ class TeacherSettings(Config):
         if self.average == "parameters" and self.mode == "eval":
             raise ValueError("average parameters needs mode train: the teacher would keep its first statistics")
         return self
+
+
+class InferenceConfig(Config):
+    """How a picture is predicted: whole, at which scales, mirrored or not, and how these views become one."""
+
+    scales: tuple[float, ...] = Field(
+        (1.0,),
+        description="Factors by which the picture is resized. 1: as it is (the protocol of most papers).\n"
+        "DSRG: [0.75, 1, 1.25]; SEAM: [0.5, 0.75, 1, 1.25, 1.5, 1.75] with flip.",
+    )
+    flip: bool = Field(False, description="Also predict the mirrored picture and take the mean of the two.")
+    merge: Literal["logits", "logits-sum", "probabilities"] = Field(
+        "logits",
+        description="How views become one. logits: mean of the logits, then softmax (SEAM). logits-sum: sum, then\n"
+        "softmax, which is sharper (DSRG, Puzzle-CAM). probabilities: mean of the softmax of each view.",
+    )
+    window: int | None = Field(
+        None,
+        ge=16,
+        description="Slide a square window of this side over each view, in steps of two thirds of it, and average the\n"
+        "probabilities where windows overlap (Cityscapes: 801). null: each view whole, up to whole_pixels.",
+    )
+    whole_pixels: int = Field(
+        8_400_000,
+        ge=256,
+        description="A view of more pixels is predicted in windows of 1024 pixels (the side of `window` where that is\n"
+        "given), which bounds the memory. 1024 x 2048 at scale 2 is just whole.",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Arithmetic of the network. auto: bf16 on a GPU that has it, else fp32."
+    )
+
+    @pydantic.field_validator("scales")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or any(not 0 < scale <= 8 for scale in value):
+            raise ValueError("expected one or more numbers between 0 and 8")
+        return value

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from artifacts.errors import DataError
 from stages.data.pictures import Pictures
+from stages.engine.config import InferenceConfig
 from stages.engine.device import autocast_dtype
 from stages.networks import normalise, upsample
-from stages.scoring.config import InferenceConfig
 
 AHEAD = 2  # batches decoded in advance
 WINDOW = 1024  # side of the windows in which a view of too many pixels is predicted

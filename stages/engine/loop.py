@@ -36,12 +36,12 @@ from stages.engine.config import TrainingConfig
 from stages.engine.device import autocast_dtype, describe_device, select_device
 from stages.engine.interruption import Interruption
 from stages.engine.memory import PeakMemory
+from stages.engine.method import Method
 from stages.engine.optimizers import MAIN, build_optimizers, check_state, lay_out_state, learning_rate_factor
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Parcel, SampleMaker
 from stages.engine.teacher import update_average
 from stages.engine.training_log import Means, TrainingLog
-from stages.methods.contract import Method
 from stages.networks.weights import load_strictly
 
 CHECKPOINT = "checkpoint.pt"

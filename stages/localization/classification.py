@@ -20,8 +20,8 @@ from stages.data.pictures import Pictures
 from stages.engine.batch import Batch
 from stages.engine.device import select_device
 from stages.engine.losses import multilabel_soft_margin
-from stages.localization.average_precision import average_precision
-from stages.methods.contract import Method
+from stages.engine.method import Method
+from stages.evaluation.average_precision import average_precision
 from stages.networks import Classifier, build_classifier, normalise
 from stages.networks.config import ClassifierConfig
 

@@ -13,7 +13,7 @@ from stages.methods.settings import AnyMethodSettings
 from stages.methods.settings.base import MethodSettings
 
 if TYPE_CHECKING:
-    from stages.methods.contract import Method
+    from stages.engine.method import Method
 
 METHODS: dict[str, type[MethodSettings]] = {
     settings.model_fields["name"].default: settings for settings in get_args(get_args(AnyMethodSettings)[0])

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from stages.engine.config import OptimizerConfig
-from stages.engine.discrimination import frozen, one_hot, probabilities, real_or_fake
 from stages.engine.losses import IGNORE, cross_entropy, share
+from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Stream
-from stages.methods.contract import Batch, Method, Setup, Sources, segment, strong_and_unlabelled
-from stages.methods.settings.adversarial import AdvSemSegSettings
+from stages.methods.parts.batch_shares import strong_and_unlabelled
+from stages.methods.parts.discrimination import frozen, one_hot, probabilities, real_or_fake
+from stages.methods.settings.advsemseg import AdvSemSegSettings
 from stages.networks.discriminators import PixelDiscriminator
 from stages.networks.segmenter import seeded
 

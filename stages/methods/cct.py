@@ -17,16 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError
-from stages.engine import perturbations
-from stages.engine.adversarial_noise import adversarial_direction, evaluating
 from stages.engine.losses import squared_difference
+from stages.engine.method import Batch, Method, Setup, Sources, at_size, segment
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Stream
 from stages.engine.teacher import sigmoid_ramp
-from stages.methods.contract import Batch, Method, Setup, Sources, at_size, segment, strong_and_unlabelled
-from stages.methods.settings.consistency import CctSettings
+from stages.methods.parts import perturbations
+from stages.methods.parts.adversarial_noise import adversarial_direction, evaluating
+from stages.methods.parts.batch_shares import strong_and_unlabelled
+from stages.methods.settings.cct import CctSettings
 from stages.networks import Segmenter, make_head
-from stages.networks.backbones import Features
+from stages.networks.blocks import Features
 from stages.networks.segmenter import seeded
 from stages.networks.shuffle_decoder import ShuffleDecoder
 

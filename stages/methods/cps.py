@@ -13,11 +13,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from stages.engine.cutmix import draw_boxes, mix, mix_batches
 from stages.engine.losses import IGNORE, cross_entropy
+from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.streams import Stream
-from stages.methods.contract import Batch, Method, Setup, Sources, segment, strong_and_unlabelled
-from stages.methods.settings.mutual import MutualSettings
+from stages.methods.parts.batch_shares import strong_and_unlabelled
+from stages.methods.parts.cutmix import draw_boxes, mix, mix_batches
+from stages.methods.settings.base import MutualSettings
 
 
 class Cps(Method):

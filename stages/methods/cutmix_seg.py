@@ -12,11 +12,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from stages.engine.cutmix import draw_boxes, mix, mix_batches
 from stages.engine.losses import confident_squared_difference, share
+from stages.engine.method import Batch, Sources, segment
 from stages.engine.streams import Stream
-from stages.methods.contract import Batch, Sources, TeacherStudent, segment, strong_and_unlabelled
-from stages.methods.settings.consistency import CutMixSegSettings
+from stages.methods.parts.batch_shares import strong_and_unlabelled
+from stages.methods.parts.cutmix import draw_boxes, mix, mix_batches
+from stages.methods.parts.teacher_student import TeacherStudent
+from stages.methods.settings.cutmix_seg import CutMixSegSettings
 
 
 class CutMixSeg(TeacherStudent):

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from artifacts.confidence import probability_of_index
 from stages.engine.losses import IGNORE, cross_entropy
+from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.streams import Stream
-from stages.methods.contract import Batch, Method, Setup, Sources, segment, shares
+from stages.methods.parts.batch_shares import shares
 from stages.methods.settings import DmtSettings
 
 

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from stages.engine.distributed import global_mean, rank, sum_over_processes
+from stages.engine.method import Batch, Method, Setup, Sources, at_size
 from stages.engine.streams import Stream
+from stages.localization.dense_crf import crf_batch, crf_pool, named_parameters
 from stages.localization.region_growing import grow_batch
-from stages.methods.contract import Batch, Method, Setup, Sources, at_size
 from stages.methods.settings import DsrgSettings
 from stages.networks import Segmenter
-from stages.scoring.dense_crf import crf_batch, crf_pool, named_parameters
 
 SMALLEST = 1e-4  # added to probabilities, and the smallest denominator of a seed set (authors' code)
 RATIO_BOUNDS = (0.05, 20.0)  # of Q/H in the boundary loss (authors' code)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from stages.engine.losses import cross_entropy
+from stages.engine.method import Batch, Method, Setup, Sources, at_size, segment
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Stream
-from stages.methods.contract import Batch, Method, Setup, Sources, at_size, halves, segment
+from stages.methods.parts.batch_shares import halves
 from stages.methods.settings import DualBranchSettings
 from stages.networks import Segmenter, make_head
 

@@ -13,12 +13,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from stages.engine.adversarial_noise import evaluating
 from stages.engine.losses import share
+from stages.engine.method import Batch, Sources, segment
 from stages.engine.streams import Stream
-from stages.engine.strong_weak import Votes, confident_cross_entropy, strong_mix, vote
-from stages.methods.contract import Batch, Sources, TeacherStudent, segment, strong_and_unlabelled
-from stages.methods.settings.strong_weak import OwnLabelsSettings
+from stages.methods.parts.adversarial_noise import evaluating
+from stages.methods.parts.batch_shares import strong_and_unlabelled
+from stages.methods.parts.strong_weak import Votes, confident_cross_entropy, strong_mix, vote
+from stages.methods.parts.teacher_student import TeacherStudent
+from stages.methods.settings.base import OwnLabelsSettings
 
 
 class FixMatch(TeacherStudent):

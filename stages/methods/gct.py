@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from stages.engine.config import OptimizerConfig
-from stages.engine.discrimination import frozen, probabilities
 from stages.engine.distributed import global_mean
-from stages.engine.flaw_maps import flaw_target, less_flawed, tidy
 from stages.engine.losses import IGNORE, squared_difference
+from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Stream
 from stages.engine.teacher import sigmoid_ramp
-from stages.methods.contract import Batch, Method, Setup, Sources, segment, strong_and_unlabelled
-from stages.methods.settings.mutual import GctSettings
+from stages.methods.parts.batch_shares import strong_and_unlabelled
+from stages.methods.parts.discrimination import frozen, probabilities
+from stages.methods.parts.flaw_maps import flaw_target, less_flawed, tidy
+from stages.methods.settings.gct import GctSettings
 from stages.networks.discriminators import FlawDetector
 from stages.networks.segmenter import seeded
 

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from stages.engine.losses import confident_squared_difference, share, squared_difference
+from stages.engine.method import Batch, Sources, segment
 from stages.engine.streams import Stream
 from stages.engine.teacher import sigmoid_ramp
-from stages.engine.views import strong_view
-from stages.methods.contract import Batch, Sources, TeacherStudent, segment, strong_and_unlabelled
-from stages.methods.settings.consistency import MeanTeacherSettings
+from stages.methods.parts.batch_shares import strong_and_unlabelled
+from stages.methods.parts.teacher_student import TeacherStudent
+from stages.methods.parts.views import strong_view
+from stages.methods.settings.mean_teacher import MeanTeacherSettings
 
 
 class MeanTeacher(TeacherStudent):

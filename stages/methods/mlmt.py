@@ -17,15 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.engine.discrimination import one_hot
 from stages.engine.distributed import global_mean
 from stages.engine.losses import IGNORE, multilabel_soft_margin
-from stages.engine.perturbations import picture_generators
+from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
 from stages.engine.teacher import Teacher
-from stages.engine.views import strong_view
-from stages.methods.contract import Batch, Method, Setup, Sources, strong_and_unlabelled
-from stages.methods.settings.adversarial import MlmtSettings
+from stages.methods.parts.batch_shares import strong_and_unlabelled
+from stages.methods.parts.discrimination import one_hot
+from stages.methods.parts.perturbations import picture_generators
+from stages.methods.parts.views import strong_view
+from stages.methods.settings.mlmt import MlmtSettings
 from stages.networks import build_classifier
 from stages.networks.config import classifier_of
 

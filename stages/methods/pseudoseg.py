@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from stages.engine.distributed import sum_over_processes, world_size
 from stages.engine.losses import IGNORE, cross_entropy, multilabel_soft_margin, share, soft_cross_entropy
+from stages.engine.method import Batch, Method, Setup, Sources, at_size, segment
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Stream
-from stages.engine.views import strong_view
-from stages.methods.contract import Batch, Method, Setup, Sources, at_size, segment, strong_and_unlabelled
-from stages.methods.settings.pseudo_labels import PseudoSegSettings
+from stages.methods.parts.batch_shares import strong_and_unlabelled
+from stages.methods.parts.views import strong_view
+from stages.methods.settings.pseudoseg import PseudoSegSettings
 from stages.networks import Segmenter, on_cells, upsample
 from stages.networks.grad_cam_head import GradCamHead, build_grad_cam_head
 from stages.networks.segmenter import seeded

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from stages.engine.losses import cross_entropy
+from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.streams import Stream
-from stages.engine.views import strong_view
-from stages.methods.contract import Batch, Method, Setup, Sources, segment, shares
-from stages.methods.settings.offline import StudentSettings
+from stages.methods.parts.batch_shares import shares
+from stages.methods.parts.views import strong_view
+from stages.methods.settings.base import StudentSettings
 
 
 class SelfTraining(Method):

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from artifacts.errors import DataError
-from stages.methods.contract import Sources
+from stages.engine.method import Sources
 from stages.methods.self_training import SelfTraining
 
 

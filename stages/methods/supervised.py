@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.streams import Stream
-from stages.methods.contract import Batch, Method, Setup, Sources, segment
 from stages.methods.settings import SupervisedSettings
 
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stages.engine.losses import share
-from stages.engine.perturbations import channel_dropout, picture_generators
-from stages.engine.strong_weak import confident_cross_entropy, strong_mix, vote
-from stages.methods.contract import Batch, at_size, segment
+from stages.engine.method import Batch, at_size, segment
 from stages.methods.fixmatch import FixMatch
+from stages.methods.parts.perturbations import channel_dropout, picture_generators
+from stages.methods.parts.strong_weak import confident_cross_entropy, strong_mix, vote
 from stages.networks import Segmenter
-from stages.networks.backbones import Features
+from stages.networks.blocks import Features
 
 
 class UniMatch(FixMatch):

@@ -15,17 +15,12 @@ import torch
 from torch import Tensor
 
 from stages.engine.losses import share
-from stages.engine.perturbations import complementary_masks
+from stages.engine.method import Batch, Sources, at_size, segment
 from stages.engine.streams import Stream
-from stages.engine.strong_weak import confident_cross_entropy, strong_mix, vote
-from stages.methods.contract import (
-    Batch,
-    Sources,
-    TeacherStudent,
-    at_size,
-    segment,
-    strong_and_unlabelled,
-)
+from stages.methods.parts.batch_shares import strong_and_unlabelled
+from stages.methods.parts.perturbations import complementary_masks
+from stages.methods.parts.strong_weak import confident_cross_entropy, strong_mix, vote
+from stages.methods.parts.teacher_student import TeacherStudent
 from stages.methods.settings import UniMatchV2Settings
 
 

@@ -15,12 +15,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from stages.engine.adversarial_noise import Distance, adversarial_direction, evaluating, kl_divergence
 from stages.engine.losses import confident_squared_difference, share
-from stages.engine.perturbations import picture_generators, uniform
+from stages.engine.method import Batch, Sources, at_size, segment
 from stages.engine.streams import Stream
-from stages.methods.contract import Batch, Sources, TeacherStudent, at_size, segment, strong_and_unlabelled
-from stages.methods.settings.consistency import VatSettings
+from stages.methods.parts.adversarial_noise import Distance, adversarial_direction, evaluating, kl_divergence
+from stages.methods.parts.batch_shares import strong_and_unlabelled
+from stages.methods.parts.perturbations import picture_generators, uniform
+from stages.methods.parts.teacher_student import TeacherStudent
+from stages.methods.settings.vat import VatSettings
 
 PUBLISHED_RADIUS = {"image": 1.0, "feature": 2.0}
 PROBE = 0.01  # share of the length of what is probed; the same as in cct

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stages.networks.blocks import upsample
     from stages.networks.classifier import Classifier, build_classifier
-    from stages.networks.heads import upsample
     from stages.networks.loading import load_network
     from stages.networks.normalisation import normalise
     from stages.networks.segmenter import Segmenter, build_segmenter, make_head, parameter_groups
@@ -18,7 +18,7 @@ _HOMES = {
     "Classifier": "classifier",
     "build_classifier": "classifier",
     "on_cells": "heads",
-    "upsample": "heads",
+    "upsample": "blocks",
     "load_network": "loading",
     "normalise": "normalisation",
     "Segmenter": "segmenter",

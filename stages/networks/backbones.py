@@ -2,7 +2,7 @@
 
 Every backbone is called with normalised images (B, 3, H, W) and returns {"low", "high"}: `high` at the output stride,
 `low` at stride 4 for decoders. A map has ceil(size / stride) cells, cell i centred on pixel stride * i
-(`upsample` in stages/networks/heads.py maps it back without a shift). DINOv2 alone has patches instead, and two more
+(`upsample` in stages/networks/blocks.py maps it back without a shift). DINOv2 alone has patches instead, and two more
 maps (stages/networks/vision_transformer.py).
 """
 
@@ -12,45 +12,10 @@ from collections.abc import Sequence
 
 import torchvision
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-Features = dict[str, Tensor]
-
-
-class Backbone(nn.Module):
-    """Base: channel counts, stride, and BatchNorm that stays frozen through `.train()`.
-
-    Attributes:
-        low_channels, high_channels: channels of the two maps.
-        stride: input pixels per cell of `high`.
-        low_stride: input pixels per cell of `low`.
-        patches: whether cell i covers the pixels from stride * i on, instead of lying on that pixel (DINOv2).
-        unused_prefixes: the parameters of torchvision's network that this backbone has no use for.
-    """
-
-    low_channels: int
-    high_channels: int
-    stride: int
-    low_stride: int = 4
-    patches: bool = False
-    unused_prefixes: tuple[str, ...] = ()
-    batch_norm_frozen: bool = False
-
-    def freeze_batch_norm(self, statistics: bool = True) -> None:
-        """Keep every BatchNorm's affine from now on (no gradient), and its statistics (eval mode even in training)."""
-        self.batch_norm_frozen = statistics
-        for module in self.modules():
-            if isinstance(module, _BatchNorm):
-                module.requires_grad_(False)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> Backbone:
-        super().train(mode)
-        if self.batch_norm_frozen:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
+from stages.networks.blocks import Backbone, Features, initialise
+from stages.networks.hrnet import HRNet
+from stages.networks.vision_transformer import build_dinov2
 
 
 class _Residual(nn.Module):
@@ -101,18 +66,6 @@ class Tiny(Backbone):
     def forward(self, x: Tensor) -> Features:
         low = self.stem(x)
         return {"low": low, "high": self.stage16(self.stage8(low))}
-
-
-def initialise(module: nn.Module) -> None:
-    """Kaiming-normal (fan-in) convolutions with zero biases; norms start as the identity (He et al. 2015)."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-        elif isinstance(layer, (nn.GroupNorm, _BatchNorm)):
-            nn.init.ones_(layer.weight)
-            nn.init.zeros_(layer.bias)
 
 
 # channels of VGG16's convolutions by block (Simonyan & Zisserman 2015, configuration D)
@@ -223,12 +176,8 @@ def build_backbone(name: str, output_stride: int) -> Backbone:
     if name == "mobilenet_v2":
         return MobileNetV2(output_stride)
     if name.startswith("hrnet"):
-        from stages.networks.hrnet import HRNet  # which takes from this module
-
         return HRNet(name)
     if name.startswith("dinov2"):
-        from stages.networks.vision_transformer import build_dinov2
-
         return build_dinov2(name)
     return ResNet(name, output_stride)
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stages.networks.backbones import build_classifier_backbone, initialise
+from stages.networks.backbones import build_classifier_backbone
+from stages.networks.blocks import initialise, initialise_scores
 from stages.networks.config import BackboneConfig
-from stages.networks.heads import initialise_scores
 from stages.networks.segmenter import network_spec, parameter_groups, seeded
 from stages.networks.weights import load_pretrained
 

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from stages.networks.backbones import Features, initialise
+from stages.networks.blocks import Features, initialise
 from stages.networks.config import NetworkConfig
 
 

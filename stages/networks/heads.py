@@ -6,30 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.networks.backbones import Features, initialise
+from stages.networks.blocks import Features, conv_norm_relu, initialise, initialise_scores, upsample
 from stages.networks.config import NetworkConfig
-
-
-def upsample(x: Tensor, size: tuple[int, int], stride: int, patches: bool = False) -> Tensor:
-    """Bilinear upsampling that keeps cell i on pixel `stride` * i, for every size.
-
-    x (B, C, h, w) with h = ceil(H / stride) -> (B, C, H, W), size = (H, W). At H = stride * (h - 1) + 1 (321, 513: the
-    sizes of the DeepLab line) this equals `align_corners=True`; at other sizes that option would stretch the map by an
-    amount that depends on the size, and `align_corners=False` would shift it by (stride - 1) / 2 pixels. At stride 1
-    what reaches beyond the picture is cut off. With `patches` cell i is in the middle of the pixels from stride * i on.
-    """
-    if stride == 1:
-        return x[..., : size[0], : size[1]]
-    if patches:
-        grown = F.interpolate(x, scale_factor=float(stride), mode="bilinear", align_corners=False)
-        return grown[..., : size[0], : size[1]]
-    height, width = x.shape[-2:]
-    # one more cell for the pixels beyond the last cell's centre (cat: replicate padding's backward is random on CUDA)
-    padded = torch.cat([x, x[..., -1:]], dim=3)
-    padded = torch.cat([padded, padded[..., -1:, :]], dim=2)
-    full = (height * stride + 1, width * stride + 1)
-    grown = F.interpolate(padded, size=full, mode="bilinear", align_corners=True)
-    return grown[..., : size[0], : size[1]]
 
 
 def on_cells(maps: Tensor, stride: int, patches: bool = False) -> Tensor:
@@ -44,17 +22,6 @@ def on_cells(maps: Tensor, stride: int, patches: bool = False) -> Tensor:
         for side in maps.shape[-2:]
     )
     return maps[..., rows, :][..., columns]
-
-
-def conv_norm_relu(channels_in: int, channels: int, kernel: int, norm: str, dilation: int = 1) -> nn.Sequential:
-    """kernel x kernel convolution, GroupNorm or BatchNorm, ReLU; same size."""
-    padding = dilation * (kernel // 2)
-    groups = next(g for g in (32, 16, 8, 4, 2, 1) if (channels % g == 0 and channels // g >= 4) or g == 1)
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels, kernel, padding=padding, dilation=dilation, bias=False),
-        nn.GroupNorm(groups, channels) if norm == "group" else nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
-    )
 
 
 class AtrousBranch(nn.Module):
@@ -97,13 +64,6 @@ class AtrousSum(nn.Module):
         for branch in self.branches[1:]:
             logits = logits + branch(high)
         return logits
-
-
-def initialise_scores(layer: nn.Conv2d) -> None:
-    """Gaussian 0.01, bias 0: all classes start equally likely (fc8 of DeepLab, SEC and DSRG)."""
-    nn.init.normal_(layer.weight, std=0.01)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
 
 
 class FullyConvolutional(nn.Module):

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.networks.backbones import Backbone, Features
-from stages.networks.heads import upsample
+from stages.networks.blocks import Backbone, Features, upsample
 from stages.networks.timm_models import create
 
 FACTORS = (1, 2, 4, 8)  # cells of the first branch, stride 4, per cell of each branch

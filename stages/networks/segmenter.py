@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from stages.networks.backbones import Backbone, Features, build_backbone, initialise
+from stages.networks.backbones import build_backbone
+from stages.networks.blocks import Backbone, Features, initialise
 from stages.networks.config import NetworkConfig
 from stages.networks.heads import AtrousBranch, build_head
 from stages.networks.weights import load_pretrained, load_strictly

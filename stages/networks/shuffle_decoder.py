@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stages.networks.backbones import Features, initialise
+from stages.networks.blocks import Features, initialise
 
 
 class ShuffleDecoder(nn.Module):

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.networks.backbones import Backbone, Features
-from stages.networks.heads import initialise_scores, upsample
+from stages.networks.blocks import Backbone, Features, initialise_scores, upsample
 from stages.networks.timm_models import create
 
 PATCH = 14  # pixels a side

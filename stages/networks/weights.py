@@ -13,7 +13,7 @@ from torch import Tensor
 
 from artifacts import checkpoint
 from artifacts.errors import ConfigError
-from stages.networks.backbones import Backbone
+from stages.networks.blocks import Backbone
 from stages.networks.config import TIMM_BACKBONES, BackboneConfig
 from stages.networks.timm_models import pretrained_state
 

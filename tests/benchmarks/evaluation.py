@@ -10,7 +10,7 @@ from sklearn.metrics import confusion_matrix
 
 from artifacts.masks import IGNORE, encode_mask
 from stages.contract import default_workers
-from stages.scoring.evaluation import Pairs, score_pairs
+from stages.evaluation.scoring import Pairs, score_pairs
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import Result, alone, in_turn
 

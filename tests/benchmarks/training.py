@@ -17,10 +17,10 @@ from stages.config import build
 from stages.engine.batch import Batch, to_device
 from stages.engine.device import autocast_dtype, select_device
 from stages.engine.loop import fit
+from stages.engine.method import Setup, Sources
 from stages.engine.optimizers import build_optimizer, learning_rate_factor
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import SampleMaker
-from stages.methods.contract import Setup, Sources
 from stages.methods.settings import TrainConfig
 from stages.methods.supervised import Supervised
 from stages.networks import upsample

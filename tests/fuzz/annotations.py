@@ -20,7 +20,7 @@ from PIL import Image
 from skimage.draw import polygon as skimage_polygon
 
 from artifacts.errors import DataError
-from stages.data.annotations.coco import read_coco
+from stages.data.annotations.coco_outlines import read_coco
 from stages.data.annotations.cvat import read_cvat
 from stages.data.annotations.drawing import Drawing, draw
 from stages.data.annotations.labelme import read_labelme

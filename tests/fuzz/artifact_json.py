@@ -27,9 +27,9 @@ from artifacts.score_maps import ScoreMaps, ScoreMapWriter
 from artifacts.store import Work, Workspace, Writer
 from stages.config import build
 from stages.contract import load_stage
-from stages.pipeline.figures import read_results
 from stages.pipeline.run_recipe import read_record
 from stages.pipeline.status import unfinished_states, workspace_states
+from stages.report.figures import read_results
 from tests.artifacts.small_artifacts import sign_again
 
 IDS = ["a", "b", "c", "d"]

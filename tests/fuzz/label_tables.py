@@ -8,8 +8,8 @@ import random
 from pathlib import Path
 
 from artifacts.errors import DataError
-from stages.data.labels import read_label_table
-from stages.data.lists import Names
+from stages.data.annotations.image_labels import read_label_table
+from stages.data.lists.id_lists import Names
 
 IDS = ["a", "photo", "photo 1", "photo 2", "IMG (1)", "IMG_2", "x.v2", "red,green", "b;c", "bär", "12", "000000000009"]
 IDS += ["2007_000032", "a b.c", "it's", "cat"]

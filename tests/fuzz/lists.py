@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from artifacts.errors import DataError
-from stages.data.lists import ENTRY_SUFFIXES, Names, read_list
+from stages.data.lists.id_lists import ENTRY_SUFFIXES, Names, read_list
 
 PIECES = [
     *"abz019",

@@ -19,7 +19,7 @@ from PIL import Image
 from artifacts.errors import DataError
 from stages.contract import Execution, PlainProgress
 from stages.data.config import FolderConfig
-from stages.data.folder import find
+from stages.data.readers.folder import find
 
 HEIGHT, WIDTH = 5, 7
 NAMES = ("background", "cat", "dog", "cup", "disc", "traffic light", "x1")

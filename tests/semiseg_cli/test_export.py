@@ -19,8 +19,7 @@ from artifacts.canonical import digest
 from artifacts.masks import encode_mask
 from artifacts.store import Work, Workspace
 from semiseg_cli.main import main
-from stages.data.config import VOC_CLASS_NAMES
-from stages.scoring.submission import CITYSCAPES_LABEL_IDS
+from stages.data.config import CITYSCAPES_LABEL_IDS, VOC_CLASS_NAMES
 
 WORK = Path("runs") / "default"
 VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"

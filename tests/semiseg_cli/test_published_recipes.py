@@ -16,9 +16,9 @@ import torch
 
 from semiseg_cli.recipe_commands import shipped_recipes
 from stages.engine.batch import Batch
+from stages.engine.method import Setup, Sources
 from stages.engine.streams import MaskFolder
 from stages.methods import load_method
-from stages.methods.contract import Setup, Sources
 from stages.methods.settings import TrainConfig
 from stages.networks.config import NetworkConfig
 from stages.pipeline.recipe import Recipe, read_recipe

@@ -18,9 +18,9 @@ from artifacts.store import Work, Workspace
 from semiseg_cli.plots import LABELS, draw_plot, plot_figures, positions, row_styles, subtitle
 from semiseg_cli.tables import table_json, table_markdown, table_text
 from stages.methods import METHODS as METHODS_KNOWN
-from stages.pipeline.figures import read_results
-from stages.pipeline.how_made import Data, HowMade
 from stages.pipeline.table import Plot, Published, Row, Table
+from stages.report.figures import read_results
+from stages.report.how_made import Data, HowMade
 
 TABLE = Table(
     "Rows",

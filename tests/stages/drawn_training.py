@@ -182,7 +182,7 @@ class Training:
 
     @property
     def sources(self) -> Any:
-        from stages.methods.contract import Sources
+        from stages.engine.method import Sources
 
         dataset, folders = self.dataset, self.folders
         given = frozenset({"masks", *folders})

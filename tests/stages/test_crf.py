@@ -15,10 +15,10 @@ import stages.crf as module
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import read_mask
 from artifacts.score_maps import ScoreMaps, ScoreMapWriter
+from stages.localization.config import CrfConfig
+from stages.localization.dense_crf import PARAMETERS, crf_from_labels, crf_labels, crf_probabilities
 from stages.localization.grid import resize_maps
 from stages.networks import upsample
-from stages.scoring.config import CrfConfig
-from stages.scoring.dense_crf import PARAMETERS, crf_from_labels, crf_labels, crf_probabilities
 from tests.artifacts.small_artifacts import change_json
 
 SETTINGS = {"parameters": "deeplab-v2", "scale": 4}

@@ -14,7 +14,7 @@ from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import read_mask, write_mask
 from stages.contract import PlainProgress
 from stages.evaluate import evaluate_folders
-from stages.scoring.confusion import ConfusionMatrix, remarks
+from stages.evaluation.confusion import ConfusionMatrix, remarks
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,11 @@ from artifacts.errors import ConfigError
 from artifacts.store import Workspace
 from stages.config import build
 from stages.contract import Execution, PlainProgress
-from stages.data.labels import tags_of_mask
-from stages.data.shapes import draw
+from stages.data.annotations.image_labels import tags_of_mask
+from stages.data.preparation_config import PrepareDataConfig
+from stages.data.readers.shapes import draw
 from stages.pipeline.run_stage import run_stage
-from stages.prepare_data import STAGE, PrepareDataConfig
+from stages.prepare_data import STAGE
 
 SMALL = {"dataset": {"name": "shapes", "train": 5, "weak": 12, "val": 3, "long_side": 64}}
 

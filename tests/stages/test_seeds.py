@@ -24,12 +24,12 @@ from artifacts.score_maps import ScoreMaps
 from artifacts.store import Work, Workspace
 from stages.config import build
 from stages.contract import Execution
+from stages.data.preparation_config import PrepareDataConfig
 from stages.localization.saliency import encode_saliency
 from stages.networks import build_classifier
 from stages.networks.config import ClassifierConfig
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE as PREPARE_DATA
-from stages.prepare_data import PrepareDataConfig
 from stages.seeds import STAGE, SeedsConfig
 from tests.stages.conftest import publish
 

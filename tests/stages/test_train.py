@@ -21,11 +21,11 @@ from artifacts import checkpoint
 from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
 from artifacts.masks import write_mask
 from stages.engine.loop import CHECKPOINT
-from stages.engine.segmenter_training import snapshot_steps
 from stages.methods import METHODS
-from stages.methods.contract import shares
 from stages.methods.dual_branch import DualBranch
 from stages.methods.fixmatch import FixMatch
+from stages.methods.parts.batch_shares import shares
+from stages.methods.segmenter_training import snapshot_steps
 from stages.networks import load_network, normalise
 from stages.networks.loading import snapshots_of
 from stages.pipeline.run_stage import run_stage
@@ -123,7 +123,7 @@ from contextlib import contextmanager
 from artifacts.store import Workspace
 from stages.contract import Execution
 from stages.pipeline.run_stage import run_stage
-import stages.engine.segmenter_training, stages.localization.classification, torch.utils.tensorboard
+import stages.methods.segmenter_training, stages.localization.classification, torch.utils.tensorboard
 from tests.stages import test_train as tests
 from tests.stages.drawn_training import Training
 

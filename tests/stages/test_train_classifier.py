@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from artifacts.errors import ConfigError, DataError
-from stages.localization.average_precision import average_precision
+from stages.evaluation.average_precision import average_precision
 from stages.localization.classification import BATCH, class_scores
 from stages.networks import load_network, normalise
 from stages.pipeline.run_stage import run_stage

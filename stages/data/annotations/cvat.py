@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from artifacts.errors import DataError
-from stages.data.annotations.coco import stem_of
+from stages.data.annotations.coco_outlines import stem_of
 from stages.data.annotations.drawing import BACKGROUND_LABELS, Drawing, Region, Runs, Size, runs_of
 from stages.data.annotations.reading import (
     NoAreaError,

@@ -29,7 +29,7 @@ import numpy as np
 
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE
-from stages.data.lists import SHOWN
+from artifacts.text import SHOWN
 
 BACKGROUND_LABELS = ("background", "_background_")
 IGNORE_LABELS = ("__ignore__",)  # with _background_ LabelMe's convention, see its labels.txt

@@ -9,13 +9,26 @@ from pydantic import Field
 
 from stages.config import SHORTHAND
 from stages.engine.config import HardExamples, TrainingConfig
-from stages.methods.settings.adversarial import AdvSemSegSettings, MlmtSettings, S4GanSettings
-from stages.methods.settings.consistency import CctSettings, CutMixSegSettings, MeanTeacherSettings, VatSettings
-from stages.methods.settings.labels import DsrgSettings, DualBranchSettings, SupervisedSettings
-from stages.methods.settings.mutual import CpcSettings, CpsSettings, GctSettings
-from stages.methods.settings.offline import DmtSettings, SelfTrainingSettings, StPlusPlusSettings
-from stages.methods.settings.pseudo_labels import PseudoSegSettings
-from stages.methods.settings.strong_weak import FixMatchSettings, UniMatchSettings, UniMatchV2Settings
+from stages.methods.settings.advsemseg import AdvSemSegSettings
+from stages.methods.settings.cct import CctSettings
+from stages.methods.settings.cpc import CpcSettings
+from stages.methods.settings.cps import CpsSettings
+from stages.methods.settings.cutmix_seg import CutMixSegSettings
+from stages.methods.settings.dmt import DmtSettings
+from stages.methods.settings.dsrg import DsrgSettings
+from stages.methods.settings.dual_branch import DualBranchSettings
+from stages.methods.settings.fixmatch import FixMatchSettings
+from stages.methods.settings.gct import GctSettings
+from stages.methods.settings.mean_teacher import MeanTeacherSettings
+from stages.methods.settings.mlmt import MlmtSettings
+from stages.methods.settings.pseudoseg import PseudoSegSettings
+from stages.methods.settings.s4gan import S4GanSettings
+from stages.methods.settings.self_training import SelfTrainingSettings
+from stages.methods.settings.st_plus_plus import StPlusPlusSettings
+from stages.methods.settings.supervised import SupervisedSettings
+from stages.methods.settings.unimatch import UniMatchSettings
+from stages.methods.settings.unimatch_v2 import UniMatchV2Settings
+from stages.methods.settings.vat import VatSettings
 from stages.networks.config import NetworkConfig
 
 AnyMethodSettings = Annotated[

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from stages.config import Config
-from stages.engine.config import Share, TeacherSettings
+from stages.engine.config import (
+    CutMixSettings,
+    OptimizerConfig,
+    Share,
+    StrongAugmentationSettings,
+    TeacherSettings,
+)
 
 Reduction = Literal["sum", "mean"]
 REDUCTION = "Squared differences over the classes: their sum, or their mean (the sum divided by the number of classes)."
@@ -85,4 +91,120 @@ class TeacherStudentSettings(SemiSupervisedSettings):
     teacher: TeacherSettings | None = Field(TeacherSettings(), description="The average of the network over the steps.")
     evaluate: Literal["student", "teacher"] = Field(
         "teacher", description="What is evaluated and published, where there is a teacher."
+    )
+
+
+Channels = Annotated[int, Field(ge=2)]
+
+
+class DiscriminatorSettings(Config):
+    """A network that judges predictions, and how it learns."""
+
+    channels: tuple[Channels, ...] = Field(
+        (64, 128, 256, 512),
+        min_length=1,
+        description="Channels of its layers, each of which halves the map (published).",
+    )
+    optimizer: OptimizerConfig = Field(
+        OptimizerConfig(name="adam", lr=1e-4, new_lr_factor=1.0, weight_decay=0.0, betas=(0.9, 0.99)),
+        description="Its optimiser (published: Adam, 1e-4, betas .9 and .99); the schedule is that of the training.",
+    )
+
+
+SURE = "The teacher is sure where its highest probability reaches this; 0: everywhere."
+
+
+CONFIDENCE = (
+    "batch: the share of sure pixels of the joint batch, padding included, multiplies the loss (French et al.).\n"
+    "pixel: sure pixels alone are taught (an option of their code)."
+)
+
+
+class TrainingTeacherSettings(TeacherSettings):
+    """A teacher in train mode that gathers statistics of its own, unless told otherwise."""
+
+    average: Literal["parameters", "floats"] = Field(
+        "parameters", description=TeacherSettings.model_fields["average"].description
+    )
+    mode: Literal["eval", "train"] = Field("train", description=TeacherSettings.model_fields["mode"].description)
+
+
+class ConfidentSettings(TeacherStudentSettings):
+    """What French et al.'s two methods share: consistency with a teacher, as far as that is sure."""
+
+    threshold: Share = Field(0.97, description=f"{SURE} Published: .97.")
+    confidence: Literal["batch", "pixel"] = Field("batch", description=CONFIDENCE)
+    reduction: Reduction = Field("sum", description=f"{REDUCTION} Published: sum (PixelSSL's CutMix: mean, weight 20).")
+    teacher: TeacherSettings = Field(
+        TeacherSettings(warmup=False),
+        description="The average (authors' code: .99 from the first step on, all floats, BatchNorm frozen).",
+    )
+
+
+class MutualSettings(SemiSupervisedSettings):
+    """What cps and cpc share."""
+
+    cutmix: bool = Field(True, description="Mix two unlabelled pictures with random boxes (CutMix).")
+    weight: float = Field(1.0, ge=0, description="lambda of what the networks learn from each other.")
+    mixing: CutMixSettings = Field(
+        CutMixSettings(boxes=3, share=(0.25, 0.5)),
+        description="The boxes of CutMix (CPS, authors' code: 3 whose areas add up to .25 to .5: 25 % of the pixels,\n"
+        "since two boxes over each other change nothing).",
+    )
+    ignore_padding: bool = Field(
+        True, description="Leave padded pixels out of the unlabelled loss; the authors' code of CPS keeps them in."
+    )
+
+
+class StudentSettings(SemiSupervisedSettings):
+    """What a student on pseudo labels can be told."""
+
+    hard_examples: ClassVar[bool] = False  # one mean over labelled and pseudo-labelled pixels
+    labels_from: ClassVar[str] = (
+        "semiseg predict --segmenter TEACHER --split weak --output masks --name weak-labels, TEACHER being trained "
+        "with --method supervised; all steps: semiseg run self-training"
+    )
+    weight: float = Field(
+        1.0, ge=0, description="Weight of a pseudo-labelled pixel; a labelled one weighs 1 (published: 1)."
+    )
+    strong: StrongAugmentationSettings = Field(
+        StrongAugmentationSettings(cutout=0.5),
+        description="Augmentation of the pseudo-labelled pictures (published: colours, blur, a noisy hole).",
+    )
+
+    def inputs(self) -> tuple[str, ...]:
+        return ("weak_labels",) if self.weight > 0 else ()
+
+
+class StrongWeakSettings(SemiSupervisedSettings):
+    """What FixMatch and both UniMatch have in common. Published values: the code of UniMatch and UniMatch V2."""
+
+    weight: Share = Field(
+        0.5,
+        description="w: the unlabelled part of the loss; the supervised one gets 1 - w (published: .5 each). 0: the\n"
+        "unlabelled pictures do not take part, and what is left is `supervised`.",
+    )
+    threshold: Share = Field(
+        0.95,
+        description="tau: pixels teach whose label is at least this probable (published: .95 on VOC and COCO).\n"
+        "0: all of them do, as fixmatch and unimatch have it on Cityscapes.",
+    )
+    strong: StrongAugmentationSettings = Field(StrongAugmentationSettings(), description="The strong views.")
+    mixing: CutMixSettings = Field(
+        CutMixSettings(style="unimatch"), description="The box of another picture in a strong view."
+    )
+
+
+class OwnLabelsSettings(StrongWeakSettings, TeacherStudentSettings):
+    """What FixMatch and UniMatch have in common: the network labels its own weak views."""
+
+    label_mode: Literal["train", "eval"] = Field(
+        "train",
+        description="Labels of the picture itself. train: from the pass through labelled and unlabelled pictures\n"
+        "together (published). eval: from a pass in eval mode, as those of its partner.",
+    )
+    teacher: TeacherSettings | None = Field(
+        None,
+        description="An averaged teacher that gives all labels (UniMatch V2's FixMatch: {decay: 0.996}); null: the\n"
+        "network itself (published).",
     )

@@ -16,8 +16,9 @@ from artifacts.dataset import Dataset
 from artifacts.store import Artifact, Workspace
 from stages.config import build
 from stages.contract import Execution, PlainProgress
+from stages.data.preparation_config import PrepareDataConfig
 from stages.pipeline.run_stage import run_stage
-from stages.prepare_data import STAGE, PrepareDataConfig
+from stages.prepare_data import STAGE
 
 CAT, DOG, PERSON, SHEEP = 8, 12, 15, 17  # VOC class ids
 NAMES = {CAT: "cat", DOG: "dog", PERSON: "person", SHEEP: "sheep"}

@@ -27,15 +27,15 @@ from artifacts.errors import SemisegError
 from artifacts.masks import read_mask
 from artifacts.store import Workspace
 from semiseg_cli.main import main
-from stages.data.annotations.coco import read_coco
+from stages.data.annotations.class_table import read_class_table
+from stages.data.annotations.coco_outlines import read_coco
+from stages.data.annotations.colour_masks import read_colours
+from stages.data.annotations.image_labels import read_label_file, read_label_table, read_xml
 from stages.data.annotations.labelme import read_labelme
-from stages.data.class_table import read_class_table
-from stages.data.colour_masks import read_colours
-from stages.data.labels import read_label_file, read_label_table, read_xml
-from stages.data.lists import read_list
-from stages.data.palette_guess import guess_palette
+from stages.data.annotations.palette_guess import guess_palette
+from stages.data.lists.id_lists import read_list
 from stages.data.pictures import read_picture
-from stages.data.voc import read_sbd_mask
+from stages.data.readers.voc import read_sbd_mask
 from tests.fuzz.palettes import indexed_png
 
 WIDTH, HEIGHT = 24, 18

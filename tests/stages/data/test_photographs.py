@@ -25,8 +25,9 @@ from stages.config import build
 from stages.contract import Execution
 from stages.data.photographs import look_at
 from stages.data.pictures import PictureFolder
+from stages.data.preparation_config import PrepareDataConfig
 from stages.pipeline.run_stage import run_stage
-from stages.prepare_data import STAGE, PrepareDataConfig
+from stages.prepare_data import STAGE
 from tests.stages.data.conftest import Notes
 
 ORIENTATION = 274

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from artifacts.errors import DataError
 from stages.engine import inference
+from stages.engine.config import InferenceConfig
 from stages.engine.inference import _predict, large_pictures, predict_probabilities, window_starts
 from stages.networks import build_segmenter, normalise, upsample
 from stages.networks.config import NetworkConfig
 from stages.networks.normalisation import MEAN, STD
-from stages.scoring.config import InferenceConfig
 from tests.stages.fake_gpu import FakeTensorMode, move
 
 CPU = torch.device("cpu")

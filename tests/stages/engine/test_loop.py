@@ -13,9 +13,9 @@ from artifacts import checkpoint
 from artifacts.store import Writer
 from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from stages.engine.loop import CHECKPOINT, _Trainer, fit
+from stages.engine.method import Method, Setup
 from stages.engine.optimizers import build_optimizer, lay_out_state, learning_rate_factor
 from stages.engine.streams import Entry, SampleMaker, Stream
-from stages.methods.contract import Method, Setup
 from stages.methods.dual_branch import DualBranch
 from stages.methods.settings import DualBranchSettings
 from stages.networks.config import NetworkConfig

@@ -22,9 +22,9 @@ from stages import select as select_stage
 from stages.contract import Execution
 from stages.engine.distributed import process_group, rank
 from stages.engine.loop import CHECKPOINT, fit
+from stages.engine.method import Setup
 from stages.engine.streams import SampleMaker
 from stages.methods import load_method
-from stages.methods.contract import Setup
 from stages.pipeline.run_stage import run_stage
 from stages.select import STAGE as SELECT_STAGE
 from stages.train import STAGE

@@ -1,4 +1,4 @@
-"""The rules of stages/localization/seeds.py, on maps worked by hand and against a loop over pixels."""
+"""The rules of stages/localization/seed_labels.py, on maps worked by hand and against a loop over pixels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.localization.seeds import dense_labels, seed_labels, sure_background
+from stages.localization.seed_labels import dense_labels, seed_labels, sure_background
 
 U = 255
 

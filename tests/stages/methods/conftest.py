@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from stages.engine.batch import Batch, to_device
+from stages.engine.method import Method, Setup
 from stages.engine.streams import SampleMaker
 from stages.methods import load_method
-from stages.methods.contract import Method, Setup
 
 
 @dataclass

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from stages.engine.config import OptimizerConfig
+from stages.engine.method import segment
 from stages.engine.optimizers import build_optimizers
-from stages.methods.contract import segment
 
 SMALL = {"discriminator": {"channels": [4, 4, 4, 4]}}
 SEGMENTER = ("supervised", "adversarial", "adversarial_unlabelled", "pseudo")

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from semiseg_cli.recipe_commands import shipped_recipes
+from stages.engine.method import Method
 from stages.methods import METHODS, load_method
-from stages.methods.contract import Method
 from tests.stages.drawn_training import CASES
 
 ROOT = Path(__file__).parents[3]

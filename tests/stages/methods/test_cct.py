@@ -10,10 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.engine import perturbations
 from stages.engine.losses import squared_difference
+from stages.engine.method import at_size, segment
 from stages.engine.randomness import generator
-from stages.methods.contract import at_size, segment
+from stages.methods.parts import perturbations
 from stages.methods.settings import CctSettings
 
 KINDS = ("vat", "dropout", "cutout", "context", "object", "feature_drop", "feature_noise")

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.engine.cutmix import box_mask
+from stages.engine.method import segment
 from stages.engine.randomness import generator
-from stages.methods.contract import segment
-from stages.methods.settings.mutual import CpcSettings
+from stages.methods.parts.cutmix import box_mask
+from stages.methods.settings.cpc import CpcSettings
 
 MIXED = pytest.mark.parametrize("mixed", [True, False])
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.engine.cutmix import box_mask
+from stages.engine.method import Setup, segment
 from stages.engine.randomness import generator
-from stages.methods.contract import Setup, segment
 from stages.methods.cps import Cps
+from stages.methods.parts.cutmix import box_mask
 from stages.methods.settings import CpsSettings
 from stages.networks.config import NetworkConfig
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from stages.engine.cutmix import box_mask
 from stages.engine.losses import confident_squared_difference
+from stages.engine.method import segment
 from stages.engine.randomness import generator
 from stages.methods import cutmix_seg
-from stages.methods.contract import segment
-from stages.methods.settings.consistency import CutMixSegSettings
+from stages.methods.parts.cutmix import box_mask
+from stages.methods.settings.cutmix_seg import CutMixSegSettings
 
 
 def settled(made, scale=4.0):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from artifacts.confidence import probability_of_index
 from artifacts.errors import ConfigError
-from stages.methods.contract import segment
+from stages.engine.method import segment
 from stages.methods.dmt import Dmt, dynamic_weight
 from stages.methods.settings import DmtSettings
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy import ndimage
 
+from stages.engine.method import segment
+from stages.localization.dense_crf import crf_batch, named_parameters
 from stages.localization.region_growing import grow_batch
-from stages.methods.contract import segment
 from stages.methods.dsrg import boundary_loss, expansion_loss, seed_loss
-from stages.scoring.dense_crf import crf_batch, named_parameters
 
 
 def maps(*cells):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.methods.contract import Sources, at_size, segment
+from stages.engine.method import Sources, at_size, segment
 from stages.methods.dual_branch import DualBranch
 from stages.methods.settings import DualBranchSettings
 from stages.pipeline.run_stage import run_stage

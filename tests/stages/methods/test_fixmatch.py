@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.engine.cutmix import single_box_mask
+from stages.engine.method import segment
 from stages.engine.randomness import generator
-from stages.engine.strong_weak import strong_mix, vote
-from stages.engine.views import strong_view
-from stages.methods.contract import segment
+from stages.methods.parts.cutmix import single_box_mask
+from stages.methods.parts.strong_weak import strong_mix, vote
+from stages.methods.parts.views import strong_view
 
 
 def box_of(random):

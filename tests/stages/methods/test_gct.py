@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from stages.engine.config import OptimizerConfig
-from stages.engine.flaw_maps import flaw_target, less_flawed, tidy
+from stages.engine.method import segment
 from stages.engine.optimizers import build_optimizers
 from stages.engine.teacher import sigmoid_ramp
-from stages.methods.contract import segment
+from stages.methods.parts.flaw_maps import flaw_target, less_flawed, tidy
 
 SMALL = {"flaw_detector": {"channels": [4, 4]}, "visible": 0.0}
 

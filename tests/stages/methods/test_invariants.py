@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from stages.engine.config import HardExamples
+from stages.engine.method import segment
 from stages.methods import METHODS
-from stages.methods.contract import segment
 
 # Methods whose segmenter learns from exact masks in a term of its own, and the weight of that term.
 SUPERVISED = {

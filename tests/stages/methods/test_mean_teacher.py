@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.engine.views import strong_view
+from stages.engine.method import segment
 from stages.methods import METHODS
-from stages.methods.contract import segment
-from stages.methods.settings.consistency import MeanTeacherSettings
+from stages.methods.parts.views import strong_view
+from stages.methods.settings.mean_teacher import MeanTeacherSettings
 
 BATCH_NORM = {
     "preset": "tiny",

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from artifacts.errors import ConfigError
-from stages.engine.views import strong_view
-from stages.methods.contract import Setup
+from stages.engine.method import Setup
 from stages.methods.mlmt import Mlmt, classes_of_masks, cosine_distance
-from stages.methods.settings.adversarial import MlmtSettings
+from stages.methods.parts.views import strong_view
+from stages.methods.settings.mlmt import MlmtSettings
 from stages.networks.config import NetworkConfig
 
 NOW = {"start": 0.0, "ramp": 0.0}

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from artifacts.dataset import Dataset
 from artifacts.errors import DataError
 from artifacts.store import Workspace
+from stages.engine.method import Sources, segment
 from stages.engine.randomness import generator
-from stages.engine.views import draw_hole, strong_view
-from stages.methods.contract import Sources, segment
+from stages.methods.parts.views import draw_hole, strong_view
 from stages.methods.pseudoseg import PseudoSeg, fuse, tags_of
 from stages.methods.settings import PseudoSegSettings
 from tests.stages import drawn_training

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.engine.config import OptimizerConfig
+from stages.engine.method import segment
 from stages.engine.optimizers import build_optimizers
-from stages.methods.contract import segment
 from stages.methods.s4gan import between_0_and_1, mean_difference
 
 SMALL = {"discriminator": {"channels": [4, 4, 4, 6]}, "dropout": 0.0}

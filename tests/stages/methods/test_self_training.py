@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from artifacts.errors import ConfigError, DataError
-from stages.engine.views import strong_view
-from stages.methods.contract import segment
+from stages.engine.method import segment
+from stages.methods.parts.views import strong_view
 from stages.methods.settings import SelfTrainingSettings, StPlusPlusSettings
 from stages.methods.st_plus_plus import StPlusPlus
 

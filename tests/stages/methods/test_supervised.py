@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from artifacts.errors import ConfigError
-from stages.methods.contract import Sources, segment
+from stages.engine.method import Sources, segment
 from stages.methods.settings import SupervisedSettings
 from stages.methods.supervised import Supervised
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.engine.strong_weak import strong_mix, vote
-from stages.methods.contract import at_size, segment
+from stages.engine.method import at_size, segment
+from stages.methods.parts.strong_weak import strong_mix, vote
 
 DEEPLAB = {"preset": "tiny", "head": "deeplabv3plus", "dropout": 0.0, "head_channels": 16}
 

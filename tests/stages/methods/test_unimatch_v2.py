@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.engine.strong_weak import strong_mix, vote
-from stages.engine.views import strong_view
-from stages.methods.contract import at_size, segment
+from stages.engine.method import at_size, segment
+from stages.methods.parts.strong_weak import strong_mix, vote
+from stages.methods.parts.views import strong_view
 
 DEEPLAB = {"preset": "tiny", "head": "deeplabv3plus", "dropout": 0.0, "head_channels": 16}
 NO_BOX = {"style": "french", "share": (1e-9, 1e-9)}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from stages.engine.perturbations import picture_generators, uniform
-from stages.methods.contract import at_size, segment
-from stages.methods.settings.consistency import VatSettings
+from stages.engine.method import at_size, segment
+from stages.methods.parts.perturbations import picture_generators, uniform
+from stages.methods.settings.vat import VatSettings
 from stages.methods.vat import roughness
 from stages.networks import upsample
 

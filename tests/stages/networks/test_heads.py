@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stages.networks.blocks import upsample
 from stages.networks.config import NetworkConfig
-from stages.networks.heads import AtrousBranch, AtrousSum, build_head, on_cells, upsample
+from stages.networks.heads import AtrousBranch, AtrousSum, build_head, on_cells
 
 
 def _head(config: dict[str, Any], channels: tuple[int, int] = (8, 16), classes: int = 5) -> nn.Module:

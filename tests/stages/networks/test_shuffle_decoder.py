@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.networks.heads import upsample
+from stages.networks.blocks import upsample
 from stages.networks.shuffle_decoder import ShuffleDecoder
 
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from artifacts.errors import ConfigError
 from stages.networks import build_segmenter, load_network, make_head
+from stages.networks.blocks import upsample
 from stages.networks.config import ClassifierConfig, NetworkConfig
-from stages.networks.heads import upsample
 from stages.networks.segmenter import Segmenter, seeded
 from stages.networks.vision_transformer import ARCHITECTURES, DPT, LEVELS, DinoV2
 

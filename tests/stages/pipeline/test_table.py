@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifacts.store import Work, Workspace
-from stages.pipeline.figures import Cost, Figure, order_sentence, row_cost
 from stages.pipeline.recipe import resolve
 from stages.pipeline.run_recipe import read_record, save_record
 from stages.pipeline.table import Plot, Row, Table, read_table
+from stages.report.figures import Cost, Figure, order_sentence, row_cost
 
 
 def table(*order: str) -> Table:

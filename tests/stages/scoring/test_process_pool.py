@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from stages.scoring.processes import process_pool
+from stages.parallel.processes import process_pool
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import time
-from stages.scoring.processes import process_pool
+from stages.parallel.processes import process_pool
 
 def wait_long(number):
     time.sleep(60)

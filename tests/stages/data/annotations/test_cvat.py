@@ -10,9 +10,9 @@ from skimage.draw import ellipse as skimage_ellipse
 from skimage.draw import polygon as skimage_polygon
 
 from artifacts.errors import DataError
+from stages.data.annotations.annotated_masks import format_of
 from stages.data.annotations.cvat import CvatFile, read_cvat
 from stages.data.annotations.drawing import draw
-from stages.data.annotations.masks import format_of
 
 IDS = {"cat": 1, "dog": 2}
 

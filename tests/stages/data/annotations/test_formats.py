@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from artifacts.errors import DataError
-from stages.data.annotations.coco import read_coco
+from stages.data.annotations.coco_outlines import read_coco
 from stages.data.annotations.cvat import read_cvat
 from stages.data.annotations.labelme import read_labelme
 from stages.data.annotations.supervisely import read_supervisely

@@ -19,7 +19,7 @@ from PIL import Image
 from skimage.draw import polygon as skimage_polygon
 
 from artifacts.errors import DataError
-from stages.data.annotations.coco import read_coco, run_lengths
+from stages.data.annotations.coco_outlines import read_coco, run_lengths
 from stages.data.annotations.drawing import Drawing, Region, Runs, check_labels, draw, fill
 from stages.data.annotations.labelme import read_labelme
 

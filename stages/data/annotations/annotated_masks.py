@@ -1,0 +1,309 @@
+"""The masks of a folder of pictures that annotation files say: LabelMe, COCO, CVAT, Supervisely.
+
+What is wrong in any of the files is told at once; what covers nothing is left out, counted and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from artifacts.dataset import check_class_names
+from artifacts.errors import DataError
+from artifacts.masks import IGNORE
+from artifacts.text import SHOWN, named
+from stages.data.annotations.class_table import ClassTable
+from stages.data.annotations.coco_outlines import CocoMasks, read_coco
+from stages.data.annotations.cvat import read_cvat
+from stages.data.annotations.drawing import (
+    BACKGROUND_LABELS,
+    IGNORE_LABELS,
+    Drawing,
+    Size,
+    check_labels,
+    draw,
+    refuse_problems,
+)
+from stages.data.annotations.formats import begins_as_xml, what_json_is, what_text_is, what_xml_is
+from stages.data.annotations.labelme import read_labelme
+from stages.data.annotations.reading import not_read, read_json, read_xml
+from stages.data.annotations.supervisely import is_undrawn, read_classes, read_supervisely
+from stages.data.lists.id_lists import did_you_mean
+from stages.data.pictures import PictureFolder
+
+MOST_NAMED = 50  # pictures that one message lists
+_READERS = {"labelme": read_labelme, "supervisely": read_supervisely}
+
+
+@dataclass(frozen=True)
+class Given:
+    """What there is: the annotations' place, their files by picture (empty where one file is about all), the pictures,
+    the id of the picture of a name (None without one), the class table, and where remarks go.
+    """
+
+    place: Path
+    files: Mapping[str, Path]
+    folder: PictureFolder
+    id_of: Callable[[str], str | None]
+    table: ClassTable | None
+    note: Callable[[str], None]
+
+    def size(self, name: str) -> Size | None:
+        """Of a picture; None where there is none or it cannot be read, which is said when it is."""
+        image_id = self.id_of(name)
+        try:
+            return None if image_id is None else self.folder.size(image_id)
+        except DataError:
+            return None
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Draws what annotation files say."""
+
+    class_ids: Mapping[str, int]
+
+    def __call__(self, drawing: Drawing | AnnotationFile) -> np.ndarray:
+        # without background, nothing is known where nothing was drawn
+        ground = self.class_ids.get("background", IGNORE)
+        return draw(drawing if isinstance(drawing, Drawing) else drawing.read(), self.class_ids, ground=ground)
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """A file about one picture, read again when it is drawn: the drawings of all would be gigabytes."""
+
+    path: Path
+    kind: str
+    size: Size | None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def read(self) -> Drawing:
+        return _READERS[self.kind](self.path, self.size)
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """The masks by picture, how to draw them, and their classes."""
+
+    entries: Mapping[str, Any]
+    read: Outlines
+    class_names: tuple[str, ...]
+
+
+def format_of(path: Path) -> str:
+    """coco or cvat, by the content of one file."""
+    return "cvat" if begins_as_xml(_beginning(path)) else "coco"
+
+
+def annotations_beside(paths: Iterable[Path]) -> str:
+    """labelme or supervisely, by the first file of its kind; DataError for other JSON files, with what they are."""
+    contents = {}
+    for path in paths:
+        try:
+            content = read_json(path)
+        except DataError:  # a damaged one, told with all others
+            continue
+        if isinstance(content, dict) and isinstance(content.get("shapes"), list):
+            return "labelme"
+        if isinstance(content, dict) and isinstance(content.get("objects"), list) and "imgHeight" not in content:
+            return "supervisely"
+        contents[path] = content
+    for path, content in contents.items():
+        if found := what_json_is(content):
+            raise not_read(path, found)
+    return "labelme"
+
+
+def what_folder_holds(place: Path) -> tuple[str, str] | None:
+    """What a folder without masks holds instead, and what to do; None where that is not known."""
+    files = sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
+    for path in files:
+        if path.suffix.lower() == ".xml":
+            what, cure = what_xml_is(read_xml(path))
+            return f"{path.name}, {what}", cure
+        if path.suffix.lower() in (".txt", ".zip") and (found := what_text_is(_beginning(path))):
+            return f"{path.name}, {found[0]}", found[1]
+    if (place / "ann").is_dir():
+        return "a Supervisely data set", f"name its folders: --masks {place / 'ann'} --images {place / 'img'}"
+    return None
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4096)
+
+
+def read_annotations(kind: str, given: Given) -> Annotated:
+    """The masks that files of this kind say. DataError with all that is wrong."""
+    return {"coco": _coco, "cvat": _cvat}.get(kind, lambda given: _one_each(kind, given))(given)
+
+
+def _one_each(kind: str, given: Given) -> Annotated:
+    entries = {image_id: AnnotationFile(path, kind, given.size(image_id)) for image_id, path in given.files.items()}
+    drawings, errors = {}, []
+    for image_id, entry in entries.items():
+        try:
+            drawings[image_id] = _of_its_size(entry.read(), entry.size)
+        except DataError as error:
+            errors.append(error)
+    _raise_all(errors)
+    order: Sequence[str] = ()
+    if kind == "supervisely":
+        order = read_classes(given.place)
+        undrawn = [i for i, drawing in drawings.items() if _is_empty(drawing) and is_undrawn(drawing.path)]
+        for image_id in undrawn:
+            del drawings[image_id]
+        _tell_undrawn(given, undrawn, drawings)
+    names = _class_names(given, order, drawings.values())
+    ids = _class_ids(given.table, names)
+    check_labels(drawings.values(), ids)
+    say_what_is_left_out(given.place, drawings.values(), given.note)
+    return Annotated({image_id: entries[image_id] for image_id in drawings}, Outlines(ids), names)
+
+
+def _cvat(given: Given) -> Annotated:
+    file = read_cvat(given.place, given.size)
+    drawings = {given.id_of(stem) or stem: drawing for stem, drawing in file.drawings.items()}
+    _check_pictures(given, drawings)
+    errors = []
+    for image_id, drawing in drawings.items():
+        try:
+            _of_its_size(drawing, given.size(image_id))
+        except DataError as error:
+            errors.append(error)
+    _raise_all(errors)
+    _tell_undrawn(given, file.undrawn, drawings)
+    names = _class_names(given, file.labels, drawings.values())
+    ids = _class_ids(given.table, names)
+    check_labels(drawings.values(), ids)
+    say_what_is_left_out(given.place, drawings.values(), given.note)
+    return Annotated(drawings, Outlines(ids), names)
+
+
+def _coco(given: Given) -> Annotated:
+    file = read_coco(given.place)
+    refuse_problems(str(file.path), file.problems)
+    file = replace(file, image_ids={given.id_of(stem) or stem: key for stem, key in file.image_ids.items()})
+    _check_pictures(given, file.image_ids)
+    order = [file.categories[key] for key in sorted(file.categories, key=lambda key: (isinstance(key, str), key))]
+    sizes = {image_id: size for image_id in file.image_ids if (size := given.size(image_id)) is not None}
+    drawings, errors = [], []
+    for image_id in file.image_ids:
+        try:
+            drawing = _of_its_size(file.annotations_of(image_id, sizes.get(image_id)), sizes.get(image_id))
+            drawings.append(replace(drawing, regions=drawing.regions[:1]))  # all of them would be gigabytes
+        except DataError as error:
+            errors.append(error)
+    _raise_all(errors)
+    names = _class_names(given, order, (), {name for image_id in file.image_ids for name in file.labels_of(image_id)})
+    ids = _class_ids(given.table, names)
+    if unknown := sorted(set(order) - {*ids, *BACKGROUND_LABELS, *IGNORE_LABELS}):
+        raise DataError(
+            f"{file.path} has categories that are no class: {', '.join(unknown)}", "add them to the class table"
+        )
+    say_what_is_left_out(given.place, drawings, given.note)
+    if empty := [image_id for image_id in sorted(file.image_ids) if not file.labels_of(image_id)]:
+        ground = "background" if "background" in ids else "unknown (255)"
+        given.note(
+            f"{len(empty)} pictures of {file.path} have no annotation, so that all of them is {ground}: {named(empty)} "
+            "(pictures that are not in the file have no mask)"
+        )
+    return Annotated(CocoMasks((file,), sizes), Outlines(ids), names)
+
+
+# ------------------------------------------------------------------------------------------------- what is said
+
+
+def _of_its_size(drawing: Drawing, own: Size | None) -> Drawing:
+    """The drawing; DataError where it is for a picture of another size (turned by EXIF is settled later)."""
+    if own is not None and drawing.size not in (own, own[::-1]):
+        (height, width), (rows, columns) = drawing.size, own
+        raise DataError(
+            f"{drawing} is for a picture of {width}x{height}, the picture has {columns}x{rows} (width x height)",
+            "give the pictures that were annotated, in their size",
+        )
+    return drawing
+
+
+def _check_pictures(given: Given, image_ids: Iterable[str]) -> None:
+    if lonely := sorted(set(image_ids) - set(given.folder.ids)):
+        more = f" and {len(lonely) - MOST_NAMED} more" if len(lonely) > MOST_NAMED else ""
+        raise DataError(
+            f"{len(lonely)} pictures of {given.place} are not in {given.folder.path}: "
+            f"{', '.join(lonely[:MOST_NAMED])}{more}",
+            did_you_mean(lonely, given.folder.ids) + "add the pictures, or take them from the file",
+        )
+
+
+def _raise_all(errors: Sequence[DataError]) -> None:
+    """One error for all files that cannot be used."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        shown = "".join(f"\n  {error.message}" for error in errors[:SHOWN])
+        more = f"\n  and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+        raise DataError(f"{len(errors)} annotation files or pictures cannot be used:{shown}{more}", errors[0].hint)
+
+
+def say_what_is_left_out(place: Path, drawings: Iterable[Drawing], note: Callable[[str], None]) -> None:
+    """DataError for wrong shapes, and where no shape covers anything; a remark on the shapes that cover nothing."""
+    problems, passed, covered = [], [], False
+    for drawing in drawings:
+        name = drawing.path.name if place.is_dir() else drawing.picture
+        problems += [f"{name}: {problem}" for problem in drawing.problems]
+        passed += [f"{name}: {sentence}" for sentence in drawing.not_drawn]
+        covered = covered or bool(drawing.regions)
+    refuse_problems(str(place), problems)
+    if passed and not covered:
+        raise DataError(
+            f"no shape of {place} covers anything: {len(passed)} are left out, e.g. {passed[0]}",
+            "draw outlines or masks: points, lines and boxes of two corners are none",
+        )
+    if passed:
+        note(f"{len(passed)} shapes cover nothing and are left out, e.g. {passed[0]}")
+
+
+def _tell_undrawn(given: Given, image_ids: Sequence[str], drawn: Collection[str]) -> None:
+    if not drawn:
+        raise DataError(
+            f"no picture of {given.place} has a shape", "annotate some, or tag those that show nothing with background"
+        )
+    if image_ids:
+        given.note(
+            f"{len(image_ids)} pictures of {given.place} have no shape and count as not annotated: "
+            f"{named(sorted(image_ids))} (tag those that show nothing with background)"
+        )
+
+
+def _is_empty(drawing: Drawing) -> bool:
+    return not (drawing.regions or drawing.not_drawn or drawing.problems)
+
+
+# ------------------------------------------------------------------------------------------------- classes
+
+
+def _class_names(
+    given: Given, order: Sequence[str], drawings: Iterable[Drawing], used: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """The class names: those of the table, else those that the file declares in its order, and labels that occur."""
+    if given.table is not None:
+        return given.table.names
+    labels = {*used, *(region.label for drawing in drawings for region in drawing.regions)}
+    found = dict.fromkeys([*order, *sorted(labels)])
+    names = ("background", *(label for label in found if label not in (*BACKGROUND_LABELS, *IGNORE_LABELS)))
+    check_class_names(names, str(given.place))
+    given.note(f"classes: {', '.join(names)} (pinned by a text file with a name a line: --classes FILE)")
+    if unused := [name for name in names[1:] if name not in labels]:
+        given.note(f"{len(unused)} classes have no shape: {named(unused)}")
+    return names
+
+
+def _class_ids(table: ClassTable | None, names: Sequence[str]) -> dict[str, int]:
+    return table.ids if table is not None else {name: class_id for class_id, name in enumerate(names)}

@@ -1,0 +1,1 @@
+"""Lists of image ids: reading them, published ones, drawing new ones."""

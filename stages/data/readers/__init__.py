@@ -1,0 +1,1 @@
+"""One module a data set: which files serve which image."""

@@ -1,0 +1,485 @@
+"""Your own pictures: a folder of images, and for each of them a mask, image-level labels, or nothing.
+
+    raw = find(FolderConfig(images="photos", masks="masks", class_table="classes.txt", labels="labels.csv"), execution)
+
+Pictures and masks are matched by file name without suffix. A picture with a mask is labelled (split train, or val), one
+with image-level labels alone is weak, one with neither is unlabelled. Masks are index PNGs, painted colours, black and
+white, LabelMe's or Supervisely's JSON files (beside the pictures or in a folder), one COCO JSON file or one CVAT XML
+file. What was not said is found out by looking, announced, and can be pinned.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from artifacts.dataset import check_class_names
+from artifacts.errors import ConfigError, DataError
+from artifacts.image_files import RARE, SUFFIXES
+from artifacts.masks import IGNORE, read_mask
+from artifacts.text import named
+from stages.contract import Execution
+from stages.data.annotations.annotated_masks import (
+    Given,
+    annotations_beside,
+    format_of,
+    read_annotations,
+    what_folder_holds,
+)
+from stages.data.annotations.class_table import BLACK, WHITE, ClassTable, read_class_table
+from stages.data.annotations.colour_masks import (
+    ranges,
+    read_colours,
+    read_values,
+    remarks_on_colours,
+    renumber,
+    to_indices,
+)
+from stages.data.annotations.image_labels import read_label_table
+from stages.data.annotations.palette_guess import Guess, guess_palette
+from stages.data.annotations.supervisely import classes_file
+from stages.data.config import FolderConfig
+from stages.data.listing import list_files
+from stages.data.lists.id_lists import Names, check_subset, composed, did_you_mean, read_list
+from stages.data.lists.splits import draw_labelled, parse_amount
+from stages.data.pictures import PictureFolder
+from stages.data.readers.raw import RawDataset, says_what_cannot_be_read
+
+ONE_FILE = ("coco", "cvat")  # formats of masks that are one file for all pictures
+ONE_EACH = {"labelme": "LabelMe", "supervisely": "Supervisely"}  # and those with a JSON file for each
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".pnm", ".pbm")
+LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".hif")
+MOST_NAMED = 50  # mismatches that one message lists
+_ENDING = re.compile(r"[ _.-]*(mask|masks|label|labels|gt|seg|segmentation|annotation|L|P)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks that were found, by picture, and how to read them."""
+
+    entries: Mapping[str, Any]
+    read: Callable[[Any], np.ndarray]
+    class_names: tuple[str, ...]
+    facts: Mapping[str, Any]
+    remarks: Callable[[Any], Sequence[str]] | None = None
+    left_out: tuple[str, ...] = ()  # sentences on files beside them that are not used
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Reads index masks, painted masks and black-and-white ones."""
+
+    format: str  # "ids", "colours" or "binary"
+    table: ClassTable
+
+    def __call__(self, path: Path) -> np.ndarray:
+        if self.format == "ids":
+            return renumber(read_values(path), self.table, path)
+        return to_indices(read_colours(path), self.table, path)
+
+    def remarks(self, path: Path) -> list[str]:
+        """What is to be told of a mask that can be read, and perhaps is not meant so."""
+        return [] if self.format == "ids" else remarks_on_colours(path)
+
+
+# ------------------------------------------------------------------------------------------------- all together
+
+
+@says_what_cannot_be_read
+def find(settings: FolderConfig, execution: Execution) -> RawDataset:
+    """The pictures, and what there is for each of them."""
+    note = execution.progress.note
+    images = Path(settings.images).expanduser()
+    beside = settings.masks and Path(settings.masks).expanduser().resolve() == images.resolve()
+    folder = PictureFolder(images, [*_used(settings, images), *(images.glob("*.json") if beside else ())])
+    files = {image_id: folder.file(image_id) for image_id in folder.ids}
+    table = read_class_table(Path(settings.class_table).expanduser()) if settings.class_table else None
+    for sentence in table.notes if table else ():
+        note(sentence)
+    try:
+        masks = find_masks(settings, table, folder, note)
+    except DataError as error:  # a mask may lack its picture since that is left out
+        raise DataError("\n".join([error.message, *folder.left_out]), error.hint) from None
+    further = _unlabelled(settings, files)
+    more = {image_id: further.file(image_id) for image_id in further.ids} if further else {}
+    _check_case([*files, *more])
+    written = Names([*files, *more])
+    classes = masks.class_names if masks else table.names if table else ()
+    labels = _labels(settings, classes, files, written, note)
+    names = masks.class_names if masks else _names_of(settings, table, labels, note)
+    entries = masks.entries if masks else {}
+    weak = [image_id for image_id in sorted(labels) if image_id not in entries]
+    bare = [image_id for image_id in files if image_id not in entries and image_id not in labels]
+    val = choose_val(settings, sorted(entries), written, note, some_left=bool(weak))
+    labelled = [image_id for image_id in sorted(entries) if image_id not in set(val)]
+    _tell(note, settings, len(entries), len(weak), len(bare) + len(more), len(val))
+    files |= more
+    root = Path(os.path.commonpath([path.parent.absolute() for path in files.values()]))
+    return RawDataset(
+        name=Path(os.path.abspath(folder.path)).name,
+        class_names=names,
+        root=root,
+        images={image_id: path.absolute().relative_to(root).as_posix() for image_id, path in files.items()},
+        masks=entries,
+        read_mask=masks.read if masks else read_mask,
+        train=tuple(labelled),
+        pool=tuple(sorted([*labelled, *weak])),
+        val=tuple(val),
+        unlabelled=tuple(sorted([*bare, *more])),
+        tag_sources={"file": lambda ids: {i: labels[i] for i in ids if i in labels}} if labels else {},
+        tags_of_masks_too=True,
+        photographs=True,
+        exif=settings.exif,
+        remarks=masks.remarks if masks else None,
+        white=settings.white,
+        left_out=(
+            *folder.left_out,
+            *(masks.left_out if masks else ()),
+            *(further.left_out if further else ()),
+        ),
+        facts=masks.facts if masks else {},
+    )
+
+
+@says_what_cannot_be_read
+def text_files(settings: FolderConfig) -> dict[str, Path]:
+    """Class table, labels, the list of val, and the folders: a corrected mask or one more picture is another data set.
+
+    DataError for a folder that may not be read, and for file names that are no text.
+    """
+    keys = ("images", "masks", "unlabelled", "class_table", "labels")
+    files = {key: Path(value).expanduser() for key in keys if (value := str(getattr(settings, key)))}
+    if files.get("masks") == files["images"]:
+        del files["masks"]
+    for path in files.values():
+        _check_folder(path)
+    if isinstance(wanted := _wanted(settings), Path):
+        files["val"] = wanted
+    if settings.mask_format in ("auto", "supervisely") and "masks" in files and (meta := classes_file(files["masks"])):
+        files["meta"] = meta
+    return files
+
+
+def _used(settings: FolderConfig, folder: Path) -> list[Path]:
+    """What may lie in a folder of pictures or masks and serves in another way: tables, lists, folders."""
+    names = (settings.images, settings.masks, settings.unlabelled, settings.class_table, settings.labels, settings.val)
+    return [path for name in names if name and (path := Path(name).expanduser()).resolve() != folder.resolve()]
+
+
+def _check_folder(path: Path) -> None:
+    try:
+        names = os.listdir(path) if path.is_dir() else []
+    except OSError as error:
+        raise DataError(f"the folder {path} cannot be read: {error.strerror}", "correct its permissions") from None
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{path} has the file name {os.fsencode(name)!r}, which is no UTF-8 text", "rename the file"
+            ) from None
+
+
+def _tell(note: Callable[[str], None], settings: FolderConfig, masked: int, weak: int, bare: int, val: int) -> None:
+    note(f"{masked:,} pictures with masks, {weak:,} with image-level labels alone, {bare:,} with neither")
+    if val and not isinstance(_wanted(settings), Path):
+        note(f"val: {val:,} of the pictures with masks, drawn with val_seed {settings.val_seed} (--val LIST pins them)")
+
+
+def choose_val(
+    settings: FolderConfig,
+    masked: Sequence[str],
+    names: Names,
+    note: Callable[[str], None],
+    some_left: bool = False,
+) -> list[str]:
+    """The ids of split val: a list, or a seeded draw from the pictures with masks. Some must be left to train on.
+
+    names: of all pictures, which a list may name. some_left: there are others with image-level labels.
+    """
+    wanted = _wanted(settings)
+    if isinstance(wanted, Path):
+        ids = read_list(wanted, names, note)
+        check_subset(ids, masked, f"the list {wanted}", "the pictures with masks")
+        count = len(ids)
+    elif wanted is None or not masked:
+        return []
+    else:
+        count = math.ceil(wanted * len(masked)) if isinstance(wanted, Fraction) else wanted
+    if count >= len(masked) and not (some_left and count == len(masked)):
+        raise DataError(
+            f"val asks for {count} of the {len(masked)} pictures with masks: none is left to train on",
+            "ask for fewer (--val), for none (--val ''), or draw more masks",
+        )
+    return sorted(ids) if isinstance(wanted, Path) else draw_labelled(masked, count, settings.val_seed)
+
+
+def _wanted(settings: FolderConfig) -> int | Fraction | Path | None:
+    """What `val` asks for: a number, a fraction, a list file, nothing."""
+    if not settings.val.strip():
+        return None
+    try:
+        return parse_amount(settings.val, "val")
+    except ConfigError as error:
+        raise ConfigError(error.message, "give a number, a fraction (0.2), a list file, or '' for none") from None
+
+
+def _check_case(ids: Iterable[str]) -> None:
+    """No two ids differ in case alone: they would be one file on the disks of macOS and Windows."""
+    folded: dict[str, list[str]] = {}
+    for image_id in ids:
+        folded.setdefault(composed(image_id).casefold(), []).append(image_id)
+    if same := [" and ".join(map(repr, several)) for several in folded.values() if len(several) > 1]:
+        raise DataError(
+            f"the names of some pictures differ in nothing but case: {named(same)}",
+            "rename one of each: on other computers they would be the same file",
+        )
+
+
+# ------------------------------------------------------------------------------------------------- masks
+
+
+def find_masks(
+    settings: FolderConfig, table: ClassTable | None, folder: PictureFolder, note: Callable[[str], None]
+) -> Masks | None:
+    """The masks that the settings name, each with its picture; None where they name none."""
+    if not settings.masks:
+        if settings.mask_format != "auto":
+            raise DataError(f"mask_format is {settings.mask_format}, but no masks are given", "name them (--masks)")
+        return None
+    place = Path(settings.masks).expanduser()
+    if not place.exists():
+        raise DataError(f"masks names {place}, which is not there", "correct it (--masks)")
+    kind: str = settings.mask_format
+    if place.is_file():
+        found = format_of(place) if kind == "auto" else kind
+        if found not in ONE_FILE:
+            raise DataError(f"{place} is a file; masks of the format {found} are a folder", "correct --masks")
+        return _annotated(found, {}, place, table, folder, note)
+    if kind in ONE_FILE:
+        raise DataError(f"{place} is no file; masks of the format {kind} are one file", "correct --masks")
+    used, beside = _used(settings, place), place.samefile(folder.path)
+    outlined = list_files(place, (".json",), "annotation file", used)
+    listing = list_files(place, MASK_SUFFIXES, "mask", [*used, *outlined.files.values()])
+    files, outlines = listing.files, outlined.files
+    if kind in ONE_EACH or (kind == "auto" and outlines and (not files or beside)):
+        if kind == "auto":
+            kind = annotations_beside(outlines.values())
+            note(f"masks: {len(outlines)} {ONE_EACH[kind]} files (--set dataset.mask_format={kind} pins it)")
+        if not outlines:
+            raise DataError(f"{place} holds no {ONE_EACH[kind]} file (.json)", "correct --masks")
+        entries = match(_unsuffixed(outlines, folder.ids), folder.ids, place, note)
+        masks = _annotated(kind, entries, place, table, folder, note)
+        return masks if beside else replace(masks, left_out=outlined.left_out)
+    if (beside or not files) and (other := what_folder_holds(place)):
+        raise DataError(f"{place} holds no mask, but {other[0]}", other[1])
+    if beside:
+        raise DataError(
+            f"masks and images are the same folder, {place}, and no LabelMe file (.json) is in it",
+            "put the masks into a folder of their own",
+        )
+    blurred = sorted(path for path in place.iterdir() if path.suffix.lower() in LOSSY_SUFFIXES and path.is_file())
+    lossy = [path.name for path in blurred if path.suffix.lower() not in RARE or path.stem not in files]
+    if lossy := [name for name in lossy if not name.startswith(".")]:
+        raise DataError(
+            f"{len(lossy)} masks in {place} are JPEG or WebP files, or alike, which blur the classes: {named(lossy)}",
+            "export them as PNG from the program that drew them, or remove them",
+        )
+    if not files:
+        found = "".join(f"\n  {sentence}" for sentence in listing.left_out)
+        raise DataError(
+            f"{place} holds no mask ({', '.join(MASK_SUFFIXES)}, LabelMe's or Supervisely's .json){found}",
+            "correct --masks",
+        )
+    if outlines:
+        note(f"{len(outlines)} .json files beside the masks are passed over (--set dataset.mask_format=labelme)")
+    entries = match(files, folder.ids, place, note)
+    kind, table = _understand(kind, table, list(entries.values()), note)
+    files_read = MaskFiles(kind, table)
+    return Masks(entries, files_read, table.names, {"mask_format": kind}, files_read.remarks, listing.left_out)
+
+
+def match(files: Mapping[str, Path], ids: Sequence[str], place: Path, note: Callable[[str], None]) -> dict[str, Path]:
+    """Masks by picture: equal stems, or all masks with one ending such as `_mask`. DataError lists those left over."""
+    same = {composed(image_id): image_id for image_id in ids}
+    files = {same.get(composed(stem), stem): path for stem, path in files.items()}
+    if not set(files) & set(ids):
+        endings = {found[0] for stem in files if (found := _ENDING.search(stem))}
+        if len(endings) == 1 and all(stem.endswith(next(iter(endings))) for stem in files):
+            ending = endings.pop()
+            files = {stem.removesuffix(ending): path for stem, path in files.items()}
+            note(f"masks are named after their pictures with {ending!r} behind")
+    if lonely := sorted(set(files) - set(ids)):
+        shown = ", ".join(files[stem].name for stem in lonely[:MOST_NAMED])
+        more = f" and {len(lonely) - MOST_NAMED} more" if len(lonely) > MOST_NAMED else ""
+        raise DataError(
+            f"{len(lonely)} of {len(files)} masks in {place} have no picture of that name: {shown}{more}",
+            did_you_mean(lonely, ids) + "a mask has the file name of its picture; rename or remove them",
+        )
+    return {stem: files[stem] for stem in sorted(files)}
+
+
+def _understand(
+    kind: str, table: ClassTable | None, paths: Sequence[Path], note: Callable[[str], None]
+) -> tuple[str, ClassTable]:
+    """(how to read the masks, their classes), where something was left open by looking at them, and saying so."""
+    if table is not None and kind != "auto":
+        return kind, _with_colours(kind, table)
+    guess = guess_palette(paths, kind)
+    if table is not None:
+        chosen = _chosen(guess, table)
+        description = guess.description
+        if chosen == "ids" != guess.kind:  # the table says more than the looks
+            description = f"{guess.looked}values {ranges(guess.values or ())}, which the class table has as ids"
+        note(f"masks: {description}; read as {chosen} (--set dataset.mask_format={chosen} pins it)")
+        return chosen, _with_colours(chosen, table, guess.description)
+    chosen = kind if kind != "auto" else guess.kind
+    if chosen == "binary":
+        note(f"masks: {guess.description}")
+        note("classes: background, object (--set dataset.mask_format=binary and a class table pin it)")
+        return chosen, _with_colours("binary", ClassTable(("background", "object")))
+    names = tuple(line for line in guess.table.splitlines() if line)
+    if chosen == "colours" or names[:1] != ("background",):
+        raise DataError(
+            f"which class is which in {paths[0].parent} cannot be seen: {guess.description}",
+            "write a class table and give it (--classes FILE), for example:\n"
+            + "".join(f"    {line}\n" for line in guess.table.splitlines()[:24]),
+        )
+    note(f"masks: {guess.description}")
+    note(f"classes: {', '.join(names)} (pinned, and named, by a text file with a name a line: --classes FILE)")
+    return chosen, ClassTable(names)
+
+
+def _chosen(guess: Guess, table: ClassTable) -> str:
+    """How masks are read that a class table describes. The table says more than their looks: what has its values is an
+    index mask, what has its colours is painted.
+    """
+    painted = guess.colours - {BLACK} and guess.colours <= (table.colours or {}).keys()
+    listed = table.listed if guess.kind == "binary" else table.listed | {IGNORE}
+    covered = guess.values is not None and guess.values <= listed
+    if covered and not (painted and guess.palette):
+        return "ids"
+    if table.colours is not None:
+        unpainted = not (guess.colours - {BLACK}) & table.colours.keys()
+        return "ids" if guess.kind == "ids" and unpainted else "colours"
+    if guess.kind == "binary" and len(table.names) == 2:
+        return "binary"
+    return "ids" if table.values and guess.kind == "colours" and guess.values is not None else guess.kind
+
+
+def _with_colours(kind: str, table: ClassTable, found: str = "") -> ClassTable:
+    """The table, black and white as its colours where masks are black and white; refused where it lacks colours."""
+    if kind == "binary":
+        if len(table.names) != 2:
+            raise DataError(
+                f"black-and-white masks have two classes, the class table has {len(table.names)}: "
+                f"{', '.join(table.names)}",
+                "give a table of background and one class; or, if 255 means ignore, say --set dataset.mask_format=ids",
+            )
+        if table.colours is not None and {BLACK, WHITE} <= table.colours.keys():
+            return table
+        by_value = table.values if table.values and {0, 255} <= table.listed else {0: 0, 255: 1}
+        return ClassTable(table.names, {BLACK: by_value[0], WHITE: by_value[255]})
+    if kind == "colours" and table.colours is None:
+        raise DataError(
+            "masks are painted in colours, and the class table has none" + (f": {found}" if found else ""),
+            "write the colour behind each name: `cat 64 0 0`; or, where a few masks alone are painted, "
+            "--set dataset.mask_format=ids names those",
+        )
+    return table
+
+
+def _annotated(
+    kind: str,
+    entries: Mapping[str, Path],
+    place: Path,
+    table: ClassTable | None,
+    folder: PictureFolder,
+    note: Callable[[str], None],
+) -> Masks:
+    """The masks that annotation files say."""
+    same = {composed(image_id): image_id for image_id in folder.ids}
+    given = Given(place, entries, folder, lambda name: same.get(composed(name)), table, note)
+    found = read_annotations(kind, given)
+    return Masks(found.entries, found.read, found.class_names, {"mask_format": kind})
+
+
+def _unsuffixed(files: Mapping[str, Path], ids: Sequence[str]) -> dict[str, Path]:
+    """Files such as `street.jpg.json` by the id of their picture; DataError for two of one picture."""
+    known = {composed(image_id) for image_id in ids}
+    found: dict[str, Path] = {}
+    for stem, path in files.items():
+        bare = composed(stem) not in known and Path(stem).suffix.lower() in SUFFIXES
+        name = Path(stem).stem if bare else stem
+        if name in found:
+            both = f"{found[name].name} and {path.name}"
+            raise DataError(f"{path.parent} has two masks of {name!r}: {both}", "remove one of them")
+        found[name] = path
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- labels
+
+
+def _labels(
+    settings: FolderConfig,
+    known: Sequence[str],
+    files: Mapping[str, Path],
+    names: Names,
+    note: Callable[[str], None],
+) -> dict[str, frozenset[str]]:
+    """Image-level labels by picture; DataError lists all that have no picture. known: the class names there are."""
+    if not settings.labels:
+        return {}
+    path = Path(settings.labels).expanduser()
+    table = read_label_table(path, known, names, settings.uncertain_labels)
+    for sentence in table.notes:
+        note(sentence)
+    if lonely := sorted(set(table.labels) - set(files)):
+        shown = ", ".join(lonely[:MOST_NAMED]) + (
+            f" and {len(lonely) - MOST_NAMED} more" if lonely[MOST_NAMED:] else ""
+        )
+        raise DataError(
+            f"{len(lonely)} of {len(table.labels)} images of {path} have no picture: {shown}",
+            did_you_mean(lonely, files) + "add the pictures, or take the rows out",
+        )
+    return dict(table.labels)
+
+
+def _names_of(
+    settings: FolderConfig,
+    table: ClassTable | None,
+    labels: Mapping[str, frozenset[str]],
+    note: Callable[[str], None],
+) -> tuple[str, ...]:
+    if table is not None:
+        return table.names
+    names = sorted({name for found in labels.values() for name in found} - {"background"})
+    if not names:
+        raise DataError("there are no masks, no labels and no class table", "give --masks, --labels or --classes FILE")
+    check_class_names(("background", *names), settings.labels)
+    note(f"classes: background, {', '.join(names)} (pinned by a text file with a name a line: --classes FILE)")
+    return ("background", *names)
+
+
+def _unlabelled(settings: FolderConfig, files: Mapping[str, Path]) -> PictureFolder | None:
+    """The further pictures; DataError where one has the name of a picture that is there already."""
+    if not settings.unlabelled:
+        return None
+    place = Path(settings.unlabelled).expanduser()
+    folder = PictureFolder(place, _used(settings, place))
+    if twice := sorted(set(folder.ids) & set(files)):
+        raise DataError(
+            f"{len(twice)} pictures of {folder.path} have the name of one of {settings.images}: "
+            f"{', '.join(twice[:MOST_NAMED])}",
+            "rename them, or take them out: are they the same pictures?",
+        )
+    return folder

@@ -1,0 +1,536 @@
+"""The embedded data set `shapes`: textured objects on cluttered grounds, with index masks.
+
+Six classes, each with its own outline and its own texture, in any colour, size and rotation. The pictures are made
+so that class activation maps fail in the ways they fail on photographs:
+
+- every object has a telling part (a boat's striped sail, a mushroom's dotted cap) and a dull one (hull, stem),
+- boats stand on water and mushrooms on moss, which appear almost nowhere else, so a classifier may look there,
+- the clutter wears the classes' textures on other outlines, objects overlap and reach over the edge.
+
+Every image is drawn from (seed, image id) alone: any one of them can be drawn again without the others.
+
+    drawing = draw(ShapesConfig(), "train_00000")     # image uint8 (H, W, 3), mask uint8 (H, W)
+    summary = write_shapes(ShapesConfig(), image_ids(ShapesConfig()), writer, Execution())
+"""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from artifacts.dataset import write_dataset
+from artifacts.masks import IGNORE, encode_mask, read_mask
+from artifacts.store import Writer
+from stages.contract import Execution
+from stages.data.annotations.image_labels import tags_of_mask
+from stages.data.class_figures import class_figures
+from stages.data.config import ShapesConfig
+from stages.parallel.each_image import for_each_image
+
+CLASS_NAMES = ("background", "star", "ring", "boat", "mushroom", "fish", "beetle")
+STAR, RING, BOAT, MUSHROOM, FISH, BEETLE = range(1, 7)
+
+CONTEXT_OF = {BOAT: "water", MUSHROOM: "moss"}
+COMPANION_OF = {STAR: RING, RING: BOAT, BOAT: FISH, MUSHROOM: BEETLE, FISH: STAR, BEETLE: MUSHROOM}
+COMPANION_CHANCE = 0.3
+WORN_TEXTURE_CHANCE = 0.45  # of a thing of no class: it wears stripes, checks, dots or scales
+HUE_HABIT_CHANCE = 0.65  # of an object: its colours are near its class's usual hue
+MOST_TURN = {BOAT: 0.2, MUSHROOM: 0.45}  # radians; the other classes turn freely
+SUPERSAMPLING = 2  # pictures are drawn this much larger, then averaged: soft outlines
+SMALLEST_VISIBLE_SHARE = 0.4  # objects hidden more than this leave the picture
+SMALLEST_VISIBLE_AREA = 40  # pixels
+
+FloatArray = np.ndarray
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One image with its truth."""
+
+    image: np.ndarray  # uint8 (H, W, 3)
+    mask: np.ndarray  # uint8 (H, W): class ids, 255 on the outlines
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Something to paint: a box of the canvas, where it covers, and its colours."""
+
+    top: int
+    left: int
+    cover: np.ndarray  # bool (h, w)
+    colour: np.ndarray  # float32 (h, w, 3) in 0..1
+    class_id: int = 0
+
+    @property
+    def box(self) -> tuple[slice, slice]:
+        height, width = self.cover.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+
+def write_shapes(
+    config: ShapesConfig, splits: Mapping[str, Sequence[str]], writer: Writer, execution: Execution
+) -> dict[str, Any]:
+    """Draw what is missing of the data set into the writer; returns the summary for people.
+
+    splits: `image_ids`, or those ids with some of train held out.
+    """
+    everything = sorted(image_id for ids in splits.values() for image_id in ids)
+    missing = [image_id for image_id in everything if not writer.has(f"masks/{image_id}.png")]
+    writer.expect(len(everything))
+    writer.advance(len(everything) - len(missing))
+    with execution.progress.track(len(everything), "drawing", done=len(everything) - len(missing)) as task:
+        for image_id, (image_png, mask_png) in for_each_image(_files, config, missing, execution.workers):
+            writer.write_bytes(f"images/{image_id}.png", image_png)
+            writer.write_bytes(f"masks/{image_id}.png", mask_png)  # last: it says that the pair is whole
+            writer.advance()
+            task.advance()
+    tags, sizes, pixels = {}, {}, {}
+    for image_id in everything:
+        mask = read_mask(writer.path / "masks" / f"{image_id}.png", len(CLASS_NAMES))
+        tags[image_id], sizes[image_id] = tags_of_mask(mask), (mask.shape[0], mask.shape[1])
+        pixels[image_id] = dict(enumerate(np.bincount(mask.ravel(), minlength=256).tolist()))
+    facts = {"classes": class_figures(CLASS_NAMES, splits, pixels, tags)}
+    write_dataset(
+        writer,
+        name="shapes",
+        class_names=CLASS_NAMES,
+        splits=splits,
+        tags=tags,
+        tag_source="masks",
+        mask_ids=everything,
+        sizes=sizes,
+        facts=facts,
+    )
+    return {
+        "class_names": list(CLASS_NAMES),
+        "images": {split: len(ids) for split, ids in splits.items() if ids or split != "holdout"},
+        "tag_source": "masks",
+        "tags_per_image": round(sum(map(len, tags.values())) / len(tags), 3),
+        **facts,
+    }
+
+
+def _files(config: ShapesConfig, image_id: str) -> tuple[bytes, bytes]:
+    """The bytes of an image's PNG and of its mask's."""
+    drawing = draw(config, image_id)
+    buffer = BytesIO()
+    Image.fromarray(drawing.image).save(buffer, format="PNG")
+    return buffer.getvalue(), encode_mask(drawing.mask)
+
+
+def image_ids(config: ShapesConfig) -> dict[str, list[str]]:
+    """The ids of each split. Ids name their split, so that more weak images change no other picture."""
+    counts = {"train": config.train, "weak": config.weak, "val": config.val}
+    return {split: [f"{split}_{index:05d}" for index in range(count)] for split, count in counts.items()}
+
+
+def draw(config: ShapesConfig, image_id: str) -> Drawing:
+    """Draw one image and its mask. A pure function of the config and the id."""
+    rng = np.random.default_rng(_entropy(config.seed, image_id))
+    height, width = _draw_size(config, rng)
+    canvas_size = (height * SUPERSAMPLING, width * SUPERSAMPLING)
+
+    objects = _visible_objects(config, canvas_size, rng)
+    canvas = _background(canvas_size, rng)
+    for layer in _clutter(config, canvas_size, rng) + _contexts(config, objects, canvas_size, rng):
+        _paint(canvas, layer)
+    instances = np.zeros(canvas_size, np.uint8)
+    for number, layer in enumerate(objects, start=1):
+        _cast_shadow(canvas, layer, rng)
+        _paint(canvas, layer)
+        instances[layer.box][layer.cover] = number
+    image = _photograph(canvas, config.noise, rng)
+    mask = _mask(instances, [layer.class_id for layer in objects], config.border)
+    return Drawing(image, mask)
+
+
+def _entropy(seed: int, image_id: str) -> list[int]:
+    digest = hashlib.sha256(image_id.encode()).digest()
+    return [seed, int.from_bytes(digest[:8], "big")]
+
+
+def _draw_size(config: ShapesConfig, rng: np.random.Generator) -> tuple[int, int]:
+    short = round(config.long_side * rng.uniform(config.shortest_side, 1.0))
+    return (short, config.long_side) if rng.random() < 0.7 else (config.long_side, short)  # mostly landscape
+
+
+# ------------------------------------------------------------------------------------------------- which objects
+
+
+def _visible_objects(config: ShapesConfig, size: tuple[int, int], rng: np.random.Generator) -> list[Layer]:
+    """Objects from back to front, without those that others hide."""
+    count = 1 + int(rng.choice(config.most_objects, p=_count_chances(config.most_objects)))
+    class_ids = [int(rng.integers(1, len(CLASS_NAMES)))]
+    for _ in range(count - 1):
+        companion = rng.random() < COMPANION_CHANCE
+        drawn = int(rng.integers(1, len(CLASS_NAMES)))
+        class_ids.append(COMPANION_OF[class_ids[-1]] if companion else drawn)
+    layers = [_object(class_id, config, count, size, rng) for class_id in class_ids]
+
+    hidden = np.zeros(size, bool)
+    visible: list[Layer] = []
+    for layer in reversed(layers):  # front to back
+        seen = layer.cover & ~hidden[layer.box]
+        area = int(seen.sum())
+        enough = area >= SMALLEST_VISIBLE_AREA * SUPERSAMPLING**2
+        if not visible or (enough and area >= SMALLEST_VISIBLE_SHARE * layer.cover.sum()):
+            visible.append(layer)
+            hidden[layer.box] |= layer.cover
+    return visible[::-1]
+
+
+def _count_chances(most: int) -> FloatArray:
+    chances = np.array([0.38, 0.32, 0.2, 0.1, 0.05, 0.03][:most])
+    return chances / chances.sum()
+
+
+def _object(class_id: int, config: ShapesConfig, count: int, size: tuple[int, int], rng: np.random.Generator) -> Layer:
+    smallest, largest = np.log(config.object_radius)
+    crowding = 1.0 if count < 3 else 0.8
+    radius = math.exp(rng.uniform(smallest, largest)) * crowding * min(size)
+    turn = rng.uniform(-1, 1) * MOST_TURN.get(class_id, math.pi)
+    stretch = math.exp(rng.normal(0, 0.12))
+    center = (rng.uniform(0.12, 0.88) * size[0], rng.uniform(0.12, 0.88) * size[1])
+    mirrored = rng.random() < 0.5
+    top, left, u, v = _local_coordinates(center, radius, turn, stretch, mirrored, size)
+    cover, colour = PAINTERS[class_id](u, v, rng)
+    colour = _shade(colour, u, v, rng)
+    return Layer(top, left, cover, colour, class_id)
+
+
+def _local_coordinates(
+    center: tuple[float, float],
+    radius: float,
+    turn: float,
+    stretch: float,
+    mirrored: bool,
+    size: tuple[int, int],
+) -> tuple[int, int, FloatArray, FloatArray]:
+    """The object's own coordinates (right, down; outline within about 1) on the box of the canvas it may touch."""
+    reach = radius * 1.25 * max(stretch, 1 / stretch)
+    top, left = max(0, int(center[0] - reach)), max(0, int(center[1] - reach))
+    bottom, right = min(size[0], int(center[0] + reach) + 1), min(size[1], int(center[1] + reach) + 1)
+    y, x = np.mgrid[top:bottom, left:right].astype(np.float32)
+    y, x = (y + 0.5 - center[0]) / radius, (x + 0.5 - center[1]) / radius
+    u = (math.cos(turn) * x + math.sin(turn) * y) * stretch
+    v = (-math.sin(turn) * x + math.cos(turn) * y) / stretch
+    return top, left, -u if mirrored else u, v
+
+
+# ------------------------------------------------------------------------------------------------- the six classes
+
+
+def _star(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Five points; a checkerboard in the middle, plain tips."""
+    light, dark = _colour_pair(rng, hue=0.12)
+    distance = np.hypot(u, v)
+    cover = _star_outline(u, v, points=5, inner=rng.uniform(0.42, 0.52))
+    cell = rng.uniform(0.2, 0.26)
+    checks = (np.floor(u / cell) + np.floor(v / cell)) % 2 == 0
+    tips = distance > 0.62
+    return cover, _two_colours(checks | tips, light, dark)
+
+
+def _ring(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """An open ring in sectors of two colours; the ground shows through the hole."""
+    light, dark = _colour_pair(rng, hue=0.0)
+    distance = np.hypot(u, v)
+    cover = (distance < 1) & (distance > rng.uniform(0.42, 0.58))
+    sectors = int(rng.integers(5, 8))
+    return cover, _two_colours(np.sin(np.arctan2(v, u) * sectors) > 0, light, dark)
+
+
+def _boat(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """A striped sail (the telling part) over a dull hull."""
+    light, dark = _colour_pair(rng, hue=0.02)
+    wood = _colour(rng, hue=0.07, spread=0.05, saturation=(0.2, 0.5), value=(0.25, 0.5))
+    depth = np.clip((v - 0.3) / 0.5, 0, 1)
+    hull = (v > 0.3) & (v < 0.8) & (np.abs(u) < 1.0 - 0.4 * depth)
+    mast = (np.abs(u) < 0.05) & (v > -1) & (v <= 0.3)
+    height = (v + 1.0) / 1.2  # 0 at the top of the mast, 1 at the foot of the sail
+    sail = (v > -1) & (v < 0.2) & (u > -0.55 * height) & (u < 0.85 * height)
+    stripes = np.sin(v * rng.uniform(14, 19)) > 0
+    colour = _two_colours(stripes, light, dark)
+    planks = 1 - 0.25 * (np.mod(v * 7, 1) < 0.25)
+    colour[hull] = (wood[None] * planks[..., None])[hull]
+    colour[mast] = wood * 0.7
+    return hull | mast | sail, colour
+
+
+def _mushroom(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """A dotted cap (the telling part) on a pale stem."""
+    spots, skin = _colour_pair(rng, hue=0.0)
+    pale = _colour(rng, hue=0.1, spread=0.06, saturation=(0.05, 0.25), value=(0.6, 0.85))
+    cap = (u**2 / 0.95 + (v - 0.05) ** 2 / 0.9 < 1) & (v < 0.05)
+    stem = (v >= 0.05) & (v < 0.95) & (np.abs(u) < rng.uniform(0.2, 0.3) + 0.1 * v)
+    cell = rng.uniform(0.34, 0.44)
+    row = np.floor(v / cell)
+    across = np.mod(u / cell + 0.5 * np.mod(row, 2), 1) - 0.5
+    down = np.mod(v / cell, 1) - 0.5
+    colour = _two_colours(np.hypot(across, down) < 0.3, spots, skin)
+    streaks = 0.9 + 0.1 * np.sin(u * 40)
+    colour[stem] = (pale[None] * streaks[..., None])[stem]
+    return cap | stem, colour
+
+
+def _fish(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """A body of curved scales with an eye; a plain tail and a plain fin."""
+    light, dark = _colour_pair(rng, hue=0.5)
+    slimness = rng.uniform(0.48, 0.62)
+    body = ((u + 0.2) / 0.8) ** 2 + (v / slimness) ** 2 < 1
+    tail = (u > 0.45) & (u < 1) & (np.abs(v) < (u - 0.38) * 0.95)
+    fin = (np.abs(u + 0.1) < 0.3) & (v < 0) & (v > -slimness - 0.22 + np.abs(u + 0.1) * 0.9)
+    cell = rng.uniform(0.24, 0.32)
+    phase = np.mod(u / cell + 0.45 * np.cos(2 * math.pi * v / cell), 1)
+    shade = (0.25 + 0.75 * phase)[..., None]
+    colour = (light * shade + dark * (1 - shade)).astype(np.float32)
+    colour[(tail | fin) & ~body] = 0.5 * (light + dark)
+    to_eye = np.hypot(u + 0.68, v + 0.1)
+    colour[to_eye < 0.17] = 0.95
+    colour[to_eye < 0.1] = 0.05
+    return body | tail | fin, colour
+
+
+def _beetle(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Wings striped lengthwise (the telling part); a dull head and six dull legs."""
+    light, dark = _colour_pair(rng, hue=0.3)
+    horn = _colour(rng, hue=0.08, spread=0.2, saturation=(0.1, 0.5), value=(0.1, 0.3))
+    wings = (u / 0.58) ** 2 + ((v - 0.1) / 0.82) ** 2 < 1
+    head = np.hypot(u, v + 0.78) < 0.3
+    side = np.abs(u)
+    legs = np.zeros_like(wings)
+    for joint, slope in ((-0.35, -0.45), (0.1, 0.1), (0.5, 0.6)):
+        legs |= (np.abs(v - joint - slope * (side - 0.5)) < 0.075) & (side < 1.0)
+    stripes = np.sin(side * rng.uniform(19, 25)) > 0
+    colour = _two_colours(stripes, light, dark)
+    colour[~wings] = horn
+    colour[(side < 0.04) & wings] = horn
+    return wings | head | legs, colour
+
+
+PAINTERS: dict[int, Callable[..., tuple[FloatArray, FloatArray]]] = {
+    STAR: _star,
+    RING: _ring,
+    BOAT: _boat,
+    MUSHROOM: _mushroom,
+    FISH: _fish,
+    BEETLE: _beetle,
+}
+
+
+def _star_outline(u: FloatArray, v: FloatArray, points: int, inner: float) -> FloatArray:
+    """Inside a star whose tips lie at distance 1 and whose notches lie at distance `inner`."""
+    half = math.pi / points
+    angle = np.abs(np.mod(np.arctan2(v, u) + half, 2 * half) - half)
+    x, y = np.hypot(u, v) * np.cos(angle), np.hypot(u, v) * np.sin(angle)
+    notch_x, notch_y = inner * math.cos(half), inner * math.sin(half)
+    return (notch_x - 1) * y - notch_y * (x - 1) > 0
+
+
+# ------------------------------------------------------------------------------------------- ground and clutter
+
+
+def _background(size: tuple[int, int], rng: np.random.Generator) -> FloatArray:
+    """One or two textured grounds (above and below a crooked horizon) under uneven light. float32 (H, W, 3)"""
+    canvas = _ground(size, rng)
+    if rng.random() < 0.55:
+        y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+        horizon = size[0] * rng.uniform(0.3, 0.75) + (x - size[1] / 2) * rng.normal(0, 0.12)
+        horizon = horizon + (_noise(rng, size, size[1] / 3) - 0.5) * size[0] * 0.15
+        below = y > horizon
+        canvas[below] = _ground(size, rng)[below]
+    light = 0.75 + 0.5 * _noise(rng, size, max(size) / 1.5)
+    return canvas * light[..., None]
+
+
+def _ground(size: tuple[int, int], rng: np.random.Generator) -> FloatArray:
+    first = _colour(rng, saturation=(0.05, 0.6), value=(0.25, 0.85))
+    second = _colour(rng, saturation=(0.05, 0.6), value=(0.25, 0.85))
+    cell = size[0] * math.exp(rng.uniform(math.log(0.08), math.log(0.5)))
+    blend = 0.55 * _noise(rng, size, cell) + 0.3 * _noise(rng, size, cell / 2.5) + 0.15 * _noise(rng, size, 3)
+    colour = first + (second - first) * np.clip((blend - 0.5) * 2 + 0.5, 0, 1)[..., None]
+    if rng.random() < 0.6:
+        y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+        pattern = _pattern(rng, x, y, cell=rng.uniform(8, 26))
+        colour = colour * (1 - rng.uniform(0.08, 0.3) * pattern[..., None])
+    return colour.astype(np.float32)
+
+
+def _clutter(config: ShapesConfig, size: tuple[int, int], rng: np.random.Generator) -> list[Layer]:
+    """Things of no class: other outlines, often in a texture that a class wears."""
+    return [_thing(size, rng) for _ in range(int(rng.poisson(config.clutter)))]
+
+
+def _thing(size: tuple[int, int], rng: np.random.Generator) -> Layer:
+    center = (rng.uniform(0, 1) * size[0], rng.uniform(0, 1) * size[1])
+    radius = math.exp(rng.uniform(math.log(0.05), math.log(0.26))) * min(size)
+    stretch = math.exp(rng.normal(0, 0.35))
+    top, left, u, v = _local_coordinates(center, radius, rng.uniform(0, 2 * math.pi), stretch, False, size)
+    wobble = _noise(rng, u.shape, max(4.0, radius)) - 0.5
+    outline = int(rng.integers(5))
+    if outline == 0:  # slab
+        cover = (np.abs(u) < 0.9) & (np.abs(v) < 0.5)
+    elif outline == 1:  # wedge
+        cover = (v < 0.6) & (v > -0.9) & (np.abs(u) < (v + 0.9) * 0.6)
+    elif outline == 2:  # pebble
+        cover = np.hypot(u, v) < 0.8 + 0.7 * wobble
+    elif outline == 3:  # bar
+        cover = (np.abs(u) < 1.1) & (np.abs(v + 0.4 * u**2) < 0.12)
+    else:  # half disc
+        cover = (np.hypot(u, v) < 0.9) & (v > -0.1)
+    light, dark = _colour_pair(rng)
+    if rng.random() > WORN_TEXTURE_CHANCE:
+        colour = light + (dark - light) * _noise(rng, u.shape, max(4.0, radius / 2))[..., None]
+    else:
+        pattern = _pattern(rng, u, v, cell=rng.uniform(0.25, 0.5))
+        colour = light + (dark - light) * pattern[..., None]
+    return Layer(top, left, cover, _shade(colour.astype(np.float32), u, v, rng))
+
+
+def _contexts(
+    config: ShapesConfig, objects: list[Layer], size: tuple[int, int], rng: np.random.Generator
+) -> list[Layer]:
+    """Water below boats and moss below mushrooms: background that gives a class away."""
+    layers = []
+    for class_id, kind in CONTEXT_OF.items():
+        hosts = [layer for layer in objects if layer.class_id == class_id]
+        for host in hosts:
+            if rng.random() < config.context_with:
+                height, width = host.cover.shape
+                center = (host.top + 0.78 * height, host.left + 0.5 * width)
+                layers.append(_patch(kind, center, max(height, width) * rng.uniform(0.6, 0.9), size, rng))
+        if not hosts and rng.random() < config.context_without:
+            center = (rng.uniform(0.3, 0.9) * size[0], rng.uniform(0.1, 0.9) * size[1])
+            layers.append(_patch(kind, center, min(size) * rng.uniform(0.25, 0.5), size, rng))
+    return layers
+
+
+def _patch(
+    kind: str, center: tuple[float, float], radius: float, size: tuple[int, int], rng: np.random.Generator
+) -> Layer:
+    top, left, u, v = _local_coordinates(center, radius, 0.0, 1.0, False, size)
+    y, x = v * radius, u * radius  # pixels, so that the grain does not grow with the patch
+    cover = np.hypot(u, v * 1.7) < 0.85 + 0.6 * (_noise(rng, u.shape, radius / 2) - 0.5)
+    if kind == "water":
+        base = _colour(rng, hue=0.56, spread=0.05, saturation=(0.35, 0.8), value=(0.4, 0.75))
+        ripple = np.sin(2 * math.pi * (y / 9 + 0.35 * np.sin(x / 6 + rng.uniform(0, 6))))
+        colour = base * (0.85 + 0.3 * (ripple > 0.3))[..., None]
+    else:
+        base = _colour(rng, hue=0.28, spread=0.06, saturation=(0.35, 0.8), value=(0.3, 0.65))
+        blades = _noise(rng, u.shape, 3) * 0.6 + 0.4 * np.sin(x * 1.6 + 4 * _noise(rng, u.shape, 9))
+        colour = base * (0.7 + 0.6 * blades)[..., None]
+    return Layer(top, left, cover, colour.astype(np.float32))
+
+
+# ------------------------------------------------------------------------------------------- colours and textures
+
+
+def _colour(
+    rng: np.random.Generator,
+    hue: float | None = None,
+    spread: float = 1.0,
+    saturation: tuple[float, float] = (0.2, 0.9),
+    value: tuple[float, float] = (0.2, 0.95),
+) -> FloatArray:
+    """A random colour, float32 (3,) in 0..1; `hue` +- `spread` in turns of the colour circle."""
+    turn = rng.random() if hue is None else hue + rng.uniform(-spread, spread)
+    return np.array(colorsys.hsv_to_rgb(turn % 1.0, rng.uniform(*saturation), rng.uniform(*value)), np.float32)
+
+
+def _colour_pair(rng: np.random.Generator, hue: float | None = None) -> tuple[FloatArray, FloatArray]:
+    """A light and a dark colour. A class's hue is only a habit: often it is any other."""
+    habit = hue if hue is not None and rng.random() < HUE_HABIT_CHANCE else None
+    light = _colour(rng, habit, spread=0.08, saturation=(0.05, 0.7), value=(0.68, 1.0))
+    dark = _colour(rng, habit, spread=0.12, saturation=(0.3, 0.95), value=(0.12, 0.5))
+    return light, dark
+
+
+def _two_colours(choose_first: FloatArray, first: FloatArray, second: FloatArray) -> FloatArray:
+    return np.where(choose_first[..., None], first, second).astype(np.float32)
+
+
+def _pattern(rng: np.random.Generator, x: FloatArray, y: FloatArray, cell: float) -> FloatArray:
+    """Stripes, checks, dots or scales in 0..1, turned freely; `cell` in the units of x and y."""
+    turn = rng.uniform(0, math.pi)
+    a = (math.cos(turn) * x + math.sin(turn) * y) / cell
+    b = (-math.sin(turn) * x + math.cos(turn) * y) / cell
+    kind = int(rng.integers(4))
+    if kind == 0:
+        return (np.mod(a, 1) < 0.5).astype(np.float32)
+    if kind == 1:
+        return ((np.floor(a) + np.floor(b)) % 2).astype(np.float32)
+    if kind == 2:
+        return (np.hypot(np.mod(a, 1) - 0.5, np.mod(b, 1) - 0.5) < 0.3).astype(np.float32)
+    return np.mod(a + 0.45 * np.cos(2 * math.pi * b), 1).astype(np.float32)
+
+
+def _noise(rng: np.random.Generator, size: tuple[int, ...], cell: float) -> FloatArray:
+    """Smooth random values in 0..1 whose bumps are about `cell` pixels wide. float32 (H, W)"""
+    height, width = size
+    rows, columns = math.ceil(height / cell) + 1, math.ceil(width / cell) + 1
+    grid = Image.fromarray(rng.random((rows, columns), dtype=np.float32))
+    grown = grid.resize((math.ceil(columns * cell), math.ceil(rows * cell)), Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(grown)[:height, :width], 0, 1)
+
+
+def _shade(colour: FloatArray, u: FloatArray, v: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Light from one side and a grain: no surface is flat."""
+    angle = rng.uniform(0, 2 * math.pi)
+    light = 1 + 0.22 * (math.cos(angle) * u + math.sin(angle) * v)
+    grain = 0.9 + 0.2 * _noise(rng, u.shape, 4)
+    return (colour * (light * grain)[..., None]).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------- from layers to pixels
+
+
+def _paint(canvas: FloatArray, layer: Layer) -> None:
+    canvas[layer.box][layer.cover] = layer.colour[layer.cover]
+
+
+def _cast_shadow(canvas: FloatArray, layer: Layer, rng: np.random.Generator) -> None:
+    """Darken the ground beside half of the objects; a shadow belongs to no class."""
+    if rng.random() < 0.5:
+        return
+    down, right = int(rng.integers(2, 7)), int(rng.integers(-6, 7))
+    shadow = np.zeros(canvas.shape[:2], bool)
+    shadow[layer.box] = layer.cover
+    shadow = np.roll(shadow, (down, right), axis=(0, 1))
+    shadow[:down] = False
+    if right > 0:
+        shadow[:, :right] = False
+    elif right < 0:
+        shadow[:, right:] = False
+    canvas[shadow] *= rng.uniform(0.5, 0.75)
+
+
+def _photograph(canvas: FloatArray, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """Average the supersampled canvas, then exposure, tint and pixel noise. uint8 (H, W, 3)"""
+    height, width = canvas.shape[0] // SUPERSAMPLING, canvas.shape[1] // SUPERSAMPLING
+    image = canvas.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, 3).mean(axis=(1, 3))
+    exposure = math.exp(rng.normal(0, 0.15))
+    tint = 1 + rng.normal(0, 0.04, 3).astype(np.float32)
+    image = image * exposure * tint + rng.normal(0, noise, image.shape)
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _mask(instances: np.ndarray, class_ids: list[int], border: int) -> np.ndarray:
+    """Class ids at picture size, 255 within `border` pixels of an outline (also between two objects)."""
+    numbers = instances[::SUPERSAMPLING, ::SUPERSAMPLING]
+    mask = np.array([0, *class_ids], np.uint8)[numbers]
+    padded = np.pad(numbers, border, mode="edge")
+    height, width = numbers.shape
+    outline = np.zeros(numbers.shape, bool)
+    for down in range(2 * border + 1):
+        for right in range(2 * border + 1):
+            outline |= padded[down : down + height, right : right + width] != numbers
+    mask[outline] = IGNORE
+    return mask

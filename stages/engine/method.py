@@ -1,0 +1,199 @@
+"""What the engine expects of a method, and what a method may expect of the engine.
+
+A method owns its networks and its losses. The engine owns optimiser, schedule, mixed precision, processes,
+checkpoints and logging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from artifacts.dataset import Dataset
+from artifacts.errors import ConfigError
+from stages.engine.batch import Batch
+from stages.engine.config import HardExamples, OptimizerConfig
+from stages.engine.losses import cross_entropy, hard_cross_entropy
+from stages.engine.randomness import derive_seed
+from stages.engine.streams import Entry, MaskFolder, Stream
+from stages.networks import Segmenter, build_segmenter, parameter_groups, upsample
+from stages.networks.config import NetworkConfig
+from stages.networks.weights import load_strictly
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a method is built from.
+
+    Attributes:
+        network: the network's config.
+        num_classes: with background.
+        seed: of the initial weights.
+        iterations: all optimiser steps.
+        workers: CPU processes the method may use beside its own.
+        initial: weights to start from instead (a segmenter's state dict).
+        hard_examples: OHEM on exact masks; None: plain cross-entropy.
+    """
+
+    network: NetworkConfig
+    num_classes: int
+    seed: int
+    iterations: int
+    workers: int = 1
+    initial: Mapping[str, Tensor] | None = None
+    hard_examples: HardExamples | None = None
+
+    def segmenter(self, which: int = 0) -> Segmenter:
+        """A segmenter with the config's initial weights; `which` = 1, 2, ... gives other random layers.
+
+        From given weights the others take all but the head: networks that start equal would stay equal.
+        """
+        seed = self.seed if which == 0 else derive_seed(self.seed, "network", which)
+        network = build_segmenter(self.network, self.num_classes, seed)
+        if self.initial is not None:
+            own = {} if which == 0 else network.head.state_dict(prefix="head.")
+            load_strictly(network, {**self.initial, **own}, "the input 'initial'", "the network of this config")
+        return network
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The pictures a method may draw from.
+
+    Attributes:
+        strong: ids with masks; weak: ids with image-level labels only; unlabelled: ids without any.
+        available: label sources that were given: "masks", "weak_labels", "seeds", and "confidence" of the weak labels.
+        folders: the label maps of "weak_labels", "seeds", "confidence".
+        dataset: to ask which pictures have masks, where the logging of label quality may look at them.
+    """
+
+    strong: Sequence[str]
+    weak: Sequence[str]
+    available: frozenset[str]
+    dataset: Dataset | None = None
+    unlabelled: Sequence[str] = ()
+    folders: Mapping[str, MaskFolder] = field(default_factory=dict)
+
+    @property
+    def without_masks(self) -> list[str]:
+        """All pictures whose masks are not used: what semi-supervised methods call unlabelled."""
+        return sorted({*self.weak, *self.unlabelled})
+
+    def require(self, method: str, *names: str) -> None:
+        """ConfigError when the method lacks data it needs, saying what provides it."""
+        what = {
+            "strong": "pictures with masks",
+            "weak": "pictures with image-level labels only",
+            "without_masks": "pictures without masks",
+            "weak_labels": "estimated masks",
+            "seeds": "seeds",
+            "confidence": "estimated masks with confidences",
+        }
+        cure = {
+            "strong": "the data set's split 'train' is empty: prepare it with --labelled",
+            "weak": "the data set's split 'weak' is empty: prepare it with fewer labelled pictures",
+            "without_masks": "the data set's splits 'weak' and 'unlabelled' are empty: prepare it with fewer labelled "
+            "pictures, or with unlabelled ones",
+            "weak_labels": "give estimated masks: --weak-labels NAME (made by predict, crf or seeds)",
+            "seeds": "give seeds: --seeds NAME (made by the stage seeds)",
+            "confidence": "make them with predict --set confidence=true, then pseudo-labels",
+        }
+        for name in names:
+            there = bool(getattr(self, name)) if name in ("strong", "weak", "without_masks") else name in self.available
+            if not there:
+                raise ConfigError(f"method {method} needs {what[name]}", cure[name])
+
+    def with_map(self, source: str, ids: Sequence[str]) -> list[str]:
+        """Those of `ids` that have a label map in a source."""
+        missing = set(self.folders[source].missing(ids))
+        return [image_id for image_id in ids if image_id not in missing]
+
+    def entries(self, ids: Sequence[str], label: str | None) -> list[Entry]:
+        return [Entry(image_id, label) for image_id in ids]
+
+
+class Method:
+    """Base of the methods: two parts to write, the rest has sensible defaults."""
+
+    networks: nn.ModuleDict
+    """Every module with parameters or buffers: trained ones and frozen ones (teachers, requires_grad False)."""
+
+    def __init__(self, settings: Any, setup: Setup) -> None:
+        self.settings, self.setup = settings, setup
+        self.observed: dict[str, Tensor] = {}
+        """Figures of this step that are logged beside the losses, and are none; see `observe`."""
+
+    def observe(self, **figures: Tensor) -> None:
+        """Notes figures of a step, scalars, for the log: the share of confident pixels, of chosen pictures."""
+        self.observed |= {name: value.detach().float() for name, value in figures.items()}
+
+    @classmethod
+    def streams(cls, settings: Any, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        """The streams of pictures the method draws from; their batch sizes add up to `batch_size`."""
+        raise NotImplementedError  # every method says where its pictures come from
+
+    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        """Named loss terms of one step, already weighted: the engine minimises their sum.
+
+        Every parameter that learns has a part in every step, a gradient of 0 where need be: several processes exchange
+        all gradients. A network that the settings make no use of is not built.
+        """
+        raise NotImplementedError  # every method has a loss
+
+    def after_step(self, step: int) -> None:
+        """Called after each optimiser step (teachers are averaged here)."""
+
+    def epoch_metrics(self) -> dict[str, float]:
+        """Further figures for the log, gathered over the epoch of the first stream that just ended."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep beside the networks (tensors and plain values).
+
+        Every process calls it at the same step; what that of rank 0 gives is kept and restored in all of them.
+        """
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes back what `state` gave."""
+
+    @property
+    def predictor(self) -> nn.Module:
+        """What is evaluated, exported and saved for inference; it has `spec(class_names)`."""
+        return self.networks["segmenter"]
+
+    def optimizers(self) -> dict[str, OptimizerConfig]:
+        """Networks with an optimiser of their own, by name (discriminators); the others take that of the training."""
+        return {}
+
+    def supervised(self, logits: Tensor, label: Tensor) -> Tensor:
+        """The loss on exact masks: cross-entropy, over the hard pixels alone where `hard_examples` says so."""
+        hard = self.setup.hard_examples
+        if hard is None:
+            return cross_entropy(logits, label)
+        return hard_cross_entropy(logits, label, hard.threshold, hard.min_kept)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimiser groups of all networks: {"name": "segmenter.new.weights", "params": [...]}, ..."""
+        return [
+            {**group, "name": f"{name}.{group['name']}"}
+            for name, network in self.networks.items()
+            for group in parameter_groups(network, getattr(network, "pretrained", ()))
+        ]
+
+    def close(self) -> None:
+        """Gives back what the method holds (process pools)."""
+
+
+def segment(network: nn.Module, batch: Batch) -> Tensor:
+    """Logits (B, C, H, W) of a segmenter at the size of the pictures, fp32."""
+    return at_size(network(batch.image), batch, network)
+
+
+def at_size(logits: Tensor, batch: Batch, network: nn.Module) -> Tensor:
+    """Logits of a head of `network`, (B, C, h, w), at the size of the pictures, fp32."""
+    height, width = batch.image.shape[-2:]
+    return upsample(logits.float(), (height, width), cast(Segmenter, network).stride)

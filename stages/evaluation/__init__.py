@@ -1,0 +1,1 @@
+"""Figures of masks, label maps and scores against the truth."""

@@ -1,0 +1,1 @@
+"""What leaves the product: archives for test servers, ONNX."""

@@ -1,0 +1,126 @@
+"""Estimated masks of a data set's pictures: prediction, restriction to the image-level labels, dense CRF.
+
+The network works in this process while a pool refines and writes what it predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from artifacts.dataset import Dataset
+from artifacts.masks import IGNORE, write_mask
+from artifacts.store import Writer
+from stages.contract import Execution
+from stages.engine.config import InferenceConfig
+from stages.localization.dense_crf import CrfParameters, crf_labels
+from stages.parallel.processes import process_pool
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+AHEAD = 4  # pictures per process that wait to be refined: bounds the memory
+
+
+@dataclass(frozen=True)
+class Refiner:
+    """From the class probabilities of one picture to its estimated mask; made for a pool of processes."""
+
+    dataset: Dataset
+    writer: Writer
+    restrict_to_labels: bool
+    crf: CrfParameters | None
+    max_pixels: int
+    min_confidence: float
+
+    def __call__(self, image_id: str, classes: Sequence[int], probabilities: np.ndarray) -> str:
+        """Writes masks/<id>.png from float32 (K, H, W) of the K `classes`."""
+        if self.crf is None:
+            best, confidence = probabilities.argmax(0), probabilities.max(0)
+        else:
+            best, confidence = crf_labels(self.dataset.image(image_id), probabilities, self.crf, self.max_pixels)
+        mask = np.asarray(classes, np.uint8)[best]
+        if self.min_confidence > 0:
+            mask[confidence < self.min_confidence] = IGNORE
+        with self.writer.item(f"masks/{image_id}.png") as temporary:
+            write_mask(temporary, mask)
+        return image_id
+
+
+def label_pictures(
+    network: nn.Module,
+    ids: Sequence[str],
+    refiner: Refiner,
+    inference: InferenceConfig,
+    device: torch.device,
+    execution: Execution,
+) -> int:
+    """Writes masks/<id>.png for those of `ids` that have none yet; returns how many were written.
+
+    With `restrict_to_labels` only background and the picture's image-level labels may win; without, every class that
+    reaches a probability of 0.01 somewhere.
+    """
+    from stages.engine.inference import large_pictures, predict_probabilities
+
+    missing = [image_id for image_id in ids if not refiner.writer.has(f"masks/{image_id}.png")]
+    views = predict_probabilities(network, refiner.dataset, missing, inference, device, workers=execution.workers)
+    done = len(ids) - len(missing)
+    if remark := large_pictures(refiner.dataset, missing, inference):
+        execution.progress.note(remark)
+    with (
+        _pool(refiner, execution.workers) as pool,
+        execution.progress.track(len(ids), "labelling", done=done) as tracker,
+    ):
+        for _ in _in_order(pool, _pictures(views, refiner), AHEAD * max(execution.workers, 1)):
+            tracker.advance()
+    return len(missing)
+
+
+_held: list[Refiner] = []  # a pool process is given its refiner once, not with every picture
+
+
+def _hold(refiner: Refiner) -> None:
+    _held[:] = [refiner]
+
+
+def _refine(image_id: str, classes: Sequence[int], probabilities: np.ndarray) -> str:
+    return _held[0](image_id, classes, probabilities)
+
+
+def _pool(refiner: Refiner, workers: int) -> Executor:
+    """Processes for the CRF; without one a thread is enough to encode PNGs beside the network."""
+    if refiner.crf is None or workers <= 1:
+        return ThreadPoolExecutor(1, initializer=_hold, initargs=(refiner,))
+    return process_pool(workers, _hold, refiner)
+
+
+def _pictures(
+    views: Iterable[tuple[list[str], Tensor]], refiner: Refiner
+) -> Iterator[tuple[str, list[int], np.ndarray]]:
+    for ids, batch in views:
+        for image_id, probabilities in zip(ids, batch.cpu().numpy(), strict=True):
+            if refiner.restrict_to_labels:
+                classes = list(refiner.dataset.possible_classes(image_id))
+            else:
+                classes = [
+                    c
+                    for c, p in enumerate(probabilities.max((1, 2)))
+                    if p >= 0.01 or (c == 0 and refiner.dataset.has_background)
+                ]
+            kept = probabilities[classes]
+            yield image_id, classes, kept / np.maximum(kept.sum(0), 1e-30)
+
+
+def _in_order(pool: Executor, pictures: Iterable[tuple[str, list[int], np.ndarray]], ahead: int) -> Iterator[str]:
+    waiting: list[Future[str]] = []
+    for picture in pictures:
+        waiting.append(pool.submit(_refine, *picture))
+        if len(waiting) >= ahead:
+            yield waiting.pop(0).result()
+    for future in waiting:
+        yield future.result()

@@ -1,0 +1,53 @@
+"""How a batch is shared between labelled and unlabelled pictures, and the streams they come from."""
+
+from __future__ import annotations
+
+from artifacts.errors import ConfigError
+from stages.engine.method import Sources
+from stages.engine.streams import Stream
+from stages.methods.settings.base import SemiSupervisedSettings
+
+SHARE_TOLERANCE = 0.05  # pictures: a share of .333 is a third
+
+
+def strong_and_unlabelled(
+    settings: SemiSupervisedSettings, sources: Sources, batch_size: int, partner: bool = False
+) -> dict[str, Stream]:
+    """Streams "strong" and "unlabelled", which share the batch; `partner`: others of the unlabelled, to mix with."""
+    sources.require(settings.name, "strong", "without_masks")
+    labelled, others = shares(settings, batch_size)
+    unlabelled = sources.entries(sources.without_masks, None)
+    streams = {
+        "strong": Stream(sources.entries(sources.strong, "masks"), labelled),
+        "unlabelled": Stream(unlabelled, others),
+    }
+    if partner:
+        streams["partner"] = Stream(unlabelled, others, partner_of="unlabelled")
+    return streams
+
+
+def shares(settings: SemiSupervisedSettings, batch_size: int) -> tuple[int, int]:
+    """How many pictures of a batch are labelled and how many are not; ConfigError where these are no whole numbers."""
+
+    def labelled(size: int) -> int | None:
+        exact = size * settings.labelled_share
+        return round(exact) if abs(exact - round(exact)) <= SHARE_TOLERANCE and 0 < round(exact) < size else None
+
+    if (count := labelled(batch_size)) is not None:
+        return count, batch_size - count
+    fitting = next((size for size in range(batch_size + 1, batch_size + 100) if labelled(size)), None)
+    raise ConfigError(
+        f"method {settings.name}: labelled_share {settings.labelled_share:g} of batch_size {batch_size} is "
+        f"{batch_size * settings.labelled_share:.4g} pictures; whole ones are needed, of both kinds",
+        (f"use batch_size {fitting}, or " if fitting else "") + "set another method.labelled_share",
+    )
+
+
+def halves(batch_size: int, method: str) -> int:
+    """Half of the batch, for methods that take as many pictures of one kind as of the other."""
+    if batch_size % 2:
+        raise ConfigError(
+            f"method {method} takes equal halves of two kinds of pictures: batch_size {batch_size} is odd",
+            f"use batch_size {batch_size + 1}",
+        )
+    return batch_size // 2

@@ -1,0 +1,138 @@
+"""From a config to a trained segmenter on disk; shared by the stages `train` and `retrain`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import nn
+
+from artifacts import checkpoint
+from artifacts.dataset import Dataset
+from artifacts.errors import DataError
+from artifacts.store import Artifact, Writer
+from stages.contract import Execution
+from stages.engine import distributed
+from stages.engine.loop import fit
+from stages.engine.method import Setup, Sources
+from stages.engine.randomness import derive_seed
+from stages.engine.streams import MaskFolder, SampleMaker, Stream
+from stages.methods import load_method
+from stages.networks import Classifier, Segmenter
+from stages.networks.weights import read_state
+
+if TYPE_CHECKING:
+    from stages.methods.settings import TrainConfig
+
+
+def train_segmenter(
+    config: TrainConfig,
+    dataset: Dataset,
+    strong: Sequence[str],
+    weak: Sequence[str],
+    mask_folders: Mapping[str, Path],
+    initial: Artifact | None,
+    writer: Writer,
+    execution: Execution,
+    unlabelled: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Trains and writes weights.pt and network.json; returns the summary.
+
+    Args:
+        strong: ids trained on with the data set's masks; weak: ids without; unlabelled: ids without any label.
+        mask_folders: label sources beside the data set's own masks: "weak_labels", "seeds", "confidence".
+    """
+    folders = {
+        name: MaskFolder(folder, None if name == "confidence" else dataset.num_classes)
+        for name, folder in mask_folders.items()
+    }
+    sources = Sources(
+        strong=strong,
+        weak=weak,
+        available=frozenset({"masks", *folders}),
+        dataset=dataset,
+        unlabelled=unlabelled,
+        folders=folders,
+    )
+    kind = load_method(config.method.name)
+    streams = kind.streams(config.method, sources, config.batch_size)
+    check_labels(streams, folders, dataset)
+    setup = Setup(
+        network=config.network,
+        num_classes=dataset.num_classes,
+        seed=derive_seed(config.seed, "network"),
+        iterations=config.iterations,
+        workers=max(execution.workers // distributed.world_size(), 1),
+        initial=read_state(initial.file("weights.pt")) if initial else None,
+        hard_examples=config.hard_examples,
+    )
+    maker = SampleMaker(
+        dataset,
+        streams,
+        {"masks": dataset, **folders},
+        config.augmentation,
+        config.crop_size,
+        config.seed,
+        distributed.rank(),
+        distributed.world_size(),
+    )
+    if distributed.rank() == 0:
+        for name, stream in streams.items():
+            if (number := len({entry.image_id for entry in stream.entries})) < stream.batch_size:
+                execution.progress.note(
+                    f"{name}: {number} pictures for batches of {stream.batch_size}, a batch holds some of them twice"
+                )
+    steps = snapshot_steps(config)
+    fitted = fit(
+        kind(config.method, setup),
+        maker,
+        config,
+        writer,
+        execution,
+        lambda step, network: _write_weights(writer, f"snapshots/{step}.pt", network),
+        steps,
+    )
+    if distributed.rank() == 0:
+        publish_network(writer, fitted.predictor, dataset.class_names)
+    counts = {name: len({entry.image_id for entry in stream.entries}) for name, stream in streams.items()}
+    summary = {"method": config.method.name, "pictures": counts, **fitted.summary}
+    return summary | ({"snapshots": [*steps, config.iterations]} if steps else {})
+
+
+def snapshot_steps(config: TrainConfig) -> list[int]:
+    """Steps after which weights are kept beside the last ones, evenly spaced."""
+    steps = {round(config.iterations * i / config.snapshots) for i in range(1, config.snapshots)}
+    return sorted(steps - {0, config.iterations})
+
+
+def check_labels(streams: Mapping[str, Stream], folders: Mapping[str, MaskFolder], dataset: Dataset) -> None:
+    """DataError when a stream's label maps are not all there: found before the first step, named together."""
+    for stream in streams.values():
+        for source in sorted({entry.label for entry in stream.entries if entry.label is not None}):
+            wanted = sorted({entry.image_id for entry in stream.entries if entry.label == source})
+            if source in folders:
+                missing, place = folders[source].missing(wanted), f" in {folders[source].folder}"
+            else:
+                missing, place = [image_id for image_id in wanted if not dataset.has_mask(image_id)], ""
+            if missing:
+                raise DataError(
+                    f"{source}: {len(missing)} of {len(wanted)} pictures have no label map{place}: "
+                    f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}",
+                    "make them for the whole split the method trains on",
+                )
+
+
+def publish_network(writer: Writer, network: nn.Module, class_names: Sequence[str]) -> None:
+    """weights.pt (fp32, on the CPU) and network.json, what `load_network` reads."""
+    _write_weights(writer, "weights.pt", network)
+    writer.write_json("network.json", cast(Segmenter | Classifier, network).spec(class_names))
+
+
+def _write_weights(writer: Writer, item: str, network: nn.Module) -> None:
+    state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    with writer.item(item) as temporary:
+        checkpoint.save(temporary, state)
+
+
+__all__ = ["check_labels", "publish_network", "snapshot_steps", "train_segmenter"]

@@ -1,0 +1,51 @@
+"""Settings and card of AdvSemSeg."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from stages.engine.config import (
+    Share,
+)
+from stages.methods.settings.base import (
+    Card,
+    DiscriminatorSettings,
+    SemiSupervisedSettings,
+)
+
+
+class AdvSemSegSettings(SemiSupervisedSettings):
+    """Hung et al., BMVC 2018: a discriminator of pixels judges predictions; pixels it trusts are pseudo labels."""
+
+    card: ClassVar[Card] = Card(
+        title="Adversarial training: a discriminator says which pixels of a prediction look like a mask's",
+        paper="Hung et al., BMVC 2018",
+        uses=("masks", "pictures"),
+        place="stages.methods.advsemseg:AdvSemSeg",
+        loss="L = L_S + L_D\n"
+        "L_S = CE(f(x), y) + a BCE(D(P(x)), 1) + b BCE(D(P(u)), 1) + c CE(f(u), argmax f(u) where s(D(P(u))) >= T)\n"
+        "L_D = 1/2 [BCE(D([P(x), P(u)]), 0) + BCE(D(onehot y), 1)];  s: sigmoid",
+        forward=2,
+        backward=2,
+        beside="5 passes of the discriminator",
+        sources=("Hung et al., BMVC 2018", "its code, hfslyc/AdvSemiSeg: weights of its README, T, widths"),
+    )
+    name: Literal["advsemseg"] = "advsemseg"
+    adversarial: float = Field(
+        0.01,
+        ge=0,
+        description="a: weight of the adversarial term on labelled pictures (published; the code's own is .1).",
+    )
+    adversarial_unlabelled: float = Field(
+        0.001, ge=0, description="b: weight of the adversarial term on unlabelled pictures (published)."
+    )
+    weight: float = Field(0.1, ge=0, description="c: weight of the pseudo labels (published).")
+    threshold: Share = Field(
+        0.2, description="T: pixels whose score, sigmoid(D), is at least this have a pseudo label (published)."
+    )
+    start: Share = Field(
+        0.25, description="Share of the iterations before there are pseudo labels (published: 5000 of 20000)."
+    )
+    discriminator: DiscriminatorSettings = Field(DiscriminatorSettings(), description="The discriminator D.")

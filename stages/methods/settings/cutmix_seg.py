@@ -1,0 +1,41 @@
+"""Settings and card of cutmix-seg."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from stages.engine.config import (
+    CutMixSettings,
+)
+from stages.methods.settings.base import (
+    Card,
+    ConfidentSettings,
+)
+
+
+class CutMixSegSettings(ConfidentSettings):
+    """French et al., BMVC 2020: the student sees two pictures mixed, the teacher has seen each of them whole."""
+
+    card: ClassVar[Card] = Card(
+        title="CutMix-Seg: mean teacher on pictures mixed by CutMix",
+        paper="French, Laine, Aila, Mackiewicz & Finlayson, BMVC 2020",
+        uses=("masks", "pictures"),
+        place="stages.methods.cutmix_seg:CutMixSeg",
+        loss="L = CE(s(x), y) + w c mean_V sum_c (softmax s(mix(u0, u1)) - mix(P0, P1))^2,  Pi = softmax t(ui)\n"
+        "c: share of pixels with max mix(P0, P1) >= .97; t: average of s",
+        forward=4,
+        backward=2,
+        beside="2 of the forward passes are the teacher's",
+        sources=(
+            "French et al., BMVC 2020",
+            "its code: Adam, 3e-5, teacher .99, one box of half the picture",
+        ),
+        inference="the teacher (evaluate student: the network)",
+    )
+    name: Literal["cutmix-seg"] = "cutmix-seg"
+    weight: float = Field(1.0, ge=0, description="w of the consistency (authors' code: 1).")
+    mixing: CutMixSettings = Field(
+        CutMixSettings(), description="The boxes of CutMix (published: one, of half the area)."
+    )

@@ -1,0 +1,52 @@
+"""Settings and card of s4GAN."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from stages.engine.config import (
+    Share,
+)
+from stages.methods.settings.base import (
+    Card,
+    DiscriminatorSettings,
+    SemiSupervisedSettings,
+)
+
+
+class S4GanSettings(SemiSupervisedSettings):
+    """Mittal et al., PAMI 2021: a discriminator of pictures matches features and chooses whole pictures."""
+
+    card: ClassVar[Card] = Card(
+        title="s4GAN: feature matching, and pseudo labels for the pictures a discriminator takes for real",
+        paper="Mittal et al., PAMI 2021",
+        uses=("masks", "pictures"),
+        place="stages.methods.s4gan:S4Gan",
+        loss="L = L_S + L_D\n"
+        "L_S = CE(f(x), y) + m mean|E h(onehot y, x) - E h(P(u), u)|\n"
+        "    + c CE(f(u), argmax f(u)) over the pictures u with s(D(P(u), u)) > g\n"
+        "L_D = 1/2 [BCE(D(P(u), u), 0) + BCE(D(onehot y, x), 1)];  h: D's last features, s: sigmoid",
+        forward=2,
+        backward=2,
+        beside="3 passes of the discriminator",
+        sources=("Mittal et al., PAMI 2021", "its code, sud0301/semisup-semseg: train_s4GAN.py"),
+        recipe="s4gan",
+        profile="paper",
+    )
+    name: Literal["s4gan"] = "s4gan"
+    feature_matching: float = Field(0.1, ge=0, description="m: weight of the feature matching (published).")
+    weight: float = Field(1.0, ge=0, description="c: weight of the pseudo labels (published).")
+    threshold: Share = Field(
+        0.6, description="g: pictures scored above this, sigmoid(D), have pseudo labels (published; Cityscapes .7)."
+    )
+    warmup: Share = Field(
+        0.0,
+        description="Share of the iterations before pictures are chosen. Published: 0; but a discriminator that has\n"
+        "learned little scores nearly every picture above .6 (issue 4 of ALS4GAN).",
+    )
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="Probability that D drops a channel, after all layers but the last (published)."
+    )
+    discriminator: DiscriminatorSettings = Field(DiscriminatorSettings(), description="The discriminator D.")

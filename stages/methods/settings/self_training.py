@@ -1,0 +1,31 @@
+"""Settings and card of self-training."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from stages.methods.settings.base import (
+    Card,
+    StudentSettings,
+)
+
+
+class SelfTrainingSettings(StudentSettings):
+    """Yang et al., CVPR 2022: a fresh student on masks and on a teacher's labels, strongly augmented."""
+
+    card: ClassVar[Card] = Card(
+        title="Offline self-training: a fresh student learns from a teacher's masks, strongly augmented (ST)",
+        paper="Yang et al., ST++, CVPR 2022 (its ST)",
+        uses=("masks", "pictures"),
+        place="stages.methods.self_training:SelfTraining",
+        loss="L = CE([f(x), f(S(u))], [y, y_T])  over labelled and pseudo-labelled pixels together\n"
+        "y_T: the teacher's masks (scales .5 to 2, flipped), S: colours, blur, holes",
+        forward=2,
+        backward=2,
+        beside="before it a supervised training and one prediction of all pictures",
+        sources=("Yang et al., CVPR 2022", "its code, LiheYoung/ST-PlusPlus"),
+        recipe="self-training",
+        profile="paper",
+        inference="the student",
+    )
+    name: Literal["self-training"] = "self-training"

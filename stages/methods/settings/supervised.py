@@ -1,0 +1,38 @@
+"""Settings and card of supervised training."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from stages.methods.settings.base import (
+    Card,
+    MethodSettings,
+)
+
+
+class SupervisedSettings(MethodSettings):
+    """One network, one branch, cross-entropy (handbook rows: strong only, weak only, mixed, oversampled)."""
+
+    card: ClassVar[Card] = Card(
+        title="One branch on strong masks, weak masks, or both (mixed, oversampled)",
+        paper="The single-branch rows of Luo & Yang, ECCV 2020",
+        uses=("masks",),
+        place="stages.methods.supervised:Supervised",
+        loss="L = CE(f(x), y)",
+        forward=1,
+        backward=1,
+        sources=("Luo & Yang, ECCV 2020, Table 1", "the baseline of every semi-supervised table"),
+        recipe="table1",
+        profile="paper",
+    )
+    name: Literal["supervised"] = "supervised"
+    labels: Literal["strong", "weak", "mixed", "oversampled"] = Field(
+        "strong",
+        description="strong: pictures with masks. weak: the other pictures, with estimated masks. mixed: both lists\n"
+        "joined. oversampled: both, the strong list repeated until it is as long as the weak one.",
+    )
+
+    def inputs(self) -> tuple[str, ...]:
+        return () if self.labels == "strong" else ("weak_labels",)

@@ -1,0 +1,98 @@
+"""What backbones and heads are built of: the contract of a backbone, initial weights, upsampling."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Features = dict[str, Tensor]
+
+
+class Backbone(nn.Module):
+    """Base: channel counts, stride, and BatchNorm that stays frozen through `.train()`.
+
+    Attributes:
+        low_channels, high_channels: channels of the two maps.
+        stride: input pixels per cell of `high`.
+        low_stride: input pixels per cell of `low`.
+        patches: whether cell i covers the pixels from stride * i on, instead of lying on that pixel (DINOv2).
+        unused_prefixes: the parameters of torchvision's network that this backbone has no use for.
+    """
+
+    low_channels: int
+    high_channels: int
+    stride: int
+    low_stride: int = 4
+    patches: bool = False
+    unused_prefixes: tuple[str, ...] = ()
+    batch_norm_frozen: bool = False
+
+    def freeze_batch_norm(self, statistics: bool = True) -> None:
+        """Keep every BatchNorm's affine from now on (no gradient), and its statistics (eval mode even in training)."""
+        self.batch_norm_frozen = statistics
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        if self.batch_norm_frozen:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+def initialise(module: nn.Module) -> None:
+    """Kaiming-normal (fan-in) convolutions with zero biases; norms start as the identity (He et al. 2015)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, (nn.GroupNorm, _BatchNorm)):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+def upsample(x: Tensor, size: tuple[int, int], stride: int, patches: bool = False) -> Tensor:
+    """Bilinear upsampling that keeps cell i on pixel `stride` * i, for every size.
+
+    x (B, C, h, w) with h = ceil(H / stride) -> (B, C, H, W), size = (H, W). At H = stride * (h - 1) + 1 (321, 513: the
+    sizes of the DeepLab line) this equals `align_corners=True`; at other sizes that option would stretch the map by an
+    amount that depends on the size, and `align_corners=False` would shift it by (stride - 1) / 2 pixels. At stride 1
+    what reaches beyond the picture is cut off. With `patches` cell i is in the middle of the pixels from stride * i on.
+    """
+    if stride == 1:
+        return x[..., : size[0], : size[1]]
+    if patches:
+        grown = F.interpolate(x, scale_factor=float(stride), mode="bilinear", align_corners=False)
+        return grown[..., : size[0], : size[1]]
+    height, width = x.shape[-2:]
+    # one more cell for the pixels beyond the last cell's centre (cat: replicate padding's backward is random on CUDA)
+    padded = torch.cat([x, x[..., -1:]], dim=3)
+    padded = torch.cat([padded, padded[..., -1:, :]], dim=2)
+    full = (height * stride + 1, width * stride + 1)
+    grown = F.interpolate(padded, size=full, mode="bilinear", align_corners=True)
+    return grown[..., : size[0], : size[1]]
+
+
+def conv_norm_relu(channels_in: int, channels: int, kernel: int, norm: str, dilation: int = 1) -> nn.Sequential:
+    """kernel x kernel convolution, GroupNorm or BatchNorm, ReLU; same size."""
+    padding = dilation * (kernel // 2)
+    groups = next(g for g in (32, 16, 8, 4, 2, 1) if (channels % g == 0 and channels // g >= 4) or g == 1)
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels, kernel, padding=padding, dilation=dilation, bias=False),
+        nn.GroupNorm(groups, channels) if norm == "group" else nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def initialise_scores(layer: nn.Conv2d) -> None:
+    """Gaussian 0.01, bias 0: all classes start equally likely (fc8 of DeepLab, SEC and DSRG)."""
+    nn.init.normal_(layer.weight, std=0.01)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

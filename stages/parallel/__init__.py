@@ -1,0 +1,1 @@
+"""Work over processes: pools, and what is left for one rank."""

@@ -1,0 +1,50 @@
+"""The same work for every image of a data set, over processes, with the errors of single images gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from artifacts.errors import DataError
+from artifacts.text import SHOWN
+from stages.parallel.processes import map_in_processes
+
+Shared = TypeVar("Shared")
+Result = TypeVar("Result")
+
+
+def for_each_image(
+    function: Callable[[Shared, Any], Result],
+    shared: Shared,
+    ids: Sequence[str],
+    workers: int,
+    carry: Callable[[str], Any] | None = None,
+) -> Iterator[tuple[str, Result]]:
+    """(id, function(shared, id)) as the results become ready; see `map_in_processes` for the arguments.
+
+    A DataError stops nothing: the other images are still done, and in the end one DataError says how many
+    images failed and why the first few did.
+    """
+    errors: dict[str, DataError] = {}
+    for image_id, result in map_in_processes(_attempt, (function, shared), ids, workers, carry):
+        if isinstance(result, DataError):
+            errors[image_id] = result
+        else:
+            yield image_id, result
+    if not errors:
+        return
+    first = [errors[image_id] for image_id in sorted(errors)[:SHOWN]]
+    if len(errors) == 1:
+        raise first[0]
+    shown = "\n".join(f"  {error.message}" for error in first)
+    more = f"\n  and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+    cures = dict.fromkeys(error.hint for error in first if error.hint)
+    raise DataError(f"{len(errors)} images cannot be used:\n{shown}{more}", "; ".join(cures) or None)
+
+
+def _attempt(task: tuple[Callable[[Shared, Any], Result], Shared], item: Any) -> Result | DataError:
+    function, shared = task
+    try:
+        return function(shared, item)
+    except DataError as error:
+        return error

@@ -1,0 +1,49 @@
+"""stages/export/onnx.py: the written file, run by onnx's own evaluator, against torch."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from stages.export.onnx import export_onnx
+from stages.networks import build_segmenter, normalise, upsample
+from stages.networks.config import NetworkConfig
+
+onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
+NETWORKS = [
+    {"preset": "tiny"},
+    {"preset": "mobilenet_v2", "weights": "none", "freeze_batch_norm": False},
+    {"backbone": "tiny", "head": "deeplabv3plus", "output_stride": 8, "head_channels": 16},
+]
+
+
+@pytest.mark.parametrize("values", NETWORKS, ids=["tiny", "mobilenet_v2", "deeplabv3plus"])
+def test_pictures_of_any_size_give_what_torch_gives(values, tmp_path):
+    from onnx.reference import ReferenceEvaluator
+
+    network = build_segmenter(NetworkConfig.model_validate(values), 4, seed=1)
+    for layer in network.modules():  # statistics of some pictures, or random features would fade from layer to layer
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    network(torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(5)))
+    network.eval()
+    network.class_names = ("background", "a", "b", "c")
+    for layer in network.head.modules():  # scores that differ: fc8 starts at almost equal ones
+        if isinstance(layer, nn.Conv2d) and layer.out_channels == 4:
+            nn.init.normal_(layer.weight, std=0.3, generator=torch.Generator().manual_seed(0))
+    export_onnx(network, tmp_path / "net.onnx")
+    evaluator = ReferenceEvaluator(str(tmp_path / "net.onnx"))
+    generator = torch.Generator().manual_seed(2)
+    for size in ((1, 3, 40, 64), (2, 3, 33, 51)):
+        image = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+        (found,) = evaluator.run(None, {"image": image.numpy()})
+        with torch.inference_mode():
+            expected = upsample(network(normalise(image)), size[2:], network.stride).softmax(1)
+        assert found.shape == expected.shape
+        assert expected.std() > 0.05
+        torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-3)
+    entries = {entry.key: entry.value for entry in onnx.load(str(tmp_path / "net.onnx")).metadata_props}
+    assert json.loads(entries["class_names"]) == ["background", "a", "b", "c"]
