@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # Control characters but for tab and line feed, what turns the direction of writing, line separators, lone surrogates.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -41,3 +42,11 @@ def named(ids: Sequence[str]) -> str:
     """The first few ids and how many more: "a, b, c, d, e and 7 more"."""
     more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
     return ", ".join(ids[:SHOWN]) + more
+
+
+def did_you_mean(word: str, known: Iterable[str], list_known: bool = True) -> str:
+    """The end of a message about an unknown word: ", did you mean 'x'?", or else what is known (`list_known`)."""
+    known = list(known)
+    if close := difflib.get_close_matches(word, known, n=1, cutoff=0.5):
+        return f", did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known) or 'none'}" if list_known else ""

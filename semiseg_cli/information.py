@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from artifacts.errors import UsageError
+from artifacts.text import did_you_mean
 from semiseg_cli.console import out, say, write_json
 from semiseg_cli.options import AnyWorkspace, JsonOption
 from stages.config import describe_config
 from stages.contract import STAGE_MODULES, load_stage
-from stages.pipeline.recipe import did_you_mean
 
 
 def config(

@@ -11,10 +11,10 @@ import typer
 
 from artifacts.errors import ArtifactError, ConfigError, UsageError
 from artifacts.store import Artifact, Workspace
+from artifacts.text import did_you_mean
 from semiseg_cli.console import say
 from semiseg_cli.progress import choose_progress
 from stages.contract import Execution, default_workers
-from stages.pipeline.parameters import did_you_mean
 
 RUNS = Path("runs")
 DEFAULT = RUNS / "default"

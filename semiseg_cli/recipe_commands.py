@@ -17,6 +17,7 @@ from rich.text import Text
 from artifacts.disk_errors import disk_error
 from artifacts.errors import ConfigError, SemisegError, UsageError
 from artifacts.store import Artifact, Workspace
+from artifacts.text import did_you_mean
 from semiseg_cli.console import (
     bullets,
     duration,
@@ -46,7 +47,7 @@ from semiseg_cli.options import (
 from semiseg_cli.tables import table_json, table_markdown, table_text
 from stages.config import read_yaml
 from stages.pipeline.changes import Change, listed
-from stages.pipeline.parameters import Parameter, did_you_mean
+from stages.pipeline.parameters import Parameter
 from stages.pipeline.recipe import Node, Recipe, declared_parameters, read_recipe
 from stages.pipeline.run_recipe import Record, read_record, run_recipe
 from stages.pipeline.status import STALE, Expected, State, workspace_states

@@ -14,6 +14,7 @@ import typer
 
 from artifacts.errors import ArtifactError, ConfigError, SemisegError, UsageError
 from artifacts.store import Artifact, Workspace, Writer
+from artifacts.text import did_you_mean
 from semiseg_cli.console import duration, headline, say, show_error, write_json
 from semiseg_cli.options import (
     COSTLY_S,
@@ -31,7 +32,6 @@ from semiseg_cli.options import (
 from stages.config import Config, assign, build, merge, parse_assignment, read_yaml
 from stages.contract import STAGE_MODULES, Stage, load_stage, required_inputs
 from stages.pipeline.changes import Change, listed
-from stages.pipeline.recipe import did_you_mean
 from stages.pipeline.run_stage import run_stage
 
 

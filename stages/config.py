@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, Union
 
@@ -14,6 +13,7 @@ import pydantic
 import yaml
 
 from artifacts.errors import ConfigError
+from artifacts.text import did_you_mean
 
 MOST_WRITTEN = 1_000_000  # characters of a YAML text, and of what it says with every alias written out
 DEEPEST = 100  # mappings and lists inside each other
@@ -280,7 +280,7 @@ def _describe(problem: Any, model: type[Config]) -> str:
         names = re.findall(r"'([^']+)'", expected)
         if kind == "union_tag_invalid":
             key += f".{context['discriminator'].strip(chr(39))}"
-        return f"{key}: {_short(tag)} is not one of {expected}{_did_you_mean(str(tag), names)}"
+        return f"{key}: {_short(tag)} is not one of {expected}{did_you_mean(str(tag), names, list_known=False)}"
     if kind == "union_tag_not_found":
         return f"{key}.{context['discriminator'].strip(chr(39))}: is required (found {_short(found)})"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
@@ -296,15 +296,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
-
-
 def _suggest_key(model: type[Config], location: list[str], owners: list[type[Config]]) -> str:
     """What an unknown key may have meant: a similar key beside it, or the same key elsewhere in the config."""
     known = list(dict.fromkeys(name for owner in owners for name in owner.model_fields))
-    if meant := _did_you_mean(location[-1], known):
+    if meant := did_you_mean(location[-1], known, list_known=False):
         return meant
     here = ".".join(location)  # where another member of a union has it, and the one that is meant has not
     elsewhere = [path for path in _all_keys(model) if path.rpartition(".")[2] == location[-1] and path != here]

@@ -10,7 +10,6 @@ that a recorded config lacks counts as its default of today, and a default that 
 from __future__ import annotations
 
 import copy
-import difflib
 import importlib
 import os
 import sys
@@ -25,7 +24,7 @@ from artifacts.canonical import digest, file_digest
 from artifacts.errors import ConfigError
 from artifacts.manifest import KINDS, MANIFEST_SCHEMA
 from artifacts.store import Artifact, Writer
-from artifacts.text import visible
+from artifacts.text import did_you_mean, visible
 from stages.config import Config
 
 
@@ -205,8 +204,7 @@ def required_inputs(stage: Stage, config: Config, given: Collection[str]) -> lis
 def load_stage(name: str) -> Stage:
     """The stage with this command name."""
     if name not in STAGE_MODULES:
-        close = difflib.get_close_matches(name, STAGE_MODULES, n=1, cutoff=0.5)
-        meant = f", did you mean {close[0]!r}?" if close else ""
+        meant = did_you_mean(name, STAGE_MODULES, list_known=False)
         raise ConfigError(f"there is no stage {name!r}{meant}", f"stages: {', '.join(STAGE_MODULES)}")
     return importlib.import_module(STAGE_MODULES[name]).STAGE
 

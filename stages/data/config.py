@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from artifacts.errors import ConfigError
+from artifacts.text import did_you_mean
 from stages.config import Config
 
 VOC_CLASS_NAMES = (
@@ -315,9 +315,7 @@ def check_kept(kept: Sequence[str], known: Sequence[str], dataset: str) -> None:
     """ConfigError for a name that is no class of the data set (and what may be meant), or that stands twice."""
     for name in kept:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            meant = f", did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}"
-            raise ConfigError(f"{name!r} is no class of {dataset}{meant}", "correct classes")
+            raise ConfigError(f"{name!r} is no class of {dataset}{did_you_mean(name, known)}", "correct classes")
     if len(set(kept)) != len(kept):
         raise ConfigError("a class stands twice", "correct classes")
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from artifacts.masks import IGNORE
 from stages.engine.config import AugmentationConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-IGNORE = 255
 PADDING_COLOUR = (124, 116, 104)  # ImageNet's mean: zero after normalisation
 
 

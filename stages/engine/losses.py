@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from artifacts.masks import IGNORE
 from stages.engine.distributed import gather_varying, global_mean, sum_over_processes
-
-IGNORE = 255
 
 
 def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:

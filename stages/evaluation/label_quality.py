@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORE = 255
+from artifacts.masks import IGNORE
 
 
 def count_labels(labels: NDArray, mask: NDArray, num_classes: int) -> NDArray[np.int64]:

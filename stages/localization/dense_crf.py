@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from artifacts.errors import ConfigError, DataError
+from artifacts.masks import IGNORE
 from stages.parallel.processes import process_pool
 
 UNARIES = ("log", "probability", "labels")
-IGNORE = 255
 
 
 @dataclass(frozen=True)

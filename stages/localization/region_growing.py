@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-UNLABELLED = 255
+from artifacts.masks import IGNORE
 
 # 8-connectivity inside a plane, none between planes: one call labels many classes and pictures.
 EIGHT_CONNECTED_PLANES = np.zeros((3, 3, 3), dtype=bool)
@@ -79,7 +79,7 @@ def grow_batch(
 
     grown = labels.copy()
     for (index, label), plane in zip(owners, planes_grown, strict=True):
-        grown[index][plane & (labels[index] == UNLABELLED)] = label
+        grown[index][plane & (labels[index] == IGNORE)] = label
     return stack(grown, C).astype(seeds.dtype, copy=False) if seeds.ndim == 4 else grown
 
 
@@ -107,7 +107,7 @@ def label_map(seeds: NDArray) -> NDArray[np.uint8]:
     count = binary.sum(axis=-3)
     if (count > 1).any():
         raise ValueError(f"{int((count > 1).sum())} pixels carry more than one seed label; seeds must be single-label")
-    return np.where(count == 1, binary.argmax(axis=-3), UNLABELLED).astype(np.uint8)
+    return np.where(count == 1, binary.argmax(axis=-3), IGNORE).astype(np.uint8)
 
 
 def stack(labels: NDArray, num_classes: int) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-UNKNOWN = 255
+from artifacts.masks import IGNORE
 
 Claims = Literal["smaller_area", "highest_score"]
 Conflict = Literal["foreground", "ignore", "background"]
@@ -36,7 +36,7 @@ def seed_labels(
         conflict: what a pixel becomes that is claimed and also sure background.
     """
     claimed = foreground_claims(scores, threshold)  # (K, h, w)
-    labels = np.full(scores.shape[1:], UNKNOWN, dtype=np.uint8)
+    labels = np.full(scores.shape[1:], IGNORE, dtype=np.uint8)
     if claims == "smaller_area":
         areas = claimed.sum(axis=(1, 2))
         for k in sorted(range(len(classes)), key=lambda k: (areas[k], classes[k]), reverse=True):
@@ -46,11 +46,11 @@ def seed_labels(
         labels = np.where(claimed.any(axis=0), np.asarray(classes, dtype=np.uint8)[winner], labels)
     if background is None:
         return labels
-    free = labels == UNKNOWN
+    free = labels == IGNORE
     if conflict == "foreground":
         labels[background & free] = 0
     else:
-        labels[background] = np.where(free[background] | (conflict == "background"), 0, UNKNOWN)
+        labels[background] = np.where(free[background] | (conflict == "background"), 0, IGNORE)
     return labels
 
 

@@ -9,7 +9,6 @@ In YAML a network is a preset's name, or a preset with changes, or all fields::
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import pydantic
 from pydantic import Field
 
 from artifacts.errors import ConfigError
+from artifacts.text import did_you_mean
 from stages.config import SHORTHAND, Config
 
 BackboneName = Literal[
@@ -83,8 +83,7 @@ def _expand_preset(values: Any, presets: Mapping[str, Mapping[str, Any]]) -> Any
     if name is None:
         return given
     if name not in presets:
-        close = difflib.get_close_matches(str(name), presets, n=1, cutoff=0.4)
-        meant = f", did you mean {close[0]!r}?" if close else ""
+        meant = did_you_mean(str(name), presets, list_known=False)
         raise ValueError(f"{name!r} is not a network preset ({', '.join(presets)}){meant}")
     return {**presets[name], **given}
 

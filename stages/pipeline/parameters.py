@@ -13,12 +13,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from artifacts.text import did_you_mean
 from stages.config import parse_assignment, parse_yaml
 
 AddMistake = Callable[[str, str], None]
@@ -58,13 +58,6 @@ class NodeSetting:
     @property
     def place(self) -> str:
         return f"--set {self.text.partition('=')[0].strip()}"
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ ", did you mean 'x'?" or the list of what is known."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
 
 
 def read_parameters(
@@ -130,8 +123,7 @@ def _given(parameter: Parameter, default: Any, value: Any, add_mistake: AddMista
 def _not_a_choice(parameter: Parameter, option: str) -> str:
     if parameter.instead and option in parameter.instead:
         return f"{option!r} cannot be given here: {parameter.instead[option]}"
-    close = difflib.get_close_matches(option, parameter.choices, n=1, cutoff=0.5)
-    meant = f", did you mean {close[0]!r}?" if close else ""
+    meant = did_you_mean(option, parameter.choices, list_known=False)
     return f"{option!r} is not one of {', '.join(parameter.choices)}{meant}"
 
 

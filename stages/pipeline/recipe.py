@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.errors import ConfigError
+from artifacts.text import did_you_mean
 from stages.config import Config, assign, mistakes, read_yaml
 from stages.contract import STAGE_MODULES, Stage, load_stage, required_inputs
 from stages.pipeline.graph import find_cycle, topological_order
@@ -40,7 +41,6 @@ from stages.pipeline.parameters import (
     NodeSetting,
     Origins,
     Parameter,
-    did_you_mean,
     names_in,
     place_of,
     read_parameters,

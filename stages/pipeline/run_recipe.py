@@ -16,11 +16,11 @@ from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, ConfigError
 from artifacts.json_items import Anything, Shape, Text, read_json, shaped
 from artifacts.store import TEMPORARY, Artifact, Workspace, Writer, check_name
+from artifacts.text import did_you_mean
 from stages.config import mistakes
 from stages.contract import STAGE_MODULES, Execution, load_stage
 from stages.pipeline.changes import Change
 from stages.pipeline.graph import upstream
-from stages.pipeline.parameters import did_you_mean
 from stages.pipeline.recipe import Node, Recipe
 from stages.pipeline.run_stage import run_stage
 from stages.pipeline.status import Expected

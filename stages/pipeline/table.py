@@ -26,11 +26,12 @@ over the values that neither its label nor the column has fixed. With `plot` the
 
 from __future__ import annotations
 
-import difflib
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from artifacts.text import did_you_mean
 
 _TABLE_KEYS = ("title", "metric", "columns", "rows", "order", "order_source", "notes", "plot", "equal")
 _ROW_KEYS = ("label", "nodes", "published", "costs")
@@ -155,7 +156,8 @@ def _row(
             nodes[name] = _expanded(_filled(str(pattern), {**chosen, **fixed}), repeat)
             for node in nodes[name]:
                 if node not in kinds:
-                    add_mistake(f"{place}.nodes.{column}", f"there is no node {node!r}{_meant(node, kinds)}")
+                    meant = did_you_mean(node, kinds, list_known=False)
+                    add_mistake(f"{place}.nodes.{column}", f"there is no node {node!r}{meant}")
                 elif kinds[node] not in ("metrics", None):
                     add_mistake(f"{place}.nodes.{column}", f"node {node!r} makes {kinds[node]}, expected metrics")
     runs = _runs(row.get("costs") or [], chosen, repeat, kinds, f"{place}.costs", add_mistake)
@@ -180,7 +182,7 @@ def _runs(
     runs = [[_filled(pattern, values) for pattern in patterns] for values in together]
     for node in dict.fromkeys(node for run in runs for node in run):
         if node not in kinds:
-            add_mistake(place, f"there is no node {node!r}{_meant(node, kinds)}")
+            add_mistake(place, f"there is no node {node!r}{did_you_mean(node, kinds, list_known=False)}")
     return runs
 
 
@@ -212,11 +214,6 @@ def _filled(text: str, chosen: Mapping[str, Any]) -> str:
     for key, value in chosen.items():
         text = text.replace(f"{{{key}}}", str(value))
     return text
-
-
-def _meant(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def _expanded(pattern: str, repeat: Mapping[str, list[Any]]) -> list[str]:

@@ -9,10 +9,11 @@ import torch
 from scipy import ndimage
 
 from artifacts.dataset import Dataset
+from artifacts.masks import IGNORE
 from artifacts.store import Workspace
 from stages.engine.device import select_device
 from stages.localization.cam import ActivationMaps, class_activation_maps, for_inference
-from stages.localization.region_growing import UNLABELLED, grow_batch
+from stages.localization.region_growing import grow_batch
 from stages.networks import Classifier, build_classifier, normalise
 from stages.networks.config import ClassifierConfig
 from tests.benchmarks import inputs
@@ -50,10 +51,7 @@ def region_growing(scale: str, folder: Path) -> Result:
         return [grow_batch(*case) for case in cases]
 
     baseline, ours, expected, found = in_turn(by_pixel, by_component, repeats)
-    grown = [
-        int((after != UNLABELLED).sum() - (case[1] != UNLABELLED).sum())
-        for after, case in zip(found, cases, strict=True)
-    ]
+    grown = [int((after != IGNORE).sum() - (case[1] != IGNORE).sum()) for after, case in zip(found, cases, strict=True)]
     return Result(
         "region-growing",
         "growing by connected components, a batch at once; baseline: a plain loop over the pixels",
@@ -73,11 +71,11 @@ def _growing_case(batch: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.nda
     for number in range(batch):
         mask = inputs.picture(number + batch * seed, (120, 160))[1]
         mask = mask[np.ix_(*(np.linspace(0, side - 1, GROWING_SIDE).round().astype(int) for side in mask.shape))]
-        mask = np.where(mask == UNLABELLED, 0, mask)
+        mask = np.where(mask == IGNORE, 0, mask)
         sharp = inputs.class_probabilities(mask, seed=number, stride=1) ** 3
         probabilities.append((sharp / sharp.sum(axis=0)).astype(np.float32))
         inside = np.stack([ndimage.binary_erosion(mask == label, iterations=2) for label in range(21)])
-        seeds.append(np.where(inside.any(axis=0), mask, UNLABELLED).astype(np.uint8))
+        seeds.append(np.where(inside.any(axis=0), mask, IGNORE).astype(np.uint8))
         present.append(np.isin(np.arange(21), mask))
     return np.stack(probabilities), np.stack(seeds), np.stack(present)
 

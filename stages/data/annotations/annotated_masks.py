@@ -32,7 +32,7 @@ from stages.data.annotations.formats import begins_as_xml, what_json_is, what_te
 from stages.data.annotations.labelme import read_labelme
 from stages.data.annotations.reading import not_read, read_json, read_xml
 from stages.data.annotations.supervisely import is_undrawn, read_classes, read_supervisely
-from stages.data.lists.id_lists import did_you_mean
+from stages.data.lists.id_lists import meant_ids
 from stages.data.pictures import PictureFolder
 
 MOST_NAMED = 50  # pictures that one message lists
@@ -238,7 +238,7 @@ def _check_pictures(given: Given, image_ids: Iterable[str]) -> None:
         raise DataError(
             f"{len(lonely)} pictures of {given.place} are not in {given.folder.path}: "
             f"{', '.join(lonely[:MOST_NAMED])}{more}",
-            did_you_mean(lonely, given.folder.ids) + "add the pictures, or take them from the file",
+            meant_ids(lonely, given.folder.ids) + "add the pictures, or take them from the file",
         )
 
 

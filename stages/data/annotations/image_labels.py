@@ -23,7 +23,7 @@ from artifacts.errors import DataError
 from artifacts.masks import IGNORE
 from artifacts.text import SHOWN, named
 from stages.data.annotations.marks import EXPECTED, MARK_OF, NEVER_NAMES, like_a_mark, mark_in, number_in
-from stages.data.lists.id_lists import ENTRY_SUFFIXES, Names, checked_id, composed, did_you_mean, read_lines, unquoted
+from stages.data.lists.id_lists import ENTRY_SUFFIXES, Names, checked_id, composed, meant_ids, read_lines, unquoted
 from stages.data.readers.raw import TagSource
 
 Uncertain = Literal["refuse", "absent", "present"]
@@ -306,7 +306,7 @@ def _are_classes(sheet: _Sheet, columns: Sequence[str], known: Collection[str]) 
         raise DataError(
             f"{sheet.path}: the columns {', '.join(map(repr, others))} are no classes, or have no marks below them; "
             f"expected {'some of ' + ', '.join(known) if known else 'a column a class, with ' + EXPECTED}",
-            did_you_mean(others, known)
+            meant_ids(others, known)
             + "take columns of other things out; a column with names of classes is called label (label_1, label_2)",
         )
     return bool(columns) and not of_labels and not named_in_cells and marked
@@ -375,7 +375,7 @@ def _by_names(sheet: _Sheet, known: Collection[str], names: Names | None, number
             )
     elif known:
         wrong = [f"{sheet.place(row, at)}: {_shown(name)} is no class" for row, at, name in found if name not in known]
-        meant = did_you_mean([name for name in every if name not in known], known)
+        meant = meant_ids([name for name in every if name not in known], known)
         sheet.refuse(wrong, meant + "correct the name, or add it to the classes", f"one of {', '.join(known)}")
     else:
         no_names = MARK_OF if {*every} <= {*MARK_OF} else NEVER_NAMES

@@ -320,11 +320,11 @@ def check_subset(ids: Iterable[str], known: Iterable[str], what: str, of: str) -
     if missing := sorted(set(ids) - known):
         raise DataError(
             f"{len(missing)} ids of {what} are not in {of}: {named(missing)}",
-            did_you_mean(missing, known) + "take them from the list, or add the files",
+            meant_ids(missing, known) + "take them from the list, or add the files",
         )
 
 
-def did_you_mean(unknown: Sequence[str], known: Collection[str]) -> str:
+def meant_ids(unknown: Sequence[str], known: Collection[str]) -> str:
     """The beginning of a hint: "did you mean a for A, b for b_mask? Else ", or nothing where no known id is near."""
     near = [f"{meant} for {one}" for one, meant in itertools.islice(_near_misses(unknown, known), SHOWN)]
     if near:

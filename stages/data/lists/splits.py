@@ -19,7 +19,7 @@ from typing import Any
 
 from artifacts.errors import ConfigError, DataError
 from artifacts.text import named
-from stages.data.lists.id_lists import Names, check_subset, did_you_mean, list_digest, read_list
+from stages.data.lists.id_lists import Names, check_subset, list_digest, meant_ids, read_list
 from stages.data.lists.published_lists import PUBLISHED
 
 
@@ -176,5 +176,5 @@ def check_unlabelled(unlabelled: Iterable[str], labelled: Iterable[str], pool: I
     if problems := [text.format(len(found), named(found)) for text, found in wrong.items() if found]:
         raise DataError(
             f"{what} is no list of other training images: {'; '.join(problems)}",
-            did_you_mean(unknown, known) + "correct the list, or name none: then all other training images are taken",
+            meant_ids(unknown, known) + "correct the list, or name none: then all other training images are taken",
         )

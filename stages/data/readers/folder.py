@@ -48,7 +48,7 @@ from stages.data.annotations.palette_guess import Guess, guess_palette
 from stages.data.annotations.supervisely import classes_file
 from stages.data.config import FolderConfig
 from stages.data.listing import list_files
-from stages.data.lists.id_lists import Names, check_subset, composed, did_you_mean, read_list
+from stages.data.lists.id_lists import Names, check_subset, composed, meant_ids, read_list
 from stages.data.lists.splits import draw_labelled, parse_amount
 from stages.data.pictures import PictureFolder
 from stages.data.readers.raw import RawDataset, says_what_cannot_be_read
@@ -322,7 +322,7 @@ def match(files: Mapping[str, Path], ids: Sequence[str], place: Path, note: Call
         more = f" and {len(lonely) - MOST_NAMED} more" if len(lonely) > MOST_NAMED else ""
         raise DataError(
             f"{len(lonely)} of {len(files)} masks in {place} have no picture of that name: {shown}{more}",
-            did_you_mean(lonely, ids) + "a mask has the file name of its picture; rename or remove them",
+            meant_ids(lonely, ids) + "a mask has the file name of its picture; rename or remove them",
         )
     return {stem: files[stem] for stem in sorted(files)}
 
@@ -449,7 +449,7 @@ def _labels(
         )
         raise DataError(
             f"{len(lonely)} of {len(table.labels)} images of {path} have no picture: {shown}",
-            did_you_mean(lonely, files) + "add the pictures, or take the rows out",
+            meant_ids(lonely, files) + "add the pictures, or take the rows out",
         )
     return dict(table.labels)
 
