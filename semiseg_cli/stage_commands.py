@@ -73,6 +73,9 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut("--seed", "labelled_seed", int),
     ),
     "train-classifier": (
+        Shortcut(
+            "--method", "method", help="cam, puzzle-cam, ...: a method of `semiseg methods` that trains a classifier."
+        ),
         Shortcut("--network", "network"),
         Shortcut("--weights", "network.weights"),
         Shortcut("--iterations", "iterations", int),

@@ -150,13 +150,12 @@ class Stage:
 
     Attributes:
         version: raised by hand when results change for an unchanged config, or for one that lacks a new key.
-        output: the kind of artifact it makes, where the config does not decide (`makes`).
+        output: the kind of artifact it makes.
         run: does the work, item by item, continuing what `writer.has`; returns the summary for people (JSON).
         externals: files outside the workspace named by the config (weights, lists), by dotted config key. Their
             content, not their path, enters the fingerprint.
         needs: the optional inputs that a config cannot do without, given the names of those that are there.
         check: cheap tests of config against inputs, made before any work.
-        output_of: the kind of artifact by config; None: always `output`.
         advice: how to make an input that is not there, by config and the input's name; "": by the stages that make its
             kind.
     """
@@ -171,12 +170,7 @@ class Stage:
     externals: Callable[[Any], dict[str, Path]] = _no_externals
     needs: Callable[[Any, Collection[str]], tuple[str, ...]] = _no_needs
     check: Callable[[Any, Mapping[str, Artifact | None]], None] = _no_check
-    output_of: Callable[[Any], str] | None = None
     advice: Callable[[Any, str], str] = _no_advice
-
-    def makes(self, config: Any) -> str:
-        """The kind of artifact this config gives."""
-        return self.output if self.output_of is None else self.output_of(config)
 
 
 # The pipeline, in order: command name -> module with `STAGE`.
@@ -262,7 +256,7 @@ def fingerprint(
             "schema": MANIFEST_SCHEMA,
             "stage": stage.name,
             "version": stage.version,
-            "output": [stage.makes(config), KINDS[stage.makes(config)]],
+            "output": [stage.output, KINDS[stage.output]],
             "config": values,
             "inputs": {name: content for name, content in inputs.items() if content is not None},
         }

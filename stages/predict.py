@@ -290,7 +290,7 @@ def _allowed(
     config: PredictConfig, pictures: Pictures, classifier: Artifact | None, device: torch.device, execution: Execution
 ) -> list[Allowed]:
     """What says which classes may win in a picture: its image-level labels, a classifier, both or none."""
-    from stages.localization.classification import class_scores
+    from stages.localization.class_scores import class_scores
     from stages.networks import load_network
 
     sources: list[Allowed] = []

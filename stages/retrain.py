@@ -22,7 +22,8 @@ from stages.config import Config
 from stages.contract import Execution, Input, Stage
 from stages.engine.config import InferenceConfig
 from stages.localization.config import CrfConfig
-from stages.methods.settings import SupervisedSettings, TrainConfig
+from stages.methods.settings import TrainConfig
+from stages.methods.settings.supervised import SupervisedSettings
 
 
 class RetrainConfig(Config):
@@ -84,7 +85,7 @@ def run(
     from stages.engine import distributed
     from stages.engine.device import select_device
     from stages.localization.estimated_masks import Refiner, label_pictures
-    from stages.methods.segmenter_training import train_segmenter
+    from stages.methods.training import label_sources, train_network
     from stages.networks import load_network
 
     data, segmenter = inputs["data"], inputs["segmenter"]
@@ -108,16 +109,9 @@ def run(
         update={"method": SupervisedSettings.model_validate({"labels": METHOD_LABELS[config.labels]})}
     )
     strong = [] if config.labels == "estimated" else dataset.ids(config.training.train_split)
-    summary = train_segmenter(
-        training,
-        dataset,
-        strong,
-        ids,
-        {"weak_labels": writer.path / "masks"},
-        segmenter if config.start == "segmenter" else None,
-        writer,
-        execution,
-    )
+    sources = label_sources(dataset, strong, ids, {"weak_labels": writer.path / "masks"})
+    initial = segmenter if config.start == "segmenter" else None
+    summary = train_network(training, dataset, sources, writer, execution, initial)
     return {"labelled": len(ids), **summary}
 
 

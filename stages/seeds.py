@@ -328,7 +328,7 @@ class _Source:
             earlier = ScoreMaps(self.earlier, folder="cams")
             return (self._fitting(earlier[image_id]) for image_id in ids)
         from stages.engine.device import autocast_dtype
-        from stages.localization.cam import class_activation_maps, for_inference
+        from stages.localization.activation_maps import class_activation_maps, for_inference
 
         classifier, device = self._network()
         cam = self.config.cam
@@ -359,7 +359,7 @@ class _Source:
 
     def write_gradients(self, writer: Writer, ids: Sequence[str]) -> None:
         """saliency/<id>.png for SEC's background, where it is not there yet."""
-        from stages.localization.cam import gradient_ranks
+        from stages.localization.activation_maps import gradient_ranks
         from stages.localization.saliency import encode_saliency
 
         todo = [image_id for image_id in ids if not writer.has(f"saliency/{image_id}.png")]

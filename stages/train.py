@@ -1,8 +1,6 @@
 """Trains a segmenter: data set (and seeds or estimated masks) -> weights for inference.
 
 semiseg train --method dual-branch --data data --weak-labels masks
-
-The method mlmt trains a classifier instead, which `predict` takes beside a segmenter.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from artifacts.errors import ConfigError, DataError
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
 from stages.methods.settings import TrainConfig
-from stages.networks.config import classifier_of
 
 
 def externals(config: TrainConfig) -> dict[str, Path]:
@@ -33,19 +30,6 @@ def check(config: TrainConfig, inputs: Mapping[str, Artifact | None]) -> None:
                 f"leave --{name.replace('_', '-')} out, or choose another method or other settings",
             )
 
-    if config.method.card.output == "classifier":
-        _check_classifier(config, inputs)
-
-
-def _check_classifier(config: TrainConfig, inputs: Mapping[str, Artifact | None]) -> None:
-    """What only segmenters have is refused, and so are data sets without a background."""
-    name = config.method.name
-    classifier_of(config.network)
-    assert inputs["data"] is not None
-    Dataset(inputs["data"]).require_background(f"the method {name}")
-    if inputs.get("initial") is not None:
-        raise ConfigError(f"method {name} trains a classifier: it cannot start from a segmenter", "leave --initial out")
-
 
 def needs(config: TrainConfig, given: Collection[str]) -> tuple[str, ...]:
     return config.method.inputs()
@@ -54,7 +38,7 @@ def needs(config: TrainConfig, given: Collection[str]) -> tuple[str, ...]:
 def run(
     config: TrainConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
 ) -> dict[str, Any]:
-    from stages.methods.segmenter_training import train_segmenter
+    from stages.methods.training import label_sources, train_network
 
     assert inputs["data"] is not None
     dataset = Dataset(inputs["data"])
@@ -66,20 +50,9 @@ def run(
             raise DataError(f"the artifact given as {name} has no masks", "make it with masks (predict --output masks)")
         if name == "weak_labels" and (confidence := folder.parent / "confidence").is_dir():
             folders["confidence"] = confidence
-    initial = inputs.get("initial")
     strong, weak = dataset.ids(config.train_split), dataset.ids(config.weak_split)
-    unlabelled = dataset.ids("unlabelled")
-    summary = train_segmenter(config, dataset, strong, weak, folders, initial, writer, execution, unlabelled)
-    if config.method.card.output == "classifier" and execution.rank == 0:
-        from stages.localization.classification import scored
-        from stages.networks import load_network
-
-        summary |= scored(load_network(writer.path), dataset, "val", config.crop_size, execution)
-    return summary
-
-
-def made(config: TrainConfig) -> str:
-    return config.method.card.output
+    sources = label_sources(dataset, strong, weak, folders, dataset.ids("unlabelled"))
+    return train_network(config, dataset, sources, writer, execution, inputs.get("initial"))
 
 
 INPUTS = {
@@ -110,6 +83,5 @@ STAGE = Stage(
     externals=externals,
     needs=needs,
     check=check,
-    output_of=made,
     advice=advice,
 )

@@ -140,10 +140,13 @@ def test_stages_never_import_each_other():
     assert not wrong
 
 
-def test_no_two_files_of_one_room_have_one_name():
-    names = Counter(path.name for path in SOURCES if path.name != "__init__.py")
-    allowed = {"config.py"}  # the settings of each room
-    assert not {name for name, count in names.items() if count > 1} - allowed
+def test_no_two_files_have_one_name_with_two_meanings():
+    """A method and its settings share theirs, and each room has a config."""
+    settings = under("stages.methods.settings")
+    names = Counter(path.name for path in SOURCES if path not in settings)
+    assert {name for name, count in names.items() if count > 1} == {"__init__.py", "config.py"}
+    methods = {path.name for path in (ROOT / "stages" / "methods").glob("*.py")}
+    assert {path.name for path in settings} - {"base.py"} <= methods
 
 
 def test_artifacts_load_no_torch():

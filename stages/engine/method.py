@@ -19,8 +19,8 @@ from stages.engine.config import HardExamples, OptimizerConfig
 from stages.engine.losses import cross_entropy, hard_cross_entropy
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Entry, MaskFolder, Stream
-from stages.networks import Segmenter, build_segmenter, parameter_groups, upsample
-from stages.networks.config import NetworkConfig
+from stages.networks import Classifier, Segmenter, build_classifier, build_segmenter, parameter_groups, upsample
+from stages.networks.config import BackboneConfig, NetworkConfig
 from stages.networks.weights import load_strictly
 
 
@@ -29,7 +29,7 @@ class Setup:
     """What a method is built from.
 
     Attributes:
-        network: the network's config.
+        network: the network's config: a NetworkConfig for segmenters, a ClassifierConfig for classifiers.
         num_classes: with background.
         seed: of the initial weights.
         iterations: all optimiser steps.
@@ -38,7 +38,7 @@ class Setup:
         hard_examples: OHEM on exact masks; None: plain cross-entropy.
     """
 
-    network: NetworkConfig
+    network: BackboneConfig
     num_classes: int
     seed: int
     iterations: int
@@ -46,17 +46,26 @@ class Setup:
     initial: Mapping[str, Tensor] | None = None
     hard_examples: HardExamples | None = None
 
+    @property
+    def segmenter_config(self) -> NetworkConfig:
+        assert isinstance(self.network, NetworkConfig)
+        return self.network
+
     def segmenter(self, which: int = 0) -> Segmenter:
         """A segmenter with the config's initial weights; `which` = 1, 2, ... gives other random layers.
 
         From given weights the others take all but the head: networks that start equal would stay equal.
         """
         seed = self.seed if which == 0 else derive_seed(self.seed, "network", which)
-        network = build_segmenter(self.network, self.num_classes, seed)
+        network = build_segmenter(self.segmenter_config, self.num_classes, seed)
         if self.initial is not None:
             own = {} if which == 0 else network.head.state_dict(prefix="head.")
             load_strictly(network, {**self.initial, **own}, "the input 'initial'", "the network of this config")
         return network
+
+    def classifier(self) -> Classifier:
+        """A classifier of the foreground classes, whose class-activation maps are exact."""
+        return build_classifier(self.network, self.num_classes - 1, self.seed)
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ class Sources:
         strong: ids with masks; weak: ids with image-level labels only; unlabelled: ids without any.
         available: label sources that were given: "masks", "weak_labels", "seeds", and "confidence" of the weak labels.
         folders: the label maps of "weak_labels", "seeds", "confidence".
+        tagged: ids whose image-level labels a classifier learns, those with masks among them.
         dataset: to ask which pictures have masks, where the logging of label quality may look at them.
     """
 
@@ -75,6 +85,7 @@ class Sources:
     available: frozenset[str]
     dataset: Dataset | None = None
     unlabelled: Sequence[str] = ()
+    tagged: Sequence[str] = ()
     folders: Mapping[str, MaskFolder] = field(default_factory=dict)
 
     @property

@@ -132,8 +132,10 @@ def _decoder(settings: CctSettings, setup: Setup, segmenter: Segmenter, number: 
     """An auxiliary decoder with random weights of its own."""
     seed = derive_seed(setup.seed, "auxiliary", number)
     if settings.decoder == "head":
-        return make_head(setup.network, setup.num_classes, seed)
-    channels = setup.network.neck_channels if setup.network.neck_layers else segmenter.backbone.high_channels
+        return make_head(setup.segmenter_config, setup.num_classes, seed)
+    channels = (
+        setup.segmenter_config.neck_channels if setup.segmenter_config.neck_layers else segmenter.backbone.high_channels
+    )
     try:
         with seeded(seed):
             return ShuffleDecoder(channels, setup.num_classes, segmenter.backbone.stride)

@@ -21,7 +21,7 @@ from stages.engine.losses import IGNORE, cross_entropy
 from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.streams import Stream
 from stages.methods.parts.batch_shares import shares
-from stages.methods.settings import DmtSettings
+from stages.methods.settings.dmt import DmtSettings
 
 
 class Dmt(Method):

@@ -24,7 +24,7 @@ from stages.engine.method import Batch, Method, Setup, Sources, at_size
 from stages.engine.streams import Stream
 from stages.localization.dense_crf import crf_batch, crf_pool, named_parameters
 from stages.localization.region_growing import grow_batch
-from stages.methods.settings import DsrgSettings
+from stages.methods.settings.dsrg import DsrgSettings
 from stages.networks import Segmenter
 
 SMALLEST = 1e-4  # added to probabilities, and the smallest denominator of a seed set (authors' code)

@@ -20,7 +20,7 @@ from stages.engine.method import Batch, Method, Setup, Sources, at_size, segment
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Stream
 from stages.methods.parts.batch_shares import halves
-from stages.methods.settings import DualBranchSettings
+from stages.methods.settings.dual_branch import DualBranchSettings
 from stages.networks import Segmenter, make_head
 
 
@@ -36,7 +36,7 @@ class DualBranch(Method):
         self.networks = nn.ModuleDict({"segmenter": setup.segmenter()})
         if settings.weak_weight > 0:
             seed = derive_seed(setup.seed, "weak branch")
-            self.networks["weak_head"] = make_head(setup.network, setup.num_classes, seed)
+            self.networks["weak_head"] = make_head(setup.segmenter_config, setup.num_classes, seed)
 
     @classmethod
     def streams(cls, settings: DualBranchSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:

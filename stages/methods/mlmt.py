@@ -4,7 +4,7 @@ An image classifier learns which classes the masks of the labelled pictures cont
 about strongly augmented unlabelled pictures. `predict --classifier` removes the classes it does not see from what a
 segmenter predicts.
 
-    semiseg train --method mlmt
+    semiseg train-classifier --method mlmt
     semiseg predict --segmenter s4gan --classifier mlmt
 """
 
@@ -27,8 +27,6 @@ from stages.methods.parts.discrimination import one_hot
 from stages.methods.parts.perturbations import picture_generators
 from stages.methods.parts.views import strong_view
 from stages.methods.settings.mlmt import MlmtSettings
-from stages.networks import build_classifier
-from stages.networks.config import classifier_of
 
 
 class Mlmt(Method):
@@ -39,7 +37,7 @@ class Mlmt(Method):
 
     def __init__(self, settings: MlmtSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
-        student = build_classifier(classifier_of(setup.network), setup.num_classes - 1, setup.seed)
+        student = setup.classifier()
         self.networks = nn.ModuleDict({"classifier": student, "teacher": Teacher(student, settings.teacher)})
 
     @classmethod

@@ -43,7 +43,7 @@ class PseudoSeg(Method):
         backbone = segmenter.backbone
         channels, factor = (backbone.low_channels, backbone.high_channels), backbone.stride // backbone.low_stride
         with seeded(derive_seed(setup.seed, "grad-cam")):
-            self.networks["grad_cam"] = build_grad_cam_head(setup.network, channels, setup.num_classes, factor)
+            self.networks["grad_cam"] = build_grad_cam_head(setup.segmenter_config, channels, setup.num_classes, factor)
 
     @classmethod
     def streams(cls, settings: PseudoSegSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:

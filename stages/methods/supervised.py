@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.streams import Stream
-from stages.methods.settings import SupervisedSettings
+from stages.methods.settings.supervised import SupervisedSettings
 
 
 class Supervised(Method):

@@ -21,7 +21,7 @@ from stages.methods.parts.batch_shares import strong_and_unlabelled
 from stages.methods.parts.perturbations import complementary_masks
 from stages.methods.parts.strong_weak import confident_cross_entropy, strong_mix, vote
 from stages.methods.parts.teacher_student import TeacherStudent
-from stages.methods.settings import UniMatchV2Settings
+from stages.methods.settings.unimatch_v2 import UniMatchV2Settings
 
 
 class UniMatchV2(TeacherStudent):

@@ -179,14 +179,6 @@ class ClassifierConfig(BackboneConfig):
         return self
 
 
-def classifier_of(network: BackboneConfig) -> ClassifierConfig:
-    """A classifier on a network's backbone, of the same weights; ConfigError where there is none."""
-    try:
-        return ClassifierConfig.model_validate(network.model_dump(include=set(BackboneConfig.model_fields)))
-    except pydantic.ValidationError as error:
-        raise ConfigError(f"network: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
-
-
 class NetworkConfig(BackboneConfig):
     """A segmentation network: backbone, neck and head."""
 

@@ -187,7 +187,7 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
         substituted = substitute(values["table"], parameters, "table", problems.add)
         # what `select` makes is a segmenter whose summary holds its score
         kinds = {
-            name: None if node is None else "metrics" if node.stage.name == "select" else node.stage.makes(node.config)
+            name: None if node is None else "metrics" if node.stage.name == "select" else node.stage.output
             for name, node in nodes.items()
         }
         _check_not_empty(lambda repeat: figures_planned(substituted, repeat), origins, repeat, problems)
@@ -475,7 +475,7 @@ def _check_kinds(nodes: Mapping[str, Node], drafts: Mapping[str, _Draft], proble
         for given, source in node.inputs.items():
             if given not in node.stage.inputs or source not in nodes:
                 continue
-            kinds, made = node.stage.inputs[given].kinds, nodes[source].stage.makes(nodes[source].config)
+            kinds, made = node.stage.inputs[given].kinds, nodes[source].stage.output
             if made not in kinds:
                 problems.add(
                     f"{drafts[name].key}.inputs.{given}",

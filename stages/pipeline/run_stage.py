@@ -64,7 +64,7 @@ def plan_work(stage: Stage, config: Config, names: Mapping[str, str | None], art
     return Work(
         stage=stage.name,
         stage_version=stage.version,
-        kind=stage.makes(config),
+        kind=stage.output,
         fingerprint=fingerprint(stage, config, contents, externals),
         config=config.model_dump(mode="json"),
         inputs={

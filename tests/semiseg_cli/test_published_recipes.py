@@ -458,7 +458,7 @@ def test_s4gan_is_its_code() -> None:
 
 
 def test_mlmt_is_its_code_as_near_as_the_settings_allow() -> None:
-    config = trained(recipe("s4gan", "paper", "data=devkit"))["train-mlmt-s0"]
+    config = recipe("s4gan", "paper", "data=devkit").nodes["train-mlmt-s0"].config
     # train_mlmt.py: whole pictures at 320 x 320, mirrored
     assert (config.crop_size, config.augmentation.mode, config.augmentation.flip) == (320, "resize", True)
     # SGD .03, momentum .9, Nesterov, 1e-5 on all, cosine to eta_min 1e-4

@@ -9,7 +9,7 @@ import pytest
 from artifacts.errors import ConfigError
 from semiseg_cli.recipe_commands import shipped_recipes
 from stages.config import read_yaml
-from stages.methods import METHODS
+from stages.methods.settings import trained_by
 from stages.pipeline.recipe import Recipe, declared_parameters, profiles_of, read_recipe
 
 GIVEN = {"data": "devkit", "weights": "net.pth", "lists": "lists", "labelled": "list.txt"}
@@ -152,8 +152,8 @@ def test_the_lists_of_labels_do_not_depend_on_the_seed_of_the_training() -> None
 
 
 def test_every_method_of_a_training_can_be_in_a_league() -> None:
-    others = ("supervised", "dsrg", "dual-branch", "self-training", "st-plus-plus", "dmt", "mlmt")
-    online = [name for name in METHODS if name not in others]
+    others = ("supervised", "dsrg", "dual-branch", "self-training", "st-plus-plus", "dmt")
+    online = [name for name in trained_by("segmenter") if name not in others]
     nodes = league(f"methods=[{','.join(online)}]").nodes
     assert all(f"train-{name}-n30-s0" in nodes for name in online)
     parameters = {parameter.name: parameter for parameter in declared_parameters(shipped_recipes()["league"])}

@@ -186,7 +186,8 @@ class Training:
 
         dataset, folders = self.dataset, self.folders
         given = frozenset({"masks", *folders})
-        return Sources(dataset.ids("train"), dataset.ids("weak"), given, dataset, folders=folders)
+        tagged = sorted([*dataset.ids("train"), *dataset.ids("weak")])
+        return Sources(dataset.ids("train"), dataset.ids("weak"), given, dataset, tagged=tagged, folders=folders)
 
     def values(self, method: Any = "supervised", **changes: Any) -> dict[str, Any]:
         """Values of a TrainConfig: a small net with dropout, momentum, an averaged predictor, crops with padding."""
@@ -204,13 +205,21 @@ class Training:
 
     def config(self, method: Any = "supervised", **changes: Any) -> Any:
         from stages.config import build
-        from stages.methods.settings import TrainConfig
+        from stages.methods.settings import TrainClassifierConfig, TrainConfig
 
-        return build(TrainConfig, self.values(method, **changes), "test")
+        values = self.values(method, **changes)
+        name = values["method"] if isinstance(values["method"], str) else values["method"]["name"]
+        if METHODS[name].card.output == "segmenter":
+            return build(TrainConfig, values, "test")
+        if "network" not in changes:
+            values["network"] = {"preset": "tiny", "dropout": 0.3}
+        if name == "puzzle-cam" and "crop_size" not in changes:
+            values["crop_size"] = 32  # tiles of whole cells
+        return build(TrainClassifierConfig, values, "test")
 
     def classifier_config(self, **changes: Any) -> Any:
         from stages.config import build
-        from stages.train_classifier import TrainClassifierConfig
+        from stages.methods.settings import TrainClassifierConfig
 
         values = {
             "network": {"preset": "tiny", "dropout": 0.5},

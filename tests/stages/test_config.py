@@ -326,7 +326,8 @@ def test_configs_are_immutable():
 
 def test_a_part_that_is_given_leaves_the_rest_of_the_fields_own_default():
     """CPS has three boxes of .25 to .5; CutMix in general one of .5."""
-    from stages.methods.settings import CpsSettings, SelfTrainingSettings
+    from stages.methods.settings.cps import CpsSettings
+    from stages.methods.settings.self_training import SelfTrainingSettings
 
     mixing = build(CpsSettings, {"name": "cps", "mixing": {"boxes": 2}}, "test").mixing
     assert (mixing.boxes, mixing.share) == (2, (0.25, 0.5))

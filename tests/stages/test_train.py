@@ -25,7 +25,8 @@ from stages.methods import METHODS
 from stages.methods.dual_branch import DualBranch
 from stages.methods.fixmatch import FixMatch
 from stages.methods.parts.batch_shares import shares
-from stages.methods.segmenter_training import snapshot_steps
+from stages.methods.settings import trained_by
+from stages.methods.training import snapshot_steps
 from stages.networks import load_network, normalise
 from stages.networks.loading import snapshots_of
 from stages.pipeline.run_stage import run_stage
@@ -123,7 +124,7 @@ from contextlib import contextmanager
 from artifacts.store import Workspace
 from stages.contract import Execution
 from stages.pipeline.run_stage import run_stage
-import stages.methods.segmenter_training, stages.localization.classification, torch.utils.tensorboard
+import stages.methods.training, stages.localization.class_scores, torch.utils.tensorboard
 from tests.stages import test_train as tests
 from tests.stages.drawn_training import Training
 
@@ -196,8 +197,8 @@ def wait_for_log(workspace, name, process, seconds=120):
         (1, 3, []),
     ],
 )
-def test_snapshots_are_evenly_spaced_and_end_with_the_last_weights(training, iterations, snapshots, expected):
-    assert snapshot_steps(training.config(iterations=iterations, snapshots=snapshots)) == expected
+def test_snapshots_are_evenly_spaced_and_end_with_the_last_weights(iterations, snapshots, expected):
+    assert snapshot_steps(iterations, snapshots) == expected
 
 
 def test_snapshots_are_the_predictor_of_their_step_and_change_nothing_else(training, execution, whole):
@@ -246,7 +247,7 @@ def test_snapshots_are_listed_in_the_order_of_their_steps(tmp_path):
 @pytest.mark.parametrize("method", CASES)
 def test_the_exported_weights_are_one_network(method, training, execution, whole):
     """No weak branch and no second network; loaded, it predicts what the training's predictor predicts."""
-    artifact = whole(method, execution)
+    artifact, kind = whole(method, execution), METHODS[CASES[method]["name"]].card.output
     state = checkpoint.load(artifact.file("weights.pt"))
     assert not [name for name in state if "weak" in name or "second" in name]
     network = load_network(artifact)
@@ -254,27 +255,27 @@ def test_the_exported_weights_are_one_network(method, training, execution, whole
     assert network.class_names == ("background", "red", "green", "blue")
     picture = torch.from_numpy(training.dataset.image("v0")).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        assert network(normalise(picture)).shape[1] == (3 if method == "mlmt" else 4)  # a classifier has no background
-    assert artifact.kind == ("classifier" if method == "mlmt" else "segmenter")
+        assert network(normalise(picture)).shape[1] == (3 if kind == "classifier" else 4)  # without background
+    assert artifact.kind == kind
     assert artifact.verify() == []
     expected = {
         "supervised": {"oversampled": 11},
         "dual-branch": {"strong": 6, "weak": 5},
         "dsrg": {"weak": 11},
+        "cam": {"labelled": 11},
+        "puzzle-cam": {"labelled": 11},
     }.get(method, {"strong": 6, "unlabelled": 5})
     assert expected.items() <= artifact.summary["pictures"].items()
 
 
-def test_a_classifier_is_scored_and_refuses_what_only_segmenters_have(training, execution, whole):
-    summary = whole("mlmt", execution).summary
+@pytest.mark.parametrize("method", trained_by("classifier"))
+def test_a_classifier_is_scored(method, training, execution, whole):
+    summary = whole(method, execution).summary
     assert set(summary["average_precision"]) == {"red", "green", "blue"}
     assert summary["score_split"] == "val"
-    whole("supervised", execution)
-    with pytest.raises(ConfigError, match="cannot start from a segmenter"):
-        train(training, training.config("mlmt"), "refused", execution, {"initial": "whole-supervised"})
 
 
-@pytest.mark.parametrize("method", ["dsrg", "self-training", "st-plus-plus", "dmt", "mlmt"])
+@pytest.mark.parametrize("method", ["dsrg", "self-training", "st-plus-plus", "dmt"])
 def test_hard_examples_are_refused_where_no_loss_is_on_exact_masks_alone(method, training):
     with pytest.raises(ConfigError, match=f"hard_examples has no effect on {method}"):
         training.config(method, hard_examples={})

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 
 from artifacts.errors import ConfigError, DataError
 from stages.evaluation.average_precision import average_precision
-from stages.localization.classification import BATCH, class_scores
+from stages.localization.class_scores import BATCH, class_scores
 from stages.networks import load_network, normalise
 from stages.pipeline.run_stage import run_stage
 from stages.train_classifier import STAGE
@@ -52,7 +52,7 @@ def test_it_learns_the_drawn_colours(training, execution):
         training, "classifier", execution, iterations=60, network={"preset": "tiny", "dropout": 0.0}, ema_decay=None
     )
     assert artifact.kind == "classifier"
-    assert artifact.summary["pictures"] == 11
+    assert artifact.summary["pictures"] == {"labelled": 11}
     network, dataset = load_network(artifact), training.dataset
     ids = dataset.ids("train")
     scores = class_scores(network, dataset, ids, 33, torch.device("cpu"), workers=2)
@@ -68,14 +68,14 @@ def test_it_learns_the_drawn_colours(training, execution):
 
 
 def test_scores_are_those_of_one_picture_at_a_time(training, monkeypatch):
-    from stages.localization import classification
+    from stages.localization import class_scores as scoring
     from stages.networks import build_classifier
     from stages.networks.config import ClassifierConfig
 
     network = build_classifier(ClassifierConfig.model_validate("tiny"), 3, seed=0).eval()
     ids = [image_id for split in ("train", "weak", "val") for image_id in training.dataset.ids(split)]
     assert len(ids) < BATCH
-    monkeypatch.setattr(classification, "BATCH", 5)  # three batches, the last one short
+    monkeypatch.setattr(scoring, "BATCH", 5)  # three batches, the last one short
     scores = class_scores(network, training.dataset, ids, 40, torch.device("cpu"), workers=2)
     for row, image_id in zip(scores, ids, strict=True):
         picture = Image.fromarray(training.dataset.image(image_id)).resize((40, 40), Image.Resampling.BILINEAR)

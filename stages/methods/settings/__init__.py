@@ -1,65 +1,74 @@
-"""The settings of every method, and of training with one. No torch: `status`, `config` and `methods` read these."""
+"""The settings of every method, and of training with one. No torch: `status`, `config` and `methods` read these.
+
+A method's settings are the class with a card in the module here that has the method's name.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import pydantic
 from pydantic import Field
 
 from stages.config import SHORTHAND
-from stages.engine.config import HardExamples, TrainingConfig
-from stages.methods.settings.advsemseg import AdvSemSegSettings
-from stages.methods.settings.cct import CctSettings
-from stages.methods.settings.cpc import CpcSettings
-from stages.methods.settings.cps import CpsSettings
-from stages.methods.settings.cutmix_seg import CutMixSegSettings
-from stages.methods.settings.dmt import DmtSettings
-from stages.methods.settings.dsrg import DsrgSettings
-from stages.methods.settings.dual_branch import DualBranchSettings
-from stages.methods.settings.fixmatch import FixMatchSettings
-from stages.methods.settings.gct import GctSettings
-from stages.methods.settings.mean_teacher import MeanTeacherSettings
-from stages.methods.settings.mlmt import MlmtSettings
-from stages.methods.settings.pseudoseg import PseudoSegSettings
-from stages.methods.settings.s4gan import S4GanSettings
-from stages.methods.settings.self_training import SelfTrainingSettings
-from stages.methods.settings.st_plus_plus import StPlusPlusSettings
+from stages.engine.config import AugmentationConfig, HardExamples, OptimizerConfig, ScheduleConfig, TrainingConfig
+from stages.methods.settings.base import MethodSettings
+from stages.methods.settings.cam import CamSettings
 from stages.methods.settings.supervised import SupervisedSettings
-from stages.methods.settings.unimatch import UniMatchSettings
-from stages.methods.settings.unimatch_v2 import UniMatchV2Settings
-from stages.methods.settings.vat import VatSettings
-from stages.networks.config import NetworkConfig
-
-AnyMethodSettings = Annotated[
-    SupervisedSettings
-    | DsrgSettings
-    | DualBranchSettings
-    | CpsSettings
-    | CpcSettings
-    | CctSettings
-    | GctSettings
-    | PseudoSegSettings
-    | MeanTeacherSettings
-    | CutMixSegSettings
-    | VatSettings
-    | FixMatchSettings
-    | UniMatchSettings
-    | UniMatchV2Settings
-    | AdvSemSegSettings
-    | S4GanSettings
-    | MlmtSettings
-    | SelfTrainingSettings
-    | StPlusPlusSettings
-    | DmtSettings,
-    Field(discriminator="name"),
-]
+from stages.networks.config import ClassifierConfig, NetworkConfig
 
 
-class TrainConfig(TrainingConfig):
-    """A segmenter's training (a classifier's with mlmt): method, network and optimisation."""
+def _settings() -> Iterator[type[MethodSettings]]:
+    for module in pkgutil.iter_modules(__path__):
+        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
+            own = isinstance(value, type) and value.__module__ == f"{__name__}.{module.name}"
+            if own and issubclass(value, MethodSettings) and "card" in vars(value):
+                yield value
 
-    method: AnyMethodSettings = Field(
+
+METHODS: dict[str, type[MethodSettings]] = {settings.model_fields["name"].default: settings for settings in _settings()}
+"""The settings class of every method, by name; its `card` says what the method is."""
+
+
+def trained_by(output: str) -> tuple[str, ...]:
+    """The names of the methods whose training gives a "segmenter", or a "classifier"."""
+    return tuple(name for name, settings in METHODS.items() if settings.card.output == output)
+
+
+if TYPE_CHECKING:
+    SegmenterMethod = Any
+    ClassifierMethod = Any
+else:
+    SegmenterMethod = Annotated[
+        Union[tuple(METHODS[name] for name in trained_by("segmenter"))],  # noqa: UP007  (of a tuple)
+        Field(discriminator="name"),
+    ]
+    ClassifierMethod = Annotated[
+        Union[tuple(METHODS[name] for name in trained_by("classifier"))],  # noqa: UP007
+        Field(discriminator="name"),
+    ]
+
+
+class _MethodTraining(TrainingConfig):
+    """What trainings with a method have in common."""
+
+    @pydantic.field_validator("method", mode="before", check_fields=False)
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and SHORTHAND in value:
+            return {"name": value[SHORTHAND]} | {k: v for k, v in value.items() if k != SHORTHAND}
+        return value
+
+
+class TrainConfig(_MethodTraining):
+    """A segmenter's training: method, network and optimisation."""
+
+    method: SegmenterMethod = Field(
         SupervisedSettings(), description="The method and its settings; `semiseg methods` lists them."
     )
     network: NetworkConfig = Field(
@@ -85,11 +94,28 @@ class TrainConfig(TrainingConfig):
             )
         return self
 
-    @pydantic.field_validator("method", mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, dict) and SHORTHAND in value:
-            return {"name": value[SHORTHAND]} | {k: v for k, v in value.items() if k != SHORTHAND}
-        return value
+
+class TrainClassifierConfig(_MethodTraining):
+    """A classifier's training. The defaults suit the embedded data set; recipes hold those of papers."""
+
+    method: ClassifierMethod = Field(
+        CamSettings(), description="The method and its settings; `semiseg methods` lists them."
+    )
+    network: ClassifierConfig = Field(
+        ClassifierConfig.model_validate("tiny"), description="The network: a preset's name, or its parts."
+    )
+    splits: tuple[str, ...] = Field(
+        ("train", "weak"),
+        description="Splits whose image-level labels are learned; only mlmt looks at masks, those of split train.",
+    )
+    score_split: str = Field("val", description="Split on which average precision is measured after training.")
+    crop_size: int = Field(96, ge=16, description="Side of the square training crop, and of scored pictures, pixels.")
+    augmentation: AugmentationConfig = Field(
+        AugmentationConfig(scale=(0.75, 1.5)), description="Random changes of the pictures."
+    )
+    optimizer: OptimizerConfig = Field(
+        # pretrained layers forget at 1e-3; without pretrained weights all layers are new, and learn at that rate
+        OptimizerConfig(name="adamw", lr=1e-4, new_lr_factor=10.0),
+        description="The optimiser.",
+    )
+    schedule: ScheduleConfig = Field(ScheduleConfig(), description="The learning rate over time.")

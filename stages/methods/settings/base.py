@@ -28,7 +28,6 @@ class Card:
         title: one line.
         paper: authors, venue, year.
         uses: parts of the data set it learns from: "masks", "tags", "pictures" (without any label).
-        place: "module:class" of the implementation.
         loss: the loss as a formula, a line a term, in the symbols of docs/methods.md.
         forward, backward: passes through a network for each labelled picture of a step (with one unlabelled beside it),
             those of teachers and further networks included.
@@ -42,7 +41,6 @@ class Card:
     title: str
     paper: str
     uses: tuple[str, ...]
-    place: str
     loss: str
     forward: int
     backward: int

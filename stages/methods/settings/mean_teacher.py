@@ -33,7 +33,6 @@ class MeanTeacherSettings(TeacherStudentSettings):
         title="Mean teacher: consistency with the average of the network's weights",
         paper="Tarvainen & Valpola, NeurIPS 2017",
         uses=("masks", "pictures"),
-        place="stages.methods.mean_teacher:MeanTeacher",
         loss="L = CE(s(x), y) + w r(t) mean_V (softmax s(z) - softmax t(z))^2,  t: average of s\n"
         "z: labelled and unlabelled pictures; consistency logits: without the softmax",
         forward=4,

@@ -23,7 +23,6 @@ class S4GanSettings(SemiSupervisedSettings):
         title="s4GAN: feature matching, and pseudo labels for the pictures a discriminator takes for real",
         paper="Mittal et al., PAMI 2021",
         uses=("masks", "pictures"),
-        place="stages.methods.s4gan:S4Gan",
         loss="L = L_S + L_D\n"
         "L_S = CE(f(x), y) + m mean|E h(onehot y, x) - E h(P(u), u)|\n"
         "    + c CE(f(u), argmax f(u)) over the pictures u with s(D(P(u), u)) > g\n"

@@ -17,7 +17,6 @@ class StPlusPlusSettings(StudentSettings):
         title="Self-training that begins with the pictures whose masks were stable (ST++)",
         paper="Yang et al., CVPR 2022",
         uses=("masks", "pictures"),
-        place="stages.methods.st_plus_plus:StPlusPlus",
         loss="L = CE([f(x), f(S(u))], [y, y_T])  over the masks and those pictures u that have a label so far:\n"
         "first the half whose label was stable while the teacher trained, then all",
         forward=2,

@@ -19,7 +19,6 @@ class SupervisedSettings(MethodSettings):
         title="One branch on strong masks, weak masks, or both (mixed, oversampled)",
         paper="The single-branch rows of Luo & Yang, ECCV 2020",
         uses=("masks",),
-        place="stages.methods.supervised:Supervised",
         loss="L = CE(f(x), y)",
         forward=1,
         backward=1,

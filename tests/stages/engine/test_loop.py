@@ -17,7 +17,7 @@ from stages.engine.method import Method, Setup
 from stages.engine.optimizers import build_optimizer, lay_out_state, learning_rate_factor
 from stages.engine.streams import Entry, SampleMaker, Stream
 from stages.methods.dual_branch import DualBranch
-from stages.methods.settings import DualBranchSettings
+from stages.methods.settings.dual_branch import DualBranchSettings
 from stages.networks.config import NetworkConfig
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from stages.engine.batch import Batch, to_device
 from stages.engine.method import Method, Setup
 from stages.engine.streams import SampleMaker
-from stages.methods import load_method
+from stages.methods import METHODS, load_method
 
 
 @dataclass
@@ -43,7 +43,9 @@ def case(training):
     def build(name: str, batch_size: int = 4, seed: int = 0, network: Any = None, **settings: Any) -> Case:
         if name == "dmt":
             settings.setdefault("labelled_share", 0.25)  # its default is half a picture of four
-        small = {"preset": "tiny", "dropout": 0.0, "head_channels": 16, "neck_layers": 1, "neck_channels": 16}
+        small = {"preset": "tiny", "dropout": 0.0}
+        if METHODS[name].card.output == "segmenter":
+            small |= {"head_channels": 16, "neck_layers": 1, "neck_channels": 16}
         config = training.config({"name": name, **settings}, network=network or small, seed=seed)
         dataset = training.dataset
         kind = load_method(name)

@@ -14,7 +14,7 @@ from stages.engine.losses import squared_difference
 from stages.engine.method import at_size, segment
 from stages.engine.randomness import generator
 from stages.methods.parts import perturbations
-from stages.methods.settings import CctSettings
+from stages.methods.settings.cct import CctSettings
 
 KINDS = ("vat", "dropout", "cutout", "context", "object", "feature_drop", "feature_noise")
 NONE = dict.fromkeys(KINDS, 0)

@@ -11,7 +11,7 @@ from stages.engine.method import Setup, segment
 from stages.engine.randomness import generator
 from stages.methods.cps import Cps
 from stages.methods.parts.cutmix import box_mask
-from stages.methods.settings import CpsSettings
+from stages.methods.settings.cps import CpsSettings
 from stages.networks.config import NetworkConfig
 
 

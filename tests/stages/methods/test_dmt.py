@@ -14,7 +14,7 @@ from artifacts.confidence import probability_of_index
 from artifacts.errors import ConfigError
 from stages.engine.method import segment
 from stages.methods.dmt import Dmt, dynamic_weight
-from stages.methods.settings import DmtSettings
+from stages.methods.settings.dmt import DmtSettings
 
 
 def test_weight_0_is_the_supervised_gradient(case):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from stages.engine.method import Sources, at_size, segment
 from stages.methods.dual_branch import DualBranch
-from stages.methods.settings import DualBranchSettings
+from stages.methods.settings.dual_branch import DualBranchSettings
 from stages.pipeline.run_stage import run_stage
 from stages.train import STAGE
 

@@ -7,12 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from artifacts.errors import ConfigError
 from stages.engine.method import Setup
-from stages.methods.mlmt import Mlmt, classes_of_masks, cosine_distance
+from stages.methods.mlmt import classes_of_masks, cosine_distance
 from stages.methods.parts.views import strong_view
-from stages.methods.settings.mlmt import MlmtSettings
-from stages.networks.config import NetworkConfig
 
 NOW = {"start": 0.0, "ramp": 0.0}
 
@@ -131,13 +128,6 @@ def test_the_teacher_is_the_average_and_gets_no_gradient(made):
 def test_losses_stay_finite_in_half_precision(made):
     with torch.autocast("cpu", torch.bfloat16):
         assert all(torch.isfinite(value) for value in made().losses().values())
-
-
-def test_a_backbone_without_classifier_is_refused():
-    values = {"backbone": "hrnet_w48", "head": "fcn", "output_stride": 4, "weights": "none", "freeze_batch_norm": False}
-    network = NetworkConfig.model_validate(values)
-    with pytest.raises(ConfigError, match="hrnet_w48 is for segmenters"):
-        Mlmt(MlmtSettings(), Setup(network, 4, seed=0, iterations=1))
 
 
 def test_the_network_is_a_classifier_of_the_backbone(made):

@@ -16,7 +16,7 @@ from stages.engine.method import Sources, segment
 from stages.engine.randomness import generator
 from stages.methods.parts.views import draw_hole, strong_view
 from stages.methods.pseudoseg import PseudoSeg, fuse, tags_of
-from stages.methods.settings import PseudoSegSettings
+from stages.methods.settings.pseudoseg import PseudoSegSettings
 from tests.stages import drawn_training
 
 

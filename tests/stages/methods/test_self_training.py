@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from artifacts.errors import ConfigError, DataError
 from stages.engine.method import segment
 from stages.methods.parts.views import strong_view
-from stages.methods.settings import SelfTrainingSettings, StPlusPlusSettings
+from stages.methods.settings.self_training import SelfTrainingSettings
+from stages.methods.settings.st_plus_plus import StPlusPlusSettings
 from stages.methods.st_plus_plus import StPlusPlus
 
 METHODS = ("self-training", "st-plus-plus")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from artifacts.errors import ConfigError
 from stages.engine.method import Sources, segment
-from stages.methods.settings import SupervisedSettings
+from stages.methods.settings.supervised import SupervisedSettings
 from stages.methods.supervised import Supervised
 
 

@@ -132,7 +132,7 @@ def test_a_cycle_is_named(raw_recipe: dict[str, Any]) -> None:
             {
                 "nodes": {
                     "d": {"stage": "prepare-data"},
-                    "c": {"stage": "train", "config": {"method": "mlmt"}, "inputs": {"data": "d"}},
+                    "c": {"stage": "train-classifier", "inputs": {"data": "d"}},
                     "p": {"stage": "predict", "inputs": {"data": "d", "segmenter": "c"}},
                 }
             },

@@ -1,46 +1,24 @@
-"""Training and scoring the multi-label classifier whose activation maps localise classes.
-
-Loss: multi-label soft margin on the image-level labels, as in SEC, PSA, IRNet, SEAM and their descendants.
-"""
+"""How a classifier scores pictures, and how well: logits, average precision."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from artifacts.dataset import Dataset
 from stages.contract import Execution
 from stages.data.pictures import Pictures
-from stages.engine.batch import Batch
 from stages.engine.device import select_device
-from stages.engine.losses import multilabel_soft_margin
-from stages.engine.method import Method
 from stages.evaluation.average_precision import average_precision
-from stages.networks import Classifier, build_classifier, normalise
-from stages.networks.config import ClassifierConfig
+from stages.networks import normalise
 
 BATCH = 32
-
-
-class Classification(Method):
-    """A classifier as the training loop sees it: one network, one stream named "labelled"."""
-
-    def __init__(self, network: ClassifierConfig, num_foreground: int, seed: int) -> None:
-        self.networks = nn.ModuleDict({"classifier": build_classifier(network, num_foreground, seed)})
-
-    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
-        pictures = batch["labelled"]
-        return {"soft_margin": multilabel_soft_margin(self.predictor(pictures.image), pictures.tags)}
-
-    @property
-    def predictor(self) -> Classifier:
-        return cast(Classifier, self.networks["classifier"])
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 
-from stages.localization.cam import (
+from stages.localization.activation_maps import (
     GRADIENT_LAYERS,
     _readers,
     class_activation_maps,

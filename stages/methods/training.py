@@ -1,4 +1,4 @@
-"""From a config to a trained segmenter on disk; shared by the stages `train` and `retrain`."""
+"""From a config to a trained network on disk: what the stages that train have in common."""
 
 from __future__ import annotations
 
@@ -23,41 +23,21 @@ from stages.networks import Classifier, Segmenter
 from stages.networks.weights import read_state
 
 if TYPE_CHECKING:
-    from stages.methods.settings import TrainConfig
+    from stages.methods.settings import TrainClassifierConfig, TrainConfig
 
 
-def train_segmenter(
-    config: TrainConfig,
+def train_network(
+    config: TrainConfig | TrainClassifierConfig,
     dataset: Dataset,
-    strong: Sequence[str],
-    weak: Sequence[str],
-    mask_folders: Mapping[str, Path],
-    initial: Artifact | None,
+    sources: Sources,
     writer: Writer,
     execution: Execution,
-    unlabelled: Sequence[str] = (),
+    initial: Artifact | None = None,
 ) -> dict[str, Any]:
-    """Trains and writes weights.pt and network.json; returns the summary.
-
-    Args:
-        strong: ids trained on with the data set's masks; weak: ids without; unlabelled: ids without any label.
-        mask_folders: label sources beside the data set's own masks: "weak_labels", "seeds", "confidence".
-    """
-    folders = {
-        name: MaskFolder(folder, None if name == "confidence" else dataset.num_classes)
-        for name, folder in mask_folders.items()
-    }
-    sources = Sources(
-        strong=strong,
-        weak=weak,
-        available=frozenset({"masks", *folders}),
-        dataset=dataset,
-        unlabelled=unlabelled,
-        folders=folders,
-    )
+    """Trains and writes weights.pt and network.json; returns the summary. `initial`: a segmenter to start from."""
     kind = load_method(config.method.name)
     streams = kind.streams(config.method, sources, config.batch_size)
-    check_labels(streams, folders, dataset)
+    check_labels(streams, sources.folders, dataset)
     setup = Setup(
         network=config.network,
         num_classes=dataset.num_classes,
@@ -65,12 +45,12 @@ def train_segmenter(
         iterations=config.iterations,
         workers=max(execution.workers // distributed.world_size(), 1),
         initial=read_state(initial.file("weights.pt")) if initial else None,
-        hard_examples=config.hard_examples,
+        hard_examples=getattr(config, "hard_examples", None),
     )
     maker = SampleMaker(
         dataset,
         streams,
-        {"masks": dataset, **folders},
+        {"masks": dataset, **sources.folders},
         config.augmentation,
         config.crop_size,
         config.seed,
@@ -83,7 +63,7 @@ def train_segmenter(
                 execution.progress.note(
                     f"{name}: {number} pictures for batches of {stream.batch_size}, a batch holds some of them twice"
                 )
-    steps = snapshot_steps(config)
+    steps = snapshot_steps(config.iterations, getattr(config, "snapshots", 1))
     fitted = fit(
         kind(config.method, setup),
         maker,
@@ -100,10 +80,30 @@ def train_segmenter(
     return summary | ({"snapshots": [*steps, config.iterations]} if steps else {})
 
 
-def snapshot_steps(config: TrainConfig) -> list[int]:
+def label_sources(
+    dataset: Dataset,
+    strong: Sequence[str],
+    weak: Sequence[str],
+    mask_folders: Mapping[str, Path],
+    unlabelled: Sequence[str] = (),
+) -> Sources:
+    """What a segmenter's training draws from.
+
+    Args:
+        strong: ids trained on with the data set's masks; weak: ids without; unlabelled: ids without any label.
+        mask_folders: label sources beside the data set's own masks: "weak_labels", "seeds", "confidence".
+    """
+    folders = {
+        name: MaskFolder(folder, None if name == "confidence" else dataset.num_classes)
+        for name, folder in mask_folders.items()
+    }
+    return Sources(strong, weak, frozenset({"masks", *folders}), dataset, unlabelled, folders=folders)
+
+
+def snapshot_steps(iterations: int, snapshots: int) -> list[int]:
     """Steps after which weights are kept beside the last ones, evenly spaced."""
-    steps = {round(config.iterations * i / config.snapshots) for i in range(1, config.snapshots)}
-    return sorted(steps - {0, config.iterations})
+    steps = {round(iterations * i / snapshots) for i in range(1, snapshots)}
+    return sorted(steps - {0, iterations})
 
 
 def check_labels(streams: Mapping[str, Stream], folders: Mapping[str, MaskFolder], dataset: Dataset) -> None:
@@ -135,4 +135,4 @@ def _write_weights(writer: Writer, item: str, network: nn.Module) -> None:
         checkpoint.save(temporary, state)
 
 
-__all__ = ["check_labels", "publish_network", "snapshot_steps", "train_segmenter"]
+__all__ = ["check_labels", "label_sources", "publish_network", "snapshot_steps", "train_network"]

@@ -1,0 +1,39 @@
+"""The plain multi-label classifier whose class-activation maps localise (Zhou et al., CVPR 2016).
+
+Its training is that of SEC, PSA, IRNet and their descendants: multi-label soft margin on the image-level labels.
+
+    semiseg train-classifier --set network=resnet50
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from torch import Tensor, nn
+
+from stages.engine.losses import multilabel_soft_margin
+from stages.engine.method import Batch, Method, Setup, Sources
+from stages.engine.streams import Stream
+from stages.methods.settings.cam import CamSettings
+from stages.networks import Classifier
+
+
+class Cam(Method):
+    """L = BCE(c(x), tags), c(x): the mean of the class-activation maps."""
+
+    def __init__(self, settings: CamSettings, setup: Setup) -> None:
+        super().__init__(settings, setup)
+        self.networks = nn.ModuleDict({"classifier": setup.classifier()})
+
+    @classmethod
+    def streams(cls, settings: CamSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        return {"labelled": Stream(sources.entries(sources.tagged, None), batch_size)}
+
+    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        labelled = batch["labelled"]
+        return {"soft_margin": multilabel_soft_margin(self.predictor(labelled.image), labelled.tags)}
+
+    @property
+    def predictor(self) -> Classifier:
+        return cast(Classifier, self.networks["classifier"])

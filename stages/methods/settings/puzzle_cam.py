@@ -1,0 +1,35 @@
+"""Settings and card of Puzzle-CAM."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from stages.engine.config import Share
+from stages.methods.settings.base import Card, MethodSettings
+
+
+class PuzzleCamSettings(MethodSettings):
+    """Jo & Yu, ICIP 2021: maps of a picture's tiles, put together, agree with the maps of the picture."""
+
+    card: ClassVar[Card] = Card(
+        title="Puzzle-CAM: the maps of a picture's tiles, put together, agree with those of the picture",
+        paper="Jo & Yu, ICIP 2021",
+        uses=("tags",),
+        loss="L = BCE(GAP(A), tags) + BCE(GAP(A_re), tags) + alpha(t) mean |A - A_re| tags\n"
+        "A: maps of the picture;  A_re: of its 2 x 2 tiles;  alpha: linear from 0 over the first half",
+        forward=2,
+        backward=2,
+        beside="one of them of the tiles, as many pixels in all",
+        sources=("Jo & Yu, ICIP 2021", "its code, shjo-april/PuzzleCAM: train_classification_with_puzzle.py"),
+        inference="the classifier",
+        output="classifier",
+    )
+    hard_examples: ClassVar[bool] = False
+    name: Literal["puzzle-cam"] = "puzzle-cam"
+    tiles: int = Field(2, ge=2, le=8, description="Tiles along each side of a picture (published: 2).")
+    weight: float = Field(
+        4.0, ge=0, description="Largest alpha: weight of the reconstruction (its README: 4; default of its code: 1)."
+    )
+    ramp: Share = Field(0.5, description="Share of the iterations over which alpha rises from 0 (published: .5).")
