@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from artifacts.text import did_you_mean
@@ -26,7 +27,10 @@ AddMistake = Callable[[str, str], None]
 _KEYS = ("default", "help", "required", "choices", "instead")
 _PLACEHOLDER = re.compile(r"\$\{([^{}]*)\}")
 _SHARE = re.compile(r"(.*?)\s*/\s*([1-9][0-9]*)")
-REPEATED = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_]*)\}")
+REPEATED = re.compile(
+    r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_]*)((?:[-+*/]\d+(?:\.\d+)?)*)\}"
+)  # {seed}, {round-1}, {round*0.2}
+_OPERATION = re.compile(r"([-+*/])(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,43 @@ def _value(text: str, parameters: Mapping[str, Parameter], add_mistake: AddMista
     return value // divisor
 
 
+def repeated_in(text: str) -> list[str]:
+    """The repeated values that a text refers to, as it stands in `{seed}` and `{round-1}`."""
+    return [match[1] for match in REPEATED.finditer(text)]
+
+
+def fill_repeated(text: str, chosen: Mapping[str, Any]) -> Any:
+    """`text` with `{seed}` and `{round-1}` replaced, as far as they are chosen; as the whole text it keeps its type.
+
+    ValueError for a calculation with a value that is no number.
+    """
+    whole = REPEATED.fullmatch(text)
+    if whole and whole[1] in chosen:
+        return _calculated(whole, chosen)
+    return REPEATED.sub(lambda match: str(_calculated(match, chosen)) if match[1] in chosen else match[0], text)
+
+
+def _calculated(match: re.Match[str], chosen: Mapping[str, Any]) -> Any:
+    """The chosen value, or what `{round*0.2-1}` makes of it: products first, exact in decimals."""
+    value = chosen[match[1]]
+    if not match[2]:
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{match[0]} calculates with {value!r}, which is no number")
+    terms = [Fraction(str(value))]
+    for sign, number in _OPERATION.findall(match[2]):
+        if sign in "+-":
+            terms.append(Fraction(sign + number))
+        elif sign == "*":
+            terms[-1] *= Fraction(number)
+        elif Fraction(number):
+            terms[-1] /= Fraction(number)
+        else:
+            raise ValueError(f"{match[0]} divides by 0")
+    total = sum(terms, Fraction(0))
+    return int(total) if total.denominator == 1 else float(total)
+
+
 def names_in(text: str) -> list[str]:
     """The parameters that a text refers to."""
     inner = _PLACEHOLDER.findall(text)
@@ -180,7 +221,7 @@ class Origins:
     def of_text(self, text: str, chosen: Mapping[str, Any]) -> list[str]:
         """The given parameters that a text with `${name}` and `{repeated}` gets its value from."""
         names = names_in(text)
-        for key in REPEATED.findall(text):
+        for key in repeated_in(text):
             names += self.of_repeated(key, chosen.get(key))
         return [name for name in dict.fromkeys(names) if name in self.parameters and self.parameters[name].given]
 

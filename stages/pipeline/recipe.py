@@ -37,13 +37,14 @@ from stages.config import Config, assign, mistakes, read_yaml
 from stages.contract import STAGE_MODULES, Stage, load_stage, required_inputs
 from stages.pipeline.graph import find_cycle, topological_order
 from stages.pipeline.parameters import (
-    REPEATED,
     NodeSetting,
     Origins,
     Parameter,
+    fill_repeated,
     names_in,
     place_of,
     read_parameters,
+    repeated_in,
     substitute,
 )
 from stages.pipeline.table import Table, figures_planned, read_table
@@ -287,7 +288,7 @@ def _check_required(parameters: Mapping[str, Parameter], problems: _Mistakes) ->
 def _repeated(origins: Origins, templates: Iterable[str], problems: _Mistakes) -> dict[str, list[Any]]:
     """The repeated values; a parameter that is a list takes the places of its values."""
     repeat: dict[str, list[Any]] = {}
-    complete, naming = True, {name for template in templates for name in REPEATED.findall(template)}
+    complete, naming = True, {name for template in templates for name in repeated_in(template)}
     for key, options in substitute(origins.repeat, origins.parameters, "repeat", problems.add).items():
         place = place_of(names) if (names := origins.of_repeated(key)) else f"repeat.{key}"
         if not isinstance(options, list):
@@ -325,7 +326,7 @@ def _check_size(values: Mapping[str, Any], origins: Origins, repeat: Mapping[str
     planned = 0
     for template, node in values["nodes"].items():
         for _, text in _texts(node, ""):
-            named = names_in(text) + REPEATED.findall(text)
+            named = names_in(text) + repeated_in(text)
             planned += _count(template, repeat) * (len(text) + sum(lengths.get(name, 0) for name in named))
     if planned > MOST_CHARACTERS:
         problems.add("nodes", f"filled in they have {planned:,} characters; at most {MOST_CHARACTERS:,} are made")
@@ -334,17 +335,17 @@ def _check_size(values: Mapping[str, Any], origins: Origins, repeat: Mapping[str
 
 def _count(text: str, repeat: Mapping[str, list[Any]]) -> int:
     """How many combinations of repeated values a text refers to."""
-    return math.prod(len(repeat[name]) for name in set(REPEATED.findall(text)) & repeat.keys())
+    return math.prod(len(repeat[name]) for name in set(repeated_in(text)) & repeat.keys())
 
 
 def _choices(text: str, repeat: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     """Every combination of the repeated values that a node's name refers to."""
-    used = list(dict.fromkeys(REPEATED.findall(text)))
+    used = list(dict.fromkeys(repeated_in(text)))
     return [dict(zip(used, values, strict=True)) for values in itertools.product(*(repeat[name] for name in used))]
 
 
 def _nodes_planned(templates: Iterable[str], repeat: Mapping[str, list[Any]]) -> int:
-    known = [template for template in templates if set(REPEATED.findall(template)) <= repeat.keys()]
+    known = [template for template in templates if set(repeated_in(template)) <= repeat.keys()]
     return sum(_count(template, repeat) for template in known)
 
 
@@ -374,24 +375,28 @@ def _expand(
 ) -> dict[str, _Draft]:
     """The node once for every combination of the repeated values its name refers to."""
     key = f"nodes.{template}"
-    for name in dict.fromkeys(REPEATED.findall(template)):
+    for name in dict.fromkeys(repeated_in(template)):
         if name not in repeat:
             problems.add(key, f"{{{name}}} is not repeated{did_you_mean(name, repeat)}")
             return {}
     content = substitute(dict(node), origins.parameters, key, problems.add)
     drafts: dict[str, _Draft] = {}
     for chosen in _choices(template, repeat):
-        name = str(expand_repeated(template, chosen))
+        try:
+            name = str(fill_repeated(template, chosen))
+            expanded = {part: expand_repeated(content[part], chosen) for part in content}
+        except ValueError as error:
+            problems.add(key, str(error))
+            return drafts
         if not _NODE_NAME.fullmatch(name):
             names = origins.of_text(template, chosen)
             problems.add(
                 place_of(names) if names else key, f"{name!r} cannot name a node (letters, digits, '-' and '_')"
             )
             return drafts
-        expanded = {part: expand_repeated(content[part], chosen) for part in content}
         for part in ("config", "inputs"):
             for inner, text in _texts(expanded.get(part) or {}, f"{key}.{part}"):
-                for missing in REPEATED.findall(text):
+                for missing in repeated_in(text):
                     if missing in repeat:
                         problems.add(inner, f"refers to {{{missing}}}, which the node's name does not contain")
                     else:
@@ -401,17 +406,14 @@ def _expand(
 
 
 def expand_repeated(value: Any, chosen: Mapping[str, Any]) -> Any:
-    """`value` with `{seed}` replaced; a whole "{seed}" keeps its type."""
+    """`value` with `{seed}` and `{round-1}` replaced in every text, see `fill_repeated`."""
     if isinstance(value, Mapping):
         return {k: expand_repeated(v, chosen) for k, v in value.items()}
     if isinstance(value, list):
         return [expand_repeated(v, chosen) for v in value]
     if not isinstance(value, str):
         return value
-    whole = REPEATED.fullmatch(value)
-    if whole and whole[1] in chosen:
-        return chosen[whole[1]]
-    return REPEATED.sub(lambda match: str(chosen.get(match[1], match[0])), value)
+    return fill_repeated(value, chosen)
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:

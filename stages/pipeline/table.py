@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from artifacts.text import did_you_mean
+from stages.pipeline.parameters import fill_repeated, repeated_in
 
 _TABLE_KEYS = ("title", "metric", "columns", "rows", "order", "order_source", "notes", "plot", "equal")
 _ROW_KEYS = ("label", "nodes", "published", "costs")
@@ -197,7 +198,7 @@ def _plot(
         return None
     over, pattern = str(value["over"]), str(value["column"])
     points = {_filled(pattern, {over: x}): str(x) for x in repeat[over]}
-    if f"{{{over}}}" not in pattern:
+    if over not in repeated_in(pattern):
         add_mistake("table.plot.column", f"{pattern!r} does not refer to {{{over}}}, so all points would be one")
     if unknown := [column for column in points if column not in columns]:
         add_mistake("table.plot.column", f"no such column: {', '.join(unknown)}; columns: {', '.join(columns)}")
@@ -206,14 +207,13 @@ def _plot(
 
 def _choices(text: str, repeat: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     """Every combination of the repeated values that `text` refers to."""
-    used = [name for name in repeat if f"{{{name}}}" in text]
+    named = repeated_in(text)
+    used = [name for name in repeat if name in named]
     return [dict(zip(used, values, strict=True)) for values in itertools.product(*(repeat[name] for name in used))]
 
 
 def _filled(text: str, chosen: Mapping[str, Any]) -> str:
-    for key, value in chosen.items():
-        text = text.replace(f"{{{key}}}", str(value))
-    return text
+    return str(fill_repeated(text, chosen))
 
 
 def _expanded(pattern: str, repeat: Mapping[str, list[Any]]) -> list[str]:

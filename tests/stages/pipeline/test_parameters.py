@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifacts.errors import ConfigError
-from stages.pipeline.parameters import Parameter, read_parameters, substitute
+from stages.pipeline.parameters import Parameter, fill_repeated, read_parameters, repeated_in, substitute
 from stages.pipeline.recipe import resolve
 
 
@@ -175,3 +175,34 @@ def test_a_list_that_cannot_be_run_is_one_mistake(repeated: dict[str, Any], sett
     repeated["nodes"]["sum-s{seed}"]["inputs"] = {"numbers": "numbers-s{seed}"}
     repeated["nodes"]["numbers-s{seed}"] = {"stage": "toy-numbers"}
     assert lines_of(repeated, setting) == [expected]
+
+
+# --- recurrence ---
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train-a{round-1}-s{seed}", "train-a2-s0"),
+        ("{round-1}", 2),
+        ("{round*0.2}", 0.6),  # not 0.6000000000000001
+        ("{round*0.2+0.4}", 1),
+        ("{round+1*2}", 5),  # products first
+        ("{round/2}", 1.5),
+        ("{seed}", 0),
+        ("{other-1} ${round-1}", "{other-1} ${round-1}"),
+        ("{round-x} {round -1}", "{round-x} {round -1}"),
+    ],
+)
+def test_repeated_values_are_calculated_with(text: str, expected: object) -> None:
+    found = fill_repeated(text, {"round": 3, "seed": 0})
+    assert found == expected
+    assert type(found) is type(expected)
+    if "round" in text and "x}" not in text and "$" not in text:
+        assert "round" in repeated_in(text)
+
+
+@pytest.mark.parametrize(("text", "value"), [("{row-1}", "supervised"), ("{row*2}", True), ("{row/0}", 4)])
+def test_a_calculation_that_cannot_be_made_is_refused(text: str, value: object) -> None:
+    with pytest.raises(ValueError, match=r"no number|divides by 0"):
+        fill_repeated(text, {"row": value})

@@ -225,3 +225,24 @@ def test_placeholders_that_fill_a_disk_are_refused_before_they_are_filled_in(raw
 def test_a_node_named_by_a_number_is_read_as_text(raw_recipe: dict[str, Any]) -> None:
     raw_recipe["nodes"][7] = raw_recipe["nodes"]["numbers"]
     assert "7" in resolve(raw_recipe, "toy.yaml").nodes
+
+
+def test_a_round_takes_what_the_round_before_made(raw_recipe: dict[str, Any]) -> None:
+    raw = {
+        "name": "rounds",
+        "repeat": {"round": [1, 2, 3]},
+        "nodes": {
+            "data": {"stage": "prepare-data"},
+            "train-0": {"stage": "train", "inputs": {"data": "data"}},
+            "train-{round}": {
+                "stage": "train",
+                "inputs": {"data": "data", "initial": "train-{round-1}"},
+                "config": {"iterations": "{round*100}"},
+            },
+        },
+    }
+    nodes = resolve(raw, "rounds.yaml", None, []).nodes
+    assert [nodes[f"train-{n}"].inputs["initial"] for n in (1, 2, 3)] == ["train-0", "train-1", "train-2"]
+    assert [nodes[f"train-{n}"].config.iterations for n in (1, 2, 3)] == [100, 200, 300]
+    with pytest.raises(ConfigError, match=r"calculates with 'x', which is no number"):
+        resolve({**raw, "repeat": {"round": ["x"]}}, "rounds.yaml", None, [])
