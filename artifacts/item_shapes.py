@@ -33,12 +33,27 @@ class Classes(Shape):
 class NetworkSpec(Shape):
     """network.json: enough to rebuild the network around the tensors of weights.pt."""
 
-    schema_version: Literal[1] = Field(alias="schema")
-    task: Literal["segmentation", "classification"]
+    schema_version: Literal[1, 2] = Field(alias="schema")
+    task: Literal["segmentation", "classification"] | None = None  # of schema 1
+    kind: str | None = None  # of schema 2, and module: of this program, where the kind is defined
+    module: str | None = None
     network: Anything
+    options: Anything = Field(default_factory=dict)
     num_classes: Annotated[int, Field(ge=1, le=255)]
     class_names: ClassNames
     pretrained: list[str]
+
+    def class_of_network(self) -> tuple[str, str]:
+        """The kind of network and the module that defines it."""
+        kind = {"segmentation": "segmenter", "classification": "classifier"}.get(self.task or "", self.kind or "")
+        return kind, self.module or f"stages.networks.{kind}"
+
+    @model_validator(mode="after")
+    def _kind_as_the_schema_has_it(self) -> NetworkSpec:
+        wanted = ["task"] if self.schema_version == 1 else ["kind", "module"]
+        if missing := [key for key in wanted if getattr(self, key) is None]:
+            raise ValueError(f"it lacks {' and '.join(missing)}, which schema {self.schema_version} has")
+        return self
 
     @model_validator(mode="after")
     def _a_name_for_each_class(self) -> NetworkSpec:

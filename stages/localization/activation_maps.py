@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from artifacts.dataset import Dataset
 from stages.localization.grid import cells, interpolation_matrix, reduced, resize_maps, resized
-from stages.networks import Classifier, normalise
+from stages.networks import CamNetwork, Classifier, normalise
 
 STRIDE = 4  # picture pixels per cell of a score map
 MAXIMUM_FLOOR = 1e-5  # added to a class's maximum before dividing by it
@@ -47,6 +47,8 @@ GRADIENT_LAYERS = {
     "mobilenet_v2": "features.6",
 }
 
+N = TypeVar("N", bound=nn.Module)
+
 
 @dataclass(frozen=True)
 class ActivationMaps:
@@ -59,7 +61,7 @@ class ActivationMaps:
     stride: int = STRIDE
 
 
-def for_inference(classifier: Classifier, device: torch.device) -> Classifier:
+def for_inference(classifier: N, device: torch.device) -> N:
     """A copy in eval mode on `device` that gives the same maps sooner: BatchNorm folded into the convolutions, NHWC.
 
     On a CPU it is the two together that make batches pay.
@@ -76,7 +78,7 @@ def for_inference(classifier: Classifier, device: torch.device) -> Classifier:
 
 
 def class_activation_maps(
-    classifier: Classifier,
+    classifier: CamNetwork,
     dataset: Dataset,
     ids: Sequence[str],
     *,
@@ -162,7 +164,7 @@ def size_batches(sizes: dict[str, tuple[int, int]], batch_size: int, max_pixels:
 
 @torch.inference_mode()
 def multi_scale_maps(
-    classifier: Classifier,
+    classifier: CamNetwork,
     images: Tensor,
     scales: Sequence[float],
     flip: bool,

@@ -19,7 +19,6 @@ from stages.engine.method import Setup, Sources
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import MaskFolder, SampleMaker, Stream
 from stages.methods import load_method
-from stages.networks import Classifier, Segmenter
 from stages.networks.weights import read_state
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ def check_labels(streams: Mapping[str, Stream], folders: Mapping[str, MaskFolder
 def publish_network(writer: Writer, network: nn.Module, class_names: Sequence[str]) -> None:
     """weights.pt (fp32, on the CPU) and network.json, what `load_network` reads."""
     _write_weights(writer, "weights.pt", network)
-    writer.write_json("network.json", cast(Segmenter | Classifier, network).spec(class_names))
+    writer.write_json("network.json", cast(Any, network).spec(class_names))
 
 
 def _write_weights(writer: Writer, item: str, network: nn.Module) -> None:

@@ -12,14 +12,18 @@ if TYPE_CHECKING:
     from stages.networks.classifier import Classifier, build_classifier
     from stages.networks.loading import load_network
     from stages.networks.normalisation import normalise
+    from stages.networks.registry import CamNetwork, network_kind, network_spec
     from stages.networks.segmenter import Segmenter, build_segmenter, make_head, parameter_groups
 
 _HOMES = {
+    "CamNetwork": "registry",
     "Classifier": "classifier",
     "build_classifier": "classifier",
     "on_cells": "heads",
     "upsample": "blocks",
     "load_network": "loading",
+    "network_kind": "registry",
+    "network_spec": "registry",
     "normalise": "normalisation",
     "Segmenter": "segmenter",
     "build_segmenter": "segmenter",
@@ -28,12 +32,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "CamNetwork",
     "Classifier",
     "Segmenter",
     "build_classifier",
     "build_segmenter",
     "load_network",
     "make_head",
+    "network_kind",
+    "network_spec",
     "normalise",
     "on_cells",
     "parameter_groups",

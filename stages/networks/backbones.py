@@ -1,7 +1,7 @@
 """Backbones: image -> features at two strides, with the parameter names of torchvision.
 
 Every backbone is called with normalised images (B, 3, H, W) and returns {"low", "high"}: `high` at the output stride,
-`low` at stride 4 for decoders. A map has ceil(size / stride) cells, cell i centred on pixel stride * i
+`low` at stride 4 for decoders; `levels` gives the maps behind all its stages. A map has ceil(size / stride) cells, cell i centred on pixel stride * i
 (`upsample` in stages/networks/blocks.py maps it back without a shift). DINOv2 alone has patches instead, and two more
 maps (stages/networks/vision_transformer.py).
 """
@@ -9,11 +9,12 @@ maps (stages/networks/vision_transformer.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torchvision
 from torch import Tensor, nn
 
-from stages.networks.blocks import Backbone, Features, initialise
+from stages.networks.blocks import Backbone, initialise
 from stages.networks.hrnet import HRNet
 from stages.networks.vision_transformer import build_dinov2
 
@@ -51,10 +52,12 @@ class Tiny(Backbone):
 
     low_channels = 32
     high_channels = 96
+    level_channels = (32, 64, 96)
 
     def __init__(self, output_stride: int) -> None:
         super().__init__()
         self.stride = output_stride
+        self.level_strides = (4, 8, output_stride)
         self.stem = nn.Sequential(_downsample(3, 16), _downsample(16, 32), _Residual(32))
         self.stage8 = nn.Sequential(_downsample(32, 64), _Residual(64))
         self.stage16 = nn.Sequential(_downsample(64, 96, stride=2 if output_stride == 16 else 1), _Residual(96))
@@ -63,9 +66,8 @@ class Tiny(Backbone):
             if isinstance(module, _Residual):
                 nn.init.zeros_(module.norm2.weight)  # blocks start as the identity (Goyal et al. 2017, section 5.1)
 
-    def forward(self, x: Tensor) -> Features:
-        low = self.stem(x)
-        return {"low": low, "high": self.stage16(self.stage8(low))}
+    def levels(self, x: Tensor) -> list[Tensor]:
+        return in_turn((self.stem, self.stage8, self.stage16), x)
 
 
 # channels of VGG16's convolutions by block (Simonyan & Zisserman 2015, configuration D)
@@ -77,18 +79,23 @@ class VGG16(Backbone):
 
     `features` has torchvision's indices, so its ImageNet weights load by name. `pools`: stride of each pool,
     0 = left out. DeepLab (output stride 8): 2, 2, 2, 1, 1, conv5 dilation 2, and a 3x3 average pool after pool5;
-    SEC's classifier: 2, 2, 2, 0, 0. A 321-pixel image gives 41 cells.
+    SEC's classifier: 2, 2, 2, 0, 0. A 321-pixel image gives 41 cells. Levels: each block before its pool, of the last
+    block what is behind it.
     """
 
     low_channels = 256
     high_channels = 512
+    level_channels = (64, 128, 256, 512, 512)
+    low_level = 2
     unused_prefixes = ("classifier.",)
 
     def __init__(self, pools: Sequence[int], average_pool: bool) -> None:
         super().__init__()
-        self.stride = 1
+        strides = [1]
         for pool in pools:
-            self.stride *= max(pool, 1)
+            strides.append(strides[-1] * max(pool, 1))
+        self.stride = strides[-1]
+        self.level_strides = (*strides[:4], self.stride)
         layers: list[nn.Module] = []
         channels_in = 3
         for block, (widths, pool) in enumerate(zip(_VGG16, pools, strict=True)):
@@ -102,9 +109,10 @@ class VGG16(Backbone):
         self.average_pool = nn.AvgPool2d(3, stride=1, padding=1) if average_pool else nn.Identity()
         initialise(self)
 
-    def forward(self, x: Tensor) -> Features:
-        low = self.features[:16](x)  # up to conv3_3, stride 4
-        return {"low": low, "high": self.average_pool(self.features[16:](low))}
+    def levels(self, x: Tensor) -> list[Tensor]:
+        cuts = (0, 4, 9, 16, 23, 31)  # from pool to pool
+        maps = in_turn([self.features[first:last] for first, last in pairwise(cuts)], x)
+        return [*maps[:-1], self.average_pool(maps[-1])]
 
 
 class ResNet(Backbone):
@@ -115,11 +123,14 @@ class ResNet(Backbone):
 
     low_channels = 256
     high_channels = 2048
+    level_channels = (64, 256, 512, 1024, 2048)
+    low_level = 1
     unused_prefixes = ("fc.",)
 
     def __init__(self, name: str, output_stride: int, dilate: bool = True) -> None:
         super().__init__()
         self.stride = output_stride
+        self.level_strides = (4, 4, 8, min(output_stride, 16), output_stride)
         build = getattr(torchvision.models, name)
         dilated = dilate and output_stride < 32
         net = build(weights=None, replace_stride_with_dilation=[False, dilated and output_stride == 8, dilated])
@@ -128,9 +139,9 @@ class ResNet(Backbone):
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
 
-    def forward(self, x: Tensor) -> Features:
-        low = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
-        return {"low": low, "high": self.layer4(self.layer3(self.layer2(low)))}
+    def levels(self, x: Tensor) -> list[Tensor]:
+        stem = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return [stem, *in_turn((self.layer1, self.layer2, self.layer3, self.layer4), stem)]
 
 
 class MobileNetV2(Backbone):
@@ -141,6 +152,7 @@ class MobileNetV2(Backbone):
     """
 
     low_channels = 24
+    low_level = 1
 
     def __init__(self, output_stride: int, last_conv: bool = False, dilate: bool = True) -> None:
         super().__init__()
@@ -148,6 +160,8 @@ class MobileNetV2(Backbone):
         features = torchvision.models.mobilenet_v2(weights=None).features
         self.features = features if last_conv else features[:18]
         self.high_channels = 1280 if last_conv else 320
+        self.level_channels = (16, 24, 32, 96, self.high_channels)
+        self.level_strides = (2, 4, 8, min(output_stride, 16), output_stride)
         self.unused_prefixes = ("classifier.",) if last_conv else ("classifier.", "features.18.")
         stride, dilation = 1, 1
         for layer in self.features:
@@ -161,9 +175,18 @@ class MobileNetV2(Backbone):
                     if dilate:
                         conv.dilation = conv.padding = (applied, applied)
 
-    def forward(self, x: Tensor) -> Features:
-        low = self.features[:4](x)
-        return {"low": low, "high": self.features[4:](low)}
+    def levels(self, x: Tensor) -> list[Tensor]:
+        cuts = (0, 2, 4, 7, 14, len(self.features))  # where the stride or the stage changes
+        return in_turn([self.features[first:last] for first, last in pairwise(cuts)], x)
+
+
+def in_turn(stages: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    """What is behind each of the stages."""
+    maps = []
+    for stage in stages:
+        x = stage(x)
+        maps.append(x)
+    return maps
 
 
 def build_backbone(name: str, output_stride: int) -> Backbone:

@@ -11,9 +11,11 @@ Features = dict[str, Tensor]
 
 
 class Backbone(nn.Module):
-    """Base: channel counts, stride, and BatchNorm that stays frozen through `.train()`.
+    """Base: levels, and BatchNorm that stays frozen through `.train()`.
 
     Attributes:
+        level_channels, level_strides: channels of each map of `levels`, and input pixels per cell; finest first.
+        low_level: the level that `forward` calls "low".
         low_channels, high_channels: channels of the two maps.
         stride: input pixels per cell of `high`.
         low_stride: input pixels per cell of `low`.
@@ -21,6 +23,9 @@ class Backbone(nn.Module):
         unused_prefixes: the parameters of torchvision's network that this backbone has no use for.
     """
 
+    level_channels: tuple[int, ...]
+    level_strides: tuple[int, ...]
+    low_level: int = 0
     low_channels: int
     high_channels: int
     stride: int
@@ -28,6 +33,14 @@ class Backbone(nn.Module):
     patches: bool = False
     unused_prefixes: tuple[str, ...] = ()
     batch_norm_frozen: bool = False
+
+    def levels(self, x: Tensor) -> list[Tensor]:
+        """The feature maps behind each stage, finest first: (B, channels, ceil(H / stride), ceil(W / stride)) each."""
+        raise NotImplementedError  # every backbone has stages
+
+    def forward(self, x: Tensor) -> Features:
+        levels = self.levels(x)
+        return {"low": levels[self.low_level], "high": levels[-1]}
 
     def freeze_batch_norm(self, statistics: bool = True) -> None:
         """Keep every BatchNorm's affine from now on (no gradient), and its statistics (eval mode even in training)."""

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from stages.networks.backbones import build_classifier_backbone
 from stages.networks.blocks import initialise, initialise_scores
-from stages.networks.config import BackboneConfig
-from stages.networks.segmenter import network_spec, parameter_groups, seeded
+from stages.networks.config import BackboneConfig, ClassifierConfig
+from stages.networks.registry import network_kind, network_spec
+from stages.networks.segmenter import parameter_groups, seeded
 from stages.networks.weights import load_pretrained
 
 
+@network_kind("classifier")
 class Classifier(nn.Module):
     """Backbone, (for vgg16) two new convolutions, global average pooling, 1x1 convolution without bias.
 
@@ -37,6 +39,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = config
         self.num_foreground = num_foreground
+        self.num_classes = num_foreground + 1
         self.backbone = build_classifier_backbone(config.backbone)
         self.stride = self.backbone.stride
         channels = self.backbone.high_channels
@@ -77,7 +80,11 @@ class Classifier(nn.Module):
 
     def spec(self, class_names: Sequence[str]) -> dict[str, Any]:
         """What network.json holds. `class_names` counts background: 1 + K names."""
-        return network_spec("classification", self.config, class_names, self.num_foreground + 1, self.pretrained)
+        return network_spec(self, class_names)
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Classifier:
+        return cls(ClassifierConfig.model_validate(spec["network"]), spec["num_classes"] - 1)
 
 
 def build_classifier(config: BackboneConfig, num_foreground: int, seed: int) -> Classifier:

@@ -27,6 +27,7 @@ class HRNet(Backbone):
     """
 
     stride = 4
+    level_strides = (4, 8, 16, 32)
     unused_prefixes = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
 
     layer1: nn.Module
@@ -43,10 +44,26 @@ class HRNet(Backbone):
         for part in (*STEM, *BODY):
             self.add_module(part, getattr(net, part))
         self.low_channels = 4 * net.stage1_cfg["num_channels"][0]  # bottlenecks give four times their width
-        self.high_channels = sum(net.stage4_cfg["num_channels"])
+        self.level_channels = tuple(net.stage4_cfg["num_channels"])
+        self.high_channels = sum(self.level_channels)
+
+    def levels(self, x: Tensor) -> list[Tensor]:
+        """The four branches."""
+        _, branches = self._branches(x)
+        return [
+            branch[..., : -(-x.shape[-2] // stride), : -(-x.shape[-1] // stride)]
+            for branch, stride in zip(branches, self.level_strides, strict=True)
+        ]
 
     def forward(self, x: Tensor) -> Features:
         rows, columns = (-(-side // self.stride) for side in x.shape[-2:])
+        low, branches = self._branches(x)
+        size = (low.shape[2], low.shape[3])
+        high = torch.cat([upsample(b, size, factor) for b, factor in zip(branches, FACTORS, strict=True)], dim=1)
+        return {"low": low[..., :rows, :columns], "high": high[..., :rows, :columns]}
+
+    def _branches(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The first layer's output, and the four branches, of the padded picture."""
         x = F.pad(x, (0, -x.shape[-1] % COARSEST, 0, -x.shape[-2] % COARSEST))
         for part in STEM:
             x = self.get_submodule(part)(x)
@@ -54,6 +71,4 @@ class HRNet(Backbone):
         branches = self.stage2([layer(low) for layer in self.transition1])
         branches = self.stage3([*branches, self.transition2[-1](branches[-1])])  # a new branch at twice the stride
         branches = self.stage4([*branches, self.transition3[-1](branches[-1])])
-        size = (low.shape[2], low.shape[3])
-        high = torch.cat([upsample(b, size, factor) for b, factor in zip(branches, FACTORS, strict=True)], dim=1)
-        return {"low": low[..., :rows, :columns], "high": high[..., :rows, :columns]}
+        return low, branches

@@ -10,15 +10,15 @@ from artifacts.errors import ArtifactError, ConfigError
 from artifacts.item_shapes import NetworkSpec, network_class_names
 from artifacts.json_items import MAKE_AGAIN
 from artifacts.store import Artifact, read_item
-from stages.networks.classifier import Classifier
-from stages.networks.config import ClassifierConfig, NetworkConfig
-from stages.networks.segmenter import Segmenter, seeded
+from stages.networks.registry import class_of
+from stages.networks.segmenter import seeded
 from stages.networks.weights import load_strictly, read_state
 
 
-def load_network(source: Any, weights: str = "weights.pt") -> Segmenter | Classifier:
+def load_network(source: Any, weights: str = "weights.pt") -> Any:
     """The network of an artifact (or of a folder with network.json and weights.pt), on the CPU, in eval mode.
 
+    Its class is the one that registered the kind in network.json: `Segmenter`, a `CamNetwork`, or another.
     `weights` may name a snapshot instead ("snapshots/300.pt", see `snapshots_of`).
     `network.class_names` holds the class names (background first). Raises ArtifactError: a file is missing or damaged,
     or the two disagree.
@@ -51,16 +51,13 @@ def check_classes(segmenter: Artifact, class_names: Sequence[str]) -> None:
         )
 
 
-def _rebuild(spec: NetworkSpec, file: Path) -> Segmenter | Classifier:
+def _rebuild(spec: NetworkSpec, file: Path) -> Any:
     """The architecture of a network.json with weights that are about to be overwritten."""
+    kind, module = spec.class_of_network()
     try:
         with seeded(0):
-            network: Segmenter | Classifier
-            if spec.task == "segmentation":
-                network = Segmenter(NetworkConfig.model_validate(spec.network), spec.num_classes)
-            else:
-                network = Classifier(ClassifierConfig.model_validate(spec.network), spec.num_classes - 1)
-    except (TypeError, ValueError) as error:
+            network = class_of(kind, module).from_spec(spec.model_dump(by_alias=True))
+    except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{file} does not describe a network: {error}", MAKE_AGAIN) from error
     network.pretrained = tuple(spec.pretrained)
     network.class_names = tuple(spec.class_names)

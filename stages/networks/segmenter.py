@@ -19,11 +19,11 @@ from stages.networks.backbones import build_backbone
 from stages.networks.blocks import Backbone, Features, initialise
 from stages.networks.config import NetworkConfig
 from stages.networks.heads import AtrousBranch, build_head
+from stages.networks.registry import network_kind, network_spec
 from stages.networks.weights import load_pretrained, load_strictly
 
-SPEC_SCHEMA = 1
 
-
+@network_kind("segmenter")
 class Segmenter(nn.Module):
     """A trunk (backbone + shared neck) and one head.
 
@@ -69,7 +69,11 @@ class Segmenter(nn.Module):
 
     def spec(self, class_names: Sequence[str]) -> dict[str, Any]:
         """What network.json holds: enough to rebuild the network around the tensors of weights.pt."""
-        return network_spec("segmentation", self.config, class_names, self.num_classes, self.pretrained)
+        return network_spec(self, class_names)
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Segmenter:
+        return cls(NetworkConfig.model_validate(spec["network"]), spec["num_classes"])
 
 
 def _neck(channels: int, config: NetworkConfig) -> nn.Sequential:
@@ -164,19 +168,3 @@ def parameter_groups(module: nn.Module, pretrained: Collection[str] = ()) -> lis
             role = "biases" if name.endswith("bias") or id(parameter) in plain else "weights"
             groups[f"{origin}.{role}"].append(parameter)
     return [{"name": name, "params": params} for name, params in groups.items() if params]
-
-
-def network_spec(
-    task: str, config: Any, class_names: Sequence[str], num_classes: int, pretrained: Sequence[str]
-) -> dict[str, Any]:
-    """network.json. `weights` is "none" there: the tensors beside it are the weights, and a path is a machine's own."""
-    if len(class_names) != num_classes:
-        raise ValueError(f"{len(class_names)} class names for {num_classes} classes (background included)")
-    return {
-        "schema": SPEC_SCHEMA,
-        "task": task,
-        "network": {**config.model_dump(mode="json"), "weights": "none"},
-        "num_classes": num_classes,
-        "class_names": list(class_names),
-        "pretrained": list(pretrained),
-    }

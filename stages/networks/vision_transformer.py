@@ -57,11 +57,13 @@ class DinoV2(Backbone):
         self.patch_embed, self.blocks, self.norm = net.patch_embed, net.blocks, net.norm
         self.taken = tuple(blocks)
         self.low_channels = self.high_channels = net.embed_dim
+        self.level_channels = (net.embed_dim,) * len(self.taken)
+        self.level_strides = (PATCH,) * len(self.taken)
 
     def forward(self, x: Tensor) -> Features:
-        return dict(zip(LEVELS, self._maps(x), strict=True))
+        return dict(zip(LEVELS, self.levels(x), strict=True))
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
+    def levels(self, x: Tensor) -> list[Tensor]:
         x = F.pad(x, (0, -x.shape[-1] % PATCH, 0, -x.shape[-2] % PATCH))
         patches = self.patch_embed.proj(x)  # (B, D, h, w)
         rows, columns = patches.shape[-2:]

@@ -148,3 +148,51 @@ def test_frozen_batch_norm_survives_train() -> None:
     for key, value in backbone.state_dict().items():
         assert torch.equal(value, before[key]), key
     assert backbone.features[1].training  # the rest does train
+
+
+LEVELS = {
+    ("tiny", 16): ((32, 4), (64, 8), (96, 16)),
+    ("vgg16", 8): ((64, 1), (128, 2), (256, 4), (512, 8), (512, 8)),
+    ("vgg16", 32): ((64, 1), (128, 2), (256, 4), (512, 8), (512, 32)),
+    ("resnet50", 8): ((64, 4), (256, 4), (512, 8), (1024, 8), (2048, 8)),
+    ("resnet50", 16): ((64, 4), (256, 4), (512, 8), (1024, 16), (2048, 16)),
+    ("resnet50", 32): ((64, 4), (256, 4), (512, 8), (1024, 16), (2048, 32)),
+    ("mobilenet_v2", 8): ((16, 2), (24, 4), (32, 8), (96, 8), (320, 8)),
+    ("mobilenet_v2", 16): ((16, 2), (24, 4), (32, 8), (96, 16), (320, 16)),
+    ("hrnet_w18_small", 4): ((16, 4), (32, 8), (64, 16), (128, 32)),
+    ("dinov2_small", 14): ((384, 14), (384, 14), (384, 14), (384, 14)),
+}
+
+
+@pytest.mark.parametrize(("name", "output_stride"), LEVELS)
+def test_levels_are_the_maps_behind_each_stage_finest_first(name: str, output_stride: int) -> None:
+    if name.startswith(("hrnet", "dinov2")):
+        pytest.importorskip("timm")
+    torch.manual_seed(0)
+    backbone = build_backbone(name, output_stride).eval()
+    assert tuple(zip(backbone.level_channels, backbone.level_strides, strict=True)) == LEVELS[name, output_stride]
+    images = torch.randn(1, 3, 71, 58)
+    with torch.no_grad():
+        maps, features = backbone.levels(images), backbone(images)
+    expected = [(1, c, -(-71 // s), -(-58 // s)) for c, s in LEVELS[name, output_stride]]
+    assert [tuple(level.shape) for level in maps] == expected
+    assert features["high"].shape[1] == backbone.high_channels
+    if not name.startswith("hrnet"):  # whose `high` is all four branches, and whose `low` is the layer before them
+        assert torch.equal(features["high"], maps[-1])
+        assert torch.equal(features["low"], maps[backbone.low_level])
+
+
+def test_levels_of_a_classifiers_resnet_are_those_of_a_torchvision_resnet() -> None:
+    torch.manual_seed(0)
+    reference = torchvision.models.resnet50(weights=None)
+    backbone = build_classifier_backbone("resnet50")
+    backbone.load_state_dict(_matching_state(backbone, reference))
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        stem, first, second, third, _ = backbone.eval().levels(images)
+        reference.eval()
+        x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(images))))
+        assert torch.equal(stem, x)
+        for level, layer in ((first, reference.layer1), (second, reference.layer2), (third, reference.layer3)):
+            x = layer(x)
+            assert torch.equal(level, x)
