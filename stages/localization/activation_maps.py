@@ -29,23 +29,16 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from artifacts.dataset import Dataset
+from artifacts.errors import ConfigError
 from stages.localization.grid import cells, interpolation_matrix, reduced, resize_maps, resized
 from stages.networks import CamNetwork, Classifier, normalise
+from stages.networks.blocks import Backbone
 
 STRIDE = 4  # picture pixels per cell of a score map
 MAXIMUM_FLOOR = 1e-5  # added to a class's maximum before dividing by it
 BATCHES_AHEAD = 3  # decoded while the network works
 ALONE_PIXELS = 4_200_000  # a view of more pixels goes through the network without its mirror, to halve the memory
 CPU_PIXELS = 320_000  # of one forward pass on a CPU, mirrors counted: larger ones leave the cache and are slower again
-
-# SEC reads gradients at VGG16's conv4_1, before its ReLU: stride 8, the first layer behind the third pooling.
-GRADIENT_LAYERS = {
-    "tiny": "stage8",
-    "vgg16": "features.17",
-    "resnet50": "layer2",
-    "resnet101": "layer2",
-    "mobilenet_v2": "features.6",
-}
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -67,7 +60,13 @@ def for_inference(classifier: N, device: torch.device) -> N:
     On a CPU it is the two together that make batches pay.
     """
     network = copy.deepcopy(classifier).eval().requires_grad_(False)
-    for module in list(network.modules()):
+    apart = {
+        id(module)
+        for part in network.modules()
+        if isinstance(part, Backbone) and not part.children_in_order
+        for module in part.modules()
+    }
+    for module in [module for module in network.modules() if id(module) not in apart]:
         children = list(module.named_children())
         for (name, layer), (next_name, following) in pairwise(children):
             if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
@@ -248,7 +247,12 @@ def gradient_ranks(
     over the channels, smoothed by a 3x3 median, is replaced by its rank among the positions of the picture. So
     SEC's "lowest 10 % of the positions" are the pixels below 0.1.
     """
-    layer = classifier.backbone.get_submodule(GRADIENT_LAYERS[classifier.config.backbone])
+    if not classifier.backbone.gradient_layer:
+        raise ConfigError(
+            f"the gradient cue reads a layer at stride 8, and is not defined on {classifier.config.backbone}",
+            "take a classifier on vgg16, a ResNet of torchvision, mobilenet_v2 or tiny, or another saliency",
+        )
+    layer = classifier.backbone.get_submodule(classifier.backbone.gradient_layer)
     for members, size, pixels in decoded_batches(dataset, ids, batch_size, threads, max_pixels):
         images = normalise(pixels.to(device))
         magnitudes = gradient_magnitudes(classifier, layer, images)

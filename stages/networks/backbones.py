@@ -1,9 +1,10 @@
 """Backbones: image -> features at two strides, with the parameter names of torchvision.
 
 Every backbone is called with normalised images (B, 3, H, W) and returns {"low", "high"}: `high` at the output stride,
-`low` at stride 4 for decoders; `levels` gives the maps behind all its stages. A map has ceil(size / stride) cells, cell i centred on pixel stride * i
-(`upsample` in stages/networks/blocks.py maps it back without a shift). DINOv2 alone has patches instead, and two more
-maps (stages/networks/vision_transformer.py).
+`low` at stride 4 for decoders; `levels` gives the maps behind all its stages. A map has ceil(size / stride) cells, cell
+i centred on pixel stride * i (`upsample` in stages/networks/blocks.py maps it back without a shift). A segmenter's
+DINOv2 alone has patches instead, and two more maps (stages/networks/vision_transformer.py). `timm:NAME` is any network
+of timm (stages/networks/timm_backbone.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import torchvision
 from torch import Tensor, nn
 
 from stages.networks.blocks import Backbone, initialise
+from stages.networks.config import TIMM_PREFIX
 from stages.networks.hrnet import HRNet
+from stages.networks.timm_backbone import TimmBackbone
 from stages.networks.vision_transformer import build_dinov2
 
 
@@ -50,6 +53,7 @@ class Tiny(Backbone):
     processes, and nothing has to be frozen.
     """
 
+    gradient_layer = "stage8"
     low_channels = 32
     high_channels = 96
     level_channels = (32, 64, 96)
@@ -83,6 +87,7 @@ class VGG16(Backbone):
     block what is behind it.
     """
 
+    gradient_layer = "features.17"  # conv4_1 before its ReLU: SEC's, the first layer behind the third pooling
     low_channels = 256
     high_channels = 512
     level_channels = (64, 128, 256, 512, 512)
@@ -121,6 +126,7 @@ class ResNet(Backbone):
     `dilate=False` (output stride 16 only) removes the last stride and keeps the 3x3 kernels dense: IRNet's classifier.
     """
 
+    gradient_layer = "layer2"
     low_channels = 256
     high_channels = 2048
     level_channels = (64, 256, 512, 1024, 2048)
@@ -151,6 +157,7 @@ class MobileNetV2(Backbone):
     convolution. Dilated depthwise convolutions are slow on a CPU: output stride 8 costs about ten times as much as 16.
     """
 
+    gradient_layer = "features.6"
     low_channels = 24
     low_level = 1
 
@@ -189,8 +196,18 @@ def in_turn(stages: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
     return maps
 
 
-def build_backbone(name: str, output_stride: int) -> Backbone:
-    """The backbone of a segmenter with random weights (from torch's global generator)."""
+def build_backbone(name: str, output_stride: int | None) -> Backbone:
+    """The backbone of a segmenter with random weights (from torch's global generator).
+
+    `output_stride` None, for timm's networks alone: 16 where the network can be dilated, else its own.
+    """
+    if name.startswith(TIMM_PREFIX):
+        return TimmBackbone(name.removeprefix(TIMM_PREFIX), output_stride)
+    if name.startswith("hrnet"):
+        return HRNet(name)
+    if name.startswith("dinov2"):
+        return build_dinov2(name)
+    assert output_stride is not None  # the config has checked it
     if name == "tiny":
         return Tiny(output_stride)
     if name == "vgg16":
@@ -198,18 +215,21 @@ def build_backbone(name: str, output_stride: int) -> Backbone:
         return VGG16(pools, average_pool=output_stride < 32)
     if name == "mobilenet_v2":
         return MobileNetV2(output_stride)
-    if name.startswith("hrnet"):
-        return HRNet(name)
-    if name.startswith("dinov2"):
-        return build_dinov2(name)
     return ResNet(name, output_stride)
 
 
 def build_classifier_backbone(name: str) -> Backbone:
     """The backbone of a classifier: strides without dilation, so the pretrained kernels see what they were trained on.
 
-    Output strides: tiny 8, vgg16 8 (SEC: pool4 and pool5 left out), ResNets 16 (IRNet), mobilenet_v2 16.
+    Output strides: tiny 8, vgg16 8 (SEC: pool4 and pool5 left out), ResNets 16 (IRNet), mobilenet_v2 16, HRNets 4,
+    DINOv2 14. timm's networks: 16 by dilation where timm has it, else their own.
     """
+    if name.startswith(TIMM_PREFIX):
+        return TimmBackbone(name.removeprefix(TIMM_PREFIX), None)
+    if name.startswith("hrnet"):
+        return HRNet(name)
+    if name.startswith("dinov2"):
+        return build_dinov2(name, centred=True)
     if name == "tiny":
         return Tiny(8)
     if name == "vgg16":

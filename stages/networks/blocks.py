@@ -21,6 +21,9 @@ class Backbone(nn.Module):
         low_stride: input pixels per cell of `low`.
         patches: whether cell i covers the pixels from stride * i on, instead of lying on that pixel (DINOv2).
         unused_prefixes: the parameters of torchvision's network that this backbone has no use for.
+        gradient_layer: the submodule at stride 8 whose gradients SEC reads as its background cue; "": none fits.
+        children_in_order: whether every module runs its children in their order, so that a BatchNorm behind a
+            convolution may be folded into it.
     """
 
     level_channels: tuple[int, ...]
@@ -32,6 +35,8 @@ class Backbone(nn.Module):
     low_stride: int = 4
     patches: bool = False
     unused_prefixes: tuple[str, ...] = ()
+    gradient_layer: str = ""
+    children_in_order: bool = True
     batch_norm_frozen: bool = False
 
     def levels(self, x: Tensor) -> list[Tensor]:
@@ -41,6 +46,15 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Features:
         levels = self.levels(x)
         return {"low": levels[self.low_level], "high": levels[-1]}
+
+    def sort_weights(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Published weights by their published names -> (for this backbone by its own names, without use)."""
+        used = {key: value for key, value in state.items() if not key.startswith(self.unused_prefixes or "\0")}
+        return used, {key: value for key, value in state.items() if key not in used}
+
+    @property
+    def has_batch_norm(self) -> bool:
+        return any(isinstance(module, _BatchNorm) for module in self.modules())
 
     def freeze_batch_norm(self, statistics: bool = True) -> None:
         """Keep every BatchNorm's affine from now on (no gradient), and its statistics (eval mode even in training)."""

@@ -7,7 +7,7 @@
 Sources: vgg16 has the layers of SEC's foreground network (Kolesnikov & Lampert 2016: pool4 and pool5 left out, two 3x3
 convolutions of 1024 channels, the second without ReLU, average pooling, linear layer; the pools, initial values and
 learning rates are others, see docs/methods.md, Seeds), the ResNets are IRNet's (Ahn et al. 2019: layer4 with stride 1).
-mobilenet_v2 and tiny follow the ResNets' pattern.
+mobilenet_v2, tiny, HRNet, DINOv2 and timm's networks follow the ResNets' pattern on their last map.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Classifier(nn.Module):
     """Backbone, (for vgg16) two new convolutions, global average pooling, 1x1 convolution without bias.
 
     Attributes:
-        stride: input pixels per cell of the activation maps (vgg16 8, tiny 8, the others 16).
+        stride: input pixels per cell of the activation maps (vgg16 8, tiny 8, HRNet 4, DINOv2 14, the others 16 or,
+            of timm, their own).
         class_names: background first; known for networks that come from `load_network`.
         pretrained: name prefixes of the parameters that came from `config.weights`.
     """
@@ -96,6 +97,7 @@ def build_classifier(config: BackboneConfig, num_foreground: int, seed: int) -> 
     config.check()
     with seeded(seed):
         network = Classifier(config, num_foreground)
+    config.check(network.backbone.has_batch_norm)
     if config.weights != "none":
         load_pretrained(network.backbone, config)
         network.pretrained = ("backbone.",)

@@ -10,7 +10,9 @@ In YAML a network is a preset's name, or a preset with changes, or all fields::
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,37 +23,48 @@ from artifacts.errors import ConfigError
 from artifacts.text import did_you_mean
 from stages.config import SHORTHAND, Config
 
-BackboneName = Literal[
-    "tiny",
-    "vgg16",
-    "resnet50",
-    "resnet101",
-    "mobilenet_v2",
-    "hrnet_w18_small",
-    "hrnet_w48",
-    "dinov2_small",
-    "dinov2_base",
-    "dinov2_large",
-]
 HeadName = Literal["largefov", "aspp", "deeplabv3plus", "fcn", "dpt"]
 
-# output strides that a segmenter's backbone can be given
-OUTPUT_STRIDES: Mapping[str, tuple[int, ...]] = {
-    "tiny": (8, 16),
-    "vgg16": (8, 16, 32),
-    "resnet50": (8, 16, 32),
-    "resnet101": (8, 16, 32),
-    "mobilenet_v2": (8, 16, 32),
-    "hrnet_w18_small": (4,),
-    "hrnet_w48": (4,),
-    "dinov2_small": (14,),
-    "dinov2_base": (14,),
-    "dinov2_large": (14,),
-}
-BATCH_NORM_BACKBONES = ("resnet50", "resnet101", "mobilenet_v2", "hrnet_w18_small", "hrnet_w48")
-DINOV2_BACKBONES = ("dinov2_small", "dinov2_base", "dinov2_large")
-TIMM_BACKBONES = ("hrnet_w18_small", "hrnet_w48", *DINOV2_BACKBONES)  # of segmenters only
+TIMM_PREFIX = "timm:"
 TIMM_INSTALL = "pip install 'semiseg[timm]'"
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """What a config must know of a backbone without building it.
+
+    Attributes:
+        output_strides: those a segmenter's can be given; (): known when it is built.
+        published: what `weights` may say beside none and a file.
+        batch_norm: whether it has BatchNorm; of timm's others that is known when it is built.
+        small: made for crops of about 100 pixels.
+        timm: built by timm.
+    """
+
+    output_strides: tuple[int, ...] = ()
+    published: tuple[str, ...] = ("imagenet",)
+    batch_norm: bool = False
+    small: bool = False
+    timm: bool = False
+
+
+_RESNET = BackboneFacts((8, 16, 32), batch_norm=True)
+_HRNET = BackboneFacts((4,), batch_norm=True, timm=True)
+_DINOV2 = BackboneFacts((14,), ("pretrained",), timm=True)
+BACKBONES: Mapping[str, BackboneFacts] = {
+    "tiny": BackboneFacts((8, 16), (), small=True),
+    "vgg16": BackboneFacts((8, 16, 32)),
+    "resnet50": _RESNET,
+    "resnet101": _RESNET,
+    "mobilenet_v2": BackboneFacts((8, 16, 32), batch_norm=True, small=True),
+    "hrnet_w18_small": _HRNET,
+    "hrnet_w48": _HRNET,
+    "dinov2_small": _DINOV2,
+    "dinov2_base": _DINOV2,
+    "dinov2_large": _DINOV2,
+}
+_ANY_OF_TIMM = BackboneFacts(published=("imagenet", "pretrained"), timm=True)
+DINOV2_BACKBONES = tuple(name for name, facts in BACKBONES.items() if facts is _DINOV2)
 
 # atrous rates where the config says null: the published ones, for crops of 321 pixels and more
 ATROUS_RATES: Mapping[str, tuple[int, ...]] = {
@@ -69,7 +82,6 @@ SMALL_ATROUS_RATES: Mapping[str, tuple[int, ...]] = {
     "fcn": (1,),
     "dpt": (),
 }
-SMALL_BACKBONES = ("tiny", "mobilenet_v2")
 
 
 def _expand_preset(values: Any, presets: Mapping[str, Mapping[str, Any]]) -> Any:
@@ -92,18 +104,19 @@ class BackboneConfig(Config):
     """The part that classifiers and segmenters share: an image-classification trunk and where its weights come from."""
 
     starts_anew = True
-    backbone: BackboneName = Field(
+    backbone: str = Field(
         "tiny",
         description="tiny: our own net of 0.4 M parameters, GroupNorm, learns from scratch on a CPU.\n"
         "vgg16, resnet50, resnet101, mobilenet_v2: the nets of torchvision.\n"
-        "hrnet_w18_small, hrnet_w48: those of timm (an optional dependency), for segmenters.\n"
-        "dinov2_small, dinov2_base, dinov2_large: vision transformers of timm, with the head dpt.",
+        "hrnet_w18_small, hrnet_w48: those of timm (an optional dependency).\n"
+        "dinov2_small, dinov2_base, dinov2_large: vision transformers of timm; in segmenters with the head dpt.\n"
+        "timm:NAME: any network of timm that gives maps (features_only), as timm:res2net101_26w_4s.",
     )
     weights: str = Field(
         "none",
         description="Where the backbone's weights come from: none = random;\n"
         "imagenet = torchvision's IMAGENET1K_V1 weights, downloaded once by torchvision (HRNet: timm's);\n"
-        "pretrained = DINOv2's, downloaded once by timm;\n"
+        "pretrained = DINOv2's, downloaded once by timm (timm:NAME: the ones timm has under NAME, also as imagenet);\n"
         "or a file: a state dict of torchvision, timm or DINOv2, or the weights.pt of a network artifact (of which\n"
         "the backbone is taken).",
     )
@@ -121,38 +134,58 @@ class BackboneConfig(Config):
         """The local file that `weights` names, or None for `none`, `imagenet` and `pretrained`."""
         return None if self.weights in ("none", "imagenet", "pretrained") else Path(self.weights).expanduser()
 
-    def check(self) -> None:
-        """Cheap checks before work starts: ConfigError where this network cannot be built as configured."""
+    @property
+    def facts(self) -> BackboneFacts:
+        return BACKBONES.get(self.backbone, _ANY_OF_TIMM)
+
+    def check(self, batch_norm: bool | None = None) -> None:
+        """Cheap checks before work starts: ConfigError where this network cannot be built as configured.
+
+        batch_norm: whether the backbone has BatchNorm, once it is built.
+        """
+        if batch_norm is None:
+            batch_norm = self.facts.batch_norm
         file = self.weights_file()
         if file is not None and not file.is_file():
             raise ConfigError(
                 f"network.weights: there is no file {file}",
-                f"give the path of a state dict, or one of: none, {self._download_name()}",
+                f"give the path of a state dict, or one of: {', '.join(('none', *self.facts.published))}",
             )
-        if self.backbone in TIMM_BACKBONES and importlib.util.find_spec("timm") is None:
+        if self.facts.timm and importlib.util.find_spec("timm") is None:
             raise ConfigError(f"network: {self.backbone} is built by timm, which is not installed", TIMM_INSTALL)
-        if self.weights == "none" and self.freeze_batch_norm is True and self.backbone in BATCH_NORM_BACKBONES:
+        if self.weights == "none" and self.freeze_batch_norm is True and batch_norm:
             raise ConfigError(
                 f"network: {self.backbone} with weights none and freeze_batch_norm true: "
                 "there are no statistics worth freezing, the network would train without normalisation",
                 "set network.weights to imagenet or a file, or network.freeze_batch_norm to false",
             )
 
+    @pydantic.field_validator("backbone")
+    @classmethod
+    def _known_backbone(cls, name: str) -> str:
+        if name in BACKBONES or re.fullmatch(TIMM_PREFIX + r"\w+(\.\w+)*", name):
+            return name
+        if name.startswith(TIMM_PREFIX):  # hf-hub:OWNER/NAME among others, whose code and files anybody may have made
+            raise ValueError("expected timm:NAME, with a name of timm's own list")
+        close = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0.5)
+        meant = f", did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"not one of {', '.join(BACKBONES)}, timm:NAME{meant}")
+
     @pydantic.model_validator(mode="after")
     def _check_weights_name(self) -> BackboneConfig:
+        if self.weights not in ("imagenet", "pretrained") or self.weights in self.facts.published:
+            return self
         if self.backbone == "tiny" and self.weights == "imagenet":
             raise ValueError("tiny has no ImageNet weights: use weights none or a file")
-        if self.backbone in DINOV2_BACKBONES and self.weights == "imagenet":
+        if self.weights == "imagenet":
             raise ValueError(
                 f"{self.backbone} was not trained on ImageNet's labels: use weights pretrained (DINOv2's own, by timm) "
                 "or a file of timm or DINOv2"
             )
-        if self.backbone not in DINOV2_BACKBONES and self.weights == "pretrained":
-            raise ValueError(f"weights pretrained are for {', '.join(DINOV2_BACKBONES)}; for {self.backbone}: imagenet")
-        return self
-
-    def _download_name(self) -> str:
-        return "pretrained" if self.backbone in DINOV2_BACKBONES else "imagenet"
+        raise ValueError(
+            f"weights pretrained are for {', '.join(DINOV2_BACKBONES)} and timm:NAME; "
+            f"for {self.backbone}: {', '.join((*self.facts.published, 'none or a file'))}"
+        )
 
 
 CLASSIFIER_PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -172,12 +205,6 @@ class ClassifierConfig(BackboneConfig):
     def _preset(cls, values: Any) -> Any:
         return _expand_preset(values, CLASSIFIER_PRESETS)
 
-    @pydantic.model_validator(mode="after")
-    def _torchvisions(self) -> ClassifierConfig:
-        if self.backbone in TIMM_BACKBONES:
-            raise ValueError(f"{self.backbone} is for segmenters; classifiers: {', '.join(CLASSIFIER_PRESETS)}")
-        return self
-
 
 class NetworkConfig(BackboneConfig):
     """A segmentation network: backbone, neck and head."""
@@ -188,11 +215,13 @@ class NetworkConfig(BackboneConfig):
         "(DeepLab-ASPP, DeepLabv2). deeplabv3plus: pyramid with image pooling and a decoder at stride 4.\n"
         "fcn: 3x3 conv, norm, ReLU, dropout, 1x1 conv. dpt: four levels of a DINOv2 backbone, logits for every pixel.",
     )
-    output_stride: Literal[4, 8, 14, 16, 32] = Field(
+    output_stride: int | None = Field(
         16,
+        ge=1,
         description="Input pixels per cell of the backbone's last map, reached by dilation instead of striding\n"
         "(tiny: 8 or 16, no dilation; HRNet: 4, DINOv2: 14, always). On a CPU keep mobilenet_v2 at 16:\n"
-        "dilated depthwise convolutions are very slow.",
+        "dilated depthwise convolutions are very slow. null, the default of timm:NAME and for it alone: 16 where\n"
+        "that network can be dilated, else its own.",
     )
     neck_layers: int = Field(
         0,
@@ -223,12 +252,15 @@ class NetworkConfig(BackboneConfig):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _preset(cls, values: Any) -> Any:
-        return _expand_preset(values, PRESETS)
+        values = _expand_preset(values, PRESETS)
+        if isinstance(values, Mapping) and str(values.get("backbone")).startswith(TIMM_PREFIX):
+            return {"output_stride": None, **values}
+        return values
 
     @pydantic.model_validator(mode="after")
     def _check_combination(self) -> NetworkConfig:
-        strides = OUTPUT_STRIDES[self.backbone]
-        if self.output_stride not in strides:
+        strides = self.facts.output_strides
+        if strides and self.output_stride not in strides:
             raise ValueError(
                 f"{self.backbone} has output_stride {' or '.join(map(str, strides))}, not {self.output_stride}"
             )
@@ -249,11 +281,11 @@ class NetworkConfig(BackboneConfig):
         return self
 
     def rates(self) -> tuple[int, ...]:
-        """The head's dilations in force; none for dpt."""
+        """The head's dilations in force; none for dpt. An output stride of null counts as 16."""
         if self.atrous_rates is not None:
             return self.atrous_rates
-        table = SMALL_ATROUS_RATES if self.backbone in SMALL_BACKBONES else ATROUS_RATES
-        factor = max(16 // self.output_stride, 1) if self.head == "deeplabv3plus" else 1
+        table = SMALL_ATROUS_RATES if self.facts.small else ATROUS_RATES
+        factor = max(16 // (self.output_stride or 16), 1) if self.head == "deeplabv3plus" else 1
         return tuple(factor * rate for rate in table[self.head])
 
 

@@ -36,9 +36,9 @@ class Segmenter(nn.Module):
 
     def __init__(self, config: NetworkConfig, num_classes: int) -> None:
         super().__init__()
-        self.config = config
         self.num_classes = num_classes
         self.backbone = build_backbone(config.backbone, config.output_stride)
+        self.config = config = config.model_copy(update={"output_stride": self.backbone.stride})
         self.neck = _neck(self.backbone.high_channels, config)
         self.head = _head_for(self.backbone, config, num_classes)
         strides = {"deeplabv3plus": self.backbone.low_stride, "dpt": 1}
@@ -89,6 +89,7 @@ def _neck(channels: int, config: NetworkConfig) -> nn.Sequential:
 
 
 def _head_for(backbone: Backbone, config: NetworkConfig, num_classes: int) -> nn.Module:
+    config = config.model_copy(update={"output_stride": backbone.stride})  # which the head's rates depend on
     channels = (backbone.low_channels, backbone.high_channels)
     return build_head(config, channels, backbone.stride // backbone.low_stride, num_classes)
 
@@ -101,6 +102,7 @@ def build_segmenter(config: NetworkConfig, num_classes: int, seed: int) -> Segme
     config.check()
     with seeded(seed):
         network = Segmenter(config, num_classes)
+    config.check(network.backbone.has_batch_norm)
     if config.weights != "none":
         unused = load_pretrained(network.backbone, config)
         network.pretrained = ("backbone.", *_decimate_vgg(network, unused))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from typing import Any
 
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError
-from stages.networks.config import TIMM_INSTALL
+from stages.networks.config import TIMM_INSTALL, TIMM_PREFIX
+from stages.networks.normalisation import MEAN, STD
+
+CHOOSE = "python -c 'import timm; print(timm.list_models())' lists the names; most give maps (features_only)"
 
 WEIGHTS = {
     "hrnet_w18_small": "hrnet_w18_small.ms_in1k",  # Microsoft's, those of the papers
@@ -24,9 +28,57 @@ def create(name: str, **changes: Any) -> nn.Module:
     return _timm().create_model(name, pretrained=False, **changes)
 
 
+def feature_maps(name: str, output_stride: int | None) -> Any:
+    """timm's network as a list of maps, with `feature_info`, for pictures of any size where it can be had so.
+
+    output_stride: given to the network; a network that has no such argument is built without. None: 16.
+    ConfigError: timm does not know the name, or gives no maps of the network.
+    """
+    timm = _timm()
+    _check_name(timm, name)
+    changes, net = _first_that_builds(name, output_stride or 16)
+    features = importlib.import_module("timm.models._features")
+    if isinstance(net, features.FeatureHookNet):  # a copy of it (teachers) would write into the original
+        raise ConfigError(f"timm gives the maps of {name} by hooks, which cannot be copied", CHOOSE)
+    if isinstance(net, features.FeatureGetterNet):  # all maps behind the final norm, as the last one was trained
+        depth = net.out_indices[-1] + 1
+        blocks = [(depth * quarter + 3) // 4 - 1 for quarter in (1, 2, 3, 4)]
+        net = features.FeatureGetterNet(create(name, num_classes=0, **changes), blocks, norm=True)
+    return net
+
+
+def _first_that_builds(name: str, output_stride: int) -> tuple[dict[str, Any], Any]:
+    """The network with as many of the wanted arguments as it has, and these arguments."""
+    for size in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):  # transformers have the one or the other
+        for stride in ({"output_stride": output_stride}, {}):
+            try:
+                return {**size, **stride}, create(name, features_only=True, **size, **stride)
+            except (TypeError, AssertionError, RuntimeError, ValueError, AttributeError, KeyError) as error:
+                failed = error
+    raise ConfigError(f"timm gives no maps of {name}: {failed}", CHOOSE) from failed
+
+
+def _check_name(timm: Any, name: str) -> None:
+    base = name.partition(".")[0]
+    if not timm.is_model(base):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        meant = f", did you mean {' or '.join(close)}?" if close else ""
+        raise ConfigError(f"network.backbone: timm {timm.__version__} has no network {name!r}{meant}", CHOOSE)
+    tags = [tag for tag in timm.list_pretrained() if tag.partition(".")[0] == base]
+    if base != name and name not in tags:
+        known = f"known: {base}, {', '.join(tags)}" if tags else f"name it {base}: timm has no weights of it"
+        raise ConfigError(f"network.backbone: timm's {base} has no weights {name!r}", known)
+
+
+def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel that the published weights of a network want pixels normalised by."""
+    published = _timm().get_pretrained_cfg(name)
+    return (MEAN, STD) if published is None else (tuple(published.mean), tuple(published.std))
+
+
 def pretrained_state(name: str) -> dict[str, Tensor]:
     """The published weights of a backbone by timm's names, from its cache or by its download."""
-    tag = WEIGHTS[name]
+    tag = name.removeprefix(TIMM_PREFIX) if name.startswith(TIMM_PREFIX) else WEIGHTS[name]
     try:
         return dict(_timm().create_model(tag, pretrained=True).state_dict())
     except ConfigError:

@@ -39,19 +39,21 @@ class DinoV2(Backbone):
     block after the final LayerNorm, without the class token. Pictures are padded with zeros at the right and bottom to
     multiples of 14; the position embedding is resized to their grid. Cell i covers the pixels from 14 i to 14 i + 13:
     its centre is pixel 14 i + 6.5 (`patches`), which DPT takes into account; other heads do not, so they are refused.
+    With `centred` (classifiers) pictures are also padded by half a patch at the left and top: cell i is centred on
+    pixel 14 i, as everywhere else.
     """
 
     stride = PATCH
     low_stride = PATCH
-    patches = True
     unused_prefixes = ("mask_token",)  # of DINOv2's own files: for its training alone
 
     cls_token: nn.Parameter
     pos_embed: nn.Parameter
 
-    def __init__(self, name: str, blocks: Sequence[int], **changes: Any) -> None:
+    def __init__(self, name: str, blocks: Sequence[int], centred: bool = False, **changes: Any) -> None:
         """name: of timm; blocks: those whose output is taken; changes: of timm's arguments (depth, embed_dim, ...)."""
         super().__init__()
+        self.patches = not centred
         net: Any = create(name, num_classes=0, **changes)
         self.cls_token, self.pos_embed = net.cls_token, net.pos_embed
         self.patch_embed, self.blocks, self.norm = net.patch_embed, net.blocks, net.norm
@@ -64,7 +66,9 @@ class DinoV2(Backbone):
         return dict(zip(LEVELS, self.levels(x), strict=True))
 
     def levels(self, x: Tensor) -> list[Tensor]:
-        x = F.pad(x, (0, -x.shape[-1] % PATCH, 0, -x.shape[-2] % PATCH))
+        height, width = (-(-side // PATCH) for side in x.shape[-2:])
+        before = 0 if self.patches else PATCH // 2
+        x = F.pad(x, (before, -(x.shape[-1] + before) % PATCH, before, -(x.shape[-2] + before) % PATCH))
         patches = self.patch_embed.proj(x)  # (B, D, h, w)
         rows, columns = patches.shape[-2:]
         tokens = patches.flatten(2).transpose(1, 2) + self._positions(rows, columns)
@@ -74,7 +78,8 @@ class DinoV2(Backbone):
         for number, block in enumerate(self.blocks):
             tokens = block(tokens)
             if number in self.taken:
-                maps.append(self.norm(tokens)[:, 1:].transpose(1, 2).unflatten(2, (rows, columns)))
+                whole = self.norm(tokens)[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
+                maps.append(whole[..., :height, :width])
         return maps
 
     def _positions(self, rows: int, columns: int) -> Tensor:
@@ -88,10 +93,10 @@ class DinoV2(Backbone):
         return grid.flatten(2).transpose(1, 2)
 
 
-def build_dinov2(name: str) -> DinoV2:
-    """The backbone of a segmenter with random weights (from torch's global generator)."""
+def build_dinov2(name: str, centred: bool = False) -> DinoV2:
+    """The backbone of a segmenter (centred: of a classifier), random weights from torch's global generator."""
     architecture = ARCHITECTURES[name]
-    return DinoV2(architecture.timm, architecture.blocks)
+    return DinoV2(architecture.timm, architecture.blocks, centred)
 
 
 class ResidualUnit(nn.Module):

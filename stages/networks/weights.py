@@ -14,7 +14,7 @@ from torch import Tensor
 from artifacts import checkpoint
 from artifacts.errors import ConfigError
 from stages.networks.blocks import Backbone
-from stages.networks.config import TIMM_BACKBONES, BackboneConfig
+from stages.networks.config import BackboneConfig
 from stages.networks.timm_models import pretrained_state
 
 ARTIFACT_PREFIX = "backbone."  # of a backbone's parameters in the weights.pt of a network artifact
@@ -23,10 +23,10 @@ ARTIFACT_PREFIX = "backbone."  # of a backbone's parameters in the weights.pt of
 def load_pretrained(backbone: Backbone, config: BackboneConfig) -> dict[str, Tensor]:
     """Load `config.weights` (not "none") into `backbone`; returns the tensors that it has no use for, by name.
 
-    Those are the documented `backbone.unused_prefixes` (the ImageNet classifier) and nothing else. ConfigError names
+    Those are what `backbone.sort_weights` knows of (the ImageNet classifier) and nothing else. ConfigError names
     every key that is missing, unexpected or of another shape.
     """
-    if config.weights in ("imagenet", "pretrained") and config.backbone in TIMM_BACKBONES:
+    if config.weights in ("imagenet", "pretrained") and config.facts.timm:
         state, source = pretrained_state(config.backbone), f"timm's weights of {config.backbone}"
     elif config.weights == "imagenet":
         state, source = _imagenet(config.backbone), f"torchvision's ImageNet weights of {config.backbone}"
@@ -34,9 +34,9 @@ def load_pretrained(backbone: Backbone, config: BackboneConfig) -> dict[str, Ten
         config.check()
         file = Path(config.weights).expanduser()
         state, source = _read(file), str(file)
-    used = {key: value for key, value in state.items() if not key.startswith(backbone.unused_prefixes or "\0")}
+    used, unused = backbone.sort_weights(state)
     load_strictly(backbone, used, source, f"the backbone {config.backbone}", any_float=True)
-    return {key: value for key, value in state.items() if key not in used}
+    return unused
 
 
 def load_strictly(

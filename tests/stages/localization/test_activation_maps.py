@@ -8,7 +8,6 @@ from PIL import Image
 from scipy import ndimage
 
 from stages.localization.activation_maps import (
-    GRADIENT_LAYERS,
     _readers,
     class_activation_maps,
     for_inference,
@@ -226,7 +225,7 @@ def test_the_gradient_of_vgg16_is_taken_before_the_relu_of_conv4_1():
     scores = network.scores(network.extra(after(outputs.clone())).mean((2, 3), keepdim=True))
     (gradient,) = torch.autograd.grad(scores.sum(), outputs)
     assert (gradient[outputs < 0] == 0).all()
-    layer = network.backbone.get_submodule(GRADIENT_LAYERS["vgg16"])
+    layer = network.backbone.get_submodule(network.backbone.gradient_layer)
     found = gradient_magnitudes(network, layer, images)
     torch.testing.assert_close(found, gradient.abs().amax(1))
     assert found.shape == (1, 6, 5)  # stride 8

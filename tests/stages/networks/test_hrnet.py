@@ -12,7 +12,7 @@ import torch
 
 from artifacts.errors import ConfigError
 from stages.networks import build_segmenter, load_network, make_head, timm_models
-from stages.networks.config import ClassifierConfig, NetworkConfig
+from stages.networks.config import NetworkConfig
 from stages.networks.hrnet import HRNet
 from stages.networks.segmenter import seeded
 
@@ -91,8 +91,6 @@ def test_presets() -> None:
     assert (config.backbone, config.head, config.weights, config.output_stride) == ("hrnet_w48", "fcn", "imagenet", 4)
     with pytest.raises(pydantic.ValidationError, match="hrnet_w48 has output_stride 4, not 16"):
         NetworkConfig.model_validate({"preset": "hrnet-w48", "output_stride": 16})
-    with pytest.raises(pydantic.ValidationError, match="hrnet_w48 is for segmenters; classifiers: tiny, vgg16-sec"):
-        ClassifierConfig.model_validate({"backbone": "hrnet_w48"})
 
 
 def test_random_weights_without_normalisation_are_refused() -> None:

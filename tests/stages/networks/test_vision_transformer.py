@@ -15,7 +15,7 @@ from torch import nn
 from artifacts.errors import ConfigError
 from stages.networks import build_segmenter, load_network, make_head
 from stages.networks.blocks import upsample
-from stages.networks.config import ClassifierConfig, NetworkConfig
+from stages.networks.config import NetworkConfig
 from stages.networks.segmenter import Segmenter, seeded
 from stages.networks.vision_transformer import ARCHITECTURES, DPT, LEVELS, DinoV2
 
@@ -59,7 +59,7 @@ def test_the_published_blocks_are_taken(tiny: DinoV2) -> None:
     few = DinoV2(NAME, (1, 3), **TINY).eval()
     few.load_state_dict(tiny.state_dict())
     images = torch.randn(1, 3, 70, 70)
-    found = zip(("low", "level_2"), few._maps(images), strict=True)
+    found = zip(("low", "level_2"), few.levels(images), strict=True)
     for (_, level), name in zip(found, ("level_2", "high"), strict=True):
         torch.testing.assert_close(level, tiny(images)[name])
     assert {name: made.blocks for name, made in ARCHITECTURES.items()} == {
@@ -186,11 +186,9 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], words: str) -> None
         NetworkConfig.model_validate({**SMALL, **changes})
 
 
-def test_pretrained_and_classifiers_are_refused_where_they_do_not_exist(tmp_path: Path) -> None:
+def test_pretrained_is_refused_where_it_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(pydantic.ValidationError, match="for resnet50: imagenet"):
         NetworkConfig.model_validate({"preset": "deeplabv3plus-resnet50", "weights": "pretrained"})
-    with pytest.raises(pydantic.ValidationError, match="dinov2_base is for segmenters"):
-        ClassifierConfig.model_validate({"backbone": "dinov2_base"})
     with pytest.raises(ConfigError, match="there is no file") as caught:
         NetworkConfig.model_validate({**SMALL, "weights": str(tmp_path / "nothing.pth")}).check()
     assert "none, pretrained" in str(caught.value.hint)
