@@ -85,6 +85,17 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
+def cells(side: int, stride: int) -> int:
+    """ceil(side / stride), written so that it is exported to ONNX: whose integer division rounds towards zero."""
+    return (side + stride - 1) // stride
+
+
+def pad_to_multiples(x: Tensor, of: int, before: int = 0) -> Tensor:
+    """Zeros at the right and bottom up to sides that are multiples of `of`, and `before` zeros at the left and top."""
+    height, width = (side + before for side in x.shape[-2:])
+    return F.pad(x, (before, cells(width, of) * of - width, before, cells(height, of) * of - height))
+
+
 def upsample(x: Tensor, size: tuple[int, int], stride: int, patches: bool = False) -> Tensor:
     """Bilinear upsampling that keeps cell i on pixel `stride` * i, for every size.
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.networks.blocks import Backbone, Features, upsample
+from stages.networks.blocks import Backbone, Features, cells, pad_to_multiples, upsample
 from stages.networks.timm_models import create
 
 FACTORS = (1, 2, 4, 8)  # cells of the first branch, stride 4, per cell of each branch
@@ -51,12 +50,12 @@ class HRNet(Backbone):
         """The four branches."""
         _, branches = self._branches(x)
         return [
-            branch[..., : -(-x.shape[-2] // stride), : -(-x.shape[-1] // stride)]
+            branch[..., : cells(x.shape[-2], stride), : cells(x.shape[-1], stride)]
             for branch, stride in zip(branches, self.level_strides, strict=True)
         ]
 
     def forward(self, x: Tensor) -> Features:
-        rows, columns = (-(-side // self.stride) for side in x.shape[-2:])
+        rows, columns = (cells(side, self.stride) for side in x.shape[-2:])
         low, branches = self._branches(x)
         size = (low.shape[2], low.shape[3])
         high = torch.cat([upsample(b, size, factor) for b, factor in zip(branches, FACTORS, strict=True)], dim=1)
@@ -64,7 +63,7 @@ class HRNet(Backbone):
 
     def _branches(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The first layer's output, and the four branches, of the padded picture."""
-        x = F.pad(x, (0, -x.shape[-1] % COARSEST, 0, -x.shape[-2] % COARSEST))
+        x = pad_to_multiples(x, COARSEST)
         for part in STEM:
             x = self.get_submodule(part)(x)
         low = self.layer1(x)

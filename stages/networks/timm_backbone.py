@@ -8,11 +8,10 @@ timm says which maps a network has (`features_only`); what it says is tried out 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError
-from stages.networks.blocks import Backbone
+from stages.networks.blocks import Backbone, cells, pad_to_multiples
 from stages.networks.normalisation import MEAN, STD
 from stages.networks.timm_models import create, feature_maps, pixel_statistics
 
@@ -64,8 +63,7 @@ class TimmBackbone(Backbone):
 
     def levels(self, x: Tensor) -> list[Tensor]:
         height, width = x.shape[-2:]
-        before, to = self.before, self.coarsest
-        x = F.pad(x, (before, -(width + before) % to, before, -(height + before) % to))
+        x = pad_to_multiples(x, self.coarsest, self.before)
         if self.renormalised:
             x = x * self.factor + self.offset
         maps = self.net(x)
@@ -73,8 +71,7 @@ class TimmBackbone(Backbone):
             maps = [level.permute(0, 3, 1, 2) for level in maps]
         cut = []
         for level, stride in zip(maps, self.level_strides, strict=True):
-            first = before // stride
-            rows, columns = -(-height // stride), -(-width // stride)
+            first, rows, columns = self.before // stride, cells(height, stride), cells(width, stride)
             cut.append(level[..., first : first + rows, first : first + columns])
         return cut
 
@@ -91,7 +88,7 @@ class TimmBackbone(Backbone):
         """ConfigError where the network takes pictures of one size only, or its maps are not what timm says."""
         sides = (2 * self.coarsest, 3 * self.coarsest)
         levels = zip(self.level_channels, self.level_strides, strict=True)
-        expected = [(channels, *(-(-side // stride) for side in sides)) for channels, stride in levels]
+        expected = [(channels, *(cells(side, stride) for side in sides)) for channels, stride in levels]
         training = self.training
         try:
             with torch.enable_grad():

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.networks.blocks import Backbone, Features, initialise_scores, upsample
+from stages.networks.blocks import Backbone, Features, cells, initialise_scores, pad_to_multiples, upsample
 from stages.networks.timm_models import create
 
 PATCH = 14  # pixels a side
@@ -66,9 +66,8 @@ class DinoV2(Backbone):
         return dict(zip(LEVELS, self.levels(x), strict=True))
 
     def levels(self, x: Tensor) -> list[Tensor]:
-        height, width = (-(-side // PATCH) for side in x.shape[-2:])
-        before = 0 if self.patches else PATCH // 2
-        x = F.pad(x, (before, -(x.shape[-1] + before) % PATCH, before, -(x.shape[-2] + before) % PATCH))
+        height, width = (cells(side, PATCH) for side in x.shape[-2:])
+        x = pad_to_multiples(x, PATCH, before=0 if self.patches else PATCH // 2)
         patches = self.patch_embed.proj(x)  # (B, D, h, w)
         rows, columns = patches.shape[-2:]
         tokens = patches.flatten(2).transpose(1, 2) + self._positions(rows, columns)

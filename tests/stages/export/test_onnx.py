@@ -19,11 +19,12 @@ NETWORKS = [
     {"backbone": "tiny", "head": "deeplabv3plus", "output_stride": 8, "head_channels": 16},
     {"backbone": "timm:mobilenetv3_small_050", "head_channels": 16, "freeze_batch_norm": False},
     {"backbone": "timm:convnext_atto", "head_channels": 16},
+    {"preset": "hrnet-w18-small", "weights": "none", "head_channels": 16},
 ]
 
 
 @pytest.mark.parametrize(
-    "values", NETWORKS, ids=["tiny", "mobilenet_v2", "deeplabv3plus", "timm-mobilenetv3", "timm-convnext"]
+    "values", NETWORKS, ids=["tiny", "mobilenet_v2", "deeplabv3plus", "timm-mobilenetv3", "timm-convnext", "hrnet"]
 )
 def test_pictures_of_any_size_give_what_torch_gives(values, tmp_path):
     from onnx.reference import ReferenceEvaluator
