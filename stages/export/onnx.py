@@ -32,8 +32,27 @@ class _Probabilities(nn.Module):
         return logits.softmax(1)
 
 
+def _require_free_sizes(model: nn.Module) -> None:
+    """RuntimeError where a traced network computes something else than the network on pictures of another size.
+
+    Also where a position embedding is resized with antialiasing: torch's exporter would print all operators first.
+    """
+    traced = torch.jit.trace(model, torch.zeros(EXAMPLE, dtype=torch.uint8), check_trace=False)
+    if "_upsample_bicubic2d_aa" in str(traced.inlined_graph):
+        raise RuntimeError("its position embedding is resized to the picture")
+    image = torch.arange(2 * 3 * 75 * 50, dtype=torch.int32).remainder(251).to(torch.uint8).view(2, 3, 75, 50)
+    with torch.no_grad():
+        found, expected = traced(image), model(image)
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
+        raise RuntimeError("its operators depend on the size of the picture")
+
+
 def export_onnx(network: Segmenter, path: Path) -> None:
-    """Writes `network` with its class names (metadata `class_names`, JSON). ConfigError without the package onnx."""
+    """Writes `network` with its class names (metadata `class_names`, JSON).
+
+    ConfigError without the package onnx, and for networks that ONNX cannot hold (transformers, whose position
+    embedding is resized to the picture).
+    """
     try:
         import onnx
     except ImportError:
@@ -42,16 +61,23 @@ def export_onnx(network: Segmenter, path: Path) -> None:
     free = {"image": {0: "n", 2: "height", 3: "width"}, "probabilities": {0: "n", 2: "height", 3: "width"}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of every size; all of them are free in the result
-        torch.onnx.export(
-            model,
-            (torch.zeros(EXAMPLE, dtype=torch.uint8),),
-            str(path),
-            input_names=["image"],
-            output_names=["probabilities"],
-            dynamic_axes=free,
-            opset_version=OPSET,
-            dynamo=False,  # the newer exporter needs a further package, and fixes sizes it should leave free
-        )
+        try:
+            _require_free_sizes(model)
+            torch.onnx.export(
+                model,
+                (torch.zeros(EXAMPLE, dtype=torch.uint8),),
+                str(path),
+                input_names=["image"],
+                output_names=["probabilities"],
+                dynamic_axes=free,
+                opset_version=OPSET,
+                dynamo=False,  # the newer exporter needs a further package, and fixes sizes it should leave free
+            )
+        except (TypeError, RuntimeError) as error:
+            raise ConfigError(
+                f"a network on {network.config.backbone} cannot be written as ONNX: {str(error).splitlines()[0]}",
+                "networks of convolutions can: ResNets, HRNets, ConvNeXt, EfficientNets and others",
+            ) from error
     written = onnx.load(str(path))
     entry = written.metadata_props.add()
     entry.key, entry.value = "class_names", json.dumps(list(network.class_names))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from artifacts.errors import ConfigError
 from stages.export.onnx import export_onnx
 from stages.networks import build_segmenter, normalise, upsample
 from stages.networks.config import NetworkConfig
@@ -52,3 +53,15 @@ def test_pictures_of_any_size_give_what_torch_gives(values, tmp_path):
         torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-3)
     entries = {entry.key: entry.value for entry in onnx.load(str(tmp_path / "net.onnx")).metadata_props}
     assert json.loads(entries["class_names"]) == ["background", "a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "values", [{"preset": "dpt-dinov2-small", "weights": "none"}, {"backbone": "timm:vit_tiny_patch16_224"}]
+)
+def test_a_network_that_onnx_cannot_hold_is_one_clear_error(values, tmp_path, capfd):
+    pytest.importorskip("timm")
+    network = build_segmenter(NetworkConfig.model_validate(values), 4, seed=1)
+    with pytest.raises(ConfigError, match="cannot be written as ONNX") as caught:
+        export_onnx(network, tmp_path / "net.onnx")
+    assert len(str(caught.value).splitlines()) < 4
+    assert capfd.readouterr().out == ""
