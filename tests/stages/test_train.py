@@ -93,6 +93,17 @@ def test_a_stopped_training_ends_like_one_that_was_not(method, training, executi
     assert not (cut.path / ".scratch").exists()
 
 
+@pytest.mark.parametrize("method", ["fixmatch-teacher", "puzzle-cam"])
+def test_a_stopped_training_on_a_network_of_timm_ends_like_one_that_was_not(method, training, execution):
+    pytest.importorskip("timm")
+    network = {"backbone": "timm:mobilenetv3_small_050", "freeze_batch_norm": False, "dropout": 0.3}
+    config = training.config(method, network=network, iterations=4, crop_size=32)
+    whole = train(training, config, f"timm-whole-{method}", execution)
+    cut = stop_and_continue(training, config, f"timm-cut-{method}", execution, steps=(3,))
+    assert cut.manifest.content == whole.manifest.content
+    assert load_network(cut).config.backbone == "timm:mobilenetv3_small_050"
+
+
 def test_a_checkpoint_between_two_lines_of_the_log_keeps_the_sums(training, execution):
     """Stopped in step 4 of a log every 4: the checkpoint of step 3 holds the losses of three steps."""
     config = training.config("supervised", log_every=4, iterations=6)
