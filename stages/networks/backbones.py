@@ -196,13 +196,14 @@ def in_turn(stages: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
     return maps
 
 
-def build_backbone(name: str, output_stride: int | None) -> Backbone:
+def build_backbone(name: str, output_stride: int | None, centred: bool = True) -> Backbone:
     """The backbone of a segmenter with random weights (from torch's global generator).
 
-    `output_stride` None, for timm's networks alone: 16 where the network can be dilated, else its own.
+    `output_stride` None, for timm's networks alone: 16 where the network can be dilated, else its own. `centred` False,
+    for transformers under the head dpt: cells are patches.
     """
     if name.startswith(TIMM_PREFIX):
-        return TimmBackbone(name.removeprefix(TIMM_PREFIX), output_stride)
+        return TimmBackbone(name.removeprefix(TIMM_PREFIX), output_stride, centred)
     if name.startswith("hrnet"):
         return HRNet(name)
     if name.startswith("dinov2"):

@@ -3,6 +3,7 @@
 In YAML a network is a preset's name, or a preset with changes, or all fields::
 
     network: tiny
+    network: timm:convnext_tiny     # that backbone with its published weights, the rest as by default
     network: {preset: deeplabv2-resnet101, weights: imagenet, neck_layers: 2}
     network: {backbone: resnet50, head: fcn, weights: /data/resnet50.pth, output_stride: 16}
 """
@@ -63,7 +64,7 @@ BACKBONES: Mapping[str, BackboneFacts] = {
     "dinov2_base": _DINOV2,
     "dinov2_large": _DINOV2,
 }
-_ANY_OF_TIMM = BackboneFacts(published=("imagenet", "pretrained"), timm=True)
+_ANY_OF_TIMM = BackboneFacts(published=("pretrained", "imagenet"), timm=True)
 DINOV2_BACKBONES = tuple(name for name, facts in BACKBONES.items() if facts is _DINOV2)
 
 # atrous rates where the config says null: the published ones, for crops of 321 pixels and more
@@ -94,6 +95,8 @@ def _expand_preset(values: Any, presets: Mapping[str, Mapping[str, Any]]) -> Any
     name = values.get("preset", values.get(SHORTHAND))
     if name is None:
         return given
+    if str(name).startswith(TIMM_PREFIX):
+        return {"backbone": name, "weights": "pretrained", **given}
     if name not in presets:
         meant = did_you_mean(str(name), presets, list_known=False)
         raise ValueError(f"{name!r} is not a network preset ({', '.join(presets)}){meant}")
@@ -157,7 +160,7 @@ class BackboneConfig(Config):
             raise ConfigError(
                 f"network: {self.backbone} with weights none and freeze_batch_norm true: "
                 "there are no statistics worth freezing, the network would train without normalisation",
-                "set network.weights to imagenet or a file, or network.freeze_batch_norm to false",
+                f"set network.weights to {self.facts.published[0]} or a file, or network.freeze_batch_norm to false",
             )
 
     @pydantic.field_validator("backbone")
@@ -213,7 +216,7 @@ class NetworkConfig(BackboneConfig):
         "fcn",
         description="largefov: one dilated 3x3 branch (DeepLab-LargeFOV, SEC). aspp: such branches summed\n"
         "(DeepLab-ASPP, DeepLabv2). deeplabv3plus: pyramid with image pooling and a decoder at stride 4.\n"
-        "fcn: 3x3 conv, norm, ReLU, dropout, 1x1 conv. dpt: four levels of a DINOv2 backbone, logits for every pixel.",
+        "fcn: 3x3 conv, norm, ReLU, dropout, 1x1 conv. dpt: four levels of a transformer, logits for every pixel.",
     )
     output_stride: int | None = Field(
         16,
@@ -264,10 +267,10 @@ class NetworkConfig(BackboneConfig):
             raise ValueError(
                 f"{self.backbone} has output_stride {' or '.join(map(str, strides))}, not {self.output_stride}"
             )
-        if (self.head == "dpt") != (self.backbone in DINOV2_BACKBONES):
+        if strides and (self.head == "dpt") != (self.backbone in DINOV2_BACKBONES):
             raise ValueError(
-                f"the head dpt and the backbones {', '.join(DINOV2_BACKBONES)} belong together, found the head "
-                f"{self.head} on {self.backbone}"
+                f"the head dpt and the backbones {', '.join(DINOV2_BACKBONES)} (or a transformer as timm:NAME) belong "
+                f"together, found the head {self.head} on {self.backbone}"
             )
         if self.head == "dpt" and (self.neck_layers or self.atrous_rates is not None):
             raise ValueError("the head dpt has no atrous_rates, and takes four levels: neck_layers 0")

@@ -127,8 +127,10 @@ def build_head(config: NetworkConfig, channels: tuple[int, int], factor: int, nu
     if config.head == "dpt":
         from stages.networks.vision_transformer import ARCHITECTURES, DPT  # which takes from this module
 
-        widths = ARCHITECTURES[config.backbone].widths
-        return DPT(high, num_classes, widths, config.head_channels, config.dropout)
+        known = ARCHITECTURES.get(config.backbone)
+        widths = known.widths if known else (high // 8, high // 4, high // 2, high)
+        assert config.output_stride is not None  # that of the backbone
+        return DPT(high, num_classes, widths, config.head_channels, config.dropout, config.output_stride)
     if config.neck_layers:
         high = config.neck_channels
     if config.head in ("largefov", "aspp"):

@@ -37,7 +37,7 @@ class Segmenter(nn.Module):
     def __init__(self, config: NetworkConfig, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.backbone = build_backbone(config.backbone, config.output_stride)
+        self.backbone = _backbone_for(config)
         self.config = config = config.model_copy(update={"output_stride": self.backbone.stride})
         self.neck = _neck(self.backbone.high_channels, config)
         self.head = _head_for(self.backbone, config, num_classes)
@@ -51,7 +51,7 @@ class Segmenter(nn.Module):
     def trunk(self, images: Tensor) -> Features:
         """Normalised images (B, 3, H, W) -> {"low": (B, _, H/4, W/4), "high": (B, _, h, w)}, what every head takes.
 
-        DINOv2: "low", "level_2", "level_3" and "high", all (B, _, ceil(H / 14), ceil(W / 14)).
+        For dpt: "low", "level_2", "level_3" and "high", all (B, _, ceil(H / patch), ceil(W / patch)).
         """
         features = self.backbone(images)
         return {**features, "high": self.neck(features["high"])}
@@ -88,6 +88,10 @@ def _neck(channels: int, config: NetworkConfig) -> nn.Sequential:
     return neck
 
 
+def _backbone_for(config: NetworkConfig) -> Backbone:
+    return build_backbone(config.backbone, config.output_stride, centred=config.head != "dpt")
+
+
 def _head_for(backbone: Backbone, config: NetworkConfig, num_classes: int) -> nn.Module:
     config = config.model_copy(update={"output_stride": backbone.stride})  # which the head's rates depend on
     channels = (backbone.low_channels, backbone.high_channels)
@@ -112,7 +116,7 @@ def build_segmenter(config: NetworkConfig, num_classes: int, seed: int) -> Segme
 def make_head(config: NetworkConfig, num_classes: int, seed: int) -> nn.Module:
     """A head as `build_segmenter(config, num_classes, ...)` has it, with random weights of its own."""
     with seeded(0), torch.device("meta"):  # only its channel counts are needed
-        backbone = build_backbone(config.backbone, config.output_stride)
+        backbone = _backbone_for(config)
     with seeded(seed):
         return _head_for(backbone, config, num_classes)
 

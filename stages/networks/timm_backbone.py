@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError
-from stages.networks.blocks import Backbone, cells, pad_to_multiples
+from stages.networks.blocks import Backbone, Features, cells, pad_to_multiples
 from stages.networks.normalisation import MEAN, STD
 from stages.networks.timm_models import create, feature_maps, pixel_statistics
+from stages.networks.vision_transformer import LEVELS
 
 
 class TimmBackbone(Backbone):
@@ -31,8 +32,13 @@ class TimmBackbone(Backbone):
     factor: Tensor
     offset: Tensor
 
-    def __init__(self, name: str, output_stride: int | None) -> None:
-        """output_stride: reached by dilation, or ConfigError; None: 16 where the network has it, else its own."""
+    def __init__(self, name: str, output_stride: int | None, centred: bool = True) -> None:
+        """A network with random weights.
+
+        output_stride: reached by dilation, or ConfigError; None: 16 where the network has it, else its own.
+        centred: cell i lies on pixel stride * i; False, for the head dpt: cell i is the patch from that pixel on, and
+        `forward` gives the four maps of a transformer (as stages/networks/vision_transformer.py).
+        """
         super().__init__()
         self.name = name
         self.net = feature_maps(name, output_stride)
@@ -44,7 +50,15 @@ class TimmBackbone(Backbone):
         self.level_strides = tuple(self.net.feature_info.reduction())
         self.stride = self.level_strides[-1]
         self.coarsest = max(self.level_strides)
-        self.before = self.stride // 2 if _cuts_patches(self.net) else 0
+        cuts_patches = _cuts_patches(self.net)
+        self.before = self.stride // 2 if cuts_patches and centred else 0
+        self.patches = not centred
+        if self.patches and not (cuts_patches and self.level_strides == (self.stride,) * len(LEVELS)):
+            raise ConfigError(
+                f"the head dpt takes four maps of one size from a transformer, timm's {name} has the strides "
+                f"{', '.join(map(str, self.level_strides))}",
+                "set network.head to deeplabv3plus, fcn, aspp or largefov",
+            )
         if output_stride not in (None, self.stride):
             raise ConfigError(
                 f"timm's {name} has the output stride {self.stride}, found output_stride: {output_stride}",
@@ -60,6 +74,9 @@ class TimmBackbone(Backbone):
         self.register_buffer("offset", ((own[0] - wanted[0]) / wanted[1])[:, None, None], persistent=False)
         self.renormalised = (tuple(mean), tuple(std)) != (MEAN, STD)
         self._try()
+
+    def forward(self, x: Tensor) -> Features:
+        return dict(zip(LEVELS, self.levels(x), strict=True)) if self.patches else super().forward(x)
 
     def levels(self, x: Tensor) -> list[Tensor]:
         height, width = x.shape[-2:]

@@ -128,14 +128,21 @@ class DPT(nn.Module):
     """Ranftl et al., "Vision Transformers for Dense Prediction", ICCV 2021, in the form of UniMatch V2's code.
 
     The four maps become a pyramid of 4, 2, 1 and 1/2 cells a patch, fused from coarse to fine; logits are those of the
-    pixels of the padded picture, (B, num_classes, 14 h, 14 w). Each upsampling keeps the place of every cell: sub-cells
-    lie symmetrically in their patch, and cell j of the strided convolution on cell 2 j.
+    pixels of the padded picture, (B, num_classes, patch h, patch w). Each upsampling keeps the place of every cell:
+    sub-cells lie symmetrically in their patch, and cell j of the strided convolution on cell 2 j.
     """
 
     def __init__(
-        self, channels: int, num_classes: int, widths: tuple[int, int, int, int], hidden: int, dropout: float
+        self,
+        channels: int,
+        num_classes: int,
+        widths: tuple[int, int, int, int],
+        hidden: int,
+        dropout: float,
+        patch: int = PATCH,
     ) -> None:
         super().__init__()
+        self.patch = patch
         first, second, _, fourth = widths
         self.projects = nn.ModuleList([nn.Conv2d(channels, width, 1) for width in widths])
         self.resizes = nn.ModuleList(
@@ -163,5 +170,5 @@ class DPT(nn.Module):
             x = self.fusions[number](levels[number], x)
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         logits = self.scores(self.dropout(self.block(x)))  # 8 cells a patch and side
-        size = (PATCH * rows, PATCH * columns)
+        size = (self.patch * rows, self.patch * columns)
         return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 
+from artifacts.errors import ConfigError
 from stages.localization.activation_maps import (
     _readers,
     class_activation_maps,
@@ -139,6 +140,16 @@ def test_the_copy_for_inference_has_no_batch_norm_and_the_same_maps(preset):
         found = quick.activation_maps(images)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     torch.testing.assert_close(network.state_dict(), state, rtol=0, atol=0)
+
+
+def test_a_backbone_without_a_layer_for_the_gradient_cue_is_one_clear_error():
+    pytest.importorskip("timm")
+    config = ClassifierConfig.model_validate({"backbone": "hrnet_w18_small", "freeze_batch_norm": False})
+    network = build_classifier(config, num_foreground=4, seed=0).eval()
+    pictures = Pictures(1)
+    with pytest.raises(ConfigError, match="not defined on hrnet_w18_small") as caught:
+        next(gradient_ranks(network, pictures, pictures.ids(), device=CPU))
+    assert caught.value.hint
 
 
 def test_maps_of_the_mirrored_picture_are_the_mirrored_maps(classifier):

@@ -137,6 +137,45 @@ def test_every_head_fits_and_every_parameter_learns(name: str, head: str) -> Non
     assert not [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_the_head_dpt_takes_any_transformer_and_gives_logits_of_every_pixel(name: str) -> None:
+    network = segmenter(name, head="dpt", dropout=0.0)
+    images = torch.randn(2, 3, 50, 37)
+    logits = network(images)
+    assert (network.stride, logits.shape) == (1, (2, 4, 50, 37))
+    logits.square().sum().backward()
+    assert not [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    assert make_head(network.config, 4, seed=1)(network.trunk(images)).shape == (2, 4, 64, 48)
+    again = Segmenter.from_spec(json.loads(json.dumps(network.spec(("background", "a", "b", "c")))))
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again.eval()(images), network.eval()(images))
+
+
+def test_the_head_dpt_on_dinov2_of_timms_name_is_that_of_the_preset() -> None:
+    ours = build_segmenter(NetworkConfig.model_validate({"preset": "dpt-dinov2-small", "weights": "none"}), 4, seed=0)
+    theirs = segmenter("vit_small_patch14_dinov2", head="dpt", head_channels=64, dropout=0.0)
+    theirs.head.load_state_dict(ours.head.state_dict())
+    names = {key.removeprefix("net.model."): key for key in theirs.backbone.state_dict()}
+    state = ours.backbone.state_dict()
+    theirs.backbone.load_state_dict({own: state[name] for name, own in names.items()})
+    images = torch.randn(1, 3, 50, 37)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs.eval()(images), ours.eval()(images), rtol=1e-3, atol=1e-4)
+
+
+def test_the_head_dpt_on_a_network_that_is_no_transformer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="takes four maps of one size from a transformer, timm's convnext_atto has"):
+        segmenter("convnext_atto", head="dpt")
+
+
+def test_a_bare_name_stands_for_the_backbone_with_its_published_weights() -> None:
+    for kind in (NetworkConfig, ClassifierConfig):
+        config = kind.model_validate("timm:resnet10t")
+        assert (config.backbone, config.weights) == ("timm:resnet10t", "pretrained")
+    config = NetworkConfig.model_validate({"=": "timm:resnet10t", "weights": "none"})
+    assert (config.weights, config.output_stride) == ("none", None)
+
+
 def test_what_does_not_reach_the_last_map_does_not_learn() -> None:
     """HRNet's last exchange to the finer branches: several processes would wait for its gradients for ever."""
     network = segmenter("hrnet_w18_small")
