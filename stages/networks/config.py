@@ -170,9 +170,8 @@ class BackboneConfig(Config):
             return name
         if name.startswith(TIMM_PREFIX):  # hf-hub:OWNER/NAME among others, whose code and files anybody may have made
             raise ValueError("expected timm:NAME, with a name of timm's own list")
-        close = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0.5)
-        meant = f", did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"not one of {', '.join(BACKBONES)}, timm:NAME{meant}")
+        known = f"not one of {', '.join(BACKBONES)}, timm:NAME"
+        raise ValueError(known + did_you_mean(name, BACKBONES, list_known=False))
 
     @pydantic.model_validator(mode="after")
     def _check_weights_name(self) -> BackboneConfig:

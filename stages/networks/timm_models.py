@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Any
 
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError
+from artifacts.text import did_you_mean
 from stages.networks.config import TIMM_INSTALL, TIMM_PREFIX
 from stages.networks.normalisation import MEAN, STD
 
@@ -61,8 +61,7 @@ def _first_that_builds(name: str, output_stride: int) -> tuple[dict[str, Any], A
 def _check_name(timm: Any, name: str) -> None:
     base = name.partition(".")[0]
     if not timm.is_model(base):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        meant = f", did you mean {' or '.join(close)}?" if close else ""
+        meant = did_you_mean(name, timm.list_models(), list_known=False)
         raise ConfigError(f"network.backbone: timm {timm.__version__} has no network {name!r}{meant}", CHOOSE)
     tags = [tag for tag in timm.list_pretrained() if tag.partition(".")[0] == base]
     if base != name and name not in tags:

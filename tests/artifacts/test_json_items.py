@@ -148,6 +148,7 @@ SPEC = {
         (Classes, CLASSES | {"ids": "a"}, 'at ids: expected a list, found "a"'),
         (NetworkSpec, SPEC | {"num_classes": 3}, "it has 2 class_names for num_classes 3"),
         (NetworkSpec, SPEC | {"task": "other"}, "at task: expected 'segmentation' or 'classification'"),
+        (NetworkSpec, SPEC | {"schema": 2}, "it lacks kind and module, which schema 2 has"),
         (NetworkSpec, SPEC | {"network": None}, "at network: expected an object, found null"),
         (Reliability, RANKED | {"scores": {"a": "0.5", "b": 1}}, 'at scores.a: expected a number, found "0.5"'),
         (Reliability, RANKED | {"scores": {"a": 0.5, "b": 7}}, "at scores.b: expected less than or equal to"),

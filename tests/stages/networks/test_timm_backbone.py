@@ -303,7 +303,7 @@ def test_a_classifiers_dinov2_has_cells_around_their_pixels() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("timm:resnet1t", "has no network 'resnet1t', did you mean resnet1"),
+        ("timm:resnet1t", "has no network 'resnet1t', did you mean 'resnet1"),
         ("timm:resnet18.no_such_weights", "timm's resnet18 has no weights 'resnet18.no_such_weights'"),
         ("timm:mixer_s32_224", "cannot be a backbone: a picture of 96 x 64 pixels failed"),
         ("timm:xception41", "gives the maps of xception41 by hooks"),
