@@ -201,7 +201,7 @@ def multi_scale_maps(
     return total
 
 
-def _relu_maps(classifier: Classifier, views: Tensor) -> Tensor:
+def _relu_maps(classifier: CamNetwork, views: Tensor) -> Tensor:
     """fp32 (B, K, h, w), not negative."""
     return classifier.activation_maps(views.contiguous(memory_format=torch.channels_last)).float().relu_()
 
