@@ -26,6 +26,8 @@ KINDS: dict[str, int] = {
     "masks": 1,
     "metrics": 1,
     "reliability": 1,
+    "refiner": 1,
+    "refined": 1,
 }
 
 LOCAL = "local"  # facts of this machine and run: kept beside the content, not part of it

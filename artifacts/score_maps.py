@@ -48,7 +48,7 @@ from artifacts.score_shards import (
 from artifacts.store import Artifact, Writer, read_item
 
 INDEX = "index.json"
-NORMALISATIONS = ("max", "probability")
+NORMALISATIONS = ("max", "probability", "refined")
 _OPEN_SHARDS = 32  # open files kept by one reader
 
 
@@ -58,7 +58,8 @@ class ScoreMap:
 
     scores: float32 (K, h, w), 0..1 (stored with 11 significant bits). classes: uint8 (K,), class ids (0 =
     background), ascending. size: (H, W) of the image in pixels. stride: image pixels per score.
-    normalisation: "max" - each map was divided by its maximum; "probability" - softmax over all classes.
+    normalisation: "max" - each map was divided by its maximum; "probability" - softmax over all classes; "refined" -
+    maps of a refiner, divided by the maximum of them all.
     """
 
     image_id: str

@@ -95,6 +95,18 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
             also=(("labels.background.kind", "folder"),),
         ),
     ),
+    "train-refiner": (
+        Shortcut("--method", "method", help="irn, ...: a refiner of `semiseg methods` that has a training."),
+        Shortcut("--network", "network"),
+        Shortcut("--weights", "network.weights"),
+        Shortcut("--iterations", "iterations", int),
+        Shortcut("--batch-size", "batch_size", int),
+        Shortcut("--seed", "seed", int),
+    ),
+    "refine": (
+        Shortcut("--method", "method", help="irn, ...: a refiner of `semiseg methods`."),
+        Shortcut("--split", "splits", list),
+    ),
     "train": (
         Shortcut("--method", "method", help="A method of `semiseg methods`."),
         Shortcut("--network", "network"),

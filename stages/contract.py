@@ -178,6 +178,8 @@ STAGE_MODULES: dict[str, str] = {
     "prepare-data": "stages.prepare_data",
     "train-classifier": "stages.train_classifier",
     "seeds": "stages.seeds",
+    "train-refiner": "stages.train_refiner",
+    "refine": "stages.refine",
     "train": "stages.train",
     "reliability": "stages.reliability",
     "predict": "stages.predict",

@@ -34,7 +34,7 @@ from stages.parallel.processes import map_in_processes
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMap, ScoreMaps
 
-SCORE_FOLDERS = {"predictions": "probabilities", "seeds": "cams"}
+SCORE_FOLDERS = {"predictions": "probabilities", "seeds": "cams", "refined": "scores"}
 
 
 class CrfStageConfig(CrfConfig):
@@ -58,10 +58,14 @@ class CrfStageConfig(CrfConfig):
         0.2,
         gt=0,
         lt=1,
-        description="For seeds, whose maps have no background: its constant score (PSA 0.2, IRNet 0.15).",
+        description="For seeds and refined maps, which have no background: its constant score (PSA 0.2, IRNet 0.15,\n"
+        "of refined maps 0.25).",
     )
     background_alpha: float | None = Field(
-        None, gt=0, description="For seeds, instead of a constant: background = (1 - highest map)^alpha (PSA 4..32)."
+        None,
+        gt=0,
+        description="For seeds and refined maps, instead of a constant: background = (1 - highest map)^alpha\n"
+        "(PSA 4..32).",
     )
     splits: tuple[Split, ...] = Field(
         (), description="Only the pictures of these splits of the data set; empty: every picture that has score maps."
@@ -117,7 +121,7 @@ def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarra
     seen = reduced_size(record.size, config.max_pixels)
     scores = resize_maps(record.scores[chance], record.size, record.stride, seen)
     classes = record.classes[chance]
-    if record.normalisation == "max":
+    if record.normalisation != "probability":
         classes, scores = _with_background(record, scores, config)
     if config.labels == "tags":
         if not isinstance(task.pictures, Dataset):
@@ -273,7 +277,9 @@ STAGE = Stage(
     inputs={
         "data": Input(("dataset",), "the data set with the pictures", optional=True, default=("data",)),
         "predictions": Input(
-            ("predictions", "seeds"), "probabilities, or activation maps", default=("predictions", "predict")
+            ("predictions", "seeds", "refined"),
+            "probabilities, activation maps or refined maps",
+            default=("predictions", "predict"),
         ),
     },
     output="masks",

@@ -223,7 +223,9 @@ STAGE = Stage(
     inputs={
         "data": Input(("dataset",), "the data set with the ground truth", default=("data",)),
         "predictions": Input(
-            ("predictions", "masks", "seeds"), "the masks to score", default=("predictions", "predict", "masks")
+            ("predictions", "masks", "seeds", "refined"),
+            "the masks to score",
+            default=("predictions", "predict", "masks"),
         ),
     },
     output="metrics",

@@ -11,7 +11,6 @@ artifact, so that thresholds can be tried without the network.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from artifacts.item_shapes import network_class_names
 from artifacts.store import Artifact, Writer
 from stages.config import Config, mistakes
 from stages.contract import Execution, Input, Stage, Tracker
-from stages.parallel.processes import process_pool
+from stages.parallel.processes import one_thread, process_pool
 
 CHUNK = 16  # pictures a pool process takes at a time
 SHARD_SIZE = 500  # pictures in one file of class-activation maps
@@ -259,6 +258,7 @@ def run(
     """Class-activation maps shard by shard on the device; saliency and label maps in other processes meanwhile."""
     from artifacts.dataset import Dataset
     from artifacts.score_maps import ScoreMapWriter
+    from stages.evaluation.mask_quality import quality_of_masks
 
     data, maps = inputs["data"], inputs.get("maps")
     assert data is not None
@@ -298,7 +298,9 @@ def run(
                 begun = [future for future in begun if not future.done()]
         progress.collect(as_completed(begun))
         source.barrier()  # every rank's label maps are written
-        quality = _quality(pool, job, config, dataset) if execution.rank == 0 else {}
+    quality = {}
+    if execution.rank == 0:
+        quality = quality_of_masks(dataset, writer.path / "masks", config.splits, execution.workers)
     return {
         "images": {split: len(dataset.ids(split)) for split in config.splits},
         "mode": config.labels.mode,
@@ -439,20 +441,6 @@ class LabelJob:
         maps.close()
         return len(ids)
 
-    def count(self, ids: Sequence[str]) -> Any:
-        """int64 (C, C + 1) pixel counts of the label maps of `ids` against the data set's masks."""
-        import numpy as np
-
-        from artifacts.masks import read_mask
-        from stages.evaluation.label_quality import count_labels
-
-        dataset = _opened(self.data)
-        counts = np.zeros((dataset.num_classes, dataset.num_classes + 1), dtype=np.int64)
-        for image_id in ids:
-            labels = read_mask(self.writer.path / "masks" / f"{image_id}.png")
-            counts += count_labels(labels, dataset.mask(image_id), dataset.num_classes)
-        return counts
-
     def _labels(self, dataset: Any, found: Any) -> Any:
         from stages.localization.grid import resize_maps
         from stages.localization.seed_labels import dense_labels, seed_labels
@@ -539,30 +527,11 @@ def _submit(pool: Executor, function: Any, ids: Sequence[str]) -> list[Future[An
 @contextmanager
 def _pool(workers: int) -> Iterator[Executor]:
     """Processes of one thread each; waiting jobs are dropped when the block ends by an error."""
-    pool: Executor = process_pool(workers, _one_thread) if workers > 1 else ThreadPoolExecutor(1)
+    pool: Executor = process_pool(workers, one_thread) if workers > 1 else ThreadPoolExecutor(1)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _one_thread() -> None:
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"  # read when numpy is first imported, which happens in the first job
-
-
-def _quality(pool: Executor, job: LabelJob, config: SeedsConfig, dataset: Any) -> dict[str, Any]:
-    """Per split with masks: precision, recall, IoU and coverage against them, over the pictures that have one."""
-    from stages.evaluation.label_quality import label_quality
-
-    quality: dict[str, Any] = {}
-    for split in config.splits:
-        scored = [image_id for image_id in dataset.ids(split) if dataset.has_mask(image_id)]
-        if scored:
-            counts = sum(future.result() for future in _submit(pool, job.count, scored))
-            figures = label_quality(counts, dataset.class_names)
-            quality[split] = {"images": len(scored), "of": len(dataset.ids(split)), **figures}
-    return quality
 
 
 STAGE = Stage(

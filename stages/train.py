@@ -58,7 +58,7 @@ def run(
 INPUTS = {
     "data": Input(("dataset",), "the data set", default=("data",)),
     "weak_labels": Input(
-        ("masks", "predictions", "seeds"),
+        ("masks", "predictions", "seeds", "refined"),
         "estimated masks of the weak pictures",
         optional=True,
         default=("weak-labels", "masks"),

@@ -86,6 +86,7 @@ FLOORS = (
     "stages.engine",
     "stages.localization",
     "stages.methods",
+    "stages.refiners",
     "stages.export",
     "the stages",
     "stages.pipeline",
@@ -142,11 +143,12 @@ def test_stages_never_import_each_other():
 
 def test_no_two_files_have_one_name_with_two_meanings():
     """A method and its settings share theirs, and each room has a config."""
-    settings = under("stages.methods.settings")
+    settings = under("stages.methods.settings", "stages.refiners.settings")
     names = Counter(path.name for path in SOURCES if path not in settings)
     assert {name for name, count in names.items() if count > 1} == {"__init__.py", "config.py"}
-    methods = {path.name for path in (ROOT / "stages" / "methods").glob("*.py")}
-    assert {path.name for path in settings} - {"base.py"} <= methods
+    for room in ("methods", "refiners"):
+        own = {path.name for path in (ROOT / "stages" / room).glob("*.py")}
+        assert {path.name for path in (ROOT / "stages" / room / "settings").glob("*.py")} - {"base.py"} <= own
 
 
 def test_artifacts_load_no_torch():

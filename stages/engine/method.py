@@ -6,16 +6,19 @@ checkpoints and logging.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
 from stages.engine.batch import Batch
 from stages.engine.config import HardExamples, OptimizerConfig
+from stages.engine.known import Known
 from stages.engine.losses import cross_entropy, hard_cross_entropy
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Entry, MaskFolder, Stream
@@ -145,6 +148,15 @@ class Method:
     def streams(cls, settings: Any, sources: Sources, batch_size: int) -> dict[str, Stream]:
         """The streams of pictures the method draws from; their batch sizes add up to `batch_size`."""
         raise NotImplementedError  # every method says where its pictures come from
+
+    prepare: ClassVar[Callable[[Any, Known], dict[str, NDArray[np.uint8]]] | None] = None
+    """Label maps of one image, uint8 (H, W), that streams may name as sources: prepare(settings, known).
+
+    They are made once, before the first step, in other processes: a function of a module that loads no torch. The
+    artifact keeps them for people to look at, NAME/<image id>.png.
+    """
+    prepared: ClassVar[tuple[str, ...]] = ()
+    """The names of the label maps that `prepare` makes."""
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         """Named loss terms of one step, already weighted: the engine minimises their sum.

@@ -10,6 +10,7 @@ sparse matrix, applied to them by shifts of the picture, gives the same scores i
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from artifacts.score_maps import ScoreMap
 from stages.localization.pairs import Offset, line_between, offsets
 
 
@@ -36,6 +38,21 @@ def boundary_affinities(boundary: NDArray[np.floating], radius: int) -> dict[Off
             np.maximum(highest, boundary[y : y + rows, left + x : left + x + columns], out=highest)
         found[dy, dx] = 1 - highest
     return found
+
+
+def walk_between_boundaries(
+    scores: ScoreMap, boundary: NDArray[np.floating], radius: int, beta: float, doublings: int
+) -> ScoreMap:
+    """IRNet's refined maps (section 4.1): scores times (1 - boundary) walk, then are divided by their joint maximum.
+
+    boundary: (h, w), 0..1, at the cells of the scores. An image without classes stays without scores.
+    """
+    refined = np.zeros(scores.scores.shape, np.float32)
+    if len(scores.classes):
+        affinities = boundary_affinities(boundary, radius)
+        refined = walk(scores.scores * (1 - boundary), affinities, beta, doublings)
+        refined /= max(float(refined.max()), np.finfo(np.float32).tiny)
+    return dataclasses.replace(scores, scores=refined, normalisation="refined")
 
 
 def walk(

@@ -15,26 +15,30 @@ from artifacts.store import Artifact, Writer
 from stages.contract import Execution
 from stages.engine import distributed
 from stages.engine.loop import fit
-from stages.engine.method import Setup, Sources
+from stages.engine.method import Method, Setup, Sources
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import MaskFolder, SampleMaker, Stream
 from stages.methods import load_method
 from stages.networks.weights import read_state
 
 if TYPE_CHECKING:
-    from stages.methods.settings import TrainClassifierConfig, TrainConfig
+    from stages.methods.settings import MethodTraining
 
 
 def train_network(
-    config: TrainConfig | TrainClassifierConfig,
+    config: MethodTraining,
     dataset: Dataset,
     sources: Sources,
     writer: Writer,
     execution: Execution,
     initial: Artifact | None = None,
+    kind: type[Method] | None = None,
 ) -> dict[str, Any]:
-    """Trains and writes weights.pt and network.json; returns the summary. `initial`: a segmenter to start from."""
-    kind = load_method(config.method.name)
+    """Trains and writes weights.pt and network.json; returns the summary.
+
+    initial: a network to start from. kind: the method's class, where it is none of METHODS.
+    """
+    kind = kind or load_method(config.method.name)
     streams = kind.streams(config.method, sources, config.batch_size)
     check_labels(streams, sources.folders, dataset)
     setup = Setup(

@@ -26,6 +26,7 @@ from artifacts.errors import SemisegError
 Shared = TypeVar("Shared")
 Result = TypeVar("Result")
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 IN_HAND = 4  # items a process holds, so that it never waits for the parent
 
 
@@ -71,6 +72,12 @@ def process_pool(workers: int, initializer: Callable[..., None] | None = None, *
     """
     context = multiprocessing.get_context("forkserver")
     return _Pool(workers, mp_context=context, initializer=_start, initargs=(initializer, arguments))
+
+
+def one_thread() -> None:
+    """An initializer: the process computes with one thread."""
+    for name in THREADS:
+        os.environ[name] = "1"  # read when numpy is first imported, which happens in the first job
 
 
 def _start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
@@ -181,8 +188,7 @@ def _failure(item: str, answer: SemisegError | str) -> Exception:
 
 def _work(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"  # read when numpy is imported, which the function's module does when it arrives
+    one_thread()
     try:
         function, shared = connection.recv()
     except EOFError:

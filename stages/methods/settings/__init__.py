@@ -52,20 +52,22 @@ else:
     ]
 
 
-class _MethodTraining(TrainingConfig):
+def name_alone(value: Any) -> Any:
+    """A validator: a bare text is the name of a method."""
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict) and SHORTHAND in value:
+        return {"name": value[SHORTHAND]} | {k: v for k, v in value.items() if k != SHORTHAND}
+    return value
+
+
+class MethodTraining(TrainingConfig):
     """What trainings with a method have in common."""
 
-    @pydantic.field_validator("method", mode="before", check_fields=False)
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, dict) and SHORTHAND in value:
-            return {"name": value[SHORTHAND]} | {k: v for k, v in value.items() if k != SHORTHAND}
-        return value
+    _name_alone = pydantic.field_validator("method", mode="before", check_fields=False)(name_alone)
 
 
-class TrainConfig(_MethodTraining):
+class TrainConfig(MethodTraining):
     """A segmenter's training: method, network and optimisation."""
 
     method: SegmenterMethod = Field(
@@ -95,7 +97,7 @@ class TrainConfig(_MethodTraining):
         return self
 
 
-class TrainClassifierConfig(_MethodTraining):
+class TrainClassifierConfig(MethodTraining):
     """A classifier's training. The defaults suit the embedded data set; recipes hold those of papers."""
 
     method: ClassifierMethod = Field(

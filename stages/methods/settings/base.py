@@ -49,7 +49,7 @@ class Card:
     recipe: str = "league"
     profile: str = ""
     inference: str = "the network"
-    output: Literal["segmenter", "classifier"] = "segmenter"
+    output: Literal["segmenter", "classifier", "refiner"] = "segmenter"
 
     @property
     def cost(self) -> str:

@@ -1,0 +1,30 @@
+"""What a method may know of one training image. Loads no torch: label maps are prepared in other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from numpy.typing import NDArray
+
+from artifacts.score_maps import ScoreMap
+
+
+@dataclass(frozen=True)
+class Known:
+    """A training image with its image-level labels and the score maps that were made of them.
+
+    Attributes:
+        image: RGB, uint8 (H, W, 3).
+        classes: the image-level labels as class ids, ascending, without background.
+        scores: its score maps.
+        mask: the true mask, uint8 (H, W), only of images whose masks the method may learn from.
+        saliency: float32 (H, W), 0..1, where the score maps came with one.
+    """
+
+    image_id: str
+    image: NDArray
+    classes: Sequence[int]
+    scores: ScoreMap
+    mask: NDArray | None = None
+    saliency: NDArray | None = None

@@ -1,0 +1,66 @@
+"""The training images of a data set with their score maps, as methods and refiners may know them. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from artifacts.dataset import Dataset
+from artifacts.errors import DataError
+from artifacts.score_maps import ScoreMap, ScoreMaps
+from stages.engine.known import Known
+
+
+@dataclass(frozen=True)
+class KnownImages:
+    """Reads `Known` images by id; may travel to other processes.
+
+    Attributes:
+        saliency: the folder of saliency maps that came with the scores; images without one there have none.
+        masked: ids of the images whose true masks may be learned from.
+    """
+
+    dataset: Dataset
+    scores: Mapping[str, ScoreMap]
+    saliency: Path
+    masked: Collection[str] = ()
+
+    def __getitem__(self, image_id: str) -> Known:
+        """DataError: the score map is of another image size."""
+        from stages.localization.saliency import read_saliency  # scipy: only where an image is read
+
+        image, scores = self.dataset.image(image_id), self.scores[image_id]
+        size = (image.shape[0], image.shape[1])
+        if scores.size != size:
+            raise DataError(
+                f"the score maps of {image_id} are of {scores.size[1]}x{scores.size[0]} pixels, its image has "
+                f"{size[1]}x{size[0]}",
+                "give the data set that the score maps were made of",
+            )
+        file = self.saliency / f"{image_id}.png"
+        return Known(
+            image_id,
+            image,
+            self.dataset.tags(image_id),
+            scores,
+            self.dataset.mask(image_id) if image_id in self.masked else None,
+            read_saliency(file, size) if file.is_file() else None,
+        )
+
+
+def score_maps_of(seeds_path: Path, ids: Collection[str], class_names: tuple[str, ...]) -> ScoreMaps:
+    """The class-activation maps of an artifact of seeds. DataError: they lack images, or are of other classes."""
+    maps = ScoreMaps(seeds_path, folder="cams")
+    if maps.class_names != class_names:
+        raise DataError(
+            f"the score maps are of the classes {', '.join(maps.class_names)}; "
+            f"the data set has {', '.join(class_names)}",
+            "use artifacts that were made from the same data set",
+        )
+    if missing := sorted(set(ids) - set(maps.ids)):
+        raise DataError(
+            f"{seeds_path.name} has no score maps of {len(missing)} of {len(ids)} images, e.g. {missing[0]}",
+            "make seeds of these splits too, or name fewer splits",
+        )
+    return maps

@@ -1,0 +1,107 @@
+"""IRNet's class-boundary network: where one class ends and another begins (Ahn et al., CVPR 2019, section 3.1).
+
+network = build_boundary_network(ClassifierConfig.model_validate("resnet50"), seed=0)
+boundary = network(normalise(images)).sigmoid()        # (B, ceil(H / 4), ceil(W / 4)), 0..1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.networks.backbones import build_classifier_backbone
+from stages.networks.blocks import Backbone, initialise, upsample
+from stages.networks.config import BackboneConfig, ClassifierConfig
+from stages.networks.registry import network_kind, network_spec
+from stages.networks.segmenter import seeded
+from stages.networks.weights import ARTIFACT_PREFIX, load_pretrained, load_strictly
+
+STRIDE = 4
+CHANNELS = 32  # of each level (published)
+GROUPS = 4  # of GroupNorm (published)
+
+
+@network_kind("boundary")
+class BoundaryNetwork(nn.Module):
+    """The levels of a frozen backbone, each 1x1 -> 32, GroupNorm, resized to stride 4, ReLU; all together 1x1 -> 1.
+
+    Attributes:
+        class_names: background first; known for networks that come from `load_network`.
+        pretrained: name prefixes of the parameters that came from given weights.
+    """
+
+    stride = STRIDE
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_classifier_backbone(config.backbone)
+        self.branches = nn.ModuleList()
+        for channels, stride in zip(self.backbone.level_channels, self.backbone.level_strides, strict=True):
+            step = STRIDE // stride if STRIDE % stride == 0 else 1  # a finer level is read at every step-th cell
+            convolution = nn.Conv2d(channels, CHANNELS, 1, stride=step, bias=False)
+            self.branches.append(nn.Sequential(convolution, nn.GroupNorm(GROUPS, CHANNELS)))
+        self.boundary = nn.Conv2d(CHANNELS * len(self.branches), 1, 1)
+        initialise(self.branches)
+        initialise(self.boundary)
+        self.pretrained: tuple[str, ...] = ()
+        self.class_names: tuple[str, ...] = ()
+        self.backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> BoundaryNetwork:
+        """Keeps the backbone in eval mode: it is frozen, statistics of BatchNorm and dropout among it."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> boundary logits (B, ceil(H / 4), ceil(W / 4))."""
+        with torch.no_grad():
+            levels = self.backbone.levels(images)
+        size = (-(-images.shape[-2] // STRIDE), -(-images.shape[-1] // STRIDE))
+        resized = [
+            on_stride_4(branch(level), size, stride, self.backbone)
+            for branch, level, stride in zip(self.branches, levels, self.backbone.level_strides, strict=True)
+        ]
+        return self.boundary(torch.cat(resized, 1).relu())[:, 0]
+
+    def spec(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """What network.json holds."""
+        return network_spec(self, class_names)
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> BoundaryNetwork:
+        return cls(ClassifierConfig.model_validate(spec["network"]))
+
+
+def on_stride_4(maps: Tensor, size: tuple[int, int], stride: int, backbone: Backbone) -> Tensor:
+    """Maps of a stride, those finer than 4 already thinned out, at the cells (h, w) = `size` of stride 4."""
+    if STRIDE % stride == 0:
+        return maps[..., : size[0], : size[1]]
+    if stride % STRIDE == 0 and not backbone.patches:
+        return upsample(maps, size, stride // STRIDE)
+    pixels = upsample(maps, (size[0] * STRIDE, size[1] * STRIDE), stride, backbone.patches)
+    return pixels[..., ::STRIDE, ::STRIDE]
+
+
+def build_boundary_network(
+    config: BackboneConfig, seed: int, backbone_from: Mapping[str, Tensor] | None = None
+) -> BoundaryNetwork:
+    """A boundary network on the CPU, in train mode; random parts depend on `seed` alone.
+
+    backbone_from: the weights of a network whose backbone is taken, instead of those that the config names. ConfigError
+    where weights cannot be had or do not fit.
+    """
+    config.check()
+    with seeded(seed):
+        network = BoundaryNetwork(config)
+    if backbone_from is not None:
+        prefix = ARTIFACT_PREFIX
+        state = {key.removeprefix(prefix): value for key, value in backbone_from.items() if key.startswith(prefix)}
+        load_strictly(network.backbone, state, "the input 'initial'", f"the backbone {config.backbone}")
+    elif config.weights != "none":
+        load_pretrained(network.backbone, config)
+    return network

@@ -1,0 +1,37 @@
+"""Work in processes for tasks that are made one after the other while it runs, such as what a GPU has just computed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from stages.parallel.processes import one_thread, process_pool
+
+Result = TypeVar("Result")
+WAITING = 4  # tasks for each process that are made ahead
+
+
+def results_in_order(
+    function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]], workers: int
+) -> Iterator[Result]:
+    """function(*task) for every task, in the order of the tasks; with one worker, in this process.
+
+    `function` is a module's own function. Tasks are made as processes become free, a few for each ahead.
+    """
+    if workers <= 1:
+        for task in tasks:
+            yield function(*task)
+        return
+    pool = process_pool(workers, one_thread)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(function, *task))
+            while waiting and (waiting[0].done() or len(waiting) >= WAITING * workers):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,179 @@
+"""`refine`: better score maps of class-activation maps, and masks made of them.
+
+    semiseg refine --data data --seeds seeds --refiner train-refiner
+    semiseg refine --seeds seeds --refiner train-refiner --name sharper --set method.beta=12
+
+The artifact holds the refined maps (scores/, HDF5), label maps made of them (masks/, indexed PNG, no unknown pixels)
+and classes.json. What `train-refiner` made serves all settings: beta, steps and background are chosen here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from artifacts.dataset import SPLITS, Dataset
+from artifacts.errors import ConfigError, DataError
+from artifacts.masks import encode_mask
+from artifacts.store import Artifact, Writer
+from stages.contract import Execution, Input, Stage
+from stages.localization.grid import resize_maps
+from stages.localization.known_images import KnownImages, score_maps_of
+from stages.localization.seed_labels import dense_labels
+from stages.parallel.processes import map_in_processes
+from stages.refiners.settings import RefineConfig
+
+if TYPE_CHECKING:
+    from artifacts.score_maps import ScoreMaps
+
+SHARD_SIZE = 500  # images in one file of score maps
+
+
+def needs(config: RefineConfig, given: Collection[str]) -> tuple[str, ...]:
+    return ("refiner",) if config.method.training is not None else ()
+
+
+def check(config: RefineConfig, inputs: Mapping[str, Artifact | None]) -> None:
+    """The score maps are of the data set, the network is one of this refiner and of these classes."""
+    dataset, _, _ = _open(config, inputs)
+    refiner, name = inputs.get("refiner"), config.method.name
+    if refiner is None:
+        return
+    if config.method.training is None:
+        raise ConfigError(f"{name} has no training and makes no use of the input 'refiner'", "leave --refiner out")
+    if (trained := refiner.config["method"]["name"]) != name:
+        raise ConfigError(f"{refiner.name!r} was trained for {trained}, not for {name}", f"--method {trained}")
+    known = refiner.json("network.json")["class_names"]
+    if list(known) != list(dataset.class_names):
+        raise ConfigError(
+            f"{refiner.name!r} knows the classes {', '.join(known)}; the data set has {', '.join(dataset.class_names)}",
+            "give a refiner that was trained on this data set",
+        )
+
+
+def _open(config: RefineConfig, inputs: Mapping[str, Artifact | None]) -> tuple[Dataset, KnownImages, list[str]]:
+    data, seeds = inputs["data"], inputs["seeds"]
+    assert data is not None
+    assert seeds is not None
+    dataset = Dataset(data)
+    ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
+    maps = score_maps_of(seeds.path, ids, dataset.class_names)
+    ids = ids if config.splits else list(maps.ids)
+    known = {image_id for split in SPLITS for image_id in dataset.ids(split)}
+    if foreign := sorted(set(ids) - known):
+        raise DataError(
+            f"{len(foreign)} images with score maps are not in the data set, e.g. {foreign[0]}",
+            "give the data set that the score maps were made of",
+        )
+    if not ids:
+        raise DataError(f"there are no images to refine in the splits {', '.join(config.splits)}", "name other splits")
+    masked = frozenset(dataset.ids("train")) if "masks" in config.method.card.uses else frozenset()
+    return dataset, KnownImages(dataset, maps, seeds.path / "saliency", masked), ids
+
+
+def run(
+    config: RefineConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
+) -> dict[str, Any]:
+    """Refines shard by shard what is still missing, then makes the masks; under torchrun each rank its shards."""
+    from artifacts.score_maps import ScoreMaps, ScoreMapWriter
+    from stages.engine.distributed import barrier
+    from stages.evaluation.mask_quality import quality_of_masks
+
+    dataset, images, ids = _open(config, inputs)
+    shards = [ids[start : start + SHARD_SIZE] for start in range(0, len(ids), SHARD_SIZE)]
+    mine = [image_id for shard in shards[execution.rank :: execution.world_size] for image_id in shard]
+    writer.expect(2 * len(ids))
+    with execution.progress.track(2 * len(mine), "refine", "maps") as tracker:
+
+        def advance(count: int = 1) -> None:
+            tracker.advance(count)
+            writer.advance(count * execution.world_size)  # the other ranks are taken to be as far
+
+        with ScoreMapWriter(
+            writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, normalisation="refined"
+        ) as scores:
+            missing = scores.plan(ids, execution.rank, execution.world_size)
+            advance(len(mine) - sum(map(len, missing)))
+            refiner = _refiner(config, inputs, images, execution) if missing else None
+            for shard in missing:
+                for found in refiner.refine(_batches(images, shard, _batch_size(config))):
+                    scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
+                    advance()
+        todo = [image_id for image_id in mine if not writer.has(f"masks/{image_id}.png")]
+        advance(len(mine) - len(todo))
+        task = MaskJob(dataset, ScoreMaps(writer.path), config.method.background, writer)
+        for _ in map_in_processes(write_mask_of, task, todo, execution.workers):
+            advance()
+    barrier()  # the masks of every rank are written
+    if execution.rank != 0:
+        return {}
+    splits = config.splits or tuple(split for split in SPLITS if set(dataset.ids(split)) & set(ids))
+    writer.write_json("classes.json", {"class_names": list(dataset.class_names), "ids": ids, "splits": list(splits)})
+    quality = quality_of_masks(dataset, writer.path / "masks", splits, execution.workers)
+    return {"images": len(ids), "method": config.method.name, "quality": quality}
+
+
+def _batch_size(config: RefineConfig) -> int:
+    return int(getattr(config.method, "batch_size", 1))
+
+
+def _refiner(
+    config: RefineConfig, inputs: Mapping[str, Artifact | None], images: KnownImages, execution: Execution
+) -> Any:
+    """The refiner with its network on the device, ready to start."""
+    from stages.engine.device import autocast_dtype, select_device
+    from stages.networks import load_network
+    from stages.refiners import load_refiner
+    from stages.refiners.refiner import Means
+
+    device = select_device(execution.device)
+    trained = inputs.get("refiner")
+    means = Means(device, autocast_dtype(config.precision, device), max(execution.workers // execution.world_size, 1))
+    refiner = load_refiner(config.method.name)(config.method, load_network(trained) if trained else None, means)
+    refiner.start(images.dataset, images.scores)
+    return refiner
+
+
+def _batches(images: KnownImages, ids: Sequence[str], batch_size: int) -> Iterator[list[Any]]:
+    """Known images of one size, largest first: too large for the memory is known at once."""
+    from stages.localization.activation_maps import size_batches
+
+    for members in size_batches({image_id: images.dataset.size(image_id) for image_id in ids}, batch_size):
+        yield [images[image_id] for image_id in members]
+
+
+@dataclass(frozen=True)
+class MaskJob:
+    """What a process needs to make masks of refined maps. Made of what is stored, so that a continued run agrees."""
+
+    dataset: Dataset
+    maps: ScoreMaps
+    background: float
+    writer: Writer
+
+
+def write_mask_of(task: MaskJob, image_id: str) -> None:
+    """Writes masks/<id>.png: the class with the highest score, or background where none exceeds its score."""
+    found = task.maps[image_id]
+    labels = dense_labels(resize_maps(found.scores, found.size, found.stride), found.classes, task.background)
+    task.writer.write_bytes(f"masks/{image_id}.png", encode_mask(labels, task.dataset.palette))
+
+
+STAGE = Stage(
+    name="refine",
+    version=1,
+    summary="Refine class-activation maps: better score maps, and masks made of them.",
+    config=RefineConfig,
+    inputs={
+        "data": Input(("dataset",), "the data set", default=("data",)),
+        "seeds": Input(("seeds",), "the score maps to refine", default=("seeds",)),
+        "refiner": Input(
+            ("refiner",), "the trained network of the refiner", optional=True, default=("train-refiner", "refiner")
+        ),
+    },
+    output="refined",
+    run=run,
+    needs=needs,
+    check=check,
+)

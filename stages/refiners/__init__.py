@@ -1,0 +1,35 @@
+"""Refiners, one file a paper: from score maps to better ones. `REFINERS` is all the rest of semiseg knows of them.
+
+A new refiner is one file with its class (and that of its training, where it has one), and one file of the same name in
+`settings` with its settings and its card.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from artifacts.errors import ConfigError
+from stages.refiners.settings import REFINERS
+
+if TYPE_CHECKING:
+    from stages.refiners.refiner import Refiner
+
+
+def load_refiner(name: str) -> type[Refiner]:
+    """The class that implements a refiner: the one in the module of the refiner's name."""
+    from stages.refiners.refiner import Refiner
+
+    if name not in REFINERS:
+        raise ConfigError(f"there is no refiner {name!r}", f"refiners: {', '.join(REFINERS)}")
+    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Refiner) and value.__module__ == module.__name__
+    ]
+    assert len(found) == 1, f"{module.__name__} has {len(found)} refiners"
+    return found[0]
+
+
+__all__ = ["REFINERS", "load_refiner"]

@@ -1,0 +1,119 @@
+"""IRNet (Ahn et al., CVPR 2019), its semantic half: class boundaries, and scores that walk between them.
+
+A network learns, from pairs of cells whose labels are sure, where one class ends and another begins. The scores of an
+image then walk from cell to cell, and do not cross what it takes for a boundary. The displacement field of the paper,
+which tells instances apart, is not made.
+
+    semiseg train-refiner --method irn
+    semiseg refine
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from artifacts.score_maps import ScoreMap
+from stages.engine.distributed import global_mean
+from stages.engine.known import Known
+from stages.engine.method import Batch, Method, Setup, Sources
+from stages.engine.streams import Stream
+from stages.localization.activation_maps import for_inference
+from stages.localization.boundary_labels import prepare
+from stages.localization.grid import cells, interpolation_matrix
+from stages.localization.pairs import class_boundary_affinity, partners
+from stages.localization.random_walk import walk_between_boundaries
+from stages.networks import normalise
+from stages.networks.boundary import STRIDE, BoundaryNetwork, build_boundary_network
+from stages.parallel.in_order import results_in_order
+from stages.refiners.refiner import Means, Refiner
+from stages.refiners.settings.irn import IrnSettings, IrnTrainingSettings
+
+UNKNOWN = 255
+FLOOR = 1e-5  # added in logarithms (published)
+
+
+class IrnTraining(Method):
+    """L = 1/2 (L_aff+ + L_aff-) over all pairs of cells of stride 4 nearer than `radius`, whose labels are known."""
+
+    prepare = staticmethod(prepare)
+    prepared = ("labels",)
+
+    def __init__(self, settings: IrnTrainingSettings, setup: Setup) -> None:
+        super().__init__(settings, setup)
+        network = build_boundary_network(setup.network, setup.seed, setup.initial)
+        self.networks = nn.ModuleDict({"boundary": network})
+
+    @classmethod
+    def streams(cls, settings: IrnTrainingSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        return {"labelled": Stream(sources.entries(sources.tagged, "labels"), batch_size)}
+
+    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        labelled = batch["labelled"]
+        boundary = self.predictor(labelled.image).float().sigmoid()
+        labels = labelled.label[:, ::STRIDE, ::STRIDE]  # cell i lies on pixel 4 i
+        return affinity_losses(boundary, labels, self.settings.radius)
+
+    @property
+    def predictor(self) -> BoundaryNetwork:
+        return cast(BoundaryNetwork, self.networks["boundary"])
+
+
+def affinity_losses(boundary: Tensor, labels: Tensor, radius: int) -> dict[str, Tensor]:
+    """1/4 L_bg+, 1/4 L_fg+ and 1/2 L-, each a mean over the pairs of its kind in the joint batch.
+
+    boundary: (B, h, w), 0..1; labels: (B, h, w), class ids, 255 where unknown: pairs with one are left out.
+    """
+    affinity = class_boundary_affinity(boundary, radius)  # (B, P, h', w')
+    first, second = partners(labels, radius)
+    known = (first != UNKNOWN) & (second != UNKNOWN)
+    alike = known & (first == second)
+    attract, repel = -(affinity + FLOOR).log(), -(1 + FLOOR - affinity).log()
+
+    def mean(values: Tensor, chosen: Tensor) -> Tensor:
+        return global_mean((values * chosen).sum(), chosen.sum())
+
+    return {
+        "background": mean(attract, alike & (first == 0)) / 4,
+        "foreground": mean(attract, alike & (first != 0)) / 4,
+        "different": mean(repel, known & (first != second)) / 2,
+    }
+
+
+class Irn(Refiner):
+    """Scores times (1 - boundary) walk 2^doublings steps between the boundaries; then divided by their maximum."""
+
+    training: ClassVar[type[Method] | None] = IrnTraining
+
+    def __init__(self, settings: IrnSettings, network: BoundaryNetwork, means: Means) -> None:
+        super().__init__(settings, for_inference(network, means.device), means)
+
+    def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
+        """The network works on the device, the walks in processes."""
+        settings = self.settings
+        tasks = (
+            (known.scores, boundary, settings.radius, settings.beta, settings.doublings)
+            for batch in batches
+            for known, boundary in zip(batch, self.boundaries(batch), strict=True)
+        )
+        return results_in_order(walk_between_boundaries, tasks, self.means.workers)
+
+    @torch.inference_mode()
+    def boundaries(self, batch: Sequence[Known]) -> NDArray[np.float32]:
+        """(B, h, w), 0..1, of images of one size: the sigmoid of the mean of the logits of image and mirror image."""
+        device, dtype = self.means.device, self.means.dtype
+        pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(device)
+        images = normalise(pixels)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            logits = self.network(torch.cat([images, images.flip(-1)])).float()  # (2 B, h, w)
+        seen, mirrored = logits.chunk(2)
+        width = images.shape[-1]
+        # the cell of pixel x of the mirror image is that of width - 1 - x: rarely a whole one
+        places = width - 1 - STRIDE * np.arange(cells(width, STRIDE))
+        reader = torch.from_numpy(interpolation_matrix(places, STRIDE, logits.shape[-1])).to(device)
+        return ((seen + mirrored @ reader.T) / 2).sigmoid().cpu().numpy()

@@ -1,0 +1,49 @@
+"""What makes better score maps of score maps: the contract of a refiner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from artifacts.dataset import Dataset
+from artifacts.score_maps import ScoreMap
+from stages.engine.known import Known
+from stages.engine.method import Method
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a refiner may compute with: none of it changes a result.
+
+    Attributes:
+        dtype: autocast type of networks (bf16), None for fp32.
+        workers: CPU processes the refiner may use.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+    workers: int = 1
+
+
+class Refiner:
+    """Base of the refiners: `refine` is to be written."""
+
+    training: ClassVar[type[Method] | None] = None
+    """The method that trains its network, for those that have one."""
+
+    def __init__(self, settings: Any, network: Any, means: Means) -> None:
+        """network: what `train-refiner` made, on the CPU, in eval mode; None without a training."""
+        self.settings, self.network, self.means = settings, network, means
+
+    def start(self, dataset: Dataset, scores: Mapping[str, ScoreMap]) -> None:
+        """Called once before the first image, for refiners that look at the whole data set first."""
+
+    def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
+        """The refined score maps, in the order in which the images come; images of one batch have one size.
+
+        Scores float32 (K, h, w) in 0..1, of foreground classes; normalisation "refined".
+        """
+        raise NotImplementedError  # every refiner refines

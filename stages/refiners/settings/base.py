@@ -1,0 +1,31 @@
+"""What the settings of all refiners have in common. No torch."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from stages.methods.settings.base import Card, MethodSettings
+
+
+class RefinerSettings(MethodSettings):
+    """How a refiner makes better score maps of score maps; `name` says which refiner."""
+
+    card: ClassVar[Card]
+    hard_examples: ClassVar[bool] = False
+    training: ClassVar[type[RefinerTrainingSettings] | None] = None
+    """The settings of its training by train-refiner; None: it has none."""
+    background: float = Field(
+        0.25, ge=0, le=1, description="Score of the background in the masks; refined maps are at most 1."
+    )
+
+
+class RefinerTrainingSettings(MethodSettings):
+    """How the network of a refiner learns from score maps."""
+
+    hard_examples: ClassVar[bool] = False
+
+    def smallest_crop(self) -> int:
+        """The smallest crop_size, in pixels, that the training can learn from."""
+        return 1

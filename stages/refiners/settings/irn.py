@@ -1,0 +1,70 @@
+"""Settings and card of IRNet."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from stages.localization.config import CrfConfig
+from stages.methods.settings.base import Card
+from stages.refiners.settings.base import RefinerSettings, RefinerTrainingSettings
+
+CARD = Card(
+    title="IRNet: class boundaries, learned from sure pixels of score maps, hold up scores that walk over the image",
+    paper="Ahn et al., CVPR 2019",
+    uses=("tags",),
+    loss="L = 1/2 (L_aff+ + L_aff-),  a_ij = 1 - max of the boundary on the line from i to j, |i - j| < radius\n"
+    "L_aff+ = 1/2 mean over background pairs + 1/2 mean over foreground pairs of -log(a_ij + 1e-5)\n"
+    "L_aff- = mean over pairs of two classes of -log(1 + 1e-5 - a_ij)",
+    forward=1,
+    backward=1,
+    beside="backward through the boundary branch only, the backbone is frozen",
+    sources=(
+        "Ahn et al., CVPR 2019",
+        "its code, jiwoon-ahn/irn: step/cam_to_ir_label.py, step/train_irn.py, step/make_sem_seg_labels.py",
+    ),
+    inference="scores that walked over the image, the boundary network holding them up",
+    recipe="irn",
+    output="refiner",
+)
+
+
+class IrnTrainingSettings(RefinerTrainingSettings):
+    """Ahn et al., CVPR 2019: class boundaries from pairs of sure pixels."""
+
+    card: ClassVar[Card] = CARD
+    name: Literal["irn"] = "irn"
+    radius: int = Field(
+        10, ge=2, description="Pairs of cells (4 pixels) nearer than this are learned from (published: 10)."
+    )
+    foreground: float = Field(
+        0.30,
+        ge=0,
+        le=1,
+        description="A class is sure where it wins against a background of this score (published: .30).",
+    )
+    background: float = Field(
+        0.05, ge=0, le=1, description="Background is sure where it wins even with this score (published: .05)."
+    )
+    crf: CrfConfig = Field(
+        CrfConfig(parameters="irn"), description="The dense CRF that smooths both label maps (published: irn)."
+    )
+
+    def smallest_crop(self) -> int:
+        """One cell with all its partners: radius rows, and radius - 1 columns at either side of it."""
+        return 4 * (2 * self.radius - 2) + 1
+
+
+class IrnSettings(RefinerSettings):
+    """Ahn et al., CVPR 2019: scores walk over the image, boundaries hold them up."""
+
+    card: ClassVar[Card] = CARD
+    training: ClassVar[type[RefinerTrainingSettings] | None] = IrnTrainingSettings
+    name: Literal["irn"] = "irn"
+    radius: int = Field(5, ge=2, description="Scores step to cells (4 pixels) nearer than this (published: 5).")
+    beta: float = Field(
+        10.0, gt=0, description="Exponent of the affinities; high: steps along sure pairs (published: 10)."
+    )
+    doublings: int = Field(8, ge=0, le=16, description="The walk has 2^doublings steps (published: 8, 256 steps).")
+    batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass (with their mirrors).")

@@ -1,0 +1,129 @@
+"""`train-refiner`: trains the network of a refiner on score maps: data set, seeds -> weights that `refine` reads.
+
+    semiseg train-refiner --method irn --data data --seeds seeds
+
+The label maps that it learns from are made first, in processes, and stay in the artifact (labels/, indexed PNG).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from artifacts.dataset import Dataset
+from artifacts.errors import ConfigError
+from artifacts.masks import encode_mask
+from artifacts.store import Artifact, Writer
+from stages.contract import Execution, Input, Stage
+from stages.localization.known_images import KnownImages, score_maps_of
+from stages.parallel.processes import map_in_processes
+from stages.refiners.settings import TrainRefinerConfig
+
+
+def externals(config: TrainRefinerConfig) -> dict[str, Path]:
+    file = config.network.weights_file()
+    return {"network.weights": file} if file else {}
+
+
+def check(config: TrainRefinerConfig, inputs: Mapping[str, Artifact | None]) -> None:
+    """The score maps are of the data set, and the weights can be had."""
+    data, seeds, initial = inputs["data"], inputs["seeds"], inputs.get("initial")
+    assert data is not None
+    assert seeds is not None
+    dataset = Dataset(data)
+    dataset.require_background("the stage train-refiner")
+    score_maps_of(seeds.path, _ids(config, dataset), dataset.class_names)
+    if initial is None:
+        config.network.check()
+        return
+    backbone = initial.json("network.json")["network"]["backbone"]
+    if backbone != config.network.backbone:
+        raise ConfigError(
+            f"the backbone of {initial.name!r} is {backbone}, that of this config {config.network.backbone}",
+            f"--set network.backbone={backbone}",
+        )
+    if config.network.weights != "none":
+        raise ConfigError(
+            f"the backbone is that of {initial.name!r}: network.weights {config.network.weights} would have no effect",
+            "--weights none, or leave --initial out",
+        )
+
+
+def _ids(config: TrainRefinerConfig, dataset: Dataset) -> list[str]:
+    return sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a process needs to prepare the label maps of images; travels to it once."""
+
+    images: KnownImages
+    prepare: Callable[..., dict[str, Any]]
+    settings: Any
+    writer: Writer
+
+
+def prepare_image(task: Preparation, image_id: str) -> None:
+    """Writes the label maps of one image."""
+    for name, labels in task.prepare(task.settings, task.images[image_id]).items():
+        task.writer.write_bytes(f"{name}/{image_id}.png", encode_mask(labels, task.images.dataset.palette))
+
+
+def run(
+    config: TrainRefinerConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
+) -> dict[str, Any]:
+    from stages.engine.distributed import barrier
+    from stages.engine.method import Sources
+    from stages.engine.streams import MaskFolder
+    from stages.methods.training import train_network
+    from stages.refiners import load_refiner
+
+    data, seeds = inputs["data"], inputs["seeds"]
+    assert data is not None
+    assert seeds is not None
+    dataset = Dataset(data)
+    ids = _ids(config, dataset)
+    maps = score_maps_of(seeds.path, ids, dataset.class_names)
+    kind = load_refiner(config.method.name).training
+    assert kind is not None  # the config knows only refiners that have one
+    masked = frozenset(dataset.ids("train")) if "masks" in config.method.card.uses else frozenset()
+    folders = {}
+    if kind.prepare is not None:
+        task = Preparation(
+            KnownImages(dataset, maps, seeds.path / "saliency", masked), kind.prepare, config.method, writer
+        )
+        prepare_all(task, ids, kind.prepared, execution)
+        barrier()  # the label maps of every rank are written
+        folders = {name: MaskFolder(writer.path / name, None) for name in kind.prepared}
+    sources = Sources(
+        dataset.ids("train"), dataset.ids("weak"), frozenset({"masks", *folders}), dataset, tagged=ids, folders=folders
+    )
+    return train_network(config, dataset, sources, writer, execution, inputs.get("initial"), kind)
+
+
+def prepare_all(task: Preparation, ids: Sequence[str], names: Sequence[str], execution: Execution) -> None:
+    """Prepares what is still missing; under torchrun each rank its share of the images."""
+    mine = ids[execution.rank :: execution.world_size]
+    todo = [i for i in mine if not all(task.writer.has(f"{name}/{i}.png") for name in names)]
+    with execution.progress.track(len(mine), "labels", done=len(mine) - len(todo)) as tracker:
+        for _ in map_in_processes(prepare_image, task, todo, execution.workers):
+            tracker.advance()
+
+
+STAGE = Stage(
+    name="train-refiner",
+    version=1,
+    summary="Train the network of a refiner on score maps.",
+    config=TrainRefinerConfig,
+    inputs={
+        "data": Input(("dataset",), "the data set", default=("data",)),
+        "seeds": Input(("seeds",), "the score maps to learn from", default=("seeds",)),
+        "initial": Input(("classifier",), "a classifier whose backbone is taken", optional=True),
+    },
+    output="refiner",
+    run=run,
+    externals=externals,
+    check=check,
+)
