@@ -75,7 +75,7 @@ class _Index(Shape):
 
     schema_version: Literal[1] = Field(alias="schema")
     class_names: ClassNames
-    normalisation: Literal["max", "probability"]
+    normalisation: Literal["max", "probability", "refined"]
     shards: dict[str, list[str]]
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from semiseg_cli.console import out, say, write_json
 from semiseg_cli.options import AnyWorkspace, JsonOption
 from stages.config import describe_config
 from stages.contract import STAGE_MODULES, load_stage
+
+if TYPE_CHECKING:
+    from stages.methods.settings.base import MethodSettings
 
 
 def config(
@@ -32,21 +35,28 @@ def methods(
     as_json: JsonOption = False,
     workspace: AnyWorkspace = None,
 ) -> None:
-    """List the training methods: what each needs, what a step costs, which recipe reproduces it.
+    """List the training methods and the refiners: what each needs, what a step costs, which recipe reproduces it.
 
     With a name: its loss, its sources and its settings with their defaults.
     """
-    from stages.methods import METHODS
-
-    if name is not None and name not in METHODS:
-        raise UsageError(f"there is no method {name!r}{did_you_mean(name, METHODS)}")
+    known = _known_methods()
+    if name is not None and name not in known:
+        raise UsageError(f"there is no method {name!r}{did_you_mean(name, known)}")
     if as_json:
-        records = [_method_record(key) for key in METHODS]
+        records = [_method_record(key) for key in known]
         write_json(records if name is None else _method_record(name))
     elif name is None:
         _list_methods()
     else:
         _describe_method(name)
+
+
+def _known_methods() -> dict[str, type[MethodSettings]]:
+    """The settings of all methods that train, and of the refiners."""
+    from stages.methods import METHODS
+    from stages.refiners import REFINERS
+
+    return {**METHODS, **REFINERS}
 
 
 _NEEDS = {"masks": "L", "tags": "W", "pictures": "U"}
@@ -55,12 +65,10 @@ _WORDS = {"masks": "labelled", "tags": "weak", "pictures": "unlabelled"}
 
 def _list_methods() -> None:
     """A line of facts a method, below it what it is and its paper: nothing is left out where lines are short."""
-    from stages.methods import METHODS
-
     console = out()
     line = "{:<14} {:<6} {:<8} {}".format
     console.print(line("method", "needs", "passes", "recipe"), style="bold")
-    for key, settings in METHODS.items():
+    for key, settings in _known_methods().items():
         card = settings.card
         needs = " ".join(_NEEDS[part] for part in card.uses)
         passes = f"{card.forward}/{card.backward}" + ("+" if card.beside else "")
@@ -76,18 +84,14 @@ def _list_methods() -> None:
 
 def _command(name: str) -> str:
     """How to run the recipe of a method, and what that is good for."""
-    from stages.methods import METHODS
-
-    card = METHODS[name].card
+    card = _known_methods()[name].card
     if card.recipe == "league":
         return f"semiseg run league --set methods=[{name}] (compares it; no recipe reproduces the paper)"
     return f"semiseg run {card.recipe}" + (f" --profile {card.profile}" if card.profile else "")
 
 
 def _method_record(name: str) -> dict[str, Any]:
-    from stages.methods import METHODS
-
-    settings = METHODS[name]
+    settings = _known_methods()[name]
     defaults = settings.model_validate({"name": name})
     card = settings.card
     return {
@@ -106,14 +110,19 @@ def _method_record(name: str) -> dict[str, Any]:
         "command": _command(name),
         "sources": list(card.sources),
         "settings": defaults.model_dump(mode="json"),
+        **({"training": training().model_dump(mode="json")} if (training := _training_of(settings)) else {}),
     }
 
 
-def _describe_method(name: str) -> None:
-    from stages.methods import METHODS
+def _training_of(settings: type[MethodSettings]) -> type[MethodSettings] | None:
+    """The settings of a refiner's training; None: it has none, or this is no refiner."""
+    found: type[MethodSettings] | None = getattr(settings, "training", None)
+    return found
 
-    settings = METHODS[name]
-    card = settings.card
+
+def _describe_method(name: str) -> None:
+    settings = _known_methods()[name]
+    card, training = settings.card, _training_of(settings)
     inputs = settings.model_validate({"name": name}).inputs()
     facts = {
         "paper": card.paper,
@@ -128,5 +137,8 @@ def _describe_method(name: str) -> None:
         print(textwrap.fill(f"{key + ':':<13}{text}", min(out().width, 120), subsequent_indent=" " * 13))
     print("\n" + "\n".join(f"    {line}" for line in card.loss.splitlines()))
     print("\nsources:" + "".join(f"\n  - {source}" for source in card.sources))
-    print("\nsettings (--set method.KEY=VALUE):\n")
+    if training is not None:
+        print("\nsettings of train-refiner (--set method.KEY=VALUE):\n")
+        print(describe_config(training))
+    print(f"\nsettings{' of refine' if card.output == 'refiner' else ''} (--set method.KEY=VALUE):\n")
     print(describe_config(settings))

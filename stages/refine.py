@@ -19,13 +19,13 @@ from artifacts.masks import encode_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
 from stages.localization.grid import resize_maps
-from stages.localization.known_images import KnownImages, score_maps_of
 from stages.localization.seed_labels import dense_labels
 from stages.parallel.processes import map_in_processes
 from stages.refiners.settings import RefineConfig
 
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMaps
+    from stages.localization.known_images import KnownImages
 
 SHARD_SIZE = 500  # images in one file of score maps
 
@@ -53,6 +53,8 @@ def check(config: RefineConfig, inputs: Mapping[str, Artifact | None]) -> None:
 
 
 def _open(config: RefineConfig, inputs: Mapping[str, Artifact | None]) -> tuple[Dataset, KnownImages, list[str]]:
+    from stages.localization.known_images import KnownImages, score_maps_of
+
     data, seeds = inputs["data"], inputs["seeds"]
     assert data is not None
     assert seeds is not None

@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
 from artifacts.masks import encode_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
-from stages.localization.known_images import KnownImages, score_maps_of
 from stages.parallel.processes import map_in_processes
 from stages.refiners.settings import TrainRefinerConfig
+
+if TYPE_CHECKING:
+    from stages.localization.known_images import KnownImages
 
 
 def externals(config: TrainRefinerConfig) -> dict[str, Path]:
@@ -29,6 +31,8 @@ def externals(config: TrainRefinerConfig) -> dict[str, Path]:
 
 def check(config: TrainRefinerConfig, inputs: Mapping[str, Artifact | None]) -> None:
     """The score maps are of the data set, and the weights can be had."""
+    from stages.localization.known_images import score_maps_of
+
     data, seeds, initial = inputs["data"], inputs["seeds"], inputs.get("initial")
     assert data is not None
     assert seeds is not None
@@ -77,6 +81,7 @@ def run(
     from stages.engine.distributed import barrier
     from stages.engine.method import Sources
     from stages.engine.streams import MaskFolder
+    from stages.localization.known_images import KnownImages, score_maps_of
     from stages.methods.training import train_network
     from stages.refiners import load_refiner
 

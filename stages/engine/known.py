@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
-from artifacts.score_maps import ScoreMap
+if TYPE_CHECKING:
+    from artifacts.score_maps import ScoreMap
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,15 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from artifacts.score_maps import ScoreMap
 from stages.localization.pairs import Offset, line_between, offsets
+
+if TYPE_CHECKING:
+    from artifacts.score_maps import ScoreMap
 
 
 def boundary_affinities(boundary: NDArray[np.floating], radius: int) -> dict[Offset, NDArray[np.float32]]:

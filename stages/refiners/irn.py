@@ -15,6 +15,7 @@ from typing import ClassVar, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
 from stages.localization.activation_maps import for_inference
 from stages.localization.boundary_labels import prepare
-from stages.localization.grid import cells, interpolation_matrix
+from stages.localization.grid import cells
 from stages.localization.pairs import class_boundary_affinity, partners
 from stages.localization.random_walk import walk_between_boundaries
 from stages.networks import normalise
@@ -108,12 +109,11 @@ class Irn(Refiner):
         """(B, h, w), 0..1, of images of one size: the sigmoid of the mean of the logits of image and mirror image."""
         device, dtype = self.means.device, self.means.dtype
         pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(device)
-        images = normalise(pixels)
+        width = pixels.shape[-1]
+        # to 4 n + 1 pixels, so that the cells of the mirror image lie on those of the image
+        images = F.pad(normalise(pixels), (0, (1 - width) % STRIDE))
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             logits = self.network(torch.cat([images, images.flip(-1)])).float()  # (2 B, h, w)
         seen, mirrored = logits.chunk(2)
-        width = images.shape[-1]
-        # the cell of pixel x of the mirror image is that of width - 1 - x: rarely a whole one
-        places = width - 1 - STRIDE * np.arange(cells(width, STRIDE))
-        reader = torch.from_numpy(interpolation_matrix(places, STRIDE, logits.shape[-1])).to(device)
-        return ((seen + mirrored @ reader.T) / 2).sigmoid().cpu().numpy()
+        boundary = ((seen + mirrored.flip(-1)) / 2).sigmoid()
+        return boundary[..., : cells(width, STRIDE)].cpu().numpy()

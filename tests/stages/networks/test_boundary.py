@@ -1,0 +1,68 @@
+"""stages/networks/boundary.py: any backbone, at stride 4, without a shift; the backbone never changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from artifacts.errors import ConfigError
+from stages.networks import build_classifier, parameter_groups
+from stages.networks.boundary import BoundaryNetwork, build_boundary_network
+from stages.networks.config import CLASSIFIER_PRESETS, ClassifierConfig
+
+
+def config(preset: str) -> ClassifierConfig:
+    return ClassifierConfig.model_validate({"preset": preset, "weights": "none", "freeze_batch_norm": False})
+
+
+@pytest.mark.parametrize("preset", [name for name in CLASSIFIER_PRESETS if name != "resnet101"])
+@pytest.mark.parametrize("size", [(64, 64), (61, 67)])
+def test_any_backbone_gives_boundaries_at_stride_4(preset, size):
+    network = build_boundary_network(config(preset), seed=0)
+    boundary = network(torch.rand(2, 3, *size))
+    assert boundary.shape == (2, -(-size[0] // 4), -(-size[1] // 4))
+    boundary.sum().backward()
+    learning = {name.partition(".")[0] for name, value in network.named_parameters() if value.grad is not None}
+    assert learning == {"branches", "boundary"}
+    assert all(group["name"].startswith("new.") for group in parameter_groups(network, network.pretrained))
+
+
+def test_the_backbone_never_changes():
+    network = build_boundary_network(config("mobilenet_v2"), seed=0).train()
+    before = {name: value.clone() for name, value in network.backbone.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    network(torch.rand(2, 3, 64, 64)).square().sum().backward()
+    optimizer.step()
+    assert all(torch.equal(value, before[name]) for name, value in network.backbone.state_dict().items())
+
+
+def test_a_spot_of_a_coarse_level_stays_where_it_is():
+    """The cell of stride 8 on pixel (40, 24) is, at stride 4, cell (10, 6)."""
+    network = build_boundary_network(config("tiny"), seed=0)
+    level = torch.zeros(1, 64, 9, 9)
+    level[0, :, 5, 3] = 1
+    from stages.networks.boundary import on_stride_4
+
+    resized = on_stride_4(level, (17, 17), 8, network.backbone)
+    assert resized[0, 0].argmax() == 10 * 17 + 6
+    odd = on_stride_4(torch.rand(1, 2, 5, 5), (17, 17), 14, network.backbone)  # no multiple of 4
+    assert odd.shape == (1, 2, 17, 17)
+
+
+def test_the_backbone_of_a_classifier_is_taken():
+    classifier = build_classifier(config("tiny"), 3, seed=5)
+    network = build_boundary_network(config("tiny"), 0, classifier.state_dict())
+    for name, value in classifier.backbone.state_dict().items():
+        assert torch.equal(network.backbone.state_dict()[name], value)
+    with pytest.raises(ConfigError, match="the input 'initial'"):
+        build_boundary_network(config("mobilenet_v2"), 0, classifier.state_dict())
+
+
+def test_what_is_saved_builds_the_network_again():
+    network = build_boundary_network(config("tiny"), seed=1).eval()
+    spec = network.spec(("background", "cat"))
+    again = BoundaryNetwork.from_spec(spec).eval()
+    again.load_state_dict(network.state_dict())
+    x = torch.rand(1, 3, 40, 40)
+    assert spec["kind"] == "boundary"
+    assert torch.equal(network(x), again(x))

@@ -1,0 +1,19 @@
+"""Run by test_stages.py under torchrun: train-refiner and refine by two processes.
+
+python -m torch.distributed.run --nproc_per_node 2 two_processes.py FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from artifacts.store import Workspace
+from stages import refine
+from tests.stages.refiners.small_refinement import TRAINING, run
+
+if __name__ == "__main__":
+    refine.SHARD_SIZE = 2
+    space = Workspace(Path(sys.argv[1]) / "runs")
+    run(space, "train-refiner", "refiner-by-two", TRAINING)
+    run(space, "refine", "refined-by-two", {})
