@@ -93,7 +93,7 @@ def _command(name: str) -> str:
 def _method_record(name: str) -> dict[str, Any]:
     settings = _known_methods()[name]
     defaults = settings.model_validate({"name": name})
-    card = settings.card
+    card, training = settings.card, _training_of(settings)
     return {
         "name": name,
         "title": card.title,
@@ -110,7 +110,7 @@ def _method_record(name: str) -> dict[str, Any]:
         "command": _command(name),
         "sources": list(card.sources),
         "settings": defaults.model_dump(mode="json"),
-        **({"training": training().model_dump(mode="json")} if (training := _training_of(settings)) else {}),
+        **({"training": training.model_validate({"name": name}).model_dump(mode="json")} if training else {}),
     }
 
 

@@ -97,7 +97,7 @@ def run(
         ) as scores:
             missing = scores.plan(ids, execution.rank, execution.world_size)
             advance(len(mine) - sum(map(len, missing)))
-            refiner = _refiner(config, inputs, images, execution) if missing else None
+            refiner: Any = _refiner(config, inputs, images, execution) if missing else None
             for shard in missing:
                 for found in refiner.refine(_batches(images, shard, _batch_size(config))):
                     scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
@@ -110,7 +110,7 @@ def run(
     barrier()  # the masks of every rank are written
     if execution.rank != 0:
         return {}
-    splits = config.splits or tuple(split for split in SPLITS if set(dataset.ids(split)) & set(ids))
+    splits: Sequence[str] = config.splits or tuple(split for split in SPLITS if set(dataset.ids(split)) & set(ids))
     writer.write_json("classes.json", {"class_names": list(dataset.class_names), "ids": ids, "splits": list(splits)})
     quality = quality_of_masks(dataset, writer.path / "masks", splits, execution.workers)
     return {"images": len(ids), "method": config.method.name, "quality": quality}

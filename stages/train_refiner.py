@@ -95,7 +95,7 @@ def run(
     assert kind is not None  # the config knows only refiners that have one
     masked = frozenset(dataset.ids("train")) if "masks" in config.method.card.uses else frozenset()
     folders = {}
-    if kind.prepare is not None:
+    if kind.prepared:
         task = Preparation(
             KnownImages(dataset, maps, seeds.path / "saliency", masked), kind.prepare, config.method, writer
         )

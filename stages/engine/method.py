@@ -6,7 +6,7 @@ checkpoints and logging.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
@@ -149,14 +149,17 @@ class Method:
         """The streams of pictures the method draws from; their batch sizes add up to `batch_size`."""
         raise NotImplementedError  # every method says where its pictures come from
 
-    prepare: ClassVar[Callable[[Any, Known], dict[str, NDArray[np.uint8]]] | None] = None
-    """Label maps of one image, uint8 (H, W), that streams may name as sources: prepare(settings, known).
-
-    They are made once, before the first step, in other processes: a function of a module that loads no torch. The
-    artifact keeps them for people to look at, NAME/<image id>.png.
-    """
     prepared: ClassVar[tuple[str, ...]] = ()
-    """The names of the label maps that `prepare` makes."""
+    """Names of the label maps that `prepare` makes: sources that streams may name."""
+
+    @staticmethod
+    def prepare(settings: Any, known: Known) -> dict[str, NDArray[np.uint8]]:
+        """Label maps of one image, uint8 (H, W), by the names in `prepared`.
+
+        They are made once, before the first step, in other processes: by a function of a module that loads no torch.
+        The artifact keeps them for people to look at, NAME/<image id>.png.
+        """
+        return {}
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         """Named loss terms of one step, already weighted: the engine minimises their sum.

@@ -54,7 +54,8 @@ def walk_between_boundaries(
     if len(scores.classes):
         affinities = boundary_affinities(boundary, radius)
         refined = walk(scores.scores * (1 - boundary), affinities, beta, doublings)
-        refined /= max(float(refined.max()), np.finfo(np.float32).tiny)
+        highest = float(refined.max())
+        refined /= highest or 1.0
     return dataclasses.replace(scores, scores=refined, normalisation="refined")
 
 

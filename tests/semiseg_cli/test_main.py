@@ -23,7 +23,9 @@ from stages.contract import STAGE_MODULES, load_stage
 from stages.data.config import ShapesConfig
 from stages.methods import METHODS
 from stages.pipeline.recipe import read_recipe
+from stages.refiners import REFINERS
 
+LISTED = {**METHODS, **REFINERS}  # what `semiseg methods` lists
 TINY = [
     *("--set", "dataset.train=4", "--set", "dataset.weak=4", "--set", "dataset.val=3"),
     *("--set", "dataset.long_side=48", "--workers", "1"),
@@ -121,7 +123,7 @@ def test_the_list_of_methods_fits_the_terminal_and_leaves_nothing_out(
     assert max(map(len, out.splitlines())) <= width
     assert "semiseg methods NAME" in err
     told = " ".join(out.split())
-    for name, settings in METHODS.items():
+    for name, settings in LISTED.items():
         card = settings.card
         assert f" {name} " in f" {told} "
         assert f"{card.title} {card.paper}" in told
@@ -133,7 +135,7 @@ def test_the_list_of_methods_fits_the_terminal_and_leaves_nothing_out(
 
 def test_the_recipe_of_a_card_trains_the_method(capsys: pytest.CaptureFixture[str]) -> None:
     """The command that `methods NAME` prints, with the data that it asks for."""
-    for name, settings in METHODS.items():
+    for name, settings in LISTED.items():
         command = json.loads(run(capsys, "methods", name, "--json")[1])["command"].split(" (")[0].split()
         assert command[:3] == ["semiseg", "run", settings.card.recipe]
         profile = command[4] if "--profile" in command else None
@@ -149,7 +151,7 @@ def test_the_recipe_of_a_card_trains_the_method(capsys: pytest.CaptureFixture[st
         assert name in methods, command
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(LISTED))
 def test_a_method_is_told_in_full(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -157,16 +159,16 @@ def test_a_method_is_told_in_full(
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = run(capsys, "methods", name)
     assert code == 0
-    card = METHODS[name].card
-    facts, _, settings = out.partition("settings (--set method.KEY=VALUE):")
+    card = LISTED[name].card
+    facts, settings = re.split(r"settings(?: of refine)? \(--set method.KEY=VALUE\):", out)
     assert max(map(len, facts[facts.index("paper:") : facts.index("    ")].splitlines())) <= 80
     told = " ".join(facts.split())
     for text in (card.title, card.paper, card.cost, card.inference, card.loss, *card.sources):
         assert " ".join(text.split()) in told
     assert f"semiseg run {card.recipe}" in told
     assert all(word in told for word in ("labelled" if "masks" in card.uses else "weak", "needs:"))
-    defaults = METHODS[name].model_validate({"name": name})
-    assert build(METHODS[name], parse_yaml(settings, "printed"), "printed") == defaults
+    defaults = LISTED[name].model_validate({"name": name})
+    assert build(LISTED[name], parse_yaml(settings, "printed"), "printed") == defaults
     code, out, _ = run(capsys, "methods", name, "--json")
     record = json.loads(out)
     assert record in json.loads(run(capsys, "methods", "--json")[1])

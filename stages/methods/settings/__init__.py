@@ -64,6 +64,9 @@ def name_alone(value: Any) -> Any:
 class MethodTraining(TrainingConfig):
     """What trainings with a method have in common."""
 
+    if TYPE_CHECKING:
+        method: Any
+        network: Any
     _name_alone = pydantic.field_validator("method", mode="before", check_fields=False)(name_alone)
 
 
