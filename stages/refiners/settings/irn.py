@@ -66,5 +66,10 @@ class IrnSettings(RefinerSettings):
     beta: float = Field(
         10.0, gt=0, description="Exponent of the affinities; high: steps along sure pairs (published: 10)."
     )
-    doublings: int = Field(8, ge=0, le=16, description="The walk has 2^doublings steps (published: 8, 256 steps).")
+    doublings: int = Field(
+        8,
+        ge=0,
+        le=16,
+        description="The walk has 2^doublings steps (published: 8, 256 steps, for 500 pixels; for 160: 5).",
+    )
     batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass (with their mirrors).")
