@@ -139,9 +139,10 @@ def _refiner(
 
 def _batches(images: KnownImages, ids: Sequence[str], batch_size: int) -> Iterator[list[Any]]:
     """Known images of one size, largest first: too large for the memory is known at once."""
-    from stages.localization.activation_maps import size_batches
+    from stages.localization.activation_maps import ALONE_PIXELS, size_batches
 
-    for members in size_batches({image_id: images.dataset.size(image_id) for image_id in ids}, batch_size):
+    sizes = {image_id: images.dataset.size(image_id) for image_id in ids}
+    for members in size_batches(sizes, batch_size, ALONE_PIXELS):
         yield [images[image_id] for image_id in members]
 
 
