@@ -17,6 +17,7 @@ from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import read_mask
 from artifacts.score_maps import ScoreMaps
 from artifacts.store import Workspace
+from semiseg_cli.main import main
 from stages.localization.boundary_labels import boundary_labels
 from stages.localization.grid import resize_maps
 from stages.localization.known_images import KnownImages
@@ -179,3 +180,16 @@ def test_inputs_that_do_not_belong_together_are_refused(space, tmp_path):
         run(space, "refine", "no", {"splits": ["val"]})
     with pytest.raises(ConfigError, match="irm"):
         run(space, "refine", "no", {"method": "irm"})
+
+
+def test_the_recipe_runs_from_pictures_to_the_table(tmp_path, capsys):
+    """Classifier, seeds, refiner, refined maps, CRF and scores on a few drawn images, by the command line."""
+    small = ("classifiers=[cam]", "classifier_iterations=2", "iterations=2", "crop_size=48", "radius=4")
+    images = ("data.dataset.train=4", "data.dataset.weak=4", "data.dataset.val=3", "data.dataset.long_side=64")
+    settings = [word for setting in (*small, *images) for word in ("--set", setting)]
+    assert main(["run", "irn", *settings, "--workspace", str(tmp_path / "work"), "--device", "cpu"]) == 0
+    rows = capsys.readouterr().out
+    assert "refined + CRF" in rows
+    space = Workspace(tmp_path / "work")
+    for name in ("evaluate-cams-cam", "evaluate-refined-cam", "evaluate-crf-cam"):
+        assert 0 < space.artifact(name).summary["mean_iou"] < 1
