@@ -196,7 +196,7 @@ def _open(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> tupl
 
 def _check_complete(predictions: Artifact, maps: ScoreMaps, data: Artifact | None) -> None:
     """ArtifactError unless the score maps are of all images that the artifact was made of."""
-    if predictions.kind == "predictions":
+    if predictions.kind in ("predictions", "refined"):  # they say which images they are of
         classes = predictions.json("classes.json", Classes)
         wanted, same = set(classes.ids), list(maps.class_names) == classes.class_names
     elif data is not None and _content_of_data(predictions) == data.manifest.content:
