@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +82,37 @@ def test_links_to_files_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+# --- the example of a method ---
+
+FILES = re.compile(r"^```python\n# (stages/\S+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def test_the_method_of_the_readme_is_two_files_of_forty_lines_and_trains(tmp_path):
+    files = FILES.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert [name for name, _ in files] == ["stages/methods/settings/entropy.py", "stages/methods/entropy.py"]
+    assert sum(len(text.splitlines()) + 1 for _, text in files) <= 40
+    tree = tmp_path / "tree"
+    for package in ("artifacts", "stages", "semiseg_cli"):
+        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in files:
+        (tree / name).write_text(text, encoding="utf-8")
+
+    def run(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-m", "semiseg_cli", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tree)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "L = CE(f(x), y) + weight mean H(f(u))" in run("methods", "entropy")
+    small = [f"dataset.{key}={value}" for key, value in (("train", 4), ("weak", 4), ("val", 2), ("long_side", 48))]
+    run("prepare-data", *(part for setting in small for part in ("--set", setting)))
+    settings = ["--iterations", "2", "--batch-size", "4", "--set", "crop_size=48", "--set", "method.weight=0.5"]
+    run("train", "--method", "entropy", "--network", "tiny", *settings)
+    assert '"entropy"' in run("show", "entropy", "--json")
