@@ -46,12 +46,6 @@ def voc_palette() -> bytes:
     return bytes(palette)
 
 
-def colourise(mask: np.ndarray, palette: bytes | None = None) -> np.ndarray:
-    """Return the colours of an index mask: uint8 (H, W) -> uint8 (H, W, 3). Default palette: VOC's."""
-    colours = np.frombuffer(voc_palette() if palette is None else palette, dtype=np.uint8).reshape(256, 3)
-    return colours[mask]
-
-
 def write_mask(path: Path | str, mask: np.ndarray, palette: bytes | None = None) -> None:
     """Write an index mask as an 8-bit PNG of mode P. Equal masks give equal bytes.
 

@@ -404,15 +404,6 @@ class Workspace:
         self._recover_all()
         return sorted(entry.name for entry in self._entries() if not entry.name.startswith(".") and has_manifest(entry))
 
-    def leftovers(self) -> dict[str, list[Path]]:
-        """Folders of unfinished work, by artifact name."""
-        self._recover_all()
-        found: dict[str, list[Path]] = {}
-        for entry in sorted(self._entries()):
-            if match := re.fullmatch(r"\.(\w[\w.-]*)\.(?:[^.]{1,12}\.partial|old|removed)", entry.name):
-                found.setdefault(match[1], []).append(entry)
-        return found
-
     def _entries(self) -> list[Path]:
         return list(self.path.iterdir()) if self.path.is_dir() else []
 
@@ -615,15 +606,6 @@ class Workspace:
             gone = [path for path in self.partials(name) if path != kept]
             for path in gone:
                 shutil.rmtree(path, ignore_errors=True)
-        return gone
-
-    def discard_leftovers(self, name: str) -> list[Path]:
-        """Deletes unfinished work of `name` and what a cut off publish or removal left; returns what went."""
-        with self._lock(name).held(exclusive=True):
-            self._recover(name)
-            gone = self.leftovers().get(name, [])
-            for path in gone:
-                _drop(path)
         return gone
 
     def remove(self, name: str) -> None:

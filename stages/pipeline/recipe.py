@@ -152,11 +152,6 @@ def declared_parameters(path: Path, profile: str | None = None, settings: Iterab
     return list(parameters.values())
 
 
-def profiles_of(path: Path) -> list[str]:
-    """Names of the profiles of a recipe file."""
-    return list(read_yaml(path).get("profiles") or {})
-
-
 def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, settings: Iterable[str] = ()) -> Recipe:
     """The recipe of the values `raw` (see `read_recipe`); `source` names it in messages."""
     problems, settings = _Mistakes(source), list(settings)

@@ -43,6 +43,12 @@ def change_json(folder: Path, relative: str, change: Callable[[Any], Any], sign:
         sign_again(folder)
 
 
+def leftovers(workspace: Workspace) -> list[str]:
+    """The folders of unfinished work, and what a publish or removal that was cut off left, by name."""
+    workspace.names()  # completes what was cut off
+    return sorted(path.name for path in workspace.path.glob(".*") if path.name != ".locks")
+
+
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     """A process of its own that runs `code` with the workspace's path as `path`."""
     head = """

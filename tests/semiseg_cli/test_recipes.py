@@ -10,9 +10,15 @@ from artifacts.errors import ConfigError
 from semiseg_cli.recipe_commands import shipped_recipes
 from stages.config import read_yaml
 from stages.methods.settings import trained_by
-from stages.pipeline.recipe import Recipe, declared_parameters, profiles_of, read_recipe
+from stages.pipeline.recipe import Recipe, declared_parameters, read_recipe
 
 GIVEN = {"data": "devkit", "weights": "net.pth", "lists": "lists", "labelled": "list.txt"}
+
+
+def profiles_of(path: Path) -> list[str]:
+    return list(read_yaml(path).get("profiles") or {})
+
+
 CASES = [(name, profile) for name, path in shipped_recipes().items() for profile in (None, *profiles_of(path))]
 
 

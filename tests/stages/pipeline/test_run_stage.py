@@ -11,6 +11,7 @@ from artifacts.store import Work, Workspace
 from stages.config import Config
 from stages.contract import Execution, Input
 from stages.pipeline.run_stage import run_stage
+from tests.artifacts.small_artifacts import leftovers
 
 
 class Settings(Config):
@@ -46,7 +47,7 @@ def test_a_change_that_can_change_the_result_makes_work_and_the_old_artifact_goe
     assert (new.ran, len(toy.made)) == (True, 3)
     assert new.artifact.manifest.content != old.content
     assert workspace.names() == ["m"]
-    assert workspace.leftovers() == {}
+    assert leftovers(workspace) == []
     assert run(version=2, config=Settings(text="other")).ran
 
 
@@ -77,7 +78,7 @@ def test_a_stage_that_fails_before_its_first_item_leaves_nothing_and_is_not_cont
     toy.fail_at = 0
     with pytest.raises(RuntimeError, match="failed at 0"):
         run()
-    assert workspace.leftovers() == {}
+    assert leftovers(workspace) == []
     toy.fail_at = None
     assert run().artifact.manifest.resumed == 0
 
@@ -107,7 +108,7 @@ def test_an_artifact_another_process_made_meanwhile_is_not_made_twice(run, toy, 
     monkeypatch.setattr(module, "published_if_fresh", blind_at_first)
     assert not run().ran
     assert toy.made == []
-    assert workspace.leftovers() == {}
+    assert leftovers(workspace) == []
 
 
 def test_a_damaged_manifest_is_made_again(run, toy, workspace):
@@ -133,7 +134,7 @@ def test_what_is_replaced_is_told_before_any_work_and_can_be_kept(run, toy, work
         run(force=True, replacing=refuse)
     assert told == [("item", ["text item -> new"]), ("item", [])]
     assert toy.made == []
-    assert workspace.leftovers() == {}
+    assert leftovers(workspace) == []
 
 
 def test_inputs_and_stages_that_changed_are_told(run, workspace):
@@ -198,7 +199,7 @@ def test_inputs_that_do_not_fit_are_told_before_any_work(run, toy, workspace, gi
     with pytest.raises(error, match=words):
         run("result", given=given, inputs=NEEDS, version=2)
     assert toy.made == []
-    assert workspace.leftovers() == {}
+    assert leftovers(workspace) == []
 
 
 def test_an_input_of_an_unknown_version_is_refused(run, workspace):

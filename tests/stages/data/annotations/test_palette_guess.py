@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from artifacts.errors import DataError
-from artifacts.masks import colourise, write_mask
+from artifacts.masks import voc_palette, write_mask
 from stages.data.annotations.class_table import ClassTable, read_class_table
 from stages.data.annotations.colour_masks import read_colours, renumber, to_indices
 from stages.data.annotations.palette_guess import guess_palette
@@ -22,6 +22,11 @@ from stages.data.config import VOC_CLASS_NAMES
 from tests.fuzz.palettes import indexed_png
 
 RED, GREEN = 0x800000, 0x008000
+
+
+def colourise(mask: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3): an index mask in the colours of VOC."""
+    return np.frombuffer(voc_palette(), np.uint8).reshape(256, 3)[mask]
 
 
 def save(path: Path, pixels: Any, mode: str | None = None, **how: Any) -> Path:
