@@ -19,8 +19,6 @@ from pydantic import Field
 
 from artifacts.dataset import SPLITS, Dataset, Split
 from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
-from artifacts.item_shapes import Classes
-from artifacts.json_items import MAKE_AGAIN
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
@@ -168,6 +166,7 @@ def _with_background(record: ScoreMap, scores: np.ndarray, config: CrfStageConfi
 
 def _open(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> tuple[Pictures, ScoreMaps, list[str]]:
     from artifacts.score_maps import ScoreMaps
+    from stages.localization.complete_maps import check_complete
 
     predictions = inputs["predictions"]
     assert predictions is not None  # the input is not optional
@@ -178,7 +177,7 @@ def _open(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> tupl
             "predict with output=probabilities or output=both",
         )
     maps = ScoreMaps(predictions, folder)
-    _check_complete(predictions, maps, inputs["data"])
+    check_complete(predictions, maps, inputs["data"])
     pictures, known = open_pictures(inputs["data"], config.images, config.splits or SPLITS, config.white)
     ids = known if config.splits else list(maps.ids)
     if missing := sorted(set(ids) - set(maps.ids)):
@@ -192,27 +191,6 @@ def _open(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> tupl
             "give the data set (or the folder) that was predicted",
         )
     return pictures, maps, ids
-
-
-def _check_complete(predictions: Artifact, maps: ScoreMaps, data: Artifact | None) -> None:
-    """ArtifactError unless the score maps are of all images that the artifact was made of."""
-    if predictions.kind in ("predictions", "refined"):  # they say which images they are of
-        classes = predictions.json("classes.json", Classes)
-        wanted, same = set(classes.ids), list(maps.class_names) == classes.class_names
-    elif data is not None and _content_of_data(predictions) == data.manifest.content:
-        dataset, splits = Dataset(data), predictions.recorded("config", "splits", list[str])
-        wanted, same = {i for split in splits for i in dataset.ids(split)}, maps.class_names == dataset.class_names
-    else:
-        return
-    odd = sorted(wanted ^ set(maps.ids))
-    if odd or not same:
-        what = f"other images than it was made of: {_shown(odd)}" if odd else "other classes than it was made of"
-        raise ArtifactError(f"the score maps of {predictions.name!r} are of {what}", MAKE_AGAIN)
-
-
-def _content_of_data(artifact: Artifact) -> str | None:
-    record = artifact.manifest.inputs.get("data")
-    return None if record is None else record["content"]
 
 
 def _shown(ids: Sequence[str]) -> str:

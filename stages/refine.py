@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.dataset import SPLITS, Dataset
 from artifacts.errors import ConfigError, DataError
+from artifacts.item_shapes import network_class_names
 from artifacts.masks import encode_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
@@ -42,9 +43,9 @@ def check(config: RefineConfig, inputs: Mapping[str, Artifact | None]) -> None:
         return
     if config.method.training is None:
         raise ConfigError(f"{name} has no training and makes no use of the input 'refiner'", "leave --refiner out")
-    if (trained := refiner.config["method"]["name"]) != name:
+    if (trained := refiner.recorded("config", "method", dict).get("name")) != name:
         raise ConfigError(f"{refiner.name!r} was trained for {trained}, not for {name}", f"--method {trained}")
-    known = refiner.json("network.json")["class_names"]
+    known = network_class_names(refiner)
     if list(known) != list(dataset.class_names):
         raise ConfigError(
             f"{refiner.name!r} knows the classes {', '.join(known)}; the data set has {', '.join(dataset.class_names)}",
@@ -60,7 +61,7 @@ def _open(config: RefineConfig, inputs: Mapping[str, Artifact | None]) -> tuple[
     assert seeds is not None
     dataset = Dataset(data)
     ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
-    maps = score_maps_of(seeds.path, ids, dataset.class_names)
+    maps = score_maps_of(seeds, ids, data)
     ids = ids if config.splits else list(maps.ids)
     known = {image_id for split in SPLITS for image_id in dataset.ids(split)}
     if foreign := sorted(set(ids) - known):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
+from artifacts.item_shapes import NetworkSpec
 from artifacts.masks import encode_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Stage
@@ -38,11 +39,11 @@ def check(config: TrainRefinerConfig, inputs: Mapping[str, Artifact | None]) -> 
     assert seeds is not None
     dataset = Dataset(data)
     dataset.require_background("the stage train-refiner")
-    score_maps_of(seeds.path, _ids(config, dataset), dataset.class_names)
+    score_maps_of(seeds, _ids(config, dataset), data)
     if initial is None:
         config.network.check()
         return
-    backbone = initial.json("network.json")["network"]["backbone"]
+    backbone = initial.json("network.json", NetworkSpec).network["backbone"]
     if backbone != config.network.backbone:
         raise ConfigError(
             f"the backbone of {initial.name!r} is {backbone}, that of this config {config.network.backbone}",
@@ -90,7 +91,7 @@ def run(
     assert seeds is not None
     dataset = Dataset(data)
     ids = _ids(config, dataset)
-    maps = score_maps_of(seeds.path, ids, dataset.class_names)
+    maps = score_maps_of(seeds, ids, data)
     kind = load_refiner(config.method.name).training
     assert kind is not None  # the config knows only refiners that have one
     masked = frozenset(dataset.ids("train")) if "masks" in config.method.card.uses else frozenset()

@@ -9,7 +9,9 @@ from pathlib import Path
 from artifacts.dataset import Dataset
 from artifacts.errors import DataError
 from artifacts.score_maps import ScoreMap, ScoreMaps
+from artifacts.store import Artifact
 from stages.engine.known import Known
+from stages.localization.complete_maps import check_complete
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class KnownImages:
         )
 
 
-def score_maps_of(seeds_path: Path, ids: Collection[str], class_names: tuple[str, ...]) -> ScoreMaps:
+def score_maps_of(seeds: Artifact, ids: Collection[str], data: Artifact) -> ScoreMaps:
     """The class-activation maps of an artifact of seeds. DataError: they lack images, or are of other classes."""
-    maps = ScoreMaps(seeds_path, folder="cams")
+    maps, class_names = ScoreMaps(seeds, folder="cams"), Dataset(data).class_names
     if maps.class_names != class_names:
         raise DataError(
             f"the score maps are of the classes {', '.join(maps.class_names)}; "
@@ -60,7 +62,8 @@ def score_maps_of(seeds_path: Path, ids: Collection[str], class_names: tuple[str
         )
     if missing := sorted(set(ids) - set(maps.ids)):
         raise DataError(
-            f"{seeds_path.name} has no score maps of {len(missing)} of {len(ids)} images, e.g. {missing[0]}",
+            f"{seeds.name} has no score maps of {len(missing)} of {len(ids)} images, e.g. {missing[0]}",
             "make seeds of these splits too, or name fewer splits",
         )
+    check_complete(seeds, maps, data)
     return maps
