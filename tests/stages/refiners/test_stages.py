@@ -15,8 +15,8 @@ from sklearn.metrics import jaccard_score
 from artifacts import checkpoint
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import read_mask
-from artifacts.score_maps import ScoreMaps
-from artifacts.store import Workspace
+from artifacts.score_maps import ScoreMaps, ScoreMapWriter
+from artifacts.store import Work, Workspace
 from semiseg_cli.main import main
 from stages.localization.boundary_labels import boundary_labels
 from stages.localization.grid import resize_maps
@@ -193,3 +193,21 @@ def test_the_recipe_runs_from_pictures_to_the_table(tmp_path, capsys):
     space = Workspace(tmp_path / "work")
     for name in ("evaluate-cams-cam", "evaluate-refined-cam", "evaluate-crf-cam"):
         assert 0 < space.artifact(name).summary["mean_iou"] < 1
+
+
+def test_score_maps_that_lost_images_are_refused(space):
+    """An index cut by hand: the other images would be left out without a word."""
+    data = space.artifact("data").manifest
+    read = {"artifact": "data", "kind": "dataset", "kind_version": data.kind_version}
+    inputs = {"data": read | {"content": data.content, "fingerprint": data.fingerprint}}
+    work = Work("seeds", 2, "seeds", "5" * 64, {"splits": ["train", "weak"]}, inputs, {})
+    maps = ScoreMaps(space.artifact("seeds"), "cams")
+    with space.writing("cut-seeds", work) as writer:
+        with ScoreMapWriter(writer, "cams", class_names=maps.class_names) as written:
+            for image_id in [image_id for shard in written.plan(IDS[:-1]) for image_id in shard]:
+                found = maps[image_id]
+                written.add(image_id, found.scores, found.classes, size=found.size, stride=found.stride)
+        space.publish("cut-seeds", writer, work, {})
+    for stage, values in (("refine", {}), ("train-refiner", TRAINING | {"splits": ["train"]})):
+        with pytest.raises(ArtifactError, match=r"the score maps of 'cut-seeds' are of other images .* w3"):
+            run(space, stage, "no", values, INPUTS[stage] | {"seeds": "cut-seeds"})
