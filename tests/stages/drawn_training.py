@@ -65,6 +65,7 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     },
     # dropout draws by process, and no score is above .6 yet
     "s4gan": {"name": "s4gan", "threshold": 0.45, "dropout": 0.0, "discriminator": {"channels": [8, 8, 8, 8]}},
+    "puzzle-cam": {"name": "puzzle-cam", "ramp": 0.0},
     "mlmt": {"name": "mlmt", "start": 0.0, "ramp": 0.0, "mirror": 0.5, "teacher": {"decay": 0.5}},
     "dmt": {"name": "dmt", "labelled_share": 0.25},  # two of eight: one each process
     # thresholds in reach of a network that has not learned: a quarter is the least that four classes can have
@@ -206,13 +207,14 @@ class Training:
     def config(self, method: Any = "supervised", **changes: Any) -> Any:
         from stages.config import build
         from stages.methods.settings import TrainClassifierConfig, TrainConfig
+        from stages.networks.config import ClassifierConfig
 
         values = self.values(method, **changes)
         name = values["method"] if isinstance(values["method"], str) else values["method"]["name"]
         if METHODS[name].card.output == "segmenter":
             return build(TrainConfig, values, "test")
-        if "network" not in changes:
-            values["network"] = {"preset": "tiny", "dropout": 0.3}
+        parts = ("preset", *ClassifierConfig.model_fields)  # a classifier has neither neck nor head
+        values["network"] = {key: value for key, value in values["network"].items() if key in parts}
         if name == "puzzle-cam" and "crop_size" not in changes:
             values["crop_size"] = 32  # tiles of whole cells
         return build(TrainClassifierConfig, values, "test")

@@ -77,7 +77,14 @@ def one_step(training, name: str, folder: Path, world_size: int) -> tuple[dict[s
     kind = load_method(config.method.name)
     streams = kind.streams(config.method, training.sources, config.batch_size)
     maker = SampleMaker(
-        dataset, streams, {"masks": dataset, **training.folders}, config.augmentation, 33, 0, rank(), world_size
+        dataset,
+        streams,
+        {"masks": dataset, **training.folders},
+        config.augmentation,
+        config.crop_size,
+        0,
+        rank(),
+        world_size,
     )
     method = kind(config.method, Setup(config.network, dataset.num_classes, 0, 1))
     fitted = fit(method, maker, config, Writer(folder), Execution(device="cpu", workers=1, progress=Quiet()))
