@@ -5,11 +5,11 @@ A new method is one file with its class, and one file of the same name in `setti
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 from artifacts.errors import ConfigError
 from stages.methods.settings import METHODS
+from stages.methods.settings.base import implementation
 
 if TYPE_CHECKING:
     from stages.engine.method import Method
@@ -21,14 +21,7 @@ def load_method(name: str) -> type[Method]:
 
     if name not in METHODS:
         raise ConfigError(f"there is no method {name!r}", f"methods: {', '.join(METHODS)}")
-    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
-    ]
-    assert len(found) == 1, f"{module.__name__} has {len(found)} methods"
-    return found[0]
+    return implementation(__name__, name, Method)
 
 
 __all__ = ["METHODS", "load_method"]

@@ -6,10 +6,10 @@ A new refiner is one file with its class (and that of its training, where it has
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 from artifacts.errors import ConfigError
+from stages.methods.settings.base import implementation
 from stages.refiners.settings import REFINERS
 
 if TYPE_CHECKING:
@@ -22,14 +22,7 @@ def load_refiner(name: str) -> type[Refiner]:
 
     if name not in REFINERS:
         raise ConfigError(f"there is no refiner {name!r}", f"refiners: {', '.join(REFINERS)}")
-    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Refiner) and value.__module__ == module.__name__
-    ]
-    assert len(found) == 1, f"{module.__name__} has {len(found)} refiners"
-    return found[0]
+    return implementation(__name__, name, Refiner)
 
 
 __all__ = ["REFINERS", "load_refiner"]

@@ -5,9 +5,6 @@ A method's settings are the class with a card in the module here that has the me
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import pydantic
@@ -15,21 +12,12 @@ from pydantic import Field
 
 from stages.config import SHORTHAND
 from stages.engine.config import AugmentationConfig, HardExamples, OptimizerConfig, ScheduleConfig, TrainingConfig
-from stages.methods.settings.base import MethodSettings
+from stages.methods.settings.base import MethodSettings, settings_in
 from stages.methods.settings.cam import CamSettings
 from stages.methods.settings.supervised import SupervisedSettings
 from stages.networks.config import ClassifierConfig, NetworkConfig
 
-
-def _settings() -> Iterator[type[MethodSettings]]:
-    for module in pkgutil.iter_modules(__path__):
-        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
-            own = isinstance(value, type) and value.__module__ == f"{__name__}.{module.name}"
-            if own and issubclass(value, MethodSettings) and "card" in vars(value):
-                yield value
-
-
-METHODS: dict[str, type[MethodSettings]] = {settings.model_fields["name"].default: settings for settings in _settings()}
+METHODS = settings_in(__name__, __path__, MethodSettings)
 """The settings class of every method, by name; its `card` says what the method is."""
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -15,6 +18,9 @@ from stages.engine.config import (
     StrongAugmentationSettings,
     TeacherSettings,
 )
+
+Settings = TypeVar("Settings", bound=Config)
+Implementation = TypeVar("Implementation")
 
 Reduction = Literal["sum", "mean"]
 REDUCTION = "Squared differences over the classes: their sum, or their mean (the sum divided by the number of classes)."
@@ -206,3 +212,23 @@ class OwnLabelsSettings(StrongWeakSettings, TeacherStudentSettings):
         description="An averaged teacher that gives all labels (UniMatch V2's FixMatch: {decay: 0.996}); null: the\n"
         "network itself (published).",
     )
+
+
+def settings_in(package: str, places: Iterable[str], base: type[Settings]) -> dict[str, type[Settings]]:
+    """By name, the settings with a card in the modules of a package (`__name__`, `__path__`), derived of `base`."""
+    found = {}
+    for module in pkgutil.iter_modules(places):
+        for value in vars(importlib.import_module(f"{package}.{module.name}")).values():
+            own = isinstance(value, type) and value.__module__ == f"{package}.{module.name}"
+            if own and issubclass(value, base) and "card" in vars(value):
+                found[value.model_fields["name"].default] = value
+    return found
+
+
+def implementation(package: str, name: str, base: type[Implementation]) -> type[Implementation]:
+    """The class derived of `base` in the module of a package that has this name (`-` as `_`)."""
+    module = importlib.import_module(f"{package}.{name.replace('-', '_')}")
+    own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
+    found = [value for value in own if isinstance(value, type) and issubclass(value, base)]
+    assert len(found) == 1, f"{module.__name__} has {len(found)} classes derived of {base.__name__}"
+    return found[0]

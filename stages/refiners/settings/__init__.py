@@ -5,9 +5,7 @@ A refiner's settings are the classes in the module here that has the refiner's n
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import pydantic
@@ -17,22 +15,12 @@ from artifacts.dataset import Split
 from stages.config import Config
 from stages.engine.config import AugmentationConfig, OptimizerConfig, ScheduleConfig
 from stages.methods.settings import MethodTraining, name_alone
+from stages.methods.settings.base import settings_in
 from stages.networks.config import ClassifierConfig
 from stages.refiners.settings.base import RefinerSettings
 from stages.refiners.settings.irn import IrnSettings, IrnTrainingSettings
 
-
-def _settings() -> Iterator[type[RefinerSettings]]:
-    for module in pkgutil.iter_modules(__path__):
-        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
-            own = isinstance(value, type) and value.__module__ == f"{__name__}.{module.name}"
-            if own and issubclass(value, RefinerSettings) and "card" in vars(value):
-                yield value
-
-
-REFINERS: dict[str, type[RefinerSettings]] = {
-    settings.model_fields["name"].default: settings for settings in _settings()
-}
+REFINERS = settings_in(__name__, __path__, RefinerSettings)
 """The settings class of every refiner, by name; its `card` says what the refiner is."""
 
 TRAINED = tuple(name for name, settings in REFINERS.items() if settings.training is not None)
