@@ -69,7 +69,8 @@ class Names:
     """The ids that a list or table may name, found by what is written there."""
 
     def __init__(self, ids: Iterable[str]) -> None:
-        self._ids = {composed(image_id): image_id for image_id in ids}
+        self._exact = frozenset(ids)
+        self._ids = {composed(image_id): image_id for image_id in sorted(self._exact)}
         # `x`, or x_gtFine.png, names x_leftImg8bit of a folder of one's own
         self._without_role = {_ROLE.sub("", name): image_id for name, image_id in self._ids.items() if "_" in name}
         numbered = (_NUMBERED.fullmatch(name) for name in self._ids)
@@ -82,7 +83,7 @@ class Names:
         """
         within = written[1:-1] if written[:1] in ("'", '"') and written[-1:] == written[:1] else written
         for text in dict.fromkeys((written, unquoted(written), within)):  # its own quotes may not have been doubled
-            if (found := self._ids.get(composed(text))) is not None:
+            if (found := self._id(text)) is not None:
                 return found
             path = text.replace("\\", "/").rstrip("/")
             folder, _, file = path.rpartition("/")
@@ -90,11 +91,15 @@ class Names:
                 '"' in folder or self._holds_an_entry(folder) or _JOINED.search(path, 0, len(path) - len(file) + 1)
             ):
                 continue
-            names = [composed(name) for name in _readings(file)]
-            for known, name in [*((self._ids, name) for name in names), (self._without_role, names[-1])]:
-                if (found := known.get(name)) is not None:
-                    return found
+            names = _readings(file)
+            found = next((found for name in names if (found := self._id(name)) is not None), None)
+            if found is not None or (found := self._without_role.get(composed(names[-1]))) is not None:
+                return found
         return None
+
+    def _id(self, name: str) -> str | None:
+        """The id of this name: letter by letter, else however its accents are written."""
+        return name if name in self._exact else self._ids.get(composed(name))
 
     def split(self, line: str) -> Iterator[tuple[str, str]]:
         """(id, the rest behind it) of every beginning of the line that is known, the longest first."""

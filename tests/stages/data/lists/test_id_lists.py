@@ -413,3 +413,13 @@ def test_unknown_ids_with_spaces_come_back_whole_for_the_message(tmp_path):
 def test_a_line_of_very_many_parts_is_refused_at_once(tmp_path):
     with pytest.raises(DataError, match="line 1"):
         listed(tmp_path, " ".join(["a"] * 200_000), ["a", "b"])
+
+
+def test_two_ids_that_differ_by_how_an_accent_is_written_are_told_apart(tmp_path):
+    composed_id, decomposed_id = "caf\u00e9", "cafe\u0301"
+    path = tmp_path / "list.txt"
+    for listed in ([composed_id], [decomposed_id], [decomposed_id, composed_id]):
+        path.write_text("\n".join(listed), encoding="utf-8")
+        assert read_list(path, Names([composed_id, decomposed_id])) == listed
+    path.write_text(f"{decomposed_id}.jpg", encoding="utf-8")
+    assert read_list(path, Names([composed_id])) == [composed_id]
