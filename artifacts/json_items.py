@@ -18,6 +18,7 @@ import json
 import math
 import os
 import stat
+from collections import Counter
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -66,8 +67,7 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 def _twice(names: Iterable[str]) -> str:
-    seen: set[str] = set()
-    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+    return next(name for name, count in Counter(names).items() if count > 1)
 
 
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]

@@ -10,7 +10,6 @@ import numpy as np
 
 from artifacts.dataset import Dataset, check_image_id
 from artifacts.errors import ConfigError, DataError
-from artifacts.image_files import ORIENTATION as ORIENTATION
 from artifacts.image_files import SUFFIXES
 from artifacts.store import Artifact
 from stages.data.listing import list_files
@@ -69,11 +68,6 @@ class PictureFolder:
     def image(self, image_id: str) -> np.ndarray:
         """RGB uint8 (H, W, 3), turned as viewers show it, see `stages.data.pixels.read`."""
         return read(self._files[image_id], white=self.white).pixels
-
-
-def read_picture(path: Path | str, turn: bool = True) -> np.ndarray:
-    """Any picture as RGB uint8 (H, W, 3), see `stages.data.pixels.read`."""
-    return read(Path(path), turn).pixels
 
 
 def notes_on(pictures: Pictures, workers: int) -> list[str]:

@@ -308,7 +308,7 @@ def _read_as(file: File, raw_mode: str) -> Image.Image:
         for tile in getattr(opened, "tile", []):
             args = (raw_mode, *tile[3][1:]) if isinstance(tile[3], tuple) else raw_mode
             tiles.append(tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args))
-        opened.tile = tiles  # type: ignore[attr-defined]
+        opened.tile = tiles  # type: ignore[attr-defined]  # where the pixels lie: of pictures of files alone
         return turned(opened, file.orientation)
 
 

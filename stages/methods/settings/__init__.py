@@ -35,7 +35,7 @@ else:
         Field(discriminator="name"),
     ]
     ClassifierMethod = Annotated[
-        Union[tuple(METHODS[name] for name in trained_by("classifier"))],  # noqa: UP007
+        Union[tuple(METHODS[name] for name in trained_by("classifier"))],  # noqa: UP007  (of a tuple)
         Field(discriminator="name"),
     ]
 

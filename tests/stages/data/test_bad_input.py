@@ -34,7 +34,7 @@ from stages.data.annotations.image_labels import read_label_file, read_label_tab
 from stages.data.annotations.labelme import read_labelme
 from stages.data.annotations.palette_guess import guess_palette
 from stages.data.lists.id_lists import read_list
-from stages.data.pictures import read_picture
+from stages.data.pixels import read as read_picture
 from stages.data.readers.voc import read_sbd_mask
 from tests.fuzz.palettes import indexed_png
 

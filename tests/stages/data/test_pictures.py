@@ -9,7 +9,13 @@ import pytest
 from PIL import Image
 
 from artifacts.errors import DataError
-from stages.data.pictures import ORIENTATION, PictureFolder, read_picture
+from artifacts.image_files import ORIENTATION
+from stages.data.pictures import PictureFolder
+from stages.data.pixels import read
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    return read(path).pixels
 
 
 def save(path: Path, pixels: np.ndarray, **options: object) -> Path:
@@ -22,25 +28,23 @@ COLOUR = np.dstack([GREY, GREY[::-1], 255 - GREY])
 
 
 def test_colour_and_grey(tmp_path: Path) -> None:
-    np.testing.assert_array_equal(read_picture(save(tmp_path / "rgb.png", COLOUR)), COLOUR)
-    np.testing.assert_array_equal(read_picture(save(tmp_path / "grey.png", GREY)), np.dstack([GREY] * 3))
-    assert read_picture(save(tmp_path / "photo.jpg", COLOUR)).shape == (2, 3, 3)
+    np.testing.assert_array_equal(pixels_of(save(tmp_path / "rgb.png", COLOUR)), COLOUR)
+    np.testing.assert_array_equal(pixels_of(save(tmp_path / "grey.png", GREY)), np.dstack([GREY] * 3))
+    assert pixels_of(save(tmp_path / "photo.jpg", COLOUR)).shape == (2, 3, 3)
 
 
 def test_sixteen_bits_become_the_upper_eight(tmp_path: Path) -> None:
     deep = GREY.astype(np.uint16) * 256 + 77
-    np.testing.assert_array_equal(read_picture(save(tmp_path / "deep.png", deep)), np.dstack([GREY] * 3))
-    np.testing.assert_array_equal(
-        read_picture(save(tmp_path / "deep.tif", deep.astype(np.int32))), np.dstack([GREY] * 3)
-    )
+    np.testing.assert_array_equal(pixels_of(save(tmp_path / "deep.png", deep)), np.dstack([GREY] * 3))
+    np.testing.assert_array_equal(pixels_of(save(tmp_path / "deep.tif", deep.astype(np.int32))), np.dstack([GREY] * 3))
 
 
 def test_transparent_parts_lie_on_white(tmp_path: Path) -> None:
     alpha = np.array([[255, 0, 255], [255, 255, 0]], np.uint8)
     expected = np.where(alpha[:, :, None] == 0, 255, COLOUR)
-    np.testing.assert_array_equal(read_picture(save(tmp_path / "rgba.png", np.dstack([COLOUR, alpha]))), expected)
+    np.testing.assert_array_equal(pixels_of(save(tmp_path / "rgba.png", np.dstack([COLOUR, alpha]))), expected)
     np.testing.assert_array_equal(
-        read_picture(save(tmp_path / "la.png", np.dstack([GREY, alpha]))),
+        pixels_of(save(tmp_path / "la.png", np.dstack([GREY, alpha]))),
         np.where(alpha[:, :, None] == 0, 255, np.dstack([GREY] * 3)),
     )
 
@@ -48,16 +52,16 @@ def test_transparent_parts_lie_on_white(tmp_path: Path) -> None:
 def test_palette_and_cmyk(tmp_path: Path) -> None:
     palette = Image.fromarray(COLOUR).convert("P", palette=Image.Palette.ADAPTIVE)
     palette.save(tmp_path / "palette.png")
-    np.testing.assert_array_equal(read_picture(tmp_path / "palette.png"), np.array(palette.convert("RGB")))
+    np.testing.assert_array_equal(pixels_of(tmp_path / "palette.png"), np.array(palette.convert("RGB")))
     Image.fromarray(COLOUR).convert("CMYK").save(tmp_path / "print.jpg")
-    assert read_picture(tmp_path / "print.jpg").shape == (2, 3, 3)
+    assert pixels_of(tmp_path / "print.jpg").shape == (2, 3, 3)
 
 
 def test_the_orientation_of_cameras_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6  # turned by 90 degrees: 2 rows of 3 become 3 rows of 2
     save(tmp_path / "camera.png", COLOUR, exif=exif)
-    np.testing.assert_array_equal(read_picture(tmp_path / "camera.png"), np.rot90(COLOUR, -1))
+    np.testing.assert_array_equal(pixels_of(tmp_path / "camera.png"), np.rot90(COLOUR, -1))
     assert PictureFolder(tmp_path).size("camera") == (3, 2)
 
 
@@ -90,4 +94,4 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"text\.png cannot be read"):
         PictureFolder(tmp_path).size("text")
     with pytest.raises(DataError, match=r"no picture .*gone\.png"):
-        read_picture(tmp_path / "gone.png")
+        pixels_of(tmp_path / "gone.png")
