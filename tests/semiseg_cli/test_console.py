@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.text import Text
 
 from artifacts.errors import SemisegError
 from semiseg_cli.console import bullets, json_text, out, plain_table, say, show_error
@@ -56,6 +57,11 @@ def test_escape_sequences_never_reach_the_terminal(capsys: pytest.CaptureFixture
     shown = captured.out + captured.err
     assert shown.count(r"a\x1b[31mred\x1b]0;owned\x07\x0db\x9bc\xe9") == 5
     assert not re.search("[\x07\x1b\r\x9b\udce9]", shown)
+
+
+def test_text_that_was_styled_before_is_escaped_too(capsys: pytest.CaptureFixture[str]) -> None:
+    out().print(Text.assemble(("state ", "bold"), "\x1b[31mred\x9b2J"))
+    assert capsys.readouterr().out == "state \\x1b[31mred\\x9b2J\n"
 
 
 def test_a_table_stays_aligned_beside_escaped_text(capsys: pytest.CaptureFixture[str]) -> None:
