@@ -113,7 +113,7 @@ check_data = _command()
 
 def _check_raw(config: PrepareDataConfig, doing: Execution) -> Report:
     from stages.data.checking import Finding, Report, check_raw
-    from stages.prepare_data import STAGE as PREPARE_DATA
+    from stages.data.preparation_config import check_folders
     from stages.prepare_data import find_raw
 
     if config.dataset.name == "shapes":
@@ -121,7 +121,7 @@ def _check_raw(config: PrepareDataConfig, doing: Execution) -> Report:
             "there are no files of the data set shapes: it is drawn when it is prepared",
             "semiseg prepare-data --dataset shapes, then semiseg check-data data",
         )
-    PREPARE_DATA.check(config, {})
+    check_folders(config.dataset)
     try:
         raw = find_raw(config.dataset, doing)
     except DataError as error:  # the reader says all that it found

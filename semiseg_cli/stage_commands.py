@@ -144,7 +144,7 @@ def stage_function(name: str) -> Callable[..., None]:
     """The function of the command `name`, with a signature that Typer reads."""
     stage = load_stage(name)
     shortcuts = {identifier(shortcut.option): shortcut for shortcut in SHORTCUTS.get(name, ())}
-    inputs = {identifier(key): key for key in stage.inputs}
+    inputs = {identifier(key): key for key in stage.takes}
 
     def command(*, as_json: bool = False, **given: Any) -> None:
         artifact = _run(
@@ -193,7 +193,7 @@ def _description(model: type[Config], keys: list[str]) -> str:
 
 
 def _input_parameter(stage: Stage, identifier: str, key: str) -> inspect.Parameter:
-    declared = stage.inputs[key]
+    declared = stage.takes[key]
     names = " or ".join(declared.default)
     looked_for = f" Not given, where it is needed: {f'{names}, else ' if names else ''}the only one that fits."
     text = f"Artifact: {declared.help} ({' or '.join(declared.kinds)}).{' Optional.' if declared.optional else ''}"
@@ -278,7 +278,7 @@ def choose_inputs(
     Optional inputs are looked for only where the config cannot do without them. What was found is announced.
     """
     chosen: dict[str, str | None] = {
-        key: _existing(workspace, name) for key in stage.inputs if (name := given.get(key)) is not None
+        key: _existing(workspace, name) for key in stage.takes if (name := given.get(key)) is not None
     }
     for key in required_inputs(stage, config, chosen):
         if key not in chosen:
@@ -300,7 +300,7 @@ def _existing(workspace: Workspace, name: str) -> str:
 
 def _look_for(stage: Stage, key: str, fitting: list[str]) -> str | None:
     """The first default name among the artifacts that fit, else the only one of them."""
-    named = next((name for name in stage.inputs[key].default if name in fitting), None)
+    named = next((name for name in stage.takes[key].default if name in fitting), None)
     return fitting[0] if named is None and len(fitting) == 1 else named
 
 
@@ -310,14 +310,14 @@ def _fitting(stage: Stage, key: str, workspace: Workspace) -> list[str]:
     for name in workspace.names():
         with contextlib.suppress(ArtifactError):
             artifact = workspace.artifact(name)
-            if artifact.kind in stage.inputs[key].kinds and stage.inputs[key].fits(artifact):
+            if artifact.kind in stage.takes[key].kinds and stage.takes[key].fits(artifact):
                 fitting.append(name)
     return fitting
 
 
 def _nothing_found(stage: Stage, config: Any, key: str, workspace: Workspace, fitting: list[str]) -> NoReturn:
     """Raises the error that says which command makes the input, or between which artifacts to choose."""
-    declared = stage.inputs[key]
+    declared = stage.takes[key]
     message = f"{stage.name} needs the input {key!r} ({declared.help}); {workspace.path} has "
     if fitting:
         flag = f"--{key.replace('_', '-')}"
@@ -328,7 +328,7 @@ def _nothing_found(stage: Stage, config: Any, key: str, workspace: Workspace, fi
     makers = " or ".join(f"semiseg {name}" for name in STAGE_MODULES if load_stage(name).output in declared.kinds)
     others = [str(path) for path in known_workspaces() if path.resolve() != workspace.path.resolve()]
     elsewhere = f"; or another workspace: {', '.join(others[:4])} (--workspace)" if others else ""
-    raise ArtifactError(message, f"make it: {stage.advice(config, key) or makers}{elsewhere}")
+    raise ArtifactError(message, f"make it: {declared.made_by(config) or makers}{elsewhere}")
 
 
 def _run(

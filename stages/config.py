@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, Union
+from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 import pydantic
 import yaml
@@ -78,6 +79,54 @@ def _expand(value: Any, key: str) -> Any:
 
 
 C = TypeVar("C", bound=Config)
+
+
+def _named_file(value: Any) -> Path | None:
+    return Path(value).expanduser() if isinstance(value, str | Path) and str(value) else None
+
+
+@dataclass(frozen=True)
+class External:
+    """Marks a field that names files outside the workspace: their content enters the fingerprint, not their path.
+
+    Attributes:
+        find: from the field's value (None apart) to the file or folder it names, or to several by a name for each;
+            None where it names none, as "imagenet" of weights.
+    """
+
+    find: Callable[[Any], Path | Mapping[str, Path] | None] = _named_file
+
+
+ExternalFile = Annotated[str, External()]
+"""The path of a file or folder, "" for none."""
+
+
+def external_files(config: Config) -> dict[str, Path]:
+    """The files outside the workspace that a config names, by dotted key: in its parts, in lists and in unions too."""
+    return dict(_external_files(config, "", None))
+
+
+def _external_files(value: Any, key: str, marker: External | None) -> Iterator[tuple[str, Path]]:
+    if isinstance(value, Config):
+        for name, field in type(value).model_fields.items():
+            own = next(filter(None, map(_marker, (*field.metadata, field.annotation))), None)
+            yield from _external_files(getattr(value, name), f"{key}.{name}".lstrip("."), own)
+    elif isinstance(value, tuple | list):
+        for index, part in enumerate(value):
+            yield from _external_files(part, f"{key}.{index}", marker)
+    if marker is not None and value is not None:
+        found = marker.find(value)
+        several = found.items() if isinstance(found, Mapping) else ()
+        yield from ((f"{key}.{name}", path) for name, path in several)
+        if isinstance(found, Path):
+            yield key, found
+
+
+def _marker(part: Any) -> External | None:
+    """The marker in a type, also where it stands in a union or a list."""
+    if isinstance(part, External):
+        return part
+    return next(filter(None, map(_marker, typing.get_args(part))), None)
 
 
 class _Loader(yaml.SafeLoader):

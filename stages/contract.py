@@ -10,10 +10,13 @@ that a recorded config lacks counts as its default of today, and a default that 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 import importlib
 import os
 import sys
 import time
+import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +28,7 @@ from artifacts.errors import ConfigError
 from artifacts.manifest import KINDS, MANIFEST_SCHEMA
 from artifacts.store import Artifact, Writer
 from artifacts.text import did_you_mean, visible
-from stages.config import Config
+from stages.config import Config, external_files
 
 
 class Tracker(Protocol):
@@ -103,10 +106,6 @@ class Execution:
         return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _always(artifact: Artifact) -> bool:
-    return True
-
-
 def has_snapshots(segmenter: Artifact) -> bool:
     """Whether a segmenter was trained with snapshots."""
     return any(path.startswith("snapshots/") for path in segmenter.manifest.items)
@@ -114,63 +113,90 @@ def has_snapshots(segmenter: Artifact) -> bool:
 
 @dataclass(frozen=True)
 class Input:
-    """One named input of a stage: which artifacts it takes, and how one is found where none is named.
+    """Which artifacts an input takes, and how one is found where none is named; see `Inputs`.
 
     Attributes:
         default: artifact names tried, in order; where none of them is there, the only artifact that fits is taken.
         fits: whether an artifact of one of the kinds can be taken at all, by its manifest.
+        needed: of an optional input, whether a config cannot do without it, given the names of the inputs there are.
+        made_by: the command that makes one, by config; "": those of the stages that make its kinds.
+        optional: filled in by `Stage.takes`, from the type.
     """
 
     kinds: tuple[str, ...]
     help: str
-    optional: bool = False
     default: tuple[str, ...] = ()
-    fits: Callable[[Artifact], bool] = _always
+    fits: Callable[[Artifact], bool] = lambda artifact: True
+    needed: Callable[[Any, Collection[str]], bool] = lambda config, given: False
+    made_by: Callable[[Any], str] = lambda config: ""
+    optional: bool = False
 
 
-def _no_externals(config: Any) -> dict[str, Path]:
-    return {}
+@dataclass(frozen=True)
+class Inputs:
+    """Base of the inputs of a stage, a frozen dataclass of artifacts; itself those of a stage without any.
 
+    @dataclass(frozen=True)
+    class CrfInputs(Inputs):
+        data: Annotated[Artifact | None, Input(("dataset",), "the data set with the images", default=("data",))]
+        predictions: Annotated[Artifact, Input(("predictions", "seeds"), "what is refined")]
 
-def _no_needs(config: Any, given: Collection[str]) -> tuple[str, ...]:
-    return ()
-
-
-def _no_advice(config: Any, key: str) -> str:
-    return ""
-
-
-def _no_check(config: Any, inputs: Mapping[str, Artifact | None]) -> None:
-    return None
+    The type alone says which are optional.
+    """
 
 
 @dataclass(frozen=True)
 class Stage:
     """One step of the pipeline: reads artifacts, writes one artifact.
 
+    Files outside the workspace (weights, lists) are marked on the fields of the config, see `stages.config.External`.
+
     Attributes:
         version: raised by hand when results change for an unchanged config, or for one that lacks a new key.
+        inputs: the class of the artifacts it reads.
         output: the kind of artifact it makes.
         run: does the work, item by item, continuing what `writer.has`; returns the summary for people (JSON).
-        externals: files outside the workspace named by the config (weights, lists), by dotted config key. Their
-            content, not their path, enters the fingerprint.
-        needs: the optional inputs that a config cannot do without, given the names of those that are there.
         check: cheap tests of config against inputs, made before any work.
-        advice: how to make an input that is not there, by config and the input's name; "": by the stages that make its
-            kind.
     """
 
     name: str
     version: int
     summary: str
     config: type[Config]
-    inputs: Mapping[str, Input]
+    inputs: type[Inputs]
     output: str
-    run: Callable[[Any, Mapping[str, Artifact | None], Writer, Execution], dict[str, Any]]
-    externals: Callable[[Any], dict[str, Path]] = _no_externals
-    needs: Callable[[Any, Collection[str]], tuple[str, ...]] = _no_needs
-    check: Callable[[Any, Mapping[str, Artifact | None]], None] = _no_check
-    advice: Callable[[Any, str], str] = _no_advice
+    run: Callable[[Any, Any, Writer, Execution], dict[str, Any]]
+    check: Callable[[Any, Any], None] = lambda config, inputs: None
+
+    def __post_init__(self) -> None:
+        _declared(self.inputs)  # a wrong declaration is found when the module is loaded
+
+    @property
+    def takes(self) -> Mapping[str, Input]:
+        """What is declared of each input, by its name."""
+        return _declared(self.inputs)
+
+    def open(self, artifacts: Mapping[str, Artifact | None]) -> Inputs:
+        """The inputs as `check` and `run` take them; one that is not given is None."""
+        return self.inputs(**{name: artifacts.get(name) for name in self.takes})
+
+
+@functools.cache
+def _declared(inputs: type[Inputs]) -> dict[str, Input]:
+    """The declarations of the fields; TypeError for one that is none."""
+    hints = typing.get_type_hints(inputs, include_extras=True)
+    if hints.keys() != {field.name for field in dataclasses.fields(inputs)}:
+        raise TypeError(f"{inputs.__name__} has fields and is no dataclass: write @dataclass(frozen=True) above it")
+    return {name: _declaration(hint, f"{inputs.__name__}.{name}") for name, hint in hints.items()}
+
+
+def _declaration(hint: Any, place: str) -> Input:
+    declared = [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Input)]
+    if len(declared) != 1 or hint.__origin__ not in (Artifact, Artifact | None):
+        raise TypeError(f"{place}: expected Annotated[Artifact, Input(...)] or Annotated[Artifact | None, Input(...)]")
+    if not declared[0].kinds or not set(declared[0].kinds) <= KINDS.keys():
+        raise TypeError(f"{place}: the kinds {declared[0].kinds!r} are not some of {', '.join(KINDS)}")
+    return dataclasses.replace(declared[0], optional=hint.__origin__ != Artifact)
 
 
 # The pipeline, in order: command name -> module with `STAGE`.
@@ -193,8 +219,7 @@ STAGE_MODULES: dict[str, str] = {
 
 def required_inputs(stage: Stage, config: Config, given: Collection[str]) -> list[str]:
     """The inputs that must be there: those of the stage, and those its config asks for."""
-    asked = stage.needs(config, given)
-    return [key for key, declared in stage.inputs.items() if not declared.optional or key in asked]
+    return [key for key, declared in stage.takes.items() if not declared.optional or declared.needed(config, given)]
 
 
 def load_stage(name: str) -> Stage:
@@ -211,7 +236,7 @@ def external_digests(stage: Stage, config: Config) -> dict[str, str]:
     ConfigError names a missing one and its key.
     """
     digests = {}
-    for key, path in sorted(stage.externals(config).items()):
+    for key, path in sorted(external_files(config).items()):
         if not path.exists():
             raise ConfigError(f"{stage.name}: {key} names {path}, which is not there", f"correct {key}")
         try:

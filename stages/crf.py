@@ -9,10 +9,9 @@ next to nothing; pictures are spread over processes. The result has `masks/<id>.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -21,8 +20,9 @@ from artifacts.dataset import SPLITS, Dataset, Split
 from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
-from stages.contract import Execution, Input, Stage
-from stages.data.pictures import Pictures, data_unless_images, open_pictures
+from stages.config import ExternalFile
+from stages.contract import Execution, Input, Inputs, Stage
+from stages.data.pictures import Pictures, open_pictures, unless_images
 from stages.localization.config import CrfConfig
 from stages.localization.dense_crf import CrfParameters, crf_labels
 from stages.localization.grid import reduced_size, resize_maps
@@ -68,7 +68,9 @@ class CrfStageConfig(CrfConfig):
     splits: tuple[Split, ...] = Field(
         (), description="Only the pictures of these splits of the data set; empty: every picture that has score maps."
     )
-    images: str = Field("", description="Folder of pictures of one's own, as given to predict, instead of a data set.")
+    images: ExternalFile = Field(
+        "", description="Folder of pictures of one's own, as given to predict, instead of a data set."
+    )
     white: float = Field(0, ge=0, description="With images: what is white in them, as given to predict.")
 
 
@@ -164,12 +166,26 @@ def _with_background(record: ScoreMap, scores: np.ndarray, config: CrfStageConfi
     return classes, np.concatenate([background[None].astype(np.float32), scores])
 
 
-def _open(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> tuple[Pictures, ScoreMaps, list[str]]:
+@dataclass(frozen=True)
+class CrfInputs(Inputs):
+    data: Annotated[
+        Artifact | None, Input(("dataset",), "the data set with the pictures", default=("data",), needed=unless_images)
+    ]
+    predictions: Annotated[
+        Artifact,
+        Input(
+            ("predictions", "seeds", "refined"),
+            "probabilities, activation maps or refined maps",
+            default=("predictions", "predict"),
+        ),
+    ]
+
+
+def _open(config: CrfStageConfig, inputs: CrfInputs) -> tuple[Pictures, ScoreMaps, list[str]]:
     from artifacts.score_maps import ScoreMaps
     from stages.localization.complete_maps import check_complete
 
-    predictions = inputs["predictions"]
-    assert predictions is not None  # the input is not optional
+    predictions = inputs.predictions
     folder = SCORE_FOLDERS[predictions.kind]
     if not (predictions.path / folder).is_dir():
         raise ArtifactError(
@@ -177,8 +193,8 @@ def _open(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> tupl
             "predict with output=probabilities or output=both",
         )
     maps = ScoreMaps(predictions, folder)
-    check_complete(predictions, maps, inputs["data"])
-    pictures, known = open_pictures(inputs["data"], config.images, config.splits or SPLITS, config.white)
+    check_complete(predictions, maps, inputs.data)
+    pictures, known = open_pictures(inputs.data, config.images, config.splits or SPLITS, config.white)
     ids = known if config.splits else list(maps.ids)
     if missing := sorted(set(ids) - set(maps.ids)):
         raise DataError(
@@ -197,7 +213,7 @@ def _shown(ids: Sequence[str]) -> str:
     return ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
 
 
-def check(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> None:
+def check(config: CrfStageConfig, inputs: CrfInputs) -> None:
     """Whether the score maps, the pictures and the labels belong together, and the parameters are sound."""
     config.resolve()
     if config.white and not config.images:
@@ -216,9 +232,7 @@ def check(config: CrfStageConfig, inputs: Mapping[str, Artifact | None]) -> None
         )
 
 
-def run(
-    config: CrfStageConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
-) -> dict[str, Any]:
+def run(config: CrfStageConfig, inputs: CrfInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Refines what is still missing; under torchrun each rank its share of the pictures."""
     pictures, maps, ids = _open(config, inputs)
     mine = ids[execution.rank :: execution.world_size]
@@ -242,27 +256,13 @@ def run(
     return {"images": len(ids), "parameters": config.parameters, "labels": config.labels}
 
 
-def externals(config: CrfStageConfig) -> dict[str, Path]:
-    """The content of a folder of pictures, not its name, decides what a result is."""
-    return {"images": Path(config.images)} if config.images else {}
-
-
 STAGE = Stage(
     name="crf",
     version=2,
     summary="Refine predictions or activation maps with the dense CRF.",
     config=CrfStageConfig,
-    inputs={
-        "data": Input(("dataset",), "the data set with the pictures", optional=True, default=("data",)),
-        "predictions": Input(
-            ("predictions", "seeds", "refined"),
-            "probabilities, activation maps or refined maps",
-            default=("predictions", "predict"),
-        ),
-    },
+    inputs=CrfInputs,
     output="masks",
     run=run,
-    externals=externals,
-    needs=data_unless_images,
     check=check,
 )

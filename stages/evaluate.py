@@ -9,9 +9,10 @@ was ignored or left unanswered, and the confusion matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -20,7 +21,7 @@ from artifacts.dataset import Dataset, Split
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.store import Artifact, Writer
 from stages.config import Config
-from stages.contract import Execution, Input, Stage, default_workers
+from stages.contract import Execution, Input, Inputs, Stage, default_workers
 
 if TYPE_CHECKING:
     from stages.evaluation.confusion import Scores
@@ -94,30 +95,35 @@ def headline(scores: Scores) -> dict[str, Any]:
     }
 
 
-def check(config: EvaluateConfig, inputs: Mapping[str, Artifact | None]) -> None:
+@dataclass(frozen=True)
+class EvaluateInputs(Inputs):
+    data: Annotated[Artifact, Input(("dataset",), "the data set with the ground truth", default=("data",))]
+    predictions: Annotated[
+        Artifact,
+        Input(
+            ("predictions", "masks", "seeds", "refined"),
+            "the masks to score",
+            default=("predictions", "predict", "masks"),
+        ),
+    ]
+
+
+def check(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
     """Whether every picture of the splits has a prediction and a ground truth."""
-    data, predictions = inputs["data"], inputs["predictions"]
-    assert data is not None
-    assert predictions is not None
-    dataset = Dataset(data)
+    dataset = Dataset(inputs.data)
     class_ids(dataset.class_names, config.classes)
-    find_pairs(config, dataset, predictions)
+    find_pairs(config, dataset, inputs.predictions)
 
 
-def run(
-    config: EvaluateConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
-) -> dict[str, Any]:
+def run(config: EvaluateConfig, inputs: EvaluateInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Scores all pictures (seconds: nothing is kept of a run that was cut off). Under torchrun rank 0 does it alone."""
     from stages.evaluation.confusion import remarks
     from stages.evaluation.scoring import score_pairs
 
     if execution.rank != 0:
         return {}
-    data, predictions = inputs["data"], inputs["predictions"]
-    assert data is not None
-    assert predictions is not None
-    dataset = Dataset(data)
-    pairs = find_pairs(config, dataset, predictions)
+    dataset = Dataset(inputs.data)
+    pairs = find_pairs(config, dataset, inputs.predictions)
     with execution.progress.track(len(pairs), "evaluate") as tracker:
         matrix = score_pairs(pairs, dataset.num_classes, execution.workers, tracker.advance)
     scores = matrix.scores(dataset.class_names, class_ids(dataset.class_names, config.classes))
@@ -220,14 +226,7 @@ STAGE = Stage(
     version=1,
     summary="Score masks against ground truth: IoU of each class, mean IoU, pixel accuracy.",
     config=EvaluateConfig,
-    inputs={
-        "data": Input(("dataset",), "the data set with the ground truth", default=("data",)),
-        "predictions": Input(
-            ("predictions", "masks", "seeds", "refined"),
-            "the masks to score",
-            default=("predictions", "predict", "masks"),
-        ),
-    },
+    inputs=EvaluateInputs,
     output="metrics",
     run=run,
     check=check,

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pydantic
@@ -28,8 +28,9 @@ from artifacts.errors import ConfigError, DataError
 from artifacts.item_shapes import Reliability, network_class_names
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
-from stages.contract import Execution, Input, Stage
-from stages.data.pictures import Pictures, data_unless_images, notes_on, open_pictures
+from stages.config import ExternalFile
+from stages.contract import Execution, Input, Inputs, Stage
+from stages.data.pictures import Pictures, notes_on, open_pictures, unless_images
 from stages.engine.config import InferenceConfig
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ class PredictConfig(InferenceConfig):
     splits: tuple[Split, ...] = Field(
         ("val",), description="Splits of the data set to predict. Not used with `images`."
     )
-    images: str = Field("", description="Folder of pictures of one's own (jpg, png, ...), instead of a data set.")
+    images: ExternalFile = Field(
+        "", description="Folder of pictures of one's own (jpg, png, ...), instead of a data set."
+    )
     white: float = Field(
         0,
         ge=0,
@@ -104,13 +107,31 @@ class PredictConfig(InferenceConfig):
         return self
 
 
-def check(config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> None:
+@dataclass(frozen=True)
+class PredictInputs(Inputs):
+    data: Annotated[
+        Artifact | None, Input(("dataset",), "the data set to predict", default=("data",), needed=unless_images)
+    ]
+    segmenter: Annotated[Artifact, Input(("segmenter",), "the trained network")]
+    classifier: Annotated[Artifact | None, Input(("classifier",), "a classifier whose classes alone may win (MLMT)")]
+    selection: Annotated[
+        Artifact | None,
+        Input(
+            ("reliability",),
+            "which pictures are reliable, for `part`",
+            needed=lambda config, given: config.part != "all",
+        ),
+    ]
+    keep: Annotated[Artifact | None, Input(("masks", "predictions"), "masks to take over instead of predicting them")]
+
+
+def check(config: PredictConfig, inputs: PredictInputs) -> None:
     """Whether there are pictures, labels where they are wanted, and a network for the same classes."""
     from stages.networks.loading import check_classes
 
-    pictures, ids = open_pictures(inputs["data"], config.images, config.splits, config.white)
-    ids = chosen_ids(ids, config, inputs)
-    keep = inputs.get("keep")
+    pictures, ids = open_pictures(inputs.data, config.images, config.splits, config.white)
+    ids = chosen_ids(ids, config, inputs.selection)
+    keep = inputs.keep
     if keep is not None and (config.output != "masks" or config.confidence):
         raise ConfigError("masks are taken over from 'keep', probabilities cannot be", "set output=masks")
     if keep is not None and not (keep.path / "masks").is_dir():
@@ -123,30 +144,25 @@ def check(config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> None:
                     "no class may win",
                     "leave it out of the split, or predict without restrict_to_labels",
                 )
-    segmenter = inputs["segmenter"]
-    assert segmenter is not None  # it is not optional
-    names = network_class_names(segmenter)
+    names = network_class_names(inputs.segmenter)
     if len(names) > IGNORE:
         raise ConfigError(
             f"the segmenter knows {len(names)} classes; masks and score maps hold {IGNORE} at most",
             "train on fewer classes",
         )
-    classifier = inputs.get("classifier")
-    if classifier is not None and (others := network_class_names(classifier)) != names:
+    if inputs.classifier is not None and (others := network_class_names(inputs.classifier)) != names:
         raise ConfigError(
             f"the classifier knows the classes {', '.join(others)}; the segmenter {', '.join(names)}",
             "use networks that were trained on the same classes",
         )
     if isinstance(pictures, Dataset):
-        check_classes(segmenter, pictures.class_names)
+        check_classes(inputs.segmenter, pictures.class_names)
 
 
-def chosen_ids(ids: list[str], config: PredictConfig, inputs: Mapping[str, Artifact | None]) -> list[str]:
+def chosen_ids(ids: list[str], config: PredictConfig, selection: Artifact | None) -> list[str]:
     """The ids of the part of the selection that the config asks for; ConfigError when others were ranked."""
-    if config.part == "all":
+    if config.part == "all" or selection is None:  # which every other part needs
         return ids
-    selection = inputs.get("selection")
-    assert selection is not None  # `needs` asks for it
     record = selection.json("reliability.json", Reliability)
     if strangers := [image_id for image_id in ids if image_id not in record.scores]:
         raise ConfigError(
@@ -163,10 +179,6 @@ def chosen_ids(ids: list[str], config: PredictConfig, inputs: Mapping[str, Artif
     return chosen
 
 
-def needs(config: PredictConfig, given: Collection[str]) -> tuple[str, ...]:
-    return (*data_unless_images(config, given), *(("selection",) if config.part != "all" else ()))
-
-
 def take_over(kept: Artifact | None, ids: Sequence[str], writer: Writer, main: bool) -> list[str]:
     """Copies the masks that `kept` has (the main process does); returns the ids that remain to be predicted."""
     if kept is None:
@@ -180,29 +192,25 @@ def take_over(kept: Artifact | None, ids: Sequence[str], writer: Writer, main: b
     return [image_id for image_id in ids if image_id not in there]
 
 
-def run(
-    config: PredictConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
-) -> dict[str, Any]:
+def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Predicts what is still missing; under torchrun each rank its share of the pictures."""
     from artifacts.score_maps import ScoreMapWriter
     from stages.engine.device import describe_device, select_device
     from stages.engine.inference import large_pictures, predict_probabilities
     from stages.networks import load_network
 
-    pictures, ids = open_pictures(inputs["data"], config.images, config.splits, config.white)
-    ids = chosen_ids(ids, config, inputs)
+    pictures, ids = open_pictures(inputs.data, config.images, config.splits, config.white)
+    ids = chosen_ids(ids, config, inputs.selection)
     if execution.rank == 0:
         for sentence in notes_on(pictures, execution.workers):
             execution.progress.note(sentence)
-    todo = take_over(inputs.get("keep"), ids, writer, execution.rank == 0)
-    segmenter = inputs["segmenter"]
-    assert segmenter is not None
-    names = network_class_names(segmenter)
+    todo = take_over(inputs.keep, ids, writer, execution.rank == 0)
+    names = network_class_names(inputs.segmenter)
     if execution.rank == 0 and (remark := large_pictures(pictures, todo, config)):
         execution.progress.note(remark)
     device = select_device(execution.device)
-    network = load_network(segmenter).to(device)
-    allowed = _allowed(config, pictures, inputs.get("classifier"), device, execution)
+    network = load_network(inputs.segmenter).to(device)
+    allowed = _allowed(config, pictures, inputs.classifier, device, execution)
     with ScoreMapWriter(
         writer, "probabilities", class_names=names, shard_size=SHARD_SIZE, normalisation="probability"
     ) as maps:
@@ -394,26 +402,13 @@ def _write(writer: Writer, image_id: str, mask: np.ndarray, confidence: np.ndarr
         write_mask(temporary, mask)
 
 
-def externals(config: PredictConfig) -> dict[str, Path]:
-    """The content of a folder of pictures, not its name, decides what a result is."""
-    return {"images": Path(config.images)} if config.images else {}
-
-
 STAGE = Stage(
     name="predict",
     version=3,
     summary="Predict masks and class probabilities with a trained network.",
     config=PredictConfig,
-    inputs={
-        "data": Input(("dataset",), "the data set to predict", optional=True, default=("data",)),
-        "segmenter": Input(("segmenter",), "the trained network"),
-        "classifier": Input(("classifier",), "a classifier whose classes alone may win (MLMT)", optional=True),
-        "selection": Input(("reliability",), "which pictures are reliable, for `part`", optional=True),
-        "keep": Input(("masks", "predictions"), "masks to take over instead of predicting them", optional=True),
-    },
+    inputs=PredictInputs,
     output="predictions",
     run=run,
-    externals=externals,
-    needs=needs,
     check=check,
 )

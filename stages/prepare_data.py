@@ -11,33 +11,18 @@ other images stay where they are unless `copy_images` is set.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts.errors import ConfigError
-from artifacts.store import Artifact, Writer
-from stages.contract import Execution, Stage
+from artifacts.store import Writer
+from stages.contract import Execution, Inputs, Stage
 from stages.data.config import DatasetSettings, ShapesConfig
-from stages.data.preparation_config import PrepareDataConfig
+from stages.data.preparation_config import PrepareDataConfig, reader_of
 
 if TYPE_CHECKING:
     from stages.data.readers.raw import RawDataset
 
-# The readers of data sets made of files: name -> module with `find` and `text_files`.
-READERS = {
-    "voc-aug": "stages.data.readers.voc",
-    "cityscapes": "stages.data.readers.cityscapes",
-    "coco": "stages.data.readers.coco",
-    "pascal-context": "stages.data.readers.pascal_context",
-    "folder": "stages.data.readers.folder",
-}
 
-
-def run(
-    config: PrepareDataConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
-) -> dict[str, Any]:
+def run(config: PrepareDataConfig, inputs: Inputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Write the data set; returns what a person wants to know of it."""
     if execution.rank != 0:
         return {}  # under torchrun one process prepares, with a pool of its own
@@ -57,37 +42,7 @@ def run(
 
 def find_raw(settings: DatasetSettings, execution: Execution) -> RawDataset:
     """The data set as it lies on disk, found by its reader."""
-    reader = importlib.import_module(READERS[settings.name])
-    return reader.find(settings, execution)
-
-
-def externals(config: PrepareDataConfig) -> dict[str, Path]:
-    """Lists and label files that the config names or that lie in its folders: their content counts, not their path.
-
-    ConfigError for a folder that is not there: then nothing can be said about its files.
-    """
-    from stages.data.lists.splits import parse_amount
-
-    check(config, {})
-    files: dict[str, Path] = {}
-    if config.dataset.name in READERS:
-        reader = importlib.import_module(READERS[config.dataset.name])
-        files |= {f"dataset.{key}": path for key, path in reader.text_files(config.dataset).items()}
-    for key in ("labelled", "holdout"):
-        if getattr(config, key) and isinstance(amount := parse_amount(getattr(config, key)), Path):
-            files[key] = amount
-    for key in ("unlabelled", "tag_file"):
-        if getattr(config, key):
-            files[key] = Path(getattr(config, key)).expanduser()
-    return files
-
-
-def check(config: PrepareDataConfig, inputs: Mapping[str, Artifact | None]) -> None:
-    """The folders named by the config exist."""
-    for key in ("source", "sbd", "images", "annotations"):
-        folder = getattr(config.dataset, key, "")
-        if folder and not Path(folder).expanduser().is_dir():
-            raise ConfigError(f"{key} names {folder}, which is no folder", f"correct {key}")
+    return reader_of(settings).find(settings, execution)
 
 
 STAGE = Stage(
@@ -95,9 +50,7 @@ STAGE = Stage(
     version=3,
     summary="Prepare a data set: lists, image-level labels, masks.",
     config=PrepareDataConfig,
-    inputs={},
+    inputs=Inputs,
     output="dataset",
     run=run,
-    externals=externals,
-    check=check,
 )

@@ -12,10 +12,9 @@ The result has `masks/<id>.png`, the confidences, `confidence/<id>.png` (see art
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -26,7 +25,7 @@ from artifacts.item_shapes import predicted
 from artifacts.masks import IGNORE, read_mask, write_mask
 from artifacts.store import Artifact, Writer
 from stages.config import Config
-from stages.contract import Execution, Input, Stage
+from stages.contract import Execution, Input, Inputs, Stage
 from stages.parallel.each_image import for_each_image
 
 
@@ -87,9 +86,16 @@ def select_pixels(task: Selection, image_id: str) -> tuple[int, int]:
     return int((kept != IGNORE).sum()), int(known.sum())
 
 
-def check(config: PseudoLabelsConfig, inputs: Mapping[str, Artifact | None]) -> None:
-    predictions = inputs["predictions"]
-    assert predictions is not None
+@dataclass(frozen=True)
+class PseudoLabelsInputs(Inputs):
+    predictions: Annotated[
+        Artifact,
+        Input(("predictions", "masks"), "predicted masks with confidences", default=("predictions", "predict")),
+    ]
+
+
+def check(config: PseudoLabelsConfig, inputs: PseudoLabelsInputs) -> None:
+    predictions = inputs.predictions
     for folder in ("masks", "confidence"):
         if not (predictions.path / folder).is_dir():
             raise ArtifactError(
@@ -99,12 +105,9 @@ def check(config: PseudoLabelsConfig, inputs: Mapping[str, Artifact | None]) -> 
     predicted(predictions)
 
 
-def run(
-    config: PseudoLabelsConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
-) -> dict[str, Any]:
+def run(config: PseudoLabelsConfig, inputs: PseudoLabelsInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Two walks over the masks. Under torchrun rank 0 does it alone."""
-    predictions = inputs["predictions"]
-    assert predictions is not None
+    predictions = inputs.predictions
     if execution.rank != 0:
         return {}
     masks, confidences = predictions.path / "masks", predictions.path / "confidence"
@@ -142,11 +145,7 @@ STAGE = Stage(
     version=2,
     summary="Keep the most confident pixels of predicted masks as labels, class by class.",
     config=PseudoLabelsConfig,
-    inputs={
-        "predictions": Input(
-            ("predictions", "masks"), "predicted masks with confidences", default=("predictions", "predict")
-        ),
-    },
+    inputs=PseudoLabelsInputs,
     output="masks",
     run=run,
     check=check,

@@ -9,16 +9,16 @@ and classes.json. What `train-refiner` made serves all settings: beta, steps and
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from artifacts.dataset import SPLITS, Dataset
 from artifacts.errors import ConfigError, DataError
 from artifacts.item_shapes import network_class_names
 from artifacts.masks import encode_mask
 from artifacts.store import Artifact, Writer
-from stages.contract import Execution, Input, Stage
+from stages.contract import Execution, Input, Inputs, Stage
 from stages.localization.grid import resize_maps
 from stages.localization.seed_labels import dense_labels
 from stages.parallel.processes import map_in_processes
@@ -31,14 +31,25 @@ if TYPE_CHECKING:
 SHARD_SIZE = 500  # images in one file of score maps
 
 
-def needs(config: RefineConfig, given: Collection[str]) -> tuple[str, ...]:
-    return ("refiner",) if config.method.training is not None else ()
+@dataclass(frozen=True)
+class RefineInputs(Inputs):
+    data: Annotated[Artifact, Input(("dataset",), "the data set", default=("data",))]
+    seeds: Annotated[Artifact, Input(("seeds",), "the score maps to refine", default=("seeds",))]
+    refiner: Annotated[
+        Artifact | None,
+        Input(
+            ("refiner",),
+            "the trained network of the refiner",
+            default=("train-refiner", "refiner"),
+            needed=lambda config, given: config.method.training is not None,
+        ),
+    ]
 
 
-def check(config: RefineConfig, inputs: Mapping[str, Artifact | None]) -> None:
+def check(config: RefineConfig, inputs: RefineInputs) -> None:
     """The score maps are of the data set, the network is one of this refiner and of these classes."""
     dataset, _, _ = _open(config, inputs)
-    refiner, name = inputs.get("refiner"), config.method.name
+    refiner, name = inputs.refiner, config.method.name
     if refiner is None:
         return
     if config.method.training is None:
@@ -53,15 +64,12 @@ def check(config: RefineConfig, inputs: Mapping[str, Artifact | None]) -> None:
         )
 
 
-def _open(config: RefineConfig, inputs: Mapping[str, Artifact | None]) -> tuple[Dataset, KnownImages, list[str]]:
+def _open(config: RefineConfig, inputs: RefineInputs) -> tuple[Dataset, KnownImages, list[str]]:
     from stages.localization.known_images import KnownImages, score_maps_of
 
-    data, seeds = inputs["data"], inputs["seeds"]
-    assert data is not None
-    assert seeds is not None
-    dataset = Dataset(data)
+    dataset = Dataset(inputs.data)
     ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
-    maps = score_maps_of(seeds, ids, data)
+    maps = score_maps_of(inputs.seeds, ids, inputs.data)
     ids = ids if config.splits else list(maps.ids)
     known = {image_id for split in SPLITS for image_id in dataset.ids(split)}
     if foreign := sorted(set(ids) - known):
@@ -72,12 +80,10 @@ def _open(config: RefineConfig, inputs: Mapping[str, Artifact | None]) -> tuple[
     if not ids:
         raise DataError(f"there are no images to refine in the splits {', '.join(config.splits)}", "name other splits")
     masked = frozenset(dataset.ids("train")) if "masks" in config.method.card.uses else frozenset()
-    return dataset, KnownImages(dataset, maps, seeds.path / "saliency", masked), ids
+    return dataset, KnownImages(dataset, maps, inputs.seeds.path / "saliency", masked), ids
 
 
-def run(
-    config: RefineConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
-) -> dict[str, Any]:
+def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Refines shard by shard what is still missing, then makes the masks; under torchrun each rank its shards."""
     from artifacts.score_maps import ScoreMaps, ScoreMapWriter
     from stages.engine.distributed import barrier
@@ -121,9 +127,7 @@ def _batch_size(config: RefineConfig) -> int:
     return int(getattr(config.method, "batch_size", 1))
 
 
-def _refiner(
-    config: RefineConfig, inputs: Mapping[str, Artifact | None], images: KnownImages, execution: Execution
-) -> Any:
+def _refiner(config: RefineConfig, inputs: RefineInputs, images: KnownImages, execution: Execution) -> Any:
     """The refiner with its network on the device, ready to start."""
     from stages.engine.device import autocast_dtype, select_device
     from stages.networks import load_network
@@ -131,7 +135,7 @@ def _refiner(
     from stages.refiners.refiner import Means
 
     device = select_device(execution.device)
-    trained = inputs.get("refiner")
+    trained = inputs.refiner
     means = Means(device, autocast_dtype(config.precision, device), max(execution.workers // execution.world_size, 1))
     refiner = load_refiner(config.method.name)(config.method, load_network(trained) if trained else None, means)
     refiner.start(images.dataset, images.scores)
@@ -169,15 +173,8 @@ STAGE = Stage(
     version=1,
     summary="Refine class-activation maps: better score maps, and masks made of them.",
     config=RefineConfig,
-    inputs={
-        "data": Input(("dataset",), "the data set", default=("data",)),
-        "seeds": Input(("seeds",), "the score maps to refine", default=("seeds",)),
-        "refiner": Input(
-            ("refiner",), "the trained network of the refiner", optional=True, default=("train-refiner", "refiner")
-        ),
-    },
+    inputs=RefineInputs,
     output="refined",
     run=run,
-    needs=needs,
     check=check,
 )

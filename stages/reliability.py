@@ -11,8 +11,9 @@ unreliable part; `predict` takes it as `selection`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -21,7 +22,7 @@ from artifacts.dataset import Dataset, Split
 from artifacts.errors import ArtifactError, ConfigError
 from artifacts.item_shapes import some
 from artifacts.store import SCRATCH, Artifact, Writer
-from stages.contract import Execution, Input, Stage, has_snapshots
+from stages.contract import Execution, Input, Inputs, Stage, has_snapshots
 from stages.data.pictures import pictures_of_splits
 from stages.engine.config import InferenceConfig
 
@@ -48,12 +49,19 @@ class ReliabilityConfig(InferenceConfig):
     )
 
 
-def check(config: ReliabilityConfig, inputs: Mapping[str, Artifact | None]) -> None:
+@dataclass(frozen=True)
+class ReliabilityInputs(Inputs):
+    data: Annotated[Artifact, Input(("dataset",), "the data set", default=("data",))]
+    segmenter: Annotated[
+        Artifact, Input(("segmenter",), "a segmenter trained with --set snapshots=10", fits=has_snapshots)
+    ]
+
+
+def check(config: ReliabilityConfig, inputs: ReliabilityInputs) -> None:
     from stages.networks.loading import check_classes, snapshots_of
 
-    dataset, _ = pictures_of_splits(inputs["data"], config.splits)
-    segmenter = inputs["segmenter"]
-    assert segmenter is not None
+    dataset, _ = pictures_of_splits(inputs.data, config.splits)
+    segmenter = inputs.segmenter
     if not snapshots_of(segmenter):
         raise ConfigError(
             f"artifact {segmenter.name!r} holds its last weights alone: nothing to compare",
@@ -88,17 +96,15 @@ def agreement(first: Tensor, second: Tensor, num_classes: int) -> Tensor:
     return (common / either.clamp(min=1)).sum(1) / occurs.sum(1)
 
 
-def run(
-    config: ReliabilityConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
-) -> dict[str, Any]:
+def run(config: ReliabilityConfig, inputs: ReliabilityInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Scores what is still missing; under torchrun each rank its share of the pictures."""
     from stages.engine.device import select_device
     from stages.engine.distributed import barrier
     from stages.networks import load_network
     from stages.networks.loading import snapshots_of
 
-    dataset, ids = pictures_of_splits(inputs["data"], config.splits)
-    segmenter = inputs["segmenter"]
+    dataset, ids = pictures_of_splits(inputs.data, config.splits)
+    segmenter = inputs.segmenter
     device = select_device(execution.device)
     files = evenly_spaced([*snapshots_of(segmenter).values(), "weights.pt"], config.snapshots)
     networks = [load_network(segmenter, file).to(device) for file in files]
@@ -173,10 +179,7 @@ STAGE = Stage(
     version=2,
     summary="Rank unlabelled pictures by how little their masks changed while a network trained (ST++).",
     config=ReliabilityConfig,
-    inputs={
-        "data": Input(("dataset",), "the data set", default=("data",)),
-        "segmenter": Input(("segmenter",), "a segmenter trained with --set snapshots=10", fits=has_snapshots),
-    },
+    inputs=ReliabilityInputs,
     output="reliability",
     run=run,
     check=check,

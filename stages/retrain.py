@@ -9,9 +9,8 @@ masks it was trained on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -19,7 +18,7 @@ from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
 from artifacts.store import Artifact, Writer
 from stages.config import Config
-from stages.contract import Execution, Input, Stage
+from stages.contract import Execution, Input, Inputs, Stage
 from stages.engine.config import InferenceConfig
 from stages.localization.config import CrfConfig
 from stages.methods.settings import TrainConfig
@@ -57,12 +56,13 @@ class RetrainConfig(Config):
 METHOD_LABELS = {"estimated": "weak", "mixed": "mixed", "oversampled": "oversampled"}
 
 
-def externals(config: RetrainConfig) -> dict[str, Path]:
-    file = config.training.network.weights_file()
-    return {"training.network.weights": file} if file else {}
+@dataclass(frozen=True)
+class RetrainInputs(Inputs):
+    data: Annotated[Artifact, Input(("dataset",), "the data set", default=("data",))]
+    segmenter: Annotated[Artifact, Input(("segmenter",), "the segmenter that labels the pictures", default=("dsrg",))]
 
 
-def check(config: RetrainConfig, inputs: Mapping[str, Artifact | None]) -> None:
+def check(config: RetrainConfig, inputs: RetrainInputs) -> None:
     from stages.networks.loading import check_classes
 
     config.training.network.check()
@@ -73,25 +73,17 @@ def check(config: RetrainConfig, inputs: Mapping[str, Artifact | None]) -> None:
             f"retrain: with labels {config.labels} the split train keeps its exact masks",
             "use splits [weak], or labels estimated",
         )
-    data, segmenter = inputs["data"], inputs["segmenter"]
-    assert data is not None
-    assert segmenter is not None
-    check_classes(segmenter, Dataset(data).class_names)
+    check_classes(inputs.segmenter, Dataset(inputs.data).class_names)
 
 
-def run(
-    config: RetrainConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
-) -> dict[str, Any]:
+def run(config: RetrainConfig, inputs: RetrainInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     from stages.engine import distributed
     from stages.engine.device import select_device
     from stages.localization.estimated_masks import Refiner, label_pictures
     from stages.methods.training import label_sources, train_network
     from stages.networks import load_network
 
-    data, segmenter = inputs["data"], inputs["segmenter"]
-    assert data is not None
-    assert segmenter is not None
-    dataset = Dataset(data)
+    dataset = Dataset(inputs.data)
     ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
     device = select_device(execution.device)
     refiner = Refiner(
@@ -103,14 +95,14 @@ def run(
         min_confidence=config.min_confidence,
     )
     share = ids[distributed.rank() :: distributed.world_size()]
-    label_pictures(load_network(segmenter).to(device), share, refiner, config.inference, device, execution)
+    label_pictures(load_network(inputs.segmenter).to(device), share, refiner, config.inference, device, execution)
     distributed.barrier()  # every process trains on the masks of all
     training = config.training.model_copy(
         update={"method": SupervisedSettings.model_validate({"labels": METHOD_LABELS[config.labels]})}
     )
     strong = [] if config.labels == "estimated" else dataset.ids(config.training.train_split)
     sources = label_sources(dataset, strong, ids, {"weak_labels": writer.path / "masks"})
-    initial = segmenter if config.start == "segmenter" else None
+    initial = inputs.segmenter if config.start == "segmenter" else None
     summary = train_network(training, dataset, sources, writer, execution, initial)
     return {"labelled": len(ids), **summary}
 
@@ -120,12 +112,8 @@ STAGE = Stage(
     version=1,
     summary="Label pictures with a trained segmenter and train a fresh one on the masks.",
     config=RetrainConfig,
-    inputs={
-        "data": Input(("dataset",), "the data set", default=("data",)),
-        "segmenter": Input(("segmenter",), "the segmenter that labels the pictures", default=("dsrg",)),
-    },
+    inputs=RetrainInputs,
     output="segmenter",
     run=run,
-    externals=externals,
     check=check,
 )

@@ -11,7 +11,7 @@ artifact, so that thresholds can be tried without the network.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ from pydantic import Field
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.item_shapes import network_class_names
 from artifacts.store import Artifact, Writer
-from stages.config import Config, mistakes
-from stages.contract import Execution, Input, Stage, Tracker
+from stages.config import Config, External, mistakes
+from stages.contract import Execution, Input, Inputs, Stage, Tracker
 from stages.parallel.processes import one_thread, process_pool
 
 CHUNK = 16  # pictures a pool process takes at a time
@@ -83,7 +83,9 @@ class SaliencyFolder(Config):
     """Background: little saliency in PNG files made elsewhere (DRFI, PoolNet, ...)."""
 
     kind: Literal["folder"]
-    folder: Path = Field(description="Folder with <image id>.png: grey, 8 bits, size of the picture, 255 = salient.")
+    folder: Annotated[Path, External(), pydantic.AfterValidator(Path.expanduser)] = Field(
+        description="Folder with <image id>.png: grey, 8 bits, size of the picture, 255 = salient."
+    )
     threshold: float = Field(0.06, ge=0, le=1, description="Background is below this value / 255 (DSRG: 0.06).")
 
 
@@ -176,13 +178,31 @@ class SeedsConfig(Config):
     )
 
 
-def check(config: SeedsConfig, inputs: Mapping[str, Artifact | None]) -> None:
+def _classifier_needed(config: SeedsConfig, given: Collection[str]) -> bool:
+    """Unless score maps are reused and the background does not come from the classifier."""
+    return "maps" not in given or isinstance(config.labels.background, GradientBackground)
+
+
+@dataclass(frozen=True)
+class SeedsInputs(Inputs):
+    data: Annotated[Artifact, Input(("dataset",), "the data set", default=("data",))]
+    classifier: Annotated[
+        Artifact | None,
+        Input(
+            ("classifier",),
+            "the network whose activation maps are taken",
+            default=("classifier",),
+            needed=_classifier_needed,
+        ),
+    ]
+    maps: Annotated[Artifact | None, Input(("seeds",), "seeds whose class-activation maps are reused")]
+
+
+def check(config: SeedsConfig, inputs: SeedsInputs) -> None:
     """Refuses inputs that do not belong together, and a saliency folder with missing files."""
     from artifacts.dataset import Dataset
 
-    data, classifier, maps = inputs["data"], inputs.get("classifier"), inputs.get("maps")
-    assert data is not None
-    dataset = Dataset(data)
+    dataset, classifier, maps = Dataset(inputs.data), inputs.classifier, inputs.maps
     dataset.require_background("the stage seeds")
     ids = _ids(config, dataset)
     background = config.labels.background
@@ -199,12 +219,6 @@ def check(config: SeedsConfig, inputs: Mapping[str, Artifact | None]) -> None:
                 f"e.g. {missing[0]}.png",
                 "add the files, or choose another labels.background.kind, such as saliency",
             )
-
-
-def needs(config: SeedsConfig, given: Collection[str]) -> tuple[str, ...]:
-    """The classifier, unless score maps are reused and the background does not come from it."""
-    reused = "maps" in given and not isinstance(config.labels.background, GradientBackground)
-    return () if reused else ("classifier",)
 
 
 def _check_maps(config: SeedsConfig, maps: Artifact, class_names: Sequence[str], ids: Sequence[str]) -> None:
@@ -246,30 +260,20 @@ def _ids(config: SeedsConfig, dataset: Any) -> list[str]:
     return sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
 
 
-def externals(config: SeedsConfig) -> dict[str, Path]:
-    """The saliency folder: its files enter the fingerprint."""
-    background = config.labels.background
-    return {"labels.background.folder": background.folder} if isinstance(background, SaliencyFolder) else {}
-
-
-def run(
-    config: SeedsConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
-) -> dict[str, Any]:
+def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Class-activation maps shard by shard on the device; saliency and label maps in other processes meanwhile."""
     from artifacts.dataset import Dataset
     from artifacts.score_maps import ScoreMapWriter
     from stages.evaluation.mask_quality import quality_of_masks
 
-    data, maps = inputs["data"], inputs.get("maps")
-    assert data is not None
-    dataset = Dataset(data)
+    dataset, maps = Dataset(inputs.data), inputs.maps
     _opened.cache_clear()  # of another run in this process
     everything = _ids(config, dataset)
     shards = [everything[start : start + SHARD_SIZE] for start in range(0, len(everything), SHARD_SIZE)]
     shards = shards[execution.rank :: execution.world_size]
     ids = [image_id for shard in shards for image_id in shard]
     same = maps.path if maps and _same_saliency(config, maps) else None
-    job = LabelJob(data.path, writer, config.labels, same, config.max_pixels)
+    job = LabelJob(inputs.data.path, writer, config.labels, same, config.max_pixels)
     source = _Source(config, inputs, dataset, execution)
     if execution.rank == 0 and (large := large_pictures(dataset, everything, config.max_pixels)):
         execution.progress.note(
@@ -314,11 +318,9 @@ def run(
 class _Source:
     """Where score maps come from: an earlier artifact, or the classifier (loaded when first needed)."""
 
-    def __init__(
-        self, config: SeedsConfig, inputs: Mapping[str, Artifact | None], dataset: Any, execution: Execution
-    ) -> None:
+    def __init__(self, config: SeedsConfig, inputs: SeedsInputs, dataset: Any, execution: Execution) -> None:
         self.config, self.dataset, self.execution = config, dataset, execution
-        self.earlier, self._artifact = inputs.get("maps"), inputs.get("classifier")
+        self.earlier, self._artifact = inputs.maps, inputs.classifier
         self._classifier: Any = None
         self.device_name = "cpu"
 
@@ -539,19 +541,8 @@ STAGE = Stage(
     version=3,
     summary="Locate objects: class-activation maps, saliency, and seeds or dense masks made of them.",
     config=SeedsConfig,
-    inputs={
-        "data": Input(kinds=("dataset",), help="the data set", default=("data",)),
-        "classifier": Input(
-            kinds=("classifier",),
-            help="the network whose activation maps are taken",
-            optional=True,
-            default=("classifier",),
-        ),
-        "maps": Input(kinds=("seeds",), help="seeds whose class-activation maps are reused", optional=True),
-    },
+    inputs=SeedsInputs,
     output="seeds",
     run=run,
-    externals=externals,
-    needs=needs,
     check=check,
 )

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -21,7 +22,7 @@ from pydantic import Field
 from artifacts.dataset import Dataset, Split
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.store import SCRATCH, Artifact, Writer
-from stages.contract import Execution, Input, Stage, has_snapshots
+from stages.contract import Execution, Input, Inputs, Stage, has_snapshots
 from stages.data.pictures import pictures_of_splits
 from stages.engine.config import InferenceConfig
 
@@ -38,25 +39,32 @@ class SelectConfig(InferenceConfig):
     )
 
 
-def choose_splits(config: SelectConfig, data: Artifact | None) -> tuple[str, ...]:
+def choose_splits(config: SelectConfig, data: Artifact) -> tuple[str, ...]:
     """The splits to select on: those of the config, or holdout, or val."""
-    if config.splits or data is None:
+    if config.splits:
         return config.splits
     return ("holdout",) if Dataset(data).splits.get("holdout") else ("val",)
 
 
-def check(config: SelectConfig, inputs: Mapping[str, Artifact | None]) -> None:
+@dataclass(frozen=True)
+class SelectInputs(Inputs):
+    data: Annotated[Artifact, Input(("dataset",), "the data set", default=("data",))]
+    segmenter: Annotated[
+        Artifact, Input(("segmenter",), "a segmenter trained with --set snapshots=10", fits=has_snapshots)
+    ]
+
+
+def check(config: SelectConfig, inputs: SelectInputs) -> None:
     from stages.networks.loading import check_classes, snapshots_of
 
-    splits = choose_splits(config, inputs["data"])
-    dataset, ids = pictures_of_splits(inputs["data"], splits)
+    splits = choose_splits(config, inputs.data)
+    dataset, ids = pictures_of_splits(inputs.data, splits)
     if without := [image_id for image_id in ids if not dataset.has_mask(image_id)]:
         raise DataError(
             f"{len(without)} of the {len(ids)} pictures of {', '.join(splits)} have no mask: {', '.join(without[:5])}",
             "choose on a split that has masks",
         )
-    segmenter = inputs["segmenter"]
-    assert segmenter is not None
+    segmenter = inputs.segmenter
     if not snapshots_of(segmenter):
         raise ConfigError(
             f"artifact {segmenter.name!r} holds its last weights alone: nothing to choose from",
@@ -65,9 +73,7 @@ def check(config: SelectConfig, inputs: Mapping[str, Artifact | None]) -> None:
     check_classes(segmenter, dataset.class_names)
 
 
-def run(
-    config: SelectConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
-) -> dict[str, Any]:
+def run(config: SelectConfig, inputs: SelectInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Scores what is still missing; under torchrun each rank its share of the pictures of every snapshot."""
     from stages.engine.device import select_device
     from stages.engine.distributed import barrier
@@ -76,10 +82,9 @@ def run(
     from stages.networks import load_network
     from stages.networks.loading import snapshots_of
 
-    splits = choose_splits(config, inputs["data"])
-    dataset, ids = pictures_of_splits(inputs["data"], splits)
-    segmenter = inputs["segmenter"]
-    assert segmenter is not None
+    splits = choose_splits(config, inputs.data)
+    dataset, ids = pictures_of_splits(inputs.data, splits)
+    segmenter = inputs.segmenter
     device = select_device(execution.device)
     last = segmenter.recorded("summary", "iterations", int)
     files = {**snapshots_of(segmenter), last: "weights.pt"}
@@ -151,10 +156,7 @@ STAGE = Stage(
     version=1,
     summary="Make a segmenter of the best of a training's snapshots (train --set snapshots=10) on a split.",
     config=SelectConfig,
-    inputs={
-        "data": Input(("dataset",), "the data set", default=("data",)),
-        "segmenter": Input(("segmenter",), "a segmenter trained with --set snapshots=10", fits=has_snapshots),
-    },
+    inputs=SelectInputs,
     output="segmenter",
     run=run,
     check=check,

@@ -5,46 +5,61 @@ semiseg train --method dual-branch --data data --weak-labels masks
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError, DataError
 from artifacts.store import Artifact, Writer
-from stages.contract import Execution, Input, Stage
+from stages.contract import Execution, Input, Inputs, Stage
 from stages.methods.settings import TrainConfig
 
 
-def externals(config: TrainConfig) -> dict[str, Path]:
-    file = config.network.weights_file()
-    return {"network.weights": file} if file else {}
+@dataclass(frozen=True)
+class TrainInputs(Inputs):
+    data: Annotated[Artifact, Input(("dataset",), "the data set", default=("data",))]
+    weak_labels: Annotated[
+        Artifact | None,
+        Input(
+            ("masks", "predictions", "seeds", "refined"),
+            "estimated masks of the weak pictures",
+            default=("weak-labels", "masks"),
+            needed=lambda config, given: "weak_labels" in config.method.inputs(),
+            made_by=lambda config: config.method.labels_from,
+        ),
+    ]
+    seeds: Annotated[
+        Artifact | None,
+        Input(
+            ("seeds",),
+            "seeds from image-level labels",
+            default=("seeds",),
+            needed=lambda config, given: "seeds" in config.method.inputs(),
+        ),
+    ]
+    initial: Annotated[Artifact | None, Input(("segmenter",), "a segmenter whose weights the training starts from")]
+
+    def labels(self) -> dict[str, Artifact]:
+        """The label maps made elsewhere that are given, by the name that methods know them by."""
+        given = {"weak_labels": self.weak_labels, "seeds": self.seeds}
+        return {name: artifact for name, artifact in given.items() if artifact is not None}
 
 
-def check(config: TrainConfig, inputs: Mapping[str, Artifact | None]) -> None:
+def check(config: TrainConfig, inputs: TrainInputs) -> None:
     config.network.check()
-    for name in ("weak_labels", "seeds"):
-        if inputs.get(name) is not None and name not in config.method.inputs():
+    for name in inputs.labels():
+        if name not in config.method.inputs():
             raise ConfigError(
                 f"method {config.method.name} with these settings makes no use of the input {name!r}",
                 f"leave --{name.replace('_', '-')} out, or choose another method or other settings",
             )
 
 
-def needs(config: TrainConfig, given: Collection[str]) -> tuple[str, ...]:
-    return config.method.inputs()
-
-
-def run(
-    config: TrainConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
-) -> dict[str, Any]:
+def run(config: TrainConfig, inputs: TrainInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     from stages.methods.training import label_sources, train_network
 
-    assert inputs["data"] is not None
-    dataset = Dataset(inputs["data"])
-    folders = {
-        name: artifact.path / "masks" for name in ("weak_labels", "seeds") if (artifact := inputs.get(name)) is not None
-    }
+    dataset = Dataset(inputs.data)
+    folders = {name: artifact.path / "masks" for name, artifact in inputs.labels().items()}
     for name, folder in list(folders.items()):
         if not folder.is_dir():
             raise DataError(f"the artifact given as {name} has no masks", "make it with masks (predict --output masks)")
@@ -52,24 +67,7 @@ def run(
             folders["confidence"] = confidence
     strong, weak = dataset.ids(config.train_split), dataset.ids(config.weak_split)
     sources = label_sources(dataset, strong, weak, folders, dataset.ids("unlabelled"))
-    return train_network(config, dataset, sources, writer, execution, inputs.get("initial"))
-
-
-INPUTS = {
-    "data": Input(("dataset",), "the data set", default=("data",)),
-    "weak_labels": Input(
-        ("masks", "predictions", "seeds", "refined"),
-        "estimated masks of the weak pictures",
-        optional=True,
-        default=("weak-labels", "masks"),
-    ),
-    "seeds": Input(("seeds",), "seeds from image-level labels", optional=True, default=("seeds",)),
-    "initial": Input(("segmenter",), "a segmenter whose weights the training starts from", optional=True),
-}
-
-
-def advice(config: TrainConfig, key: str) -> str:
-    return config.method.labels_from if key == "weak_labels" else ""
+    return train_network(config, dataset, sources, writer, execution, inputs.initial)
 
 
 STAGE = Stage(
@@ -77,11 +75,8 @@ STAGE = Stage(
     version=2,
     summary="Train a segmenter with one of the methods.",
     config=TrainConfig,
-    inputs=INPUTS,
+    inputs=TrainInputs,
     output="segmenter",
     run=run,
-    externals=externals,
-    needs=needs,
     check=check,
-    advice=advice,
 )

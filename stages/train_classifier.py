@@ -6,39 +6,36 @@ semiseg train-classifier --method puzzle-cam --set network=resnet50
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from artifacts.dataset import Dataset
 from artifacts.errors import DataError
 from artifacts.store import Artifact, Writer
-from stages.contract import Execution, Input, Stage
+from stages.contract import Execution, Input, Inputs, Stage
 from stages.methods.settings import TrainClassifierConfig
 
 
-def externals(config: TrainClassifierConfig) -> dict[str, Path]:
-    file = config.network.weights_file()
-    return {"network.weights": file} if file else {}
+@dataclass(frozen=True)
+class TrainClassifierInputs(Inputs):
+    data: Annotated[Artifact, Input(("dataset",), "the data set", default=("data",))]
 
 
-def check(config: TrainClassifierConfig, inputs: Mapping[str, Artifact | None]) -> None:
+def check(config: TrainClassifierConfig, inputs: TrainClassifierInputs) -> None:
     """The weights can be had, and there is a background: without one the maps serve nothing, seeds needs it."""
     config.network.check()
-    assert inputs["data"] is not None
-    Dataset(inputs["data"]).require_background("the stage train-classifier")
+    Dataset(inputs.data).require_background("the stage train-classifier")
 
 
 def run(
-    config: TrainClassifierConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
+    config: TrainClassifierConfig, inputs: TrainClassifierInputs, writer: Writer, execution: Execution
 ) -> dict[str, Any]:
     from stages.engine.method import Sources
     from stages.localization.class_scores import scored
     from stages.methods.training import train_network
     from stages.networks import load_network
 
-    assert inputs["data"] is not None
-    dataset = Dataset(inputs["data"])
+    dataset = Dataset(inputs.data)
     ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
     without_label = [image_id for image_id in ids if not dataset.tags(image_id)]
     if len(without_label) == len(ids) and "tags" in config.method.card.uses:
@@ -61,9 +58,8 @@ STAGE = Stage(
     version=1,
     summary="Train a multi-label classifier on image-level labels.",
     config=TrainClassifierConfig,
-    inputs={"data": Input(("dataset",), "the data set", default=("data",))},
+    inputs=TrainClassifierInputs,
     output="classifier",
     run=run,
-    externals=externals,
     check=check,
 )

@@ -7,17 +7,16 @@ The label maps that it learns from are made first, in processes, and stay in the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
 from artifacts.item_shapes import NetworkSpec
 from artifacts.masks import encode_mask
 from artifacts.store import Artifact, Writer
-from stages.contract import Execution, Input, Stage
+from stages.contract import Execution, Input, Inputs, Stage
 from stages.parallel.processes import map_in_processes
 from stages.refiners.settings import TrainRefinerConfig
 
@@ -25,21 +24,20 @@ if TYPE_CHECKING:
     from stages.localization.known_images import KnownImages
 
 
-def externals(config: TrainRefinerConfig) -> dict[str, Path]:
-    file = config.network.weights_file()
-    return {"network.weights": file} if file else {}
+@dataclass(frozen=True)
+class TrainRefinerInputs(Inputs):
+    data: Annotated[Artifact, Input(("dataset",), "the data set", default=("data",))]
+    seeds: Annotated[Artifact, Input(("seeds",), "the score maps to learn from", default=("seeds",))]
+    initial: Annotated[Artifact | None, Input(("classifier",), "a classifier whose backbone is taken")]
 
 
-def check(config: TrainRefinerConfig, inputs: Mapping[str, Artifact | None]) -> None:
+def check(config: TrainRefinerConfig, inputs: TrainRefinerInputs) -> None:
     """The score maps are of the data set, and the weights can be had."""
     from stages.localization.known_images import score_maps_of
 
-    data, seeds, initial = inputs["data"], inputs["seeds"], inputs.get("initial")
-    assert data is not None
-    assert seeds is not None
-    dataset = Dataset(data)
+    dataset, initial = Dataset(inputs.data), inputs.initial
     dataset.require_background("the stage train-refiner")
-    score_maps_of(seeds, _ids(config, dataset), data)
+    score_maps_of(inputs.seeds, _ids(config, dataset), inputs.data)
     if initial is None:
         config.network.check()
         return
@@ -76,9 +74,7 @@ def prepare_image(task: Preparation, image_id: str) -> None:
         task.writer.write_bytes(f"{name}/{image_id}.png", encode_mask(labels, task.images.dataset.palette))
 
 
-def run(
-    config: TrainRefinerConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
-) -> dict[str, Any]:
+def run(config: TrainRefinerConfig, inputs: TrainRefinerInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     from stages.engine.distributed import barrier
     from stages.engine.method import Sources
     from stages.engine.streams import MaskFolder
@@ -86,19 +82,16 @@ def run(
     from stages.methods.training import train_network
     from stages.refiners import load_refiner
 
-    data, seeds = inputs["data"], inputs["seeds"]
-    assert data is not None
-    assert seeds is not None
-    dataset = Dataset(data)
+    dataset = Dataset(inputs.data)
     ids = _ids(config, dataset)
-    maps = score_maps_of(seeds, ids, data)
+    maps = score_maps_of(inputs.seeds, ids, inputs.data)
     kind = load_refiner(config.method.name).training
     assert kind is not None  # the config knows only refiners that have one
     masked = frozenset(dataset.ids("train")) if "masks" in config.method.card.uses else frozenset()
     folders = {}
     if kind.prepared:
         task = Preparation(
-            KnownImages(dataset, maps, seeds.path / "saliency", masked), kind.prepare, config.method, writer
+            KnownImages(dataset, maps, inputs.seeds.path / "saliency", masked), kind.prepare, config.method, writer
         )
         prepare_all(task, ids, kind.prepared, execution)
         barrier()  # the label maps of every rank are written
@@ -106,7 +99,7 @@ def run(
     sources = Sources(
         dataset.ids("train"), dataset.ids("weak"), frozenset({"masks", *folders}), dataset, tagged=ids, folders=folders
     )
-    return train_network(config, dataset, sources, writer, execution, inputs.get("initial"), kind)
+    return train_network(config, dataset, sources, writer, execution, inputs.initial, kind)
 
 
 def prepare_all(task: Preparation, ids: Sequence[str], names: Sequence[str], execution: Execution) -> None:
@@ -123,13 +116,8 @@ STAGE = Stage(
     version=1,
     summary="Train the network of a refiner on score maps.",
     config=TrainRefinerConfig,
-    inputs={
-        "data": Input(("dataset",), "the data set", default=("data",)),
-        "seeds": Input(("seeds",), "the score maps to learn from", default=("seeds",)),
-        "initial": Input(("classifier",), "a classifier whose backbone is taken", optional=True),
-    },
+    inputs=TrainRefinerInputs,
     output="refiner",
     run=run,
-    externals=externals,
     check=check,
 )

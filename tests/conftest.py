@@ -10,16 +10,16 @@ import tempfile
 # this process with others.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
 from artifacts.store import Artifact, Workspace, Writer
-from stages.config import Config
-from stages.contract import Execution, Input, Stage
+from stages.config import Config, ExternalFile
+from stages.contract import Execution, Input, Inputs, Stage
 
 NOBODY = 65534  # the user without rights
 
@@ -65,7 +65,7 @@ class ToyConfig(Config):
 
     count: int = 3
     text: str = "item"
-    source: str = ""
+    source: ExternalFile = ""
 
 
 @dataclass
@@ -84,16 +84,13 @@ class Toy:
             "version": 1,
             "summary": "Writes small files.",
             "config": ToyConfig,
-            "inputs": {},
+            "inputs": Inputs,
             "output": "masks",
             "run": self.run,
-            "externals": lambda config: {"source": Path(config.source)} if config.source else {},
         }
         return Stage(**(fields | changes))
 
-    def run(
-        self, config: ToyConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution
-    ) -> Any:
+    def run(self, config: ToyConfig, inputs: Inputs, writer: Writer, execution: Execution) -> Any:
         self.before(writer)
         writer.expect(config.count)
         for index in range(config.count):
@@ -150,4 +147,6 @@ def nobodys_folder() -> Iterator[Path]:
             os.seteuid(0)
 
 
-TAKES_MASKS = {"masks": Input(kinds=("masks", "seeds"), help="label maps")}
+@dataclass(frozen=True)
+class TakesMasks(Inputs):
+    masks: Annotated[Artifact, Input(("masks", "seeds"), "label maps")]

@@ -30,9 +30,9 @@ from typing import Any
 
 from artifacts.errors import ArtifactError, BusyError
 from artifacts.provenance import made_by
-from artifacts.store import Artifact, Workspace, Writer
+from artifacts.store import Workspace, Writer
 from stages.config import Config, build
-from stages.contract import STAGE_MODULES, Execution, Stage, load_stage, required_inputs
+from stages.contract import STAGE_MODULES, Execution, Inputs, Stage, load_stage, required_inputs
 from stages.pipeline.run_stage import run_stage
 
 ITEMS = 12
@@ -93,7 +93,7 @@ def item(text: str, index: int) -> bytes:
     return random.Random(f"{text} {index}").randbytes(1000 + 7000 * index)
 
 
-def run_toy(config: ToyConfig, inputs: Mapping[str, Artifact | None], writer: Writer, execution: Execution) -> dict:
+def run_toy(config: ToyConfig, inputs: Inputs, writer: Writer, execution: Execution) -> dict:
     """Writes its items in pieces, so that kills fall into them."""
     writer.expect(ITEMS)
     for index in range(ITEMS):
@@ -107,7 +107,7 @@ def run_toy(config: ToyConfig, inputs: Mapping[str, Artifact | None], writer: Wr
     return {"items": ITEMS}
 
 
-TOY = Stage("toy", 1, "Writes a few files slowly.", ToyConfig, {}, "masks", run_toy)
+TOY = Stage("toy", 1, "Writes a few files slowly.", ToyConfig, Inputs, "masks", run_toy)
 
 
 def forked(act: Callable[[], object]) -> int:
@@ -237,9 +237,9 @@ def real_inputs(stage: Stage, config: Config, workspace: Workspace) -> dict[str,
     """Every input that the config needs: the artifact of a default name, else any of a right kind."""
     names = workspace.names()
     kinds = {name: workspace.artifact(name).kind for name in names}
-    chosen: dict[str, str | None] = dict.fromkeys(stage.inputs)
+    chosen: dict[str, str | None] = dict.fromkeys(stage.takes)
     for key in required_inputs(stage, config, ()):
-        declared = stage.inputs[key]
+        declared = stage.takes[key]
         fitting = [name for name in (*declared.default, *names) if kinds.get(name) in declared.kinds]
         chosen[key] = fitting[0] if fitting else None
     return chosen

@@ -42,7 +42,7 @@ class PictureFolder:
 
     def __init__(self, path: Path | str, used: Iterable[Path] = (), white: float = 0) -> None:
         """DataError: no such folder, no picture in it, or two pictures of one name. used: see `list_files`."""
-        self.path, self.white = Path(path), white
+        self.path, self.white = Path(path).expanduser(), white
         if not self.path.is_dir():
             raise DataError(f"{self.path} is no folder", "name a folder with pictures")
         listing = list_files(self.path, SUFFIXES, used=used)
@@ -96,9 +96,9 @@ def _remarks(pictures: PictureFolder, image_id: str) -> dict[str, str]:
         return {}
 
 
-def data_unless_images(config: PicturesConfig, given: Collection[str]) -> tuple[str, ...]:
-    """`Stage.needs` of the stages that take a data set or a folder of one's own pictures."""
-    return () if config.images else ("data",)
+def unless_images(config: PicturesConfig, given: Collection[str]) -> bool:
+    """`Input.needed` of the data set, for stages that take one or a folder of one's own pictures."""
+    return not config.images
 
 
 def open_pictures(
@@ -110,15 +110,13 @@ def open_pictures(
         return folder, list(folder.ids)
     if data is None:
         raise ConfigError("no pictures are given", "name a data set (--data NAME) or a folder (--set images=DIR)")
+    return pictures_of_splits(data, splits)
+
+
+def pictures_of_splits(data: Artifact, splits: tuple[str, ...]) -> tuple[Dataset, list[str]]:
+    """(data set, sorted ids of its splits); DataError when there are none."""
     dataset = Dataset(data)
     ids = sorted({image_id for split in splits for image_id in dataset.ids(split)})
     if not ids:
         raise DataError(f"the splits {', '.join(splits)} of {dataset.name!r} are empty", "name another split")
-    return dataset, ids
-
-
-def pictures_of_splits(data: Artifact | None, splits: tuple[str, ...]) -> tuple[Dataset, list[str]]:
-    """(data set, sorted ids of its splits); DataError when there are none."""
-    dataset, ids = open_pictures(data, "", splits)
-    assert isinstance(dataset, Dataset)
     return dataset, ids

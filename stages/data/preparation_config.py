@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from artifacts.errors import ConfigError
-from stages.config import SHORTHAND, Config
-from stages.data.config import AnyDataset, ShapesConfig, check_kept
+from stages.config import SHORTHAND, Config, External, ExternalFile
+from stages.data.config import AnyDataset, DatasetSettings, ShapesConfig, check_kept
+
+# The readers of data sets made of files: name -> module with `find` and `text_files`.
+READERS = {
+    "voc-aug": "stages.data.readers.voc",
+    "cityscapes": "stages.data.readers.cityscapes",
+    "coco": "stages.data.readers.coco",
+    "pascal-context": "stages.data.readers.pascal_context",
+    "folder": "stages.data.readers.folder",
+}
+
+
+def reader_of(settings: DatasetSettings) -> Any:
+    """The module that reads a data set made of files."""
+    return importlib.import_module(READERS[settings.name])
+
+
+def check_folders(settings: DatasetSettings) -> None:
+    """ConfigError for a folder that is not there."""
+    for key in ("source", "sbd", "images", "annotations"):
+        folder = getattr(settings, key, "")
+        if folder and not Path(folder).expanduser().is_dir():
+            raise ConfigError(f"{key} names {folder}, which is no folder", f"correct {key}")
+
+
+def _text_files(settings: DatasetSettings) -> Mapping[str, Path]:
+    """Lists and labels that the settings name or that lie in their folders: all that the reader says."""
+    check_folders(settings)
+    return reader_of(settings).text_files(settings) if settings.name in READERS else {}
+
+
+def _list_file(amount: str) -> Path | None:
+    parsed = _parse_amount(amount) if amount else None
+    return parsed if isinstance(parsed, Path) else None
 
 
 class PrepareDataConfig(Config):
     """Which data set to prepare, and how. The fields after `dataset` are for data sets made of files, not shapes."""
 
-    dataset: AnyDataset = Field(
+    dataset: Annotated[AnyDataset, External(_text_files)] = Field(
         ShapesConfig(),
         description="shapes (drawn here), voc-aug, cityscapes, coco, pascal-context, or folder (your own).",
     )
@@ -35,7 +70,7 @@ class PrepareDataConfig(Config):
         description="What becomes of training images that show no kept class: keep them (background and 255 only) "
         "or drop them. Images of val always stay, so that scores stay comparable.",
     )
-    labelled: str = Field(
+    labelled: Annotated[str, External(_list_file)] = Field(
         "",
         description="Images of split train, whose masks may be used: a list file, a number (183), a fraction (1/8, "
         "0.125), or empty for the data set's own train list.",
@@ -47,13 +82,13 @@ class PrepareDataConfig(Config):
     )
     labelled_seed: int = Field(0, ge=0, description="Seed of that draw; draws of one seed are nested.")
     labelled_balanced: bool = Field(False, description="Draw so that the classes get images as evenly as possible.")
-    holdout: str = Field(
+    holdout: Annotated[str, External(_list_file)] = Field(
         "",
         description="Labelled images set aside as split holdout, to choose a checkpoint or a setting by: a number, a "
         "fraction (0.2) or a list file. Nothing trains on them.",
     )
     holdout_seed: int = Field(0, ge=0, description="Seed of that draw.")
-    unlabelled: str = Field(
+    unlabelled: ExternalFile = Field(
         "", description="List file of the other training images, held against the labelled ones; empty: all others."
     )
     others: Literal["weak", "unlabelled", "none"] = Field(
@@ -65,7 +100,9 @@ class PrepareDataConfig(Config):
         description="Image-level labels from Annotations (xml), from the masks, or from a text file; auto takes the "
         "first of xml, file, masks that covers the training images. Results differ between sources.",
     )
-    tag_file: str = Field("", description="Text file of labels (id and class names); empty: the data set's own.")
+    tag_file: ExternalFile = Field(
+        "", description="Text file of labels (id and class names); empty: the data set's own."
+    )
     copy_images: bool = Field(False, description="Copy the images into the artifact instead of pointing to them.")
     verify_images: bool = Field(False, description="Decode every image now, not only its header.")
 

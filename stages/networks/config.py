@@ -15,14 +15,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
 
 from artifacts.errors import ConfigError
 from artifacts.text import did_you_mean
-from stages.config import SHORTHAND, Config
+from stages.config import SHORTHAND, Config, External
 
 HeadName = Literal["largefov", "aspp", "deeplabv3plus", "fcn", "dpt"]
 
@@ -103,6 +103,10 @@ def _expand_preset(values: Any, presets: Mapping[str, Mapping[str, Any]]) -> Any
     return {**presets[name], **given}
 
 
+def _weights_file(weights: str) -> Path | None:
+    return None if weights in ("none", "imagenet", "pretrained") else Path(weights).expanduser()
+
+
 class BackboneConfig(Config):
     """The part that classifiers and segmenters share: an image-classification trunk and where its weights come from."""
 
@@ -115,7 +119,7 @@ class BackboneConfig(Config):
         "dinov2_small, dinov2_base, dinov2_large: vision transformers of timm; in segmenters with the head dpt.\n"
         "timm:NAME: any network of timm that gives maps (features_only), as timm:res2net101_26w_4s.",
     )
-    weights: str = Field(
+    weights: Annotated[str, External(_weights_file)] = Field(
         "none",
         description="Where the backbone's weights come from: none = random;\n"
         "imagenet = torchvision's IMAGENET1K_V1 weights, downloaded once by torchvision (HRNet: timm's);\n"
@@ -135,7 +139,7 @@ class BackboneConfig(Config):
 
     def weights_file(self) -> Path | None:
         """The local file that `weights` names, or None for `none`, `imagenet` and `pretrained`."""
-        return None if self.weights in ("none", "imagenet", "pretrained") else Path(self.weights).expanduser()
+        return _weights_file(self.weights)
 
     @property
     def facts(self) -> BackboneFacts:

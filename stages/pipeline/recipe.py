@@ -455,24 +455,24 @@ def _node(name: str, drafts: Mapping[str, _Draft], origins: Origins, problems: _
         problems.add(draft.place([] if path == "config" else path.split("."), origins), text)
     inputs = content.get("inputs") or {}
     for given, source in inputs.items():
-        if given not in stage.inputs:
+        if given not in stage.takes:
             problems.add(
-                f"{key}.inputs.{given}", f"{stage_name} has no such input{did_you_mean(str(given), stage.inputs)}"
+                f"{key}.inputs.{given}", f"{stage_name} has no such input{did_you_mean(str(given), stage.takes)}"
             )
         if not isinstance(source, str) or source not in drafts:
             problems.add(f"{key}.inputs.{given}", f"there is no node {source!r}{did_you_mean(str(source), drafts)}")
     for needed in required_inputs(stage, config, inputs) if config is not None else ():
         if needed not in inputs:
-            problems.add(f"{key}.inputs", f"{stage_name} needs the input {needed!r} ({stage.inputs[needed].help})")
+            problems.add(f"{key}.inputs", f"{stage_name} needs the input {needed!r} ({stage.takes[needed].help})")
     return None if config is None else Node(name, stage, config, dict(inputs))
 
 
 def _check_kinds(nodes: Mapping[str, Node], drafts: Mapping[str, _Draft], problems: _Mistakes) -> None:
     for name, node in nodes.items():
         for given, source in node.inputs.items():
-            if given not in node.stage.inputs or source not in nodes:
+            if given not in node.stage.takes or source not in nodes:
                 continue
-            kinds, made = node.stage.inputs[given].kinds, nodes[source].stage.output
+            kinds, made = node.stage.takes[given].kinds, nodes[source].stage.output
             if made not in kinds:
                 problems.add(
                     f"{drafts[name].key}.inputs.{given}",

@@ -11,7 +11,7 @@ from artifacts.errors import ArtifactError, ConfigError
 from artifacts.manifest import KINDS
 from artifacts.store import Artifact, Work, Workspace, Writer, check_name
 from stages.config import Config
-from stages.contract import Execution, Stage, external_digests, fingerprint, required_inputs
+from stages.contract import Execution, Inputs, Stage, external_digests, fingerprint, required_inputs
 from stages.pipeline.changes import Change, is_made_by, work_changes
 
 
@@ -25,10 +25,10 @@ class Outcome:
 
 def check_input_names(stage: Stage, names: Mapping[str, str | None]) -> None:
     """The stage has the inputs that are named; ConfigError says which it does not have."""
-    if unknown := sorted(set(names) - set(stage.inputs)):
+    if unknown := sorted(set(names) - set(stage.takes)):
         raise ConfigError(
             f"{stage.name} has no input {', '.join(map(repr, unknown))}",
-            f"inputs: {', '.join(stage.inputs) or 'none'}",
+            f"inputs: {', '.join(stage.takes) or 'none'}",
         )
 
 
@@ -38,7 +38,7 @@ def check_inputs(
     """Every required input is given and is of a kind the stage takes; ArtifactError says which is not."""
     check_input_names(stage, names)
     required = required_inputs(stage, config, [key for key, name in names.items() if name is not None])
-    for key, declared in stage.inputs.items():
+    for key, declared in stage.takes.items():
         name = names.get(key)
         if name is None:
             if key in required:
@@ -119,7 +119,7 @@ def run_stage(
         raise ConfigError(f"{stage.name}: {name!r} would be its own input", "write under another name")
     with workspace.reading(wanted) as artifacts:
         check_inputs(stage, config, inputs, artifacts)
-        opened = {key: artifacts[n] if (n := inputs.get(key)) else None for key in stage.inputs}
+        opened = stage.open({key: artifacts[name] for key, name in inputs.items() if name is not None})
         stage.check(config, opened)
         work = plan_work(stage, config, inputs, artifacts)
         if not force and (fresh := published_if_fresh(workspace, name, stage, config, work)):
@@ -152,7 +152,7 @@ def _checked(stage: Stage, summary: Any) -> dict[str, Any]:
 def _run_distributed(
     stage: Stage,
     config: Config,
-    inputs: Mapping[str, Artifact | None],
+    inputs: Inputs,
     workspace: Workspace,
     name: str,
     work: Work,

@@ -14,7 +14,7 @@ from pydantic import Field
 from artifacts.errors import DataError
 from semiseg_cli.main import main
 from semiseg_cli.recipe_commands import shipped_recipes
-from stages.contract import STAGE_MODULES, Execution, Stage
+from stages.contract import STAGE_MODULES, Execution, Inputs, Stage
 from stages.engine.config import TrainingConfig
 from stages.pipeline.recipe import read_recipe
 
@@ -55,7 +55,7 @@ table:
 @pytest.fixture(autouse=True)
 def _recipe_in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("toy_guess")
-    module.STAGE = Stage("toy-guess", 1, "Guess.", GuessConfig, {}, "metrics", guess)  # type: ignore[attr-defined]
+    module.STAGE = Stage("toy-guess", 1, "Guess.", GuessConfig, Inputs, "metrics", guess)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "toy_guess", module)
     monkeypatch.setitem(STAGE_MODULES, "toy-guess", "toy_guess")
     monkeypatch.chdir(tmp_path)

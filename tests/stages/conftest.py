@@ -97,7 +97,7 @@ class Bench:
     ) -> Outcome:
         record = load_stage(stage)
         config = build(record.config, values, "test")
-        chosen = {key: {"data": "data", "segmenter": "segmenter"}.get(key) for key in record.inputs}
+        chosen = {key: {"data": "data", "segmenter": "segmenter"}.get(key) for key in record.takes}
         if inputs is not None:
             chosen |= inputs
         doing = Execution(**({"device": "cpu", "workers": 1} | execution))
@@ -125,7 +125,7 @@ def by_two_ranks(
             for rank in (1, 0):
                 monkeypatch.setenv("RANK", str(rank))
                 monkeypatch.setenv("WORLD_SIZE", "2")
-                summary = module.run(config, inputs, writer, Execution(device="cpu", workers=1))
+                summary = module.run(config, module.STAGE.open(inputs), writer, Execution(device="cpu", workers=1))
                 assert bool(summary) == (rank == 0)
             written = {file.name: json.loads(file.read_bytes()) for file in writer.path.glob("*.json")}
         return written, summary, reads

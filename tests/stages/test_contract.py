@@ -10,27 +10,22 @@ import pytest
 
 from artifacts.errors import ConfigError
 from artifacts.manifest import KINDS
-from stages.config import Config, build, parse_yaml
-from stages.contract import Execution, PlainProgress, Stage, external_digests, fingerprint, load_stage
+from stages.config import Config, ExternalFile, build, parse_yaml
+from stages.contract import Execution, Inputs, PlainProgress, Stage, external_digests, fingerprint, load_stage
 
 
 class Part(Config):
-    weights: str = "none"
+    weights: ExternalFile = ""
 
 
 class Settings(Config):
     lr: float = 1e-3
     steps: int = 10
-    weights: str = "none"
+    weights: ExternalFile = ""
     parts: tuple[Part, ...] = ()
 
 
-def files(config: Settings) -> dict[str, Path]:
-    named = {"weights": Path(config.weights)} if config.weights != "none" else {}
-    return named | {f"parts.{i}.weights": Path(p.weights) for i, p in enumerate(config.parts) if p.weights != "none"}
-
-
-STAGE = Stage("toy", 1, "A toy.", Settings, {}, "masks", lambda *_: {}, externals=files)
+STAGE = Stage("toy", 1, "A toy.", Settings, Inputs, "masks", lambda *_: {})
 
 
 def of(config: Settings, inputs: dict[str, str | None] | None = None, stage: Stage = STAGE) -> str:

@@ -530,7 +530,7 @@ def test_the_parts_of_long_lists_are_found_without_comparing_all_with_all(tmp_pa
     record = {"scores": dict.fromkeys(names, 0.5), "reliable": names[::2], "unreliable": names[1::2]}
     ranked = SimpleNamespace(name="ranks", json=lambda file, shape: shape.model_validate(record))
     monkeypatch.setattr(Counted, "compared", 0)
-    assert chosen_ids(ids, PredictConfig(part="unreliable"), {"selection": ranked}) == names[1::2]
+    assert chosen_ids(ids, PredictConfig(part="unreliable"), ranked) == names[1::2]
     (tmp_path / "masks").mkdir()
     for name in names[::30]:
         (tmp_path / "masks" / f"{name}.png").touch()

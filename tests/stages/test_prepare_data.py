@@ -13,7 +13,7 @@ from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
 from artifacts.store import Workspace
 from stages.config import build
-from stages.contract import Execution, PlainProgress
+from stages.contract import Execution, Inputs, PlainProgress
 from stages.data.annotations.image_labels import tags_of_mask
 from stages.data.preparation_config import PrepareDataConfig
 from stages.data.readers.shapes import draw
@@ -107,7 +107,7 @@ def test_some_labelled_shapes_are_held_out(tmp_path):
 
 def test_other_ranks_leave_the_work_to_the_first(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert STAGE.run(PrepareDataConfig(), {}, None, Execution(workers=1)) == {}
+    assert STAGE.run(PrepareDataConfig(), Inputs(), None, Execution(workers=1)) == {}
 
 
 @pytest.mark.parametrize(

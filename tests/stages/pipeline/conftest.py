@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
 
 from artifacts.errors import DataError
-from artifacts.store import Workspace
-from stages.config import Config
-from stages.contract import STAGE_MODULES, Execution, Input, PlainProgress, Stage
+from artifacts.store import Artifact, Workspace
+from stages.config import Config, ExternalFile
+from stages.contract import STAGE_MODULES, Execution, Input, Inputs, PlainProgress, Stage
 
 
 class NumbersConfig(Config):
     count: int = Field(3, ge=1, description="How many.")
-    source: str = Field("", description="A file of one number a line.")
+    source: ExternalFile = Field("", description="A file of one number a line.")
 
 
 class SumConfig(Config):
@@ -30,7 +31,18 @@ class ScoreConfig(Config):
     scale: float = Field(0.01, description="Factor.")
 
 
-def make_numbers(config: NumbersConfig, inputs: Any, writer: Any, execution: Execution) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SumInputs(Inputs):
+    numbers: Annotated[Artifact, Input(("dataset",), "numbers to add", default=("numbers",))]
+    more: Annotated[Artifact | None, Input(("dataset", "seeds"), "more of them")]
+
+
+@dataclass(frozen=True)
+class ScoreInputs(Inputs):
+    sum: Annotated[Artifact, Input(("masks",), "what is scored")]
+
+
+def make_numbers(config: NumbersConfig, inputs: Inputs, writer: Any, execution: Execution) -> dict[str, Any]:
     writer.expect(config.count)
     for index in range(config.count):
         if not writer.has(f"{index}.txt"):
@@ -39,7 +51,7 @@ def make_numbers(config: NumbersConfig, inputs: Any, writer: Any, execution: Exe
     return {"numbers": config.count}
 
 
-def make_sum(config: SumConfig, inputs: Any, writer: Any, execution: Execution) -> dict[str, Any]:
+def make_sum(config: SumConfig, inputs: SumInputs, writer: Any, execution: Execution) -> dict[str, Any]:
     writer.expect(2)
     writer.write_bytes("begun.txt", b"begun")
     writer.advance()
@@ -49,43 +61,21 @@ def make_sum(config: SumConfig, inputs: Any, writer: Any, execution: Execution) 
         raise ZeroDivisionError("nothing to divide by")
     if config.mode == "interrupted":
         raise KeyboardInterrupt
-    total = config.plus + sum(float(path.read_text()) for path in sorted(inputs["numbers"].path.glob("*.txt")))
+    total = config.plus + sum(float(path.read_text()) for path in sorted(inputs.numbers.path.glob("*.txt")))
     writer.write_json("sum.json", {"sum": total})
     return {"sum": total}
 
 
-def make_score(config: ScoreConfig, inputs: Any, writer: Any, execution: Execution) -> dict[str, Any]:
-    score = config.scale * inputs["sum"].json("sum.json")["sum"]
+def make_score(config: ScoreConfig, inputs: ScoreInputs, writer: Any, execution: Execution) -> dict[str, Any]:
+    score = config.scale * inputs.sum.json("sum.json")["sum"]
     writer.write_json("metrics.json", {"mean_iou": score})
     return {"mean_iou": score}
 
 
 STAGES = {
-    "toy-numbers": Stage(
-        "toy-numbers",
-        1,
-        "Make numbers.",
-        NumbersConfig,
-        {},
-        "dataset",
-        make_numbers,
-        externals=lambda config: {"source": Path(config.source)} if config.source else {},
-    ),
-    "toy-sum": Stage(
-        "toy-sum",
-        1,
-        "Add them.",
-        SumConfig,
-        {
-            "numbers": Input(("dataset",), "numbers to add", default=("numbers",)),
-            "more": Input(("dataset", "seeds"), "more of them", optional=True),
-        },
-        "masks",
-        make_sum,
-    ),
-    "toy-score": Stage(
-        "toy-score", 1, "Score it.", ScoreConfig, {"sum": Input(("masks",), "what is scored")}, "metrics", make_score
-    ),
+    "toy-numbers": Stage("toy-numbers", 1, "Make numbers.", NumbersConfig, Inputs, "dataset", make_numbers),
+    "toy-sum": Stage("toy-sum", 1, "Add them.", SumConfig, SumInputs, "masks", make_sum),
+    "toy-score": Stage("toy-score", 1, "Score it.", ScoreConfig, ScoreInputs, "metrics", make_score),
 }
 
 

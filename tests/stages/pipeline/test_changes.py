@@ -11,10 +11,11 @@ from pydantic import Field
 
 from artifacts.store import Artifact, Workspace
 from stages.config import Config
-from stages.contract import Execution, Input, Stage
+from stages.contract import Execution, Inputs, Stage
 from stages.pipeline.changes import Change, differences, listed, setting_changes, settings_apart
 from stages.pipeline.run_stage import run_stage
 from stages.pipeline.status import Expected, workspace_states
+from tests.conftest import TakesMasks
 
 
 class OldSharp(Config):
@@ -59,15 +60,15 @@ def write_one(config: Any, inputs: Any, writer: Any, execution: Any) -> dict[str
 
 
 def stage_with(config: type[Config], version: int = 1) -> Stage:
-    return Stage("toy-numbers", version, "A toy.", config, {}, "masks", write_one)
+    return Stage("toy-numbers", version, "A toy.", config, Inputs, "masks", write_one)
 
 
 def copy_it(config: Any, inputs: Any, writer: Any, execution: Any) -> dict[str, Any]:
-    writer.write_bytes("y.txt", inputs["masks"].file("x.txt").read_bytes())
+    writer.write_bytes("y.txt", inputs.masks.file("x.txt").read_bytes())
     return {}
 
 
-READER = Stage("toy-sum", 1, "Reads it.", Config, {"masks": Input(("masks",), "what it reads")}, "seeds", copy_it)
+READER = Stage("toy-sum", 1, "Reads it.", Config, TakesMasks, "seeds", copy_it)
 RECORDED = OldSettings(method=OldSoft(weight=2.0), steps=(OldSharp(), OldSoft()))
 SAME = Settings(method=Soft(weight=2.0), steps=(Sharp(), Soft()))
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import pytest
 
 from artifacts.errors import ArtifactError, BusyError, ConfigError
-from artifacts.store import Work, Workspace
-from stages.config import Config
+from artifacts.store import Artifact, Work, Workspace
+from stages.config import Config, ExternalFile
 from stages.contract import Execution, Input
 from stages.pipeline.run_stage import run_stage
 from tests.artifacts.small_artifacts import leftovers
+from tests.conftest import TakesMasks
 
 
 class Settings(Config):
     count: int = 3
     text: str = "item"
-    source: str = ""
+    source: ExternalFile = ""
 
 
 @pytest.fixture
@@ -144,24 +146,23 @@ def test_inputs_and_stages_that_changed_are_told(run, workspace):
         told.extend(str(change) for change in changes)
 
     run("source")
-    run("result", given={"masks": "source"}, inputs=NEEDS)
+    run("result", given={"masks": "source"}, inputs=Needs)
     run("source", config=Settings(text="changed"))
-    run("result", given={"masks": "source"}, inputs=NEEDS, replacing=tell)
+    run("result", given={"masks": "source"}, inputs=Needs, replacing=tell)
     run("other", config=Settings(text="other"))
-    run("result", given={"masks": "other"}, inputs=NEEDS, replacing=tell)
-    run("result", version=2, given={"masks": "other"}, inputs=NEEDS, replacing=tell)
+    run("result", given={"masks": "other"}, inputs=Needs, replacing=tell)
+    run("result", version=2, given={"masks": "other"}, inputs=Needs, replacing=tell)
     assert told == ["input source changed", "input masks: source -> other", "stage version 1 -> 2"]
 
 
-NEEDS = {
-    "masks": Input(kinds=("masks", "seeds"), help="label maps"),
-    "data": Input(kinds=("dataset",), help="the data set", optional=True),
-}
+@dataclass(frozen=True)
+class Needs(TakesMasks):
+    data: Annotated[Artifact | None, Input(("dataset",), "the data set")]
 
 
 def test_inputs_are_recorded_and_their_content_counts(run, workspace, tmp_path):
     run("source")
-    outcome = run("result", given={"masks": "source", "data": None}, inputs=NEEDS)
+    outcome = run("result", given={"masks": "source", "data": None}, inputs=Needs)
     source = workspace.artifact("source").manifest
     assert outcome.artifact.manifest.inputs == {
         "masks": {
@@ -174,9 +175,9 @@ def test_inputs_are_recorded_and_their_content_counts(run, workspace, tmp_path):
     }
     (tmp_path / "file").write_text("x")
     assert run("source", config=Settings(source=str(tmp_path / "file"))).ran  # another fingerprint, the same bytes
-    assert not run("result", given={"masks": "source"}, inputs=NEEDS).ran
+    assert not run("result", given={"masks": "source"}, inputs=Needs).ran
     run("source", config=Settings(text="changed"))
-    assert run("result", given={"masks": "source"}, inputs=NEEDS).ran
+    assert run("result", given={"masks": "source"}, inputs=Needs).ran
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_inputs_that_do_not_fit_are_told_before_any_work(run, toy, workspace, gi
     run("data", output="dataset")
     run("result")
     with pytest.raises(error, match=words):
-        run("result", given=given, inputs=NEEDS, version=2)
+        run("result", given=given, inputs=Needs, version=2)
     assert toy.made == []
     assert leftovers(workspace) == []
 
@@ -207,7 +208,7 @@ def test_an_input_of_an_unknown_version_is_refused(run, workspace):
     path = workspace.folder("source") / "manifest.json"
     path.write_text(path.read_text().replace('"kind_version": 1', '"kind_version": 7'))
     with pytest.raises(ArtifactError, match="masks has version 7, this version of semiseg reads version 1"):
-        run("result", given={"masks": "source"}, inputs=NEEDS)
+        run("result", given={"masks": "source"}, inputs=Needs)
 
 
 def test_an_artifact_in_use_is_busy(run, toy, workspace):
@@ -219,7 +220,7 @@ def test_an_artifact_in_use_is_busy(run, toy, workspace):
         workspace.writing("source", Work("toy", 1, "masks", "f" * 64, {}, {}, {})),
         pytest.raises(BusyError, match="being written by process"),
     ):
-        run("result", given={"masks": "source"}, inputs=NEEDS)
+        run("result", given={"masks": "source"}, inputs=Needs)
 
 
 def test_the_inputs_stay_locked_while_the_stage_works(run, toy, workspace):
@@ -233,7 +234,7 @@ def test_the_inputs_stay_locked_while_the_stage_works(run, toy, workspace):
             seen.append(error.message)
 
     toy.before = replace
-    run("result", given={"masks": "source"}, inputs=NEEDS)
+    run("result", given={"masks": "source"}, inputs=Needs)
     assert len(seen) == 1
 
 

@@ -400,4 +400,4 @@ def test_stages_that_need_a_background_say_so(prepare, run):
         run("train-classifier", "classifier", {"data": "data"}, network="tiny", iterations=1)
     stage = load_stage("seeds")
     with pytest.raises(DataError, match="stage seeds needs a class background; the data set 'cityscapes' begins with"):
-        stage.check(build(stage.config, {}, "test"), {"data": data, "classifier": None, "maps": None})
+        stage.check(build(stage.config, {}, "test"), stage.open({"data": data}))
