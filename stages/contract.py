@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import importlib
 import os
 import sys
@@ -120,7 +119,7 @@ class Input:
         fits: whether an artifact of one of the kinds can be taken at all, by its manifest.
         needed: of an optional input, whether a config cannot do without it, given the names of the inputs there are.
         made_by: the command that makes one, by config; "": those of the stages that make its kinds.
-        optional: filled in by `Stage.takes`, from the type.
+        optional: filled in from the type.
     """
 
     kinds: tuple[str, ...]
@@ -157,6 +156,7 @@ class Stage:
         output: the kind of artifact it makes.
         run: does the work, item by item, continuing what `writer.has`; returns the summary for people (JSON).
         check: cheap tests of config against inputs, made before any work.
+        takes: what `inputs` declares of each, by its name.
     """
 
     name: str
@@ -168,22 +168,18 @@ class Stage:
     run: Callable[[Any, Any, Writer, Execution], dict[str, Any]]
     check: Callable[[Any, Any], None] = lambda config, inputs: None
 
-    def __post_init__(self) -> None:
-        _declared(self.inputs)  # a wrong declaration is found when the module is loaded
+    takes: Mapping[str, Input] = field(init=False)
 
-    @property
-    def takes(self) -> Mapping[str, Input]:
-        """What is declared of each input, by its name."""
-        return _declared(self.inputs)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "takes", declared_inputs(self.inputs))
 
     def open(self, artifacts: Mapping[str, Artifact | None]) -> Inputs:
         """The inputs as `check` and `run` take them; one that is not given is None."""
         return self.inputs(**{name: artifacts.get(name) for name in self.takes})
 
 
-@functools.cache
-def _declared(inputs: type[Inputs]) -> dict[str, Input]:
-    """The declarations of the fields; TypeError for one that is none."""
+def declared_inputs(inputs: type[Inputs]) -> dict[str, Input]:
+    """What is declared of each input, by its name. TypeError for a field that declares none."""
     hints = typing.get_type_hints(inputs, include_extras=True)
     if hints.keys() != {field.name for field in dataclasses.fields(inputs)}:
         raise TypeError(f"{inputs.__name__} has fields and is no dataclass: write @dataclass(frozen=True) above it")

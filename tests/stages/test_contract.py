@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,9 @@ def test_everything_that_can_change_a_result_changes_the_fingerprint(monkeypatch
         of(Settings(), {"a": "2"}),
         of(Settings(), {"b": "1"}),
         of(Settings(), {}),
-        of(Settings(), {"a": "1"}, Stage(**{**vars(STAGE), "version": 2})),
-        of(Settings(), {"a": "1"}, Stage(**{**vars(STAGE), "name": "other"})),
-        of(Settings(), {"a": "1"}, Stage(**{**vars(STAGE), "output": "seeds"})),
+        of(Settings(), {"a": "1"}, replace(STAGE, version=2)),
+        of(Settings(), {"a": "1"}, replace(STAGE, name="other")),
+        of(Settings(), {"a": "1"}, replace(STAGE, output="seeds")),
     ]
     assert len({base, *others}) == len(others) + 1
 
@@ -158,5 +159,5 @@ def test_plain_progress_prints_count_rate_and_fields(capsys):
 
 
 def test_the_kind_of_artifact_is_part_of_the_fingerprint():
-    other = Stage(**{**vars(STAGE), "output": "seeds"})
+    other = replace(STAGE, output="seeds")
     assert of(Settings(), stage=other) != of(Settings())
