@@ -135,12 +135,12 @@ class Input:
 class Inputs:
     """Base of the inputs of a stage, a frozen dataclass of artifacts; itself those of a stage without any.
 
-    @dataclass(frozen=True)
-    class CrfInputs(Inputs):
-        data: Annotated[Artifact | None, Input(("dataset",), "the data set with the images", default=("data",))]
-        predictions: Annotated[Artifact, Input(("predictions", "seeds"), "what is refined")]
+    The type of a field says whether it is optional::
 
-    The type alone says which are optional.
+        @dataclass(frozen=True)
+        class CrfInputs(Inputs):
+            data: Annotated[Artifact | None, Input(("dataset",), "the data set with the images", default=("data",))]
+            predictions: Annotated[Artifact, Input(("predictions", "seeds"), "what is refined")]
     """
 
 
