@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stages.networks.blocks import Backbone, initialise
 from stages.networks.config import TIMM_PREFIX
 from stages.networks.hrnet import HRNet
+from stages.networks.resnet38 import ResNet38
 from stages.networks.timm_backbone import TimmBackbone
 from stages.networks.vision_transformer import build_dinov2
 
@@ -216,6 +217,8 @@ def build_backbone(name: str, output_stride: int | None, centred: bool = True) -
         return VGG16(pools, average_pool=output_stride < 32)
     if name == "mobilenet_v2":
         return MobileNetV2(output_stride)
+    if name == "resnet38":
+        return ResNet38(output_stride)
     return ResNet(name, output_stride)
 
 
@@ -223,7 +226,7 @@ def build_classifier_backbone(name: str) -> Backbone:
     """The backbone of a classifier: strides without dilation, so the pretrained kernels see what they were trained on.
 
     Output strides: tiny 8, vgg16 8 (SEC: pool4 and pool5 left out), ResNets 16 (IRNet), mobilenet_v2 16, HRNets 4,
-    DINOv2 14. timm's networks: 16 by dilation where timm has it, else their own.
+    DINOv2 14. By dilation: resnet38 8 (PSA, SEAM), timm's networks 16 where timm has it, else their own.
     """
     if name.startswith(TIMM_PREFIX):
         return TimmBackbone(name.removeprefix(TIMM_PREFIX), None)
@@ -237,4 +240,6 @@ def build_classifier_backbone(name: str) -> Backbone:
         return VGG16((2, 2, 2, 0, 0), average_pool=False)
     if name == "mobilenet_v2":
         return MobileNetV2(16, last_conv=True, dilate=False)
+    if name == "resnet38":
+        return ResNet38(8)
     return ResNet(name, 16, dilate=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ class Backbone(nn.Module):
         gradient_layer: the submodule at stride 8 whose gradients SEC reads as its background cue; "": none fits.
         children_in_order: whether every module runs its children in their order, so that a BatchNorm behind a
             convolution may be folded into it.
+        frozen_norms: names of the BatchNorm layers that stay frozen, where not all do (`batch_norm_frozen`).
     """
 
     level_channels: tuple[int, ...]
@@ -38,6 +41,7 @@ class Backbone(nn.Module):
     gradient_layer: str = ""
     children_in_order: bool = True
     batch_norm_frozen: bool = False
+    frozen_norms: Collection[str] = ()
 
     def levels(self, x: Tensor) -> list[Tensor]:
         """The feature maps behind each stage, finest first: (B, channels, ceil(H / stride), ceil(W / stride)) each."""
@@ -66,10 +70,9 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
-        if self.batch_norm_frozen:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        for name, module in self.named_modules():
+            if isinstance(module, _BatchNorm) and (self.batch_norm_frozen or name in self.frozen_norms):
+                module.eval()
         return self
 
 

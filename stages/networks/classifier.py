@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from stages.networks.backbones import build_classifier_backbone
 from stages.networks.blocks import initialise, initialise_scores
 from stages.networks.config import BackboneConfig, ClassifierConfig
+from stages.networks.freezing import freeze
 from stages.networks.registry import network_kind, network_spec
 from stages.networks.segmenter import parameter_groups, seeded
 from stages.networks.weights import load_pretrained
@@ -30,8 +31,8 @@ class Classifier(nn.Module):
     """Backbone, (for vgg16) two new convolutions, global average pooling, 1x1 convolution without bias.
 
     Attributes:
-        stride: input pixels per cell of the activation maps (vgg16 8, tiny 8, HRNet 4, DINOv2 14, the others 16 or,
-            of timm, their own).
+        stride: input pixels per cell of the activation maps (vgg16, resnet38, tiny 8, HRNet 4, DINOv2 14, the others
+            16 or, of timm, their own).
         class_names: background first; known for networks that come from `load_network`.
         pretrained: name prefixes of the parameters that came from `config.weights`.
     """
@@ -51,14 +52,14 @@ class Classifier(nn.Module):
             self.extra.add_module("drop6", nn.Dropout(config.dropout))
             self.extra.add_module("fc7", nn.Conv2d(1024, 1024, 3, padding=1))
             channels = 1024
-        self.extra.add_module("dropout", nn.Dropout(config.dropout))
+        dropout = nn.Dropout2d if config.backbone == "resnet38" else nn.Dropout  # PSA and SEAM drop whole channels
+        self.extra.add_module("dropout", dropout(config.dropout))
         self.scores = nn.Conv2d(channels, num_foreground, 1, bias=False)
         initialise(self.extra)
         initialise_scores(self.scores)
         self.pretrained: tuple[str, ...] = ()
         self.class_names: tuple[str, ...] = ()
-        if config.freeze_batch_norm:
-            self.backbone.freeze_batch_norm(statistics=config.freeze_batch_norm != "affine")
+        freeze(self.backbone, config)
 
     def features(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> what is pooled, (B, channels, h, w)."""

@@ -50,6 +50,7 @@ class BackboneFacts:
 
 
 _RESNET = BackboneFacts((8, 16, 32), batch_norm=True)
+_RESNET38 = BackboneFacts((8, 16, 32), (), batch_norm=True)
 _HRNET = BackboneFacts((4,), batch_norm=True, timm=True)
 _DINOV2 = BackboneFacts((14,), ("pretrained",), timm=True)
 BACKBONES: Mapping[str, BackboneFacts] = {
@@ -57,6 +58,7 @@ BACKBONES: Mapping[str, BackboneFacts] = {
     "vgg16": BackboneFacts((8, 16, 32)),
     "resnet50": _RESNET,
     "resnet101": _RESNET,
+    "resnet38": _RESNET38,
     "mobilenet_v2": BackboneFacts((8, 16, 32), batch_norm=True, small=True),
     "hrnet_w18_small": _HRNET,
     "hrnet_w48": _HRNET,
@@ -115,6 +117,7 @@ class BackboneConfig(Config):
         "tiny",
         description="tiny: our own net of 0.4 M parameters, GroupNorm, learns from scratch on a CPU.\n"
         "vgg16, resnet50, resnet101, mobilenet_v2: the nets of torchvision.\n"
+        "resnet38: the wide residual network of PSA and SEAM, at stride 8 (Wu et al.).\n"
         "hrnet_w18_small, hrnet_w48: those of timm (an optional dependency).\n"
         "dinov2_small, dinov2_base, dinov2_large: vision transformers of timm; in segmenters with the head dpt.\n"
         "timm:NAME: any network of timm that gives maps (features_only), as timm:res2net101_26w_4s.",
@@ -125,13 +128,20 @@ class BackboneConfig(Config):
         "imagenet = torchvision's IMAGENET1K_V1 weights, downloaded once by torchvision (HRNet: timm's);\n"
         "pretrained = DINOv2's, downloaded once by timm (timm:NAME: the ones timm has under NAME, also as imagenet);\n"
         "or a file: a state dict of torchvision, timm or DINOv2, or the weights.pt of a network artifact (of which\n"
-        "the backbone is taken).",
+        "the backbone is taken). For resnet38: MXNet's ilsvrc-cls_rna-a1_cls1000_ep-0001.params as it was published,\n"
+        "or a .pth of PSA or SEAM.",
     )
     freeze_batch_norm: bool | Literal["affine"] = Field(
         True,
         description="true: keep the backbone's BatchNorm at its pretrained statistics and affine, also in training;\n"
         "right for small batches (DeepLabv2, IRNet). affine: the affine alone, statistics follow the batches\n"
         "(AdvSemSeg, s4GAN). No effect on tiny and vgg16: they have no BatchNorm.",
+    )
+    freeze_stages: int = Field(
+        0,
+        ge=0,
+        description="How many of the backbone's first stages keep their weights and the statistics of BatchNorm:\n"
+        "resnet38 1 (conv1a, b2: PSA, SEAM), ResNets 1 (conv1: IRNet) or 2 (layer1 too), vgg16 2 (conv1, conv2: PSA).",
     )
     dropout: float = Field(
         0.5, ge=0, lt=1, description="Probability that an activation before the last layers is dropped."
@@ -152,6 +162,7 @@ class BackboneConfig(Config):
         """
         if batch_norm is None:
             batch_norm = self.facts.batch_norm
+        pretrained = " or ".join((*self.facts.published[:1], "a file"))
         file = self.weights_file()
         if file is not None and not file.is_file():
             raise ConfigError(
@@ -164,7 +175,13 @@ class BackboneConfig(Config):
             raise ConfigError(
                 f"network: {self.backbone} with weights none and freeze_batch_norm true: "
                 "there are no statistics worth freezing, the network would train without normalisation",
-                f"set network.weights to {self.facts.published[0]} or a file, or network.freeze_batch_norm to false",
+                f"set network.weights to {pretrained}, or network.freeze_batch_norm to false",
+            )
+        if self.weights == "none" and self.freeze_stages:
+            raise ConfigError(
+                f"network: {self.backbone} with weights none and freeze_stages {self.freeze_stages}: "
+                "random weights are not worth freezing",
+                f"set network.weights to {pretrained}, or network.freeze_stages to 0",
             )
 
     @pydantic.field_validator("backbone")
@@ -181,8 +198,8 @@ class BackboneConfig(Config):
     def _check_weights_name(self) -> BackboneConfig:
         if self.weights not in ("imagenet", "pretrained") or self.weights in self.facts.published:
             return self
-        if self.backbone == "tiny" and self.weights == "imagenet":
-            raise ValueError("tiny has no ImageNet weights: use weights none or a file")
+        if not self.facts.published and self.weights == "imagenet":
+            raise ValueError(f"{self.backbone} has no ImageNet weights to download: use weights none or a file")
         if self.weights == "imagenet":
             raise ValueError(
                 f"{self.backbone} was not trained on ImageNet's labels: use weights pretrained (DINOv2's own, by timm) "
@@ -200,6 +217,8 @@ CLASSIFIER_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "resnet50": {"backbone": "resnet50", "weights": "imagenet", "dropout": 0.0},
     "resnet101": {"backbone": "resnet101", "weights": "imagenet", "dropout": 0.0},
     "mobilenet_v2": {"backbone": "mobilenet_v2", "weights": "imagenet", "dropout": 0.2},
+    # Ahn & Kwak 2018 (PSA), Wang et al. 2020 (SEAM): conv1a, b2 and BatchNorm frozen; weights: a file
+    "resnet38": {"backbone": "resnet38", "freeze_stages": 1},
 }
 
 
@@ -334,6 +353,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "weights": "imagenet",
         "output_stride": 8,
         "head_channels": 0,
+    },
+    # Wang et al. 2020 (SEAM), the segmenter of its retraining, there with BatchNorm in the head; weights: a file
+    "deeplab-largefov-resnet38": {
+        "backbone": "resnet38",
+        "head": "largefov",
+        "output_stride": 8,
+        "head_channels": 512,
     },
     # Chen et al. 2018 (DeepLabv3+) with the settings of the semi-supervised literature (code of CPS, UniMatch): stride
     # 16, BatchNorm trained, no dropout, which would be in the labels that are made in train mode

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from stages.networks.backbones import build_backbone
 from stages.networks.blocks import Backbone, Features, initialise
 from stages.networks.config import NetworkConfig
+from stages.networks.freezing import freeze
 from stages.networks.heads import AtrousBranch, build_head
 from stages.networks.registry import network_kind, network_spec
 from stages.networks.weights import load_pretrained, load_strictly
@@ -45,8 +46,7 @@ class Segmenter(nn.Module):
         self.stride = strides.get(config.head, self.backbone.stride)
         self.pretrained: tuple[str, ...] = ()
         self.class_names: tuple[str, ...] = ()
-        if config.freeze_batch_norm:
-            self.backbone.freeze_batch_norm(statistics=config.freeze_batch_norm != "affine")
+        freeze(self.backbone, config)
 
     def trunk(self, images: Tensor) -> Features:
         """Normalised images (B, 3, H, W) -> {"low": (B, _, H/4, W/4), "high": (B, _, h, w)}, what every head takes.

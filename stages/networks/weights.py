@@ -15,6 +15,7 @@ from artifacts import checkpoint
 from artifacts.errors import ConfigError
 from stages.networks.blocks import Backbone
 from stages.networks.config import BackboneConfig
+from stages.networks.mxnet_params import read_params
 from stages.networks.timm_models import pretrained_state
 
 ARTIFACT_PREFIX = "backbone."  # of a backbone's parameters in the weights.pt of a network artifact
@@ -127,7 +128,9 @@ def _is_plain(name: object, value: object) -> bool:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    """A torchvision state dict, or the backbone's part of a network artifact's weights."""
+    """A published state dict, the arrays of MXNet, or the backbone's part of a network artifact's weights."""
+    if file.suffix == ".params":
+        return {name: torch.from_numpy(values) for name, values in read_params(file).items()}
     state = read_state(file)
     inside = {
         key.removeprefix(ARTIFACT_PREFIX): value for key, value in state.items() if key.startswith(ARTIFACT_PREFIX)
