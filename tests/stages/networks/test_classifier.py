@@ -11,6 +11,7 @@ CONFIGS = {
     "tiny": 8,
     "vgg16": 8,
     "resnet50": 16,
+    "resnet38": 8,
     "mobilenet_v2": 16,
 }
 
