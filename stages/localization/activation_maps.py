@@ -250,7 +250,7 @@ def gradient_ranks(
     if not classifier.backbone.gradient_layer:
         raise ConfigError(
             f"the gradient cue reads a layer at stride 8, and is not defined on {classifier.config.backbone}",
-            "take a classifier on vgg16, a ResNet of torchvision, mobilenet_v2 or tiny, or another saliency",
+            "take a classifier on vgg16, a ResNet of torchvision, resnet38, mobilenet_v2 or tiny, or another saliency",
         )
     layer = classifier.backbone.get_submodule(classifier.backbone.gradient_layer)
     for members, size, pixels in decoded_batches(dataset, ids, batch_size, threads, max_pixels):

@@ -184,6 +184,29 @@ def test_what_does_not_reach_the_last_map_does_not_learn() -> None:
     assert any(not p.requires_grad for p in network.parameters())
 
 
+@pytest.mark.parametrize("name", ["resnest14d", "res2net50_26w_4s"])
+def test_resnest_and_res2net_are_classifiers_and_segmenters(name: str, tmp_path: Path) -> None:
+    """The backbones of recent class-activation maps; with timm's weights, and dilated to stride 8."""
+    torch.manual_seed(5)  # not the seed of the networks below
+    whole = timm.create_model(name, num_classes=7)
+    torch.save(whole.state_dict(), tmp_path / "timm.pth")
+    images = torch.randn(1, 3, 64, 50)
+    network = settle(classifier(f"timm:{name}", weights=str(tmp_path / "timm.pth")))
+    loaded, expected = network.state_dict(), whole.state_dict()
+    for key in ("layer1.0.conv1.weight", "layer4.0.conv3.weight"):
+        assert torch.equal(loaded[f"backbone.net.{key}"], expected[key])
+    with torch.no_grad():
+        maps = network.activation_maps(images)  # type: ignore[operator]
+        torch.testing.assert_close(maps.mean((2, 3)), network(images), rtol=1e-4, atol=1e-4)
+    assert maps.shape == (1, 3, 4, 4)
+    dilated = segmenter(name, output_stride=8)
+    assert dilated.backbone.level_strides == (2, 4, 8, 8, 8)
+    logits = dilated(torch.randn(2, 3, 64, 50))
+    assert logits.shape == (2, 4, 8, 7)
+    logits.square().sum().backward()
+    assert not [name for name, p in dilated.named_parameters() if p.requires_grad and p.grad is None]
+
+
 @pytest.mark.parametrize("stride", [8, 16, 32])
 def test_an_output_stride_is_reached_by_dilation_and_stands_in_network_json(stride: int, tmp_path: Path) -> None:
     network = segmenter("convnext_atto", output_stride=stride)
