@@ -54,7 +54,7 @@ class _Source:
         if self.left < 8 or self.take("Q", "the magic number") != (MAGIC,):
             raise DataError(f"{self.path} is no .params file of MXNet: it does not start with 0x{MAGIC:X}", HINT)
         _, count = self.take("2Q", "the number of arrays")
-        arrays = []
+        arrays: list[NDArray[Any]] = []
         while len(arrays) < count:
             arrays.append(self.array(f"array {len(arrays) + 1} of {count:,}"))
         (named,) = self.take("Q", "the number of names")

@@ -36,6 +36,9 @@ class _Unit(nn.Module):
     Where size or channels change, a 1x1 convolution of what the first convolution reads stands in the place of x.
     """
 
+    bn_branch2a: nn.BatchNorm2d
+    conv_branch2a: nn.Conv2d
+
     def __init__(self, channels_in: int, layers: Sequence[Layer], stride: int, dropout: float) -> None:
         """stride: of the first layer; dropout: before all others."""
         super().__init__()
