@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from artifacts.dataset import Dataset
-from artifacts.errors import ConfigError, DataError
+from artifacts.errors import ConfigError
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.methods.settings import TrainConfig
@@ -56,18 +56,24 @@ def check(config: TrainConfig, inputs: TrainInputs) -> None:
 
 
 def run(config: TrainConfig, inputs: TrainInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
+    from artifacts.score_maps import ScoreMaps
     from stages.methods.training import label_sources, train_network
 
-    dataset = Dataset(inputs.data)
-    folders = {name: artifact.path / "masks" for name, artifact in inputs.labels().items()}
-    for name, folder in list(folders.items()):
-        if not folder.is_dir():
-            raise DataError(f"the artifact given as {name} has no masks", "make it with masks (predict --output masks)")
-        if name == "weak_labels" and (confidence := folder.parent / "confidence").is_dir():
-            folders["confidence"] = confidence
+    dataset, given = Dataset(inputs.data), inputs.labels()
+    maps = {name: ScoreMaps(artifact, folder) for name, artifact in given.items() if (folder := maps_folder(artifact))}
+    places = {name: artifact.path / "masks" for name, artifact in given.items()}
+    if "weak_labels" in given:
+        places["confidence"] = given["weak_labels"].path / "confidence"
+    folders = {name: folder for name, folder in places.items() if folder.is_dir()}
     strong, weak = dataset.ids(config.train_split), dataset.ids(config.weak_split)
-    sources = label_sources(dataset, strong, weak, folders, dataset.ids("unlabelled"))
+    sources = label_sources(dataset, strong, weak, folders, dataset.ids("unlabelled"), maps)
     return train_network(config, dataset, sources, writer, execution, inputs.initial)
+
+
+def maps_folder(artifact: Artifact) -> str | None:
+    """Where the score maps of an artifact lie, if it has some."""
+    folder = {"predictions": "probabilities", "seeds": "cams", "refined": "scores"}.get(artifact.kind)
+    return folder if folder and (artifact.path / folder).is_dir() else None
 
 
 STAGE = Stage(

@@ -97,7 +97,13 @@ def run(config: TrainRefinerConfig, inputs: TrainRefinerInputs, writer: Writer, 
         barrier()  # the label maps of every rank are written
         folders = {name: MaskFolder(writer.path / name, None) for name in kind.prepared}
     sources = Sources(
-        dataset.ids("train"), dataset.ids("weak"), frozenset({"masks", *folders}), dataset, tagged=ids, folders=folders
+        dataset.ids("train"),
+        dataset.ids("weak"),
+        frozenset({"masks", *folders}),
+        dataset,
+        tagged=ids,
+        folders=folders,
+        maps={"seeds": maps},
     )
     return train_network(config, dataset, sources, writer, execution, inputs.initial, kind)
 

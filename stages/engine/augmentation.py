@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image
 
 from artifacts.masks import IGNORE
+from artifacts.score_maps import ScoreMap
 from stages.engine.config import AugmentationConfig
+from stages.engine.interpolation import interpolation_matrix
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,6 +74,30 @@ def cut_label(label: np.ndarray, geometry: Geometry, crop_size: int) -> np.ndarr
     crop = np.full((crop_size, crop_size), IGNORE, np.uint8)
     crop[: geometry.size[1], : geometry.size[0]] = np.asarray(part)
     return crop[:, ::-1] if geometry.flip else crop
+
+
+def cut_maps(
+    maps: ScoreMap, num_classes: int, geometry: Geometry, crop_size: int, stride: int, padding: float
+) -> np.ndarray:
+    """Score maps of an image -> float32 (num_classes, h, w), h = w = ceil(crop_size / stride).
+
+    Channel c is class id c, 0 where the maps lack it. Cell i is centred on pixel `stride` * i of the crop and has the
+    value that the map, interpolated bilinearly, has at that point of the image; `padding` where there is none.
+    """
+    left, top, right, bottom = geometry.box
+    places = np.arange(0, crop_size, stride)
+    across = crop_size - 1 - places if geometry.flip else places  # pixels of the crop before it was mirrored
+    rows, columns = (
+        interpolation_matrix(first + (at + 0.5) * (last - first) / shown - 0.5, maps.stride, count)
+        for first, last, at, shown, count in zip(
+            (top, left), (bottom, right), (places, across), geometry.size[::-1], maps.scores.shape[1:], strict=True
+        )
+    )
+    cut = np.zeros((num_classes, len(places), len(places)), np.float32)
+    cut[maps.classes] = rows @ maps.scores @ columns.T
+    cut[:, places >= geometry.size[1]] = padding
+    cut[:, :, across >= geometry.size[0]] = padding
+    return cut
 
 
 def valid_area(geometry: Geometry, crop_size: int) -> np.ndarray:

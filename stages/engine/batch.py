@@ -11,10 +11,12 @@ from torch import Tensor
 from stages.engine.augmentation import apply_colour
 from stages.networks import normalise
 
+NO_MAPS = torch.empty(0)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures and labels of one stream.
+    """Images and labels of one stream.
 
     Attributes:
         ids: image ids, B of them.
@@ -24,6 +26,10 @@ class Batch:
         valid: bool (B, H, W), false on padding.
         tags: float (B, K), image-level labels; column k is class k + 1.
         extra: further label maps by name, int64 (B, H, W).
+        maps: float (B, C, h, w), score maps cut as the images are, empty where the stream carries none: channel c is
+            class id c, cell i is centred on pixel stride * i. `valid[:, ::stride, ::stride]` is false on their padding.
+        group: how many rows, one after the other, are a group: `image.unflatten(0, (-1, group))` is (groups, group,
+            3, H, W), and so with all the rest. 1: there are no groups.
     """
 
     ids: list[str]
@@ -33,6 +39,8 @@ class Batch:
     valid: Tensor
     tags: Tensor
     extra: dict[str, Tensor] = field(default_factory=dict)
+    maps: Tensor = NO_MAPS
+    group: int = 1
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -46,14 +54,15 @@ def to_device(sample: dict[str, Any], device: torch.device) -> Batch:
 
     The pictures have channels_last memory.
     """
-    moved = {key: value.to(device, non_blocking=True) for key, value in sample.items() if key not in ("id", "colour")}
+    tensors = {key: value for key, value in sample.items() if key not in ("id", "colour", "group")}
+    moved = {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
     pixels = moved.pop("image")
     colour = sample["colour"]
     if not bool((colour == 1).all()):  # on the CPU: asking the GPU would wait for it
         coloured = apply_colour(pixels.float(), colour.to(device, non_blocking=True))
         pixels = torch.where(moved["valid"][:, None], coloured.round().to(torch.uint8), pixels)
     image = (normalise(pixels) * moved["valid"][:, None]).contiguous(memory_format=torch.channels_last)
-    known = {"label", "valid", "tags"}
+    known = {"label", "valid", "tags", "maps"}
     return Batch(
         ids=sample["id"],
         image=image,
@@ -62,4 +71,6 @@ def to_device(sample: dict[str, Any], device: torch.device) -> Batch:
         valid=moved["valid"],
         tags=moved["tags"],
         extra={key: value.long() for key, value in moved.items() if key not in known},
+        maps=moved.get("maps", NO_MAPS),
+        group=sample.get("group", 1),
     )

@@ -195,7 +195,7 @@ class _Trainer:
         return self.average if self.average is not None else self.method.predictor
 
     def _batch_size(self) -> int:
-        return sum(order.stream.batch_size for order in self.maker.orders.values())
+        return sum(order.stream.images for order in self.maker.orders.values())
 
     def _batches(self) -> Iterator[dict[str, dict[str, Any]]]:
         steps = range(self.step, self.config.iterations)

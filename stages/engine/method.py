@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from artifacts.dataset import Dataset
-from artifacts.errors import ConfigError
+from artifacts.errors import ConfigError, DataError
+from artifacts.score_maps import ScoreMaps
 from stages.engine.batch import Batch
 from stages.engine.config import HardExamples, OptimizerConfig
 from stages.engine.known import Known
@@ -79,6 +80,7 @@ class Sources:
         strong: ids with masks; weak: ids with image-level labels only; unlabelled: ids without any.
         available: label sources that were given: "masks", "weak_labels", "seeds", and "confidence" of the weak labels.
         folders: the label maps of "weak_labels", "seeds", "confidence".
+        maps: the score maps that came with "weak_labels" or "seeds"; a stream carries them by its `MapSource`.
         tagged: ids whose image-level labels a classifier learns, those with masks among them.
         dataset: to ask which pictures have masks, where the logging of label quality may look at them.
     """
@@ -90,6 +92,7 @@ class Sources:
     unlabelled: Sequence[str] = ()
     tagged: Sequence[str] = ()
     folders: Mapping[str, MaskFolder] = field(default_factory=dict)
+    maps: Mapping[str, ScoreMaps] = field(default_factory=dict)
 
     @property
     def without_masks(self) -> list[str]:
@@ -117,6 +120,11 @@ class Sources:
         }
         for name in names:
             there = bool(getattr(self, name)) if name in ("strong", "weak", "without_masks") else name in self.available
+            if not there and name in self.maps:
+                raise DataError(
+                    f"method {method} needs {what[name]}; the artifact given as {name} has no masks",
+                    "make it with masks (predict --output masks)",
+                )
             if not there:
                 raise ConfigError(f"method {method} needs {what[name]}", cure[name])
 
@@ -146,7 +154,10 @@ class Method:
 
     @classmethod
     def streams(cls, settings: Any, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        """The streams of pictures the method draws from; their batch sizes add up to `batch_size`."""
+        """The streams of images the method draws from; their batch sizes add up to `batch_size`.
+
+        A stream may give groups of images (`Stream.group`), and may carry score maps (`Stream.maps`).
+        """
         raise NotImplementedError  # every method says where its pictures come from
 
     prepared: ClassVar[tuple[str, ...]] = ()

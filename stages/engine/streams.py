@@ -8,25 +8,29 @@ number of workers or of processes therefore sees the same joint batches.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError, DataError
 from artifacts.masks import read_mask
+from artifacts.score_maps import ScoreMap, ScoreMaps
 from stages.engine.augmentation import (
     IGNORE,
+    Geometry,
     cut_label,
+    cut_maps,
     cut_picture,
     draw_colour,
     draw_geometry,
     valid_area,
 )
 from stages.engine.config import AugmentationConfig
+from stages.engine.groups import AlikeImages
 from stages.engine.randomness import generator
 
 if TYPE_CHECKING:
@@ -43,57 +47,109 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stream:
-    """An endless, reshuffled sequence of pictures.
+class MapSource:
+    """The score maps that the images of a stream carry, as targets of a regression: `Batch.maps`.
 
     Attributes:
-        entries: the pictures of one epoch; an id may occur several times (oversampling).
-        batch_size: pictures per step over all processes.
-        partner_of: take the pictures of that stream, but at every place another one than it has there (CutMix).
+        source: which: the input of the stage that brings them, "seeds" or "weak_labels".
+        stride: pixels of the crop from the centre of one cell to the next; None: those of the network that the method
+            publishes (its attribute `stride`), so that the maps lie on the cells of its output.
+        padding: the value of cells whose centre lies outside the image.
+    """
+
+    source: str
+    stride: int | None = None
+    padding: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An endless, reshuffled sequence of images, or of groups of images that are learned from together.
+
+    Attributes:
+        entries: the images of one epoch; an id may occur several times (oversampling).
+        batch_size: images, or groups, per step over all processes; a group is never spread over processes.
+        group: images in a group: the one whose turn it is, and `group` - 1 others of the stream.
+        alike: which others. None: any; in an epoch each image serves once as the second, third, ... of a group.
+            "tags": those that share at least one image-level label with the first one, see `AlikeImages.others`.
+            "same-tags": those that have all labels in common with it; where they do not suffice, as "tags".
+        apart: names for the others of each group: each comes as a batch of its own, row by row beside the batch of the
+            first ones (CutMix). Without names one batch holds group after group: rows group * i to group * (i + 1) - 1.
         extra: further label maps by name ("reference": the true masks, to log the quality of pseudo labels).
+        maps: the score maps that the images carry.
     """
 
     entries: Sequence[Entry]
     batch_size: int
-    partner_of: str | None = None
+    group: int = 1
+    alike: Literal["tags", "same-tags"] | None = None
+    apart: Sequence[str] = ()
     extra: Mapping[str, str] = field(default_factory=dict)
+    maps: MapSource | None = None
+
+    @property
+    def images(self) -> int:
+        """Images per step over all processes."""
+        return self.batch_size * self.group
 
 
 class Place(NamedTuple):
-    """A position in the endless sequence: the epoch, the place in it and which entry stands there."""
+    """A position in the endless sequence: the epoch, the place in it, and which entry is the member of its group."""
 
     epoch: int
     position: int
     entry: int
+    member: int = 0
 
 
 class Order:
-    """The endless order of a stream's entries."""
+    """The endless order of a stream's entries, and their groups."""
 
-    def __init__(self, name: str, stream: Stream, seed: int) -> None:
+    def __init__(
+        self, name: str, stream: Stream, seed: int, labels_of: Callable[[str], Sequence[int]] | None = None
+    ) -> None:
+        """labels_of: the image-level labels of an image, for groups of images that are alike."""
         self.name, self.stream, self.seed = name, stream, seed
-        self._epochs: dict[int, np.ndarray] = {}
+        self.names = [name, *(stream.apart or (f"{name}-{member}" for member in range(1, stream.group)))]
+        self.alike: AlikeImages | None = None
+        if stream.alike is not None and labels_of is not None:
+            ids = [entry.image_id for entry in stream.entries]
+            self.alike = AlikeImages(ids, labels_of, equal=stream.alike == "same-tags")
+        self._epochs: dict[int, tuple[np.ndarray, list[int]]] = {}
 
-    def _epoch(self, epoch: int) -> np.ndarray:
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, list[int]]:
+        """The shuffled entries, and how far each member of a group stands behind the first one in them."""
         if epoch not in self._epochs:
             while len(self._epochs) >= 2:  # a batch spans at most two epochs, or many tiny ones in turn
                 del self._epochs[next(iter(self._epochs))]
-            count = len(self.stream.entries)
-            order = generator(self.seed, "order", self.stream.partner_of or self.name, epoch).permutation(count)
-            if self.stream.partner_of and count > 1:
-                # Rolling the same permutation moves every picture to another place: no picture meets itself.
-                order = np.roll(order, int(generator(self.seed, "partner", self.name, epoch).integers(1, count)))
-            self._epochs[epoch] = order
+            count, behind = len(self.stream.entries), [0]
+            order = generator(self.seed, "order", self.name, epoch).permutation(count)
+            for name in self.names[1:] if self.stream.alike is None else ():
+                random = generator(self.seed, "partner", name, epoch)
+                while (step := int(random.integers(1, count))) in behind:
+                    continue
+                behind.append(step)
+            self._epochs[epoch] = order, behind
         return self._epochs[epoch]
 
+    def _group(self, epoch: int, position: int) -> list[int]:
+        """The entries of the group at a position of an epoch."""
+        order, behind = self._epoch(epoch)
+        if self.alike is None:
+            return [int(order[position - step]) for step in behind]  # the same shuffle: no image meets itself
+        random = generator(self.seed, "group", self.name, epoch, position)
+        first = int(order[position])
+        return [first, *self.alike.others(first, self.stream.group - 1, random)]
+
     def step(self, step: int, rank: int = 0, world_size: int = 1) -> list[Place]:
-        """The places of this process's share of the joint batch of `step`."""
+        """The places of this process's share of the joint batch of `step`, group after group."""
         share = self.stream.batch_size // world_size
         first = step * self.stream.batch_size + rank * share
-        count, places = len(self.stream.entries), []
+        places = []
         for sequence_position in range(first, first + share):
-            epoch, position = divmod(sequence_position, count)
-            places.append(Place(epoch, position, int(self._epoch(epoch)[position])))
+            epoch, position = divmod(sequence_position, len(self.stream.entries))
+            group = self._group(epoch, position)
+            places += [Place(epoch, position, entry, member) for member, entry in enumerate(group)]
         return places
 
 
@@ -133,37 +189,57 @@ class SampleMaker:
         rank: int = 0,
         world_size: int = 1,
         cache_bytes: int = 1 << 30,
+        maps: Mapping[str, ScoreMaps] | None = None,
     ) -> None:
         for name, stream in streams.items():
             check_stream(name, stream, world_size)
         self.dataset, self.sources, self.augmentation = dataset, sources, augmentation
         self.crop_size, self.seed, self.rank, self.world_size = crop_size, seed, rank, world_size
-        self.orders = {name: Order(name, stream, seed) for name, stream in streams.items()}
+        self.maps = maps or {}
+        self.orders = {name: Order(name, stream, seed, self._labels) for name, stream in streams.items()}
+        for order in self.orders.values():
+            check_alike(order)
         self.cache_bytes = cache_bytes
-        self._cache: dict[tuple[str, str], np.ndarray] = {}
+        self._cache: dict[tuple[str, str], Any] = {}
         self._cached = 0
 
+    def _labels(self, image_id: str) -> Sequence[int]:
+        return self.dataset.tags(image_id) if self.dataset.has_tags(image_id) else ()
+
     def _read(self, source: str, image_id: str) -> np.ndarray:
-        key = (source, image_id)
+        read = self.dataset.image if source == "image" else self.sources[source].mask
+        return self._kept((source, image_id), lambda: read(image_id), lambda value: value.nbytes)
+
+    def _read_maps(self, source: str, image_id: str) -> ScoreMap:
+        return self._kept((f"maps {source}", image_id), lambda: self.maps[source][image_id], lambda v: v.scores.nbytes)
+
+    def _kept(self, key: tuple[str, str], read: Callable[[], Any], size: Callable[[Any], int]) -> Any:
+        """What was read before, or `read()`, which is kept as long as there is space."""
         if key not in self._cache:
-            value = self.dataset.image(image_id) if source == "image" else self.sources[source].mask(image_id)
-            if self._cached + value.nbytes > self.cache_bytes:
+            value = read()
+            if self._cached + size(value) > self.cache_bytes:
                 return value
             self._cache[key] = value
-            self._cached += value.nbytes
+            self._cached += size(value)
         return self._cache[key]
 
     def __getitem__(self, step: int) -> dict[str, dict[str, Any]]:
-        return {
-            name: self._stack([self.sample(name, place) for place in order.step(step, self.rank, self.world_size)])
-            for name, order in self.orders.items()
-        }
+        batches = {}
+        for name, order in self.orders.items():
+            group, apart = order.stream.group, order.stream.apart
+            samples = [self.sample(name, place) for place in order.step(step, self.rank, self.world_size)]
+            for member, batch_name in enumerate([name, *apart]):
+                batches[batch_name] = self._stack(samples[member::group] if apart else samples)
+            if group > 1 and not apart:
+                batches[name]["group"] = group
+        return batches
 
     def sample(self, name: str, place: Place) -> dict[str, Any]:
         """One augmented sample: image uint8 (3, S, S), label maps uint8 (S, S), valid bool (S, S), tags, colour."""
-        stream = self.orders[name].stream
+        order = self.orders[name]
+        stream = order.stream
         entry = stream.entries[place.entry]
-        random = generator(self.seed, "augment", name, place.epoch, place.position)
+        random = generator(self.seed, "augment", order.names[place.member], place.epoch, place.position)
         picture = self._read("image", entry.image_id)
         geometry = draw_geometry(self.augmentation, picture.shape[:2], self.crop_size, random)
         sample: dict[str, Any] = {
@@ -173,6 +249,8 @@ class SampleMaker:
             "tags": self.dataset.tags_vector(entry.image_id),
             "colour": draw_colour(self.augmentation, random),
         }
+        if stream.maps is not None:
+            sample["maps"] = self._maps(stream.maps, entry.image_id, picture.shape[:2], geometry)
         for key, source in {"label": entry.label, **stream.extra}.items():
             if source is None:
                 sample[key] = np.full((self.crop_size, self.crop_size), IGNORE, np.uint8)
@@ -186,6 +264,18 @@ class SampleMaker:
                 )
             sample[key] = cut_label(label, geometry, self.crop_size)
         return sample
+
+    def _maps(self, wanted: MapSource, image_id: str, size: tuple[int, ...], geometry: Geometry) -> np.ndarray:
+        """The score maps of an image, cut as it is: float32 (classes, h, w) on the cells of the crop."""
+        assert wanted.stride is not None  # `train_network` has asked the network
+        found = self._read_maps(wanted.source, image_id)
+        if found.size != size:
+            raise DataError(
+                f"the score maps {wanted.source} of {image_id} are of {found.size[1]}x{found.size[0]} pixels, "
+                f"its image has {size[1]}x{size[0]}",
+                "give score maps that were made of this data set",
+            )
+        return cut_maps(found, self.dataset.num_classes, geometry, self.crop_size, wanted.stride, wanted.padding)
 
     @staticmethod
     def _stack(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -258,5 +348,20 @@ def check_stream(name: str, stream: Stream, world_size: int) -> None:
             f"the stream {name!r} has {stream.batch_size} pictures a step: not divisible by {world_size} processes",
             f"choose a batch_size whose shares are multiples of {world_size}",
         )
-    if stream.partner_of and len({entry.image_id for entry in stream.entries}) < 2:
-        raise ConfigError(f"the stream {name!r} needs at least two different pictures to mix")
+    if stream.group < 1 or len(stream.apart) not in (0, stream.group - 1):
+        raise ValueError(f"the stream {name!r} has groups of {stream.group}, and names for {len(stream.apart)} others")
+    if stream.group > 1 and stream.alike is None and len({entry.image_id for entry in stream.entries}) < stream.group:
+        raise ConfigError(
+            f"the stream {name!r} needs at least {stream.group} different images: it learns from as many together",
+            "check the splits of the data set",
+        )
+
+
+def check_alike(order: Order) -> None:
+    """ConfigError where images are to be grouped by their image-level labels, and no two share one."""
+    count = len({entry.image_id for entry in order.stream.entries})
+    if order.alike is not None and order.stream.group > 1 and order.alike.short(1) == count:
+        raise ConfigError(
+            f"the stream {order.name!r} groups images by their image-level labels, and no two of its {count} share one",
+            "prepare the data set with labels (--set tag_source=...), or choose another method",
+        )

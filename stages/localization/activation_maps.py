@@ -30,7 +30,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
-from stages.localization.grid import cells, interpolation_matrix, reduced, resize_maps, resized
+from stages.engine.interpolation import interpolation_matrix
+from stages.localization.grid import cells, reduced, resize_maps, resized
 from stages.networks import CamNetwork, Classifier, normalise
 from stages.networks.blocks import Backbone
 

@@ -1,7 +1,6 @@
-"""Where the cells of a map lie on its picture, and bilinear resampling between such grids.
+"""Bilinear resampling of maps to the pixels of their images, and of images to fewer pixels.
 
-Cell i of a map with a given stride is centred on pixel `stride * i`, as in strided convolutions with symmetric
-padding (see `stages.networks.upsample`). Resampling is separable: rows @ map @ columns.T with two small matrices.
+Where the cells of a map lie: see `stages.engine.interpolation`. Resampling is separable: rows @ map @ columns.T.
 """
 
 from __future__ import annotations
@@ -12,25 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from stages.engine.interpolation import interpolation_matrix
+
 
 def cells(length: int, stride: int) -> int:
     """How many cells of a stride cover `length` pixels."""
     return -(-length // stride)
-
-
-def interpolation_matrix(positions: NDArray, stride: float, count: int) -> NDArray[np.float32]:
-    """Bilinear weights (n, count): row i reads the map's value at pixel coordinate `positions[i]`.
-
-    Positions beyond the first and last cell's centre take that cell's value.
-    """
-    place = np.clip(np.asarray(positions, dtype=np.float64) / stride, 0, count - 1)
-    left = np.minimum(place.astype(np.int64), max(count - 2, 0))
-    share = place - left
-    matrix = np.zeros((len(place), count), dtype=np.float32)
-    rows = np.arange(len(place))
-    matrix[rows, left] = 1 - share
-    matrix[rows, np.minimum(left + 1, count - 1)] += share
-    return matrix
 
 
 @lru_cache(maxsize=256)

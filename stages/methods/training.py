@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +11,8 @@ from torch import nn
 
 from artifacts import checkpoint
 from artifacts.dataset import Dataset
-from artifacts.errors import DataError
+from artifacts.errors import ConfigError, DataError
+from artifacts.score_maps import ScoreMaps
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution
 from stages.engine import distributed
@@ -41,6 +43,7 @@ def train_network(
     kind = kind or load_method(config.method.name)
     streams = kind.streams(config.method, sources, config.batch_size)
     check_labels(streams, sources.folders, dataset)
+    check_maps(streams, sources.maps, dataset)
     setup = Setup(
         network=config.network,
         num_classes=dataset.num_classes,
@@ -50,15 +53,17 @@ def train_network(
         initial=read_state(initial.file("weights.pt")) if initial else None,
         hard_examples=getattr(config, "hard_examples", None),
     )
+    method = kind(config.method, setup)
     maker = SampleMaker(
         dataset,
-        streams,
+        on_cells_of(method, streams),
         {"masks": dataset, **sources.folders},
         config.augmentation,
         config.crop_size,
         config.seed,
         distributed.rank(),
         distributed.world_size(),
+        maps=sources.maps,
     )
     if distributed.rank() == 0:
         for name, stream in streams.items():
@@ -66,16 +71,26 @@ def train_network(
                 execution.progress.note(
                     f"{name}: {number} pictures for batches of {stream.batch_size}, a batch holds some of them twice"
                 )
+            alike = maker.orders[name].alike
+            if alike is not None and (few := alike.short(stream.group - 1)):
+                execution.progress.note(
+                    f"{name}: {few} of {number} images share an image-level label with fewer than {stream.group - 1} "
+                    "others, their groups hold images twice"
+                )
     steps = snapshot_steps(config.iterations, getattr(config, "snapshots", 1))
-    fitted = fit(
-        kind(config.method, setup),
-        maker,
-        config,
-        writer,
-        execution,
-        lambda step, network: _write_weights(writer, f"snapshots/{step}.pt", network),
-        steps,
-    )
+    try:
+        fitted = fit(
+            method,
+            maker,
+            config,
+            writer,
+            execution,
+            lambda step, network: _write_weights(writer, f"snapshots/{step}.pt", network),
+            steps,
+        )
+    finally:
+        for maps in sources.maps.values():
+            maps.close()  # what follows may fork
     if distributed.rank() == 0:
         publish_network(writer, fitted.predictor, dataset.class_names)
     counts = {name: len({entry.image_id for entry in stream.entries}) for name, stream in streams.items()}
@@ -89,18 +104,20 @@ def label_sources(
     weak: Sequence[str],
     mask_folders: Mapping[str, Path],
     unlabelled: Sequence[str] = (),
+    maps: Mapping[str, ScoreMaps] | None = None,
 ) -> Sources:
     """What a segmenter's training draws from.
 
     Args:
         strong: ids trained on with the data set's masks; weak: ids without; unlabelled: ids without any label.
         mask_folders: label sources beside the data set's own masks: "weak_labels", "seeds", "confidence".
+        maps: score maps that came with them.
     """
     folders = {
         name: MaskFolder(folder, None if name == "confidence" else dataset.num_classes)
         for name, folder in mask_folders.items()
     }
-    return Sources(strong, weak, frozenset({"masks", *folders}), dataset, unlabelled, folders=folders)
+    return Sources(strong, weak, frozenset({"masks", *folders}), dataset, unlabelled, folders=folders, maps=maps or {})
 
 
 def snapshot_steps(iterations: int, snapshots: int) -> list[int]:
@@ -126,6 +143,43 @@ def check_labels(streams: Mapping[str, Stream], folders: Mapping[str, MaskFolder
                 )
 
 
+def check_maps(streams: Mapping[str, Stream], maps: Mapping[str, ScoreMaps], dataset: Dataset) -> None:
+    """DataError when the score maps that streams carry are not all there, or are of other classes."""
+    for name, stream in streams.items():
+        if stream.maps is None:
+            continue
+        source = stream.maps.source
+        if source not in maps:
+            raise ConfigError(
+                f"the stream {name!r} carries score maps, and the input {source!r} has none",
+                f"give --{source.replace('_', '-')} an artifact of seeds, refine, or predict with probabilities",
+            )
+        if maps[source].class_names != dataset.class_names:
+            raise DataError(
+                f"the score maps {source} are of the classes {', '.join(maps[source].class_names)}; "
+                f"the data set has {', '.join(dataset.class_names)}",
+                "use artifacts that were made from the same data set",
+            )
+        wanted = {entry.image_id for entry in stream.entries}
+        if missing := sorted(wanted - set(maps[source].ids)):
+            raise DataError(
+                f"{source}: {len(missing)} of {len(wanted)} images have no score maps in {maps[source].path}: "
+                f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}",
+                "make them for the whole split the method trains on",
+            )
+
+
+def on_cells_of(method: Method, streams: Mapping[str, Stream]) -> dict[str, Stream]:
+    """The streams, whose score maps lie on the cells of the method's network where they ask for no others."""
+    given = {}
+    for name, stream in streams.items():
+        if stream.maps is not None and stream.maps.stride is None:
+            stride = cast(int, method.predictor.stride)
+            stream = dataclasses.replace(stream, maps=dataclasses.replace(stream.maps, stride=stride))
+        given[name] = stream
+    return given
+
+
 def publish_network(writer: Writer, network: nn.Module, class_names: Sequence[str]) -> None:
     """weights.pt (fp32, on the CPU) and network.json, what `load_network` reads."""
     _write_weights(writer, "weights.pt", network)
@@ -138,4 +192,4 @@ def _write_weights(writer: Writer, item: str, network: nn.Module) -> None:
         checkpoint.save(temporary, state)
 
 
-__all__ = ["check_labels", "label_sources", "publish_network", "snapshot_steps", "train_network"]
+__all__ = ["check_labels", "check_maps", "label_sources", "publish_network", "snapshot_steps", "train_network"]

@@ -44,7 +44,7 @@ def step(config: TrainConfig, labels: Path | None = None) -> dict[str, int]:
     given = frozenset({"masks", "weak_labels", "confidence"})
     sources = Sources(strong=["a"], weak=["b", "c"], available=given, folders=folders)
     streams = load_method(config.method.name).streams(config.method, sources, config.batch_size)
-    return {name: stream.batch_size for name, stream in streams.items()}
+    return {name: stream.batch_size for first, stream in streams.items() for name in (first, *stream.apart)}
 
 
 def steps(epochs: int, pictures: int, a_step: int) -> float:

@@ -13,17 +13,15 @@ SHARE_TOLERANCE = 0.05  # pictures: a share of .333 is a third
 def strong_and_unlabelled(
     settings: SemiSupervisedSettings, sources: Sources, batch_size: int, partner: bool = False
 ) -> dict[str, Stream]:
-    """Streams "strong" and "unlabelled", which share the batch; `partner`: others of the unlabelled, to mix with."""
+    """Streams "strong" and "unlabelled", which share the batch; `partner`: with a batch of others to mix with each."""
     sources.require(settings.name, "strong", "without_masks")
     labelled, others = shares(settings, batch_size)
     unlabelled = sources.entries(sources.without_masks, None)
-    streams = {
+    partners = ("partner",) if partner else ()
+    return {
         "strong": Stream(sources.entries(sources.strong, "masks"), labelled),
-        "unlabelled": Stream(unlabelled, others),
+        "unlabelled": Stream(unlabelled, others, group=1 + len(partners), apart=partners),
     }
-    if partner:
-        streams["partner"] = Stream(unlabelled, others, partner_of="unlabelled")
-    return streams
 
 
 def shares(settings: SemiSupervisedSettings, batch_size: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stages.engine import distributed
-from stages.engine.batch import Batch
+from stages.engine.batch import NO_MAPS, Batch
 from stages.engine.config import CutMixSettings
 from stages.engine.randomness import generator
 
@@ -97,4 +97,5 @@ def mix_batches(first: Batch, second: Batch, boxes: Tensor) -> Batch:
         label=mix(first.label, second.label, boxes),
         valid=mix(first.valid, second.valid, boxes),
         extra={},
+        maps=NO_MAPS,
     )

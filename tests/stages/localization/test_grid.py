@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from stages.localization.grid import cells, interpolation_matrix, resize_maps
+from stages.engine.interpolation import interpolation_matrix
+from stages.localization.grid import cells, resize_maps
 from stages.networks import upsample
 
 
