@@ -17,7 +17,7 @@ SETTINGS = $(if $(DATA),--set data=$(DATA)) $(if $(WEIGHTS),--set weights=$(WEIG
            $(if $(SBD),--set sbd=$(SBD)) $(if $(CLASSES),--set classes=$(CLASSES))
 REPLACING = $(if $(REPLACE),--replace)
 
-.PHONY: install demo test check fuzz bench reproduce-table1 clean
+.PHONY: install demo test check docs fuzz bench reproduce-table1 clean
 .DEFAULT_GOAL := demo
 
 install: $(VENV)/.installed
@@ -43,6 +43,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: install  # what docs/methods.md takes from the cards and the methods' docstrings
+	$(BIN)/python -m tests.documented_cards
 
 fuzz: install
 	$(BIN)/python -m tests.fuzz --rounds $(ROUNDS)

@@ -72,7 +72,7 @@ def _list_methods() -> None:
         card = settings.card
         needs = " ".join(_NEEDS[part] for part in card.uses)
         passes = f"{card.forward}/{card.backward}" + ("+" if card.beside else "")
-        console.print(line(key, needs, passes, card.recipe), style="cyan")
+        console.print(line(key, needs, passes, _recipe(key)).rstrip(), style="cyan")
         for text in (card.title, card.paper):
             console.print(textwrap.fill(text, console.width, initial_indent="  ", subsequent_indent="    "))
     console.print()
@@ -82,12 +82,25 @@ def _list_methods() -> None:
     say("semiseg methods NAME: loss, cost, command, sources and settings of one")
 
 
+def _recipe(name: str) -> str:
+    """The recipe that reproduces a method, else the league where it can be compared; empty: no recipe has it."""
+    from stages.methods.settings import learning_from
+
+    league = "league" if name in learning_from(("masks", "pictures")) else ""
+    return _known_methods()[name].card.recipe or league
+
+
+_STAGES = {"segmenter": "train", "classifier": "train-classifier", "refiner": "refine"}
+
+
 def _command(name: str) -> str:
-    """How to run the recipe of a method, and what that is good for."""
-    card = _known_methods()[name].card
-    if card.recipe == "league":
+    """How to run the recipe of a method, and what that is good for; its stage, where no recipe has it."""
+    card, recipe = _known_methods()[name].card, _recipe(name)
+    if not recipe:
+        return f"semiseg {_STAGES[card.output]} --method {name} (no recipe has it)"
+    if not card.recipe:
         return f"semiseg run league --set methods=[{name}] (compares it; no recipe reproduces the paper)"
-    return f"semiseg run {card.recipe}" + (f" --profile {card.profile}" if card.profile else "")
+    return f"semiseg run {recipe}" + (f" --profile {card.profile}" if card.profile else "")
 
 
 def _method_record(name: str) -> dict[str, Any]:
@@ -101,11 +114,11 @@ def _method_record(name: str) -> dict[str, Any]:
         "uses": list(card.uses),
         "needs": [_WORDS[part] for part in card.uses],
         "inputs": list(defaults.inputs()),
-        "loss": card.loss,
+        "loss": settings.formula(),
         "cost": card.cost,
         "passes": {"forward": card.forward, "backward": card.backward},
         "inference": card.inference,
-        "recipe": card.recipe,
+        "recipe": _recipe(name) or None,
         "profile": card.profile or None,
         "command": _command(name),
         "sources": list(card.sources),
@@ -135,7 +148,7 @@ def _describe_method(name: str) -> None:
     print(f"{name}: {card.title}\n")
     for key, text in facts.items():
         print(textwrap.fill(f"{key + ':':<13}{text}", min(out().width, 120), subsequent_indent=" " * 13))
-    print("\n" + "\n".join(f"    {line}" for line in card.loss.splitlines()))
+    print("\n" + textwrap.indent(settings.formula(), "    "))
     print("\nsources:" + "".join(f"\n  - {source}" for source in card.sources))
     if training is not None:
         print("\nsettings of train-refiner (--set method.KEY=VALUE):\n")

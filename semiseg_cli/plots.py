@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import UsageError
 from artifacts.text import visible
+from stages.methods.settings import METHODS, trained_by
 from stages.report.figures import Results
 from stages.report.how_made import HowMade
 
@@ -25,12 +26,11 @@ MARKERS = "osD^vPX*<>hd"
 DASHES = ("-", "--", ":", "-.")
 
 # The place of a label decides how it looks, so that two plots show a method alike whatever else they show. The first
-# seven are those that a league shows most often.
-LABELS = (
-    *("supervised", "cps", "fixmatch", "unimatch", "mean-teacher", "cutmix-seg", "self-training"),
-    *("control", "cpc", "cct", "gct", "pseudoseg", "vat", "unimatch-v2", "advsemseg", "s4gan", "st-plus-plus", "dmt"),
-    *("mlmt", "dual-branch", "dsrg"),
-)
+# are those that a league shows most often.
+SEEN_MOST = ("supervised", "cps", "fixmatch", "unimatch", "mean-teacher", "cutmix-seg", "self-training", "control")
+LABELS = tuple(dict.fromkeys([*SEEN_MOST, *trained_by("segmenter"), *METHODS]))
+LINES = len(COLOURS) * len(DASHES)  # as many places have lines that differ
+LOOKS = math.lcm(LINES, len(MARKERS))  # as many differ by line or marker
 BESIDE = 0.15  # points of one column stand beside each other, in all this share of the distance to the next column
 
 
@@ -111,18 +111,17 @@ def row_styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour, marker and dashes by label. A label that is not known takes a place of its own by its letters, or the
     next one that is free.
     """
-    count = len(COLOURS) * len(DASHES)
     taken: dict[str, int] = {label: LABELS.index(label) for label in labels if label in LABELS}
     for label in labels:
-        place = zlib.crc32(label.encode()) % count
-        while label not in taken and place in taken.values() and len(taken) < count:
-            place = (place + 1) % count
+        place = zlib.crc32(label.encode()) % LINES
+        while label not in taken and place in taken.values() and len(taken) < LOOKS:
+            place = (place + 1) % LOOKS
         taken.setdefault(label, place)
     return {
         label: {
             "color": COLOURS[place % len(COLOURS)],
             "marker": MARKERS[place % len(MARKERS)],
-            "linestyle": DASHES[place // len(COLOURS)],
+            "linestyle": DASHES[place // len(COLOURS) % len(DASHES)],
         }
         for label, place in taken.items()
     }

@@ -26,9 +26,10 @@ from stages.networks.segmenter import seeded
 
 
 class AdvSemSeg(Method):
-    """L_S = CE(f(x), y) + a BCE(D(P_x), 1) + b BCE(D(P_u), 1) + s CE(f(u), argmax f(u) where sigmoid D(P_u) >= T).
+    """L_S = CE(f(x), y) + a BCE(D(P(x)), 1) + b BCE(D(P(u)), 1) + c CE(f(u), argmax f(u) where s(P(u)) >= T)
+    L_D = 1/2 [BCE(D([P(x), P(u)]), 0) + BCE(D(onehot y), 1)],  P without gradient
 
-    L_D = 1/2 [BCE(D([P_x, P_u]), 0) + BCE(D(onehot y), 1)] on detached P. D sees the C planes alone, not the picture.
+    D: the logits of the discriminator, s their sigmoid. It sees the C planes of P = softmax f alone, not the image.
     Pixels whose label is 255, and padding, are left out everywhere.
     """
 

@@ -20,7 +20,10 @@ from stages.networks import Classifier
 
 
 class Cam(Method):
-    """L = BCE(c(x), tags), c(x): the mean of the class-activation maps."""
+    """L = BCE(c(x), y),  c(x) = GAP(A(x))
+
+    y: the image-level labels; A: the class-activation maps, (B, K, h, w); GAP: their mean over the image.
+    """
 
     def __init__(self, settings: CamSettings, setup: Setup) -> None:
         super().__init__(settings, setup)

@@ -33,10 +33,11 @@ from stages.networks.shuffle_decoder import ShuffleDecoder
 
 
 class Cct(Method):
-    """L = CE(g(e(x)), y) + w r(t) / K sum_k MSE(softmax g_k(p_k(e(u))), softmax g(e(u))), MSE over pixels and classes.
+    """L = CE(g(e(x)), y) + w r(t) 1/K sum_k MSE(softmax g_k(p_k(e(u))), softmax g(e(u))),  w = 30
 
-    e: backbone and neck, g: the segmenter's head, g_k: auxiliary decoders, p_k: their perturbations. The target passes
-    no gradient: unlabelled pictures teach the encoder and the auxiliary decoders, masks the encoder and the main one.
+    e: backbone and neck, g: the segmenter's head, g_k: auxiliary decoders, p_k: their perturbations, of seven kinds,
+    r: a sigmoid ramp. MSE is a mean over pixels and classes. The target passes no gradient: unlabelled images teach the
+    encoder and the auxiliary decoders, masks the encoder and the main one.
     """
 
     def __init__(self, settings: CctSettings, setup: Setup) -> None:

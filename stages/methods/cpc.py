@@ -17,10 +17,10 @@ from stages.methods.cps import Cps
 
 
 class Cpc(Cps):
-    """L = CE(f1(x), y) + CE(f2(x), y) + lambda r(t) [mean_V (P1(z) - P2(z))^2 + mean_V (P2(z) - P1(z))^2].
+    """L = CE(f_1(x), y) + CE(f_2(x), y) + lambda r(t) [MSE(P_1(z), sg P_2(z)) + MSE(P_2(z), sg P_1(z))]
 
-    P = softmax(f), the second of each pair without gradient. z is labelled and unlabelled pictures together; with
-    CutMix the mixed unlabelled pictures, and the other's P those of both pictures, mixed with the same boxes.
+    P = softmax f, sg: no gradient, r: a sigmoid ramp. z is labelled and unlabelled images together; with CutMix the
+    mixed unlabelled images, and sg P those of both images, mixed with the same boxes.
     """
 
     def weight(self, step: int) -> float:

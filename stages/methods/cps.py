@@ -22,10 +22,10 @@ from stages.methods.settings.base import MutualSettings
 
 
 class Cps(Method):
-    """L = CE(f1(x), y) + CE(f2(x), y) + lambda [CE(f1(z), Y2(z)) + CE(f2(z), Y1(z))].
+    """L = CE(f_1(x), y) + CE(f_2(x), y) + lambda [CE(f_1(z), Y_2(z)) + CE(f_2(z), Y_1(z))],  Y_k = argmax f_k
 
-    Without CutMix z is labelled and unlabelled pictures together; with CutMix z is the mixed unlabelled pictures, and
-    Y is the argmax of the logits of both pictures, mixed with the same boxes.
+    Without CutMix z is labelled and unlabelled images together; with CutMix z is the mixed unlabelled images, and
+    Y is the argmax of the logits of both images, mixed with the same boxes.
     """
 
     def __init__(self, settings: MutualSettings, setup: Setup) -> None:

@@ -22,10 +22,11 @@ from stages.methods.settings.cutmix_seg import CutMixSegSettings
 
 
 class CutMixSeg(TeacherStudent):
-    """L = CE(s(x), y) + w c mean_V sum_c (P_s(mix(u0, u1)) - mix(P_t(u0), P_t(u1)))^2.
+    """L = CE(s(x), y) + w c 1/|V| sum_V sum_c (P_s(mix(u0, u1)) - mix(P_t(u0), P_t(u1)))^2,  w = 1
+    c = share of the pixels of the batch on which max_c mix(P_t(u0), P_t(u1)) >= .97
 
-    c: the share of the joint batch's pixels on which the mixed target reaches the threshold, or one such pixel each.
-    V: pixels that are valid in the picture they come from.
+    P: softmax of student s and teacher t. c is of the joint batch; with confidence pixel, 1 on each such pixel alone.
+    V: pixels that are valid in the image they come from.
     """
 
     @classmethod

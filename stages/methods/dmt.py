@@ -25,7 +25,13 @@ from stages.methods.settings.dmt import DmtSettings
 
 
 class Dmt(Method):
-    """L = sum of w CE over labelled and pseudo-labelled pixels, divided by the number of both."""
+    """w = P_y^g1   if argmax P = y
+        0        if it is another class and max P > c:   this model is surer, the label is ignored
+        P_y^g2   if it is another class and max P <= c
+    L = sum_p w_p CE_p / (number of labelled and pseudo-labelled pixels)
+
+    y, c: a pseudo label and its confidence. w is 1 on exact masks, and passes no gradient.
+    """
 
     def __init__(self, settings: DmtSettings, setup: Setup) -> None:
         super().__init__(settings, setup)

@@ -34,7 +34,10 @@ EXPANSION_VALUES = 41 * 41
 
 
 class Dsrg(Method):
-    """L = L_seed(H, grown seeds) + boundary_weight L_boundary(H, CRF(H)) + expansion_weight L_expansion(H)."""
+    """L = L_seed(H, grown seeds) + boundary_weight L_boundary(H, CRF(H)) + expansion_weight L_expansion(H)
+
+    H: the softmax on the grid of the network's output, with a floor.
+    """
 
     def __init__(self, settings: DsrgSettings, setup: Setup) -> None:
         super().__init__(settings, setup)

@@ -25,10 +25,10 @@ from stages.networks import Segmenter, make_head
 
 
 class DualBranch(Method):
-    """L = CE(f_s(Z(x_s)), m_s) + lambda CE(f_w(Z(x_w)), m_w), each a mean over its own labelled pixels.
+    """L = CE(f_s(Z(x_s)), y_s) + lambda CE(f_w(Z(x_w)), y_w),  lambda = 1 (weak_weight)
 
-    Normalising each branch by itself is what keeps the balance: a joint mean would weigh the kinds of labels by
-    their numbers of labelled pixels.
+    Z: the trunk, f: the branches. Each term is a mean over its own labelled pixels, which keeps the balance: a joint
+    mean would weigh the kinds of labels by their numbers of labelled pixels.
     """
 
     def __init__(self, settings: DualBranchSettings, setup: Setup) -> None:

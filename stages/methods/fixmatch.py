@@ -24,10 +24,10 @@ from stages.methods.settings.base import OwnLabelsSettings
 
 
 class FixMatch(TeacherStudent):
-    """L = (1 - w) CE(f(x), y) + w / |V| sum_V [P(u) >= tau] CE(f(S(u)), argmax P(u)), w = 1/2 as published.
+    """L = (1 - w) CE(f(x), y) + w 1/|V| sum_V [max P(u) >= tau] CE(f(S(u)), argmax P(u)),  w = 1/2, tau = .95
 
     S(u): the strong view with a box of a partner, labels and valid pixels V cut with the same box. Labels of the
-    picture itself come from the pass in train mode through labelled and unlabelled pictures together; those of the
+    image itself come from the pass in train mode through labelled and unlabelled images together; those of the
     partner from a pass in eval mode, so that partners leave no trace in BatchNorm. With a teacher, it gives both.
     """
 

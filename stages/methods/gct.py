@@ -31,11 +31,12 @@ NUMBERED = {"segmenter": "1", "second": "2"}
 
 
 class Gct(Method):
-    """L_k = CE(f_k(x), y) + a mean_V [both bad] F(z, P_k)^2 + b r(t) mean_V (P_k - Q_k)^2, for k = 1, 2.
+    """L_k = CE(f_k(x), y) + a mean_V [both bad] F(z, P_k)^2 + b r(t) mean_V (P_k - Q_k)^2,  a = 1, b = 100, k = 1, 2
+    L_F = d/2 sum_k mean (F(x, P_k) - C_k)^2 over the labelled pixels,  d = 10, P_k without gradient
 
-    Q_k is P_k where it is the less flawed of the two, else the other's, without gradient; z is labelled and unlabelled
-    pictures together, V their valid pixels. The detector: L_F = d / 2 sum_k mean (F(x, P_k) - C_k)^2 over the labelled
-    pixels, C_k from the difference of P_k and the mask, no gradient to P_k. Network 1 is published.
+    F: the flaw detector. Q_k is P_k where it is the less flawed of the two, else the other's, without gradient; z is
+    labelled and unlabelled images together, V their valid pixels; r: a sigmoid ramp; C_k: made of the difference of P_k
+    and the mask. Network 1 is published.
     """
 
     def __init__(self, settings: GctSettings, setup: Setup) -> None:

@@ -24,12 +24,12 @@ from stages.methods.settings.mean_teacher import MeanTeacherSettings
 
 
 class MeanTeacher(TeacherStudent):
-    """L = CE(s(x), y) + w r(t) c mean_V (P_s(z) - P_t(z))^2, P softmax or logits, V the valid pixels of z.
+    """L = CE(s(x), y) + w r(t) c 1/|V| sum_V 1/C sum_c (P_s(z) - P_t(z))^2,  w = 100
 
-    z is labelled and unlabelled pictures together, or the unlabelled ones. Labelled and unlabelled pictures pass
-    through the networks one kind after the other, as in TorchSemiSeg: BatchNorm sees them apart. With `joint_pass`,
-    PixelSSL's, it sees them together, in the teacher too. c is 1, or with a threshold the share of pixels on which the
-    teacher is sure, as in cutmix-seg.
+    P: softmax or logits of student s and teacher t, V: the valid pixels of z, which is labelled and unlabelled images
+    together, or the unlabelled ones. Labelled and unlabelled images pass through the networks one kind after the other,
+    as in TorchSemiSeg: BatchNorm sees them apart. With `joint_pass`, PixelSSL's, it sees them together, in the teacher
+    too. c is 1, or with a threshold the share of pixels on which the teacher is sure, as in cutmix-seg.
     """
 
     @classmethod

@@ -30,9 +30,10 @@ from stages.methods.settings.mlmt import MlmtSettings
 
 
 class Mlmt(Method):
-    """L = BCE(c(x), y) + w(t) mean (1 - cos(c(S(u)), c'(u))) on logits; y: the classes of the mask, c': c's average.
+    """L = BCE(c(x), classes of y) + w(t) mean (1 - cos(c(S(u)), c'(u))),  on logits, no gradient through c'
 
-    There is no output for the background, which is in every picture. The average, c', is published.
+    c': the average of c, which is published; S: colours and blur. There is no output for the background, which is in
+    every image.
     """
 
     def __init__(self, settings: MlmtSettings, setup: Setup) -> None:

@@ -29,9 +29,10 @@ from stages.networks.segmenter import seeded
 
 
 class PseudoSeg(Method):
-    """L = CE(f(x), y) + CE(a(x), y) + BCE(t(x), tags of y) + lambda CE(f(strong u), q).
+    """L = CE(f(x), y) + CE(a(x), y) + BCE(t(x), classes in y) + lambda CE(f(strong u), q),  lambda = 1
+    q = p^(1/T) / sum_c p_c^(1/T),  p = (softmax(f(u) / s) + softmax(a(u) / s)) / 2,  T = .5
 
-    f: the segmenter, t: tags from its trunk, a: the logits of the Grad-CAM head. q: f and a on the weak view, fused.
+    f: the segmenter, t: image labels from its trunk, a: the logits of the Grad-CAM head, s: the scale of both logits.
     """
 
     def __init__(self, settings: PseudoSegSettings, setup: Setup) -> None:

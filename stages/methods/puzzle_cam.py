@@ -23,9 +23,10 @@ from stages.networks import Classifier
 
 
 class PuzzleCam(Method):
-    """L = BCE(GAP(A), tags) + BCE(GAP(A_re), tags) + alpha(t) mean |A - A_re| tags.
+    """L = BCE(GAP(A), y) + BCE(GAP(A_re), y) + alpha(t) mean |A - A_re| y
 
-    A: the class-activation maps of the picture before any ReLU, (B, K, h, w); A_re: those of its tiles, put together.
+    A: the class-activation maps of the image before any ReLU, (B, K, h, w); A_re: those of its tiles, put together;
+    y: the image-level labels; alpha: linear from 0 to `weight` over the first half.
     """
 
     def __init__(self, settings: PuzzleCamSettings, setup: Setup) -> None:

@@ -27,10 +27,12 @@ from stages.networks.segmenter import seeded
 
 
 class S4Gan(Method):
-    """L_S = CE(f(x), y) + m mean|E h(onehot y, x) - E h(P_u, u)| + s CE(f(u), argmax f(u)) where D(P_u, u) > gamma.
+    """L_S = CE(f(x), y) + m mean_k |E h_k(onehot y, x) - E h_k(P(u), u)|
+        + c CE(f(u), argmax f(u)) over the images u with s(P(u), u) > g
+    L_D = 1/2 [BCE(D(P(u), u), 0) + BCE(D(onehot y, x), 1)],  P without gradient
 
-    L_D = 1/2 [BCE(D(P_u, u), 0) + BCE(D(onehot y, x), 1)] on detached P. h are D's last features, E the mean over the
-    joint batch; the last term takes or leaves whole pictures. All pictures D sees have values in 0..1.
+    h: the last features of the discriminator D, s: its sigmoid, E: the mean over the joint batch; m = .1, c = 1,
+    g = .6. The last term takes or leaves whole images. All images D sees have values in 0..1.
     """
 
     def __init__(self, settings: S4GanSettings, setup: Setup) -> None:

@@ -24,7 +24,10 @@ from stages.methods.settings.base import StudentSettings
 
 
 class SelfTraining(Method):
-    """L = CE over labelled and pseudo-labelled pixels together; half of each batch is labelled."""
+    """L = CE([f(x), f(S(u))], [y, y_T]),  over labelled and pseudo-labelled pixels together
+
+    y_T: the teacher's masks, S: colours, blur, holes. Half of each batch is labelled.
+    """
 
     def __init__(self, settings: StudentSettings, setup: Setup) -> None:
         super().__init__(settings, setup)

@@ -21,7 +21,10 @@ from stages.methods.self_training import SelfTraining
 
 
 class StPlusPlus(SelfTraining):
-    """Self-training on those pictures that have a mask so far."""
+    """L = CE([f(x), f(S(u))], [y, y_T]),  as self-training, over those images u that have a mask so far
+
+    First the half whose masks were stable while the teacher trained, then all.
+    """
 
     @classmethod
     def pseudo_labelled(cls, sources: Sources) -> Sequence[str]:

@@ -17,7 +17,10 @@ from stages.methods.settings.supervised import SupervisedSettings
 
 
 class Supervised(Method):
-    """L = CE(f(x), m) over the pictures of one list, masks exact or estimated alike."""
+    """L = CE(f(x), y)
+
+    Over the images of one list, masks exact or estimated alike.
+    """
 
     def __init__(self, settings: SupervisedSettings, setup: Setup) -> None:
         super().__init__(settings, setup)

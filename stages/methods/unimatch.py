@@ -24,10 +24,11 @@ from stages.networks.blocks import Features
 
 
 class UniMatch(FixMatch):
-    """L = (1 - w) CE(f(x), y) + w [(1 - m) (L_s1 + L_s2) / 2 + m L_fp], w = m = 1/2 as published.
+    """L = (1 - w) CE(f(x), y) + w [(1 - m_f) (L_s1 + L_s2) / 2 + m_f L_fp],  w = m_f = 1/2
+    L_k = 1/|V| sum_V [max P(u) >= tau] CE(f_k, argmax P(u)),  tau = .95
 
-    Each L is confident cross-entropy (1/|V| sum_V [P(u) >= tau] CE(., argmax P(u))): of two strong views with colours
-    and boxes of their own, and of the head's output for features with dropped channels. Labels come as in FixMatch.
+    f_s1, f_s2: of two strong views with colours and boxes of their own; f_fp: the head's output for features with
+    dropped channels. Labels come as in FixMatch.
     """
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:

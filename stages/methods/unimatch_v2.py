@@ -25,10 +25,11 @@ from stages.methods.settings.unimatch_v2 import UniMatchV2Settings
 
 
 class UniMatchV2(TeacherStudent):
-    """L = (1 - w) CE(f(x), y) + w (L_s1 + L_s2) / 2, w = 1/2 as published.
+    """L = (1 - w) CE(f(x), y) + w (L_s1 + L_s2) / 2,  w = 1/2, tau = .95
+    L_k = 1/|V| sum_V [max P_t(u) >= tau] CE(g(m_k e(S_k(u))), argmax P_t(u)),  m_1 + m_2 = 2
 
-    L_k = 1/|V| sum_V [P_t(u) >= tau] CE(g(m_k e(S_k(u))), argmax P_t(u)): t the teacher, e trunk and g head of the
-    student, m_1 + m_2 = 2 factors of the channels, the same on all levels of the features.
+    P_t: of the teacher, e trunk and g head of the student, m_k: factors of the channels, the same on all levels of the
+    features.
     """
 
     @classmethod

@@ -29,9 +29,11 @@ PROBE = 0.01  # share of the length of what is probed; the same as in cct
 
 
 class Vat(TeacherStudent):
-    """L = CE(s(x), y) + w c mean_V sum_c (P_s(u + r d) - P_t(u))^2, P softmax, d the adversarial unit direction.
+    """L = CE(s(x), y) + w c 1/|V| sum_V sum_c (P_s(u + r d) - P_t(u))^2,  w = .1
 
-    c: the share of the joint batch's pixels on which the teacher reaches the threshold, or one such pixel each.
+    P: softmax of student s and teacher t, d: the unit direction that changes the prediction most, r: the radius; with
+    level feature it is added to the features of u. c: the share of the joint batch's pixels on which the teacher
+    reaches the threshold, or 1 on each such pixel alone.
     """
 
     @classmethod

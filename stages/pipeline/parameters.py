@@ -7,6 +7,9 @@
         default: [cps]
         choices: [cps, fixmatch]                               # all that may be given, or stand in the list
         instead: {dmt: "dmt trains in rounds: semiseg run dmt"}  # said where one of these is given
+      others:
+        choices: {methods_using: [masks, pictures]}            # every method of train that learns from these alone;
+        instead: {cps: "the parameter mutual has it"}          # but these
 
 `${batch_size}` stands for the value, `${batch_size / 2}` for half of it: a whole number, or a mistake.
 """
@@ -21,6 +24,8 @@ from typing import Any
 
 from artifacts.text import did_you_mean
 from stages.config import parse_assignment, parse_yaml
+from stages.methods.settings import learning_from
+from stages.methods.settings.base import USES
 
 AddMistake = Callable[[str, str], None]
 
@@ -89,12 +94,18 @@ def _declared(name: str, record: Mapping[str, Any], add_mistake: AddMistake) -> 
         if key not in _KEYS:
             add_mistake(f"parameters.{name}.{key}", f"unknown key{did_you_mean(str(key), _KEYS)}")
     choices, instead = record.get("choices") or [], record.get("instead") or {}
-    if not isinstance(choices, list):
-        add_mistake(f"parameters.{name}.choices", f"expected a list of values, found {choices!r}")
-        choices = []
     if not isinstance(instead, Mapping):
         add_mistake(f"parameters.{name}.instead", f"expected values and what to do instead, found {instead!r}")
         instead = {}
+    if isinstance(choices, Mapping) and list(choices) == ["methods_using"] and _are_uses(choices["methods_using"]):
+        choices = [method for method in learning_from(choices["methods_using"]) if method not in instead]
+    elif isinstance(choices, Mapping):
+        uses = f"{{methods_using: [{', '.join(USES)}]}} or some of these"
+        add_mistake(f"parameters.{name}.choices", f"expected {uses}, found {choices!r}")
+        choices = []
+    elif not isinstance(choices, list):
+        add_mistake(f"parameters.{name}.choices", f"expected a list of values, found {choices!r}")
+        choices = []
     return Parameter(
         name,
         record.get("default"),
@@ -103,6 +114,10 @@ def _declared(name: str, record: Mapping[str, Any], add_mistake: AddMistake) -> 
         tuple(map(str, choices)),
         {str(value): str(text) for value, text in instead.items()},
     )
+
+
+def _are_uses(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(part in USES for part in value)
 
 
 def _given(parameter: Parameter, default: Any, value: Any, add_mistake: AddMistake) -> Parameter:

@@ -40,7 +40,12 @@ FLOOR = 1e-5  # added in logarithms (published)
 
 
 class IrnTraining(Method):
-    """L = 1/2 (L_aff+ + L_aff-) over all pairs of cells of stride 4 nearer than `radius`, whose labels are known."""
+    """L = 1/2 (L_aff+ + L_aff-),  a_ij = 1 - max over the cells k on the line from i to j of B_k
+    L_aff+ = 1/2 mean over background pairs + 1/2 mean over foreground pairs of -log(a_ij + 1e-5)
+    L_aff- = mean over pairs of two classes of -log(1 + 1e-5 - a_ij)
+
+    B: the boundary, the sigmoid of the network's logits; pairs i, j of cells nearer than `radius`.
+    """
 
     prepare = staticmethod(prepare)
     prepared = ("labels",)

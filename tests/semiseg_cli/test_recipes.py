@@ -9,7 +9,7 @@ import pytest
 from artifacts.errors import ConfigError
 from semiseg_cli.recipe_commands import shipped_recipes
 from stages.config import read_yaml
-from stages.methods.settings import trained_by
+from stages.methods.settings import learning_from
 from stages.pipeline.recipe import Recipe, declared_parameters, read_recipe
 
 GIVEN = {"data": "devkit", "weights": "net.pth", "lists": "lists", "labelled": "list.txt"}
@@ -158,8 +158,7 @@ def test_the_lists_of_labels_do_not_depend_on_the_seed_of_the_training() -> None
 
 
 def test_every_method_of_a_training_can_be_in_a_league() -> None:
-    others = ("supervised", "dsrg", "dual-branch", "self-training", "st-plus-plus", "dmt")
-    online = [name for name in trained_by("segmenter") if name not in others]
+    online = learning_from(["masks", "pictures"])
     nodes = league(f"methods=[{','.join(online)}]").nodes
     assert all(f"train-{name}-n30-s0" in nodes for name in online)
     parameters = {parameter.name: parameter for parameter in declared_parameters(shipped_recipes()["league"])}
@@ -175,8 +174,8 @@ def league_mistakes(*settings: str) -> list[str]:
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("methods=[fixmach]", "--set methods: 'fixmach' is not one of mean-teacher, cutmix-seg, "),
-        ("methods=mlmt", "--set methods: 'mlmt' is not one of mean-teacher, cutmix-seg, cps, fixmatch, unimatch, "),
+        ("methods=[fixmach]", "--set methods: 'fixmach' is not one of advsemseg, cct, "),
+        ("methods=mlmt", "--set methods: 'mlmt' is not one of advsemseg, cct, cpc, cps, cutmix-seg, "),
         ("methods=cps,dmt", "--set methods: 'dmt' cannot be given here: dmt trains in rounds: semiseg run dmt"),
         ("methods=[self-training]", "--set methods: 'self-training' cannot be given here: the parameter self_training"),
         ("st_plus_plus=[cps]", "--set st_plus_plus: 'cps' is not one of st-plus-plus"),

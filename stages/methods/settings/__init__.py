@@ -5,6 +5,7 @@ A method's settings are the class with a card in the module here that has the me
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import pydantic
@@ -24,6 +25,15 @@ METHODS = settings_in(__name__, __path__, MethodSettings)
 def trained_by(output: str) -> tuple[str, ...]:
     """The names of the methods whose training gives a "segmenter", or a "classifier"."""
     return tuple(name for name, settings in METHODS.items() if settings.card.output == output)
+
+
+def learning_from(uses: Collection[str]) -> tuple[str, ...]:
+    """The methods of `train` that learn from exactly these parts of a data set, and need nothing else."""
+    return tuple(
+        name
+        for name in trained_by("segmenter")
+        if set(METHODS[name].card.uses) == set(uses) and not METHODS[name].model_validate({"name": name}).inputs()
+    )
 
 
 if TYPE_CHECKING:

@@ -23,9 +23,6 @@ class AdvSemSegSettings(SemiSupervisedSettings):
         title="Adversarial training: a discriminator says which pixels of a prediction look like a mask's",
         paper="Hung et al., BMVC 2018",
         uses=("masks", "pictures"),
-        loss="L = L_S + L_D\n"
-        "L_S = CE(f(x), y) + a BCE(D(P(x)), 1) + b BCE(D(P(u)), 1) + c CE(f(u), argmax f(u) where s(D(P(u))) >= T)\n"
-        "L_D = 1/2 [BCE(D([P(x), P(u)]), 0) + BCE(D(onehot y), 1)];  s: sigmoid",
         forward=2,
         backward=2,
         beside="5 passes of the discriminator",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import pkgutil
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.abc import InspectLoader
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field
@@ -23,23 +27,25 @@ Settings = TypeVar("Settings", bound=Config)
 Implementation = TypeVar("Implementation")
 
 Reduction = Literal["sum", "mean"]
+USES = ("masks", "tags", "pictures")
+"""Parts of a data set: "pictures" are those without any label."""
+_FORMULA = re.compile(r"\w+ = ")
 REDUCTION = "Squared differences over the classes: their sum, or their mean (the sum divided by the number of classes)."
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a method without loading torch; `semiseg methods` prints it.
+    """What is known of a method without loading torch; `semiseg methods` prints it, with `MethodSettings.formula`.
 
     Attributes:
         title: one line.
         paper: authors, venue, year.
-        uses: parts of the data set it learns from: "masks", "tags", "pictures" (without any label).
-        loss: the loss as a formula, a line a term, in the symbols of docs/methods.md.
+        uses: those of USES that it learns from.
         forward, backward: passes through a network for each labelled picture of a step (with one unlabelled beside it),
             those of teachers and further networks included.
         beside: what a step costs beside these passes, or whose they are.
         sources: where formula and defaults come from; what differs is in docs/methods.md.
-        recipe, profile: the recipe that reproduces it; "league" where none does, which compares it with others.
+        recipe, profile: the recipe that reproduces it, where one does.
         inference: what is evaluated and published.
         output: the kind of artifact a training gives.
     """
@@ -47,12 +53,11 @@ class Card:
     title: str
     paper: str
     uses: tuple[str, ...]
-    loss: str
     forward: int
     backward: int
     beside: str = ""
     sources: tuple[str, ...] = ()
-    recipe: str = "league"
+    recipe: str = ""
     profile: str = ""
     inference: str = "the network"
     output: Literal["segmenter", "classifier", "refiner"] = "segmenter"
@@ -79,6 +84,19 @@ class MethodSettings(Config):
     def inputs(self) -> tuple[str, ...]:
         """Inputs of `train` beside the data set that these settings take: "weak_labels", "seeds"."""
         return ()
+
+    @classmethod
+    def formula(cls) -> str:
+        """What is minimised, and its symbols: the docstring, beside the settings' module, that begins with a formula.
+
+        It is read from the source, since the module itself loads torch.
+        """
+        module = cls.__module__.replace(".settings.", ".")
+        spec = importlib.util.find_spec(module)
+        source = spec.loader.get_source(module) if spec and isinstance(spec.loader, InspectLoader) else None
+        classes = [part for part in ast.parse(source or "").body if isinstance(part, ast.ClassDef)]
+        docstrings = [ast.get_docstring(part) or "" for part in classes]
+        return next((text for text in docstrings if _FORMULA.match(text)), "")
 
 
 class SemiSupervisedSettings(MethodSettings):

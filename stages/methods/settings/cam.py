@@ -14,7 +14,6 @@ class CamSettings(MethodSettings):
         title="The plain multi-label classifier, whose class-activation maps localise",
         paper="Zhou et al., CVPR 2016",
         uses=("tags",),
-        loss="L = BCE(c(x), tags),  c(x): the mean over the picture of its class-activation maps",
         forward=1,
         backward=1,
         sources=("Zhou et al., CVPR 2016", "IRNet's code, jiwoon-ahn/irn: net/resnet50_cam.py, step/train_cam.py"),

@@ -49,8 +49,6 @@ class CctSettings(SemiSupervisedSettings):
         title="Cross-consistency training: one encoder, many decoders on perturbed features",
         paper="Ouali, Hudelot & Tami, CVPR 2020",
         uses=("masks", "pictures"),
-        loss="L = CE(g(e(x)), y) + w r(t) 1/K sum_k MSE(softmax g_k(p_k(e(u))), softmax g(e(u)))\n"
-        "p_k: seven kinds of perturbation; r: sigmoid ramp",
         forward=2,
         backward=2,
         beside="K decoders forward and backward",

@@ -27,8 +27,6 @@ class CpcSettings(MutualSettings):
         title="Cross probability consistency of two networks",
         paper="Ke et al., ECCV 2020 (GCT without its flaw detector), as compared with by Chen et al., CVPR 2021",
         uses=("masks", "pictures"),
-        loss="L = CE(f1(x), y) + CE(f2(x), y) + lambda r(t) [mean_V (P1(z) - P2(z))^2 + mean_V (P2(z) - P1(z))^2]\n"
-        "P = softmax(f), the second of each pair without gradient; z: labelled and unlabelled pictures",
         forward=4,
         backward=4,
         beside="with CutMix 4 more forward",

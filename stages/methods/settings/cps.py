@@ -19,8 +19,6 @@ class CpsSettings(MutualSettings):
         title="Cross pseudo supervision of two networks, with or without CutMix",
         paper="Chen et al., CVPR 2021",
         uses=("masks", "pictures"),
-        loss="L = CE(f1(x), y) + CE(f2(x), y) + lambda [CE(f1(z), Y2(z)) + CE(f2(z), Y1(z))],  Y = argmax\n"
-        "z: unlabelled pictures mixed by CutMix, or (cutmix false) labelled and unlabelled ones",
         forward=8,
         backward=4,
         beside="without CutMix 4 forward",

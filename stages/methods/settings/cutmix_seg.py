@@ -22,8 +22,6 @@ class CutMixSegSettings(ConfidentSettings):
         title="CutMix-Seg: mean teacher on pictures mixed by CutMix",
         paper="French, Laine, Aila, Mackiewicz & Finlayson, BMVC 2020",
         uses=("masks", "pictures"),
-        loss="L = CE(s(x), y) + w c mean_V sum_c (softmax s(mix(u0, u1)) - mix(P0, P1))^2,  Pi = softmax t(ui)\n"
-        "c: share of pixels with max mix(P0, P1) >= .97; t: average of s",
         forward=4,
         backward=2,
         beside="2 of the forward passes are the teacher's",

@@ -22,8 +22,6 @@ class DmtSettings(SemiSupervisedSettings):
         title="Dynamic mutual training: the other model's labels, weighted by agreement, in growing shares",
         paper="Feng et al., Pattern Recognition 2022",
         uses=("masks", "pictures"),
-        loss="L = sum_p w_p CE(f(x)_p, y_p) / #labelled pixels,  w = 1 on exact masks; on pseudo labels (y, c):\n"
-        "w = P_y^g1 if argmax P = y;  0 if it is another and max P > c;  P_y^g2 if it is another and max P <= c",
         forward=8,
         backward=8,
         beside="7 of them on pseudo labels; ten trainings (five rounds, two models), a prediction before each",

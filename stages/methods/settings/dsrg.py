@@ -19,7 +19,6 @@ class DsrgSettings(MethodSettings):
         title="Deep seeded region growing from image-level labels",
         paper="Huang et al., CVPR 2018; expansion loss of SEC: Kolesnikov & Lampert, ECCV 2016",
         uses=("tags",),
-        loss="L = L_seed(H, grown seeds) + L_boundary(H, CRF(H)) + w L_expansion(H)",
         forward=1,
         backward=1,
         beside="1 dense CRF",

@@ -19,7 +19,6 @@ class DualBranchSettings(MethodSettings):
         title="Strong-weak dual-branch network: one trunk, a branch per kind of label",
         paper="Luo & Yang, ECCV 2020",
         uses=("masks", "tags"),
-        loss="L = CE(f_s(Z(x_s)), y_s) + lambda CE(f_w(Z(x_w)), y_w)",
         forward=2,
         backward=2,
         sources=("Luo & Yang, ECCV 2020",),

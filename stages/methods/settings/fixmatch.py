@@ -17,8 +17,6 @@ class FixMatchSettings(OwnLabelsSettings):
         title="FixMatch: confident labels of the weak view teach a strong view",
         paper="Sohn et al., NeurIPS 2020; for segmentation Yang et al., CVPR 2023",
         uses=("masks", "pictures"),
-        loss="L = (1 - w) CE(f(x), y) + w 1/|V| sum_V [P(u) >= tau] CE(f(S(u)), argmax P(u)),  w = 1/2\n"
-        "S: colours, blur, and a box of another picture; V: valid pixels",
         forward=4,
         backward=3,
         sources=("Yang et al., CVPR 2023", "its code: fixmatch.py"),

@@ -24,10 +24,6 @@ class GctSettings(SemiSupervisedSettings):
         title="Guided collaborative training: a flaw detector says which of two networks to follow, pixel by pixel",
         paper="Ke et al., ECCV 2020",
         uses=("masks", "pictures"),
-        loss="L = L_1 + L_2 + L_F,  z: labelled and unlabelled pictures together, V: their valid pixels\n"
-        "L_k = CE(f_k(x), y) + a mean_V [both bad] F(z, P_k)^2 + b r(t) mean_V (P_k - Q_k)^2\n"
-        "Q_k: P_k where F finds it no worse, else the other's;  r(t) = exp(-5 (1 - t)^2)\n"
-        "L_F = d/2 sum_k mean (F(x, P_k) - C_k)^2,  C_k: smoothed |onehot y - P_k|",
         forward=4,
         backward=4,
         beside="8 passes of the flaw detector",

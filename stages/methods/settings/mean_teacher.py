@@ -33,8 +33,6 @@ class MeanTeacherSettings(TeacherStudentSettings):
         title="Mean teacher: consistency with the average of the network's weights",
         paper="Tarvainen & Valpola, NeurIPS 2017",
         uses=("masks", "pictures"),
-        loss="L = CE(s(x), y) + w r(t) mean_V (softmax s(z) - softmax t(z))^2,  t: average of s\n"
-        "z: labelled and unlabelled pictures; consistency logits: without the softmax",
         forward=4,
         backward=2,
         beside="2 of the forward passes are the teacher's",

@@ -24,8 +24,6 @@ class MlmtSettings(SemiSupervisedSettings):
         title="MLMT: multi-label mean teacher, an image classifier that s4GAN's predictions are filtered with",
         paper="Mittal et al., PAMI 2021",
         uses=("masks", "pictures"),
-        loss="L = BCE(c(x), classes of y) + w(t) mean (1 - cos(c(S(u)), c'(u)))\n"
-        "c' <- a c' + (1 - a) c;  S: colours, blur;  w: 0, then linear from start to start + ramp",
         forward=3,
         backward=2,
         beside="of a classifier, one of them of its average",

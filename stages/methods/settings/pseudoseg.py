@@ -26,8 +26,6 @@ class PseudoSegSettings(SemiSupervisedSettings):
         title="Soft labels fused from a decoder and a self-attention Grad-CAM, for strong views",
         paper="Zou et al. (PseudoSeg), ICLR 2021",
         uses=("masks", "pictures"),
-        loss="L = CE(f(x), y) + CE(a(x), y) + BCE(t(x), tags of y) + lambda CE(f(strong u), q)\n"
-        "q = sharpen((softmax(f(u) / s) + softmax(a(u) / s)) / 2),  a: Grad-CAM spread by self-attention",
         forward=3,
         backward=2,
         sources=("Zou et al., ICLR 2021", "its code: scale s over all logits, losses added with weight 1"),

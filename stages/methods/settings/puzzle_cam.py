@@ -17,8 +17,6 @@ class PuzzleCamSettings(MethodSettings):
         title="Puzzle-CAM: the maps of a picture's tiles, put together, agree with those of the picture",
         paper="Jo & Yu, ICIP 2021",
         uses=("tags",),
-        loss="L = BCE(GAP(A), tags) + BCE(GAP(A_re), tags) + alpha(t) mean |A - A_re| tags\n"
-        "A: maps of the picture;  A_re: of its 2 x 2 tiles;  alpha: linear from 0 over the first half",
         forward=2,
         backward=2,
         beside="one of them of the tiles, as many pixels in all",

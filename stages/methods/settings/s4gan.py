@@ -23,10 +23,6 @@ class S4GanSettings(SemiSupervisedSettings):
         title="s4GAN: feature matching, and pseudo labels for the pictures a discriminator takes for real",
         paper="Mittal et al., PAMI 2021",
         uses=("masks", "pictures"),
-        loss="L = L_S + L_D\n"
-        "L_S = CE(f(x), y) + m mean|E h(onehot y, x) - E h(P(u), u)|\n"
-        "    + c CE(f(u), argmax f(u)) over the pictures u with s(D(P(u), u)) > g\n"
-        "L_D = 1/2 [BCE(D(P(u), u), 0) + BCE(D(onehot y, x), 1)];  h: D's last features, s: sigmoid",
         forward=2,
         backward=2,
         beside="3 passes of the discriminator",

@@ -17,8 +17,6 @@ class SelfTrainingSettings(StudentSettings):
         title="Offline self-training: a fresh student learns from a teacher's masks, strongly augmented (ST)",
         paper="Yang et al., ST++, CVPR 2022 (its ST)",
         uses=("masks", "pictures"),
-        loss="L = CE([f(x), f(S(u))], [y, y_T])  over labelled and pseudo-labelled pixels together\n"
-        "y_T: the teacher's masks (scales .5 to 2, flipped), S: colours, blur, holes",
         forward=2,
         backward=2,
         beside="before it a supervised training and one prediction of all pictures",

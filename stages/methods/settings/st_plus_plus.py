@@ -17,8 +17,6 @@ class StPlusPlusSettings(StudentSettings):
         title="Self-training that begins with the pictures whose masks were stable (ST++)",
         paper="Yang et al., CVPR 2022",
         uses=("masks", "pictures"),
-        loss="L = CE([f(x), f(S(u))], [y, y_T])  over the masks and those pictures u that have a label so far:\n"
-        "first the half whose label was stable while the teacher trained, then all",
         forward=2,
         backward=2,
         beside="in two trainings; before them a supervised one; two predictions",

@@ -19,7 +19,6 @@ class SupervisedSettings(MethodSettings):
         title="One branch on strong masks, weak masks, or both (mixed, oversampled)",
         paper="The single-branch rows of Luo & Yang, ECCV 2020",
         uses=("masks",),
-        loss="L = CE(f(x), y)",
         forward=1,
         backward=1,
         sources=("Luo & Yang, ECCV 2020, Table 1", "the baseline of every semi-supervised table"),

@@ -22,8 +22,6 @@ class UniMatchSettings(OwnLabelsSettings):
         title="UniMatch: two strong views and perturbed features learn from one weak view",
         paper="Yang et al., CVPR 2023",
         uses=("masks", "pictures"),
-        loss="L = (1 - w) CE(f(x), y) + w [(1 - m) (L_s1 + L_s2) / 2 + m L_fp],  w = m = 1/2\n"
-        "L_k = 1/|V| sum_V [P(u) >= tau] CE(f_k, argmax P(u)); fp: channels of the features dropped",
         forward=5,
         backward=4,
         beside="once more both through the head",

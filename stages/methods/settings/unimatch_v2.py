@@ -24,8 +24,6 @@ class UniMatchV2Settings(StrongWeakSettings, TeacherStudentSettings):
         title="UniMatch V2: an averaged teacher teaches two strong views, each with half of the channels",
         paper="Yang et al., 2024 (arXiv 2410.10777)",
         uses=("masks", "pictures"),
-        loss="L = (1 - w) CE(f(x), y) + w (L_s1 + L_s2) / 2,  w = 1/2\n"
-        "L_k = 1/|V| sum_V [P_t(u) >= tau] CE(g(m_k e(S_k(u))), argmax P_t(u)),  m_1 + m_2 = 2",
         forward=5,
         backward=3,
         beside="2 of the forward passes are the teacher's",

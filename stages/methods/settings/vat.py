@@ -19,8 +19,6 @@ class VatSettings(ConfidentSettings):
         title="Virtual adversarial training on pictures or features, with a mean teacher",
         paper="Miyato et al., PAMI 2019; French et al., BMVC 2020; Ouali et al., CVPR 2020",
         uses=("masks", "pictures"),
-        loss="L = CE(s(x), y) + w c mean_V sum_c (softmax s(u + r d) - softmax t(u))^2,  t: average of s\n"
-        "d: the unit direction that changes the prediction most; level feature: added to the features of u",
         forward=5,
         backward=3,
         beside="2 of them forward and 1 backward for d, 1 forward of the teacher",

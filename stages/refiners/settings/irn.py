@@ -14,9 +14,6 @@ CARD = Card(
     title="IRNet: class boundaries, learned from sure pixels of score maps, hold up scores that walk over the image",
     paper="Ahn et al., CVPR 2019",
     uses=("tags",),
-    loss="L = 1/2 (L_aff+ + L_aff-),  a_ij = 1 - max of the boundary on the line from i to j, |i - j| < radius\n"
-    "L_aff+ = 1/2 mean over background pairs + 1/2 mean over foreground pairs of -log(a_ij + 1e-5)\n"
-    "L_aff- = mean over pairs of two classes of -log(1 + 1e-5 - a_ij)",
     forward=1,
     backward=1,
     beside="backward through the boundary branch only, the backbone is frozen",

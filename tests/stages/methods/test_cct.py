@@ -21,14 +21,6 @@ NONE = dict.fromkeys(KINDS, 0)
 EACH = {"decoders": dict.fromkeys(KINDS, 1), "ramp": 0.0, "min_contour": 4}
 
 
-def test_weight_0_is_the_supervised_gradient(case):
-    made, alone = case("cct", **EACH | {"weight": 0.0}), case("supervised", batch_size=2)
-    assert torch.equal(made.batch["strong"].image, alone.batch["strong"].image)
-    gradients, expected = made.gradients(), alone.gradients()
-    for name, gradient in expected.items():
-        assert torch.equal(gradients[name], gradient)
-
-
 @pytest.mark.parametrize("decoder", ["published", "head"])
 def test_unlabelled_pictures_teach_the_encoder_and_their_own_decoder_alone(decoder, case):
     made = case("cct", **EACH, decoder=decoder)
@@ -223,15 +215,6 @@ def test_a_head_that_takes_low_features_is_taught_too(case):
         losses = case("cct", network=network, **EACH, decoder=decoder).losses()
         assert set(losses) == {"supervised", *KINDS}
         assert all(torch.isfinite(loss) for loss in losses.values())
-
-
-def test_all_padding_gives_finite_losses(case):
-    made = case("cct", **EACH)
-    unlabelled = made.batch["unlabelled"]
-    made.batch["unlabelled"] = unlabelled.replace(valid=torch.zeros_like(unlabelled.valid))
-    losses = made.losses()
-    assert all(losses[kind].item() == 0 for kind in KINDS)
-    assert all(torch.isfinite(g).all() for g in made.gradients().values() if g is not None)
 
 
 def test_the_published_numbers_of_decoders():

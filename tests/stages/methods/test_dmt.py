@@ -17,13 +17,6 @@ from stages.methods.dmt import Dmt, dynamic_weight
 from stages.methods.settings.dmt import DmtSettings
 
 
-def test_weight_0_is_the_supervised_gradient(case):
-    made, alone = case("dmt", weight=0.0, labelled_share=0.5), case("supervised", batch_size=2)
-    gradients = made.gradients()
-    for parameter, gradient in alone.gradients().items():
-        assert torch.equal(gradients[parameter], gradient)
-
-
 def test_the_weights_by_hand():
     """Agreeing: .6^5. Differing and this model surer (.7 > .5): 0. Differing and less sure (.7 <= .8): .2^3. 255: 0."""
     probabilities = torch.tensor([[0.6, 0.2, 0.2, 0.6], [0.3, 0.7, 0.7, 0.3], [0.1, 0.1, 0.1, 0.1]])[None, :, None]

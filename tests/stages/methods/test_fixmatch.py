@@ -55,11 +55,6 @@ def test_loss_and_gradient_are_those_made_by_hand(threshold, case):
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
 
 
-def test_the_supervised_part_is_that_of_supervised(case):
-    made, alone = case("fixmatch", weight=0.3), case("supervised", batch_size=2)
-    torch.testing.assert_close(made.losses()["supervised"], 0.7 * sum(alone.losses().values()))
-
-
 # --- a box over nothing, and one over everything
 
 
@@ -117,10 +112,8 @@ def test_with_a_teacher_all_labels_are_its_own(method, factors, threshold, case)
         torch.testing.assert_close(losses["features"], 0.25 * loss(pair[0], told[0]))
 
 
-def test_no_gradient_reaches_the_teacher_and_it_follows(case):
+def test_the_teacher_follows(case):
     made = case("fixmatch", threshold=0.0, teacher={"decay": 0.5})
-    gradients = made.gradients()
-    assert {name.split(".")[0] for name, value in gradients.items() if value is not None} == {"segmenter"}
     before = made.method.teacher.network.head.scores.weight.clone()
     with torch.no_grad():
         made.method.student.head.scores.weight.add_(1)

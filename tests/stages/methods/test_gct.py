@@ -32,15 +32,6 @@ def made(case):
     return build
 
 
-def test_weights_0_are_the_supervised_gradient(made, case):
-    none, alone = made(weight=0.0, flaw_correction=0.0), case("supervised", batch_size=2)
-    gradients, expected = none.gradients(), alone.gradients()
-    for name, gradient in expected.items():
-        assert torch.equal(gradients[name], gradient)
-    assert set(none.losses()) == {"supervised_1", "supervised_2"}
-    assert none.method.optimizers() == {}
-
-
 def test_swapped_networks_swap_the_losses(made):
     example = made(ramp=0.0)
     before, networks = example.losses(), example.method.networks
@@ -120,17 +111,3 @@ def test_the_detector_has_an_optimiser_of_its_own_and_its_rate_is_applied(made):
     assert {group["lr"] for group in optimizers["flaw_detector"].param_groups} == {7e-4}
     learned = sum(len(group["params"]) for group in optimizers["flaw_detector"].param_groups)
     assert learned == len(list(method.networks["flaw_detector"].parameters()))
-
-
-def test_padding_and_unknown_labels_alone_give_finite_losses(made):
-    example = made(ramp=0.0)
-    for name, batch in example.batch.items():
-        nothing = torch.zeros_like(batch.valid)
-        example.batch[name] = batch.replace(valid=nothing, label=torch.full_like(batch.label, 255))
-    assert [value.item() for value in example.losses().values()] == [0] * 8
-    assert all(torch.isfinite(g).all() for g in example.gradients().values() if g is not None)
-
-
-def test_losses_stay_finite_in_half_precision(made):
-    with torch.autocast("cpu", torch.bfloat16):
-        assert all(torch.isfinite(value) for value in made(ramp=0.0).losses().values())

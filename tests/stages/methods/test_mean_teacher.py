@@ -148,39 +148,6 @@ def test_a_student_that_is_its_teacher_agrees(case):
     assert losses["supervised"] > 0
 
 
-# --- invariants ---
-
-
-@pytest.mark.parametrize("network", [None, BATCH_NORM])
-def test_weight_0_is_the_supervised_gradient(network, case):
-    made = case("mean-teacher", weight=0.0, network=network)
-    alone = case("supervised", batch_size=2, network=network)
-    gradients, expected = made.gradients(), alone.gradients()
-    for name, gradient in expected.items():
-        assert torch.equal(gradients[name], gradient)
-    for name, value in alone.method.networks.named_buffers():
-        assert torch.equal(made.method.networks.get_buffer(name), value)
-
-
-@pytest.mark.parametrize("pictures", ["all", "unlabelled"])
-def test_the_teacher_gets_no_gradient(pictures, case):
-    made = case("mean-teacher", pictures=pictures)
-    move_student(made)
-    gradients = made.gradients("consistency")
-    assert all(value is None for name, value in gradients.items() if name.startswith("teacher."))
-    assert any(value.abs().sum() > 0 for name, value in gradients.items() if name.startswith("segmenter."))
-    assert all(group["name"].startswith("segmenter.") for group in made.method.parameter_groups())
-
-
-def test_padding_teaches_nothing(case):
-    made = case("mean-teacher", pictures="unlabelled")
-    move_student(made)
-    unlabelled = made.batch["unlabelled"]
-    made.batch["unlabelled"] = unlabelled.replace(valid=torch.zeros_like(unlabelled.valid))
-    assert made.losses()["consistency"].item() == 0
-    assert all((g == 0).all() for g in made.gradients("consistency").values() if g is not None)
-
-
 # --- teacher and BatchNorm ---
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stages.engine.training_log import Means
 from stages.methods import METHODS
+from tests.stages.drawn_training import CASES
 from tests.stages.fake_gpu import DataDependentOutputException, FakeTensorMode, fake, move
 
 # no gradient within the losses, no objects that SciPy finds, no noise: a generator of a GPU cannot be faked
@@ -51,10 +52,12 @@ def test_waiting_and_mixing_are_seen():
             there + torch.ones(3)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_half_precision_changes_little(name, case):
+@pytest.mark.parametrize("variant", CASES)
+def test_half_precision_changes_little(variant, case):
     """Losses in single precision, close to those without autocast, and finite gradients."""
-    made = case(name)
+    settings = dict(CASES[variant])
+    name = settings.pop("name")
+    made = case(name, **settings)
     torch.manual_seed(0)
     with torch.no_grad() if name not in ("vat", "cct") else torch.enable_grad():
         full = {term: float(value.detach()) for term, value in made.losses().items()}

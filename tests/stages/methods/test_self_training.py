@@ -19,15 +19,6 @@ METHODS = ("self-training", "st-plus-plus")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_weight_0_is_the_supervised_gradient(name, case):
-    made, alone = case(name, weight=0.0), case("supervised", batch_size=2)
-    gradients = made.gradients()
-    for parameter, gradient in alone.gradients().items():
-        assert torch.equal(gradients[parameter], gradient)
-    assert list(made.batch) == ["strong"]
-
-
-@pytest.mark.parametrize("name", METHODS)
 def test_every_labelled_and_pseudo_labelled_pixel_weighs_the_same(name, case):
     """torch's mean over all pixels that are not 255, the pictures predicted one by one."""
     made = case(name)

@@ -48,11 +48,3 @@ def test_the_loss_is_torchs_cross_entropy_at_the_pictures_size(case):
     assert logits.shape == (4, 4, 33, 33)
     expected = F.cross_entropy(logits, pictures.label, ignore_index=255)
     torch.testing.assert_close(made.losses()["cross_entropy"], expected)
-
-
-def test_a_batch_without_labels_gives_0_and_finite_gradients(case):
-    made = case("supervised")
-    (name,) = made.batch
-    made.batch[name] = made.batch[name].replace(label=torch.full_like(made.batch[name].label, 255))
-    assert made.losses()["cross_entropy"].item() == 0
-    assert all((gradient == 0).all() for gradient in made.gradients().values())

@@ -117,9 +117,24 @@ def test_a_value_that_is_no_choice_is_named_with_what_there_is(
 def test_mistakes_of_choices_in_the_file_are_named(raw_recipe: dict[str, Any]) -> None:
     raw_recipe["parameters"]["kinds"] = {"default": [], "choices": "plain", "instead": ["x"]}
     assert lines_of(raw_recipe) == [
-        "parameters.kinds.choices: expected a list of values, found 'plain'",
         "parameters.kinds.instead: expected values and what to do instead, found ['x']",
+        "parameters.kinds.choices: expected a list of values, found 'plain'",
     ]
+
+
+def test_choices_may_be_the_methods_that_use_some_parts_of_a_data_set(raw_recipe: dict[str, Any]) -> None:
+    """Found by their cards: those that need nothing beside the data set, and are not told of elsewhere."""
+    kinds = {"choices": {"methods_using": ["masks", "pictures"]}, "instead": {"cps": "x"}, "default": []}
+    raw_recipe["parameters"]["kinds"] = kinds
+    resolve(raw_recipe, "toy.yaml", None, ["kinds=fixmatch,gct"])
+    (line,) = lines_of(raw_recipe, "kinds=dmt")  # needs estimated masks
+    choices = line.partition("one of ")[2].split(", ")
+    assert {"fixmatch", "gct", "vat"} < set(choices)
+    assert not {"cps", "self-training", "supervised", "dual-branch", "dsrg", "mlmt"} & set(choices)
+    for wrong in ({"methods_using": ["photos"]}, {"methods_using": "masks"}, {"methods": ["masks"]}):
+        kinds["choices"] = wrong
+        (line,) = lines_of(raw_recipe)
+        assert "expected {methods_using: [masks, tags, pictures]}" in line
 
 
 # --- whose mistake it is ---
