@@ -112,11 +112,10 @@ def row_styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     next one that is free.
     """
     taken: dict[str, int] = {label: LABELS.index(label) for label in labels if label in LABELS}
-    for label in labels:
-        place = zlib.crc32(label.encode()) % LINES
-        while label not in taken and place in taken.values() and len(taken) < LOOKS:
-            place = (place + 1) % LOOKS
-        taken.setdefault(label, place)
+    for label in (label for label in labels if label not in taken):
+        own = zlib.crc32(label.encode()) % LINES
+        places = [*range(own, LINES), *range(own), *range(LINES, LOOKS)]
+        taken[label] = next((place for place in places if place not in taken.values()), own)
     return {
         label: {
             "color": COLOURS[place % len(COLOURS)],

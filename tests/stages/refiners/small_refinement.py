@@ -18,18 +18,28 @@ from stages.contract import Execution, load_stage
 from stages.networks import build_classifier
 from stages.networks.config import ClassifierConfig
 from stages.pipeline.run_stage import run_stage
+from stages.refiners.settings import TRAINED
 
 CLASSES = ("background", "red", "green")
 SIZES = ((72, 90), (72, 90), (61, 83), (90, 72), (72, 90), (61, 83))
 SPLITS = {"train": ["t0", "t1"], "weak": ["w0", "w1", "w2", "w3"]}
-TRAINING = {
-    "method": {"name": "irn", "radius": 4, "crf": {"scale": 5.0}},
-    "iterations": 3,
-    "batch_size": 4,
-    "crop_size": 48,
-    "log_every": 1,
-    "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0},
-}
+# Settings of trainings that suit small images, where the defaults do not; a refiner that is not named has its defaults.
+SMALL = {"irn": {"radius": 4, "crf": {"scale": 5.0}}}
+
+
+def training_of(name: str) -> dict[str, Any]:
+    """Values of a short training without momentum."""
+    return {
+        "method": {"name": name} | SMALL.get(name, {}),
+        "iterations": 3,
+        "batch_size": 4,
+        "crop_size": 48,
+        "log_every": 1,
+        "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0},
+    }
+
+
+TRAINING = training_of("irn")
 
 
 def draw(index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -114,6 +124,19 @@ def run(
     doing = Execution(**({"device": "cpu", "workers": 1} | execution))
     given = INPUTS[stage] if inputs is None else inputs
     return run_stage(record, build(record.config, values, "test"), space, name, given, doing).artifact
+
+
+def inputs_of(name: str, refiner: str) -> dict[str, str]:
+    """What `refine` takes for a refiner whose network, where it has one, is the artifact `refiner`."""
+    return {"data": "data", "seeds": "seeds"} | ({"refiner": refiner} if name in TRAINED else {})
+
+
+def train_and_refine(space: Workspace, name: str, end: str) -> Artifact:
+    """The artifacts NAME-refiner-END, where the refiner has a training, and NAME-END; returns the latter."""
+    refiner = f"{name}-refiner-{end}"
+    if name in TRAINED:
+        run(space, "train-refiner", refiner, training_of(name))
+    return run(space, "refine", f"{name}-{end}", {"method": name}, inputs_of(name, refiner))
 
 
 def dataset_of(space: Workspace) -> Dataset:

@@ -19,7 +19,6 @@ from artifacts.errors import ConfigError
 from artifacts.score_maps import ScoreMap
 from stages.config import build
 from stages.engine.known import Known
-from stages.engine.method import Method
 from stages.localization.boundary_labels import boundary_labels
 from stages.localization.dense_crf import PARAMETERS
 from stages.localization.pairs import line_between, offsets
@@ -27,9 +26,9 @@ from stages.localization.random_walk import boundary_affinities, walk, walk_betw
 from stages.networks import normalise
 from stages.networks.boundary import build_boundary_network
 from stages.networks.config import ClassifierConfig
-from stages.refiners import REFINERS, load_refiner
+from stages.refiners import load_refiner
 from stages.refiners.irn import Irn, IrnTraining, affinity_losses
-from stages.refiners.refiner import Means, Refiner
+from stages.refiners.refiner import Means
 from stages.refiners.settings import TrainRefinerConfig
 from stages.refiners.settings.irn import IrnSettings
 from tests.stages.refiners.small_refinement import blurred_scores, draw
@@ -173,21 +172,6 @@ def test_a_crop_without_pairs_is_refused():
         build(TrainRefinerConfig, {"crop_size": 64}, "test")
     assert build(TrainRefinerConfig, {"crop_size": 73}, "test").crop_size == 73
     assert build(TrainRefinerConfig, {"crop_size": 64, "method": {"radius": 8}}, "test").method.radius == 8
-
-
-@pytest.mark.parametrize("name", REFINERS)
-def test_the_card_says_all_and_leads_to_the_classes(name):
-    chosen, kind = REFINERS[name], load_refiner(name)
-    assert issubclass(kind, Refiner)
-    assert (kind.training is None) == (chosen.training is None)
-    if kind.training is not None:
-        assert issubclass(kind.training, Method)
-        assert chosen.training.model_fields["name"].default == name
-        own = kind.training.prepare is not Method.prepare
-        assert own == bool(kind.training.prepared)
-    assert all((chosen.card.title, chosen.card.paper, chosen.card.loss, chosen.card.sources, chosen.card.inference))
-    assert chosen.card.output == "refiner"
-    assert f"\n## {name}\n" in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 
 
 def test_an_unknown_refiner_is_named():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +22,6 @@ from stages.localization.grid import resize_maps
 from stages.localization.known_images import KnownImages
 from stages.networks import load_network
 from stages.refiners.settings import TrainRefinerConfig
-from tests.stages.engine.torchrun import torchrun
 from tests.stages.refiners.small_refinement import INPUTS, SPLITS, TRAINING, dataset_of, fill, run
 
 IDS = sorted(image_id for members in SPLITS.values() for image_id in members)
@@ -132,22 +130,6 @@ def test_killed_and_continued_the_result_is_the_same(space, monkeypatch):
     cut = run(space, *refining)
     assert cut.manifest.content == whole.manifest.content
     assert cut.summary == whole.summary
-
-
-def test_two_processes_train_and_refine_as_one_does(space, monkeypatch):
-    """The weights after three steps without momentum: each the sum of gradients of a joint batch."""
-    monkeypatch.setattr("stages.refine.SHARD_SIZE", 2)
-    torchrun(Path(__file__).with_name("two_processes.py"), space.path.parent, timeout=200)
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    one, two = (checkpoint.load(space.artifact(name).file("weights.pt")) for name in ("refiner", "refiner-by-two"))
-    moved = load_network(run(space, "train-refiner", "a-step", TRAINING | {"iterations": 1})).state_dict()
-    largest = max(float((one[key] - moved[key]).abs().max()) for key in one)
-    assert largest > 1e-4
-    assert max(float((one[key] - two[key]).abs().max()) for key in one) < 1e-3 * largest
-    alone = run(space, "refine", "refined-by-one", {})
-    assert space.artifact("refined-by-two").manifest.content == alone.manifest.content
-    assert space.artifact("refined-by-two").summary == alone.summary
 
 
 def test_crf_evaluate_and_train_read_what_refine_makes(space):

@@ -1,4 +1,4 @@
-"""Run by test_stages.py under torchrun: train-refiner and refine by two processes.
+"""Run by test_all_refiners.py under torchrun: train-refiner and refine by two processes.
 
 python -m torch.distributed.run --nproc_per_node 2 two_processes.py FOLDER
 """
@@ -10,10 +10,11 @@ from pathlib import Path
 
 from artifacts.store import Workspace
 from stages import refine
-from tests.stages.refiners.small_refinement import TRAINING, run
+from stages.refiners import REFINERS
+from tests.stages.refiners.small_refinement import train_and_refine
 
 if __name__ == "__main__":
     refine.SHARD_SIZE = 2
     space = Workspace(Path(sys.argv[1]) / "runs")
-    run(space, "train-refiner", "refiner-by-two", TRAINING)
-    run(space, "refine", "refined-by-two", {})
+    for name in REFINERS:
+        train_and_refine(space, name, "by-two")
