@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer.main
+from PIL import Image
 
 from artifacts.errors import ConfigError
+from artifacts.masks import write_mask
 from semiseg_cli.main import app
 from semiseg_cli.stage_commands import SHORTCUTS, stage_config
 from stages.config import build
@@ -84,25 +89,31 @@ def test_links_to_files_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-# --- the example of a method ---
+# --- the examples of a method, a refiner and a data set ---
 
 FILES = re.compile(r"^```python\n# (stages/\S+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SMALL = [f"dataset.{key}={value}" for key, value in (("train", 4), ("weak", 4), ("val", 2), ("long_side", 48))]
 
 
-def test_the_method_of_the_readme_is_two_files_of_forty_lines_and_trains(tmp_path):
-    files = FILES.findall((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert [name for name, _ in files] == ["stages/methods/settings/entropy.py", "stages/methods/entropy.py"]
-    assert sum(bool(line.strip()) for _, text in files for line in text.splitlines()) <= 40
-    tree = tmp_path / "tree"
+def extended(page: Path, folder: Path, names: list[str], most_lines: int) -> Callable[..., str]:
+    """A copy of the code with the files of a page in it; what runs its commands and gives what they print."""
+    files = [(name, text) for name, text in FILES.findall(page.read_text(encoding="utf-8")) if name in names]
+    assert [name for name, _ in files] == names
+    assert sum(bool(line.strip()) for _, text in files for line in text.splitlines()) <= most_lines
+    tree = folder / "tree"
     for package in ("artifacts", "stages", "semiseg_cli"):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in files:
-        (tree / name).write_text(text, encoding="utf-8")
+        place, end_of_data_sets = tree / name, "\n\ndef check_kept("
+        if place.exists():  # the settings of a data set stand beside those of the others
+            before, after = place.read_text(encoding="utf-8").split(end_of_data_sets)
+            text = f"{before}\n\n{text}{end_of_data_sets}{after}"
+        place.write_text(text, encoding="utf-8")
 
-    def run(*arguments):
+    def run(*arguments: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "semiseg_cli", *arguments],
-            cwd=tmp_path,
+            cwd=folder,
             env=os.environ | {"PYTHONPATH": str(tree)},
             capture_output=True,
             text=True,
@@ -110,9 +121,46 @@ def test_the_method_of_the_readme_is_two_files_of_forty_lines_and_trains(tmp_pat
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "L = CE(f(x), y) + weight mean H(f(u))" in run("methods", "entropy")
-    small = [f"dataset.{key}={value}" for key, value in (("train", 4), ("weak", 4), ("val", 2), ("long_side", 48))]
-    run("prepare-data", *(part for setting in small for part in ("--set", setting)))
-    settings = ["--iterations", "2", "--batch-size", "4", "--set", "crop_size=48", "--set", "method.weight=0.5"]
+    return run
+
+
+def sets(*settings: str) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def test_the_method_of_the_readme_is_two_files_of_forty_lines_and_trains(tmp_path):
+    names = ["stages/methods/settings/entropy.py", "stages/methods/entropy.py"]
+    run = extended(ROOT / "README.md", tmp_path, names, 45)
+    assert "    L = CE(f(x), y) + weight mean H(f(u))" in run("methods", "entropy")
+    assert "train-entropy-n30-s0" in run("run", "league", "--dry-run", "--set", "methods=[entropy]")
+    run("prepare-data", *sets(*SMALL))
+    settings = ["--iterations", "2", "--batch-size", "4", *sets("crop_size=48", "method.weight=0.5")]
     run("train", "--method", "entropy", "--network", "tiny", *settings)
     assert '"entropy"' in run("show", "entropy", "--json")
+
+
+def test_the_refiner_of_the_documentation_is_two_files_of_thirty_lines_and_refines(tmp_path):
+    names = ["stages/refiners/settings/power.py", "stages/refiners/power.py"]
+    run = extended(ROOT / "docs" / "extending.md", tmp_path, names, 34)
+    assert "S = M^exponent / max M^exponent" in run("methods", "power")
+    run("prepare-data", *sets(*SMALL))
+    run("train-classifier", "--network", "tiny", "--iterations", "2", "--batch-size", "4", *sets("crop_size=48"))
+    run("seeds")
+    run("refine", "--method", "power", *sets("method.exponent=3"))
+    assert '"power"' in run("show", "refine", "--json")
+
+
+def test_the_data_set_of_the_documentation_is_read(tmp_path):
+    names = ["stages/data/config.py", "stages/data/readers/pairs.py"]
+    run = extended(ROOT / "docs" / "extending.md", tmp_path, names, 30)
+    run("prepare-data", *sets("dataset.train=8", "dataset.weak=0", "dataset.val=2", "dataset.long_side=48"))
+    (shapes,), pairs = (tmp_path / "runs").glob("*/data"), tmp_path / "pairs"
+    pairs.mkdir()
+    for mask in sorted(shapes.glob("masks/*.png")):
+        pixels = np.asarray(Image.open(mask))
+        write_mask(pairs / f"{mask.stem}_mask.png", np.where(pixels == 255, 255, pixels > 0).astype(np.uint8))
+        shutil.copy(shapes / "images" / mask.name, pairs / mask.name)
+    run("prepare-data", "--dataset", "pairs", "--source", str(pairs), "--name", "mine")
+    summary = json.loads(run("show", "mine", "--json"))["summary"]
+    assert summary["class_names"] == ["background", "thing"]
+    assert {split: summary["images"][split] for split in ("train", "val")} == {"train": 8, "val": 2}

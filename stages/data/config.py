@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
 
 from pydantic import Field, field_validator, model_validator
 
@@ -129,6 +129,8 @@ class DatasetSettings(Config):
     name: str
     known_classes: ClassVar[tuple[str, ...]] = ()
     """Names that `classes` may keep, where they are known before anything is read."""
+    reader: ClassVar[str] = ""
+    """The module of stages.data.readers with its `find` and `text_files`; empty: it is drawn, and has no files."""
 
 
 class ShapesConfig(DatasetSettings):
@@ -176,6 +178,7 @@ class VocAugConfig(DatasetSettings):
     """PASCAL VOC 2012 with SBD: 10,582 training images, 1,449 of val."""
 
     name: Literal["voc-aug"] = "voc-aug"
+    reader: ClassVar[str] = "voc"
     known_classes: ClassVar[tuple[str, ...]] = VOC_CLASS_NAMES[1:]
     source: str = Field("", description="VOC devkit: the folder that holds JPEGImages (or VOC2012 or VOCdevkit).")
     sbd: str = Field(
@@ -208,6 +211,7 @@ class CityscapesConfig(DatasetSettings):
     """Cityscapes: 2,975 finely annotated training images, 500 of val; 19 classes (trainIds), no background."""
 
     name: Literal["cityscapes"] = "cityscapes"
+    reader: ClassVar[str] = "cityscapes"
     known_classes: ClassVar[tuple[str, ...]] = CITYSCAPES_CLASS_NAMES
     source: str = Field(description="The folder that holds leftImg8bit and gtFine (and gtCoarse).")
     coarse: Literal["none", "weak", "unlabelled"] = Field(
@@ -220,6 +224,7 @@ class CocoConfig(DatasetSettings):
     """COCO: background and 80 classes, masks drawn from the instances."""
 
     name: Literal["coco"] = "coco"
+    reader: ClassVar[str] = "coco"
     source: str = Field(description="The folder that holds annotations and train2017, val2017 (or of 2014).")
     year: Literal["2014", "2017"] = Field("2017", description="Which split of the images.")
     crowd: Literal["ignore", "class"] = Field(
@@ -246,6 +251,7 @@ class PascalContextConfig(DatasetSettings):
     """PASCAL-Context: 4,998 / 5,105 images of VOC 2010; its 59 most frequent classes, with or without background."""
 
     name: Literal["pascal-context"] = "pascal-context"
+    reader: ClassVar[str] = "pascal_context"
     known_classes: ClassVar[tuple[str, ...]] = PASCAL_CONTEXT_CLASS_NAMES
     source: str = Field(description="VOC 2010 devkit: the folder that holds JPEGImages (or VOC2010 or VOCdevkit).")
     annotations: str = Field(
@@ -268,6 +274,7 @@ class FolderConfig(DatasetSettings):
     """Your own pictures: a folder of images, and masks, labels or nothing for each of them."""
 
     name: Literal["folder"] = "folder"
+    reader: ClassVar[str] = "folder"
     images: str = Field(description="Folder of pictures; the id of one is its file name without suffix.")
     masks: str = Field(
         "",
@@ -320,10 +327,10 @@ def check_kept(kept: Sequence[str], known: Sequence[str], dataset: str) -> None:
         raise ConfigError("a class stands twice", "correct classes")
 
 
-AnyDataset = Annotated[
-    ShapesConfig | VocAugConfig | CityscapesConfig | CocoConfig | PascalContextConfig | FolderConfig,
-    Field(discriminator="name"),
-]
+if TYPE_CHECKING:
+    AnyDataset = DatasetSettings
+else:
+    AnyDataset = Annotated[Union[tuple(DatasetSettings.__subclasses__())], Field(discriminator="name")]  # noqa: UP007
 
 
 # labels.py of cityscapesScripts: the 19 classes that are scored, in the order of their train ids 0..18.

@@ -13,19 +13,10 @@ from artifacts.errors import ConfigError
 from stages.config import SHORTHAND, Config, External, ExternalFile
 from stages.data.config import AnyDataset, DatasetSettings, ShapesConfig, check_kept
 
-# The readers of data sets made of files: name -> module with `find` and `text_files`.
-READERS = {
-    "voc-aug": "stages.data.readers.voc",
-    "cityscapes": "stages.data.readers.cityscapes",
-    "coco": "stages.data.readers.coco",
-    "pascal-context": "stages.data.readers.pascal_context",
-    "folder": "stages.data.readers.folder",
-}
-
 
 def reader_of(settings: DatasetSettings) -> Any:
     """The module that reads a data set made of files."""
-    return importlib.import_module(READERS[settings.name])
+    return importlib.import_module(f"stages.data.readers.{settings.reader}")
 
 
 def check_folders(settings: DatasetSettings) -> None:
@@ -39,7 +30,7 @@ def check_folders(settings: DatasetSettings) -> None:
 def _text_files(settings: DatasetSettings) -> Mapping[str, Path]:
     """Lists and labels that the settings name or that lie in their folders: all that the reader says."""
     check_folders(settings)
-    return reader_of(settings).text_files(settings) if settings.name in READERS else {}
+    return reader_of(settings).text_files(settings) if settings.reader else {}
 
 
 def _list_file(amount: str) -> Path | None:
