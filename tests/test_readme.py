@@ -130,7 +130,7 @@ def sets(*settings: str) -> list[str]:
 
 def test_the_method_of_the_readme_is_two_files_of_forty_lines_and_trains(tmp_path):
     names = ["stages/methods/settings/entropy.py", "stages/methods/entropy.py"]
-    run = extended(ROOT / "README.md", tmp_path, names, 45)
+    run = extended(ROOT / "README.md", tmp_path, names, 40)
     assert "    L = CE(f(x), y) + weight mean H(f(u))" in run("methods", "entropy")
     assert "train-entropy-n30-s0" in run("run", "league", "--dry-run", "--set", "methods=[entropy]")
     run("prepare-data", *sets(*SMALL))
@@ -141,7 +141,7 @@ def test_the_method_of_the_readme_is_two_files_of_forty_lines_and_trains(tmp_pat
 
 def test_the_refiner_of_the_documentation_is_two_files_of_thirty_lines_and_refines(tmp_path):
     names = ["stages/refiners/settings/power.py", "stages/refiners/power.py"]
-    run = extended(ROOT / "docs" / "extending.md", tmp_path, names, 34)
+    run = extended(ROOT / "docs" / "extending.md", tmp_path, names, 30)
     assert "S = M^exponent / max M^exponent" in run("methods", "power")
     run("prepare-data", *sets(*SMALL))
     run("train-classifier", "--network", "tiny", "--iterations", "2", "--batch-size", "4", *sets("crop_size=48"))
@@ -152,7 +152,7 @@ def test_the_refiner_of_the_documentation_is_two_files_of_thirty_lines_and_refin
 
 def test_the_data_set_of_the_documentation_is_read(tmp_path):
     names = ["stages/data/config.py", "stages/data/readers/pairs.py"]
-    run = extended(ROOT / "docs" / "extending.md", tmp_path, names, 30)
+    run = extended(ROOT / "docs" / "extending.md", tmp_path, names, 20)
     run("prepare-data", *sets("dataset.train=8", "dataset.weak=0", "dataset.val=2", "dataset.long_side=48"))
     (shapes,), pairs = (tmp_path / "runs").glob("*/data"), tmp_path / "pairs"
     pairs.mkdir()
