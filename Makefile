@@ -3,6 +3,7 @@
 # make test      the tests
 # make install   .venv with `semiseg` in it
 # make check     format, lint, types
+# make docs      what docs/methods.md takes from the cards and docstrings of the methods
 # make fuzz      made-up files by the thousand through every reader [ROUNDS=5000]
 # make bench     benchmarks: a table, and .bench/benchmarks.json
 # make reproduce-table1 [PROFILE=shapes|small|paper DATA=DEVKIT WEIGHTS=FILE SBD=DIR CLASSES=a,b]
