@@ -193,10 +193,14 @@ def test_the_mean_over_classes_is_the_sum_divided_by_their_number(level, case):
 
 
 @LEVELS
-def test_nobody_sure_is_0_with_finite_gradients(level, case):
-    made = part(case("vat", level=level, threshold=1.0))
-    assert made.losses()["consistency"].item() == 0
-    assert all(torch.isfinite(g).all() for g in made.gradients().values() if g is not None)
+def test_nobody_sure_or_all_padding_is_0_with_finite_gradients(level, case):
+    for changes in ({"threshold": 1.0}, {"threshold": 0.0}):
+        made = part(case("vat", level=level, **changes))
+        if changes["threshold"] == 0:
+            pictures = made.batch["unlabelled"]
+            made.batch["unlabelled"] = pictures.replace(valid=torch.zeros_like(pictures.valid))
+        assert made.losses()["consistency"].item() == 0
+        assert all(torch.isfinite(g).all() for g in made.gradients().values() if g is not None)
 
 
 # --- invariants, gradients, BatchNorm, precision ---
