@@ -20,14 +20,14 @@ MANIFEST_NAME = "manifest.json"
 KINDS: dict[str, int] = {
     "dataset": 2,
     "classifier": 1,
-    "seeds": 2,
+    "seeds": 3,
     "segmenter": 1,
-    "predictions": 2,
+    "predictions": 3,
     "masks": 1,
     "metrics": 1,
     "reliability": 1,
     "refiner": 1,
-    "refined": 1,
+    "refined": 2,
 }
 
 LOCAL = "local"  # facts of this machine and run: kept beside the content, not part of it
@@ -134,11 +134,11 @@ def read_manifest(folder: Path) -> Manifest:
     manifest = read_json(path, Manifest)
     if manifest.kind not in KINDS:
         raise ArtifactError(f"{path} has the unknown kind {manifest.kind!r}, known: {', '.join(KINDS)}", MAKE_AGAIN)
-    if manifest.kind_version != KINDS[manifest.kind]:
+    found, known = manifest.kind_version, KINDS[manifest.kind]
+    if found != known:
         raise ArtifactError(
-            f"{path}: {manifest.kind} has version {manifest.kind_version}, "
-            f"this version of semiseg reads version {KINDS[manifest.kind]}",
-            OTHER_VERSION,
+            f"{path}: {manifest.kind} has version {found}, this version of semiseg reads version {known}",
+            f"rerun the stage {manifest.stage!r} that made it" if found < known else OTHER_VERSION,
         )
     return manifest
 

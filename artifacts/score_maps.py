@@ -3,8 +3,8 @@
 A shard holds about 500 images and is written to a temporary file that takes its name only when it is whole:
 a killed stage loses at most the shard at hand, since an HDF5 file cut off while open cannot be read at all.
 
-    <folder>/index.json          which image lies in which shard
-    <folder>/shard-00000.h5      root: schema, class_names, normalisation
+    scores/index.json            which image lies in which shard
+    scores/shard-00000.h5        root: schema, class_names, meaning
         /<image id>              attributes: height, width (pixels of the image), stride
             scores   float16 (K, h, w), one chunk a class, shuffle + gzip + fletcher32
             classes  uint8 (K,), the class id of each map
@@ -25,7 +25,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import h5py
 import numpy as np
@@ -47,8 +47,9 @@ from artifacts.score_shards import (
 )
 from artifacts.store import Artifact, Writer, read_item
 
-INDEX = "index.json"
-NORMALISATIONS = ("max", "probability", "refined")
+FOLDER = "scores"  # of an artifact, whatever made the maps
+INDEX = f"{FOLDER}/index.json"
+Meaning = Literal["cam", "probability", "refined"]
 _OPEN_SHARDS = 32  # open files kept by one reader
 
 
@@ -58,8 +59,8 @@ class ScoreMap:
 
     scores: float32 (K, h, w), 0..1 (stored with 11 significant bits). classes: uint8 (K,), class ids (0 =
     background), ascending. size: (H, W) of the image in pixels. stride: image pixels per score.
-    normalisation: "max" - each map was divided by its maximum; "probability" - softmax over all classes; "refined" -
-    maps of a refiner, divided by the maximum of them all.
+    meaning: "cam" - class-activation maps, each divided by its maximum; "probability" - softmax over all classes;
+    "refined" - maps of a refiner, divided by the maximum of them all.
     """
 
     image_id: str
@@ -67,15 +68,15 @@ class ScoreMap:
     classes: np.ndarray
     size: tuple[int, int]
     stride: int
-    normalisation: str
+    meaning: Meaning
 
 
 class _Index(Shape):
     """index.json: which image lies in which shard."""
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Literal[2] = Field(alias="schema")
     class_names: ClassNames
-    normalisation: Literal["max", "probability", "refined"]
+    meaning: Meaning
     shards: dict[str, list[str]]
 
     @model_validator(mode="after")
@@ -95,29 +96,27 @@ class _Index(Shape):
 
 
 class ScoreMapWriter:
-    """Writes score maps below `folder` of an artifact; whole shards of an earlier, killed run are kept."""
+    """Writes the score maps of an artifact; whole shards of an earlier, killed run are kept."""
 
     def __init__(
         self,
         writer: Writer,
-        folder: str = "scores",
         *,
         class_names: Sequence[str],
         shard_size: int = 500,
-        normalisation: str = "max",
+        meaning: Meaning = "cam",
     ) -> None:
         """class_names: all classes, background first. shard_size: images in a shard, part of the result's bytes."""
-        if normalisation not in NORMALISATIONS:
-            raise ValueError(f"normalisation is one of {NORMALISATIONS}, got {normalisation!r}")
+        if meaning not in (meanings := get_args(Meaning)):
+            raise ValueError(f"meaning is one of {meanings}, got {meaning!r}")
         if len(class_names) > 255:
             raise ValueError(f"class ids are uint8 below 255, got {len(class_names)} classes")
         if shard_size < 1:
             raise ValueError(f"shard_size is at least 1, got {shard_size}")
         self.writer = writer
-        self.folder = folder
         self.class_names = tuple(class_names)
         self.shard_size = shard_size
-        self.normalisation = normalisation
+        self.meaning: Meaning = meaning
         self.done: frozenset[str] = frozenset()  # ids in shards that were whole when `plan` was called
         self._shards: dict[str, tuple[str, ...]] = {}
         self._shard_of: dict[str, str] = {}
@@ -142,7 +141,7 @@ class ScoreMapWriter:
         self._shard_of = {image_id: name for name, members in self._shards.items() for image_id in members}
         if rank == 0:
             self._write_index()
-        whole = {name for name in names if self.writer.has(f"{self.folder}/{name}")}
+        whole = {name for name in names if self.writer.has(f"{FOLDER}/{name}")}
         self.done = frozenset(image_id for name in whole for image_id in self._shards[name])
         return [self._shards[name] for name in names[rank::world_size] if name not in whole]
 
@@ -175,8 +174,8 @@ class ScoreMapWriter:
             records = self._waiting.pop(name)
             # in the order of their ids: the order of adding leaves no trace
             ordered = ((image_id, records.pop(image_id)) for image_id in self._shards[name])
-            image = write_shard(name, ordered, self.class_names, self.normalisation)
-            self.writer.write_bytes(f"{self.folder}/{name}", image)
+            image = write_shard(name, ordered, self.class_names, self.meaning)
+            self.writer.write_bytes(f"{FOLDER}/{name}", image)
             self.done |= set(self._shards[name])
 
     def __enter__(self) -> ScoreMapWriter:
@@ -203,7 +202,7 @@ class ScoreMapWriter:
             )
         order = np.argsort(classes)
         record = MapRecord(scores[order].astype(np.float16), classes[order], (int(size[0]), int(size[1])), int(stride))
-        if fault := fault_of(record, len(self.class_names), self.normalisation):
+        if fault := fault_of(record, len(self.class_names), self.meaning):
             raise ValueError(f"{image_id}: {fault}")
         return dataclasses.replace(record, classes=record.classes.astype(np.uint8))
 
@@ -211,17 +210,16 @@ class ScoreMapWriter:
         index = {
             "schema": SCHEMA,
             "class_names": list(self.class_names),
-            "normalisation": self.normalisation,
+            "meaning": self.meaning,
             "shards": {name: list(members) for name, members in self._shards.items()},
         }
-        relative = f"{self.folder}/{INDEX}"
-        earlier = json_items.read_record(self.writer.path / relative, _Index)  # a damaged one is written anew
+        earlier = json_items.read_record(self.writer.path / INDEX, _Index)  # a damaged one is written anew
         if earlier is not None and earlier.model_dump(by_alias=True) != index:
             raise ArtifactError(
-                f"{self.writer.path / relative} plans other images, classes or shards than this run",
+                f"{self.writer.path / INDEX} plans other images, classes or shards than this run",
                 "delete the unfinished work and start again",
             )
-        self.writer.write_json(relative, index)
+        self.writer.write_json(INDEX, index)
 
 
 class ScoreMaps(Mapping[str, ScoreMap]):
@@ -230,14 +228,12 @@ class ScoreMaps(Mapping[str, ScoreMap]):
     Files are opened on first use in each process, so an instance may be pickled or forked into workers.
     """
 
-    def __init__(self, artifact_or_path: Artifact | Path | str, folder: str = "scores") -> None:
+    def __init__(self, artifact_or_path: Artifact | Path | str) -> None:
         """artifact_or_path: the artifact (its folder or `Artifact`). Raises ArtifactError without a readable index."""
-        self.path = artifact_folder(artifact_or_path) / folder
-        index = read_item(
-            artifact_or_path, f"{folder}/{INDEX}", _Index, "give an artifact with score maps, or rerun its stage"
-        )
+        self.path = artifact_folder(artifact_or_path) / FOLDER
+        index = read_item(artifact_or_path, INDEX, _Index, "give an artifact with score maps, or rerun its stage")
         self.class_names: tuple[str, ...] = tuple(index.class_names)
-        self.normalisation: str = index.normalisation
+        self.meaning: Meaning = index.meaning
         self._shard_of: dict[str, str] = {
             image_id: name for name, members in index.shards.items() for image_id in members
         }
@@ -264,11 +260,11 @@ class ScoreMaps(Mapping[str, ScoreMap]):
         name = self._shard_of[image_id]
         file = self._file(name)
         try:
-            found = read_record(file, image_id, len(self.class_names), self.normalisation)
+            found = read_record(file, image_id, len(self.class_names), self.meaning)
         except Exception as error:  # what HDF5 raises for damaged bytes has no kind of its own
             raise self._damaged(name, f"image {image_id!r} cannot be read ({error})") from error
         scores = found.scores.astype(np.float32)
-        return ScoreMap(image_id, scores, found.classes, found.size, found.stride, self.normalisation)
+        return ScoreMap(image_id, scores, found.classes, found.size, found.stride, self.meaning)
 
     def close(self) -> None:
         """Close the files; they open again when needed."""
@@ -293,7 +289,7 @@ class ScoreMaps(Mapping[str, ScoreMap]):
         if not (self.path / name).is_file():
             raise self._damaged(name, "the file is missing")
         try:
-            return open_shard(self.path / name, self.class_names, self.normalisation)
+            return open_shard(self.path / name, self.class_names, self.meaning)
         except Exception as error:  # as above
             raise self._damaged(name, f"the file cannot be opened ({error})") from error
 

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5l, h5t, h5z
 
-SCHEMA = 1
+SCHEMA = 2  # of index.json, too
 MOST_PIXELS = 2**28  # of a picture; Pillow opens no picture of more than 179 million
 MOST_SCORES = 2**29  # of a picture: 24 megapixels at every 4th with 255 classes are 380 million
 
@@ -44,7 +44,7 @@ class MapRecord:
     stride: int
 
 
-def fault_of(record: MapRecord, num_classes: int, normalisation: str) -> str | None:
+def fault_of(record: MapRecord, num_classes: int, meaning: str) -> str | None:
     """Which rule of docs/formats.md a picture's maps break, or None; for what is written and what is read alike."""
     classes = record.classes.astype(np.int64)
     if len(classes) and (classes[0] < 0 or classes[-1] >= num_classes or (np.diff(classes) <= 0).any()):
@@ -53,7 +53,7 @@ def fault_of(record: MapRecord, num_classes: int, normalisation: str) -> str | N
     # written as "not inside" so that NaN fails too
     if scores.size and not (scores.min() >= 0 and scores.max() <= 1):
         return f"scores lie in 0..1, got {scores.min()}..{scores.max()}"
-    if normalisation != "probability":
+    if meaning != "probability":
         return None
     if not len(classes) or classes[0] != 0:
         return f"probabilities hold class 0, got the classes {classes.tolist()}"
@@ -76,9 +76,7 @@ def shape_fault(shape: tuple[int, ...], size: tuple[int, ...], stride: int) -> s
     return None
 
 
-def write_shard(
-    name: str, records: Iterable[tuple[str, MapRecord]], class_names: Sequence[str], normalisation: str
-) -> bytes:
+def write_shard(name: str, records: Iterable[tuple[str, MapRecord]], class_names: Sequence[str], meaning: str) -> bytes:
     """The bytes of a whole shard with the records in the given order.
 
     It is built in memory, since the HDF5 library writing to a full disk swallows the error and then crashes the
@@ -88,7 +86,7 @@ def write_shard(
     with h5py.File(name, "w", driver="core", backing_store=False, libver="v110") as file:
         file.attrs["schema"] = SCHEMA
         # text of fixed length: text of any length lies on a heap without a checksum
-        for attribute, text in (("class_names", _encoded(class_names)), ("normalisation", _encoded(normalisation))):
+        for attribute, text in (("class_names", _encoded(class_names)), ("meaning", _encoded(meaning))):
             file.attrs.create(attribute, text, dtype=h5py.string_dtype("utf-8", text.dtype.itemsize))
         for image_id, record in records:
             _write_record(file, image_id, record)
@@ -115,13 +113,13 @@ def _write_record(file: h5py.File, image_id: str, record: MapRecord) -> None:
     group.create_dataset("classes", data=record.classes, chunks=(count,), fletcher32=True, **plain)
 
 
-def open_shard(path: Path, class_names: Sequence[str], normalisation: str) -> h5py.File:
+def open_shard(path: Path, class_names: Sequence[str], meaning: str) -> h5py.File:
     """A shard of these classes, open for `read_record`. Raises ShardError or what h5py raises."""
     file = h5py.File(path, "r", locking=False)
     try:
         if (found := _whole_number(file, "schema")) != SCHEMA:
             raise ShardError(f"it has schema {found}, expected {SCHEMA}")
-        for name, text in (("class_names", class_names), ("normalisation", normalisation)):
+        for name, text in (("class_names", class_names), ("meaning", meaning)):
             attribute, expected = file.attrs.get_id(name), _encoded(text)
             alike = (attribute.shape, attribute.dtype) == (expected.shape, expected.dtype)
             if not alike or not np.array_equal(file.attrs[name], expected):
@@ -132,7 +130,7 @@ def open_shard(path: Path, class_names: Sequence[str], normalisation: str) -> h5
     return file
 
 
-def read_record(file: h5py.File, image_id: str, num_classes: int, normalisation: str) -> MapRecord:
+def read_record(file: h5py.File, image_id: str, num_classes: int, meaning: str) -> MapRecord:
     """The maps of one picture. Raises ShardError or what h5py raises."""
     group = _member(file, image_id, h5py.Group)
     size = (_whole_number(group, "height"), _whole_number(group, "width"))
@@ -145,7 +143,7 @@ def read_record(file: h5py.File, image_id: str, num_classes: int, normalisation:
         raise ShardError(f"scores {shapes['scores']} for classes {shapes['classes']} of {num_classes}")
     classes = _values(group, "classes", (count,))
     record = MapRecord(_values(group, "scores", (1, *shapes["scores"][1:])), classes, size, stride)
-    if fault := fault_of(record, num_classes, normalisation):
+    if fault := fault_of(record, num_classes, meaning):
         raise ShardError(fault)
     return record
 

@@ -32,8 +32,6 @@ from stages.parallel.processes import map_in_processes
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMap, ScoreMaps
 
-SCORE_FOLDERS = {"predictions": "probabilities", "seeds": "cams", "refined": "scores"}
-
 
 class CrfStageConfig(CrfConfig):
     """Which CRF, over which labels of each picture."""
@@ -116,12 +114,12 @@ def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarra
             "give the pictures that were predicted, or predict these",
         )
     chance = np.ones(len(record.classes), bool)
-    if config.labels == "predicted" and record.normalisation == "probability":
+    if config.labels == "predicted" and record.meaning == "probability":
         chance = contenders(record.scores, config.present_threshold) | (record.classes == 0)
     seen = reduced_size(record.size, config.max_pixels)
     scores = resize_maps(record.scores[chance], record.size, record.stride, seen)
     classes = record.classes[chance]
-    if record.normalisation != "probability":
+    if record.meaning != "probability":
         classes, scores = _with_background(record, scores, config)
     if config.labels == "tags":
         if not isinstance(task.pictures, Dataset):
@@ -182,17 +180,16 @@ class CrfInputs(Inputs):
 
 
 def _open(config: CrfStageConfig, inputs: CrfInputs) -> tuple[Pictures, ScoreMaps, list[str]]:
-    from artifacts.score_maps import ScoreMaps
+    from artifacts.score_maps import FOLDER, ScoreMaps
     from stages.localization.complete_maps import check_complete
 
     predictions = inputs.predictions
-    folder = SCORE_FOLDERS[predictions.kind]
-    if not (predictions.path / folder).is_dir():
+    if not (predictions.path / FOLDER).is_dir():
         raise ArtifactError(
             f"artifact {predictions.name!r} ({predictions.kind}) has masks only, the CRF needs probabilities",
             "predict with output=probabilities or output=both",
         )
-    maps = ScoreMaps(predictions, folder)
+    maps = ScoreMaps(predictions)
     check_complete(predictions, maps, inputs.data)
     pictures, known = open_pictures(inputs.data, config.images, config.splits or SPLITS, config.white)
     ids = known if config.splits else list(maps.ids)

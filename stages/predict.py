@@ -3,7 +3,7 @@
     semiseg predict --set splits=[val]
     semiseg predict --set images=holiday/ --set output=masks
 
-The result has `masks/<id>.png` (index masks of the picture's size), `probabilities/` (score maps: softmax at every
+The result has `masks/<id>.png` (index masks of the picture's size), `scores/` (score maps: softmax at every
 `stride`-th pixel) or both, and `classes.json` with the class names and what was predicted.
 
 With a classifier (`--classifier mlmt`) only the classes that it sees in a picture, and the background, may win.
@@ -211,9 +211,7 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
     device = select_device(execution.device)
     network = load_network(inputs.segmenter).to(device)
     allowed = _allowed(config, pictures, inputs.classifier, device, execution)
-    with ScoreMapWriter(
-        writer, "probabilities", class_names=names, shard_size=SHARD_SIZE, normalisation="probability"
-    ) as maps:
+    with ScoreMapWriter(writer, class_names=names, shard_size=SHARD_SIZE, meaning="probability") as maps:
         parts = _plan(config, todo, writer, maps, execution)
         missing = sum(map(len, parts))
         writer.expect(len(ids))

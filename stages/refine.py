@@ -100,7 +100,7 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
             writer.advance(count * execution.world_size)  # the other ranks are taken to be as far
 
         with ScoreMapWriter(
-            writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, normalisation="refined"
+            writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, meaning="refined"
         ) as scores:
             missing = scores.plan(ids, execution.rank, execution.world_size)
             advance(len(mine) - sum(map(len, missing)))

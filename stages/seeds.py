@@ -3,9 +3,9 @@
     semiseg seeds --data data --classifier classifier
     semiseg seeds --data data --maps seeds --name dense --set labels=dense --set labels.background.score=0.3
 
-The artifact holds multi-scale class-activation maps (cams/, HDF5), the saliency that was computed (saliency/, PNG) and
-the label maps made of both (masks/, indexed PNG, 255 = unknown). `maps` takes the class-activation maps of an earlier
-artifact, so that thresholds can be tried without the network.
+The artifact holds multi-scale class-activation maps (scores/, HDF5), the saliency that was computed (saliency/, PNG)
+and the label maps made of both (masks/, indexed PNG, 255 = unknown). `maps` takes the class-activation maps of an
+earlier artifact, so that thresholds can be tried without the network.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def check(config: SeedsConfig, inputs: SeedsInputs) -> None:
 def _check_maps(config: SeedsConfig, maps: Artifact, class_names: Sequence[str], ids: Sequence[str]) -> None:
     from artifacts.score_maps import ScoreMaps
 
-    earlier = ScoreMaps(maps, folder="cams")
+    earlier = ScoreMaps(maps)
     _same_classes(earlier.class_names, class_names, f"maps {maps.name!r}")
     if missing := sorted(set(ids) - set(earlier.ids)):
         raise ArtifactError(
@@ -287,7 +287,7 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
         begun = _submit(pool, job.prepare_saliency, [i for i in ids if not writer.has(f"masks/{i}.png")])
         if isinstance(config.labels.background, GradientBackground):
             source.write_gradients(writer, ids)
-        with ScoreMapWriter(writer, "cams", class_names=dataset.class_names, shard_size=SHARD_SIZE) as scores:
+        with ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE) as scores:
             missing = {shard[0] for shard in scores.plan(everything, execution.rank, execution.world_size)}
             for shard in shards:
                 if shard and shard[0] in missing:
@@ -329,7 +329,7 @@ class _Source:
         if self.earlier is not None:
             from artifacts.score_maps import ScoreMaps
 
-            earlier = ScoreMaps(self.earlier, folder="cams")
+            earlier = ScoreMaps(self.earlier)
             return (self._fitting(earlier[image_id]) for image_id in ids)
         from stages.engine.device import autocast_dtype
         from stages.localization.activation_maps import class_activation_maps, for_inference
@@ -436,7 +436,7 @@ class LabelJob:
         from artifacts.masks import encode_mask
         from artifacts.score_maps import ScoreMaps
 
-        dataset, maps = _opened(self.data), ScoreMaps(self.writer.path, folder="cams")
+        dataset, maps = _opened(self.data), ScoreMaps(self.writer.path)
         for image_id in ids:
             labels = self._labels(dataset, maps[image_id])
             self.writer.write_bytes(f"masks/{image_id}.png", encode_mask(labels, dataset.palette))

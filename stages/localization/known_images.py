@@ -53,7 +53,7 @@ class KnownImages:
 
 def score_maps_of(seeds: Artifact, ids: Collection[str], data: Artifact) -> ScoreMaps:
     """The class-activation maps of an artifact of seeds. DataError: they lack images, or are of other classes."""
-    maps, class_names = ScoreMaps(seeds, folder="cams"), Dataset(data).class_names
+    maps, class_names = ScoreMaps(seeds), Dataset(data).class_names
     if maps.class_names != class_names:
         raise DataError(
             f"the score maps are of the classes {', '.join(maps.class_names)}; "

@@ -56,7 +56,7 @@ def walk_between_boundaries(
         refined = walk(scores.scores * (1 - boundary), affinities, beta, doublings)
         highest = float(refined.max())
         refined /= highest or 1.0
-    return dataclasses.replace(scores, scores=refined, normalisation="refined")
+    return dataclasses.replace(scores, scores=refined, meaning="refined")
 
 
 def walk(

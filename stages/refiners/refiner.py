@@ -44,6 +44,6 @@ class Refiner:
     def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
         """The refined score maps, in the order in which the images come; images of one batch have one size.
 
-        Scores float32 (K, h, w) in 0..1, of foreground classes; normalisation "refined".
+        Scores float32 (K, h, w) in 0..1, of foreground classes; meaning "refined".
         """
         raise NotImplementedError  # every refiner refines

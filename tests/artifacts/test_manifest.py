@@ -87,6 +87,14 @@ def test_a_wrong_field_is_named(folder, changes, words):
     assert str(folder) in caught.value.message
 
 
+def test_an_older_version_says_which_stage_makes_it_again(folder):
+    for version, hint in ((0, "rerun the stage 'toy' that made it"), (99, "use the version of semiseg that made it")):
+        rewrite(folder, kind_version=version)
+        with pytest.raises(ArtifactError, match=f"masks has version {version}, .* reads version 1") as caught:
+            read_manifest(folder)
+        assert hint in caught.value.hint
+
+
 def test_json_that_is_no_object(folder):
     (folder / MANIFEST_NAME).write_text("[1]")
     with pytest.raises(ArtifactError, match="damaged: expected an object"):

@@ -68,7 +68,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def test_what_is_written_is_read(tmp_path):
     maps = ScoreMaps(write(tmp_path))
     assert maps.ids == tuple(IDS)
-    assert (maps.class_names, maps.normalisation) == (NAMES, "max")
+    assert (maps.class_names, maps.meaning) == (NAMES, "cam")
     assert len(maps) == 10
     assert "2007_000003" in maps
     assert "2008_000003" not in maps
@@ -80,7 +80,7 @@ def test_what_is_written_is_read(tmp_path):
         np.testing.assert_array_equal(found.scores, scores.astype(np.float16).astype(np.float32))
         assert found.classes.dtype == np.uint8
         assert found.classes.tolist() == classes
-        assert (found.size, found.stride, found.normalisation) == ((36, 48), 4, "max")
+        assert (found.size, found.stride, found.meaning) == ((36, 48), 4, "cam")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
@@ -107,9 +107,9 @@ def test_the_layout_is_that_of_the_specification(tmp_path):
     """Read by h5py alone: groups, types, filters and attributes as docs/formats.md says."""
     write(tmp_path)
     with h5py.File(tmp_path / "scores" / "shard-00000.h5", "r") as file:
-        assert file.attrs["schema"] == 1
+        assert file.attrs["schema"] == 2
         assert [name.decode() for name in file.attrs["class_names"]] == list(NAMES)
-        assert file.attrs["normalisation"] == b"max"
+        assert file.attrs["meaning"] == b"cam"
         assert sorted(file) == IDS[:4]
         for group in file.values():
             count = len(group["classes"])
@@ -382,8 +382,8 @@ def test_flipped_bits_never_give_other_maps(tmp_path):
     [
         ("{", "is damaged"),
         ("[]", "expected an object"),
-        ('{"schema": 99}', "schema 99, this version of semiseg reads 1"),
-        ('{"schema": 1}', "lacks"),
+        ('{"schema": 99}', "schema 99, this version of semiseg reads 2"),
+        ('{"schema": 2}', "lacks"),
     ],
 )
 def test_a_damaged_index_is_named(tmp_path, text, message):
@@ -391,6 +391,31 @@ def test_a_damaged_index_is_named(tmp_path, text, message):
     with pytest.raises(ArtifactError, match=message) as caught:
         ScoreMaps(tmp_path)
     assert "index.json" in caught.value.message
+
+
+@pytest.mark.parametrize("meaning", ["cam", "probability", "refined"])
+def test_maps_lie_in_one_folder_and_say_what_they_mean(tmp_path, meaning):
+    """The folder was cams/, probabilities/ or scores/, after the stage, and readers had to know which."""
+    with ScoreMapWriter(Writer(tmp_path), class_names=NAMES, shard_size=1, meaning=meaning) as maps:
+        maps.plan(["a", "b"])
+        for image_id in ("a", "b"):
+            maps.add(image_id, np.ones((1, 1, 1)), [0], size=(4, 4), stride=4)
+    assert {path.parent for path in tmp_path.rglob("*") if path.is_file()} == {tmp_path / "scores"}
+    for shard in tmp_path.rglob("*.h5"):
+        with h5py.File(shard) as file:
+            assert file.attrs["meaning"].decode() == meaning
+    found = ScoreMaps(tmp_path)
+    assert [found.meaning, *(record.meaning for record in found.values())] == [meaning] * 3
+
+
+def test_an_unknown_meaning_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="meaning is one of"):
+        ScoreMapWriter(Writer(tmp_path), class_names=NAMES, meaning="max")
+    (write(tmp_path) / "scores" / "index.json").write_text(
+        (tmp_path / "scores" / "index.json").read_text().replace('"cam"', '"max"')
+    )
+    with pytest.raises(ArtifactError, match="damaged at meaning"):
+        ScoreMaps(tmp_path)
 
 
 def test_a_folder_without_maps_is_named(tmp_path):
@@ -419,12 +444,12 @@ def test_a_full_disk_is_said_in_words_and_loses_no_whole_shard(small_disk):
 # --- forged shards: what a stranger may have written -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("normalisation", ["max", "probability"])
+@pytest.mark.parametrize("meaning", ["cam", "probability"])
 @pytest.mark.parametrize("name", SHARD_FORGERIES)
-def test_a_forged_shard_is_refused_and_nothing_outside_it_is_read(tmp_path, name, normalisation):
+def test_a_forged_shard_is_refused_and_nothing_outside_it_is_read(tmp_path, name, meaning):
     """A file of the system was read as scores and changed a mask, and scores of -3 or of an unknown class passed."""
     folder = tmp_path / "maps"
-    forge_shard(folder, name, random.Random(0), normalisation)
+    forge_shard(folder, name, random.Random(0), meaning)
     with pytest.raises(ArtifactError, match=r"shard-00000\.h5 is damaged") as caught:
         ScoreMaps(folder)["b"]
     assert caught.value.hint
@@ -469,7 +494,7 @@ def test_probabilities_without_the_class_that_wins_are_refused(tmp_path, change,
     probabilities = np.stack([np.full((2, 2), share) for share in (0.1, 0.2, 0.7)])
     given = change(probabilities)
     classes = [1, 2] if len(given) == 2 and given[0, 0, 0] == 0.2 else list(range(len(given)))
-    maps = ScoreMapWriter(Writer(tmp_path), class_names=NAMES, normalisation="probability")
+    maps = ScoreMapWriter(Writer(tmp_path), class_names=NAMES, meaning="probability")
     maps.plan(["a"])
     with pytest.raises(ValueError, match=message):
         maps.add("a", given, classes, size=(8, 8), stride=4)

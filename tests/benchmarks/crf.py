@@ -38,7 +38,7 @@ def _crf(name: str, parameters: str, scale: str, folder: Path) -> Result:
     _, ids = inputs.pictures(workspace, count, size)
 
     def fill(writer: Writer) -> None:
-        with ScoreMapWriter(writer, "probabilities", class_names=VOC_CLASS_NAMES, normalisation="probability") as maps:
+        with ScoreMapWriter(writer, class_names=VOC_CLASS_NAMES, meaning="probability") as maps:
             maps.plan(ids)
             for number, image_id in enumerate(ids):
                 scores = inputs.class_probabilities(inputs.picture(number, size)[1], seed=number)

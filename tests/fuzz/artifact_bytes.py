@@ -52,20 +52,20 @@ def scores_of(image_id: str) -> np.ndarray:
 
 
 @functools.cache
-def _good_maps(normalisation: str) -> dict[str, bytes]:
+def _good_maps(meaning: str) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        with ScoreMapWriter(Writer(path), class_names=NAMES, normalisation=normalisation) as maps:
+        with ScoreMapWriter(Writer(path), class_names=NAMES, meaning=meaning) as maps:
             maps.plan(IDS)
             for image_id in IDS:
                 maps.add(image_id, scores_of(image_id), [0, 1, 3], size=SIZE, stride=STRIDE)
         return {name: (path / name).read_bytes() for name in (SHARD, "scores/index.json")}
 
 
-def write_maps(folder: Path, normalisation: str = "max") -> Path:
+def write_maps(folder: Path, meaning: str = "cam") -> Path:
     """Three pictures of score maps below `folder`; the path of their shard."""
     (folder / "scores").mkdir(parents=True)
-    for name, data in _good_maps(normalisation).items():
+    for name, data in _good_maps(meaning).items():
         (folder / name).write_bytes(data)
     return folder / SHARD
 
@@ -90,7 +90,7 @@ def _read_maps(folder: Path) -> str:
 
 
 def _shard_damaged(rng: random.Random, folder: Path) -> str:
-    shard = write_maps(folder, rng.choice(["max", "probability"]))
+    shard = write_maps(folder, rng.choice(["cam", "probability"]))
     shard.write_bytes(_damaged(rng, shard.read_bytes()))
     return _read_maps(folder)
 
@@ -281,14 +281,14 @@ SHARD_FORGERIES: dict[str, Forgery] = {
     "a schema in text": lambda f, o, r: f.attrs.__setitem__("schema", "1"),
     "other classes": lambda f, o, r: f.attrs.__setitem__("class_names", [b"background", b"cat", b"dog", b"cow"]),
     "classes in text of any length": lambda f, o, r: f.attrs.__setitem__("class_names", list(NAMES)),
-    "another normalisation": lambda f, o, r: f.attrs.__setitem__("normalisation", b"maximum"),
+    "another meaning": lambda f, o, r: f.attrs.__setitem__("meaning", b"camera"),
     "no class names": lambda f, o, r: f.attrs.__delitem__("class_names"),
 }
 
 
-def forge_shard(folder: Path, name: str, rng: random.Random, normalisation: str = "max") -> None:
+def forge_shard(folder: Path, name: str, rng: random.Random, meaning: str = "cam") -> None:
     """Score maps below `folder`, a forgery in picture b of them, and beside it the files that it leads to."""
-    shard = write_maps(folder, normalisation)
+    shard = write_maps(folder, meaning)
     other = folder.parent / "outside.h5"
     other.write_bytes(shard.read_bytes())
     other.with_suffix(".raw").write_bytes(np.ones(3 * 8 * 10, np.float16).tobytes())
@@ -298,7 +298,7 @@ def forge_shard(folder: Path, name: str, rng: random.Random, normalisation: str 
 
 def _shard_forged(rng: random.Random, folder: Path) -> str:
     name = rng.choice(list(SHARD_FORGERIES))
-    forge_shard(folder / "maps", name, rng, rng.choice(["max", "probability"]))
+    forge_shard(folder / "maps", name, rng, rng.choice(["cam", "probability"]))
     assert _read_maps(folder / "maps") == "shard refused", name
     return "shard refused"
 

@@ -37,7 +37,7 @@ CLASSES = ["background", "cat", "dog"]
 FILES = {
     "data/dataset.json": lambda space: vars(Dataset(space.artifact("data"))),
     "data/local/images.json": lambda space: Dataset(space.artifact("data")).image_path("a"),
-    "guesses/probabilities/index.json": lambda space: ScoreMaps(space.artifact("guesses"), "probabilities").ids,
+    "guesses/scores/index.json": lambda space: ScoreMaps(space.artifact("guesses")).ids,
     "guesses/classes.json": lambda space: predicted(space.artifact("guesses")),
     "ranks/reliability.json": lambda space: space.artifact("ranks").json("reliability.json", Reliability),
     "network/network.json": lambda space: space.artifact("network").json("network.json", NetworkSpec),
@@ -207,9 +207,7 @@ def _write_data(writer: Writer) -> None:
 
 
 def _write_guesses(writer: Writer) -> None:
-    with ScoreMapWriter(
-        writer, "probabilities", class_names=CLASSES, shard_size=1, normalisation="probability"
-    ) as maps:
+    with ScoreMapWriter(writer, class_names=CLASSES, shard_size=1, meaning="probability") as maps:
         maps.plan(["c", "d"])
         for image_id in ("c", "d"):
             maps.add(image_id, np.ones((1, 1, 1)), [0], size=(2, 3), stride=4)

@@ -32,10 +32,10 @@ def predictions(bench):
 @pytest.fixture(scope="module")
 def seeds(bench, predictions):
     """Activation maps as `seeds` writes them: foreground only, each divided by its maximum."""
-    probabilities = ScoreMaps(predictions, "probabilities")
+    probabilities = ScoreMaps(predictions)
 
     def write(writer):
-        with ScoreMapWriter(writer, "cams", class_names=bench.dataset.class_names) as maps:
+        with ScoreMapWriter(writer, class_names=bench.dataset.class_names) as maps:
             for shard in maps.plan(bench.dataset.ids("train")):
                 for image_id in shard:
                     record = probabilities[image_id]
@@ -71,7 +71,7 @@ def test_maps_without_a_chance_are_not_resized(threshold):
 
 def test_equals_the_crf_called_directly_on_the_labels_present(bench, predictions):
     artifact = bench.run("crf", "crf", SETTINGS, {"predictions": "for-crf"})
-    masks, maps = masks_of(artifact), ScoreMaps(predictions, "probabilities")
+    masks, maps = masks_of(artifact), ScoreMaps(predictions)
     assert sorted(masks) == list(maps.ids)
     parameters = CrfConfig(**SETTINGS).resolve()
     changed = 0
@@ -156,7 +156,7 @@ def test_confidence_below_the_threshold_is_unknown(bench, predictions):
 def test_activation_maps_get_a_background(bench, seeds, values):
     config = module.CrfStageConfig(**({"parameters": "psa"} | values))
     artifact = bench.run("crf", "from-seeds", {"parameters": "psa"} | values, {"predictions": "seeds-for-crf"})
-    maps = ScoreMaps(seeds, "cams")
+    maps = ScoreMaps(seeds)
     for image_id, mask in masks_of(artifact).items():
         record = maps[image_id]
         scores = scores_at_full_size(record)
@@ -223,15 +223,15 @@ def test_mistakes_are_named(bench, predictions, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_damaged_chunk_names_shard_and_picture(bench, predictions, workers):
     def write(writer):
-        for path in predictions.path.glob("probabilities/*"):
-            writer.write_bytes(f"probabilities/{path.name}", path.read_bytes())
+        for path in predictions.path.glob("scores/*"):
+            writer.write_bytes(f"scores/{path.name}", path.read_bytes())
         writer.write_bytes("classes.json", predictions.file("classes.json").read_bytes())
 
     damaged = bench.publish(f"damaged-{workers}", "predictions", write)
     victim = bench.dataset.ids("val")[2]
     import h5py
 
-    shard = next(damaged.path.glob("probabilities/*.h5"))
+    shard = next(damaged.path.glob("scores/*.h5"))
     with h5py.File(shard, "r") as file:
         place = file[victim]["scores"].id.get_chunk_info(0)
     with shard.open("r+b") as file:
@@ -248,9 +248,7 @@ def test_score_maps_of_a_picture_of_another_size_are_named_before_they_are_resiz
     victim = bench.dataset.ids("val")[0]
 
     def write(writer):
-        with ScoreMapWriter(
-            writer, "probabilities", class_names=bench.dataset.class_names, normalisation="probability"
-        ) as maps:
+        with ScoreMapWriter(writer, class_names=bench.dataset.class_names, meaning="probability") as maps:
             maps.plan([victim])
             maps.add(victim, np.ones((1, 10, 10)), [0], size=(10_000, 10_000), stride=1000)
         names = list(bench.dataset.class_names)
@@ -276,12 +274,12 @@ def test_a_picture_that_is_gone_is_named(bench, predictions):
 def test_an_image_that_is_gone_from_the_index_of_score_maps_is_missed(bench, predictions, seeds, kind):
     """It was refined without that picture, and nobody said so."""
     name = f"short-{kind}"
-    source, folder = (predictions, "probabilities") if kind == "predictions" else (seeds, "cams")
+    source = predictions if kind == "predictions" else seeds
     shutil.copytree(source.path, bench.workspace.folder(name))
-    victim = ScoreMaps(source, folder).ids[-1]
+    victim = ScoreMaps(source).ids[-1]
     if kind == "seeds":
         change_json(bench.workspace.folder(name), "manifest.json", partial(_as_of_the_stage, bench), sign=False)
-    change_json(bench.workspace.folder(name), f"{folder}/index.json", lambda index: _without(index, victim))
+    change_json(bench.workspace.folder(name), "scores/index.json", lambda index: _without(index, victim))
     with pytest.raises(ArtifactError, match=f"other images than it was made of: {victim}"):
         bench.run("crf", "x", SETTINGS, {"predictions": name})
 

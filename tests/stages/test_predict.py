@@ -43,7 +43,8 @@ def both(bench):
 
 def test_masks_are_the_argmax_and_maps_every_fourth_pixel(bench, both):
     ids = sorted((*bench.dataset.ids("val"), *bench.dataset.ids("train")))
-    maps = ScoreMaps(both, "probabilities")
+    maps = ScoreMaps(both)
+    assert maps.meaning == "probability"
     assert list(maps.ids) == ids
     assert maps.class_names == bench.dataset.class_names
     winners = set()
@@ -71,7 +72,7 @@ def test_class_names_travel_with_the_result(bench, both):
     assert both.summary["images"] == 10
 
 
-@pytest.mark.parametrize(("output", "folders"), [("masks", {"masks"}), ("probabilities", {"probabilities"})])
+@pytest.mark.parametrize(("output", "folders"), [("masks", {"masks"}), ("probabilities", {"scores"})])
 def test_only_what_is_asked_for_is_written(bench, both, output, folders):
     artifact = bench.run("predict", f"only-{output}", {"output": output})
     assert {path.name for path in artifact.path.iterdir() if path.is_dir()} == folders
@@ -82,7 +83,7 @@ def test_only_what_is_asked_for_is_written(bench, both, output, folders):
 
 def test_restricted_to_the_labels_of_the_picture(bench):
     artifact = bench.run("predict", "restricted", {"splits": ["weak"], "restrict_to_labels": True})
-    maps = ScoreMaps(artifact, "probabilities")
+    maps = ScoreMaps(artifact)
     for image_id in bench.dataset.ids("weak"):
         allowed = [0, *bench.dataset.tags(image_id)]
         expected = softmax_of(bench, bench.dataset.image(image_id))[allowed]
@@ -269,7 +270,7 @@ def test_what_is_left_out_of_a_folder_and_read_by_a_guess_was_not_told(bench, tm
     progress = Notes()
     made = bench.run("predict", "said", settings | {"white": 4095}, {"data": None}, progress=progress)
     assert len(progress.said) == 1
-    maps = ScoreMaps(made, "probabilities")
+    maps = ScoreMaps(made)
     np.testing.assert_array_equal(maps["deep"].scores, maps["eight"].scores)
     crf = {"images": str(tmp_path), "white": 4095}
     refined = bench.run("crf", "refined", crf, {"data": None, "predictions": "said"})
@@ -364,7 +365,7 @@ def hardly_trained(bench, tmp_path_factory):
 def test_a_class_that_wins_with_less_than_a_hundredth_is_kept_in_the_score_maps(bench, hardly_trained):
     """They were left out, and only background stayed."""
     _, artifact = hardly_trained
-    maps, winners = ScoreMaps(artifact, "probabilities"), set()
+    maps, winners = ScoreMaps(artifact), set()
     for image_id, record in maps.items():
         mask = mask_of(artifact, image_id)
         assert record.scores.max() < 0.01
@@ -458,7 +459,7 @@ def test_only_the_background_and_what_the_classifier_sees_may_win(bench, classif
         assert (mask == expected.argmax(0)).mean() > 0.999
         assert set(np.unique(mask)) <= {0, *(int(k) + 1 for k in np.flatnonzero(scores[image_id] >= threshold))}
         changed += (mask != mask_of(both, image_id)).sum()
-        record = ScoreMaps(artifact, "probabilities")[image_id]
+        record = ScoreMaps(artifact)[image_id]
         assert 0 in record.classes
         np.testing.assert_allclose(record.scores, (expected / expected.sum(0))[record.classes][:, ::4, ::4], atol=2e-3)
     assert changed > 0

@@ -71,7 +71,8 @@ def seeds(workspace):
 
 
 def test_seeds_follow_from_the_stored_maps_and_saliency(workspace, seeds):
-    dataset, maps = Dataset(workspace.artifact("data")), ScoreMaps(seeds, folder="cams")
+    dataset, maps = Dataset(workspace.artifact("data")), ScoreMaps(seeds)
+    assert maps.meaning == "cam"
     ids = sorted(dataset.ids("train") + dataset.ids("weak"))
     assert seeds.kind == "seeds"
     assert list(maps.ids) == ids
@@ -254,9 +255,9 @@ def test_killed_at_any_moment_and_continued_the_result_is_the_same(workspace, mo
     killed = 0
     for pattern, count in (
         ("saliency/*.png", 3),
-        ("cams/shard-*.h5", 1),
+        ("scores/shard-*.h5", 1),
         ("masks/*.png", 2),
-        ("cams/shard-*.h5", 3),
+        ("scores/shard-*.h5", 3),
         ("masks/*.png", 17),
     ):
         child = os.fork()

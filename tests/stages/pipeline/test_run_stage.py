@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import pytest
 
 from artifacts.errors import ArtifactError, BusyError, ConfigError
+from artifacts.manifest import KINDS
 from artifacts.store import Artifact, Work, Workspace
 from stages.config import Config, ExternalFile
 from stages.contract import Execution, Input
@@ -118,6 +119,22 @@ def test_a_damaged_manifest_is_made_again(run, toy, workspace):
     (workspace.folder("m") / "manifest.json").write_text("{")
     assert run().ran
     assert workspace.artifact("m").verify() == []
+
+
+def test_what_an_older_version_made_or_began_is_made_anew(run, toy, workspace, monkeypatch):
+    """Half of its files would lie elsewhere, and the whole would be a mixture of both layouts."""
+    run()
+    toy.fail_at = 2
+    with pytest.raises(RuntimeError, match="failed at 2"):
+        run("half")
+    toy.fail_at = None
+    monkeypatch.setitem(KINDS, "masks", KINDS["masks"] + 1)
+    for name in ("m", "half"):
+        outcome = run(name)
+        assert outcome.ran
+        assert (outcome.artifact.manifest.kind_version, outcome.artifact.manifest.resumed) == (KINDS["masks"], 0)
+        assert toy.made == ["items/000.txt", "items/001.txt", "items/002.txt"]
+    assert len(workspace.partials("half")) == 1  # nothing is lost
 
 
 def test_what_is_replaced_is_told_before_any_work_and_can_be_kept(run, toy, workspace):

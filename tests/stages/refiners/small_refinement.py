@@ -91,7 +91,7 @@ def fill(space: Workspace) -> Workspace:
         )
 
     def write_seeds(writer: Any) -> None:
-        with ScoreMapWriter(writer, "cams", class_names=CLASSES) as maps:
+        with ScoreMapWriter(writer, class_names=CLASSES) as maps:
             for shard in maps.plan(ids):
                 for image_id in shard:
                     mask = drawn[image_id][1]

@@ -82,7 +82,7 @@ def test_the_loss_by_hand():
 def known(index: int = 0) -> Known:
     image, mask = draw(index)
     scores, classes = blurred_scores(mask, index)
-    maps = ScoreMap("x", scores.astype(np.float32), classes, mask.shape, 4, "max")
+    maps = ScoreMap("x", scores.astype(np.float32), classes, mask.shape, 4, "cam")
     return Known("x", image, tuple(classes.tolist()), maps)
 
 
@@ -122,13 +122,13 @@ def test_an_image_without_classes_is_background():
 
 def test_refined_maps_are_walks_of_the_scores_outside_boundaries():
     rng = np.random.default_rng(3)
-    scores = ScoreMap("x", rng.random((2, 9, 11)).astype(np.float32), np.array([1, 4]), (36, 44), 4, "max")
+    scores = ScoreMap("x", rng.random((2, 9, 11)).astype(np.float32), np.array([1, 4]), (36, 44), 4, "cam")
     boundary = rng.random((9, 11)).astype(np.float32) ** 3
     found = walk_between_boundaries(scores, boundary, 3, 10, 4)
     expected = walk(scores.scores * (1 - boundary), boundary_affinities(boundary, 3), 10, 4)
     assert np.allclose(found.scores, expected / expected.max())
     assert found.scores.max() == 1
-    assert (found.normalisation, found.size, found.stride) == ("refined", (36, 44), 4)
+    assert (found.meaning, found.size, found.stride) == ("refined", (36, 44), 4)
 
 
 def boundaries_of(width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

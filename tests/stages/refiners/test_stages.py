@@ -40,7 +40,7 @@ def test_the_labels_can_be_looked_at(space):
     assert artifact.kind == "refiner"
     assert artifact.verify() == []
     dataset = dataset_of(space)
-    images = KnownImages(dataset, ScoreMaps(space.artifact("seeds"), "cams"), space.path)
+    images = KnownImages(dataset, ScoreMaps(space.artifact("seeds")), space.path)
     crf = TrainRefinerConfig.model_validate(TRAINING).method.crf.resolve()
     for image_id in IDS:
         labels = read_mask(artifact.file(f"labels/{image_id}.png"))
@@ -54,7 +54,7 @@ def test_refined_maps_and_their_masks(space):
     artifact, dataset = space.artifact("refined"), dataset_of(space)
     assert artifact.kind == "refined"
     maps = ScoreMaps(artifact)
-    assert maps.normalisation == "refined"
+    assert maps.meaning == "refined"
     assert list(maps.ids) == IDS == artifact.json("classes.json")["ids"]
     truth, given = [], []
     for image_id in IDS:
@@ -183,9 +183,9 @@ def test_score_maps_that_lost_images_are_refused(space):
     read = {"artifact": "data", "kind": "dataset", "kind_version": data.kind_version}
     inputs = {"data": read | {"content": data.content, "fingerprint": data.fingerprint}}
     work = Work("seeds", 2, "seeds", "5" * 64, {"splits": ["train", "weak"]}, inputs, {})
-    maps = ScoreMaps(space.artifact("seeds"), "cams")
+    maps = ScoreMaps(space.artifact("seeds"))
     with space.writing("cut-seeds", work) as writer:
-        with ScoreMapWriter(writer, "cams", class_names=maps.class_names) as written:
+        with ScoreMapWriter(writer, class_names=maps.class_names) as written:
             for image_id in [image_id for shard in written.plan(IDS[:-1]) for image_id in shard]:
                 found = maps[image_id]
                 written.add(image_id, found.scores, found.classes, size=found.size, stride=found.stride)
