@@ -1,6 +1,6 @@
-"""Locks of artifacts: `flock`, which dies with the process that holds it. Writers exclude everybody, readers share.
+"""Locks of artifacts and archives: `flock`, which dies with its process. Writers exclude everybody, readers share.
 
-lock = Lock(Path("runs/default"), "data")
+lock = artifact_lock(Path("runs/default"), "data")
 with lock.held(exclusive=True):     # BusyError while somebody else holds it
     ...
 """
@@ -53,14 +53,21 @@ class Holder(Shape):
 
 @dataclass(frozen=True)
 class Lock:
-    """The lock of the artifact `name` of a workspace; docs/formats.md (3) specifies its file."""
+    """A lock on something in a folder; docs/formats.md (3) specifies its file.
 
-    workspace: Path
-    name: str
+    Attributes:
+        folder: a workspace, or a folder of archives; made where it is missing.
+        file: the lock's file in that folder.
+        what: what is locked, in words.
+        doing: what the writer does to it.
+        cure: what to do while somebody else holds it.
+    """
 
-    @property
-    def file(self) -> Path:
-        return self.workspace / ".locks" / f"{self.name}.lock"
+    folder: Path
+    file: Path
+    what: str
+    doing: str
+    cure: str
 
     def holder(self) -> dict[str, Any] | None:
         """Who holds it exclusively ({"pid", "host", "since", "argv"}), or None."""
@@ -102,7 +109,7 @@ class Lock:
             file.close()
 
     def _open(self, exclusive: bool) -> IO[bytes] | None:
-        """The open lock file; None for a reader of a workspace in which nothing can be written."""
+        """The open lock file; None for a reader of a folder in which nothing can be written."""
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             return open(self.file, "a+b", buffering=0)
@@ -111,7 +118,7 @@ class Lock:
                 with contextlib.suppress(OSError):
                     return open(self.file, "rb", buffering=0)
                 return None
-            with disk_errors(self.workspace):
+            with disk_errors(self.folder):
                 raise
 
     def _flock(self, file: IO[bytes], exclusive: bool, patience_s: float) -> None:
@@ -126,8 +133,8 @@ class Lock:
                     continue
             except OSError as error:
                 raise ArtifactError(
-                    f"{self.workspace} cannot be locked: {error.strerror}",
-                    "choose a workspace on a file system with flock",
+                    f"{self.folder} cannot be locked: {error.strerror}",
+                    "choose a folder on a file system with flock",
                 ) from error
             raise self._busy()
 
@@ -136,10 +143,18 @@ class Lock:
         doing = (
             "in use as an input by another process"
             if holder is None
-            else f"being written by process {holder.get('pid', '?')} on {holder.get('host', '?')} "
+            else f"being {self.doing} by process {holder.get('pid', '?')} on {holder.get('host', '?')} "
             f"since {holder.get('since', '?')}"
         )
-        return BusyError(
-            f"artifact {self.name!r} of {self.workspace} is {doing}",
-            "wait for it, or write under another name (--name)",
-        )
+        return BusyError(f"{self.what} is {doing}", self.cure)
+
+
+def artifact_lock(workspace: Path, name: str) -> Lock:
+    """The lock of the artifact `name` of a workspace."""
+    return Lock(
+        workspace,
+        workspace / ".locks" / f"{name}.lock",
+        f"artifact {name!r} of {workspace}",
+        "written",
+        "wait for it, or write under another name (--name)",
+    )

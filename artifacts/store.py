@@ -26,7 +26,7 @@ from artifacts.canonical import json_ready, pretty_json
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, BusyError
 from artifacts.json_items import MAKE_AGAIN, Anything, Count, Seconds, Shape, Text, read_json, read_record, shaped
-from artifacts.locks import Lock
+from artifacts.locks import Lock, artifact_lock
 from artifacts.manifest import (
     KINDS,
     LOCAL,
@@ -420,7 +420,7 @@ class Workspace:
         return self.path / f".{check_name(name)}.{fingerprint[:12]}.partial"
 
     def _lock(self, name: str) -> Lock:
-        return Lock(self.path, check_name(name))
+        return artifact_lock(self.path, check_name(name))
 
     def holder(self, name: str) -> dict[str, Any] | None:
         """Who writes the artifact `name` ({"pid", "host", "since", "argv"}), or None."""

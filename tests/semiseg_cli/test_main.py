@@ -430,8 +430,8 @@ def test_two_writers_are_busy(capsys: pytest.CaptureFixture[str], tmp_path: Path
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from artifacts.locks import Lock\n"
-        "with Lock(Path('runs/default'), 'data').held(exclusive=True):\n"
+        "from artifacts.locks import artifact_lock\n"
+        "with artifact_lock(Path('runs/default'), 'data').held(exclusive=True):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(60)\n"
     )

@@ -13,17 +13,18 @@ A download can be killed at any moment and continued. On disk, in the folder:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from artifacts.errors import ConfigError, DataError
+from artifacts.locks import Lock
 from stages.contract import Progress
 from stages.data.archives.disk import check_space, every_disk_error, in_gb, size_of
 from stages.data.archives.extraction import extract
 from stages.data.archives.files import as_verified, bytes_needed, check_whole, is_extracted, verified_of, write_record
-from stages.data.archives.lock import alone
 from stages.data.archives.published import Archive
 from stages.data.archives.transfer import PATIENCE, Patience, Transfer, UselessError, drop
 
@@ -51,6 +52,22 @@ def download(
                 file = fetch(archive, folder, mirrors, progress=progress, patience=patience)
                 extract(archive, file, folder, progress)
     return {archive.name: folder / archive.unpacks_to for archive in archives}
+
+
+@contextlib.contextmanager
+def alone(archive: Archive, folder: Path) -> Iterator[None]:
+    """One process at a time works on an archive in a folder. Raises what `Lock.held` raises."""
+    lock = Lock(
+        folder,
+        folder / f".{archive.file}.lock",
+        f"{archive.file} in {folder}",
+        "downloaded or extracted",
+        "wait for it; the same command then finds it done, or continues it",
+    )
+    with contextlib.ExitStack() as held:
+        with every_disk_error(lock.file):
+            held.enter_context(lock.held(exclusive=True))
+        yield
 
 
 def fetch(

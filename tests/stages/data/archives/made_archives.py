@@ -101,9 +101,8 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     from contextlib import contextmanager
     from pathlib import Path
     from stages.contract import PlainProgress
-    from stages.data.archives.download import fetch
+    from stages.data.archives.download import alone, fetch
     from stages.data.archives.extraction import extract
-    from stages.data.archives.lock import alone
     from stages.data.archives.published import Archive
     folder, address, digest = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     archive = Archive("kit", "a.tar", (address + "/a.tar",), None, digest, "kit")

@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 
 from artifacts.errors import ArtifactError, BusyError, ConfigError, DataError
 from artifacts.masks import read_mask
-from stages.data.archives.download import download, fetch
-from stages.data.archives.lock import alone
+from stages.data.archives.download import alone, download, fetch
 from stages.data.archives.published import Archive
 from stages.data.archives.transfer import Patience
 from tests.stages.data.archives.made_archives import (
@@ -528,6 +527,29 @@ def test_a_second_process_is_told_who_is_at_it(site, tmp_path):
         process.communicate()
         end.set()
     assert get(archive, tmp_path) == data
+
+
+def test_a_child_that_outlives_a_killed_download_does_not_hold_the_archive(tmp_path):
+    """It inherits the open lock file, and the folder stayed busy until it ended."""
+    code = """
+    with alone(archive, folder):
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+        print(child, flush=True)
+        signal.pause()
+    """
+    process = python(code, tmp_path, "", "")
+    child = int(process.stdout.readline())
+    try:
+        process.kill()
+        process.wait()
+        os.kill(child, 0)  # alive
+        with alone(archive_of(b"x", "http://127.0.0.1:1/a.tar"), tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.communicate()
 
 
 # --- all together ---

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from artifacts.errors import ArtifactError, DataError
 from stages.contract import Progress
 from stages.data.archives import extraction
-from stages.data.archives.download import download
-from stages.data.archives.lock import alone
+from stages.data.archives.download import alone, download
 from stages.data.archives.megabytes import MEGABYTE
 from stages.data.archives.published import Archive
 from tests.stages.data.archives.made_archives import (
