@@ -109,7 +109,7 @@ def run(config: RetrainConfig, inputs: RetrainInputs, writer: Writer, execution:
 
 STAGE = Stage(
     name="retrain",
-    version=1,
+    version=2,
     summary="Label pictures with a trained segmenter and train a fresh one on the masks.",
     config=RetrainConfig,
     inputs=RetrainInputs,

@@ -78,7 +78,7 @@ def maps_folder(artifact: Artifact) -> str | None:
 
 STAGE = Stage(
     name="train",
-    version=2,
+    version=3,
     summary="Train a segmenter with one of the methods.",
     config=TrainConfig,
     inputs=TrainInputs,

@@ -55,7 +55,7 @@ def run(
 
 STAGE = Stage(
     name="train-classifier",
-    version=1,
+    version=2,
     summary="Train a multi-label classifier on image-level labels.",
     config=TrainClassifierConfig,
     inputs=TrainClassifierInputs,

@@ -119,7 +119,7 @@ def prepare_all(task: Preparation, ids: Sequence[str], names: Sequence[str], exe
 
 STAGE = Stage(
     name="train-refiner",
-    version=1,
+    version=2,
     summary="Train the network of a refiner on score maps.",
     config=TrainRefinerConfig,
     inputs=TrainRefinerInputs,

@@ -1,4 +1,4 @@
-"""Paired augmentation: geometry on the CPU, sample by sample; colour and normalisation on the device, batch by batch.
+"""Paired augmentation: geometry on the CPU, sample by sample (colour and normalisation: batch by batch, on the device).
 
 Pictures and labels stay uint8 until they are on the device. All draws come from one generator per sample, so a sample
 is the same whoever makes it and whenever.
@@ -7,7 +7,6 @@ is the same whoever makes it and whenever.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -16,9 +15,6 @@ from artifacts.masks import IGNORE
 from artifacts.score_maps import ScoreMap
 from stages.engine.config import AugmentationConfig
 from stages.engine.interpolation import interpolation_matrix
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 PADDING_COLOUR = (124, 116, 104)  # ImageNet's mean: zero after normalisation
 
@@ -105,25 +101,3 @@ def valid_area(geometry: Geometry, crop_size: int) -> np.ndarray:
     valid = np.zeros((crop_size, crop_size), bool)
     valid[: geometry.size[1], : geometry.size[0]] = True
     return valid[:, ::-1] if geometry.flip else valid
-
-
-def draw_colour(config: AugmentationConfig, random: np.random.Generator) -> np.ndarray:
-    """float32 (3,): factors of brightness, contrast and saturation."""
-    spread = np.array([config.brightness, config.contrast, config.saturation])
-    return (1 + spread * random.uniform(-1, 1, 3)).astype(np.float32)
-
-
-def apply_colour(images: Tensor, factors: Tensor) -> Tensor:
-    """Brightness, then contrast, then saturation, picture by picture.
-
-    Args:
-        images: float (B, 3, H, W), 0..255.
-        factors: (B, 3) from `draw_colour`; ones leave the pictures as they are.
-    """
-    brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)  # (B, 1, 1, 1) each
-    weights = images.new_tensor([0.299, 0.587, 0.114])[:, None, None]  # luma of ITU-R BT.601
-    images = (images * brightness).clamp(0, 255)
-    mean = (images * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    images = (mean + (images - mean) * contrast).clamp(0, 255)
-    grey = (images * weights).sum(1, keepdim=True)
-    return (grey + (images - grey) * saturation).clamp(0, 255)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.engine.augmentation import apply_colour
+from stages.engine.colour import change_colours
 from stages.networks import normalise
 
 NO_MAPS = torch.empty(0)
@@ -59,7 +59,7 @@ def to_device(sample: dict[str, Any], device: torch.device) -> Batch:
     pixels = moved.pop("image")
     colour = sample["colour"]
     if not bool((colour == 1).all()):  # on the CPU: asking the GPU would wait for it
-        coloured = apply_colour(pixels.float(), colour.to(device, non_blocking=True))
+        coloured = change_colours(pixels.float(), colour.to(device, non_blocking=True))
         pixels = torch.where(moved["valid"][:, None], coloured.round().to(torch.uint8), pixels)
     image = (normalise(pixels) * moved["valid"][:, None]).contiguous(memory_format=torch.channels_last)
     known = {"label", "valid", "tags", "maps"}

@@ -25,10 +25,10 @@ from stages.engine.augmentation import (
     cut_label,
     cut_maps,
     cut_picture,
-    draw_colour,
     draw_geometry,
     valid_area,
 )
+from stages.engine.colour import draw_factors
 from stages.engine.config import AugmentationConfig
 from stages.engine.groups import AlikeImages
 from stages.engine.randomness import generator
@@ -247,7 +247,7 @@ class SampleMaker:
             "image": cut_picture(picture, geometry, self.crop_size).transpose(2, 0, 1),
             "valid": valid_area(geometry, self.crop_size),
             "tags": self.dataset.tags_vector(entry.image_id),
-            "colour": draw_colour(self.augmentation, random),
+            "colour": draw_factors(self.augmentation, random).astype(np.float32),
         }
         if stream.maps is not None:
             sample["maps"] = self._maps(stream.maps, entry.image_id, picture.shape[:2], geometry)

@@ -21,6 +21,7 @@ from torch import Tensor
 from stages.engine import distributed
 from stages.engine.augmentation import IGNORE, PADDING_COLOUR
 from stages.engine.batch import Batch
+from stages.engine.colour import brightness, contrast, draw_factors, saturation
 from stages.engine.config import StrongAugmentationSettings
 from stages.engine.randomness import generator
 from stages.networks import normalise
@@ -30,7 +31,7 @@ def strong_view(batch: Batch, settings: StrongAugmentationSettings, seed: int, s
     """The batch with strongly augmented pictures; in holes the label is 255 and `valid` is false."""
     offset, size = distributed.rank() * len(batch), (batch.pixels.shape[2], batch.pixels.shape[3])
     randoms = [generator(seed, "strong", step, offset + place, view) for place in range(len(batch))]
-    images = change_colours(batch.pixels, [draw_colours(settings, random) for random in randoms])
+    images = strong_colours(batch.pixels, [draw_colours(settings, random) for random in randoms])
     holes = [draw_hole(settings, size, random) for random in randoms]
     for image, hole, random in zip(images, holes, randoms, strict=True):
         if hole is not None:
@@ -53,7 +54,7 @@ class Colours(NamedTuple):
     jitter: bool
     grey: bool
     blur: bool
-    amounts: tuple[float, float, float, float]  # factors of brightness, contrast and saturation, turns of the hue
+    amounts: tuple[float, ...]  # factors of brightness, contrast and saturation, turns of the hue
     order: tuple[int, ...]  # of these four
     sigma: float
 
@@ -61,64 +62,42 @@ class Colours(NamedTuple):
 def draw_colours(settings: StrongAugmentationSettings, random: np.random.Generator) -> Colours:
     """The colour changes of a picture."""
     chances = random.random(3)
-    spreads = (settings.brightness, settings.contrast, settings.saturation)
-    brightness, contrast, saturation = (1 + spread * random.uniform(-1, 1) for spread in spreads)
-    hue = settings.hue * random.uniform(-1, 1)
+    amounts = (*draw_factors(settings, random).tolist(), settings.hue * random.uniform(-1, 1))
     order = tuple(random.permutation(4).tolist())
     jitter, grey, blur = (chances < (settings.jitter, settings.grey, settings.blur)).tolist()
-    return Colours(
-        jitter, grey, blur, (brightness, contrast, saturation, hue), order, random.uniform(*settings.blur_sigma)
-    )
+    return Colours(jitter, grey, blur, amounts, order, random.uniform(*settings.blur_sigma))
 
 
-def change_colours(pictures: Tensor, draws: Sequence[Colours]) -> Tensor:
+def strong_colours(pictures: Tensor, draws: Sequence[Colours]) -> Tensor:
     """Jitter in each picture's own order, then loss of colour, then blur.
 
     uint8 (B, 3, H, W) -> uint8 (B, 3, H, W). Every operation runs once over the pictures that have it next.
     """
     # planes of one colour: faster by far than the bytes' own layout
     x = pictures.to(torch.float32, memory_format=torch.contiguous_format)
+    changes = (brightness, contrast, saturation, turn_hue, saturation)  # the last one to 0: loss of colour
     groups = [
-        (change, [n for n, draw in enumerate(draws) if draw.jitter and draw.order[turn] == number])
+        (number, [n for n, draw in enumerate(draws) if draw.jitter and draw.order[turn] == number])
         for turn in range(4)
-        for number, change in enumerate((_brightness, _contrast, _saturation, _hue))
+        for number in range(4)
     ]
-    groups.append((_grey, [n for n, draw in enumerate(draws) if draw.grey]))
-    amounts = torch.tensor([draw.amounts for draw in draws], dtype=torch.float32)
-    amounts = amounts.to(x.device, non_blocking=True)[:, :, None, None, None]  # (B, 4, 1, 1, 1)
+    groups.append((4, [n for n, draw in enumerate(draws) if draw.grey]))
+    amounts = torch.tensor([(*draw.amounts, 0.0) for draw in draws], dtype=torch.float32)
+    amounts = amounts.to(x.device, non_blocking=True)[:, :, None, None, None]  # (B, 5, 1, 1, 1)
     members = torch.tensor([n for _, group in groups for n in group], dtype=torch.int64)  # one transfer for all
     members = members.to(x.device, non_blocking=True)
-    for (change, group), places in zip(groups, members.split([len(group) for _, group in groups]), strict=True):
+    for (number, group), places in zip(groups, members.split([len(group) for _, group in groups]), strict=True):
         if group:
-            x.index_copy_(0, places, change(x.index_select(0, places), amounts.index_select(0, places)))
+            changed = changes[number](x.index_select(0, places), amounts[:, number].index_select(0, places))
+            x.index_copy_(0, places, changed)
     return _blurred(x, draws).round_().to(torch.uint8)
 
 
-def _brightness(x: Tensor, amounts: Tensor) -> Tensor:
-    return (x * amounts[:, 0]).clamp_(0, 255)
+def turn_hue(x: Tensor, turn: Tensor) -> Tensor:
+    """The hue turned, with value and saturation of HSV kept: chroma and the lowest colour stay what they are.
 
-
-def _contrast(x: Tensor, amounts: Tensor) -> Tensor:
-    # the mean in double precision: it must not depend on how many pictures are averaged at once
-    mean = _luma(x).mean((2, 3), keepdim=True, dtype=torch.float64).float()
-    return torch.lerp(mean, x, amounts[:, 1]).clamp_(0, 255)
-
-
-def _saturation(x: Tensor, amounts: Tensor) -> Tensor:
-    return torch.lerp(_luma(x), x, amounts[:, 2]).clamp_(0, 255)
-
-
-def _grey(x: Tensor, amounts: Tensor) -> Tensor:
-    return _luma(x).expand_as(x)
-
-
-def _luma(x: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 1, H, W), ITU-R 601-2 with torchvision's digits."""
-    return (0.2989 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2])[:, None]
-
-
-def _hue(x: Tensor, amounts: Tensor) -> Tensor:
-    """The hue turned, with value and saturation of HSV kept: chroma and the lowest colour stay what they are."""
+    turn: (B, 1, 1, 1), shares of a whole turn.
+    """
     red, green, blue = x.unbind(1)
     high, low = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
     chroma = high - low
@@ -127,7 +106,7 @@ def _hue(x: Tensor, amounts: Tensor) -> Tensor:
     is_red, is_green = (red - high).sign_().add_(1), (green - high).sign_().add_(1)
     sixths = torch.lerp((red - green).mul_(scale).add_(4), (blue - red).mul_(scale).add_(2), is_green)
     sixths = torch.lerp(sixths, (green - blue).mul_(scale), is_red)
-    turns = sixths.div_(6).add_(amounts[:, 3, 0])
+    turns = sixths.div_(6).add_(turn[:, 0])
     sixths = turns.sub_(turns.floor()).mul_(6)
     shares = (sixths - 3).abs_().sub_(1), 2 - (sixths - 2).abs_(), 2 - (sixths - 4).abs_()
     return torch.stack([torch.addcmul(low, chroma, share.clamp_(0, 1)) for share in shares], dim=1)

@@ -9,20 +9,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms.v2 import functional as tv
 
 from stages.config import build
 from stages.engine.augmentation import (
     IGNORE,
     PADDING_COLOUR,
     Geometry,
-    apply_colour,
     cut_label,
     cut_picture,
-    draw_colour,
     draw_geometry,
     valid_area,
 )
 from stages.engine.batch import to_device
+from stages.engine.colour import change_colours, draw_factors
 from stages.engine.config import AugmentationConfig
 from stages.networks import normalise
 
@@ -156,7 +156,7 @@ def test_a_sliver_of_a_picture_survives_any_scale():
 
 def test_colour_factors_of_one_change_nothing():
     images = torch.randint(0, 256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float()
-    assert torch.equal(apply_colour(images, torch.ones(4, 3)).round(), images)
+    assert torch.equal(change_colours(images, torch.ones(4, 3)), images)
 
 
 def test_colour_by_hand():
@@ -168,15 +168,28 @@ def test_colour_by_hand():
         (1.0, 0.5, 1.0): [125.0, 175.0],
         (1.0, 1.0, 0.0): [100.0, 200.0],
     }.items():
-        torch.testing.assert_close(apply_colour(images, torch.tensor([factors]))[0, 0, 0], torch.tensor(expected))
+        found = change_colours(images, torch.tensor([factors]))[0, 0, 0]
+        # the digits of luma add up to .9999
+        torch.testing.assert_close(found, torch.tensor(expected), atol=0.03, rtol=0)
     red = torch.tensor([200.0, 0.0, 0.0])[None, :, None, None]
-    grey = 0.299 * 200
-    torch.testing.assert_close(apply_colour(red, torch.tensor([[1.0, 1.0, 0.0]])).flatten(), torch.tensor([grey] * 3))
+    grey = 0.2989 * 200
+    torch.testing.assert_close(change_colours(red, torch.tensor([[1.0, 1.0, 0.0]])).flatten(), torch.tensor([grey] * 3))
+
+
+@pytest.mark.parametrize("factors", [(0.6, 1.4, 1.0), (1.3, 0.7, 0.0), (1.0, 1.2, 1.5)])
+def test_colours_of_weak_views_are_torchvisions_as_those_of_strong_ones(factors):
+    """They had another luma, 0.02 of 255 off."""
+    images = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float()
+    expected = images / 255
+    for change, factor in zip((tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation), factors, strict=True):
+        expected = change(expected, factor)
+    found = change_colours(images, torch.tensor([factors, factors]))
+    torch.testing.assert_close(found, 255 * expected, atol=1e-3, rtol=0)
 
 
 def test_colours_are_drawn_within_their_ranges():
     drawn = np.stack(
-        [draw_colour(config_of(brightness=0.3, saturation=0.1), np.random.default_rng(seed)) for seed in range(300)]
+        [draw_factors(config_of(brightness=0.3, saturation=0.1), np.random.default_rng(seed)) for seed in range(300)]
     )
     assert 0.7 <= drawn[:, 0].min() < 0.75
     assert 1.25 < drawn[:, 0].max() <= 1.3

@@ -18,7 +18,7 @@ from stages.engine import distributed
 from stages.engine.batch import Batch
 from stages.engine.config import StrongAugmentationSettings
 from stages.engine.randomness import generator
-from stages.methods.parts.views import Colours, change_colours, draw_colours, draw_hole, strong_view
+from stages.methods.parts.views import Colours, draw_colours, draw_hole, strong_colours, strong_view
 from stages.networks import normalise
 
 NOTHING = {"jitter": 0.0, "grey": 0.0, "blur": 0.0, "cutout": 0.0}
@@ -60,13 +60,13 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> int:
 def test_brightness_contrast_and_saturation_are_torchvisions(operation, theirs, amount):
     """Which cuts fractions off where we round."""
     picture = pictures()
-    assert difference(change_colours(picture, [jittered(operation, amount)]), theirs(picture, amount)) <= 1
+    assert difference(strong_colours(picture, [jittered(operation, amount)]), theirs(picture, amount)) <= 1
 
 
 @pytest.mark.parametrize("amount", [-0.5, -0.25, -0.03, 0.1, 0.25])
 def test_hue_is_that_of_colorsys(amount):
     picture = pictures()
-    found = change_colours(picture, [jittered(HUE, amount)])
+    found = strong_colours(picture, [jittered(HUE, amount)])
     assert difference(found, tv.adjust_hue(picture, amount)) <= 1
     for y, x in [(0, 0), (7, 30), (29, 41), (13, 5)]:
         hue, saturation, value = colorsys.rgb_to_hsv(*(picture[0, :, y, x] / 255).tolist())
@@ -82,14 +82,14 @@ def test_hue_of_any_colour(colour, amount):
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in colour))
     expected = 255 * np.array(colorsys.hsv_to_rgb((hue + amount) % 1, saturation, value))
     np.testing.assert_allclose(
-        change_colours(picture, [jittered(HUE, amount)]).flatten(), expected, atol=0.51 + 255 * 2e-5
+        strong_colours(picture, [jittered(HUE, amount)]).flatten(), expected, atol=0.51 + 255 * 2e-5
     )
 
 
 def test_grey_is_pillows():
     picture = pictures()
     grey = np.asarray(Image.fromarray(picture[0].permute(1, 2, 0).numpy()).convert("L"))
-    found = change_colours(picture, [PLAIN._replace(grey=True)])
+    found = strong_colours(picture, [PLAIN._replace(grey=True)])
     for channel in found[0]:
         assert np.abs(channel.numpy().astype(int) - grey).max() <= 1
 
@@ -97,7 +97,7 @@ def test_grey_is_pillows():
 @pytest.mark.parametrize("sigma", [0.1, 0.4, 1.0, 1.7, 2.0])
 def test_blur_is_scipys_and_torchvisions_gaussian(sigma):
     picture = pictures()
-    found = change_colours(picture, [PLAIN._replace(blur=True, sigma=sigma)])
+    found = strong_colours(picture, [PLAIN._replace(blur=True, sigma=sigma)])
     radius = int(np.ceil(3 * sigma))
     expected = ndimage.gaussian_filter(picture[0].double().numpy(), (0, sigma, sigma), mode="mirror", radius=radius)
     np.testing.assert_allclose(found[0], expected, atol=0.51)
@@ -109,7 +109,7 @@ def test_blur_is_near_pillows(sigma):
     """Which the published codes use: three box filters in place of a Gaussian."""
     picture = pictures()
     theirs = Image.fromarray(picture[0].permute(1, 2, 0).numpy()).filter(ImageFilter.GaussianBlur(sigma))
-    found = change_colours(picture, [PLAIN._replace(blur=True, sigma=sigma)])[0].permute(1, 2, 0).numpy().astype(int)
+    found = strong_colours(picture, [PLAIN._replace(blur=True, sigma=sigma)])[0].permute(1, 2, 0).numpy().astype(int)
     inside = np.abs(found - np.asarray(theirs))[8:-8, 8:-8]
     assert inside.mean() < 1
     assert inside.max() <= 4
@@ -118,7 +118,7 @@ def test_blur_is_near_pillows(sigma):
 def test_a_blur_wider_than_the_picture_is_cut_off():
     """Mirroring has one row less than the picture."""
     picture = pictures(height=16, width=20)
-    found = change_colours(picture, [PLAIN._replace(blur=True, sigma=9.0)])
+    found = strong_colours(picture, [PLAIN._replace(blur=True, sigma=9.0)])
     expected = ndimage.gaussian_filter(picture[0].double().numpy(), (0, 9, 9), mode="mirror", radius=15)
     np.testing.assert_allclose(found[0], expected, atol=0.51)
 
@@ -131,16 +131,16 @@ def test_the_jitter_has_an_order(order):
     expected = picture / 255
     for operation in order:
         expected = theirs[operation](expected, amounts[operation])
-    found = change_colours(picture, [PLAIN._replace(jitter=True, amounts=amounts, order=order)])
+    found = strong_colours(picture, [PLAIN._replace(jitter=True, amounts=amounts, order=order)])
     np.testing.assert_allclose(found, 255 * expected, atol=0.6)
 
 
 def test_a_picture_does_not_depend_on_those_beside_it():
     drawn = [draw_colours(StrongAugmentationSettings(), generator(0, place)) for place in range(12)]
     assert len({draw.blur for draw in drawn}) == len({draw.jitter for draw in drawn}) == 2
-    together = change_colours(pictures(12), drawn)
+    together = strong_colours(pictures(12), drawn)
     for picture, draw, found in zip(pictures(12), drawn, together, strict=True):
-        assert torch.equal(change_colours(picture[None], [draw])[0], found)
+        assert torch.equal(strong_colours(picture[None], [draw])[0], found)
 
 
 def test_probability_0_changes_nothing():
