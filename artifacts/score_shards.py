@@ -17,6 +17,8 @@ import h5py
 import numpy as np
 from h5py import h5d, h5l, h5t, h5z
 
+from artifacts.cells import cells
+
 SCHEMA = 2  # of index.json, too
 MOST_PIXELS = 2**28  # of a picture; Pillow opens no picture of more than 179 million
 MOST_SCORES = 2**29  # of a picture: 24 megapixels at every 4th with 255 classes are 380 million
@@ -70,9 +72,9 @@ def shape_fault(shape: tuple[int, ...], size: tuple[int, ...], stride: int) -> s
         return f"size is (H, W) and stride at least 1, got size {size}, stride {stride}"
     if size[0] * size[1] > MOST_PIXELS:
         return f"a picture has at most {MOST_PIXELS:,} pixels, got size {size}"
-    cells = (-(-size[0] // stride), -(-size[1] // stride))
-    if len(shape) != 3 or shape[1:] != cells:
-        return f"scores are (K, {cells[0]}, {cells[1]}) for size {size} and stride {stride}, got {shape}"
+    rows, columns = cells(size[0], stride), cells(size[1], stride)
+    if len(shape) != 3 or shape[1:] != (rows, columns):
+        return f"scores are (K, {rows}, {columns}) for size {size} and stride {stride}, got {shape}"
     return None
 
 

@@ -56,11 +56,11 @@ def check(config: TrainConfig, inputs: TrainInputs) -> None:
 
 
 def run(config: TrainConfig, inputs: TrainInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
-    from artifacts.score_maps import ScoreMaps
+    from artifacts.score_maps import FOLDER, ScoreMaps
     from stages.methods.training import label_sources, train_network
 
     dataset, given = Dataset(inputs.data), inputs.labels()
-    maps = {name: ScoreMaps(artifact, folder) for name, artifact in given.items() if (folder := maps_folder(artifact))}
+    maps = {name: ScoreMaps(artifact) for name, artifact in given.items() if (artifact.path / FOLDER).is_dir()}
     places = {name: artifact.path / "masks" for name, artifact in given.items()}
     if "weak_labels" in given:
         places["confidence"] = given["weak_labels"].path / "confidence"
@@ -68,12 +68,6 @@ def run(config: TrainConfig, inputs: TrainInputs, writer: Writer, execution: Exe
     strong, weak = dataset.ids(config.train_split), dataset.ids(config.weak_split)
     sources = label_sources(dataset, strong, weak, folders, dataset.ids("unlabelled"), maps)
     return train_network(config, dataset, sources, writer, execution, inputs.initial)
-
-
-def maps_folder(artifact: Artifact) -> str | None:
-    """Where the score maps of an artifact lie, if it has some."""
-    folder = {"predictions": "probabilities", "seeds": "cams", "refined": "scores"}.get(artifact.kind)
-    return folder if folder and (artifact.path / folder).is_dir() else None
 
 
 STAGE = Stage(

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from artifacts.cells import on_copy
 from artifacts.errors import DataError
 from stages.data.pictures import Pictures
 from stages.engine.config import InferenceConfig
@@ -231,5 +232,5 @@ def _to_picture(logits: Tensor, size: tuple[int, int], view: tuple[int, int], st
 def _cells(side: int, seen: int, cells: int, stride: int, device: torch.device) -> Tensor:
     """For each of `side` pixels its place among the cells, in grid_sample's units (-1: first cell, 1: last)."""
     pixels = torch.arange(side, device=device, dtype=torch.float64)
-    places = ((pixels + 0.5) * seen / side - 0.5) / stride
+    places = on_copy(pixels, side, seen) / stride
     return (places * (2 / max(cells - 1, 1)) - 1).float()

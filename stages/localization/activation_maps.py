@@ -28,10 +28,11 @@ from scipy import ndimage, stats
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from artifacts.cells import cells, on_copy
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
 from stages.engine.interpolation import interpolation_matrix
-from stages.localization.grid import cells, reduced, resize_maps, resized
+from stages.localization.grid import reduced, resize_maps, resized
 from stages.networks import CamNetwork, Classifier, normalise
 from stages.networks.blocks import Backbone
 
@@ -221,7 +222,7 @@ def _readers(length: int, scaled: int, stride: int, count: int, device: torch.de
     cells happen to lie symmetrically.
     """
     pixels = np.arange(cells(length, STRIDE)) * STRIDE
-    positions = (pixels + 0.5) * scaled / length - 0.5
+    positions = on_copy(pixels, length, scaled)
     if mirrored:
         positions = scaled - 1 - positions
     return torch.from_numpy(interpolation_matrix(positions, stride, count)).to(device)

@@ -11,12 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from artifacts.cells import on_copy
 from stages.engine.interpolation import interpolation_matrix
-
-
-def cells(length: int, stride: int) -> int:
-    """How many cells of a stride cover `length` pixels."""
-    return -(-length // stride)
 
 
 @lru_cache(maxsize=256)
@@ -36,7 +32,7 @@ def resize_maps(
         rows = to_every_pixel(size[0], stride, maps.shape[-2])
         columns = to_every_pixel(size[1], stride, maps.shape[-1])
     else:
-        places = [(np.arange(small) + 0.5) * whole / small - 0.5 for small, whole in zip(seen, size, strict=True)]
+        places = [on_copy(np.arange(small), small, whole) for small, whole in zip(seen, size, strict=True)]
         rows = interpolation_matrix(places[0], stride, maps.shape[-2])
         columns = interpolation_matrix(places[1], stride, maps.shape[-1])
     grown: NDArray[np.float32] = rows @ maps.astype(np.float32) @ columns.T

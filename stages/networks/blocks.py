@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from artifacts.cells import cells
+
 Features = dict[str, Tensor]
 
 
@@ -86,11 +88,6 @@ def initialise(module: nn.Module) -> None:
         elif isinstance(layer, (nn.GroupNorm, _BatchNorm)):
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
-
-
-def cells(side: int, stride: int) -> int:
-    """ceil(side / stride), written so that it is exported to ONNX: whose integer division rounds towards zero."""
-    return (side + stride - 1) // stride
 
 
 def pad_to_multiples(x: Tensor, of: int, before: int = 0) -> Tensor:

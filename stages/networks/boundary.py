@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from artifacts.cells import cells
 from stages.networks.backbones import build_classifier_backbone
 from stages.networks.blocks import Backbone, initialise, upsample
 from stages.networks.config import BackboneConfig, ClassifierConfig
@@ -61,7 +62,7 @@ class BoundaryNetwork(nn.Module):
         """Normalised images (B, 3, H, W) -> boundary logits (B, ceil(H / 4), ceil(W / 4))."""
         with torch.no_grad():
             levels = self.backbone.levels(images)
-        size = (-(-images.shape[-2] // STRIDE), -(-images.shape[-1] // STRIDE))
+        size = (cells(images.shape[-2], STRIDE), cells(images.shape[-1], STRIDE))
         resized = [
             on_stride_4(branch(level), size, stride, self.backbone)
             for branch, level, stride in zip(self.branches, levels, self.backbone.level_strides, strict=True)

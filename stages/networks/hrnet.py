@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.networks.blocks import Backbone, Features, cells, pad_to_multiples, upsample
+from artifacts.cells import cells
+from stages.networks.blocks import Backbone, Features, pad_to_multiples, upsample
 from stages.networks.timm_models import create
 
 FACTORS = (1, 2, 4, 8)  # cells of the first branch, stride 4, per cell of each branch

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from artifacts.cells import cells
 from artifacts.errors import ConfigError
-from stages.networks.blocks import Backbone, Features, cells, pad_to_multiples
+from stages.networks.blocks import Backbone, Features, pad_to_multiples
 from stages.networks.normalisation import MEAN, STD
 from stages.networks.timm_models import create, feature_maps, pixel_statistics
 from stages.networks.vision_transformer import LEVELS

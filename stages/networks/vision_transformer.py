@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.networks.blocks import Backbone, Features, cells, initialise_scores, pad_to_multiples, upsample
+from artifacts.cells import cells
+from stages.networks.blocks import Backbone, Features, initialise_scores, pad_to_multiples, upsample
 from stages.networks.timm_models import create
 
 PATCH = 14  # pixels a side

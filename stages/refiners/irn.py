@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from artifacts.cells import cells
 from artifacts.score_maps import ScoreMap
 from stages.engine.distributed import global_mean
 from stages.engine.known import Known
@@ -26,7 +27,6 @@ from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
 from stages.localization.activation_maps import for_inference
 from stages.localization.boundary_labels import prepare
-from stages.localization.grid import cells
 from stages.localization.pairs import class_boundary_affinity, partners
 from stages.localization.random_walk import walk_between_boundaries
 from stages.networks import normalise

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from artifacts.cells import cells, on_copy
+from stages.engine.inference import _to_picture
 from stages.engine.interpolation import interpolation_matrix
-from stages.localization.grid import cells, resize_maps
+from stages.localization.grid import resize_maps
 from stages.networks import upsample
 
 
@@ -25,6 +27,36 @@ def test_maps_grow_as_the_networks_grow_their_logits_and_as_scipy_interpolates(s
     rows, columns = np.meshgrid(np.arange(size[0]) / stride, np.arange(size[1]) / stride, indexing="ij")
     expected = [ndimage.map_coordinates(plane, [rows, columns], order=1, mode="nearest") for plane in maps]
     np.testing.assert_allclose(grown, expected, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    view=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    stride=st.sampled_from([4, 8]),
+    seed=st.integers(0, 999),
+)
+def test_maps_of_a_copy_grow_alike_with_torch_without_it_and_in_a_plain_loop(size, view, stride, seed):
+    """Whoever reads maps of an image at another size: predict, seeds and crf."""
+    maps = np.random.default_rng(seed).random((1, cells(view[0], stride), cells(view[1], stride)), dtype=np.float32)
+    rows, columns = (
+        interpolation_matrix(on_copy(np.arange(side), side, seen), stride, count)
+        for side, seen, count in zip(size, view, maps.shape[1:], strict=True)
+    )
+    found = rows @ maps @ columns.T
+    np.testing.assert_allclose(_to_picture(torch.from_numpy(maps)[None], size, view, stride)[0], found, atol=2e-5)
+    np.testing.assert_allclose(resize_maps(maps, view, stride, seen=size), found, atol=1e-5)
+    for y, x in ((0, 0), (size[0] - 1, size[1] - 1), (size[0] // 2, size[1] // 3)):
+        # the middle of a pixel is as far along the image as along its copy
+        place = [((p + 0.5) / side * seen - 0.5) / stride for p, side, seen in zip((y, x), size, view, strict=True)]
+        expected = ndimage.map_coordinates(maps[0], np.array(place)[:, None], order=1, mode="nearest")
+        np.testing.assert_allclose(found[0, y, x], expected[0], atol=1e-5)
+
+
+def test_cells_cover_every_pixel():
+    for stride in (1, 4, 8, 14):
+        for side in range(1, 60):
+            assert cells(side, stride) == len(range(0, side, stride))
 
 
 def test_positions_outside_take_the_outermost_cell():
