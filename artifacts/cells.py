@@ -13,7 +13,7 @@ def cells(side: int, stride: int) -> int:
     return (side + stride - 1) // stride
 
 
-def on_copy(pixels: Any, side: int, copied: int) -> Any:
+def on_copy(pixels: Any, side: int, copied: float) -> Any:
     """Coordinates of pixels, of an image `side` pixels long, on its copy of `copied` pixels: edges lie on edges.
 
     pixels: an array of numpy or a tensor of torch, as what is returned; whole or in between.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from artifacts.cells import on_copy
 from artifacts.masks import IGNORE
 from artifacts.score_maps import ScoreMap
 from stages.engine.config import AugmentationConfig
@@ -84,7 +85,7 @@ def cut_maps(
     places = np.arange(0, crop_size, stride)
     across = crop_size - 1 - places if geometry.flip else places  # pixels of the crop before it was mirrored
     rows, columns = (
-        interpolation_matrix(first + (at + 0.5) * (last - first) / shown - 0.5, maps.stride, count)
+        interpolation_matrix(first + on_copy(at, shown, last - first), maps.stride, count)
         for first, last, at, shown, count in zip(
             (top, left), (bottom, right), (places, across), geometry.size[::-1], maps.scores.shape[1:], strict=True
         )

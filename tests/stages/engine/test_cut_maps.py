@@ -31,7 +31,7 @@ def ramp(size, stride, along=1):
     values = np.broadcast_to(
         (np.arange(cells[along]) * stride / 100)[(None, slice(None))[:: 1 if along else -1]], cells
     )
-    return ScoreMap("a", values[None].astype(np.float32), np.array([1], np.uint8), size, stride, "max")
+    return ScoreMap("a", values[None].astype(np.float32), np.array([1], np.uint8), size, stride, "cam")
 
 
 def columns(geometry, crop_size, stride, map_stride=4):
@@ -90,7 +90,7 @@ def test_a_constant_map_stays_one_and_padding_is_where_the_image_has_it(size, cr
     geometry = drawn_geometry(seed, size, crop_size, scale=[0.4, 2.0])
     cells = [-(-side // strides[0]) for side in size]
     scores = np.full((2, *cells), [[[0.25]], [[0.75]]], np.float32)
-    maps = ScoreMap("a", scores, np.array([0, 3], np.uint8), size, strides[0], "max")
+    maps = ScoreMap("a", scores, np.array([0, 3], np.uint8), size, strides[0], "cam")
     cut = cut_maps(maps, 4, geometry, crop_size, strides[1], -7.0)
     inside = valid_area(geometry, crop_size)[:: strides[1], :: strides[1]]
     for channel, value in enumerate((0.25, 0, 0, 0.75)):
@@ -102,7 +102,7 @@ def test_a_constant_map_stays_one_and_padding_is_where_the_image_has_it(size, cr
 def test_the_map_of_a_mirrored_image_is_the_mirrored_map(cells, stride, seed):
     """To the bit where the crop ends on the centre of a cell: only then do the cells lie alike from both sides."""
     random = np.random.default_rng(seed)
-    maps = ScoreMap("a", random.random((2, 7, 9), np.float32), np.array([1, 2], np.uint8), (28, 36), 4, "max")
+    maps = ScoreMap("a", random.random((2, 7, 9), np.float32), np.array([1, 2], np.uint8), (28, 36), 4, "cam")
     crop_size = stride * (cells - 1) + 1
     plain = drawn_geometry(seed, (28, 36), crop_size, flip=False)
     turned = Geometry(plain.box, plain.size, True)
