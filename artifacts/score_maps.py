@@ -122,12 +122,11 @@ class ScoreMapWriter:
         self._shard_of: dict[str, str] = {}
         self._waiting: dict[str, dict[str, MapRecord]] = {}  # shard -> images of it that came so far
 
-    def plan(self, ids: Iterable[str], rank: int = 0, world_size: int = 1) -> list[tuple[str, ...]]:
-        """Split the sorted ids into shards; return the shards still to be made, those of `rank` only.
+    def plan(self, ids: Iterable[str], index: bool = True) -> list[tuple[str, ...]]:
+        """Split the sorted ids into `shards`; return those still to be made.
 
-        The split depends on the ids and `shard_size` alone, so every rank plans the same shards. Rank r makes
-        the shards r, r + world_size, ...; rank 0 writes the index. Raises ArtifactError when the folder
-        already holds another plan.
+        The split depends on the ids and `shard_size` alone, so all processes that write the shards of one folder plan
+        the same. One of them writes the `index`. Raises ArtifactError when the folder already holds another plan.
         """
         ordered = sorted(check_image_id(image_id) for image_id in ids)
         for first, second in itertools.pairwise(ordered):
@@ -139,11 +138,20 @@ class ScoreMapWriter:
             for number, name in enumerate(names)
         }
         self._shard_of = {image_id: name for name, members in self._shards.items() for image_id in members}
-        if rank == 0:
+        if index:
             self._write_index()
         whole = {name for name in names if self.writer.has(f"{FOLDER}/{name}")}
         self.done = frozenset(image_id for name in whole for image_id in self._shards[name])
-        return [self._shards[name] for name in names[rank::world_size] if name not in whole]
+        return [self._shards[name] for name in names if name not in whole]
+
+    @property
+    def shards(self) -> list[tuple[str, ...]]:
+        """The ids of every planned shard."""
+        return list(self._shards.values())
+
+    def holds(self, shard: tuple[str, ...]) -> bool:
+        """Whether a planned shard is whole."""
+        return self.done.issuperset(shard)
 
     def add(
         self,

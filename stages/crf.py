@@ -28,6 +28,7 @@ from stages.localization.dense_crf import CrfParameters, crf_labels
 from stages.localization.grid import reduced_size, resize_maps
 from stages.localization.seed_labels import activation_background
 from stages.parallel.processes import map_in_processes
+from stages.parallel.share import counted, share_of
 
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMap, ScoreMaps
@@ -232,20 +233,16 @@ def check(config: CrfStageConfig, inputs: CrfInputs) -> None:
 def run(config: CrfStageConfig, inputs: CrfInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Refines what is still missing; under torchrun each rank its share of the pictures."""
     pictures, maps, ids = _open(config, inputs)
-    mine = ids[execution.rank :: execution.world_size]
-    todo = [image_id for image_id in mine if not writer.has(f"masks/{image_id}.png")]
+    masks = share_of(ids, execution, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
     task = Refinement(pictures, maps, config.resolve(), config, writer)
     if execution.rank == 0 and (large := sum(math.prod(pictures.size(i)) > config.max_pixels for i in ids)):
         execution.progress.note(
             f"{large:,} of {len(ids):,} pictures have more than {config.max_pixels:,} pixels: each is refined on a "
             "copy of so many (max_pixels)"
         )
-    writer.expect(len(ids))
-    writer.advance(len(mine) - len(todo))
-    with execution.progress.track(len(mine), "crf", done=len(mine) - len(todo)) as tracker:
-        for _, _labels in map_in_processes(refine, task, todo, execution.workers):
-            writer.advance()
-            tracker.advance()
+    with counted(writer, execution, "crf", masks) as advance:
+        for _ in map_in_processes(refine, task, masks.left, execution.workers):
+            advance()
     if execution.rank == 0:
         writer.write_json(
             "classes.json", {"class_names": list(maps.class_names), "ids": ids, "splits": list(config.splits)}

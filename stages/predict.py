@@ -32,6 +32,7 @@ from stages.config import ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.pictures import Pictures, notes_on, open_pictures, unless_images
 from stages.engine.config import InferenceConfig
+from stages.parallel.share import Share, counted, share_of
 
 if TYPE_CHECKING:
     import torch
@@ -212,19 +213,12 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
     network = load_network(inputs.segmenter).to(device)
     allowed = _allowed(config, pictures, inputs.classifier, device, execution)
     with ScoreMapWriter(writer, class_names=names, shard_size=SHARD_SIZE, meaning="probability") as maps:
-        parts = _plan(config, todo, writer, maps, execution)
-        missing = sum(map(len, parts))
-        writer.expect(len(ids))
-        writer.advance(len(ids) - missing)
-        with (
-            execution.progress.track(len(ids), "predict", done=len(ids) - missing) as tracker,
-            ThreadPoolExecutor(2) as encoders,
-        ):
+        share, parts = _plan(config, todo, writer, maps, execution)
+        with counted(writer, execution, "predict", share) as advance, ThreadPoolExecutor(2) as encoders:
             for part in parts:
                 views = predict_probabilities(network, pictures, part, config, device, workers=execution.workers)
                 for count in _save(views, config, allowed, writer, maps, encoders):
-                    writer.advance(count)
-                    tracker.advance(count)
+                    advance(count)
     if execution.rank == 0:
         writer.write_json(
             "classes.json",
@@ -245,12 +239,14 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
 
 def _plan(
     config: PredictConfig, ids: list[str], writer: Writer, maps: ScoreMapWriter, execution: Execution
-) -> Sequence[Sequence[str]]:
-    """The pictures still to be predicted by this rank, in parts that are finished one after the other."""
-    if config.output != "masks":
-        return maps.plan(ids, execution.rank, execution.world_size)
-    missing = [image_id for image_id in ids if not writer.has(f"masks/{image_id}.png")]
-    return [missing[execution.rank :: execution.world_size]]
+) -> tuple[Share[Any], Sequence[Sequence[str]]]:
+    """The share of this rank, and what is left of it in parts that are finished one after the other."""
+    if config.output == "masks":
+        masks = share_of(ids, execution, lambda image_id: writer.has(f"masks/{image_id}.png"))
+        return masks, [masks.left]
+    maps.plan(ids, index=execution.rank == 0)
+    shards = share_of(maps.shards, execution, maps.holds, len)
+    return shards, shards.left
 
 
 def _save(

@@ -27,6 +27,7 @@ from artifacts.store import Artifact, Writer
 from stages.config import Config
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.parallel.each_image import for_each_image
+from stages.parallel.share import alone, counted
 
 
 class PseudoLabelsConfig(Config):
@@ -115,19 +116,16 @@ def run(config: PseudoLabelsConfig, inputs: PseudoLabelsInputs, writer: Writer, 
     ids = sorted(classes.ids)
     task = (masks, confidences, len(classes.class_names))
     counts = np.zeros((256, 256), np.int64)
-    writer.expect(2 * len(ids))
-    with execution.progress.track(2 * len(ids), "pseudo-labels") as tracker:
+    with counted(writer, execution, "pseudo-labels", alone(ids), alone(ids)) as advance:
         for _, found in for_each_image(histogram, task, ids, execution.workers):
             counts += found
-            writer.advance()
-            tracker.advance()
+            advance()
         limits = thresholds(counts, config)
         kept = known = 0
         selection = Selection(masks, confidences, limits, writer)
         for _, (left, before) in for_each_image(select_pixels, selection, ids, execution.workers):
             kept, known = kept + left, known + before
-            writer.advance()
-            tracker.advance()
+            advance()
     with writer.item("classes.json") as temporary:
         shutil.copyfile(predictions.file("classes.json"), temporary)
     lowest = probability_of_index(limits.astype(np.float64))

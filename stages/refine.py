@@ -22,6 +22,7 @@ from stages.contract import Execution, Input, Inputs, Stage
 from stages.localization.grid import resize_maps
 from stages.localization.seed_labels import dense_labels
 from stages.parallel.processes import map_in_processes
+from stages.parallel.share import counted, images_of, share_of
 from stages.refiners.settings import RefineConfig
 
 if TYPE_CHECKING:
@@ -90,29 +91,20 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
     from stages.evaluation.mask_quality import quality_of_masks
 
     dataset, images, ids = _open(config, inputs)
-    shards = [ids[start : start + SHARD_SIZE] for start in range(0, len(ids), SHARD_SIZE)]
-    mine = [image_id for shard in shards[execution.rank :: execution.world_size] for image_id in shard]
-    writer.expect(2 * len(ids))
-    with execution.progress.track(2 * len(mine), "refine", "maps") as tracker:
-
-        def advance(count: int = 1) -> None:
-            tracker.advance(count)
-            writer.advance(count * execution.world_size)  # the other ranks are taken to be as far
-
-        with ScoreMapWriter(
-            writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, meaning="refined"
-        ) as scores:
-            missing = scores.plan(ids, execution.rank, execution.world_size)
-            advance(len(mine) - sum(map(len, missing)))
-            refiner: Any = _refiner(config, inputs, images, execution) if missing else None
-            for shard in missing:
+    scores = ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, meaning="refined")
+    scores.plan(ids, index=execution.rank == 0)
+    barrier()  # every rank reads the index
+    shards = share_of(scores.shards, execution, scores.holds, len)
+    masks = images_of(shards, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
+    with counted(writer, execution, "refine", shards, masks, unit="maps") as advance:
+        with scores:
+            refiner: Any = _refiner(config, inputs, images, execution) if shards.left else None
+            for shard in shards.left:
                 for found in refiner.refine(_batches(images, shard, _batch_size(config))):
                     scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
                     advance()
-        todo = [image_id for image_id in mine if not writer.has(f"masks/{image_id}.png")]
-        advance(len(mine) - len(todo))
         task = MaskJob(dataset, ScoreMaps(writer.path), config.method.background, writer)
-        for _ in map_in_processes(write_mask_of, task, todo, execution.workers):
+        for _ in map_in_processes(write_mask_of, task, masks.left, execution.workers):
             advance()
     barrier()  # the masks of every rank are written
     if execution.rank != 0:

@@ -25,6 +25,7 @@ from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage, has_snapshots
 from stages.data.pictures import pictures_of_splits
 from stages.engine.config import InferenceConfig
+from stages.parallel.share import counted, share_of
 
 if TYPE_CHECKING:
     import torch
@@ -108,23 +109,18 @@ def run(config: ReliabilityConfig, inputs: ReliabilityInputs, writer: Writer, ex
     device = select_device(execution.device)
     files = evenly_spaced([*snapshots_of(segmenter).values(), "weights.pt"], config.snapshots)
     networks = [load_network(segmenter, file).to(device) for file in files]
-    # part -> its record, the same for any number of processes
-    records = {first: f"{SCRATCH}/scores-{first}.json" for first in range(0, len(ids), PART)}
-    mine = [first for first in [*records][execution.rank :: execution.world_size] if not writer.has(records[first])]
-    done = len(ids) - sum(len(ids[first : first + PART]) for first in mine)
-    writer.expect(len(ids))
-    writer.advance(done)
-    with execution.progress.track(len(ids), "reliability", done=done) as tracker:
-        for first in mine:
-            part = ids[first : first + PART]
-            writer.write_json(records[first], _scores(networks, dataset, part, config, device, execution))
-            writer.advance(len(part))
-            tracker.advance(len(part))
+    # record -> the pictures whose scores it holds, the same for any number of processes
+    records = {f"{SCRATCH}/scores-{first}.json": ids[first : first + PART] for first in range(0, len(ids), PART)}
+    mine = share_of([*records], execution, writer.has, lambda record: len(records[record]))
+    with counted(writer, execution, "reliability", mine) as advance:
+        for record in mine.left:
+            writer.write_json(record, _scores(networks, dataset, records[record], config, device, execution))
+            advance(len(records[record]))
     barrier()
     if execution.rank != 0:
         return {}
     scores: dict[str, float] = {}
-    for record in records.values():
+    for record in records:
         scores |= writer.read_json(record, dict[str, float])
     if missing := sorted(set(ids) - scores.keys()):
         raise ArtifactError(

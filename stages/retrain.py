@@ -94,8 +94,7 @@ def run(config: RetrainConfig, inputs: RetrainInputs, writer: Writer, execution:
         max_pixels=(config.crf or CrfConfig()).max_pixels,
         min_confidence=config.min_confidence,
     )
-    share = ids[distributed.rank() :: distributed.world_size()]
-    label_pictures(load_network(inputs.segmenter).to(device), share, refiner, config.inference, device, execution)
+    label_pictures(load_network(inputs.segmenter).to(device), ids, refiner, config.inference, device, execution)
     distributed.barrier()  # every process trains on the masks of all
     training = config.training.model_copy(
         update={"method": SupervisedSettings.model_validate({"labels": METHOD_LABELS[config.labels]})}

@@ -11,7 +11,7 @@ earlier artifact, so that thresholds can be tried without the network.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,8 +25,9 @@ from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.item_shapes import network_class_names
 from artifacts.store import Artifact, Writer
 from stages.config import Config, External, mistakes
-from stages.contract import Execution, Input, Inputs, Stage, Tracker
+from stages.contract import Execution, Input, Inputs, Stage
 from stages.parallel.processes import one_thread, process_pool
+from stages.parallel.share import counted, images_of, share_of
 
 CHUNK = 16  # pictures a pool process takes at a time
 SHARD_SIZE = 500  # pictures in one file of class-activation maps
@@ -269,9 +270,6 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     dataset, maps = Dataset(inputs.data), inputs.maps
     _opened.cache_clear()  # of another run in this process
     everything = _ids(config, dataset)
-    shards = [everything[start : start + SHARD_SIZE] for start in range(0, len(everything), SHARD_SIZE)]
-    shards = shards[execution.rank :: execution.world_size]
-    ids = [image_id for shard in shards for image_id in shard]
     same = maps.path if maps and _same_saliency(config, maps) else None
     job = LabelJob(inputs.data.path, writer, config.labels, same, config.max_pixels)
     source = _Source(config, inputs, dataset, execution)
@@ -281,26 +279,27 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
             "pixels stands for each (max_pixels); maps and labels have the picture's size"
         )
 
-    writer.expect(2 * len(everything))
-    with _pool(execution.workers) as pool, execution.progress.track(2 * len(ids), "seeds", "maps") as tracker:
-        progress = _Progress(writer, tracker, execution.world_size)
-        begun = _submit(pool, job.prepare_saliency, [i for i in ids if not writer.has(f"masks/{i}.png")])
+    scores = ScoreMapWriter(writer, class_names == dataset.class_names, shard_size=SHARD_SIZE)
+    scores.plan(everything, index=execution.rank == 0)
+    source.barrier()  # every rank reads the index
+    shards = share_of(scores.shards, execution, scores.holds, len)
+    masks = images_of(shards, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
+    unlabelled = set(masks.left)
+    with _pool(execution.workers) as pool, counted(writer, execution, "seeds", shards, masks, unit="maps") as advance:
+        begun = _submit(pool, job.prepare_saliency, masks.left)
         if isinstance(config.labels.background, GradientBackground):
-            source.write_gradients(writer, ids)
-        with ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE) as scores:
-            missing = {shard[0] for shard in scores.plan(everything, execution.rank, execution.world_size)}
-            for shard in shards:
-                if shard and shard[0] in missing:
-                    for found in progress.each(source.maps(shard)):
-                        scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
-                else:
-                    progress.advance(len(shard))
-                todo = [image_id for image_id in shard if not writer.has(f"masks/{image_id}.png")]
-                progress.advance(len(shard) - len(todo))
-                begun += _submit(pool, job.label, todo)
-                progress.collect([future for future in begun if future.done()])
+            source.write_gradients(writer, [image_id for shard in shards.own for image_id in shard])
+        with scores:
+            for shard in shards.own:
+                for found in source.maps(shard) if shard in shards.left else ():
+                    scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
+                    advance()
+                begun += _submit(pool, job.label, [image_id for image_id in shard if image_id in unlabelled])
+                for future in [future for future in begun if future.done()]:
+                    advance(future.result())  # the first error ends the stage
                 begun = [future for future in begun if not future.done()]
-        progress.collect(as_completed(begun))
+        for future in as_completed(begun):
+            advance(future.result())
         source.barrier()  # every rank's label maps are written
     quality = {}
     if execution.rank == 0:
@@ -499,27 +498,6 @@ def _same_saliency(config: SeedsConfig, maps: Artifact) -> bool:
         and (earlier.get("kind"), earlier.get("terms")) == (wanted.kind, wanted.terms)
         and (earlier.get("superpixels"), maps.config.get("max_pixels")) == (wanted.superpixels, config.max_pixels)
     )
-
-
-class _Progress:
-    """Counts finished maps for people and for `status`."""
-
-    def __init__(self, writer: Writer, tracker: Tracker, ranks: int) -> None:
-        self.writer, self.tracker, self.ranks = writer, tracker, ranks
-
-    def advance(self, count: int) -> None:
-        self.tracker.advance(count)
-        self.writer.advance(count * self.ranks)  # the other ranks are taken to be as far
-
-    def each(self, items: Iterable[Any]) -> Iterator[Any]:
-        for item in items:
-            yield item
-            self.advance(1)
-
-    def collect(self, futures: Iterable[Future[int]]) -> None:
-        """Counts finished jobs; the first error ends the stage."""
-        for future in futures:
-            self.advance(future.result())
 
 
 def _submit(pool: Executor, function: Any, ids: Sequence[str]) -> list[Future[Any]]:

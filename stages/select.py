@@ -25,6 +25,7 @@ from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage, has_snapshots
 from stages.data.pictures import pictures_of_splits
 from stages.engine.config import InferenceConfig
+from stages.parallel.share import counted, share_of
 
 PART = 200  # pictures of a snapshot between two records: what a killed run scores again, and a rank's share
 
@@ -90,26 +91,21 @@ def run(config: SelectConfig, inputs: SelectInputs, writer: Writer, execution: E
     files = {**snapshots_of(segmenter), last: "weights.pt"}
     if execution.rank == 0 and (remark := large_pictures(dataset, ids, config)):
         execution.progress.note(remark)
-    parts = [(step, first) for step in files for first in range(0, len(ids), PART)]
-    mine = [part for part in parts[execution.rank :: execution.world_size] if not writer.has(_record(*part))]
-    total = len(ids) * len(files)
-    done = total - sum(len(ids[first : first + PART]) for _, first in mine)
-    writer.expect(total)
-    writer.advance(done)
-    with execution.progress.track(total, "select", done=done) as tracker:
-        for step, some in itertools.groupby(mine, key=lambda part: part[0]):
+    parts = {(step, first): ids[first : first + PART] for step in files for first in range(0, len(ids), PART)}
+    mine = share_of([*parts], execution, lambda part: writer.has(_record(*part)), lambda part: len(parts[part]))
+    with counted(writer, execution, "select", mine) as advance:
+        for step, some in itertools.groupby(mine.left, key=lambda part: part[0]):
             network = load_network(segmenter, files[step]).to(device)
-            for _, first in some:
-                matrix, share = ConfusionMatrix(dataset.num_classes), ids[first : first + PART]
+            for part in some:
+                matrix = ConfusionMatrix(dataset.num_classes)
                 for names, probabilities in predict_probabilities(
-                    network, dataset, share, config, device, workers=execution.workers
+                    network, dataset, parts[part], config, device, workers=execution.workers
                 ):
                     masks = probabilities.argmax(1).byte().cpu().numpy()
                     for name, mask in zip(names, masks, strict=True):
                         matrix.add(mask, dataset.mask(name))
-                    writer.advance(len(names))
-                    tracker.advance(len(names))
-                writer.write_json(_record(step, first), matrix.counts.tolist())
+                    advance(len(names))
+                writer.write_json(_record(*part), matrix.counts.tolist())
     barrier()
     if execution.rank != 0:
         return {}

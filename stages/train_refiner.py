@@ -18,6 +18,7 @@ from artifacts.masks import encode_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.parallel.processes import map_in_processes
+from stages.parallel.share import counted, share_of
 from stages.refiners.settings import TrainRefinerConfig
 
 if TYPE_CHECKING:
@@ -110,11 +111,10 @@ def run(config: TrainRefinerConfig, inputs: TrainRefinerInputs, writer: Writer, 
 
 def prepare_all(task: Preparation, ids: Sequence[str], names: Sequence[str], execution: Execution) -> None:
     """Prepares what is still missing; under torchrun each rank its share of the images."""
-    mine = ids[execution.rank :: execution.world_size]
-    todo = [i for i in mine if not all(task.writer.has(f"{name}/{i}.png") for name in names)]
-    with execution.progress.track(len(mine), "labels", done=len(mine) - len(todo)) as tracker:
-        for _ in map_in_processes(prepare_image, task, todo, execution.workers):
-            tracker.advance()
+    images = share_of(ids, execution, lambda image_id: all(task.writer.has(f"{n}/{image_id}.png") for n in names))
+    with counted(task.writer, execution, "labels", images) as advance:
+        for _ in map_in_processes(prepare_image, task, images.left, execution.workers):
+            advance()
 
 
 STAGE = Stage(

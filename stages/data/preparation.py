@@ -39,6 +39,7 @@ from stages.data.photographs import Picture, look_at
 from stages.data.pixels import remarks_in_words
 from stages.data.readers.raw import RawDataset, TagSource, unreadable
 from stages.parallel.each_image import for_each_image
+from stages.parallel.share import alone, counted
 
 if TYPE_CHECKING:
     from stages.data.preparation_config import PrepareDataConfig
@@ -280,8 +281,7 @@ def _prepare_images(
 ) -> dict[str, Prepared]:
     """Check every image, write the masks (and images) that are missing. By id, in the order of `ids`."""
     prepared: dict[str, Prepared] = {}
-    writer.expect(len(ids))
-    with execution.progress.track(len(ids), "preparing") as task:
+    with counted(writer, execution, "preparing", alone(ids)) as advance:
         for image_id, one in for_each_image(prepare_image, plan, ids, execution.workers, partial(mask_entry, raw)):
             picture = one.picture
             if picture.copy is not None:
@@ -293,8 +293,7 @@ def _prepare_images(
             prepared[image_id] = replace(
                 one, mask=None, picture=replace(picture, copy=None, copied=picture.copy is not None)
             )
-            writer.advance()
-            task.advance()
+            advance()
     return {image_id: prepared[image_id] for image_id in ids}
 
 

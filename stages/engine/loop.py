@@ -148,6 +148,7 @@ class _Trainer:
                 tracker = stack.enter_context(
                     self.execution.progress.track(self.config.iterations, "training", "steps", done=self.step)
                 )
+                self.writer.advance_to(self.step)
                 self.writer.expect(self.config.iterations)
             last_save = time.monotonic()
             for samples in self._batches():

@@ -19,6 +19,7 @@ from stages.contract import Execution
 from stages.engine.config import InferenceConfig
 from stages.localization.dense_crf import CrfParameters, crf_labels
 from stages.parallel.processes import process_pool
+from stages.parallel.share import counted, share_of
 
 if TYPE_CHECKING:
     import torch
@@ -59,26 +60,21 @@ def label_pictures(
     inference: InferenceConfig,
     device: torch.device,
     execution: Execution,
-) -> int:
-    """Writes masks/<id>.png for those of `ids` that have none yet; returns how many were written.
+) -> None:
+    """Writes masks/<id>.png for those of `ids` that have none yet; under torchrun each rank its share of them.
 
     With `restrict_to_labels` only background and the picture's image-level labels may win; without, every class that
     reaches a probability of 0.01 somewhere.
     """
     from stages.engine.inference import large_pictures, predict_probabilities
 
-    missing = [image_id for image_id in ids if not refiner.writer.has(f"masks/{image_id}.png")]
-    views = predict_probabilities(network, refiner.dataset, missing, inference, device, workers=execution.workers)
-    done = len(ids) - len(missing)
-    if remark := large_pictures(refiner.dataset, missing, inference):
+    masks = share_of(ids, execution, lambda image_id: refiner.writer.has(f"masks/{image_id}.png"))
+    views = predict_probabilities(network, refiner.dataset, masks.left, inference, device, workers=execution.workers)
+    if remark := large_pictures(refiner.dataset, masks.left, inference):
         execution.progress.note(remark)
-    with (
-        _pool(refiner, execution.workers) as pool,
-        execution.progress.track(len(ids), "labelling", done=done) as tracker,
-    ):
+    with _pool(refiner, execution.workers) as pool, counted(refiner.writer, execution, "labelling", masks) as advance:
         for _ in _in_order(pool, _pictures(views, refiner), AHEAD * max(execution.workers, 1)):
-            tracker.advance()
-    return len(missing)
+            advance()
 
 
 _held: list[Refiner] = []  # a pool process is given its refiner once, not with every picture

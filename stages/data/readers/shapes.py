@@ -34,6 +34,7 @@ from stages.data.annotations.image_labels import tags_of_mask
 from stages.data.class_figures import class_figures
 from stages.data.config import ShapesConfig
 from stages.parallel.each_image import for_each_image
+from stages.parallel.share import alone, counted
 
 CLASS_NAMES = ("background", "star", "ring", "boat", "mushroom", "fish", "beetle")
 STAR, RING, BOAT, MUSHROOM, FISH, BEETLE = range(1, 7)
@@ -83,15 +84,12 @@ def write_shapes(
     splits: `image_ids`, or those ids with some of train held out.
     """
     everything = sorted(image_id for ids in splits.values() for image_id in ids)
-    missing = [image_id for image_id in everything if not writer.has(f"masks/{image_id}.png")]
-    writer.expect(len(everything))
-    writer.advance(len(everything) - len(missing))
-    with execution.progress.track(len(everything), "drawing", done=len(everything) - len(missing)) as task:
-        for image_id, (image_png, mask_png) in for_each_image(_files, config, missing, execution.workers):
+    pairs = alone(everything, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
+    with counted(writer, execution, "drawing", pairs) as advance:
+        for image_id, (image_png, mask_png) in for_each_image(_files, config, pairs.left, execution.workers):
             writer.write_bytes(f"images/{image_id}.png", image_png)
             writer.write_bytes(f"masks/{image_id}.png", mask_png)  # last: it says that the pair is whole
-            writer.advance()
-            task.advance()
+            advance()
     tags, sizes, pixels = {}, {}, {}
     for image_id in everything:
         mask = read_mask(writer.path / "masks" / f"{image_id}.png", len(CLASS_NAMES))

@@ -1,0 +1,94 @@
+"""What one rank makes of the work of all, what an earlier run left of it, and how far they are.
+
+    masks = share_of(ids, execution, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
+    with counted(writer, execution, "crf", masks) as advance:
+        for image_id in masks.left:
+            ...
+            advance()
+
+Under torchrun all ranks write into one folder. The parts are divided before anybody looks what is already made: ranks
+that look at different moments would otherwise divide different lists, and leave some parts out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from artifacts.store import Writer
+from stages.contract import Execution
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Share(Generic[Part]):
+    """The parts of one rank. A part is an image, or several that are written together.
+
+    Attributes:
+        own: the parts of this rank, in the order of all parts.
+        left: those of them that are not made yet.
+        total, mine, done: how many images are in the parts of all ranks, in those of this one, and in those that
+            this one finds made.
+    """
+
+    own: Sequence[Part]
+    left: Sequence[Part]
+    total: int
+    mine: int
+    done: int
+
+
+def share_of(
+    parts: Sequence[Part],
+    execution: Execution,
+    made: Callable[[Part], bool],
+    images: Callable[[Part], int] = lambda part: 1,
+) -> Share[Part]:
+    """The share of this rank: every `world_size`-th part. images: how many images a part has."""
+    own = parts[execution.rank :: execution.world_size]
+    return _share(own, sum(map(images, parts)), made, images)
+
+
+def alone(parts: Sequence[Part], made: Callable[[Part], bool] = lambda part: False) -> Share[Part]:
+    """All parts, images, as the share of the rank that does this work alone."""
+    return _share(parts, len(parts), made, lambda part: 1)
+
+
+def images_of(shards: Share[tuple[str, ...]], made: Callable[[str], bool]) -> Share[str]:
+    """The images of the shards of this rank, for what is made of each image by the rank that made its shard."""
+    return _share([image_id for shard in shards.own for image_id in shard], shards.total, made, lambda part: 1)
+
+
+def _share(own: Sequence[Part], total: int, made: Callable[[Part], bool], images: Callable[[Part], int]) -> Share[Part]:
+    left = [part for part in own if not made(part)]
+    mine = sum(map(images, own))
+    return Share(own, left, total, mine, mine - sum(map(images, left)))
+
+
+@contextmanager
+def counted(
+    writer: Writer, execution: Execution, what: str, *shares: Share[Any], unit: str = "images"
+) -> Iterator[Callable[..., None]]:
+    """Shows how far the shares of one job are; gives the function to call with each number of finished images.
+
+    A bar shows what this rank has to do, `status` the work of all: the other ranks are taken to be as far.
+    """
+    total, mine, done = (sum(getattr(share, name) for share in shares) for name in ("total", "mine", "done"))
+
+    def report() -> None:
+        writer.advance_to(total * done // mine if mine else total)
+
+    report()
+    writer.expect(total)
+    with execution.progress.track(mine, what, unit, done) as tracker:
+
+        def advance(count: int = 1) -> None:
+            nonlocal done
+            done += count
+            tracker.advance(count)
+            report()
+
+        yield advance
