@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class SemisegError(Exception):
     """A mistake that a person can mend. `message` says what and where, `hint` how to mend it.
@@ -21,6 +23,12 @@ class SemisegError(Exception):
 
     def __reduce__(self):  # keeps the hint when the error crosses a process pool
         return (type(self), (self.message, self.hint))
+
+
+def about(name: str, error: SemisegError) -> SemisegError:
+    """The error, which says that it is about the image `name`."""
+    named = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", error.message)  # "7", not the "7" of "57 rows"
+    return error if named else type(error)(f"{name}: {error.message}", error.hint)
 
 
 class UsageError(SemisegError):

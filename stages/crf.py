@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from artifacts.dataset import SPLITS, Dataset, Split
-from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
+from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError, about
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
 from stages.config import ExternalFile
@@ -91,9 +91,7 @@ def refine(task: Refinement, image_id: str) -> int:
         labels, scores = label_scores(task, image_id)
         best, confidence = crf_labels(image, scores, task.parameters, task.config.max_pixels)
     except SemisegError as error:
-        if image_id in error.message:
-            raise
-        raise type(error)(f"{image_id}: {error.message}", error.hint) from error
+        raise about(image_id, error) from None
     mask = labels[best]
     if task.config.min_confidence > 0:
         mask[confidence < task.config.min_confidence] = IGNORE

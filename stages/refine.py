@@ -136,10 +136,11 @@ def _refiner(config: RefineConfig, inputs: RefineInputs, images: KnownImages, ex
 
 def _batches(images: KnownImages, ids: Sequence[str], batch_size: int) -> Iterator[list[Any]]:
     """Known images of one size, largest first: too large for the memory is known at once."""
-    from stages.localization.activation_maps import ALONE_PIXELS, size_batches
+    from stages.data.decoding import size_batches
+    from stages.localization.activation_maps import ALONE_PIXELS
 
     sizes = {image_id: images.dataset.size(image_id) for image_id in ids}
-    for members in size_batches(sizes, batch_size, ALONE_PIXELS):
+    for members in size_batches(sizes, lambda height, width: batch_size if height * width <= ALONE_PIXELS else 1):
         yield [images[image_id] for image_id in members]
 
 

@@ -9,26 +9,23 @@ picture does not depend on the others. While the network works, threads decode w
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artifacts.cells import on_copy
 from artifacts.errors import DataError
+from stages.data.decoding import decoded_ahead, size_batches
 from stages.data.pictures import Pictures
 from stages.engine.config import InferenceConfig
 from stages.engine.device import autocast_dtype
 from stages.networks import normalise, upsample
 
-AHEAD = 2  # batches decoded in advance
 WINDOW = 1024  # side of the windows in which a view of too many pixels is predicted
 STRIP_PIXELS = 2_100_000  # per-pixel steps take a picture of more pixels in strips of rows
 BATCH_PIXELS = {"cuda": 4_000_000, "cpu": 400_000}  # of all views of one scale: bounds the memory of a batch
@@ -43,7 +40,7 @@ def predict_probabilities(
     batch_size: int | None = None,
     workers: int = 2,
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Class probabilities of whole pictures: yields (ids, float32 (B, C, H, W) on `device`), in order of size, then id.
+    """Class probabilities of whole pictures: yields (ids, float32 (B, C, H, W) on `device`), the largest first.
 
     `network` is on `device` and maps normalised images (B, 3, H, W) to logits (B, C, ceil(H / s), ceil(W / s)) with
     s = `network.stride`. The logits of every view are brought to the size of the picture (cell i of a view lies on its
@@ -51,25 +48,25 @@ def predict_probabilities(
     `batch_size` pictures of equal size go together (None: as many as fit a pixel budget); neither it nor `workers`, the
     decoding threads, changes a result beyond rounding. The network is in eval mode while this runs.
     """
-    plan = _batches(pictures, ids, max(protocol.scales), 1 + protocol.flip, device, batch_size)
-    with ThreadPoolExecutor(max(1, workers)) as pool, _evaluating(network):
-        decoding: list[list[Future[np.ndarray]]] = []
-        try:
-            for number, batch in enumerate(plan):
-                for upcoming in plan[number + len(decoding) : number + 1 + AHEAD]:
-                    decoding.append([pool.submit(_read, pictures, image_id) for image_id in upcoming])
-                images = torch.from_numpy(np.stack([future.result() for future in decoding.pop(0)]))
-                if device.type == "cuda":
-                    images = images.pin_memory()
-                probabilities = _predict(network, images.to(device, non_blocking=True), protocol)
-                if bool(probabilities[:, 0].isnan().any()):  # the softmax of one number that is not finite is NaN
-                    raise DataError(
-                        f"the network gives numbers that are not finite for {', '.join(batch[:5])}",
-                        "set precision=fp32 where it is not, or train again with a lower optimizer.lr",
-                    )
-                yield batch, probabilities
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    budget = BATCH_PIXELS.get(device.type, BATCH_PIXELS["cpu"])
+    views = max(*protocol.scales, 1.0) ** 2 * (1 + protocol.flip)  # pixels of the largest ones for one of the picture
+
+    def fitting(height: int, width: int) -> int:
+        return batch_size or max(1, int(budget / (height * width * views)))
+
+    batches = size_batches({image_id: pictures.size(image_id) for image_id in ids}, fitting)
+    with _evaluating(network), contextlib.closing(decoded_ahead(pictures, batches, workers)) as decoded:
+        for batch, pixels in decoded:
+            images = torch.from_numpy(pixels)
+            if device.type == "cuda":
+                images = images.pin_memory()
+            probabilities = _predict(network, images.to(device, non_blocking=True), protocol)
+            if bool(probabilities[:, 0].isnan().any()):  # the softmax of one number that is not finite is NaN
+                raise DataError(
+                    f"the network gives numbers that are not finite for {', '.join(batch[:5])}",
+                    "set precision=fp32 where it is not, or train again with a lower optimizer.lr",
+                )
+            yield batch, probabilities
 
 
 def large_pictures(pictures: Pictures, ids: Sequence[str], protocol: InferenceConfig) -> str | None:
@@ -85,37 +82,7 @@ def large_pictures(pictures: Pictures, ids: Sequence[str], protocol: InferenceCo
     )
 
 
-def _batches(
-    pictures: Pictures,
-    ids: Sequence[str],
-    largest_scale: float,
-    views: int,
-    device: torch.device,
-    batch_size: int | None,
-) -> list[list[str]]:
-    by_size: dict[tuple[int, int], list[str]] = defaultdict(list)
-    for image_id in sorted(ids):
-        by_size[pictures.size(image_id)].append(image_id)
-    batches = []
-    for (height, width), members in sorted(by_size.items()):
-        pixels = height * width * max(largest_scale, 1.0) ** 2 * views
-        number = batch_size or max(1, int(BATCH_PIXELS.get(device.type, BATCH_PIXELS["cpu"]) / pixels))
-        batches += [members[first : first + number] for first in range(0, len(members), number)]
-    return batches
-
-
-def _read(pictures: Pictures, image_id: str) -> np.ndarray:
-    image = pictures.image(image_id)
-    if image.shape[:2] != pictures.size(image_id):
-        raise DataError(
-            f"picture {image_id} has {image.shape[0]} rows and {image.shape[1]} columns, "
-            f"its header or list says {pictures.size(image_id)}",
-            "copy the picture again, or prepare the data again",
-        )
-    return image
-
-
-@contextmanager
+@contextlib.contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
     training = [module for module in network.modules() if module.training]
     network.eval()

@@ -13,8 +13,6 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -31,6 +29,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from artifacts.cells import cells, on_copy
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
+from stages.data.decoding import decoded_ahead, size_batches
 from stages.engine.interpolation import interpolation_matrix
 from stages.localization.grid import reduced, resize_maps, resized
 from stages.networks import CamNetwork, Classifier, normalise
@@ -38,7 +37,6 @@ from stages.networks.blocks import Backbone
 
 STRIDE = 4  # picture pixels per cell of a score map
 MAXIMUM_FLOOR = 1e-5  # added to a class's maximum before dividing by it
-BATCHES_AHEAD = 3  # decoded while the network works
 ALONE_PIXELS = 4_200_000  # a view of more pixels goes through the network without its mirror, to halve the memory
 CPU_PIXELS = 320_000  # of one forward pass on a CPU, mirrors counted: larger ones leave the cache and are slower again
 
@@ -103,9 +101,8 @@ def class_activation_maps(
         threads: threads that decode pictures while the network works.
     """
     pending: deque[tuple[list[str], tuple[int, int], Tensor]] = deque()
-    pin = device.type == "cuda"
-    for members, size, pixels in decoded_batches(dataset, ids, batch_size, threads, max_pixels, pin):
-        images = pixels.to(device, non_blocking=True)
+    for members, size, pixels in _decoded(dataset, ids, batch_size, threads, max_pixels):
+        images = (pixels.pin_memory() if device.type == "cuda" else pixels).to(device, non_blocking=True)
         summed = multi_scale_maps(classifier, images, scales, flip, batch_size, dtype, size)
         pending.append((members, size, normalise_by_maximum(summed).half()))
         if len(pending) > 1:  # the transfer waits for one batch while the next one is already queued on the device
@@ -120,47 +117,18 @@ def _unpack(dataset: Dataset, members: list[str], size: tuple[int, int], maps: T
         yield ActivationMaps(image_id, scores[classes.astype(int) - 1], classes, size)
 
 
-def decoded_batches(
-    dataset: Dataset,
-    ids: Sequence[str],
-    batch_size: int,
-    threads: int,
-    max_pixels: int | None = None,
-    pin: bool = False,
+def _decoded(
+    dataset: Dataset, ids: Sequence[str], batch_size: int, threads: int, max_pixels: int | None
 ) -> Iterator[tuple[list[str], tuple[int, int], Tensor]]:
     """(ids, (H, W), uint8 (B, 3, h, w)) of pictures of identical size, the next batches being decoded in threads.
 
-    (h, w) is (H, W), or smaller where H * W is above `max_pixels`.
+    (h, w) is (H, W), or smaller where H * W is above `max_pixels`; such pictures come one by one.
     """
     sizes = {image_id: dataset.size(image_id) for image_id in ids}
     limit = max_pixels or max((height * width for height, width in sizes.values()), default=1)
-    batches = size_batches(sizes, batch_size, limit)
-    with ExitStack() as stack:
-        pool = ThreadPoolExecutor(max(threads, 1))
-        stack.callback(pool.shutdown, cancel_futures=True)
-        ahead: deque[tuple[list[str], list[Future[NDArray]]]] = deque()
-        remaining = iter(batches)
-        while True:
-            while len(ahead) < BATCHES_AHEAD and (members := next(remaining, None)) is not None:
-                ahead.append((members, [pool.submit(lambda i: reduced(dataset.image(i), limit), i) for i in members]))
-            if not ahead:
-                return
-            members, futures = ahead.popleft()
-            pixels = torch.from_numpy(np.stack([future.result() for future in futures]).transpose(0, 3, 1, 2))
-            yield members, sizes[members[0]], pixels.pin_memory() if pin else pixels
-
-
-def size_batches(sizes: dict[str, tuple[int, int]], batch_size: int, max_pixels: int) -> list[list[str]]:
-    """Ids grouped by identical size, largest pictures first, in batches; those above `max_pixels` one by one."""
-    groups: dict[tuple[int, int], list[str]] = {}
-    for image_id in sorted(sizes):
-        groups.setdefault(sizes[image_id], []).append(image_id)
-    ordered = sorted(groups, key=lambda size: (-size[0] * size[1], size))  # too large for the memory? known at once
-    batches = []
-    for size in ordered:
-        step = batch_size if size[0] * size[1] <= max_pixels else 1
-        batches += [groups[size][start : start + step] for start in range(0, len(groups[size]), step)]
-    return batches
+    batches = size_batches(sizes, lambda height, width: batch_size if height * width <= limit else 1)
+    for members, pixels in decoded_ahead(dataset, batches, threads, lambda image: reduced(image, limit)):
+        yield members, sizes[members[0]], torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 @torch.inference_mode()
@@ -255,7 +223,7 @@ def gradient_ranks(
             "take a classifier on vgg16, a ResNet of torchvision, resnet38, mobilenet_v2 or tiny, or another saliency",
         )
     layer = classifier.backbone.get_submodule(classifier.backbone.gradient_layer)
-    for members, size, pixels in decoded_batches(dataset, ids, batch_size, threads, max_pixels):
+    for members, size, pixels in _decoded(dataset, ids, batch_size, threads, max_pixels):
         images = normalise(pixels.to(device))
         magnitudes = gradient_magnitudes(classifier, layer, images)
         seen = (images.shape[2], images.shape[3])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import nn
 
 from artifacts.dataset import Dataset
 from stages.contract import Execution
+from stages.data.decoding import decoded_ahead
 from stages.data.pictures import Pictures
 from stages.engine.device import select_device
 from stages.evaluation.average_precision import average_precision
@@ -28,17 +28,16 @@ def class_scores(
     """Logits float32 (N, K) of pictures resized to `size` x `size`."""
     network.eval()
 
-    def picture(image_id: str) -> np.ndarray:
-        image = Image.fromarray(pictures.image(image_id))
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    def resized(image: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
-    rows = []
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for first in range(0, len(ids), BATCH):
-            chunk = np.stack(list(pool.map(picture, ids[first : first + BATCH])))
-            images = normalise(torch.from_numpy(chunk).to(device).permute(0, 3, 1, 2))
-            rows.append(network(images).float().cpu().numpy())
-    return np.concatenate(rows)
+    batches = [list(ids[first : first + BATCH]) for first in range(0, len(ids), BATCH)]
+    return np.concatenate(
+        [
+            network(normalise(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))).float().cpu().numpy()
+            for _, pixels in decoded_ahead(pictures, batches, workers, resized)
+        ]
+    )
 
 
 def scored(network: nn.Module, dataset: Dataset, split: str, size: int, execution: Execution) -> dict[str, Any]:

@@ -89,10 +89,10 @@ def test_every_picture_is_decoded_once_and_batches_hold_equal_sizes(network: nn.
         for ids, p in predict_probabilities(network, pictures, list(SIZES), InferenceConfig(), CPU, 3)
     ]
     assert batches == [
-        (["b"], (1, 4, 25, 31)),
         (["a", "c", "d"], (3, 4, 33, 40)),
         (["f"], (1, 4, 33, 40)),
         (["e"], (1, 4, 40, 33)),
+        (["b"], (1, 4, 25, 31)),
     ]
     assert sorted(pictures.decoded) == sorted(SIZES)
 
@@ -251,7 +251,7 @@ def test_the_network_is_left_as_it_was(network: nn.Module) -> None:
 def test_a_picture_that_cannot_be_read_is_named(network: nn.Module) -> None:
     pictures = Shelf()
     pictures.size = lambda image_id: (33, 40)  # type: ignore[method-assign]
-    with pytest.raises(DataError, match="picture b has 25 rows and 31 columns"):
+    with pytest.raises(DataError, match="image b has 25 rows and 31 columns"):
         predict(network, pictures)
 
 

@@ -16,7 +16,6 @@ from stages.localization.activation_maps import (
     gradient_ranks,
     multi_scale_maps,
     normalise_by_maximum,
-    size_batches,
 )
 from stages.localization.grid import resize_maps
 from stages.networks import build_classifier, normalise
@@ -164,12 +163,6 @@ def test_each_map_is_divided_by_its_own_maximum():
     maps = torch.tensor([[[[2.0, 1.0]], [[0.0, 0.0]]]])
     found = normalise_by_maximum(maps)
     torch.testing.assert_close(found, torch.tensor([[[[1.0, 0.5]], [[0.0, 0.0]]]]), atol=1e-4, rtol=0)
-
-
-def test_batches_hold_one_size_each_and_every_picture_once():
-    sizes = {"a": (4, 6), "b": (6, 4), "c": (4, 6), "d": (4, 6), "e": (9, 9)}
-    assert size_batches(sizes, 2, 1) == [["e"], ["a"], ["c"], ["d"], ["b"]]
-    assert size_batches(sizes, 2, 10**9) == [["e"], ["a", "c"], ["d"], ["b"]]
 
 
 def test_a_large_picture_is_seen_as_a_reduced_copy_alone_and_its_maps_have_its_own_size(classifier):
