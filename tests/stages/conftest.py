@@ -126,8 +126,9 @@ def by_two_ranks(
                 monkeypatch.setenv("RANK", str(rank))
                 monkeypatch.setenv("WORLD_SIZE", "2")
                 summary = module.run(config, module.STAGE.open(inputs), writer, Execution(device="cpu", workers=1))
-                assert bool(summary) == (rank == 0)
+                assert summary or rank == 1
             written = {file.name: json.loads(file.read_bytes()) for file in writer.path.glob("*.json")}
+            writer.discard()
         return written, summary, reads
 
     return run

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifacts.errors import ArtifactError, DataError
+from artifacts.errors import ArtifactError, DataError, about
 from stages.data.decoding import BATCHES, decoded_ahead, size_batches
 
 
@@ -121,6 +121,11 @@ def test_an_error_of_a_thread_ends_the_work_and_names_the_image(error, kind, sai
         next(batches)
     assert getattr(caught.value, "hint", None) == getattr(error, "hint", None)
     assert isinstance(error, DataError | ArtifactError) or caught.value.__notes__ == ["while the image d was decoded"]
+
+
+def test_an_id_within_a_number_or_word_is_no_name():
+    assert about("7", DataError("57 rows are missing")).message == "7: 57 rows are missing"
+    assert about("7", DataError("masks/7.png is cut off")).message == "masks/7.png is cut off"
 
 
 def test_an_image_of_another_size_than_its_header_says_is_named():
