@@ -8,7 +8,7 @@ for members, pixels in decoded_ahead(dataset, batches, threads=4):
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -39,7 +39,7 @@ def decoded_ahead(
     batches: Iterable[list[str]],
     threads: int,
     change: Callable[[np.ndarray], np.ndarray] = lambda image: image,
-) -> Iterator[tuple[list[str], np.ndarray]]:
+) -> Generator[tuple[list[str], np.ndarray], None, None]:
     """(ids, uint8 (B, H, W, 3)) of every batch, in the order of the batches.
 
     change: done to each image in the threads, so that those of a batch have one size. DataError: an image has not the
