@@ -279,7 +279,7 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
             "pixels stands for each (max_pixels); maps and labels have the picture's size"
         )
 
-    scores = ScoreMapWriter(writer, class_names == dataset.class_names, shard_size=SHARD_SIZE)
+    scores = ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE)
     scores.plan(everything, index=execution.rank == 0)
     source.barrier()  # every rank reads the index
     shards = share_of(scores.shards, execution, scores.holds, len)
