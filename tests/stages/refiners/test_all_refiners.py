@@ -65,7 +65,7 @@ def test_every_image_has_maps_of_its_classes_from_0_to_1(name, space):
     """Also the image without a class; the masks follow the maps and the background's score."""
     artifact, dataset = space.artifact(f"{name}-whole"), dataset_of(space)
     maps = ScoreMaps(artifact)
-    assert maps.normalisation == "refined"
+    assert maps.meaning == "refined"
     assert list(maps.ids) == IDS
     for image_id in IDS:
         found = maps[image_id]

@@ -16,7 +16,6 @@ class CommonLabelsSettings(MethodSettings):
         title="Common labels of groups",
         paper="none",
         uses=("tags",),
-        loss="L = BCE(c(x), tags) + BCE(mean of c over a group, tags of all its images)",
         forward=1,
         backward=1,
         output="classifier",

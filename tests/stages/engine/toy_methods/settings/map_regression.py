@@ -14,7 +14,6 @@ class MapRegressionSettings(MethodSettings):
         title="Regression of score maps",
         paper="none",
         uses=("tags",),
-        loss="L = mean over the cells of the image of (sigmoid f - maps)^2",
         forward=1,
         backward=1,
     )
