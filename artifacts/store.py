@@ -10,46 +10,46 @@ the next run of the same work continues. docs/formats.md holds the specification
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeVar, cast, overload
+from pathlib import Path
+from typing import Any, cast
 
-from artifacts.canonical import json_ready, pretty_json
+from artifacts.artifact import Artifact, read_item
+from artifacts.canonical import json_ready
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, BusyError
-from artifacts.json_items import MAKE_AGAIN, Anything, Count, Seconds, Shape, Text, read_json, read_record, shaped
 from artifacts.locks import Lock, artifact_lock
 from artifacts.manifest import (
     KINDS,
-    LOCAL,
     MANIFEST_NAME,
     MANIFEST_SCHEMA,
-    InputRecord,
     MadeBy,
     Manifest,
-    check_relative,
     content_digest,
     has_manifest,
     list_items,
-    read_manifest,
 )
 from artifacts.provenance import made_by, utc_now
+from artifacts.writing import (
+    ASKED,
+    PROGRESS,
+    RECORD,
+    SCRATCH,
+    TEMPORARY,
+    Unfinished,
+    Work,
+    Writer,
+    read_unfinished,
+    stays,
+)
 
-SCRATCH = ".scratch"
-PROGRESS = ".progress.json"
-RECORD = ".work.json"
-ASKED = ".asked.json"
-TEMPORARY = ".tmp-"
-
-T = TypeVar("T")
+# What others import from here, wherever it is defined.
+__all__ = ["SCRATCH", "TEMPORARY", "Artifact", "Unfinished", "Work", "Workspace", "Writer", "check_name", "read_item"]
 
 
 def check_name(name: str) -> str:
@@ -62,332 +62,12 @@ def check_name(name: str) -> str:
     return name
 
 
-class Artifact:
-    """A published artifact: its folder and its manifest."""
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self.name = self.path.absolute().name
-        self.manifest: Manifest = read_manifest(self.path)
-
-    @property
-    def kind(self) -> str:
-        return self.manifest.kind
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return self.manifest.config
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return self.manifest.summary
-
-    def file(self, relative: str) -> Path:
-        """Path of an item; ArtifactError names it when it is missing."""
-        path = self.path / check_relative(relative)
-        if not path.is_file():
-            raise ArtifactError(
-                f"artifact {self.name!r} ({self.kind}) has no {relative}",
-                f"rerun the stage {self.manifest.stage!r} that made {self.path}",
-            )
-        return path
-
-    @overload
-    def json(self, relative: str) -> dict[str, Any]: ...
-
-    @overload
-    def json(self, relative: str, shape: type[T]) -> T: ...
-
-    def json(self, relative: str, shape: Any = Anything) -> Any:
-        """A JSON item as a value of `shape` (see artifacts.json_items).
-
-        ArtifactError when it is missing, damaged, or not what was published.
-        """
-        path = self.file(relative)
-        if relative not in self.manifest.items:
-            raise ArtifactError(f"{path} was added since {self.name!r} was published", "take it away: semiseg verify")
-        return read_json(path, shape, MAKE_AGAIN, self.manifest.items[relative]["sha256"])
-
-    def recorded(self, part: Literal["config", "summary"], key: str, shape: type[T]) -> T:
-        """A value of the manifest's config or summary; ArtifactError where it is missing or no `shape`."""
-        values = self.config if part == "config" else self.summary
-        return shaped(values.get(key), shape, f"{part}.{key} in {self.path / MANIFEST_NAME}")
-
-    def verify(self) -> list[str]:
-        """Problems of the content against the manifest, in words; empty when every byte is as published."""
-        try:
-            found = list_items(self.path)
-        except OSError as error:
-            return [f"{error.filename} cannot be read: {error.strerror}"]
-        expected = self.manifest.items
-        problems = [f"{path} is missing" for path in sorted(expected.keys() - found.keys())]
-        problems += [f"{path} was added" for path in sorted(found.keys() - expected.keys())]
-        problems += [
-            f"{path} was changed"
-            for path in sorted(expected.keys() & found.keys())
-            if expected[path]["sha256"] != found[path]["sha256"]
-        ]
-        if content_digest(expected) != self.manifest.content:
-            problems.append(f"{MANIFEST_NAME} was changed: its content digest does not belong to its items")
-        return problems
-
-
-def read_item(artifact_or_path: Artifact | Path | str, relative: str, shape: type[T], cure: str) -> T:
-    """A JSON item of an artifact, or of a folder: compared with the manifest, if there is one.
-
-    cure: the hint where a folder without manifest has no such item.
-    """
-    found = artifact_or_path
-    if not isinstance(found, Artifact) and has_manifest(Path(found)):
-        found = Artifact(found)
-    return found.json(relative, shape) if isinstance(found, Artifact) else read_json(Path(found, relative), shape, cure)
-
-
-class _Asked(Shape):
-    """.asked.json: the work, and the command line of its last run."""
-
-    work: Anything
-    argv: list[Text]
-
-
-class _Progress(Shape):
-    """.progress.json: units of work done and planned."""
-
-    done: Count
-    total: Count | None
-
-
-class _Runs(Shape):
-    """.work.json: when the first run began, and how long and how often it was worked on."""
-
-    started: str
-    seconds: Seconds
-    runs: Count
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is about to be made: everything a manifest needs before the work starts."""
-
-    stage: str
-    stage_version: int
-    kind: str
-    fingerprint: str
-    config: dict[str, Any]
-    inputs: dict[str, InputRecord]
-    externals: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """Work that was cut off, as its folder tells of it; None and [] for what it does not tell."""
-
-    folder: Path
-    work: Work | None
-    argv: list[str]  # the command line of its last run
-    done: int
-    total: int | None
-    seconds: float | None  # wall time of its runs
-    written: str  # when it last advanced: UTC, ISO 8601
-
-
-class Writer:
-    """Writes one artifact into its hidden partial folder. Made by `Workspace.writing`.
-
-    Attributes:
-        path: the partial folder; items live at `path / relative`.
-        scratch: a folder for the writer's own use (resume checkpoints), dropped at publish.
-        resumed: how many earlier runs of the same work were cut off.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.scratch = path / SCRATCH
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        self.resumed = 0
-        self.started = utc_now()
-        self._seconds_before = 0.0
-        self._begin = time.monotonic()
-        self._done = 0
-        self._total: int | None = None
-        self._last_report = float("-inf")
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of this run and of the earlier, cut off ones, in seconds."""
-        return self._seconds_before + time.monotonic() - self._begin
-
-    def has_work(self) -> bool:
-        """Whether there is anything to go on from: an item, or something in `scratch`."""
-        for path in self.path.rglob("*"):
-            first, *rest = path.relative_to(self.path).parts
-            parts = rest if first == SCRATCH else (first, *rest)
-            visible = parts and first not in (LOCAL, MANIFEST_NAME) and not any(p.startswith(".") for p in parts)
-            if visible and path.is_file():
-                return True
-        return False
-
-    def _continue(self, work: Work) -> None:
-        """Takes over what an earlier, killed run left: its count and time; drops its temporary files."""
-        for leftover in self.path.rglob(f"*{TEMPORARY}*"):
-            if leftover.is_file():
-                leftover.unlink(missing_ok=True)
-        (self.path / MANIFEST_NAME).unlink(missing_ok=True)  # killed before the first rename of publish
-        if self.has_work():
-            self._take_over_record()
-        self._save_record()
-        self._replace(ASKED, {"work": asdict(work), "argv": list(sys.argv)})
-
-    def _take_over_record(self) -> None:
-        if earlier := read_record(self.path / RECORD, _Runs):  # a damaged record counts as none
-            self.started, self._seconds_before, self.resumed = earlier.started, earlier.seconds, earlier.runs
-
-    def _save_record(self) -> None:
-        self._replace(RECORD, {"started": self.started, "seconds": self.seconds, "runs": self.resumed + 1})
-
-    def _replace(self, name: str, record: Mapping[str, Any]) -> None:
-        temporary = self.path / f"{TEMPORARY}{os.getpid()}{name}"
-        temporary.write_text(json.dumps(record))
-        os.replace(temporary, self.path / name)
-
-    def _target(self, relative: str) -> Path:
-        first = PurePosixPath(check_relative(relative)).parts[0]
-        if first == MANIFEST_NAME or (first != SCRATCH and any(p.startswith(".") for p in relative.split("/"))):
-            raise ArtifactError(f"{relative!r} is a name of the store, an item cannot have it")
-        if not self.path.is_dir():  # a worker that outlived its killed process must not begin new unfinished work
-            raise ArtifactError(f"{self.path} is gone: the work was published or removed meanwhile")
-        target = self.path / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target
-
-    def has(self, relative: str) -> bool:
-        """Whether an item is already whole, written by this run or by an earlier one that was cut off."""
-        return (self.path / check_relative(relative)).is_file()
-
-    def discard(self) -> None:
-        """Deletes the unfinished work; the writer is of no further use."""
-        shutil.rmtree(self.path, ignore_errors=True)
-
-    @contextlib.contextmanager
-    def item(self, relative: str) -> Iterator[Path]:
-        """A temporary path that becomes the item when the block ends without an error.
-
-        The temporary name keeps the item's suffix, since writers choose formats by it.
-        """
-        with _stays(self.path), disk_errors(self.path / relative):
-            target = self._target(relative)
-            temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
-            with _removed_at_end(temporary), disk_errors(target):  # the disk is judged while the file is still there
-                yield temporary
-                os.replace(temporary, target)
-
-    def write_bytes(self, relative: str, data: bytes) -> None:
-        with self.item(relative) as temporary:
-            temporary.write_bytes(data)
-
-    def write_json(self, relative: str, value: Any) -> None:
-        """A JSON item. NaN and infinity are refused: they are not JSON, `null` says "no value"."""
-        try:
-            data = pretty_json(value).encode()
-        except (TypeError, ValueError) as error:
-            raise ArtifactError(f"{relative} cannot be written as JSON: {error}") from error
-        self.write_bytes(relative, data)
-
-    @overload
-    def read_json(self, relative: str) -> dict[str, Any]: ...
-
-    @overload
-    def read_json(self, relative: str, shape: type[T]) -> T: ...
-
-    def read_json(self, relative: str, shape: Any = Anything) -> Any:
-        """A JSON item written before, by this run or by an earlier one that was cut off."""
-        path = self.path / check_relative(relative)
-        return read_json(path, shape, f"delete {path} and run the same command again: it makes that part once more")
-
-    def expect(self, total: int) -> None:
-        """How many units of work there are in all; shown by `status` as "partial 412/1464"."""
-        self._total = total
-        self._report(force=True)
-
-    def advance(self, count: int = 1) -> None:
-        self.advance_to(self._done + count)
-
-    def advance_to(self, done: int) -> None:
-        self._done = done
-        self._report(force=done == self._total)
-
-    def _report(self, force: bool = False) -> None:
-        if not force and time.monotonic() - self._last_report < 1.0:
-            return
-        self._last_report = time.monotonic()
-        with contextlib.suppress(OSError):  # progress is for people; a full disk shows at the next item
-            self._replace(PROGRESS, {"done": self._done, "total": self._total})
-            self._save_record()  # or the time of a killed run would be lost
-
-
-@contextlib.contextmanager
-def _stays(folder: Path) -> Iterator[None]:
-    """ArtifactError where `folder` is removed, by somebody else, while the block writes into it."""
-    try:
-        yield
-    except FileNotFoundError:
-        if folder.is_dir():
-            raise
-        raise ArtifactError(
-            f"{folder} is gone, removed by somebody while it was being written",
-            "run the same command again, in a workspace that stays",
-        ) from None
-
-
-@contextlib.contextmanager
-def _removed_at_end(temporary: Path) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # never in the way of the error that brought us here
-            temporary.unlink(missing_ok=True)
-
-
 def _drop(path: Path) -> None:
     """Deletes a folder or a link to one; what cannot be deleted stays for the next time."""
     if path.is_symlink():
         path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _read_unfinished(folder: Path) -> Unfinished | None:
-    """What the records in a folder of unfinished work say, a damaged one counts as absent; None when it is gone."""
-    asked = read_record(folder / ASKED, _Asked)
-    progress = read_record(folder / PROGRESS, _Progress)
-    runs = read_record(folder / RECORD, _Runs)
-    times = [_modified(path) for path in (folder / RECORD, folder)]
-    written = next((time for time in times if time is not None), None)
-    if written is None:
-        return None
-    return Unfinished(
-        folder,
-        None if asked is None else _work_of(asked.work),
-        [] if asked is None else asked.argv,
-        0 if progress is None else progress.done,
-        None if progress is None else progress.total,
-        None if runs is None else runs.seconds,
-        datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds"),
-    )
-
-
-def _modified(path: Path) -> float | None:
-    with contextlib.suppress(OSError):
-        return path.stat().st_mtime
-    return None
-
-
-def _work_of(record: dict[str, Any]) -> Work | None:
-    """The work; None where a version with other fields wrote the record, or it is damaged."""
-    try:
-        return shaped(record, Work, ASKED)
-    except ArtifactError:
-        return None
 
 
 class Workspace:
@@ -431,17 +111,9 @@ class Workspace:
         pattern = re.compile(rf"\.{re.escape(check_name(name))}\.[^.]{{1,12}}\.partial")
         return sorted(entry for entry in self._entries() if pattern.fullmatch(entry.name))
 
-    def progress(self, name: str, fingerprint: str) -> dict[str, int | None] | None:
-        """{"done", "total"} of unfinished work with this fingerprint; None when none was begun."""
-        folder = self.partial_folder(name, fingerprint)
-        if not folder.is_dir():
-            return None
-        record = read_record(folder / PROGRESS, _Progress)
-        return {"done": record.done, "total": record.total} if record else {"done": 0, "total": None}
-
     def unfinished(self, name: str) -> list[Unfinished]:
         """What the folders of unfinished work of `name` tell of it, sorted by folder."""
-        return [found for folder in self.partials(name) if (found := _read_unfinished(folder))]
+        return [found for folder in self.partials(name) if (found := read_unfinished(folder))]
 
     def artifact(self, name: str) -> Artifact:
         """The published artifact; ArtifactError when there is none (or only unfinished work)."""
@@ -490,13 +162,13 @@ class Workspace:
             with disk_errors(folder):
                 folder.mkdir(exist_ok=True)
                 writer = Writer(folder)
-                writer._continue(work)
+                writer.take_over(work)
             try:
                 yield writer
             finally:
                 with contextlib.suppress(OSError):
                     if folder.is_dir() and writer.has_work():
-                        writer._report(force=True)
+                        writer.report(force=True)
                     else:
                         writer.discard()
 
@@ -512,7 +184,7 @@ class Workspace:
         """Turns the partial folder into the artifact `name`; call inside `writing`. The old one goes last."""
         readable = json_ready(summary, "summary")
         self._refuse_foreign(name)
-        with _stays(writer.path), disk_errors(writer.path):
+        with stays(writer.path), disk_errors(writer.path):
             items = list_items(writer.path)
             manifest = Manifest(
                 schema_version=MANIFEST_SCHEMA,

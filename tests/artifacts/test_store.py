@@ -1,4 +1,4 @@
-"""artifacts/store.py: names, items, unfinished work, what is published and what is left alone."""
+"""artifacts/store.py and writing.py: names, items, unfinished work, what is published and what is left alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from artifacts.errors import ArtifactError
-from artifacts.store import Workspace, Writer, _read_unfinished
+from artifacts.store import Workspace, Writer
+from artifacts.writing import read_unfinished
 from tests.artifacts.small_artifacts import leftovers, make, work
 
 # --- names ---
@@ -119,10 +120,10 @@ def test_work_that_made_something_is_kept(workspace, kept):
 
 def test_a_run_killed_before_it_made_anything_is_not_continued(tmp_path):
     killed = Writer(tmp_path / ".a.0123456789ab.partial")
-    killed._continue(work())
+    killed.take_over(work())
     killed.expect(3)
     again = Writer(killed.path)
-    again._continue(work())
+    again.take_over(work())
     assert again.resumed == 0
     assert again.seconds < 1
 
@@ -183,14 +184,17 @@ def test_temporary_files_of_a_killed_run_are_dropped(workspace):
 
 
 def test_progress_is_shown_while_unfinished(workspace):
-    assert workspace.progress("m", "a" * 64) is None
+    def progress():
+        return [(found.done, found.total) for found in workspace.unfinished("m")]
+
+    assert progress() == []
     with workspace.writing("m", work()) as writer:
-        assert workspace.progress("m", "a" * 64) == {"done": 0, "total": None}
+        assert progress() == [(0, None)]
         writer.expect(3)
         writer.advance_to(3)
-        assert workspace.progress("m", "a" * 64) == {"done": 3, "total": 3}
+        assert progress() == [(3, 3)]
         (writer.path / ".progress.json").write_text("[")
-        assert workspace.progress("m", "a" * 64) == {"done": 0, "total": None}
+        assert progress() == [(0, None)]
 
 
 def test_json_items_refuse_what_json_cannot_hold(workspace):
@@ -308,15 +312,15 @@ def test_a_writer_of_another_rank_leaves_the_first_ones_files_alone(workspace):
 def test_the_time_of_a_killed_run_is_counted(tmp_path, monkeypatch):
     """The first writer is left as a SIGKILL leaves it: nothing of it runs any more."""
     clock = [100.0]
-    monkeypatch.setattr("artifacts.store.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("artifacts.writing.time.monotonic", lambda: clock[0])
     killed = Writer(tmp_path / ".a.0123456789ab.partial")
-    killed._continue(work())
+    killed.take_over(work())
     killed.write_bytes("0.txt", b"x")
     killed.expect(3)
     clock[0] += 7.0
     killed.advance()
     again = Writer(killed.path)
-    again._continue(work())
+    again.take_over(work())
     clock[0] += 2.0
     assert again.seconds == 9.0
     assert again.resumed == 1
@@ -344,4 +348,4 @@ def test_unfinished_work_that_was_published_while_it_was_looked_at_is_none(works
         writer.write_bytes("x.txt", b"1")
     (folder,) = workspace.partials("m")
     shutil.rmtree(folder)
-    assert _read_unfinished(folder) is None
+    assert read_unfinished(folder) is None
