@@ -18,7 +18,8 @@ from stages.config import build
 from stages.contract import Execution, load_stage
 from stages.data.annotations.image_labels import tags_of_mask
 from stages.data.config import VOC_CLASS_NAMES, ShapesConfig
-from stages.data.readers.shapes import CLASS_NAMES, draw
+from stages.data.drawn_classes import CLASS_NAMES
+from stages.data.readers.shapes import draw
 from stages.pipeline.run_stage import run_stage
 
 VOC_SIZE = (375, 500)  # the most frequent size in VOC 2012, rows and columns

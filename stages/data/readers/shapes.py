@@ -15,10 +15,9 @@ Every image is drawn from (seed, image id) alone: any one of them can be drawn a
 
 from __future__ import annotations
 
-import colorsys
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -33,23 +32,33 @@ from stages.contract import Execution
 from stages.data.annotations.image_labels import tags_of_mask
 from stages.data.class_figures import class_figures
 from stages.data.config import ShapesConfig
+from stages.data.drawn_classes import (
+    BEETLE,
+    BOAT,
+    CLASS_NAMES,
+    FISH,
+    MUSHROOM,
+    PAINTERS,
+    RING,
+    STAR,
+    FloatArray,
+    colour_pair,
+    random_colour,
+    random_pattern,
+    shaded,
+    smooth_noise,
+)
 from stages.parallel.each_image import for_each_image
 from stages.parallel.share import alone, counted
-
-CLASS_NAMES = ("background", "star", "ring", "boat", "mushroom", "fish", "beetle")
-STAR, RING, BOAT, MUSHROOM, FISH, BEETLE = range(1, 7)
 
 CONTEXT_OF = {BOAT: "water", MUSHROOM: "moss"}
 COMPANION_OF = {STAR: RING, RING: BOAT, BOAT: FISH, MUSHROOM: BEETLE, FISH: STAR, BEETLE: MUSHROOM}
 COMPANION_CHANCE = 0.3
 WORN_TEXTURE_CHANCE = 0.45  # of a thing of no class: it wears stripes, checks, dots or scales
-HUE_HABIT_CHANCE = 0.65  # of an object: its colours are near its class's usual hue
 MOST_TURN = {BOAT: 0.2, MUSHROOM: 0.45}  # radians; the other classes turn freely
 SUPERSAMPLING = 2  # pictures are drawn this much larger, then averaged: soft outlines
 SMALLEST_VISIBLE_SHARE = 0.4  # objects hidden more than this leave the picture
 SMALLEST_VISIBLE_AREA = 40  # pixels
-
-FloatArray = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -200,7 +209,7 @@ def _object(class_id: int, config: ShapesConfig, count: int, size: tuple[int, in
     mirrored = rng.random() < 0.5
     top, left, u, v = _local_coordinates(center, radius, turn, stretch, mirrored, size)
     cover, colour = PAINTERS[class_id](u, v, rng)
-    colour = _shade(colour, u, v, rng)
+    colour = shaded(colour, u, v, rng)
     return Layer(top, left, cover, colour, class_id)
 
 
@@ -223,116 +232,6 @@ def _local_coordinates(
     return top, left, -u if mirrored else u, v
 
 
-# ------------------------------------------------------------------------------------------------- the six classes
-
-
-def _star(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Five points; a checkerboard in the middle, plain tips."""
-    light, dark = _colour_pair(rng, hue=0.12)
-    distance = np.hypot(u, v)
-    cover = _star_outline(u, v, points=5, inner=rng.uniform(0.42, 0.52))
-    cell = rng.uniform(0.2, 0.26)
-    checks = (np.floor(u / cell) + np.floor(v / cell)) % 2 == 0
-    tips = distance > 0.62
-    return cover, _two_colours(checks | tips, light, dark)
-
-
-def _ring(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """An open ring in sectors of two colours; the ground shows through the hole."""
-    light, dark = _colour_pair(rng, hue=0.0)
-    distance = np.hypot(u, v)
-    cover = (distance < 1) & (distance > rng.uniform(0.42, 0.58))
-    sectors = int(rng.integers(5, 8))
-    return cover, _two_colours(np.sin(np.arctan2(v, u) * sectors) > 0, light, dark)
-
-
-def _boat(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """A striped sail (the telling part) over a dull hull."""
-    light, dark = _colour_pair(rng, hue=0.02)
-    wood = _colour(rng, hue=0.07, spread=0.05, saturation=(0.2, 0.5), value=(0.25, 0.5))
-    depth = np.clip((v - 0.3) / 0.5, 0, 1)
-    hull = (v > 0.3) & (v < 0.8) & (np.abs(u) < 1.0 - 0.4 * depth)
-    mast = (np.abs(u) < 0.05) & (v > -1) & (v <= 0.3)
-    height = (v + 1.0) / 1.2  # 0 at the top of the mast, 1 at the foot of the sail
-    sail = (v > -1) & (v < 0.2) & (u > -0.55 * height) & (u < 0.85 * height)
-    stripes = np.sin(v * rng.uniform(14, 19)) > 0
-    colour = _two_colours(stripes, light, dark)
-    planks = 1 - 0.25 * (np.mod(v * 7, 1) < 0.25)
-    colour[hull] = (wood[None] * planks[..., None])[hull]
-    colour[mast] = wood * 0.7
-    return hull | mast | sail, colour
-
-
-def _mushroom(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """A dotted cap (the telling part) on a pale stem."""
-    spots, skin = _colour_pair(rng, hue=0.0)
-    pale = _colour(rng, hue=0.1, spread=0.06, saturation=(0.05, 0.25), value=(0.6, 0.85))
-    cap = (u**2 / 0.95 + (v - 0.05) ** 2 / 0.9 < 1) & (v < 0.05)
-    stem = (v >= 0.05) & (v < 0.95) & (np.abs(u) < rng.uniform(0.2, 0.3) + 0.1 * v)
-    cell = rng.uniform(0.34, 0.44)
-    row = np.floor(v / cell)
-    across = np.mod(u / cell + 0.5 * np.mod(row, 2), 1) - 0.5
-    down = np.mod(v / cell, 1) - 0.5
-    colour = _two_colours(np.hypot(across, down) < 0.3, spots, skin)
-    streaks = 0.9 + 0.1 * np.sin(u * 40)
-    colour[stem] = (pale[None] * streaks[..., None])[stem]
-    return cap | stem, colour
-
-
-def _fish(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """A body of curved scales with an eye; a plain tail and a plain fin."""
-    light, dark = _colour_pair(rng, hue=0.5)
-    slimness = rng.uniform(0.48, 0.62)
-    body = ((u + 0.2) / 0.8) ** 2 + (v / slimness) ** 2 < 1
-    tail = (u > 0.45) & (u < 1) & (np.abs(v) < (u - 0.38) * 0.95)
-    fin = (np.abs(u + 0.1) < 0.3) & (v < 0) & (v > -slimness - 0.22 + np.abs(u + 0.1) * 0.9)
-    cell = rng.uniform(0.24, 0.32)
-    phase = np.mod(u / cell + 0.45 * np.cos(2 * math.pi * v / cell), 1)
-    shade = (0.25 + 0.75 * phase)[..., None]
-    colour = (light * shade + dark * (1 - shade)).astype(np.float32)
-    colour[(tail | fin) & ~body] = 0.5 * (light + dark)
-    to_eye = np.hypot(u + 0.68, v + 0.1)
-    colour[to_eye < 0.17] = 0.95
-    colour[to_eye < 0.1] = 0.05
-    return body | tail | fin, colour
-
-
-def _beetle(u: FloatArray, v: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Wings striped lengthwise (the telling part); a dull head and six dull legs."""
-    light, dark = _colour_pair(rng, hue=0.3)
-    horn = _colour(rng, hue=0.08, spread=0.2, saturation=(0.1, 0.5), value=(0.1, 0.3))
-    wings = (u / 0.58) ** 2 + ((v - 0.1) / 0.82) ** 2 < 1
-    head = np.hypot(u, v + 0.78) < 0.3
-    side = np.abs(u)
-    legs = np.zeros_like(wings)
-    for joint, slope in ((-0.35, -0.45), (0.1, 0.1), (0.5, 0.6)):
-        legs |= (np.abs(v - joint - slope * (side - 0.5)) < 0.075) & (side < 1.0)
-    stripes = np.sin(side * rng.uniform(19, 25)) > 0
-    colour = _two_colours(stripes, light, dark)
-    colour[~wings] = horn
-    colour[(side < 0.04) & wings] = horn
-    return wings | head | legs, colour
-
-
-PAINTERS: dict[int, Callable[..., tuple[FloatArray, FloatArray]]] = {
-    STAR: _star,
-    RING: _ring,
-    BOAT: _boat,
-    MUSHROOM: _mushroom,
-    FISH: _fish,
-    BEETLE: _beetle,
-}
-
-
-def _star_outline(u: FloatArray, v: FloatArray, points: int, inner: float) -> FloatArray:
-    """Inside a star whose tips lie at distance 1 and whose notches lie at distance `inner`."""
-    half = math.pi / points
-    angle = np.abs(np.mod(np.arctan2(v, u) + half, 2 * half) - half)
-    x, y = np.hypot(u, v) * np.cos(angle), np.hypot(u, v) * np.sin(angle)
-    notch_x, notch_y = inner * math.cos(half), inner * math.sin(half)
-    return (notch_x - 1) * y - notch_y * (x - 1) > 0
-
-
 # ------------------------------------------------------------------------------------------- ground and clutter
 
 
@@ -342,22 +241,26 @@ def _background(size: tuple[int, int], rng: np.random.Generator) -> FloatArray:
     if rng.random() < 0.55:
         y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
         horizon = size[0] * rng.uniform(0.3, 0.75) + (x - size[1] / 2) * rng.normal(0, 0.12)
-        horizon = horizon + (_noise(rng, size, size[1] / 3) - 0.5) * size[0] * 0.15
+        horizon = horizon + (smooth_noise(rng, size, size[1] / 3) - 0.5) * size[0] * 0.15
         below = y > horizon
         canvas[below] = _ground(size, rng)[below]
-    light = 0.75 + 0.5 * _noise(rng, size, max(size) / 1.5)
+    light = 0.75 + 0.5 * smooth_noise(rng, size, max(size) / 1.5)
     return canvas * light[..., None]
 
 
 def _ground(size: tuple[int, int], rng: np.random.Generator) -> FloatArray:
-    first = _colour(rng, saturation=(0.05, 0.6), value=(0.25, 0.85))
-    second = _colour(rng, saturation=(0.05, 0.6), value=(0.25, 0.85))
+    first = random_colour(rng, saturation=(0.05, 0.6), value=(0.25, 0.85))
+    second = random_colour(rng, saturation=(0.05, 0.6), value=(0.25, 0.85))
     cell = size[0] * math.exp(rng.uniform(math.log(0.08), math.log(0.5)))
-    blend = 0.55 * _noise(rng, size, cell) + 0.3 * _noise(rng, size, cell / 2.5) + 0.15 * _noise(rng, size, 3)
+    blend = (
+        0.55 * smooth_noise(rng, size, cell)
+        + 0.3 * smooth_noise(rng, size, cell / 2.5)
+        + 0.15 * smooth_noise(rng, size, 3)
+    )
     colour = first + (second - first) * np.clip((blend - 0.5) * 2 + 0.5, 0, 1)[..., None]
     if rng.random() < 0.6:
         y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
-        pattern = _pattern(rng, x, y, cell=rng.uniform(8, 26))
+        pattern = random_pattern(rng, x, y, cell=rng.uniform(8, 26))
         colour = colour * (1 - rng.uniform(0.08, 0.3) * pattern[..., None])
     return colour.astype(np.float32)
 
@@ -372,7 +275,7 @@ def _thing(size: tuple[int, int], rng: np.random.Generator) -> Layer:
     radius = math.exp(rng.uniform(math.log(0.05), math.log(0.26))) * min(size)
     stretch = math.exp(rng.normal(0, 0.35))
     top, left, u, v = _local_coordinates(center, radius, rng.uniform(0, 2 * math.pi), stretch, False, size)
-    wobble = _noise(rng, u.shape, max(4.0, radius)) - 0.5
+    wobble = smooth_noise(rng, u.shape, max(4.0, radius)) - 0.5
     outline = int(rng.integers(5))
     if outline == 0:  # slab
         cover = (np.abs(u) < 0.9) & (np.abs(v) < 0.5)
@@ -384,13 +287,13 @@ def _thing(size: tuple[int, int], rng: np.random.Generator) -> Layer:
         cover = (np.abs(u) < 1.1) & (np.abs(v + 0.4 * u**2) < 0.12)
     else:  # half disc
         cover = (np.hypot(u, v) < 0.9) & (v > -0.1)
-    light, dark = _colour_pair(rng)
+    light, dark = colour_pair(rng)
     if rng.random() > WORN_TEXTURE_CHANCE:
-        colour = light + (dark - light) * _noise(rng, u.shape, max(4.0, radius / 2))[..., None]
+        colour = light + (dark - light) * smooth_noise(rng, u.shape, max(4.0, radius / 2))[..., None]
     else:
-        pattern = _pattern(rng, u, v, cell=rng.uniform(0.25, 0.5))
+        pattern = random_pattern(rng, u, v, cell=rng.uniform(0.25, 0.5))
         colour = light + (dark - light) * pattern[..., None]
-    return Layer(top, left, cover, _shade(colour.astype(np.float32), u, v, rng))
+    return Layer(top, left, cover, shaded(colour.astype(np.float32), u, v, rng))
 
 
 def _contexts(
@@ -416,75 +319,16 @@ def _patch(
 ) -> Layer:
     top, left, u, v = _local_coordinates(center, radius, 0.0, 1.0, False, size)
     y, x = v * radius, u * radius  # pixels, so that the grain does not grow with the patch
-    cover = np.hypot(u, v * 1.7) < 0.85 + 0.6 * (_noise(rng, u.shape, radius / 2) - 0.5)
+    cover = np.hypot(u, v * 1.7) < 0.85 + 0.6 * (smooth_noise(rng, u.shape, radius / 2) - 0.5)
     if kind == "water":
-        base = _colour(rng, hue=0.56, spread=0.05, saturation=(0.35, 0.8), value=(0.4, 0.75))
+        base = random_colour(rng, hue=0.56, spread=0.05, saturation=(0.35, 0.8), value=(0.4, 0.75))
         ripple = np.sin(2 * math.pi * (y / 9 + 0.35 * np.sin(x / 6 + rng.uniform(0, 6))))
         colour = base * (0.85 + 0.3 * (ripple > 0.3))[..., None]
     else:
-        base = _colour(rng, hue=0.28, spread=0.06, saturation=(0.35, 0.8), value=(0.3, 0.65))
-        blades = _noise(rng, u.shape, 3) * 0.6 + 0.4 * np.sin(x * 1.6 + 4 * _noise(rng, u.shape, 9))
+        base = random_colour(rng, hue=0.28, spread=0.06, saturation=(0.35, 0.8), value=(0.3, 0.65))
+        blades = smooth_noise(rng, u.shape, 3) * 0.6 + 0.4 * np.sin(x * 1.6 + 4 * smooth_noise(rng, u.shape, 9))
         colour = base * (0.7 + 0.6 * blades)[..., None]
     return Layer(top, left, cover, colour.astype(np.float32))
-
-
-# ------------------------------------------------------------------------------------------- colours and textures
-
-
-def _colour(
-    rng: np.random.Generator,
-    hue: float | None = None,
-    spread: float = 1.0,
-    saturation: tuple[float, float] = (0.2, 0.9),
-    value: tuple[float, float] = (0.2, 0.95),
-) -> FloatArray:
-    """A random colour, float32 (3,) in 0..1; `hue` +- `spread` in turns of the colour circle."""
-    turn = rng.random() if hue is None else hue + rng.uniform(-spread, spread)
-    return np.array(colorsys.hsv_to_rgb(turn % 1.0, rng.uniform(*saturation), rng.uniform(*value)), np.float32)
-
-
-def _colour_pair(rng: np.random.Generator, hue: float | None = None) -> tuple[FloatArray, FloatArray]:
-    """A light and a dark colour. A class's hue is only a habit: often it is any other."""
-    habit = hue if hue is not None and rng.random() < HUE_HABIT_CHANCE else None
-    light = _colour(rng, habit, spread=0.08, saturation=(0.05, 0.7), value=(0.68, 1.0))
-    dark = _colour(rng, habit, spread=0.12, saturation=(0.3, 0.95), value=(0.12, 0.5))
-    return light, dark
-
-
-def _two_colours(choose_first: FloatArray, first: FloatArray, second: FloatArray) -> FloatArray:
-    return np.where(choose_first[..., None], first, second).astype(np.float32)
-
-
-def _pattern(rng: np.random.Generator, x: FloatArray, y: FloatArray, cell: float) -> FloatArray:
-    """Stripes, checks, dots or scales in 0..1, turned freely; `cell` in the units of x and y."""
-    turn = rng.uniform(0, math.pi)
-    a = (math.cos(turn) * x + math.sin(turn) * y) / cell
-    b = (-math.sin(turn) * x + math.cos(turn) * y) / cell
-    kind = int(rng.integers(4))
-    if kind == 0:
-        return (np.mod(a, 1) < 0.5).astype(np.float32)
-    if kind == 1:
-        return ((np.floor(a) + np.floor(b)) % 2).astype(np.float32)
-    if kind == 2:
-        return (np.hypot(np.mod(a, 1) - 0.5, np.mod(b, 1) - 0.5) < 0.3).astype(np.float32)
-    return np.mod(a + 0.45 * np.cos(2 * math.pi * b), 1).astype(np.float32)
-
-
-def _noise(rng: np.random.Generator, size: tuple[int, ...], cell: float) -> FloatArray:
-    """Smooth random values in 0..1 whose bumps are about `cell` pixels wide. float32 (H, W)"""
-    height, width = size
-    rows, columns = math.ceil(height / cell) + 1, math.ceil(width / cell) + 1
-    grid = Image.fromarray(rng.random((rows, columns), dtype=np.float32))
-    grown = grid.resize((math.ceil(columns * cell), math.ceil(rows * cell)), Image.Resampling.BICUBIC)
-    return np.clip(np.asarray(grown)[:height, :width], 0, 1)
-
-
-def _shade(colour: FloatArray, u: FloatArray, v: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Light from one side and a grain: no surface is flat."""
-    angle = rng.uniform(0, 2 * math.pi)
-    light = 1 + 0.22 * (math.cos(angle) * u + math.sin(angle) * v)
-    grain = 0.9 + 0.2 * _noise(rng, u.shape, 4)
-    return (colour * (light * grain)[..., None]).astype(np.float32)
 
 
 # ------------------------------------------------------------------------------------------- from layers to pixels

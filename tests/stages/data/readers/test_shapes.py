@@ -12,7 +12,8 @@ from artifacts.errors import ConfigError
 from stages.config import build
 from stages.data.annotations.image_labels import tags_of_mask
 from stages.data.config import ShapesConfig
-from stages.data.readers.shapes import BOAT, CLASS_NAMES, COMPANION_OF, MUSHROOM, PAINTERS, Drawing, draw, image_ids
+from stages.data.drawn_classes import BOAT, CLASS_NAMES, MUSHROOM, PAINTERS
+from stages.data.readers.shapes import COMPANION_OF, Drawing, draw, image_ids
 
 CONFIG = ShapesConfig(train=40, weak=0, val=1)
 
