@@ -40,7 +40,7 @@ from semiseg_cli.stage_commands import (
 from stages.contract import Execution, load_stage
 
 if TYPE_CHECKING:
-    from stages.data.checking import Finding, Report
+    from stages.data.findings import Finding, Report
     from stages.data.preparation_config import PrepareDataConfig
 
 STAGE = "prepare-data"
@@ -112,7 +112,8 @@ check_data = _command()
 
 
 def _check_raw(config: PrepareDataConfig, doing: Execution) -> Report:
-    from stages.data.checking import Finding, Report, check_raw
+    from stages.data.checking import check_raw
+    from stages.data.findings import Finding, Report
     from stages.data.preparation_config import check_folders
     from stages.prepare_data import find_raw
 
@@ -199,7 +200,7 @@ def _as_json(report: Report) -> dict[str, Any]:
 
 def _print_findings(findings: Iterable[Finding], style: str, most: int) -> None:
     """A heading for each kind, the findings below it, and how to mend those before it."""
-    from stages.data.checking import KINDS
+    from stages.data.findings import KINDS
 
     console = out()
     for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):

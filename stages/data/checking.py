@@ -12,11 +12,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import re
 import time
-import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from artifacts.dataset import MASKED, SCORED, SPLITS, TRAINING, Dataset, check_image_id, first_label
-from artifacts.errors import ArtifactError, ConfigError, DataError
+from artifacts.errors import DataError
 from artifacts.image_files import FORMATS, open_image
 from artifacts.masks import IGNORE
 from artifacts.text import named
 from stages.contract import Execution
+from stages.data.findings import Finding, Looked, Report, gather, in_order, of_all
 from stages.data.lists.id_lists import check_disjoint
 from stages.data.photographs import Picture, look_at
 from stages.data.pixels import HINTS, REMARKS
@@ -51,91 +50,7 @@ from stages.parallel.processes import map_in_processes
 if TYPE_CHECKING:
     from stages.data.preparation_config import PrepareDataConfig
 
-# Kinds of findings, in the order in which they are shown, and their headings.
-KINDS = {
-    "layout": "layout of the folders",
-    "counts": "other counts than the published ones",
-    "settings": "settings",
-    "lists": "lists",
-    "missing-image": "missing pictures",
-    "missing-mask": "missing masks",
-    "image": "pictures that cannot be used",
-    "mask": "masks that cannot be used",
-    "labels": "image-level labels",
-    "leak": "leaks: the same picture is trained on and scored",
-    "exchanged": "exchanged pictures",
-    "same-picture": "pictures that are there several times",
-    "case": "ids that differ only in case, or in how accents are written",
-    "left-out": "files that are not used",
-    **{f"read-{kind}": f"pictures: {words}" for kind, words in REMARKS.items()},
-    "suffix": "pictures whose content is not what their name says",
-    "cmyk": "CMYK pictures",
-    "turned": "pictures turned by EXIF, whose mask fits either way",
-    "blank-mask": "masks that show nothing",
-    "mask-colours": "masks whose colours may not be meant so",
-    "class-without-label": "masks with classes that are no label of their image",
-    "label-without-class": "labels whose class the mask does not show",
-}
 _AGAIN = "copy or extract the file again from its source"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was found: what it is and how to mend it; `file` and `image_id` where it is about one."""
-
-    kind: str  # a key of KINDS
-    what: str
-    hint: str = ""
-    file: str = ""
-    image_id: str = ""
-    is_problem: bool = True
-
-
-@dataclass(frozen=True)
-class Report:
-    """All findings on a data set, in the order of KINDS and of the ids, and how much was read."""
-
-    name: str
-    findings: tuple[Finding, ...]
-    pictures: int
-    masks: int
-    seconds: float
-
-    @property
-    def problems(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if finding.is_problem)
-
-    @property
-    def remarks(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if not finding.is_problem)
-
-
-@dataclass(frozen=True)
-class Looked:
-    """What one image told, seen by itself."""
-
-    findings: tuple[Finding, ...]
-    file: str = ""
-    file_bytes: int = 0
-    digest: str = ""  # SHA-256 of the picture's bytes; empty where there are none
-    values: frozenset[int] | None = None  # in the mask; None without one that can be used
-
-
-@contextlib.contextmanager
-def _gather(findings: list[Finding], kind: str, file: Path | str = "", image_id: str = "") -> Iterator[None]:
-    """An error of the block becomes a finding, and the block ends."""
-    try:
-        yield
-    except (DataError, ConfigError, ArtifactError) as error:
-        # Pillow names the buffer it was given, by its address in memory.
-        what = re.sub(
-            r"cannot identify image file <[^>]*>",
-            "cannot identify it: no picture, or of an unknown format",
-            error.message,
-        )
-        findings.append(Finding(kind, what, error.hint or "", str(file), image_id))
-    except OSError as error:  # a mask that may not be read
-        findings.append(Finding(kind, f"{file} cannot be read: {error.strerror or error}", "", str(file), image_id))
 
 
 # ------------------------------------------------------------------------------------------------- prepared
@@ -149,24 +64,24 @@ def check_dataset(dataset: Dataset, execution: Execution) -> Report:
     ids = sorted({image_id for part in splits.values() for image_id in part})
     looked = _look_at_all(look_prepared, dataset, ids, execution)
     tags = {image_id: dataset.tags(image_id) for image_id in ids if dataset.has_tags(image_id)}
-    findings += _of_all(looked, splits, tags, dataset.class_names, range(dataset.num_classes))
+    findings += of_all(looked, splits, tags, dataset.class_names, range(dataset.num_classes))
     findings += _exchanged(dataset, looked)
     masks = sum(dataset.has_mask(image_id) for image_id in ids)
-    return Report(dataset.name, _in_order(findings), len(ids), masks, time.monotonic() - begin)
+    return Report(dataset.name, in_order(findings), len(ids), masks, time.monotonic() - begin)
 
 
 def look_prepared(dataset: Dataset, image_id: str) -> Looked:
     """Decode an image and its mask: there, whole, of the recorded size, and the mask's values inside the classes."""
     findings: list[Finding] = []
     path, shape, mask = None, None, None
-    with _gather(findings, "layout"):  # said of every image, and shown once
+    with gather(findings, "layout"):  # said of every image, and shown once
         path = dataset.image_path(image_id)
     looked = Looked(()) if path is None else look_at_file(path, image_id)
     if path is not None and not any(finding.is_problem for finding in looked.findings):
-        with _gather(findings, "image", path, image_id):
+        with gather(findings, "image", path, image_id):
             shape = dataset.image(image_id).shape[:2]
     if dataset.has_mask(image_id):
-        with _gather(findings, "mask", dataset.mask_path(image_id), image_id):
+        with gather(findings, "mask", dataset.mask_path(image_id), image_id):
             mask = dataset.mask(image_id)
             if shape is not None:
                 check_mask_size(dataset.mask_path(image_id), mask.shape, shape)
@@ -219,16 +134,16 @@ def check_raw(raw: RawDataset, config: PrepareDataConfig, execution: Execution) 
         findings = [replace(finding, is_problem=False, hint="") for finding in findings]
     findings += [Finding("left-out", sentence, is_problem=False) for sentence in raw.left_out]
     kept = list(raw.class_names)
-    with _gather(findings, "settings"):
+    with gather(findings, "settings"):
         kept = kept_classes(config, raw)
     splits = _choose_splits(config, raw, execution, findings)
     tags = _labels(config, raw, splits, findings, execution.progress.note)
     findings += _of_raw_lists(raw, splits)
     ids = sorted({image_id for part in splits.values() for image_id in part if image_id in raw.images})
     looked = _look_at_all(look_raw, only_images(raw, ids), ids, execution, partial(mask_entry, raw))
-    findings += _of_all(looked, splits, tags, raw.class_names, {raw.class_names.index(name) for name in kept})
+    findings += of_all(looked, splits, tags, raw.class_names, {raw.class_names.index(name) for name in kept})
     masks = sum(image_id in raw.masks for image_id in ids)
-    return Report(raw.name, _in_order(findings), len(ids), masks, time.monotonic() - begin)
+    return Report(raw.name, in_order(findings), len(ids), masks, time.monotonic() - begin)
 
 
 def look_raw(raw: RawDataset, item: tuple[str, Any]) -> Looked:
@@ -238,7 +153,7 @@ def look_raw(raw: RawDataset, item: tuple[str, Any]) -> Looked:
     path, picture, mask = raw.image(image_id), None, None
     looked = look_at_file(path, image_id)
     if entry is not None:
-        with _gather(findings, "mask", entry, image_id):
+        with gather(findings, "mask", entry, image_id):
             mask = checked_mask(raw, entry)
         findings += _blank(mask, entry, image_id, raw.has_background)
         findings += [
@@ -246,12 +161,12 @@ def look_raw(raw: RawDataset, item: tuple[str, Any]) -> Looked:
             for sentence in (raw.remarks(entry) if raw.remarks else ())
         ]
     if not any(finding.is_problem for finding in looked.findings):
-        with _gather(findings, "image", path, image_id):
+        with gather(findings, "image", path, image_id):
             shape = None if mask is None else mask.shape
             picture = look_at(path, shape, raw.photographs, raw.exif, decode=True, white=raw.white)
             findings += _of_reading(picture, path, image_id)
     if picture is not None and mask is not None:
-        with _gather(findings, "mask", entry, image_id):
+        with gather(findings, "mask", entry, image_id):
             check_mask_size(entry, mask.shape, picture.size)
     if picture is not None and picture.ambiguous:
         what = f"{path} is turned by EXIF; it has equal sides, and its mask fits turned and unturned"
@@ -273,14 +188,14 @@ def _choose_splits(
     """The ids by split, as prepare-data chooses them; all training images where a list cannot be used."""
     note = execution.progress.note
     labelled: Sequence[str] = raw.train
-    with _gather(findings, "lists", config.labelled):  # a balanced draw asks for the labels; its number is looked at
+    with gather(findings, "lists", config.labelled):  # a balanced draw asks for the labels; its number is looked at
         labelled = choose_labelled(config.model_copy(update={"labelled_balanced": False}), raw, note)
     others = sorted(set(raw.pool) - set(labelled))
-    with _gather(findings, "lists", config.unlabelled):
+    with gather(findings, "lists", config.unlabelled):
         others = choose_others(config, raw, labelled, note)
     train: Sequence[str] = labelled
     holdout: Sequence[str] = []
-    with _gather(findings, "lists", config.holdout):
+    with gather(findings, "lists", config.holdout):
         train, holdout = choose_holdout(config, labelled, raw.names, note)
     splits: dict[str, Sequence[str]] = {
         "train": train,
@@ -299,7 +214,7 @@ def _of_raw_lists(raw: RawDataset, splits: Mapping[str, Sequence[str]]) -> Itera
     for split, ids in splits.items():
         for image_id in ids:
             findings: list[Finding] = []
-            with _gather(findings, "lists", image_id=image_id):
+            with gather(findings, "lists", image_id=image_id):
                 check_image_id(image_id)
             yield from findings
             if image_id not in raw.images:
@@ -325,7 +240,7 @@ def _labels(
     ids = sorted({*training, *splits["val"]})
     found: list[Finding] = []
     name, source = "masks", None
-    with _gather(found, "labels", config.tag_file):
+    with gather(found, "labels", config.tag_file):
         name, source = choose_tag_source(config, raw, training, note)
     if found:
         looked_into = raw.tag_sources.values() if config.tag_source == "auto" and not config.tag_file else ()
@@ -426,82 +341,10 @@ def _look_at_all(
     return looked
 
 
-# ------------------------------------------------------------------------------------------------- all files
-
-
-def _of_all(
-    looked: Mapping[str, Looked],
-    splits: Mapping[str, Sequence[str]],
-    tags: Mapping[str, Collection[int]],
-    class_names: Sequence[str],
-    kept: Collection[int],
-) -> Iterator[Finding]:
-    """The findings on single images, and what shows only when they are held against each other or their labels."""
-    yield from (finding for one in looked.values() for finding in one.findings)
-    yield from _same_pictures(looked, splits)
-    yield from _same_names(looked)
-    first = first_label(class_names)
-    for image_id, one in looked.items():
-        if one.values is not None and image_id in tags:
-            shown = {class_id for class_id in one.values if class_id in kept and class_id >= first}
-            yield from _disagreements(image_id, shown, set(tags[image_id]) & set(kept), class_names)
-
-
-def _disagreements(image_id: str, shown: set[int], labels: set[int], class_names: Sequence[str]) -> Iterator[Finding]:
-    words = {
-        "class-without-label": ("the mask of {} shows {}, which is no label of it", shown - labels),
-        "label-without-class": ("{} has the label {}, which its mask does not show", labels - shown),
-    }
-    for kind, (text, classes) in words.items():
-        if classes:
-            names = ", ".join(class_names[class_id] for class_id in sorted(classes))
-            hint = "look at the picture, and correct the one that is wrong"
-            yield Finding(kind, text.format(image_id, names), hint, image_id=image_id, is_problem=False)
-
-
-def _same_pictures(looked: Mapping[str, Looked], splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
-    """Pictures with the same bytes. Trained on and scored: a leak; else a remark."""
-    split_of = {image_id: split for split, ids in splits.items() for image_id in ids}
-    groups: dict[str, list[str]] = {}
-    for image_id in sorted(looked):
-        if looked[image_id].digest:
-            groups.setdefault(looked[image_id].digest, []).append(image_id)
-    for same in groups.values():
-        scored = [image_id for image_id in same if split_of[image_id] in SCORED]
-        trained = [image_id for image_id in same if split_of[image_id] in TRAINING]
-        first = [*trained[:1], *scored[:1]] if trained and scored else []  # of a leak, one of each is named
-        where = named([f"{looked[i].file} ({split_of[i]})" for i in dict.fromkeys([*first, *same])])
-        if first:
-            what = f"one picture, byte by byte, is trained on and scored: {where}"
-            hint = "take it out of one of them: a score on pictures that were trained on says nothing"
-            yield Finding("leak", what, hint, looked[trained[0]].file, trained[0])
-        elif len(same) > 1:
-            what = f"one picture, byte by byte, is there {len(same)} times: {where}"
-            yield Finding("same-picture", what, "", looked[same[0]].file, same[0], is_problem=False)
-
-
-def _same_names(ids: Iterable[str]) -> Iterator[Finding]:
-    """Ids that are one on file systems that ignore case (macOS, Windows) or that spell accents their own way."""
-    groups: dict[str, list[str]] = {}
-    for image_id in ids:
-        groups.setdefault(unicodedata.normalize("NFC", image_id).casefold(), []).append(image_id)
-    for same in groups.values():
-        if len(same) > 1:
-            what = f"{', '.join(sorted(same))}: their files overwrite each other on macOS and Windows"
-            yield Finding("case", what, "rename one of them", image_id=sorted(same)[0], is_problem=False)
-
-
 def _overlaps(splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
     for split in TRAINING:
         for scored in SCORED:
             findings: list[Finding] = []
-            with _gather(findings, "lists"):
+            with gather(findings, "lists"):
                 check_disjoint(splits.get(split, ()), splits.get(scored, ()), f"split {split!r}", f"split {scored!r}")
             yield from findings
-
-
-def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Sorted by kind and id; what was found for many images in the same words is there once."""
-    once = dict.fromkeys(findings)
-    order = {kind: number for number, kind in enumerate(KINDS)}
-    return tuple(sorted(once, key=lambda finding: (order[finding.kind], finding.image_id, finding.what)))
