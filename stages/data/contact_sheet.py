@@ -39,7 +39,7 @@ SHARES = {
     "test": 1,
 }  # of 24 pictures; masks are what there is to see
 
-INK, FAINT, PAPER, BED, RULE = "#1f2328", "#636c76", "#ffffff", "#eef0f2", "#d5d9de"
+INK, FAINT, PAPER, BED = "#1f2328", "#636c76", "#ffffff", "#eef0f2"
 CHIPS = {  # split -> ground and ink of its name
     "train": ("#dbeafe", "#1e40af"),
     "holdout": ("#cffafe", "#155e75"),

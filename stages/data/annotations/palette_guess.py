@@ -37,7 +37,6 @@ class Guess:
         kind: "ids" (the value is the class), "binary" (black and white: 255 is an object, not ignore) or "colours".
         description: what was found, in sentences.
         table: a class table that fits, with made-up names where none are known; empty if the masks are none.
-        pin: how to say the same in the settings.
         looked: how many masks of what modes were looked at; the beginning of the description.
         values: those that occur, if every mask that was looked at can be an index mask; else None.
         palette: whether some of them have a palette, which has a colour for all of their values.
@@ -47,7 +46,6 @@ class Guess:
     kind: Literal["ids", "binary", "colours"]
     description: str
     table: str
-    pin: str
     looked: str = ""
     values: frozenset[int] | None = None
     palette: bool = False
@@ -85,10 +83,9 @@ def guess_palette(paths: Sequence[Path], kind: str = "auto") -> Guess:
     modes = named([f"{len(some)} of mode {mode}" + _example(some, len(by_mode)) for mode, some in by_mode])
     begin = f"{sum(map(len, seen.modes.values()))} of {len(paths)} masks looked at ({modes}): "
     found, words, table = _judge(seen, kind)
-    pin = f"mask_format: {found}" + ("; class_table: a file with these lines, names corrected" if table else "")
     values = None if seen.values is None else frozenset(seen.values)
     whole = seen.has_palette and not seen.only_ids
-    return Guess(found, begin + words, table, pin, begin, values, whole, frozenset(seen.colours))
+    return Guess(found, begin + words, table, begin, values, whole, frozenset(seen.colours))
 
 
 def _example(paths: Sequence[Path], kinds: int) -> str:
