@@ -1,20 +1,12 @@
-"""Run by test_batch_norm.py under torchrun: a network with BatchNorm on two processes' shares of eight maps.
+"""A network with BatchNorm on two processes' shares of eight maps.
 
-python -m torch.distributed.run --nproc_per_node 2 joint_batch_norm.py FOLDER
-
-Each process writes what it computed to FOLDER/<rank>.pt; the test compares with torch's layer on all maps.
+two_processes.py computes it, test_distributed.py compares with torch's layer on all maps.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
 from torch import nn
-
-from stages.engine.batch_norm import join_batch_norm
-from stages.engine.distributed import process_group, rank
 
 SHARES = (slice(0, 5), slice(5, 8))  # unequal
 
@@ -53,9 +45,3 @@ def computed(model: nn.Module, share: slice) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         evaluated = model.eval()(images)
     return {"output": output.detach(), "input": images.grad, "evaluated": evaluated, **gradients, **buffers}
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with process_group("cpu"):
-        torch.save(computed(join_batch_norm(network()), SHARES[rank()]), Path(sys.argv[1]) / f"{rank()}.pt")

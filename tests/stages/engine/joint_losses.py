@@ -1,20 +1,12 @@
-"""Run by test_losses.py under torchrun: losses on two processes' shares of four pictures.
-
-python -m torch.distributed.run --nproc_per_node 2 joint_losses.py FOLDER
-
-Each process writes what it computed to FOLDER/<rank>.pt; the test compares with one process on all pictures.
-"""
+"""Losses on two processes' shares of four images: two_processes.py computes them, test_distributed.py compares."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from stages.engine.distributed import process_group, rank
 from stages.engine.losses import hard_cross_entropy, soft_cross_entropy, squared_difference
 
 SHARES = (slice(0, 1), slice(1, 4))  # unequal, as the numbers of labelled and valid pixels are
@@ -61,9 +53,3 @@ def computed(share: slice) -> dict[str, tuple[Tensor, Tensor]]:
         value = loss(given)
         found[name] = value.detach(), torch.autograd.grad(value, given["logits"])[0]
     return found
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with process_group("cpu"):
-        torch.save(computed(SHARES[rank()]), Path(sys.argv[1]) / f"{rank()}.pt")

@@ -1,9 +1,8 @@
-"""stages/engine/batch_norm.py: two processes against torch's BatchNorm2d on the joint batch."""
+"""stages/engine/batch_norm.py in one process; two are compared with it in test_distributed.py."""
 
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,30 +12,6 @@ from stages.engine.batch_norm import JointBatchNorm, join_batch_norm
 from stages.networks import build_segmenter
 from stages.networks.config import NetworkConfig
 from tests.stages.engine import joint_batch_norm as script
-from tests.stages.engine.torchrun import torchrun
-
-
-@pytest.fixture(scope="module")
-def shares(tmp_path_factory):
-    """What each of two processes computed."""
-    folder = tmp_path_factory.mktemp("shares")
-    torchrun(Path(script.__file__), folder)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
-
-
-def test_two_processes_compute_what_one_does_on_all_maps(shares):
-    """Outputs, gradients and running statistics, with five maps in one process and three in the other."""
-    whole = script.computed(script.network(), slice(0, 8))
-    assert len(whole) == 13
-    for name, expected in whole.items():
-        if name in ("output", "input", "evaluated"):
-            found = torch.cat([share[name] for share in shares])
-        elif name.startswith("gradient"):
-            found = shares[0][name] + shares[1][name]
-        else:
-            torch.testing.assert_close(shares[0][name], shares[1][name], rtol=0, atol=0)
-            found = shares[0][name]
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_one_process_uses_the_plain_layer_to_the_bit():

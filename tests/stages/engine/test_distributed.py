@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from artifacts.errors import ConfigError
 from stages.contract import Execution
@@ -15,6 +16,7 @@ from stages.select import STAGE as SELECT_STAGE
 from stages.select import SelectConfig
 from tests.artifacts.small_artifacts import leftovers
 from tests.stages import drawn_training as drawn
+from tests.stages.engine import joint_batch_norm, joint_losses
 from tests.stages.engine.torchrun import torchrun
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -38,6 +40,38 @@ def test_the_gradient_is_that_of_one_process_on_the_joint_batch(case, done):
     alone, two = found["losses"]
     assert 0 not in alone.values()  # or the gradients would be those of the other terms alone
     assert two == pytest.approx(alone, rel=1e-5)
+
+
+def of_both(done, name):
+    """What each of the processes computed on its share."""
+    folder = done[0].space.path.parent
+    return [torch.load(folder / f"{name}-{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", joint_losses.LOSSES)
+def test_two_processes_give_the_loss_of_one(name, done):
+    """The mean of the processes' losses and of their gradients, with unequal numbers of pixels in them."""
+    shares = of_both(done, "losses")
+    value, slope = joint_losses.computed(slice(0, 4))[name]
+    torch.testing.assert_close((shares[0][name][0] + shares[1][name][0]) / 2, value)
+    torch.testing.assert_close(torch.cat([share[name][1] for share in shares]) / 2, slope)
+    assert value > 0
+
+
+def test_two_processes_normalise_as_one_does_on_all_maps(done):
+    """Outputs, gradients and running statistics, with five maps in one process and three in the other."""
+    ranks = of_both(done, "batch-norm")
+    whole = joint_batch_norm.computed(joint_batch_norm.network(), slice(0, 8))
+    assert len(whole) == 13
+    for name, expected in whole.items():
+        if name in ("output", "input", "evaluated"):
+            found = torch.cat([share[name] for share in ranks])
+        elif name.startswith("gradient"):
+            found = ranks[0][name] + ranks[1][name]
+        else:
+            torch.testing.assert_close(ranks[0][name], ranks[1][name], rtol=0, atol=0)
+            found = ranks[0][name]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_a_stage_under_torchrun_publishes_one_artifact(done):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +19,6 @@ from stages.engine.losses import (
     soft_cross_entropy,
     squared_difference,
 )
-from tests.stages.engine import joint_losses as script
-from tests.stages.engine.torchrun import torchrun
 
 
 @pytest.fixture
@@ -236,23 +233,3 @@ def test_with_nothing_to_learn_from_every_loss_is_0_and_its_gradient_too(logits,
     ):
         assert loss.item() == 0
         assert (gradient(loss, logits) == 0).all()
-
-
-# --- several processes ---
-
-
-@pytest.fixture(scope="module")
-def shares(tmp_path_factory):
-    """What each of two processes computed on its share of four pictures."""
-    folder = tmp_path_factory.mktemp("shares")
-    torchrun(Path(script.__file__), folder)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
-
-
-@pytest.mark.parametrize("name", script.LOSSES)
-def test_two_processes_give_the_loss_of_one(name, shares):
-    """The mean of the processes' losses and of their gradients, with unequal numbers of pixels in them."""
-    value, slope = script.computed(slice(0, 4))[name]
-    torch.testing.assert_close((shares[0][name][0] + shares[1][name][0]) / 2, value)
-    torch.testing.assert_close(torch.cat([share[name][1] for share in shares]) / 2, slope)
-    assert value > 0

@@ -1,8 +1,10 @@
-"""Run by test_distributed.py under torchrun: gradients of two processes against those of one, and a whole stage.
+"""Run by test_distributed.py under torchrun: what two processes compute against one, and whole stages.
 
 python -m torch.distributed.run --nproc_per_node 2 two_processes.py FOLDER
 
-Each process first makes the reference (rank 0, alone), then joins the group. Differences are written to FOLDER.
+Each process first makes the reference (rank 0, alone), then joins the group. Differences are written to FOLDER, and
+what each rank computed of joint_losses.py and joint_batch_norm.py to FOLDER/losses-RANK.pt and batch-norm-RANK.pt: one
+start of Python and torch serves all that two processes are asked.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from artifacts import checkpoint
 from artifacts.store import Workspace, Writer
 from stages import select as select_stage
 from stages.contract import Execution
+from stages.engine.batch_norm import join_batch_norm
 from stages.engine.distributed import process_group, rank
 from stages.engine.loop import CHECKPOINT, fit
 from stages.engine.method import Setup
@@ -30,6 +33,7 @@ from stages.select import STAGE as SELECT_STAGE
 from stages.train import STAGE
 from stages.train_classifier import STAGE as CLASSIFIER_STAGE
 from tests.stages import drawn_training as drawn
+from tests.stages.engine import joint_batch_norm, joint_losses
 
 torch.set_num_threads(1)
 select_stage.PART = 2  # pictures: shares for both processes
@@ -124,6 +128,10 @@ def main(folder: Path) -> None:
                     "parameters": len(gradients),
                     "losses": [alone[case][1], losses],
                 }
+        torch.save(joint_losses.computed(joint_losses.SHARES[rank()]), folder / f"losses-{rank()}.pt")
+        network = join_batch_norm(joint_batch_norm.network())
+        share = joint_batch_norm.SHARES[rank()]
+        torch.save(joint_batch_norm.computed(network, share), folder / f"batch-norm-{rank()}.pt")
     if main_process:
         (folder / "found.json").write_text(json.dumps(found))
     # A stage with dropout: never stopped; stopped after step 3 and continued. All on two processes.
