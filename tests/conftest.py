@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import tempfile
@@ -22,6 +23,16 @@ from stages.config import Config, ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 
 NOBODY = 65534  # the user without rights
+
+
+def pytest_collection_finish() -> None:
+    """Takes the modules of all tests out of garbage collection: every training collects, and looks through them all."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # modules in C report what is left of them at the end of the process
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import sys
@@ -36,6 +37,7 @@ from tests.stages import drawn_training as drawn
 from tests.stages.engine import joint_batch_norm, joint_losses
 
 torch.set_num_threads(1)
+gc.freeze()  # every training collects garbage, and need not look through the modules
 select_stage.PART = 2  # pictures: shares for both processes
 
 EXACT = {
