@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -135,30 +136,33 @@ def smooth_maps(image_id: str) -> np.ndarray:
     return np.stack([np.exp(-9 * ((y - rng.random()) ** 2 + (x - rng.random()) ** 2)) for _ in range(3)])
 
 
-SMOOTH = """
-import sys
-from pathlib import Path
-sys.path[:0] = [{root!r}, {tests!r}]
-from test_score_maps import NAMES, smooth_maps
-from artifacts.score_maps import ScoreMapWriter
-from artifacts.store import Writer
-with ScoreMapWriter(Writer(Path({folder!r})), class_names=NAMES, shard_size=100) as maps:
-    for shard in maps.plan([f"{{number:03d}}" for number in range(400)]):
-        for image_id in shard:
-            maps.add(image_id, smooth_maps(image_id), [1, 2, 4], size=(185, 250), stride=4)
-"""
+def in_a_child(act: Callable[[], object]) -> int:
+    """The exit code of a forked process that does this: Python and the modules need no second start."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            act()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt of glibc")
 def test_equal_maps_give_equal_bytes_whatever_lies_in_the_memory(tmp_path):
     """The filter lzf of h5py reads a table that it never set, so what was compressed before decided the bytes."""
-    tests, made = Path(__file__).parent, []
-    for threshold in ("128", "2000000"):  # buffers at places of their own, or again and again at the same ones
-        folder = tmp_path / threshold
-        script = SMOOTH.format(root=str(tests.parents[1]), tests=str(tests), folder=str(folder))
-        subprocess.run(
-            [sys.executable, "-c", script], env={**os.environ, "MALLOC_MMAP_THRESHOLD_": threshold}, check=True
-        )
-        made.append(files_of(folder))
+
+    def write_smooth(threshold: int) -> None:
+        ctypes.CDLL(None).mallopt(-3, threshold)  # M_MMAP_THRESHOLD
+        with ScoreMapWriter(Writer(tmp_path / str(threshold)), class_names=NAMES, shard_size=100) as maps:
+            for shard in maps.plan([f"{number:03d}" for number in range(400)]):
+                for image_id in shard:
+                    maps.add(image_id, smooth_maps(image_id), [1, 2, 4], size=(185, 250), stride=4)
+
+    thresholds = (128, 2_000_000)  # buffers at places of their own, or again and again at the same ones
+    assert [in_a_child(lambda: write_smooth(threshold)) for threshold in thresholds] == [0, 0]  # noqa: B023
+    made = [files_of(tmp_path / str(threshold)) for threshold in thresholds]
     assert len(made[0]) == 5
     assert made[0] == made[1]
 
@@ -177,34 +181,20 @@ def test_ranks_make_the_shards_of_one_process(tmp_path):
     assert files_of(tmp_path / "ranks") == alone
 
 
-KILLED = """
-import sys
-from pathlib import Path
-sys.path[:0] = [{root!r}, {tests!r}]
-from test_score_maps import NAMES, IDS, WORK, add_all
-from artifacts.score_maps import ScoreMapWriter
-from artifacts.store import Workspace
-with Workspace({workspace!r}).writing("maps", WORK) as writer:
-    with ScoreMapWriter(writer, class_names=NAMES, shard_size=4) as maps:
-        for shard in maps.plan(IDS):
-            for image_id in shard:
-                if image_id == IDS[6]:
-                    print("in the middle", flush=True)
-                    sys.stdin.read()
-                add_all(maps, [image_id])
-"""
 WORK = Work("seeds", 1, "seeds", "0" * 64, {}, {}, {})
 
 
 def test_killed_in_a_shard_and_continued_gives_the_same_bytes(tmp_path):
-    root = str(Path(__file__).parents[2])
-    script = KILLED.format(root=root, tests=str(Path(__file__).parent), workspace=str(tmp_path / "cut"))
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "in the middle\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdin.close()
-    process.stdout.close()
+    def die_in_the_second_shard() -> None:
+        with (
+            Workspace(tmp_path / "cut").writing("maps", WORK) as writer,
+            ScoreMapWriter(writer, class_names=NAMES, shard_size=4) as maps,
+        ):
+            maps.plan(IDS)
+            add_all(maps, IDS[:6])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_a_child(die_in_the_second_shard) == -signal.SIGKILL
 
     def run(workspace: Workspace) -> tuple[list[str], str]:
         with workspace.writing("maps", WORK) as writer:
