@@ -536,7 +536,7 @@ class Counted(str):
 
 
 def test_the_parts_of_long_lists_are_found_without_comparing_all_with_all(tmp_path, monkeypatch):
-    """ST++'s code looks ids up in lists (handbook-semi A20.20): minutes of a hundred thousand pictures."""
+    """ST++'s code looks ids up in lists: minutes of a hundred thousand pictures."""
     count = 3000
     ids, names = [Counted(f"{number:06d}") for number in range(count)], [f"{number:06d}" for number in range(count)]
     record = {"scores": dict.fromkeys(names, 0.5), "reliable": names[::2], "unreliable": names[1::2]}

@@ -13,7 +13,7 @@ from stages.methods.settings.base import (
 
 
 class SupervisedSettings(MethodSettings):
-    """One network, one branch, cross-entropy (handbook rows: strong only, weak only, mixed, oversampled)."""
+    """One network, one branch, cross-entropy (Luo and Yang, ECCV 2020: strong only, weak only, mixed, oversampled)."""
 
     card: ClassVar[Card] = Card(
         title="One branch on strong masks, weak masks, or both (mixed, oversampled)",

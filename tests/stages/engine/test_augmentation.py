@@ -43,7 +43,7 @@ def config_of(**values):
 
 
 def test_random_scales_and_mirroring_are_on_unless_told_otherwise():
-    """Two published codes have them off by default (handbook-semi A20.14)."""
+    """The published codes of AdvSemSeg and s4GAN have them off by default."""
     config = AugmentationConfig()
     assert (config.mode, config.scale, config.scales, config.flip) == ("crop", (0.5, 2.0), (), True)
 

@@ -38,7 +38,7 @@ def test_every_epoch_has_every_picture_once(count, batch_size, seed):
 
 
 def test_a_short_list_recurs_while_a_long_one_passes_once():
-    """Handbook-weak A.8: equal halves, the strong pictures come again and again, shuffled anew."""
+    """Luo and Yang, ECCV 2020: equal halves of a batch, the strong images come again and again, shuffled anew."""
     strong, weak = Order("strong", stream_of(8, 4), 0), Order("weak", stream_of(80, 4), 0)
     passes = np.array(entries_of(strong, 20)).reshape(10, 8)
     assert len(set(entries_of(weak, 20))) == 80
