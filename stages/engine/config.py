@@ -23,7 +23,7 @@ class AugmentationConfig(Config):
     scale: tuple[float, float] = Field(
         (0.5, 2.0), description="Range of the random scale factor, uniform. Used by mode crop."
     )
-    scales: tuple[float, ...] = Field(
+    scales: tuple[pydantic.PositiveFloat, ...] = Field(
         (), description="If given, the scale is drawn from these values instead (CPS: .5 .75 1 1.5 1.75 2)."
     )
     flip: bool = Field(True, description="Mirror horizontally with probability 0.5.")
@@ -36,13 +36,6 @@ class AugmentationConfig(Config):
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0 < value[0] <= value[1]:
             raise ValueError("expected two positive numbers, the smaller first")
-        return value
-
-    @pydantic.field_validator("scales")
-    @classmethod
-    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if any(scale <= 0 for scale in value):
-            raise ValueError("expected positive numbers")
         return value
 
 

@@ -1,0 +1,151 @@
+"""Settings of the stage `seeds`: how class-activation maps are made, and the rules that make label maps of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field, PositiveFloat
+
+from stages.config import Config, External
+
+MAX_PIXELS = 2_100_000  # a picture of 1024 x 2048 is looked at whole
+
+
+def _usually(key: str, value: str) -> pydantic.BeforeValidator:
+    """Fills in which member of a union a mapping means where it does not say."""
+    return pydantic.BeforeValidator(
+        lambda given: {key: value, **given} if isinstance(given, dict) else given, json_schema_input_type=dict
+    )
+
+
+class ActivationMapConfig(Config):
+    """How class-activation maps are made. Not used with the input `maps`."""
+
+    scales: tuple[PositiveFloat, ...] = Field(
+        (0.5, 1.0, 1.5, 2.0),
+        min_length=1,
+        description="Factors on the picture's sides; the maps of all are summed (AffinityNet, IRNet: .5 1 1.5 2).",
+    )
+    flip: bool = Field(True, description="Add the mirror image of every scale.")
+    batch_size: int = Field(
+        16, ge=1, description="Pictures of identical size in one forward pass (with their mirrors)."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic of the network. auto: bf16 on GPUs that have it, else fp32."
+    )
+
+
+class ComputedSaliency(Config):
+    """Background: little saliency by boundary connectivity (Zhu et al., CVPR 2014), computed here, no network."""
+
+    kind: Literal["saliency"] = "saliency"
+    threshold: float = Field(0.06, ge=0, le=1, description="Background is below this saliency, 0..1 (DSRG: 0.06).")
+    terms: Literal["code", "paper"] = Field(
+        "code",
+        description="code: as the authors' code computes it, which finds two to three times as much background.\n"
+        "paper: as their text has it.",
+    )
+    superpixels: int | None = Field(
+        None, ge=2, description="Superpixels in a picture. null: 200 (paper); one for 600 pixels, 200 to 500 (code)."
+    )
+
+
+class SaliencyFolder(Config):
+    """Background: little saliency in PNG files made elsewhere (DRFI, PoolNet, ...)."""
+
+    kind: Literal["folder"]
+    folder: Annotated[Path, External(), pydantic.AfterValidator(Path.expanduser)] = Field(
+        description="Folder with <image id>.png: grey, 8 bits, size of the picture, 255 = salient."
+    )
+    threshold: float = Field(0.06, ge=0, le=1, description="Background is below this value / 255 (DSRG: 0.06).")
+
+
+class GradientBackground(Config):
+    """Background: where the class scores depend least on the picture (SEC). Needs the classifier."""
+
+    kind: Literal["gradient"]
+    share: float = Field(0.10, gt=0, lt=1, description="Share of the positions with the lowest |gradient| (SEC: 0.10).")
+
+
+class ActivationBackground(Config):
+    """Background: where (1 - highest score)^alpha exceeds every class (AffinityNet)."""
+
+    kind: Literal["cam"]
+    alpha: float = Field(
+        gt=0, description="Exponent; the higher, the less background (AffinityNet: 32 for seeds, 16 for dense masks)."
+    )
+
+
+class ConstantBackground(Config):
+    """Background: where no class reaches a fixed score."""
+
+    kind: Literal["constant"] = "constant"
+    score: float = Field(0.2, ge=0, le=1, description="Score of the background, 0..1 (AffinityNet: 0.2, IRNet: 0.15).")
+
+
+class NoBackground(Config):
+    """No pixel is known to be background."""
+
+    kind: Literal["none"]
+
+
+Background = Annotated[
+    ComputedSaliency | SaliencyFolder | GradientBackground | ActivationBackground | NoBackground,
+    Field(discriminator="kind"),
+    _usually("kind", "saliency"),
+]
+
+
+class SeedRule(Config):
+    """Sparse seeds with unknown pixels (SEC, DSRG)."""
+
+    mode: Literal["seeds"] = "seeds"
+    threshold: float = Field(
+        0.2, gt=0, le=1, description="A class claims pixels from this share of its map's maximum on (SEC, DSRG: 0.2)."
+    )
+    background: Background = Field(
+        ComputedSaliency.model_validate({}),
+        description="Where background seeds come from: kind saliency (computed), folder (PNG files), gradient (SEC),\n"
+        "cam (AffinityNet's (1 - max)^alpha) or none.",
+    )
+    claims: Literal["smaller_area", "highest_score"] = Field(
+        "smaller_area",
+        description="Whose pixel it is when several classes claim it: the class that claims the smaller area (SEC),\n"
+        "or the one with the highest score.",
+    )
+    conflict: Literal["foreground", "ignore", "background"] = Field(
+        "foreground", description="What a pixel becomes that is both claimed and background."
+    )
+
+
+class DenseRule(Config):
+    """Full masks without unknown pixels: the highest score, or background where none is high enough."""
+
+    mode: Literal["dense"]
+    background: Annotated[
+        ConstantBackground | ActivationBackground, Field(discriminator="kind"), _usually("kind", "constant")
+    ] = Field(
+        ConstantBackground.model_validate({}),
+        description="The background's score: kind constant, or cam: (1 - highest score)^alpha (AffinityNet).",
+    )
+
+
+class SeedsConfig(Config):
+    """Class-activation maps and the label maps made of them."""
+
+    splits: tuple[Literal["train", "holdout", "weak", "val"], ...] = Field(
+        ("train", "weak"), min_length=1, description="Splits of the data set whose pictures are labelled."
+    )
+    cam: ActivationMapConfig = Field(ActivationMapConfig.model_validate({}), description="The class-activation maps.")
+    max_pixels: int = Field(
+        MAX_PIXELS,
+        ge=1024,
+        description="Of a larger picture the classifier and the saliency see a copy of so many pixels, which bounds\n"
+        "the memory. Maps and labels have the size of the picture all the same.",
+    )
+    labels: Annotated[SeedRule | DenseRule, Field(discriminator="mode"), _usually("mode", "seeds")] = Field(
+        SeedRule.model_validate({}),
+        description="mode seeds: sparse, 255 where unknown, for dsrg. mode dense: full masks, usable as weak labels.",
+    )
