@@ -1,6 +1,6 @@
 # make demo      the environment and the main job from nothing, on a CPU
 #                (REPLACE=1, here and below: even where it replaces other results of hours)
-# make test      the tests
+# make test      the tests, in two processes [JOBS=4]
 # make install   .venv with `semiseg` in it
 # make check     format, lint, types
 # make docs      what docs/methods.md takes from the cards and docstrings of the methods
@@ -14,6 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= shapes
 ROUNDS ?= 5000
+JOBS ?= 2
 SETTINGS = $(if $(DATA),--set data=$(DATA)) $(if $(WEIGHTS),--set weights=$(WEIGHTS)) \
            $(if $(SBD),--set sbd=$(SBD)) $(if $(CLASSES),--set classes=$(CLASSES))
 REPLACING = $(if $(REPLACE),--replace)
@@ -38,7 +39,7 @@ reproduce-table1: install
 	$(BIN)/semiseg run table1 --profile $(PROFILE) $(SETTINGS) $(REPLACING)
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile  # the tests of a file share what it trains
 
 check: install
 	$(BIN)/ruff format --check .
