@@ -9,6 +9,7 @@ start of Python and torch serves all that two processes are asked.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import gc
@@ -38,6 +39,7 @@ from tests.stages.engine import joint_batch_norm, joint_losses
 
 torch.set_num_threads(1)
 gc.freeze()  # every training collects garbage, and need not look through the modules
+atexit.register(gc.unfreeze)  # modules in C report what is left of them at the end
 select_stage.PART = 2  # pictures: shares for both processes
 
 EXACT = {
