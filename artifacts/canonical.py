@@ -23,7 +23,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def _utf8(json_text: str) -> bytes:
-    """The bytes of JSON; a lone surrogate, which stands for a byte of a path that is no UTF-8, as JSON's own escape."""
+    """The bytes of JSON; a lone surrogate (a byte of a path that is not UTF-8) is written as JSON's own escape."""
     return json_text.encode("utf-8", "backslashreplace")
 
 

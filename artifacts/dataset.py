@@ -100,7 +100,7 @@ def check_class_names(names: Sequence[object], where: str = "") -> None:
 
 
 def _no_class_name(name: object) -> str:
-    """Why a value is no class name; else ""."""
+    """Why a value is not a class name; else ""."""
     if not isinstance(name, str):
         return f"it is a {type(name).__name__}, not text"
     if not name.strip():

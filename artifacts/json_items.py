@@ -36,7 +36,7 @@ MAKE_AGAIN = "put the old file back, or make the artifact again: semiseg clean N
 
 
 class Shape(pydantic.BaseModel):
-    """Base of the shapes of JSON files: a number is no text, true is no number. Keys that it lacks are passed over."""
+    """Base of the shapes of JSON files: a number is not text, true is not a number. Unknown keys are ignored."""
 
     model_config = pydantic.ConfigDict(strict=True, frozen=True, populate_by_name=True)
 
@@ -116,7 +116,7 @@ def read_record(path: Path, shape: type[T]) -> T | None:
 def _bytes(path: Path, cure: str) -> bytes:
     try:
         if not stat.S_ISREG((found := os.stat(path)).st_mode):  # a pipe would be waited for
-            raise ArtifactError(f"{path} cannot be read: it is no file", cure)
+            raise ArtifactError(f"{path} cannot be read: it is not a file", cure)
         if found.st_size > MAX_BYTES:
             raise ArtifactError(f"{path} has {found.st_size:,} bytes, at most {MAX_BYTES:,} are read", cure)
         return path.read_bytes()

@@ -3,7 +3,7 @@
 Value 0 is background, 1..num_classes-1 are the objects, 255 is "ignore" (void border, unknown). The palette
 is only for the eye. Reading a mask through `convert("L")` would turn ids into the grey values of the
 palette without a word, so `read_mask` takes the indices as they lie in the file and refuses everything that
-is no index mask.
+is not an index mask.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def read_png(
         raise DataError(f"{what} {path} is empty (0 bytes)", _COPY_AGAIN)
     if not data.startswith(PNG_SIGNATURE):
         raise DataError(
-            f"{what} {path} is no PNG file", "masks are indexed PNG files: lossy formats change the class ids"
+            f"{what} {path} is not a PNG file", "masks are indexed PNG files: lossy formats change the class ids"
         )
     if damage := png_damage(data):
         raise DataError(f"{what} {path} is damaged: {damage}", _COPY_AGAIN)

@@ -12,7 +12,7 @@ _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 
 
 def visible(text: str) -> str:
-    """`text` with a backslash escape for each character that is no text.
+    """`text` with a backslash escape for each character that is not text.
 
     An escape sequence would reach the terminal and act on it, a lone surrogate (Python's sign for a byte of a file name
     that is not UTF-8: it becomes \\xNN) could not be printed at all. Tabs and line feeds stay.
@@ -24,7 +24,7 @@ def forbidden_character(text: str) -> str | None:
     """What keeps `text` from being a name: its first control character or lone surrogate in words; None: nothing."""
     for character in text:
         if (category := unicodedata.category(character)) in ("Cc", "Cs"):
-            what = "a control character" if category == "Cc" else "what is no UTF-8 text"
+            what = "a control character" if category == "Cc" else "what is not UTF-8 text"
             return f"{what} ({_escaped(ord(character))})"
     return None
 

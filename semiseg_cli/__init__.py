@@ -5,7 +5,7 @@ import importlib
 PROJECT = "semiseg"
 
 # `stages` and `artifacts` are generic names: another project's folder of the same name in the working
-# directory would be imported silently in place of ours. Say which file was found instead.
+# directory would be imported in place of ours without notice. The error names the file that was found.
 for _name in ("artifacts", "stages"):
     _module = importlib.import_module(_name)
     if getattr(_module, "PROJECT", None) != PROJECT:

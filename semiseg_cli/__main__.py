@@ -6,5 +6,5 @@ import sys
 
 from semiseg_cli.main import main
 
-if __name__ == "__main__":  # worker processes import this module again under another name
+if __name__ == "__main__":  # worker processes import this module again under a different name
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Where text goes: data to stdout, talk to stderr; both plain when they are not a terminal."""
+"""Where text goes: data to stdout, messages to stderr; both plain when they are not a terminal."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ _WIDTH_OF_FILES = 160  # of tables that are not shown on a terminal
 
 
 class _PlainConsole(Console):
-    """A console to which text is text: a class named `[/red]` or `:cat:` is shown as that, and what would act on the
-    terminal is shown with a backslash."""
+    """A console without markup: `[/red]` or `:cat:` is shown as it is, a control character with a backslash."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(visible(text), **{**options, "markup": False, "emoji": False})
@@ -62,7 +61,7 @@ def talk() -> Console:
 
 
 def say(text: str) -> None:
-    """A line of talk, never wrapped by us: it can be searched and copied."""
+    """A message on stderr. It is never wrapped, so it can be searched and copied."""
     talk().print(text, soft_wrap=True)
 
 
@@ -72,7 +71,7 @@ def write_json(value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """`value` as JSON that any terminal can show: what is no printable text is escaped, which JSON allows."""
+    """`value` as JSON that any terminal can show: characters that are not printable are escaped, as JSON allows."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -125,7 +124,7 @@ def size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
-# Figures that say most about a result, most important first: key (or prefix with *), label, whether it is a share.
+# The main figures of a result, most important first: key (or prefix with *), label, whether it is a share.
 _HEADLINES: tuple[tuple[str, str, bool], ...] = (
     ("mean_iou", "mean IoU", True),
     ("pixel_accuracy", "pixel accuracy", True),

@@ -1,4 +1,4 @@
-"""`semiseg check-data`, and what `semiseg show` says of a data set: tables of classes and splits, a contact sheet."""
+"""`semiseg check-data`, and the part of `semiseg show` for data sets: tables of classes and splits, a contact sheet."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MOST_PROBLEMS, MOST_REMARKS = 50, 5  # of one kind that are printed; --json has 
 SHEET = "local/contact-sheet.png"
 
 NameArgument = Annotated[
-    str | None, typer.Argument(help="A prepared data set. With options of prepare-data: none, the raw data are read.")
+    str | None, typer.Argument(help="A prepared data set. Left out with options of prepare-data: the raw data.")
 ]
 
 
@@ -66,7 +66,7 @@ def _check_data(
     settings: list[str] | None,
     **given: Any,
 ) -> None:
-    """Read every picture, mask and label, and list all that is wrong with them; exit with 3 if anything is.
+    """Read every picture, mask and label, and list all problems; exit with 3 if there is one.
 
     Before a data set is prepared: the options of prepare-data, such as --dataset voc-aug --source DEVKIT. After it: its
     name (data, when left out).
@@ -75,7 +75,7 @@ def _check_data(
     raw = config_file or settings or any(value is not None for value in shortcuts.values())
     if raw and name:
         raise UsageError(
-            f"{name!r} names a prepared data set, the other options say what to prepare",
+            f"{name!r} names a prepared data set, but the other options describe data to prepare",
             f"semiseg check-data {name}, or the options of {STAGE} alone",
         )
     doing = execution("cpu", workers)
@@ -125,7 +125,7 @@ def _check_raw(config: PrepareDataConfig, doing: Execution) -> Report:
     check_folders(config.dataset)
     try:
         raw = find_raw(config.dataset, doing)
-    except DataError as error:  # the reader says all that it found
+    except DataError as error:  # the reader lists all problems at once
         return Report(config.dataset.name, (Finding("layout", error.message, error.hint or ""),), 0, 0, 0.0)
     return check_raw(raw, config, doing)
 
@@ -346,10 +346,10 @@ def _percent(part: int, whole: int) -> str:
 
 
 def show_contact_sheet(artifact: Artifact, wanted: Path | None) -> None:
-    """Say where the contact sheet is, drawn first where it is not there yet.
+    """Print where the contact sheet is; draw it first if it is not there yet.
 
-    wanted: a file to write instead; errors are for the command to end with. In the artifact it is a gift: where it
-    cannot be drawn or written, a word says why.
+    wanted: a file to write instead; an error ends the command then. The sheet in the artifact is optional: if it
+    cannot be drawn or written, the reason is printed.
     """
     if wanted is not None:
         _write_sheet(artifact, wanted)

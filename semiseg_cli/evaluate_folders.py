@@ -53,8 +53,8 @@ def with_folder_form(
             Literal["auto", "ids", "binary"],
             "auto",
             "--mask-format",
-            help="What 255 is in the ground truth: ignored (ids), or an object, which becomes class 1 (binary); "
-            "auto: ignored, and refused where there is nothing but 0 and 255.",
+            help="What 255 means in the ground truth: ignored (ids), or an object, which becomes class 1 (binary); "
+            "auto: ignored; an error if the masks hold 0 and 255 only.",
             rich_help_panel=panel,
         ),
         option("as_json", bool, False, "--json", help="Print the scores as JSON on stdout.", rich_help_panel=panel),
@@ -73,12 +73,12 @@ def with_folder_form(
             asked = {"--num-classes": num_classes is not None, "--common-only": common_only}
             asked["--mask-format"] = mask_format != "auto"
             if idle_options := [name for name, given_here in asked.items() if given_here]:
-                raise UsageError(f"{idle_options[0]} belongs to --ground-truth DIR", "give both, or neither")
+                raise UsageError(f"{idle_options[0]} needs --ground-truth DIR", "give both, or neither")
             command(**given, as_json=as_json)
             return
         if given["input_predictions"] is None or num_classes is None:
             raise UsageError(
-                "folders are scored by three options together",
+                "scoring folders needs three options",
                 "semiseg evaluate --predictions DIR --ground-truth DIR --num-classes N",
             )
         names = {"config_file": "config", "settings": "set", "input_data": "data", "name": "name", "split": "split"}
@@ -116,7 +116,7 @@ def _print(scores: dict[str, Any], as_json: bool) -> None:
         f"{scores['images']} images"
     )
     if unanswered := scores["pixels"]["unanswered_share"]:
-        say(f"{_percent(unanswered)} % of the scored pixels have no answer (255) and count as wrong")
+        say(f"{_percent(unanswered)} % of the scored pixels have no prediction (255) and count as wrong")
 
 
 def _percent(share: float | None) -> str:

@@ -28,7 +28,7 @@ export = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Export results: the files of an artifact, or the archive that a test server takes.",
+    help="Export results: the files of an artifact, an ONNX file, or the archive for a test server.",
 )
 
 PredictionsArgument = Annotated[
@@ -50,7 +50,7 @@ DataOption = Annotated[
     ),
 ]
 SubsetOption = Annotated[
-    bool, typer.Option("--allow-subset", help="Pack another number of pictures than the server takes.")
+    bool, typer.Option("--allow-subset", help="Pack fewer or more pictures than the server expects.")
 ]
 
 
@@ -60,10 +60,7 @@ def files(
     folder: Annotated[Path, typer.Argument(help="A new folder for the copy.")],
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Copy the files of an artifact to a new folder.
-
-    Their digests are compared first.
-    """
+    """Copy the files of an artifact to a new folder, after checking them against their digests."""
     target = existing_workspace(workspace)
     artifact = named_artifact(target, name)
     if folder.exists():
@@ -86,7 +83,7 @@ def onnx(
 ) -> None:
     """Write a segmenter as one ONNX file: pictures of any size in, class probabilities out.
 
-    The input is uint8 RGB (N, 3, H, W); normalisation and upsampling are part of the file, the class names stand in its
+    The input is uint8 RGB (N, 3, H, W); normalisation and upsampling are part of the file, the class names are in its
     metadata. Needs the extra onnx.
     """
     from stages.export.onnx import export_onnx
@@ -119,7 +116,7 @@ def voc_test(
         typer.Option(
             "--images",
             metavar="DIR",
-            help="Folder of the test pictures (JPEGImages), to compare the sizes with; left out: what was predicted.",
+            help="Folder of the test pictures (JPEGImages), to compare the sizes with; left out: those predicted.",
             show_default=False,
         ),
     ] = None,
@@ -128,7 +125,7 @@ def voc_test(
         str,
         typer.Option(
             metavar="NAME",
-            help="comp5: trained on VOC's data alone. comp6: with other data or weights (SBD, ImageNet).",
+            help="comp5: trained on VOC's data alone. comp6: with additional data or weights (SBD, ImageNet).",
         ),
     ] = "comp6",
     allow_subset: SubsetOption = False,
@@ -206,7 +203,7 @@ def _submit(
 
 
 def _show(figures: dict[str, Any]) -> None:
-    """What the check found, and the share of each class: a class without a pixel is worth a look."""
+    """What the check found, and the share of each class: a class without any pixel may be a mistake."""
     checks = plain_table("", "")
     checks.show_header = False
     checks.add_row("server", figures["server"])

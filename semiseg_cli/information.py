@@ -64,7 +64,7 @@ _WORDS = {"masks": "labelled", "tags": "weak", "pictures": "unlabelled"}
 
 
 def _list_methods() -> None:
-    """A line of facts a method, below it what it is and its paper: nothing is left out where lines are short."""
+    """One line of facts for each method; its title and paper below, so that narrow terminals show everything."""
     console = out()
     line = "{:<14} {:<6} {:<8} {}".format
     console.print(line("method", "needs", "passes", "recipe"), style="bold")
@@ -77,8 +77,8 @@ def _list_methods() -> None:
             console.print(textwrap.fill(text, console.width, initial_indent="  ", subsequent_indent="    "))
     console.print()
     say("needs: L labelled pictures (masks), W image-level labels (weak), U unlabelled pictures")
-    say("passes: forward / backward, for each labelled picture of a step; + more beside them")
-    say("recipe: what reproduces the paper; league: none does, it compares the method with others on equal terms")
+    say("passes: forward / backward, for each labelled picture of a step; +: further work in addition")
+    say("recipe: reproduces the paper; league: no recipe does, league compares the method with others on equal terms")
     say("semiseg methods NAME: loss, cost, command, sources and settings of one")
 
 
@@ -128,7 +128,7 @@ def _method_record(name: str) -> dict[str, Any]:
 
 
 def _training_of(settings: type[MethodSettings]) -> type[MethodSettings] | None:
-    """The settings of a refiner's training; None: it has none, or this is no refiner."""
+    """The settings of a refiner's training; None if it has no training, or if `name` is not a refiner."""
     found: type[MethodSettings] | None = getattr(settings, "training", None)
     return found
 

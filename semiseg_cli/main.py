@@ -1,7 +1,7 @@
 """The `semiseg` command: finds the commands, turns errors into one clear message and an exit code.
 
 Exit codes: 0 ok, 1 unexpected, 2 usage, 3 bad config or data, 4 busy, 5 stale, 130 interrupted.
-Nothing here, and no command before it does its work, loads torch.
+Nothing here loads torch; a command loads it only when its work begins.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ def semiseg(
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
-    # Read by OpenMP when torch loads. Its threads otherwise spin while they wait for each other: beside a pool of
-    # processes, or anybody else's work on the same cores, a training step took up to fifty times as long.
+    # Read by OpenMP when torch loads. Its threads otherwise spin while they wait for each other: with a pool of
+    # processes or other programs on the same cores, a training step took up to fifty times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for stream in (sys.stdout, sys.stderr):  # what a terminal's encoding lacks is shown as an escape
+    for stream in (sys.stdout, sys.stderr):  # characters that the terminal's encoding lacks are shown as escapes
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     given = sys.argv[1:] if arguments is None else list(arguments)
@@ -136,13 +136,13 @@ def main(arguments: list[str] | None = None) -> int:
             return 3
         show_error(
             f"unexpected {type(error).__name__}: {error}",
-            "this is a mistake in semiseg, or in how it was installed" + ("" if debug else "; --debug shows where"),
+            "this is a bug in semiseg, or a broken installation" + ("" if debug else "; --debug shows where"),
         )
         return 1
 
 
 def _is_short_of_memory(error: Exception) -> bool:
-    """Python's and numpy's error; torch's of a GPU; torch's of a CPU, which has no type of its own."""
+    """Whether memory ran out: the error of Python and numpy, torch's for GPUs, or torch's for CPUs, a RuntimeError."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

@@ -18,7 +18,7 @@ from stages.contract import Execution, default_workers
 
 RUNS = Path("runs")
 DEFAULT = RUNS / "default"
-COSTLY_S = 600.0  # what took longer to make is not replaced without --replace
+COSTLY_S = 600.0  # results that took longer to make are not replaced without --replace
 
 WorkspaceOption = Annotated[
     Path | None,
@@ -31,8 +31,13 @@ WorkspaceOption = Annotated[
         show_default=False,
     ),
 ]
-# of the commands that say the same everywhere: scripts may give it to every command
-AnyWorkspace = Annotated[Path | None, typer.Option("--workspace", "-w", metavar="DIR", help="Changes nothing here.")]
+# help of --device and --workers where they have no effect
+AnyWorkspace = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace", "-w", metavar="DIR", help="Ignored; accepted so that scripts can pass it to every command."
+    ),
+]
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1. Never changes what is computed.")
 ]
@@ -74,14 +79,14 @@ def existing_workspace(given: Path | None) -> Workspace:
 
 
 def check_device(device: str) -> None:
-    """A wrong device name is a usage error before any work; whether it exists is found when it is used."""
+    """A wrong device name is a usage error before any work; whether the device exists shows when it is used."""
     kind, colon, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda", "mps") or (colon and not index.isdigit()):
         raise ConfigError(f"--device {device}: expected auto, cpu, cuda or cuda:N")
 
 
 def quoted(words: list[str]) -> str:
-    """A command as one would type it."""
+    """A command as it would be typed in a shell."""
     import shlex
 
     return " ".join(shlex.quote(word) for word in words)
@@ -92,7 +97,7 @@ def is_main_rank() -> bool:
 
 
 def named_artifact(workspace: Workspace, name: str) -> Artifact:
-    """The artifact; ArtifactError suggests what may be meant where there is none of the name."""
+    """The artifact; ArtifactError suggests similar names if there is none of this name."""
     if name not in workspace.names() and not workspace.partials(name):
         raise ArtifactError(
             f"workspace {workspace.path} has no artifact {name!r}{did_you_mean(name, workspace.names())}",

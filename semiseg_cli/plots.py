@@ -1,4 +1,4 @@
-"""The plot of a recipe's table: figures over a repeated value, a line a row."""
+"""The plot of a recipe's table: figures over a repeated value, one line for each row."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from stages.report.how_made import HowMade
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe & Ito's colours that all kinds of colour vision tell apart, without the yellow that white swallows. Markers and,
-# from the eighth label on, dashes say the same without colour.
+# Okabe & Ito's colours, which people with any colour vision can distinguish, without the yellow, too pale on white.
+# Markers and, from the eighth label on, dashes distinguish the rows without colour.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = "osD^vPX*<>hd"
 DASHES = ("-", "--", ":", "-.")
@@ -49,7 +49,7 @@ def draw_plot(results: Results, path: Path, made: HowMade | None = None) -> None
 
 
 def plot_figures(results: Results, made: HowMade | None = None) -> Figure:
-    """The table's plot (`table.plot` must be there): means as lines, from the lowest to the highest run as bars."""
+    """The table's plot (`table.plot` is required): means as lines, bars from the lowest to the highest run."""
     import matplotlib.figure
 
     table, figures = results.table, results.figures
@@ -64,7 +64,7 @@ def plot_figures(results: Results, made: HowMade | None = None) -> Figure:
     styles = row_styles([row.label for row in table.rows])
     ends = []  # (last mean, what the legend shows of the row)
     for number, row in enumerate(table.rows):
-        shift = BESIDE * _distance(list(places.values())) * ((number + 0.5) / len(table.rows) - 0.5)
+        shift = SPREAD * _distance(list(places.values())) * ((number + 0.5) / len(table.rows) - 0.5)
         known = [(places[column] + shift, figures[row.label][column]) for column in places]
         points = [(x, figure.mean, figure.spread) for x, figure in known if figure.mean is not None]
         if not points:
@@ -103,7 +103,7 @@ def plot_figures(results: Results, made: HowMade | None = None) -> Figure:
 
 
 def _literal(text: str) -> str:
-    """`text` as Matplotlib shows it: what stands between two dollar signs would be a formula."""
+    """`text`, shown as it is by Matplotlib, which would take text between two dollar signs for a formula."""
     return visible(text).replace("$", r"\$")
 
 
@@ -127,7 +127,7 @@ def row_styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def subtitle(results: Results, made: HowMade | None) -> str:
-    """What was compared, and what points and bars are."""
+    """What was compared, and what points and bars mean."""
     plot = results.table.plot
     assert plot is not None
     shown = [columns[column] for columns in results.figures.values() for column in plot.points if column in columns]
@@ -142,12 +142,12 @@ def subtitle(results: Results, made: HowMade | None) -> str:
     if any(figure.spread for figure in shown):
         parts.append("bars: lowest to highest run")
     if any(figure.stale for figure in shown):
-        parts.append("* not what a run would make now")
+        parts.append("* stale: a run would make it anew")
     return "; ".join(filter(None, parts))
 
 
 def positions(texts: Sequence[str]) -> list[float]:
-    """Where values stand on the horizontal axis: numbers by their logarithm, other values one after the other."""
+    """Positions on the horizontal axis: numbers by their logarithm, other values one after the other."""
     try:
         values = [float(text) for text in texts]
     except ValueError:
@@ -158,6 +158,6 @@ def positions(texts: Sequence[str]) -> list[float]:
 
 
 def _distance(places: Sequence[float]) -> float:
-    """The smallest one between two places; 1 where there is one place only."""
+    """The smallest distance between two positions; 1 if there is only one."""
     ordered = sorted(set(places))
     return min((high - low for low, high in itertools.pairwise(ordered)), default=1.0)

@@ -27,7 +27,7 @@ class _RateColumn(ProgressColumn):
 
 
 class _FieldsColumn(ProgressColumn):
-    """What the stage reports beside the count: loss=0.532."""
+    """What the stage reports in addition to the count: loss=0.532."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields.get("shown", ""), style="dim")
@@ -82,7 +82,7 @@ class BarProgress:
 
 
 class SilentProgress:
-    """Says nothing: the ranks of a distributed run other than the first."""
+    """Shows nothing: for the ranks of a distributed run other than the first."""
 
     @contextmanager
     def track(self, total: int, description: str, unit: str = "images", done: int = 0) -> Iterator[Tracker]:
@@ -98,7 +98,7 @@ class _SilentTracker:
 
 
 def choose_progress() -> Progress:
-    """Bars on a terminal, a plain line each half minute otherwise, nothing on ranks other than 0."""
+    """Bars on a terminal, otherwise a plain line every half minute; nothing on ranks other than 0."""
     if os.environ.get("RANK", "0") != "0":
         return SilentProgress()
     return BarProgress(talk()) if sys.stderr.isatty() else PlainProgress()

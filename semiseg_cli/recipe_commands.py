@@ -103,8 +103,8 @@ def run(
     """Run a recipe: every node that is not fresh, in order.
 
     Default workspace: runs/RECIPE or runs/RECIPE-PROFILE. A run can be stopped at any moment; the same command
-    continues it. What a node is made from decides whether it is fresh, not times. Results made with other settings
-    are replaced: of more than ten minutes' work only with --replace.
+    continues it. Whether a node is fresh depends on what it was made from, not on times. Results made with
+    different settings are replaced, but those that took more than ten minutes only with --replace.
     """
     if recipe is None:
         _list_recipes()
@@ -161,17 +161,17 @@ def run(
 
 
 def _refuse_to_replace(recipe: Recipe, workspace: Workspace, force: Collection[str]) -> None:
-    """UsageError when the run would replace results that took more than `COSTLY_S` together; asked-for ones aside."""
+    """UsageError if the run would replace results that took more than `COSTLY_S` together, without the forced ones."""
     lost, total = _replaced(recipe, workspace_states(workspace, expected_nodes(recipe)), force)
     if total <= COSTLY_S:
         return
-    # What was changed says more than what follows from it.
+    # A node whose settings changed is a better reason than a node that depends on it.
     lost.sort(key=lambda state: (state.reasons[0].startswith("input "), -(state.seconds or 0.0)))
     shown = [f"{state.name} ({duration(state.seconds or 0.0)}; {state.reasons[0]})" for state in lost[:3]]
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
     raise UsageError(
         f"results in {workspace.path} that took {duration(total)} to make would be replaced: {', '.join(shown)}{more}",
-        "--workspace DIR makes the new ones elsewhere, --replace replaces them; --dry-run shows all",
+        "--workspace DIR puts the new ones elsewhere, --replace replaces them; --dry-run lists all",
     )
 
 
@@ -192,7 +192,7 @@ class _Lines:
         self.number = 0
         self.current: str | None = None
         self.begin = 0.0
-        self.replaced = ""  # what is said of the node that starts next
+        self.replaced = ""  # what is printed about the node that starts next
 
     def _line(self, state: str, node: Node, text: str) -> None:
         if not is_main_rank():
@@ -207,7 +207,7 @@ class _Lines:
         self._line("fresh", node, headline(artifact.summary))
 
     def replacing(self, node: Node, artifact: Artifact, changes: list[Change]) -> None:
-        why = listed(changes) if changes else "the same once more"
+        why = listed(changes) if changes else "the same settings"
         self.replaced = f", replaces that of {artifact.manifest.finished[:10]}: {why}"
 
     def started(self, node: Node, resumed: int) -> None:
@@ -303,7 +303,7 @@ def _choices_words(parameter: Parameter) -> list[str]:
 
 
 def _trainings_line(recipe: Recipe, unfresh: set[str]) -> str:
-    """How much training the recipe is, and how much of it is still to do."""
+    """How much training the recipe needs, and how much of it is still to run."""
     steps = steps_of_trainings(recipe.nodes)
     left = {name: count for name, count in steps.items() if name in unfresh}
     words = [f"{_counted(len(some), 'training')}, {_counted(sum(some.values()), 'step')}" for some in (steps, left)]
@@ -361,7 +361,7 @@ def report(
 
 @dataclass(frozen=True)
 class _Report:
-    """What is known of the table of the recipe that was run in a workspace."""
+    """The figures of the table of the recipe that was run in a workspace."""
 
     workspace: Workspace
     record: Record
@@ -418,13 +418,13 @@ class _Report:
 
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[Path]:
-    """Says that `path` was written by the block, or in words why it could not be."""
+    """Prints that the block wrote `path`; UsageError with the reason if it could not."""
     try:
         yield path
     except OSError as error:
         mended = disk_error(error, path)
         if mended is error:
             why = error.strerror or error
-            mended = ConfigError(f"{path} cannot be written: {why}", "name a file in a folder that is there")
+            mended = ConfigError(f"{path} cannot be written: {why}", "name a file in a folder that exists")
         raise mended from error
     say(f"wrote {path}")

@@ -39,7 +39,7 @@ from stages.pipeline.run_stage import run_stage
 class Shortcut:
     """An option that sets one field of a stage's config. Without `help`, the field's own description is shown.
 
-    `also` are (key, value) pairs that the option sets besides.
+    `also` are (key, value) pairs that the option sets in addition.
     """
 
     option: str
@@ -66,7 +66,7 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
         ),
         Shortcut("--labels", "dataset.labels", help="folder: CSV of image-level labels."),
         Shortcut("--unlabelled", "dataset.unlabelled", help="folder: further pictures without any label."),
-        Shortcut("--val", "dataset.val", help="folder: what to score on, a list file, a number or a fraction."),
+        Shortcut("--val", "dataset.val", help="folder: images to evaluate on: a list file, a number or a fraction."),
         Shortcut("--allow-subset", "allow_subset", bool),
         Shortcut("--classes", "classes", list, "Classes to keep: cat,cow,dog. With folder: a file, the class table."),
         Shortcut("--labelled", "labelled"),
@@ -167,7 +167,7 @@ def stage_function(name: str) -> Callable[..., None]:
     function.__signature__ = inspect.Signature(parameters)
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     function.__name__ = name.replace("-", "_")
-    function.__doc__ = f"{stage.summary}\n\nEvery setting: semiseg config {name}."
+    function.__doc__ = f"{stage.summary}\n\nAll settings: semiseg config {name}."
     return function
 
 
@@ -185,7 +185,7 @@ def shortcut_parameter(stage: Stage, key: str, shortcut: Shortcut) -> inspect.Pa
 
 
 def _description(model: type[Config], keys: list[str]) -> str:
-    """The first sentence or so of a field's description."""
+    """The first sentence of a field's description."""
     field = model.model_fields[keys[0]]
     if len(keys) > 1 and isinstance(field.annotation, type) and issubclass(field.annotation, Config):
         return _description(field.annotation, keys[1:])
@@ -195,7 +195,7 @@ def _description(model: type[Config], keys: list[str]) -> str:
 def _input_parameter(stage: Stage, identifier: str, key: str) -> inspect.Parameter:
     declared = stage.takes[key]
     names = " or ".join(declared.default)
-    looked_for = f" Not given, where it is needed: {f'{names}, else ' if names else ''}the only one that fits."
+    looked_for = f" Default, if it is needed: {f'{names}, else ' if names else ''}the only artifact that fits."
     text = f"Artifact: {declared.help} ({' or '.join(declared.kinds)}).{' Optional.' if declared.optional else ''}"
     return option(
         f"input_{identifier}",
@@ -250,7 +250,7 @@ def _common_parameters(stage: Stage) -> list[inspect.Parameter]:
             bool,
             False,
             "--replace",
-            help=f"Replace an older, other result even if it took more than {COSTLY_S / 60:.0f} minutes.",
+            help=f"Replace an older, different result even if it took more than {COSTLY_S / 60:.0f} minutes.",
         ),
     ]
 
@@ -275,7 +275,7 @@ def choose_inputs(
 ) -> dict[str, str | None]:
     """The artifact of every input: as given, or by its default names, or the only one that fits but `own_name`.
 
-    Optional inputs are looked for only where the config cannot do without them. What was found is announced.
+    Optional inputs are looked for only if the config requires them. What was found is printed.
     """
     chosen: dict[str, str | None] = {
         key: _existing(workspace, name) for key in stage.takes if (name := given.get(key)) is not None
@@ -305,7 +305,7 @@ def _look_for(stage: Stage, key: str, fitting: list[str]) -> str | None:
 
 
 def _fitting(stage: Stage, key: str, workspace: Workspace) -> list[str]:
-    """The artifacts that the input takes; damaged ones are passed over."""
+    """The artifacts that the input takes; damaged ones are left out."""
     fitting = []
     for name in workspace.names():
         with contextlib.suppress(ArtifactError):
@@ -384,7 +384,7 @@ def _run(
 
 
 def say_what_is_replaced(artifact: Artifact, changes: list[Change], allowed: bool) -> None:
-    """Names the artifact that goes, why, and how to keep it. UsageError where it was costly and that is not allowed."""
+    """Prints which artifact is replaced and why; UsageError if it was costly and replacing was not allowed."""
     made = f"made {artifact.manifest.finished[:10]} in {duration(artifact.manifest.seconds)}"
     if changes and artifact.manifest.seconds > COSTLY_S and not allowed:
         raise UsageError(
@@ -392,7 +392,7 @@ def say_what_is_replaced(artifact: Artifact, changes: list[Change], allowed: boo
             "--name NAME keeps both, --replace replaces it",
         )
     if is_main_rank():
-        why = listed(changes) if changes else "the same once more"
+        why = listed(changes) if changes else "the same settings"
         say(f"replaces {artifact.name}: {why}; {made}; --name NAME keeps both")
 
 

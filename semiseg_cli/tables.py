@@ -15,8 +15,8 @@ from stages.report.figures import Cost, Figure, Figures, Results, order_sentence
 from stages.report.how_made import HowMade, how_made_lines
 
 GAP = 3  # spaces between columns of a terminal's table
-NAMED = 8  # of the artifacts that are missing, as many are named
-STALE = "*"  # stands behind what was made with other settings
+NAMED = 8  # at most this many missing artifacts are named
+STALE = "*"  # marks figures made with different settings
 COST_COLUMNS = (
     ("steps/s", "steps_per_second", "{:.2f}"),
     ("images/s", "images_per_second", "{:.1f}"),
@@ -28,9 +28,9 @@ Costs = dict[str, Cost | None]
 
 
 def table_text(results: Results, width: int) -> tuple[list[rich.table.Table], list[str]]:
-    """The table for a terminal of `width` characters, and the lines that belong below it.
+    """The table for a terminal of `width` characters, and the lines below it.
 
-    Where the columns do not fit beside each other without breaking a figure, several tables stand below each other.
+    If the columns do not fit next to each other without breaking a figure, several tables follow each other.
     """
     table, figures, costs = results.table, results.figures, results.costs
     columns = list(zip(_headers(table, costs), *_cells(table, figures, costs), strict=True))
@@ -49,7 +49,7 @@ def table_text(results: Results, width: int) -> tuple[list[rich.table.Table], li
 
 
 def _beside(widths: list[int], width: int) -> list[list[int]]:
-    """Which columns stand in one table: as many as fit, the first one (the row's label) in each."""
+    """The columns of each table: as many as fit, with the first column (the row's label) in each."""
     tables = [[0]]
     for index in range(1, len(widths)):
         taken = sum(widths[i] + GAP for i in (*tables[-1], index))
@@ -75,7 +75,7 @@ def table_markdown(results: Results, made: HowMade | None = None) -> str:
 
 
 def _literal(text: str) -> str:
-    """`text` as Markdown shows it: a label with a bar would be two cells."""
+    """`text` with Markdown's special characters escaped: a label with a bar would be two cells."""
     return re.sub(r"([\\`*<>|\[\]])", r"\\\1", visible(text).replace("\n", " "))
 
 
@@ -125,7 +125,7 @@ def _headers(table: Table, costs: Costs) -> list[str]:
 
 
 def _cost_columns(costs: Costs) -> list[tuple[str, str, str]]:
-    """Header, field and format of what is known of any row."""
+    """Header, field and format of the columns that have a value in at least one row."""
     known = [cost for cost in costs.values() if cost]
     return [column for column in COST_COLUMNS if any(getattr(cost, column[1]) is not None for cost in known)]
 
@@ -187,12 +187,12 @@ def _lines(results: Results) -> list[str]:
 
 
 def _runs_line(results: Results) -> list[str]:
-    """How many runs a figure stands for; those with fewer than planned say so themselves."""
+    """How many runs a figure is the mean of; figures of fewer runs than planned are marked in the table."""
     numbers = sorted({figure.planned for figure in results.cells if figure.runs})
     if not numbers:
         return []
     if numbers == [1]:
-        return ["Ours: one run a figure, in percent; how far runs lie apart is not known."]
+        return ["Ours: one run per figure, in percent; the spread between runs is not known."]
     return [f"Ours: mean of {' or '.join(map(str, numbers))} runs (lowest-highest), in percent."]
 
 
@@ -201,7 +201,7 @@ def _stale_line(results: Results) -> list[str]:
     if not costs and not any(figure.stale for figure in results.cells):
         return []
     return [
-        f"{STALE} made with other settings, inputs or versions than a run would use now: semiseg status says which."
+        f"{STALE} made with different settings, inputs or versions than a run would use now: semiseg status lists them."
     ]
 
 
@@ -209,12 +209,12 @@ def _cost_line(results: Results) -> list[str]:
     if not any(results.costs.values()):
         return []
     seconds = (
-        "Seconds a run: the time of all that makes one run's segmenter, a teacher's training and predictions included; "
+        "Seconds a run: all stages that make one run's segmenter, a teacher's training and predictions included; "
         "a mean over the row's runs."
     )
     if not any(cost and cost.images_per_second for cost in results.costs.values()):
         return [seconds]
     return [
         f"{seconds} steps/s and images/s: of the run's last training. Every picture of a step's batch counts, labelled "
-        "or not: rows with batches of other sizes compare by steps/s."
+        "or not: rows with batches of different sizes compare by steps/s."
     ]

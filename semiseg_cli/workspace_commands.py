@@ -1,4 +1,4 @@
-"""`semiseg status`, `show`, `verify`, `clean`: what lies in a workspace."""
+"""`semiseg status`, `show`, `verify`, `clean`: the artifacts of a workspace."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def status(
 
 
 def _record_of(workspace: Workspace) -> Record | None:
-    """What the last recipe asked for; None, with a word on stderr, where its record is damaged: the rest is shown."""
+    """The record of the last recipe; None, with a message on stderr, if it is damaged, so that the rest is shown."""
     try:
         return read_record(workspace)
     except ArtifactError as error:
@@ -87,11 +87,11 @@ def _print_states(states: list[State]) -> None:
 
 
 def _leavings(state: State) -> list[str]:
-    """Of unfinished work: since when it lies there, how to continue it and how to be rid of it."""
+    """For unfinished work: its age, how to continue it and how to remove it."""
     if state.state != "partial" or state.since is None:
         return []
     age = (datetime.now(UTC) - datetime.fromisoformat(state.since)).total_seconds()
-    go_on = f"to continue: {state.command}" if state.command else "what made it continues it"
+    go_on = f"to continue: {state.command}" if state.command else "the command that began it continues it"
     return [f"left {duration(max(age, 0.0))} ago", go_on, "to remove: semiseg clean"]
 
 
@@ -109,10 +109,13 @@ def show(
         ),
     ] = None,
 ) -> None:
-    """Show what an artifact is: its manifest, settings and summary; of a data set its classes, and a contact sheet."""
+    """Show an artifact: its manifest, settings and summary; for a data set, its classes and a contact sheet too."""
     artifact = named_artifact(existing_workspace(workspace), name)
     if sheet is not None and (artifact.kind != "dataset" or sheet.suffix.lower() != ".png"):
-        raise UsageError(f"--sheet {sheet}: expected a file .png, and a data set", "leave it out, or correct it")
+        raise UsageError(
+            f"--sheet {sheet}: expected a data set, and a file .png",
+            "leave --sheet out, or correct it",
+        )
     if as_json:
         write_json({"name": name, **artifact.manifest.model_dump(by_alias=True), **_class_names(artifact)})
     else:
@@ -157,7 +160,7 @@ def _print_artifact(artifact: Artifact) -> None:
 
 
 def _settings_table(artifact: Artifact) -> Table:
-    """The settings that are not at their defaults; all where this version cannot read them."""
+    """The settings that differ from their defaults; all settings if this version cannot read them."""
     made = artifact.manifest
     config, title = None, "settings that this version cannot read"
     if made.stage in STAGE_MODULES:
@@ -173,7 +176,7 @@ def _settings_table(artifact: Artifact) -> Table:
 
 
 def _summary_tables(summary: dict[str, Any]) -> list[Table]:
-    """The plain values, and a table for every group of records of the same fields (figures of each class)."""
+    """The plain values, and a table for every group of records with the same fields (figures of each class)."""
     plain = plain_table("summary", "")
     tables = [plain]
 
@@ -256,11 +259,11 @@ def clean(
     everything: Annotated[bool, typer.Option("--all", help="Remove every artifact of the workspace.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove unfinished work; with names or --all, artifacts too. Asks first."""
+    """Remove unfinished work; with names or --all, artifacts too. Asks before it removes."""
     target = existing_workspace(workspace)
     remove = target.names() if everything else list(names or [])
     for name in remove:
-        if name not in target.names():  # one whose manifest is damaged can be removed
+        if name not in target.names():  # an artifact with a damaged manifest can be removed, too
             named_artifact(target, name)
     leftovers = unfinished_work(target)
     if not remove and not leftovers:

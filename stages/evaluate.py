@@ -45,10 +45,10 @@ class EvaluateConfig(Config):
 
 
 def class_ids(class_names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
-    """Ids of the wanted class names; None for "all". ConfigError for a name that is no class."""
+    """Ids of the wanted class names; None for "all". ConfigError for a name that is not a class."""
     if unknown := [name for name in wanted if name not in class_names]:
         raise ConfigError(
-            f"classes: {', '.join(unknown)} is no class here", f"the classes are {', '.join(class_names)}"
+            f"classes: {', '.join(unknown)} is not a class here", f"the classes are {', '.join(class_names)}"
         )
     return [class_names.index(name) for name in wanted] or None
 
@@ -203,7 +203,7 @@ def evaluate_folders(
 def _masks_in(folder: Path, note: Callable[[str], object]) -> dict[str, Path]:
     """The masks of a folder by name; what else lies in it is told."""
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder", "name a folder of index masks (PNG)")
+        raise DataError(f"{folder} is not a folder", "name a folder of index masks (PNG)")
     files: dict[str, Path] = {}
     others: list[str] = []
     for path in sorted(path for path in folder.iterdir() if path.name[0] != "."):

@@ -61,7 +61,7 @@ def histogram(task: tuple[Path, Path, int], image_id: str) -> np.ndarray:
 def thresholds(counts: np.ndarray, config: PseudoLabelsConfig) -> np.ndarray:
     """The lowest index of a confidence (0..255) that is kept, for each of 256 classes.
 
-    counts: int64 (256, 256), pixels by class and index; row 255 is no class. At least the share is kept: all pixels of
+    counts: int64 (256, 256), pixels by class and index; row 255 is ignored. At least the share is kept: all pixels of
     the last index that is needed. With share 1 everything is.
     """
     counts = counts.copy()

@@ -42,7 +42,7 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("SEMISEG_TEST_DATA names no folder with real pictures and weights")
     if not Path(folder).is_dir():
-        pytest.skip(f"SEMISEG_TEST_DATA names {folder}, which is no folder")
+        pytest.skip(f"SEMISEG_TEST_DATA names {folder}, which is not a folder")
     return Path(folder)
 
 

@@ -1,10 +1,10 @@
-"""Every file of a data set read again, and everything that is wrong with it said at once.
+"""Reads every file of a data set and reports all problems at once.
 
     report = check_dataset(Dataset("runs/default/data"), Execution())      # a prepared data set
-    report = check_raw(raw, config, Execution())                           # what lies on disk, before it is prepared
+    report = check_raw(raw, config, Execution())                           # the files on disk, before they are prepared
 
-A problem keeps the data from being used, or makes figures worthless (the same picture in train and val). A remark is
-what no error would ever tell, and people are sorry for later: a PNG named .jpg, a mask that is 255 everywhere.
+A problem is what makes the data unusable or the figures worthless (the same image in train and val). A remark is what
+raises no error, but is likely a mistake: a PNG named .jpg, a mask that is 255 everywhere.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _AGAIN = "copy or extract the file again from its source"
 
 
 def check_dataset(dataset: Dataset, execution: Execution) -> Report:
-    """Read every image and mask of a prepared data set again and hold them against its lists, labels and sizes."""
+    """Read every image and mask of a prepared data set again and compare them with its lists, labels and sizes."""
     begin = time.monotonic()
     findings = list(_of_prepared_lists(dataset))
     splits = {split: dataset.splits.get(split, ()) for split in SPLITS}
@@ -71,7 +71,7 @@ def check_dataset(dataset: Dataset, execution: Execution) -> Report:
 
 
 def look_prepared(dataset: Dataset, image_id: str) -> Looked:
-    """Decode an image and its mask: there, whole, of the recorded size, and the mask's values inside the classes."""
+    """Decode an image and its mask: both exist, have the recorded size, and the mask's values are class ids or 255."""
     findings: list[Finding] = []
     path, shape, mask = None, None, None
     with gather(findings, "layout"):  # said of every image, and shown once
@@ -90,7 +90,7 @@ def look_prepared(dataset: Dataset, image_id: str) -> Looked:
 
 
 def _of_prepared_lists(dataset: Dataset) -> Iterator[Finding]:
-    """What prepare-data would not have written: dataset.json was changed since."""
+    """Mistakes that prepare-data does not write: dataset.json was changed since."""
     again = "run prepare-data again; dataset.json is not to be edited"
     file = str(dataset.path / "dataset.json")
     first = first_label(dataset.class_names)
@@ -108,15 +108,15 @@ def _of_prepared_lists(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _exchanged(dataset: Dataset, looked: Mapping[str, Looked]) -> Iterator[Finding]:
-    """Whether the pictures' files have the sizes in bytes that they had; said only where all of them are there."""
+    """Whether the pictures' files have the recorded sizes in bytes; reported only if all of them exist."""
     recorded = dataset.facts.get("images_sha256_of_id_and_bytes")
     if not recorded or dataset.facts.get("converted_images") or not all(one.digest for one in looked.values()):
         return
     if digest_images({image_id: one.file_bytes for image_id, one in looked.items()}) != recorded:
         yield Finding(
             "exchanged",
-            "the pictures are not those that the data set was made of: sizes of their files have changed since",
-            "put the old files back, or run prepare-data again, so that results say what they were made of",
+            "the sizes of the pictures' files have changed since the data set was made",
+            "put the old files back, or run prepare-data again, so that results record what they were made from",
         )
 
 
@@ -124,7 +124,7 @@ def _exchanged(dataset: Dataset, looked: Mapping[str, Looked]) -> Iterator[Findi
 
 
 def check_raw(raw: RawDataset, config: PrepareDataConfig, execution: Execution) -> Report:
-    """Do all that prepare-data would do but write, and go on after every mistake."""
+    """Do what prepare-data does, without writing, and continue after every mistake."""
     begin = time.monotonic()
     findings = [
         Finding("counts", sentence, "complete the data set, or accept it with --allow-subset", str(raw.root))
@@ -169,14 +169,14 @@ def look_raw(raw: RawDataset, item: tuple[str, Any]) -> Looked:
         with gather(findings, "mask", entry, image_id):
             check_mask_size(entry, mask.shape, picture.size)
     if picture is not None and picture.ambiguous:
-        what = f"{path} is turned by EXIF; it has equal sides, and its mask fits turned and unturned"
-        hint = "look at it in the contact sheet; dataset.exif (apply or ignore) says how it is meant"
+        what = f"{path} is turned by EXIF; it is square, so that its mask fits with and without the turn"
+        hint = "look at it in the contact sheet, then set dataset.exif (apply or ignore)"
         findings.append(Finding("turned", what, hint, str(path), image_id, is_problem=False))
     return replace(looked, findings=(*looked.findings, *findings), values=_values(mask))
 
 
 def _of_reading(picture: Picture, path: Path, image_id: str) -> Iterator[Finding]:
-    """How a picture was read, where that may not be how it was meant."""
+    """Remarks on a picture that may have been read differently from how it was meant."""
     for kind, found in picture.remarks.items():
         what = f"{path} ({REMARKS[kind]})" + (f": {found}" if found else "")
         yield Finding(f"read-{kind}", what, HINTS.get(kind, ""), str(path), image_id, is_problem=False)
@@ -209,7 +209,7 @@ def _choose_splits(
 
 
 def _of_raw_lists(raw: RawDataset, splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
-    """Ids that cannot be ids, that lack their picture or mask, or that are trained on and scored."""
+    """Ids that are invalid, that lack their picture or mask, or that are both trained on and scored."""
     add = "add the file, or take the id from the list"
     for split, ids in splits.items():
         for image_id in ids:
@@ -232,9 +232,9 @@ def _labels(
     findings: list[Finding],
     note: Callable[[str], None],
 ) -> dict[str, tuple[int, ...]]:
-    """Image-level labels as class ids by id, of the source that prepare-data would take; empty where it is the masks.
+    """Image-level labels as class ids by id, of the source that prepare-data would use; empty if that is the masks.
 
-    A damaged annotation must not hide the next one, so a source that fails is asked again for fewer images.
+    A damaged annotation must not hide the next one, so a source that fails is read again for fewer images.
     """
     training = sorted({*splits["train"], *splits["holdout"], *splits["weak"]})
     ids = sorted({*training, *splits["val"]})
@@ -249,7 +249,7 @@ def _labels(
         findings += [Finding("labels", error.message, error.hint or "") for error in mistakes] or found
         names = next(
             (names for names, errors in parts if errors), {}
-        )  # the rest of what was meant, for all that follows
+        )  # the source that was meant, for the checks below
         return read_tags(lambda _: names, ids, raw.class_names, raw.class_names)
     if source is None:
         return {}
@@ -265,7 +265,7 @@ def _labels(
 def read_in_parts(source: TagSource, ids: Sequence[str]) -> tuple[dict[str, frozenset[str]], list[DataError]]:
     """The labels of all images that have some, and an error for each image whose annotation has a mistake.
 
-    An error that the first image and the last one have in common is about all of them, and given once.
+    An error that the first and the last image have in common concerns all of them, and is reported once.
     """
     try:
         return dict(source(ids)), []
@@ -289,7 +289,7 @@ def _message(source: TagSource, ids: Sequence[str]) -> str | None:
 
 
 def look_at_file(path: Path, image_id: str) -> Looked:
-    """A picture's file by itself: whether it has bytes, and whether they are what its name says."""
+    """The file of a picture: whether it has bytes, and whether they are of the type that its name says."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -303,10 +303,10 @@ def look_at_file(path: Path, image_id: str) -> Looked:
             kind, mode = opened.format, opened.mode
         if kind not in FORMATS.get(path.suffix.lower(), (kind,)):
             what = f"{path} is a {kind} file by its content; it is read as that"
-            hint = "rename it if other programs stumble over it"
+            hint = "rename it if other programs cannot read it"
             findings.append(Finding("suffix", what, hint, str(path), image_id, is_problem=False))
         if mode == "CMYK":
-            what = f"{path} is CMYK; it is read, and colours may differ a little from what a viewer shows"
+            what = f"{path} is CMYK; it is read, but colours may differ slightly from those in a viewer"
             findings.append(Finding("cmyk", what, "", str(path), image_id, is_problem=False))
     return Looked(tuple(findings), str(path), len(data), hashlib.sha256(data).hexdigest())
 
@@ -320,7 +320,7 @@ def _blank(mask: np.ndarray | None, file: Any, image_id: str, has_background: bo
     if values == {IGNORE}:
         what, hint = f"mask {file} is 255 everywhere: nothing in it is trained on or scored", "draw it, or leave it out"
     elif values == {0} and has_background:
-        what, hint = f"mask {file} is background everywhere", "is that so? If not, draw the objects"
+        what, hint = f"mask {file} is background everywhere", "if that is a mistake, draw the objects"
     else:
         return
     yield Finding("blank-mask", what, hint, str(file), image_id, is_problem=False)

@@ -1,4 +1,4 @@
-"""How much there is of each class: what `semiseg show` prints of a data set."""
+"""The figures of each class that `semiseg show` prints for a data set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def class_figures(
     """By class, and for 255: pixels and images in the masks of train, holdout and val, images of weak labelled with it.
 
     pixels: id -> class id -> count, of the images that have masks. tags: id -> class ids. Masks of the split weak are
-    not looked at: they are there to judge estimated ones by.
+    not counted: they serve only to evaluate estimated masks.
     """
     figures: dict[str, dict[str, int]] = {}
     for number, name in [*enumerate(class_names), (IGNORE, "255")]:

@@ -1,4 +1,4 @@
-"""Settings and names of the data sets, apart from the code that reads them, so that `--help` stays light."""
+"""Settings and names of the data sets, separate from the code that reads them, so that `--help` loads little."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ PASCAL_CONTEXT_CLASS_NAMES = (
 
 
 class DatasetSettings(Config):
-    """Base of the settings of a data set; `name` says which one."""
+    """Base of the settings of a data set; `name` selects it."""
 
     name: str
     known_classes: ClassVar[tuple[str, ...]] = ()
@@ -134,7 +134,7 @@ class DatasetSettings(Config):
 
 
 class ShapesConfig(DatasetSettings):
-    """The embedded data set `shapes`: drawn here, needs no files. Ours; no published counterpart."""
+    """The embedded data set `shapes`: drawn by semiseg, needs no files. It has no published counterpart."""
 
     name: Literal["shapes"] = "shapes"
     train: int = Field(default=60, ge=1, description="Images with masks (split `train`).")
@@ -150,16 +150,16 @@ class ShapesConfig(DatasetSettings):
     )
     most_objects: int = Field(default=4, ge=1, le=6, description="Most objects drawn into one image.")
     clutter: int = Field(
-        default=6, ge=0, le=40, description="Mean number of background things that belong to no class."
+        default=6, ge=0, le=40, description="Mean number of clutter objects, which belong to no class."
     )
     context_with: float = Field(
         default=0.9,
         ge=0,
         le=1,
-        description="Chance that a class that has a context (boat: water, mushroom: moss) stands in it.",
+        description="Probability that an object with a context (boat: water, mushroom: moss) is drawn in it.",
     )
     context_without: float = Field(
-        default=0.06, ge=0, le=1, description="Chance that a context appears in an image without its class."
+        default=0.06, ge=0, le=1, description="Probability that a context appears in an image without its class."
     )
     border: int = Field(
         default=1, ge=0, le=4, description="Pixels of 255 on each side of an object's outline (VOC draws about 2-3)."
@@ -256,12 +256,12 @@ class PascalContextConfig(DatasetSettings):
     source: str = Field(description="VOC 2010 devkit: the folder that holds JPEGImages (or VOC2010 or VOCdevkit).")
     annotations: str = Field(
         "",
-        description="Folder of the .mat files (trainval), with labels.txt in, beside or above it, or of PNG masks with "
-        "the values 1..59, and 0 for background; empty: found below source or beside the devkit.",
+        description="Folder of the .mat files (trainval), with labels.txt in, next to or above it, or of PNG masks "
+        "with the values 1..59, and 0 for background; empty: found below source or next to the devkit.",
     )
     png_order: Literal["auto", "official", "alphabetical"] = Field(
         "auto",
-        description="Which class is which in PNG masks. official: the order of 59_labels.txt (in a folder "
+        description="Order of the classes in PNG masks. official: the order of 59_labels.txt (in a folder "
         "59_context_labels). alphabetical: that of the detail API and mmsegmentation (SegmentationClassContext). "
         "auto: by the folder's name.",
     )
@@ -282,7 +282,7 @@ class FolderConfig(DatasetSettings):
         "JSON), a COCO JSON file or a CVAT XML file. Pictures without a mask become weak (with labels) or unlabelled.",
     )
     mask_format: Literal["auto", "ids", "colours", "binary", "labelme", "coco", "cvat", "supervisely"] = Field(
-        "auto", description="How masks are read; auto looks at them and says what it found."
+        "auto", description="How masks are read; auto looks at the masks, and prints what it found."
     )
     class_table: str = Field(
         "",
@@ -293,12 +293,12 @@ class FolderConfig(DatasetSettings):
         "", description="CSV or text file of image-level labels: id and class names, or a column a class."
     )
     uncertain_labels: Literal["refuse", "absent", "present"] = Field(
-        "refuse", description="What marks such as -1, ? and nan in a column of `labels` become: an error, or a label."
+        "refuse", description="What marks such as -1, ? and nan in a column of `labels` mean."
     )
     unlabelled: str = Field("", description="Folder of further pictures without any label.")
     val: str = Field(
         "0.2",
-        description="Pictures with masks to score on: a list file, a number, or a fraction (drawn with val_seed).",
+        description="Pictures with masks to evaluate on: a list file, a number, or a fraction (drawn with val_seed).",
     )
     val_seed: int = Field(0, ge=0, description="Seed of that draw.")
     exif: Literal["auto", "apply", "ignore"] = Field(
@@ -308,8 +308,8 @@ class FolderConfig(DatasetSettings):
     white: float = Field(
         0,
         ge=0,
-        description="The value that is white in pictures of more than 8 bits a channel (4095 for 12 bits, 1 for floats "
-        "of 0..1). 0: what a file declares; else 65535, and for floats the first of 1, 255, 65535 that holds them.",
+        description="The value of white in pictures with more than 8 bits a channel (4095 for 12 bits, 1 for floats "
+        "of 0..1). 0: as the file declares; else 65535, and for floats the first of 1, 255, 65535 that holds them.",
     )
 
     @field_validator("val", mode="before")
@@ -319,12 +319,12 @@ class FolderConfig(DatasetSettings):
 
 
 def check_kept(kept: Sequence[str], known: Sequence[str], dataset: str) -> None:
-    """ConfigError for a name that is no class of the data set (and what may be meant), or that stands twice."""
+    """ConfigError for a name that is not a class of the data set (with similar names), or that occurs twice."""
     for name in kept:
         if name not in known:
-            raise ConfigError(f"{name!r} is no class of {dataset}{did_you_mean(name, known)}", "correct classes")
+            raise ConfigError(f"{name!r} is not a class of {dataset}{did_you_mean(name, known)}", "correct classes")
     if len(set(kept)) != len(kept):
-        raise ConfigError("a class stands twice", "correct classes")
+        raise ConfigError("a class occurs twice", "correct classes")
 
 
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
-"""A contact sheet: two dozen pictures of a data set on one page, with their masks and labels, to look at before use.
+"""A contact sheet: two dozen images of a data set on one page, with their masks and labels, to look at before use.
 
     write_contact_sheet(Dataset("runs/default/data"), Path("sheet.png"))
 
-Classes exchanged, masks turned or shifted, labels of another picture: seen at a glance here, and nowhere else before
-hours of training. Drawn with Pillow alone; the choice of pictures is the same on every machine.
+Exchanged classes, turned or shifted masks, labels of another image: visible here at a glance, instead of after hours of
+training. Drawn with Pillow alone; the same images are chosen on every machine.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ OPACITY = 0.5  # of a class's colour on its pixels; its outline has the full col
 
 
 def write_contact_sheet(dataset: Dataset, path: Path, count: int = COUNT, seed: int = 0) -> None:
-    """Write the sheet as PNG, whole or not at all. DataError when no picture can be read; OSError as it comes."""
+    """Write the sheet as PNG, whole or not at all. DataError if no picture can be read, OSError for a failed write."""
     sheet = contact_sheet(dataset, count, seed)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
@@ -65,7 +65,7 @@ def write_contact_sheet(dataset: Dataset, path: Path, count: int = COUNT, seed: 
 def contact_sheet(dataset: Dataset, count: int = COUNT, seed: int = 0) -> Image.Image:
     """The sheet, RGB: heading, legend of the class colours, and up to `count` pictures.
 
-    A picture that cannot be read has a place that says so; DataError when that is so of all of them.
+    A picture that cannot be read is replaced by a note; DataError if none can be read.
     """
     tiles = [_tile(dataset, split, image_id) for split, image_id in choose_pictures(dataset, count, seed)]
     if tiles and all(tile.picture is None for tile in tiles):
@@ -94,14 +94,14 @@ def contact_sheet(dataset: Dataset, count: int = COUNT, seed: int = 0) -> Image.
 def choose_pictures(dataset: Dataset, count: int = COUNT, seed: int = 0) -> list[tuple[str, str]]:
     """(split, id) of the pictures to show: those of a split together, sorted by id.
 
-    Each split gets its share of the places (what a small split leaves goes to the others). In a split, the class that
-    was chosen least so far gets its next picture by seeded rank. While more classes are left than places, pictures
-    that show several new ones are preferred, so that every class is seen if that is possible.
+    Each split gets its share of the places; places that a small split leaves go to the others. In a split, the class
+    chosen least so far gets its next picture by seeded rank. While more classes than places are left, pictures with
+    several new classes are preferred, so that every class is shown if possible.
     """
     places = share_places({split: len(ids) for split, ids in dataset.splits.items() if ids}, count)
     seen: Counter[int] = Counter()
     chosen = []
-    # Places that show masks. Those of weak are there to judge estimated ones by, and not shown.
+    # Splits whose masks are shown. Masks of weak serve only to evaluate estimated masks, and are not shown.
     left = sum(places.get(split, 0) for split in MASKED)
     for split in sorted(places, key=lambda split: (split not in MASKED, SPLITS.index(split))):
         classes = {i: dataset.tags(i) if dataset.has_tags(i) else () for i in dataset.ids(split)}
@@ -173,14 +173,14 @@ def _tile(dataset: Dataset, split: str, image_id: str) -> _Tile:
         picture = dataset.image(image_id)
         mask = dataset.mask(image_id) if split in MASKED else None
         if mask is not None and mask.shape != picture.shape[:2]:
-            raise DataError(f"the mask of {image_id} has another size than its picture")
+            raise DataError(f"the mask of {image_id} has a size different from its picture's")
     except DataError as error:
         return _Tile(split, image_id, None, None, labels, error.message)
     return _Tile(split, image_id, picture, mask, labels)
 
 
 def _picture_height(tiles: Sequence[_Tile]) -> int:
-    """Such that most pictures fill the width of their place."""
+    """The height at which most pictures fill the width of their place."""
     shapes = sorted(tile.picture.shape[0] / tile.picture.shape[1] for tile in tiles if tile.picture is not None)
     ratio = shapes[(3 * len(shapes)) // 4] if shapes else 0.75
     return round(TILE * min(1.0, max(0.5, ratio)))
@@ -189,7 +189,7 @@ def _picture_height(tiles: Sequence[_Tile]) -> int:
 def overlay(picture: np.ndarray, mask: np.ndarray, palette: bytes, has_background: bool) -> np.ndarray:
     """The picture with its mask on it, RGB uint8 (H, W, 3).
 
-    Classes lie on it half transparent, their outlines full; background is left as it is; 255 is hatched in grey.
+    Classes are drawn half transparent, their outlines opaque; background is left as it is; 255 is hatched in grey.
     """
     colours = np.frombuffer(palette, np.uint8).reshape(256, 3)
     height, width = mask.shape
@@ -249,7 +249,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def plain(text: str) -> str:
-    """What the built-in font can show, which has ASCII alone: letters lose their accents, others become `?`."""
+    """The text in ASCII, which is all that the built-in font has: letters lose their accents, the rest becomes `?`."""
     decomposed = unicodedata.normalize("NFKD", text.translate(_SPELT))
     return "".join(c if c.isascii() else "?" for c in decomposed if not unicodedata.combining(c))
 
@@ -268,7 +268,7 @@ def shorten(text: str, width: float, size: int) -> str:
 
 
 def _draw_heading(draw: ImageDraw.ImageDraw, dataset: Dataset, shown: int, width: int) -> None:
-    """The name; below, how many images each split has, and as many other facts as there is room for."""
+    """The name; below, how many images each split has, and further facts while there is room."""
     end = width - MARGIN
     draw.text((MARGIN, MARGIN - 6), shorten(dataset.name, end - MARGIN, 30), fill=INK, font=_font(30))
     left, middle = float(MARGIN), MARGIN + 46
@@ -285,7 +285,7 @@ def _draw_heading(draw: ImageDraw.ImageDraw, dataset: Dataset, shown: int, width
 
 
 def _draw_chip(draw: ImageDraw.ImageDraw, split: str, middle: tuple[float, float]) -> float:
-    """The name of a split on its colour, from `middle` of its left end on; returns its width."""
+    """The name of a split on its colour, from the middle of its left end (`middle`); returns its width."""
     ground, ink = CHIPS[split]
     left, centre = middle
     width = _chip_width(split)
@@ -311,7 +311,7 @@ class _Legend:
         self.entries.append(("ignored (255)", None))
 
     def _places(self, width: int) -> tuple[list[tuple[int, int]], int]:
-        """(left and top of each entry, room for its name): one line if all fit into it, else columns of one width."""
+        """(left and top of each entry, room for its name): one line if all fit, else columns of equal width."""
         lengths = [math.ceil(_font(self.SIZE).getlength(plain(name))) + self.SWATCH + 8 for name, _ in self.entries]
         if sum(lengths) + 28 * (len(lengths) - 1) <= width:
             lefts = itertools.accumulate((length + 28 for length in lengths[:-1]), initial=0)
@@ -348,7 +348,7 @@ def _draw_swatch(draw: ImageDraw.ImageDraw, corner: tuple[int, int], side: int, 
 
 
 def _caption_height(tiles: Sequence[_Tile], dataset: Dataset) -> int:
-    """The id, and as many lines of labels as one of the tiles needs."""
+    """The height of the id and of the most lines of labels that a tile needs."""
     names = [[dataset.class_names[label] for label in tile.labels or ()] for tile in tiles]
     lines = [line for some in names for _, line, _, _ in fitting_labels(some, TILE)]
     return 7 + _ID_HEIGHT + (max(lines) + 1 if lines else 1) * _LABEL_LINE

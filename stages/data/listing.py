@@ -1,4 +1,4 @@
-"""What lies in a folder of pictures or masks: the files that serve, and sentences on those that are left out.
+"""The files in a folder of pictures or masks: those that are used, and sentences on those that are left out.
 
 listing = list_files(Path("photos"), SUFFIXES)
 listing.files        # stem -> path
@@ -33,7 +33,7 @@ _MAGIC = {
 
 @dataclass(frozen=True)
 class Listing:
-    """files: those that serve, by their name without suffix, sorted. left_out: a sentence on all others, or none."""
+    """files: those that are used, by their name without suffix, sorted. left_out: a sentence on all others, or none."""
 
     files: dict[str, Path]
     left_out: tuple[str, ...]
@@ -42,8 +42,8 @@ class Listing:
 def list_files(folder: Path, suffixes: Sequence[str], what: str = "picture", used: Iterable[Path] = ()) -> Listing:
     """The files directly in `folder` with one of the suffixes. DataError for two of one name without suffix.
 
-    Of two files of one name, one of a common format is taken before one of a rare one. Hidden files, and what serves in
-    another way (`used`, and folders with it), are not spoken of. what: the files that are looked for, for messages.
+    Of two files of one name, one of a common format is preferred to one of a rare format. Hidden files, and files used
+    elsewhere (`used`, and folders with them), are not mentioned. what: the files that are looked for, for messages.
     """
     found: dict[str, Path] = {}
     left_out: dict[str, list[str]] = {}
@@ -70,7 +70,7 @@ def list_files(folder: Path, suffixes: Sequence[str], what: str = "picture", use
             found[path.stem] = path
     files, count = dict(sorted(found.items())), len(found) + sum(map(len, left_out.values()))
     if within := _sub_folders(folder, spoken_for):
-        left_out["only what lies in the folder itself is used"] = within
+        left_out["only files directly in the folder are used"] = within
     if not left_out:
         return Listing(files, ())
     parts = "; ".join(f"{named(names)} ({_files(names)}{why})" for why, names in left_out.items())
@@ -82,7 +82,7 @@ def _files(names: Sequence[str]) -> str:
 
 
 def _sub_folders(folder: Path, spoken_for: Collection[Path]) -> list[str]:
-    """The sub-folders that hold pictures at any depth, and how many."""
+    """The sub-folders that hold pictures at any depth, each with their number."""
     shown = []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith(".") and Path(os.path.abspath(path)) not in spoken_for:
@@ -92,10 +92,10 @@ def _sub_folders(folder: Path, spoken_for: Collection[Path]) -> list[str]:
 
 
 def _why_not(path: Path, suffixes: Sequence[str], what: str) -> str:
-    """Why a file does not serve, as the end of a sentence; empty where it does."""
+    """Why a file is not used, as the end of a sentence; empty if it is used."""
     suffix = path.suffix.lower()
     if not path.is_file():
-        return "a link to nothing" if path.is_symlink() else "no regular file"
+        return "a broken link" if path.is_symlink() else "not a regular file"
     if suffix in suffixes:
         if suffix in _PACKAGES:
             load_plugins()
@@ -103,12 +103,12 @@ def _why_not(path: Path, suffixes: Sequence[str], what: str) -> str:
             return ""
         return f"needs the package {_PACKAGES[suffix]}" if suffix in _PACKAGES else "not read by the installed Pillow"
     if suffix not in SUFFIXES and (kind := _kind(path)):
-        return f"a {kind} file by its content, but without a suffix that says so"
+        return f"a {kind} file by its content, but without its suffix"
     return f"no {what}"
 
 
 def _kind(path: Path) -> str:
-    """What a file is by its first bytes; empty where they are those of no picture, or cannot be read."""
+    """The type of a file by its first bytes; empty if they are not those of a picture, or cannot be read."""
     try:
         with open(path, "rb") as file:
             head = file.read(12)

@@ -1,8 +1,8 @@
-"""One picture of a data set: its size, and an RGB copy of it where it cannot serve as it lies on disk.
+"""One picture of a data set: its size, and an RGB copy if it cannot be used as it is on disk.
 
 Data sets are read pixel by pixel as they are stored (artifacts.dataset.read_image): masks are drawn on stored pixels,
-and the published sets need no more. People's own pictures do: 16 bits a channel, transparent parts, cameras that
-note in EXIF how they were held. Those become 8-bit RGB copies, once, when the data set is prepared.
+and published data sets need no more. User pictures do: they have 16 bits a channel, transparent parts, or the camera's
+orientation in EXIF. Those become 8-bit RGB copies, once, when the data set is prepared.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from artifacts.errors import DataError
 from artifacts.image_files import reason
 from stages.data.pixels import read, read_header
 
-PLAIN_MODES = ("RGB", "L", "CMYK", "YCbCr")  # what read_image turns into RGB without loss of anything that shows
+PLAIN_MODES = ("RGB", "L", "CMYK", "YCbCr")  # modes that read_image converts to RGB without visible loss
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What is known of a picture. `copy` holds the bytes of its RGB copy (PNG) until they are written."""
+    """The facts on a picture. `copy` holds the bytes of its RGB copy (PNG) until they are written."""
 
     size: tuple[int, int]  # (H, W) as it will be read
     file_bytes: int
     copy: bytes | None = None
     copied: bool = False
     turned: bool = False  # the EXIF orientation was applied
-    ambiguous: bool = False  # and the mask fits either way
-    as_stored: bool = False  # it was not applied, since the mask fits the stored pixels only
+    ambiguous: bool = False  # and the mask fits with and without it
+    as_stored: bool = False  # it was not applied, because the mask fits the stored pixels only
     remarks: Mapping[str, str] = field(default_factory=dict)  # see `stages.data.pixels.Reading`
 
 
@@ -43,11 +43,11 @@ def look_at(
     """The picture at `path`.
 
     Args:
-        mask_shape: (H, W) of its mask, where it has one.
-        photograph: make an RGB copy where it is needed, see `RawDataset.photographs`.
+        mask_shape: (H, W) of its mask, if it has one.
+        photograph: make an RGB copy if it is needed, see `RawDataset.photographs`.
         exif: "apply", "ignore", or "auto": apply it unless the mask has the size of the stored pixels only.
         decode: read every pixel, not only the header. A DataError names the file.
-        white: of pictures with more than 8 bits, see `stages.data.pixels.read`.
+        white: value of white in pictures with more than 8 bits, see `stages.data.pixels.read`.
     """
     try:
         bytes_of_file = path.stat().st_size
@@ -71,7 +71,7 @@ def look_at(
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     if not path.is_file():
-        return DataError(f"there is no image {path}", "put it there, or take its id from the list")
+        return DataError(f"there is no image {path}", "add the file, or remove its id from the list")
     cure = "correct its permissions" if isinstance(error, PermissionError) else "copy or extract the file again"
     return DataError(f"image {path} cannot be read: {reason(path, error)}", cure)
 

@@ -1,4 +1,4 @@
-"""What can be predicted: the pictures of a data set, or a folder of one's own, read as 8-bit RGB."""
+"""The images to predict: those of a data set, or those of a folder, read as 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stages.parallel.processes import map_in_processes
 
 
 class Pictures(Protocol):
-    """What can be predicted. A `Dataset` is one, and a `PictureFolder`."""
+    """Images to predict: a `Dataset` or a `PictureFolder`."""
 
     def size(self, image_id: str, /) -> tuple[int, int]:
         """(H, W) in pixels, without decoding the picture."""
@@ -28,7 +28,7 @@ class Pictures(Protocol):
 
 
 class PicturesConfig(Protocol):
-    """The part of a stage's config that names a folder of one's own pictures."""
+    """The part of a stage's config that names a folder of pictures."""
 
     @property
     def images(self) -> str: ...
@@ -37,14 +37,14 @@ class PicturesConfig(Protocol):
 class PictureFolder:
     """The pictures directly inside a folder; the id of one is its file name without suffix.
 
-    Attributes: path, ids (sorted), left_out (sentences on what else lies there), white (see `stages.data.pixels.read`).
+    Attributes: path, ids (sorted), left_out (sentences on the other files), white (see `stages.data.pixels.read`).
     """
 
     def __init__(self, path: Path | str, used: Iterable[Path] = (), white: float = 0) -> None:
         """DataError: no such folder, no picture in it, or two pictures of one name. used: see `list_files`."""
         self.path, self.white = Path(path).expanduser(), white
         if not self.path.is_dir():
-            raise DataError(f"{self.path} is no folder", "name a folder with pictures")
+            raise DataError(f"{self.path} is not a folder", "name a folder with pictures")
         listing = list_files(self.path, SUFFIXES, used=used)
         self._files, self.left_out = listing.files, listing.left_out
         if not self._files:
@@ -58,7 +58,7 @@ class PictureFolder:
         return self._files[image_id]
 
     def size(self, image_id: str) -> tuple[int, int]:
-        """(H, W) as `image` will give it, from the file's header."""
+        """(H, W) as `image` returns it, from the file's header."""
         path = self._files[image_id]
         try:
             return read_header(path).shown
@@ -71,7 +71,7 @@ class PictureFolder:
 
 
 def notes_on(pictures: Pictures, workers: int) -> list[str]:
-    """What a person should know of a folder of pictures: what is left out, and how the odd ones are read."""
+    """Sentences on a folder of pictures: which files are left out, and how unusual ones are read."""
     if not isinstance(pictures, PictureFolder):
         return []
     odd = [image_id for image_id in pictures.ids if _is_odd(pictures.file(image_id))]
@@ -81,7 +81,7 @@ def notes_on(pictures: Pictures, workers: int) -> list[str]:
 
 
 def _is_odd(path: Path) -> bool:
-    """Whether there may be something to say of a picture, by its header."""
+    """Whether there may be a remark on a picture, by its header."""
     try:
         header = read_header(path, whole=False)
     except Exception:  # said when it is read
@@ -97,14 +97,14 @@ def _remarks(pictures: PictureFolder, image_id: str) -> dict[str, str]:
 
 
 def unless_images(config: PicturesConfig, given: Collection[str]) -> bool:
-    """`Input.needed` of the data set, for stages that take one or a folder of one's own pictures."""
+    """`Input.needed` of the data set, for stages that take one or a folder of pictures."""
     return not config.images
 
 
 def open_pictures(
     data: Artifact | None, images: str, splits: tuple[str, ...], white: float = 0
 ) -> tuple[Pictures, list[str]]:
-    """(pictures, sorted ids): those of the splits of a data set, or of the folder `images` where that is given."""
+    """(pictures, sorted ids): those of the splits of a data set, or of the folder `images` if it is given."""
     if images:
         folder = PictureFolder(images, white=white)
         return folder, list(folder.ids)

@@ -1,8 +1,8 @@
-"""Any picture as 8-bit RGB, and what a person should know of how it was read.
+"""Any picture as 8-bit RGB, with remarks on how it was read.
 
-Pictures of one's own have 16 bits or floats, transparent parts, a fourth band, several pages. What is white in them is
-what the file declares (see `_declared_bits`), else what the setting `white` says, else the rule of `_white`: one rule
-for all pictures of a kind, since a guess by the values of each picture would make one brighter than the next.
+User pictures have 16 bits or floats, transparent parts, a fourth band, several pages. The value of white is the one
+that the file declares (see `_declared_bits`), else that of the setting `white`, else that of `_white`: one rule for
+all pictures of a kind, since a guess from the values of each picture would change the brightness between pictures.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ _SIXTEEN = ("RGB", "RGBX", "RGBA", "CMYK")  # raw modes of Pillow that can be re
 REMARKS = {
     "levels": "values in a small part of the range",
     "floats": "floats",
-    "clipped": "values outside the range that is said, cut off",
-    "transparent": "transparent everywhere, so that the colours are used",
-    "half-transparent": "half transparent in most places, which lie on white",
+    "clipped": "values outside the given range, cut off",
+    "transparent": "transparent everywhere: transparency is ignored",
+    "half-transparent": "half transparent in most places: put on white",
     "fourth-band": "a fourth band that is not declared as alpha, not used",
-    "frames": "several pictures in one file, of which the first is read",
+    "frames": "several pictures in one file: the first is read",
 }
 HINTS = {
-    "levels": "say which value is white: --set dataset.white=4095 for 12 bits",
-    "floats": "say which value is white: --set dataset.white=1, or 255",
-    "half-transparent": "if the last band is no alpha but near infrared or another measurement, leave it out",
+    "levels": "set the value of white: --set dataset.white=4095 for 12 bits",
+    "floats": "set the value of white: --set dataset.white=1, or 255",
+    "half-transparent": "if the last band is not alpha but near infrared or another measurement, leave it out",
 }
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a picture's file says.
+    """The facts in the header of a picture's file.
 
     Attributes:
         stored: (H, W) of the pixels in the file. orientation: of EXIF, 1..8. mode, format: Pillow's.
         deep: more than 8 bits a channel. inverted: 0 is white (TIFF).
-        transparent: has alpha, or a colour that stands for it.
+        transparent: has alpha, or a colour that means transparent.
         fourth_band: a fourth band that no tag declares as alpha. frames: pictures in the file.
     """
 
@@ -86,18 +86,18 @@ class Reading:
 
 
 def read_header(path: Path, whole: bool = True) -> Header:
-    """Of a picture's file. Raises what Pillow raises, which may be anything.
+    """The header of a picture's file. Raises what Pillow raises, which may be anything.
 
-    whole: the orientation is asked for, for which PNG files are decoded: it may stand behind the pixels.
+    whole: read the orientation, too; PNG files are decoded for it, since it may come after the pixels.
     """
     with open_image(path) as image:
         return _header(image, path, whole)
 
 
 def read(path: Path, turn: bool = True, white: float = 0) -> Reading:
-    """Any picture as RGB uint8, turned by EXIF where `turn`.
+    """Any picture as RGB uint8, turned by EXIF if `turn`.
 
-    white: the value that is white in pictures of more than 8 bits; 0: see `_white`. DataError names the file.
+    white: the value of white in pictures with more than 8 bits; 0: see `_white`. DataError names the file.
     """
     try:
         data = path.read_bytes()
@@ -138,7 +138,7 @@ def _header(image: Image.Image, file: Path | io.BytesIO, whole: bool = True) -> 
 
 
 def _frames(file: Path | io.BytesIO) -> int:
-    """How many pictures a file holds; 1 where that is not known."""
+    """How many pictures a file holds; 1 if that is not known."""
     with contextlib.suppress(Exception), open_image(file) as image:  # a damaged second one leaves the first as it is
         return getattr(image, "n_frames", 1)
     return 1
@@ -147,13 +147,13 @@ def _frames(file: Path | io.BytesIO) -> int:
 def unreadable(path: Path, error: Exception) -> DataError:
     """The DataError of a picture that is missing, damaged or of an unknown kind."""
     if not path.is_file():
-        return DataError(f"there is no picture {path}", "put it there, or take it from the list")
+        return DataError(f"there is no picture {path}", "add the file, or remove it from the list")
     cure = "correct its permissions" if isinstance(error, PermissionError) else "open it in a viewer; save it again"
     return DataError(f"picture {path} cannot be read: {reason(path, error)}", cure)
 
 
 def remarks_in_words(remarks: Mapping[str, Mapping[str, str]], setting: str = "dataset.white") -> list[str]:
-    """A sentence for each kind of remark: how many pictures, which, what was found. remarks: by name of the picture."""
+    """A sentence for each kind of remark: how many pictures, which ones, what was found. remarks: by picture name."""
     sentences = []
     for kind, words in REMARKS.items():
         if some := [name for name in sorted(remarks) if kind in remarks[name]]:
@@ -192,7 +192,7 @@ def _rgb(image: Image.Image, header: Header, file: File, white: float, remarks: 
         channels = _eight_bits(values, white, file.bits, remarks, alpha=image.mode == "RGBA")
         image = Image.frombytes(image.mode, image.size, channels.tobytes())
     elif header.deep and file.raw_mode in tuple(image.mode):  # "R": Pillow takes the planes for planes of 8 bits
-        raise ValueError("its channels of 16 bits lie one after the other, which Pillow misreads: save it interleaved")
+        raise ValueError("its 16-bit channels are stored as planes, which Pillow misreads: save it interleaved")
     if image.mode == "La":
         image = image.convert("LA")
     if not header.transparent:
@@ -217,10 +217,10 @@ def _eight_bits(values: np.ndarray, white: float, bits: int, remarks: dict[str, 
     colours = values[..., :-1] if alpha else values
     low, high = float(colours.min()), float(colours.max())
     if not np.isfinite([low, high]).all():
-        raise ValueError("it has values that are no numbers, or infinite")
+        raise ValueError("it has values that are not numbers, or infinite")
     declared = 2**bits - 1 if bits and high < 2**bits and not _fills_sixteen(colours, bits) else 0
     if not (white or declared) and (low < 0 or high > 65535):
-        raise ValueError(f"it has values of {low:g} to {high:g}, outside 0..65535, and nobody says which is white")
+        raise ValueError(f"it has values of {low:g} to {high:g}, outside 0..65535, and the value of white is not known")
     top = white or declared or _white(values.dtype, bits, high)
     eight = _scaled(colours, top)
     if not (white or declared):
@@ -244,7 +244,7 @@ def _scaled(values: np.ndarray, white: float) -> np.ndarray:
 
 
 def _white(kind: np.dtype, bits: int, high: float) -> float:
-    """What is white where neither the file nor the settings say it.
+    """The value of white if neither the file nor the settings give it.
 
     16 bits: 65535. 32 bits: 255, or 65535 where that does not hold the values. Floats: 1, 255 or 65535, the first that
     holds the values.
@@ -255,7 +255,7 @@ def _white(kind: np.dtype, bits: int, high: float) -> float:
 
 
 def _declared_bits(image: Image.Image, data: bytes) -> int:
-    """The bits of a channel that the file declares, 9..16; 0 where it declares none.
+    """The bits of a channel that the file declares, 9..16; 0 if it declares none.
 
     PNG: the chunk sBIT. TIFF: BitsPerSample, or a MaxSampleValue of 2^n - 1 (others are statistics). PGM: Pillow
     stretches its values to 16 bits.
@@ -290,19 +290,19 @@ def _significant_bits(data: bytes) -> int:
 
 
 def _fills_sixteen(values: np.ndarray, bits: int) -> bool:
-    """Whether values of fewer bits lie in the upper ones of 16, as PNG asks for; those of a dark picture are small."""
+    """Whether values of fewer bits are in the upper bits of 16, as PNG requires; those of a dark picture are small."""
     return bool(values.any()) and not (values.astype(np.int64) & (2 ** (16 - bits) - 1)).any()
 
 
 def _lower_bytes(file: File) -> np.ndarray:
-    """The lower bytes, uint8 (H, W, 3 or 4), of colours of 16 bits, whose upper ones Pillow keeps."""
+    """The lower bytes, uint8 (H, W, 3 or 4), of 16-bit colours; Pillow keeps the upper bytes only."""
     other = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
     swapped = file.raw_mode[:-1] + other[file.raw_mode[-1]]
     return np.asarray(_read_as(file, swapped))
 
 
 def _read_as(file: File, raw_mode: str) -> Image.Image:
-    """The picture of a file whose pixels lie otherwise than it says."""
+    """The picture of a file whose pixels are stored differently from what its header declares."""
     with open_image(io.BytesIO(file.data)) as opened:
         tiles = []
         for tile in getattr(opened, "tile", []):
@@ -313,7 +313,7 @@ def _read_as(file: File, raw_mode: str) -> Image.Image:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the pixels lie in the file, in Pillow's words; empty where its decoder does not say it."""
+    """How the pixels are stored in the file, as Pillow's raw mode; empty if its decoder has none."""
     tiles = getattr(image, "tile", None)  # [(decoder, box, offset, raw mode or (raw mode, ...))]
     first = tiles[0][3] if tiles else ""
     return str(first[0] if isinstance(first, tuple) and first else first)

@@ -1,7 +1,7 @@
-"""From a data set as it lies on disk to the artifact: the same rules for every reader.
+"""From the files of a data set to the artifact, by the same rules for every reader.
 
-Which images are labelled, which classes are kept, where image-level labels come from, and every file read and checked
-in a pool. What was found is counted and remembered, so that two artifacts can be told apart by their figures.
+Decides which images are labelled, which classes are kept and where image-level labels come from, and reads and checks
+every file in a pool. Counts are kept in the artifact, so that two artifacts can be distinguished by their figures.
 
     summary = prepare(find(settings, execution), config, writer, execution)      # find: of a reader
 """
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
 
 
 def check_counts(raw: RawDataset, allow_subset: bool, note: Any) -> None:
-    """DataError for other counts than the published ones, unless a subset is allowed; then they are told."""
+    """DataError if counts differ from the published ones, unless a subset is allowed; then they are printed."""
     if raw.deviations and not allow_subset:
         raise DataError(
-            f"{raw.root} is not the whole of {raw.name}: {'; '.join(raw.deviations)}",
+            f"{raw.root} is not all of {raw.name}: {'; '.join(raw.deviations)}",
             "complete it, or accept these counts with --allow-subset",
         )
     for sentence in raw.deviations:
@@ -87,7 +87,7 @@ def choose_holdout(
 
 
 def choose_others(config: PrepareDataConfig, raw: RawDataset, labelled: Sequence[str], note: Any) -> list[str]:
-    """The other training images: all of them, or those of the list that the config names, where the rest is told."""
+    """The other training images: all, or those of the list in the config; the number of the rest is printed."""
     if config.others == "none":
         return []
     if not config.unlabelled:
@@ -102,7 +102,7 @@ def choose_others(config: PrepareDataConfig, raw: RawDataset, labelled: Sequence
 
 
 def check_files(raw: RawDataset, lists: Mapping[str, Sequence[str]], need_masks: Collection[str]) -> None:
-    """Every listed id has an image, every id of the lists `need_masks` a mask. One DataError tells all that lacks."""
+    """One DataError for all listed ids without an image, and all ids of the lists `need_masks` without a mask."""
     problems = []
     for name, ids in lists.items():
         if missing := [image_id for image_id in ids if image_id not in raw.images]:
@@ -110,14 +110,14 @@ def check_files(raw: RawDataset, lists: Mapping[str, Sequence[str]], need_masks:
         if name in need_masks and (missing := [image_id for image_id in ids if image_id not in raw.masks]):
             problems.append(f"{len(missing)} ids of {name} have no mask: {named(missing)}")
     if problems:
-        raise DataError("\n".join(problems), "add the files, or take the ids from the lists")
+        raise DataError("\n".join(problems), "add the files, or remove the ids from the lists")
 
 
 # ------------------------------------------------------------------------------------------------- classes and labels
 
 
 def class_map(class_names: Sequence[str], kept: Sequence[str], others: str) -> np.ndarray:
-    """Look-up table, uint8 (256,): ids of the data set to those of the kept classes, other classes to 255.
+    """Look-up table, uint8 (256,): ids of the data set to those of the kept classes; all other classes become 255.
 
     kept: names in the order of their new ids, "background" first where the data set has it. others: "ignore", or
     "background" to turn other classes into background instead.
@@ -142,7 +142,7 @@ def kept_classes(config: PrepareDataConfig, raw: RawDataset) -> list[str]:
 def choose_tag_source(
     config: PrepareDataConfig, raw: RawDataset, training: Sequence[str], note: Any
 ) -> tuple[str, TagSource | None]:
-    """("xml" | "file" | "masks", where to read). `auto` takes the first that covers the training images."""
+    """("xml" | "file" | "masks", where to read). `auto` takes the first source that covers the training images."""
     sources: dict[str, TagSource] = dict(raw.tag_sources)
     if config.tag_file:
         path = Path(config.tag_file).expanduser()
@@ -180,7 +180,7 @@ def read_tags(
 
 
 def check_tags(source: str, tagged: Collection[str], training: Sequence[str]) -> None:
-    """Every training image has labels, if only an empty list of them; DataError names those without."""
+    """DataError for training images without labels; an empty list of labels counts as labels."""
     if untagged := [image_id for image_id in training if image_id not in tagged]:
         raise DataError(
             f"{len(untagged)} training images have no labels in the source {source!r}: {named(untagged)}",
@@ -193,7 +193,7 @@ def check_tags(source: str, tagged: Collection[str], training: Sequence[str]) ->
 
 @dataclass(frozen=True)
 class Plan:
-    """Where everything is and what becomes of it; sent to each process once."""
+    """What `prepare_image` needs for every image; sent to each process once."""
 
     raw: RawDataset
     done: Mapping[str, Path]  # id -> mask that an earlier, killed run has written
@@ -203,7 +203,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known of an image, and the bytes to write unless they were written before."""
+    """The facts on an image, and the bytes to write unless they were written before."""
 
     picture: Picture
     pixels: Mapping[int, int] | None  # class id -> pixels in the mask, after the class map; None without a mask
@@ -221,7 +221,7 @@ class Prepared:
 def prepare_image(plan: Plan, item: tuple[str, Any]) -> Prepared:
     """Check one image against its mask and map the mask's classes. item: (id, its entry of `RawDataset.masks` or None).
 
-    Raises DataError for whatever is wrong with one of them.
+    Raises DataError if one of them has a mistake.
     """
     image_id, entry = item
     raw, mask, data = plan.raw, None, None
@@ -267,7 +267,7 @@ def checked_mask(raw: RawDataset, entry: Any) -> np.ndarray:
 
 
 def check_mask_size(entry: Any, shape: tuple[int, ...], size: tuple[int, int]) -> None:
-    """DataError where the mask's shape is not the (H, W) of its image."""
+    """DataError if the mask's shape is not the (H, W) of its image."""
     if shape != size:
         raise DataError(
             f"mask {entry} is {shape[1]}x{shape[0]} (width x height), expected {size[1]}x{size[0]}, the size of its "
@@ -325,7 +325,7 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
     training = sorted({*labelled, *others})
     source_name, source = choose_tag_source(config, raw, training, note)
     if config.tag_source == "auto" and not config.tag_file:
-        note(f"image-level labels from {source_name} (found by itself; tag_source: {source_name} pins it)")
+        note(f"image-level labels from {source_name} (chosen automatically; tag_source: {source_name} pins it)")
     tags = read_tags(source, [*training, *raw.val], kept, raw.class_names) if source else {}
     known = raw.masks if source is None else tags.keys() | set(raw.masks if raw.tags_of_masks_too else ())
     check_tags(source_name, known, training)
@@ -422,7 +422,7 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
 
 
 def in_words(labelled: Mapping[str, Any], several_kinds: bool) -> str:
-    """One line on the labelled list, with the share of masks that decides whether figures can be compared."""
+    """One line on the labelled list, with the share of official masks, which decides whether figures are comparable."""
     text = f"labelled: {labelled['count']:,} images"
     if labelled.get("held_out"):
         text += f", {labelled['held_out']:,} of them held out"
@@ -434,17 +434,17 @@ def in_words(labelled: Mapping[str, Any], several_kinds: bool) -> str:
 
 
 def _exif_in_words(facts: Mapping[str, Any]) -> str:
-    """What was made of EXIF orientations and how to pin it; empty where no picture has one."""
+    """How EXIF orientations were handled and how to pin that; empty if no picture has one."""
     turned, stored, either = (facts.get(key, 0) for key in _EXIF)
     parts = [f"{turned:,} pictures are turned by their EXIF orientation" if turned else ""]
-    parts += [f"{either:,} of them have a mask that fits either way" if either else ""]
-    parts += [f"{stored:,} are left as stored against it, which is how their masks fit" if stored else ""]
+    parts += [f"{either:,} of them have a mask that fits with and without it" if either else ""]
+    parts += [f"{stored:,} are left as stored, because their masks fit that way" if stored else ""]
     text = ", ".join(filter(None, parts))
     return f"{text} (--set dataset.exif=apply or ignore pins it for all)" if text else ""
 
 
 def only_images(raw: RawDataset, ids: Iterable[str]) -> RawDataset:
-    """What all processes need: no other images, no functions that do not travel; masks come with their images."""
+    """The part of the data set that all processes need: no other images, nothing that cannot be pickled, no masks."""
     wanted = set(ids)
     return replace(
         raw,
@@ -462,7 +462,7 @@ def only_images(raw: RawDataset, ids: Iterable[str]) -> RawDataset:
 
 
 def _forget(writer: Writer, raw: RawDataset, ids: Iterable[str]) -> None:
-    """Images that left the data set leave no files in it."""
+    """Deletes the files of images that are no longer in the data set."""
     for image_id in ids:
         for item in (_mask_item(image_id), f"images/{image_id}.png", f"images/{raw.image(image_id).name}"):
             (writer.path / item).unlink(missing_ok=True)
@@ -482,13 +482,13 @@ def _count_masks(ids: Sequence[str], raw: RawDataset) -> dict[str, int]:
 
 
 def digest_images(file_bytes: Mapping[str, int]) -> str:
-    """Notices exchanged pictures without reading them: SHA-256 of the lines "id bytes", sorted by id."""
+    """Detects exchanged pictures without reading them: SHA-256 of the lines "id bytes", sorted by id."""
     lines = "\n".join(f"{image_id} {file_bytes[image_id]}" for image_id in sorted(file_bytes))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _conversions(prepared: Mapping[str, Prepared], ids: Sequence[str]) -> dict[str, int]:
-    """How many pictures became RGB copies, and how many were turned; nothing where none was."""
+    """How many pictures became RGB copies, and how many were turned; empty if none was."""
     pictures = [prepared[i].picture for i in ids]
     counts = {
         "converted_images": sum(picture.copied for picture in pictures),

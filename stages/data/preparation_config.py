@@ -46,7 +46,7 @@ class PrepareDataConfig(Config):
         description="shapes (drawn here), voc-aug, cityscapes, coco, pascal-context, or folder (your own).",
     )
     allow_subset: bool = Field(
-        False, description="Accept other counts than the published ones (VOC: train 1,464, trainaug 10,582, val 1,449)."
+        False, description="Accept counts other than the published (VOC: train 1,464, trainaug 10,582, val 1,449)."
     )
     classes: tuple[str, ...] = Field(
         (),
@@ -54,7 +54,7 @@ class PrepareDataConfig(Config):
         "With dataset folder, the path of a text file is taken as its class_table.",
     )
     other_classes: Literal["ignore", "background"] = Field(
-        "ignore", description="What pixels of classes that are not kept become: 255, or background."
+        "ignore", description="What pixels of classes that are not kept become: 255 (ignore) or background."
     )
     without_kept_class: Literal["keep", "drop"] = Field(
         "keep",
@@ -80,7 +80,7 @@ class PrepareDataConfig(Config):
     )
     holdout_seed: int = Field(0, ge=0, description="Seed of that draw.")
     unlabelled: ExternalFile = Field(
-        "", description="List file of the other training images, held against the labelled ones; empty: all others."
+        "", description="List file of the other training images, checked against the labelled ones; empty: all others."
     )
     others: Literal["weak", "unlabelled", "none"] = Field(
         "weak",
@@ -94,7 +94,7 @@ class PrepareDataConfig(Config):
     tag_file: ExternalFile = Field(
         "", description="Text file of labels (id and class names); empty: the data set's own."
     )
-    copy_images: bool = Field(False, description="Copy the images into the artifact instead of pointing to them.")
+    copy_images: bool = Field(False, description="Copy the images into the artifact, instead of linking to them.")
     verify_images: bool = Field(False, description="Decode every image now, not only its header.")
 
     @model_validator(mode="before")
@@ -141,7 +141,7 @@ class PrepareDataConfig(Config):
 
     @model_validator(mode="after")
     def _no_setting_without_effect(self) -> PrepareDataConfig:
-        """A setting of the other data set would do nothing, without a word."""
+        """ConfigError for settings that have no effect on the chosen data set."""
         idle = [
             name
             for name, field in type(self).model_fields.items()
@@ -180,7 +180,7 @@ def _parse_amount(text: str, what: str = "labelled") -> Any:
 
 
 def _in_words(check: Any, *arguments: Any) -> None:
-    """A ConfigError as the ValueError that pydantic gathers."""
+    """Raises a ConfigError as the ValueError that pydantic collects."""
     try:
         check(*arguments)
     except ConfigError as error:

@@ -54,7 +54,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"{name!r} is no device", "use auto, cpu, cuda or cuda:1") from None
+        raise ConfigError(f"{name!r} is not a device", "use auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {name!r}: torch sees no CUDA GPU here", "use --device cpu, or install a CUDA build")
     if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():

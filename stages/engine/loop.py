@@ -61,7 +61,7 @@ class TrainingStep(nn.Module):
     def __init__(self, method: Method) -> None:
         super().__init__()
         self.networks = method.networks
-        self._method = [method]  # in a list: a Method is no module and must not look like a child
+        self._method = [method]  # in a list: a Method is not a module and must not look like a child
 
     def forward(self, batch: Mapping[str, Any], step: int) -> dict[str, Tensor]:
         return self._method[0].losses(batch, step)

@@ -145,7 +145,7 @@ def check_target(server: Server, archive: Path) -> None:
     """The archive can be written: a new file of the right suffix in a folder that is there."""
     if not archive.name.endswith(server.suffixes) or archive.name in server.suffixes:
         raise UsageError(
-            f"{archive} is no name for this archive: the {server.name} server takes {' or '.join(server.suffixes)}",
+            f"{archive} is not a name for this archive: the {server.name} server takes {' or '.join(server.suffixes)}",
             f"for example results{server.suffixes[0]}",
         )
     if os.path.lexists(archive):
@@ -245,7 +245,7 @@ def _by_picture(server: Server, ids: Iterable[str], source: str) -> dict[str, st
             )
     if unknown:
         raise DataError(
-            f"{len(unknown):,} ids of {source} are no names of {server.name} pictures: {named(unknown)}",
+            f"{len(unknown):,} ids of {source} are not names of {server.name} pictures: {named(unknown)}",
             "expected names such as berlin_000000_000019 or berlin_000000_000019_leftImg8bit",
         )
     return found

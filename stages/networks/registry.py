@@ -64,7 +64,7 @@ def network_spec(network: Any, class_names: Sequence[str], **options: Any) -> di
     """
     kind = next((name for name, cls in KINDS.items() if cls is type(network)), None)
     if kind is None:
-        raise TypeError(f"{type(network).__name__} is no kind of network: put @network_kind(NAME) at its class")
+        raise TypeError(f"{type(network).__name__} is not a kind of network: put @network_kind(NAME) at its class")
     num_classes = getattr(network, "num_classes", len(class_names))
     if len(class_names) != num_classes:
         raise ValueError(f"{len(class_names)} class names for {num_classes} classes (background included)")

@@ -18,7 +18,7 @@ class ShuffleDecoder(nn.Module):
     def __init__(self, channels: int, num_classes: int, stride: int) -> None:
         super().__init__()
         if stride < 2 or stride & (stride - 1):
-            raise ValueError(f"stride {stride} is no power of two")
+            raise ValueError(f"stride {stride} is not a power of two")
         self.classes = nn.Conv2d(channels, num_classes, 1, bias=False)
         doublings = [nn.Conv2d(num_classes, 4 * num_classes, 1) for _ in range(stride.bit_length() - 1)]
         self.doublings = nn.ModuleList(doublings)

@@ -167,7 +167,7 @@ def substitute(value: Any, parameters: Mapping[str, Parameter], key: str, add_mi
 def _value(text: str, parameters: Mapping[str, Parameter], add_mistake: AddMistake) -> Any:
     """What stands between the braces: a parameter, or a whole share of one.
 
-    A value that is no number stays, so that it is found where it does not belong.
+    A value that is not a number stays, so that it is found where it does not belong.
     """
     share = _SHARE.fullmatch(text)
     if share is None:
@@ -191,7 +191,7 @@ def repeated_in(text: str) -> list[str]:
 def fill_repeated(text: str, chosen: Mapping[str, Any]) -> Any:
     """`text` with `{seed}` and `{round-1}` replaced, as far as they are chosen; as the whole text it keeps its type.
 
-    ValueError for a calculation with a value that is no number.
+    ValueError for a calculation with a value that is not a number.
     """
     whole = REPEATED.fullmatch(text)
     if whole and whole[1] in chosen:
@@ -205,7 +205,7 @@ def _calculated(match: re.Match[str], chosen: Mapping[str, Any]) -> Any:
     if not match[2]:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{match[0]} calculates with {value!r}, which is no number")
+        raise ValueError(f"{match[0]} calculates with {value!r}, which is not a number")
     terms = [Fraction(str(value))]
     for sign, number in _OPERATION.findall(match[2]):
         if sign in "+-":

@@ -88,8 +88,8 @@ def test_what_is_no_readable_file_is_refused_and_not_waited_for(tmp_path, monkey
     (tmp_path / "large.json").write_text(json.dumps(GOOD))
     monkeypatch.setattr(json_items, "MAX_BYTES", 10)
     for name, words in {
-        "pipe.json": "it is no file",
-        "folder.json": "it is no file",
+        "pipe.json": "it is not a file",
+        "folder.json": "it is not a file",
         "large.json": "at most 10 are read",
         "none.json": f"{tmp_path} has no none.json",
     }.items():

@@ -151,7 +151,7 @@ def test_other_modes_are_refused_by_name(tmp_path, mode):
 
 def test_jpeg_under_a_png_name_is_refused(tmp_path, mask):
     path = png_of(tmp_path / "m.png", mask, format="JPEG")
-    assert "is no PNG file" in refusal(path)
+    assert "is not a PNG file" in refusal(path)
 
 
 def test_size_is_width_height_and_both_are_named(tmp_path, mask):
@@ -207,7 +207,7 @@ def test_cut_at_any_byte_is_refused(tmp_path, mask):
     for length in [*range(0, len(data), 7), *range(len(data) - 20, len(data))]:
         path.write_bytes(data[:length])
         message = refusal(path)
-        assert "damaged" in message or "is empty" in message or "is no PNG" in message
+        assert "damaged" in message or "is empty" in message or "is not a PNG" in message
 
 
 def test_one_flipped_bit_anywhere_is_refused(tmp_path, mask):

@@ -232,7 +232,7 @@ SHARD_FORGERIES: dict[str, Forgery] = {
     "a stride of 0": _attribute("stride", 0),
     "a negative stride": _attribute("stride", -4),
     "another stride": _attribute("stride", 5),
-    "a stride that is no whole number": _attribute("stride", 4.5),
+    "a stride that is not a whole number": _attribute("stride", 4.5),
     "a stride in text": _attribute("stride", "4"),
     "two strides": _attribute("stride", [4, 4]),
     "another height": _attribute("height", 33),

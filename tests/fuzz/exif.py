@@ -116,7 +116,7 @@ def _packed(order: str, kind: int, value: int) -> bytes:
 
 
 def _odd(rng: random.Random, order: str) -> Entry:
-    """An orientation that is no whole number of 1 to 8."""
+    """An orientation that is not a whole number of 1 to 8."""
     kind, count, value = rng.choice(
         (
             (2, 2, b"6\0\0\0"),  # text

@@ -169,7 +169,7 @@ def fuzz(rng: random.Random, folder: Path) -> str:
     (folder / "photos").mkdir()
     (folder / "masks").mkdir()
     (folder / "classes.txt").write_text("\n".join(lines))
-    stranger = rng.random() < 0.2  # a colour or a value that is no class
+    stranger = rng.random() < 0.2  # a colour or a value that is not a class
     drawn, whole = {}, not stranger
     for name in ("a", "b", "c"):
         Image.new("RGB", (WIDTH, HEIGHT)).save(folder / f"photos/{name}.png")

@@ -173,7 +173,7 @@ def plant_in_folders(photos: Photos) -> list[Planted]:
         Planted("image", 1, "p01.jpg is empty (0 bytes)", "copy or extract the file again"),
         Planted("image", 14, "p14.jpg cannot be read: cannot identify it: no picture", "copy or extract the file"),
         Planted("mask", 2, "p02.png has mode RGB: a colour picture", "write the class ids as an indexed PNG"),
-        Planted("mask", 3, "p03.png has values that are no class: 7 (80 px)", "add them to the class table"),
+        Planted("mask", 3, "p03.png has values that are not a class: 7 (80 px)", "add them to the class table"),
         Planted("mask", 4, "p04.png is 24x20 (width x height), expected 24x18", "resize masks with nearest neighbour"),
         Planted("mask", 5, "p05.png is empty", ""),
         Planted("mask", 6, "p06.png is damaged: truncated after 60 bytes", "copy or extract the file again"),
@@ -293,7 +293,7 @@ def test_lists_annotations_and_files_that_disagree(devkit, capsys):
         ("lists", "mine.txt and val: p06", "what is scored must not be trained on"),
         ("missing-image", "id p01 in split 'train' has no picture below", "or take the id from the list"),
         ("missing-mask", "id p07 in split 'val' has no mask", "or take the id from the list"),
-        ("labels", "p04.xml: 'unicorn' is no class; expected one of aeroplane, ", "correct the name"),
+        ("labels", "p04.xml: 'unicorn' is not a class; expected one of aeroplane, ", "correct the name"),
         ("labels", "p03.xml is damaged", "extract it again from the devkit"),
     ]
     assert code == 3
@@ -302,7 +302,7 @@ def test_lists_annotations_and_files_that_disagree(devkit, capsys):
         assert part in what
         assert cure in hint
     (remark,) = json.loads(out)["remarks"]
-    assert remark["what"] == "the mask of p00 shows dog, which is no label of it"
+    assert remark["what"] == "the mask of p00 shows dog, which is not a label of it"
 
 
 def test_what_the_reader_refuses_is_one_problem(devkit, capsys):
@@ -405,7 +405,7 @@ def test_a_clean_artifact_named_or_found(artifact, capsys):
         (["data", "--dataset", "voc-aug", "--source", "."], 2, "'data' names a prepared data set", "or the options of"),
         (["--dataset", "shapes"], 2, "there are no files of the data set shapes", "semiseg check-data data"),
         (["dta"], 3, "no artifact 'dta', did you mean 'data'?", "semiseg status lists them"),
-        (["--dataset", "voc-aug", "--source", "nowhere"], 3, "source names nowhere, which is no folder", "correct"),
+        (["--dataset", "voc-aug", "--source", "nowhere"], 3, "source names nowhere, which is not a folder", "correct"),
         (["--dataset", "voc"], 3, "voc", ""),
         (["--workspace", "elsewhere"], 2, "elsewhere", ""),
     ],
@@ -473,16 +473,16 @@ def large_mask(number: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("file", "text", "setting", "said"),
     [
-        ("labels.csv", "file,cat,dog\np14,1,0.93\n", "", "labels.csv, line 2, column 'dog': '0.93' is no mark"),
-        ("labels.csv", "file,cat,dog\np14,1,-1\np15,maybe,1\n", "", "line 3, column 'cat': 'maybe' is no mark"),
-        ("labels.csv", "file,cat,width\np14,1,640\n", "", "the columns 'width' are no classes"),
+        ("labels.csv", "file,cat,dog\np14,1,0.93\n", "", "labels.csv, line 2, column 'dog': '0.93' is not a mark"),
+        ("labels.csv", "file,cat,dog\np14,1,-1\np15,maybe,1\n", "", "line 3, column 'cat': 'maybe' is not a mark"),
+        ("labels.csv", "file,cat,width\np14,1,640\n", "", "the columns 'width' are not classes"),
         ("labels.csv", "file,cat\np14,yes\np14,no\n", "", "labels.csv: 1 rows name an image of an earlier row"),
         ("labels.csv", "file,cat,dog\np14,1,\np15,0,1\n", "", "labels.csv: 1 empty cells are taken for absent labels"),
         ("val.txt", "p12\np13 2\n", "", "val.txt, line 2: 'p13 2' may be one id"),
-        ("list.txt", "p01\np02 (1)\n", "labelled", "line 2: 'p02 (1)' is no list entry"),
+        ("list.txt", "p01\np02 (1)\n", "labelled", "line 2: 'p02 (1)' is not a list entry"),
         ("list.txt", "p01\np02 1\n", "unlabelled", "list.txt, line 2: 'p02 1' may be one id"),
         ("list.txt", "p01 3\np02 4\n", "labelled", "list.txt: what stands behind the ids ('p01 3')"),
-        ("list.txt", "p14,cat\np15,yes\n", "tag_file", "list.txt, line 2, cell 2: 'yes' is no class"),
+        ("list.txt", "p14,cat\np15,yes\n", "tag_file", "list.txt, line 2, cell 2: 'yes' is not a class"),
     ],
 )
 def test_what_prepare_data_says_of_lists_and_tables_check_data_says(photos, capsys, file, text, setting, said):
@@ -587,7 +587,7 @@ def test_the_sheet_in_the_artifact_is_drawn_once_and_is_no_part_of_it(artifact, 
 def test_a_sheet_that_cannot_be_drawn_or_written(photos, artifact, capsys):
     code, _, err = run(capsys, "show", "data", "--sheet", "sheet.jpg")
     assert code == 2
-    assert "--sheet sheet.jpg: expected a file .png" in err
+    assert "--sheet sheet.jpg: expected a data set, and a file .png" in err
     code, _, err = run(capsys, "show", "data", "--sheet", "nowhere/sheet.png")
     assert code == 3
     assert "nowhere/sheet.png cannot be written: No such file or directory" in err

@@ -53,7 +53,10 @@ def spoil_manifest(folder: Path, **changes: Any) -> None:
 
 DAMAGES = {
     "deep": (lambda folder: (folder / "manifest.json").write_bytes(b"[" * 100_000), "nested too deep"),
-    "folder": (lambda folder: [(folder / "manifest.json").unlink(), (folder / "manifest.json").mkdir()], "is no file"),
+    "folder": (
+        lambda folder: [(folder / "manifest.json").unlink(), (folder / "manifest.json").mkdir()],
+        "is not a file",
+    ),
     "argv": (lambda folder: spoil_manifest(folder, argv="x"), "damaged at argv: expected a list"),
     "source": (lambda folder: spoil_manifest(folder, made_by={"source": 3}), "damaged at made_by.source"),
     "inputs": (lambda folder: spoil_manifest(folder, inputs={"data": 1}), "damaged at inputs.data"),
@@ -105,7 +108,7 @@ def test_manifests_that_name_each_other_as_input_do_not_end_status(space, capsys
         (b"[" * 100_000, "nested too deep"),
         (b"{}", "lacks schema, name"),
         (b'{"schema": 2}', "has schema 2"),
-        (None, "it is no file"),
+        (None, "it is not a file"),
     ],
 )
 def test_status_without_a_readable_record_of_the_recipe_says_so_and_shows_the_rest(space, capsys, data, words):

@@ -137,7 +137,7 @@ def test_bad_data_is_exit_3_and_leaves_nothing(capsys: pytest.CaptureFixture[str
         ("few", ["--allow-subset"], "Found 3: background, cat, dog"),
         ("predictions", [], "takes exactly the 1,456 of its test set"),
         ("predictions", ["--allow-subset", "--list", "none.txt"], "the list none.txt cannot be read"),
-        ("predictions", ["--allow-subset", "--images", "none"], "none is no folder"),
+        ("predictions", ["--allow-subset", "--images", "none"], "none is not a folder"),
         ("predictions", ["--allow-subset", "--data", "predictions"], "kind predictions, expected dataset"),
         ("predictions", ["--allow-subset", "--data", "dta"], "has no artifact 'dta'"),
         ("predctions", ["--allow-subset"], "did you mean 'predictions'?"),

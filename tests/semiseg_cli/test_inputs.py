@@ -91,8 +91,8 @@ def test_a_default_name_goes_before_others(workspace: Workspace) -> None:
 def test_help_says_what_is_taken(capsys: pytest.CaptureFixture[str], workspace: Workspace) -> None:
     assert main(["select", "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "Not given, where it is needed: data, else the only one that fits." in told
-    assert "(segmenter). Not given, where it is needed: the only one that fits." in told
+    assert "Default, if it is needed: data, else the only artifact that fits." in told
+    assert "(segmenter). Default, if it is needed: the only artifact that fits." in told
     assert "--split A,B" in told
     assert "Make a segmenter of the best of a training's snapshots (train --set snapshots=10)" in told
 

@@ -235,8 +235,8 @@ def test_doctor_says_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
         (["prepare-data", "--set", "dataset.trian=3"], 3, "dataset.trian: unknown key, did you mean 'train'?"),
         (["prepare-data", "--config", "none.yaml"], 3, "cannot read the config none.yaml"),
         (["train", "--method", "dsgr"], 3, "did you mean 'dsrg'?"),
-        (["evaluate", "--num-classes", "3"], 2, "--num-classes belongs to --ground-truth"),
-        (["evaluate", "--mask-format", "binary"], 2, "--mask-format belongs to --ground-truth"),
+        (["evaluate", "--num-classes", "3"], 2, "--num-classes needs --ground-truth"),
+        (["evaluate", "--mask-format", "binary"], 2, "--mask-format needs --ground-truth"),
         (["evaluate", "--ground-truth", "x"], 2, "--predictions DIR --ground-truth DIR --num-classes N"),
         (
             ["evaluate", "--ground-truth", "x", "--predictions", "x", "--num-classes", "3", "--name", "y"],
@@ -500,7 +500,7 @@ def test_force_may_repeat_what_took_long_but_not_replace_it_by_something_else(
     assert run(capsys, "prepare-data", *TINY, "--set", "dataset.noise=0.2", "--force")[0] == 2
     code, _, err = run(capsys, "prepare-data", *TINY, "--force")
     assert code == 0
-    assert "replaces data: the same once more; made 20" in err
+    assert "replaces data: the same settings; made 20" in err
 
 
 def test_export_copies_a_checked_artifact(capsys: pytest.CaptureFixture[str], prepared: Path) -> None:
@@ -581,7 +581,7 @@ def test_a_run_replaces_what_took_long_only_if_told(capsys: pytest.CaptureFixtur
     assert err.splitlines() == [
         "error: results in runs/little that took 3 h 12 min to make would be replaced: "
         "data (3 h 12 min; config dataset.val: 5 -> 3)",
-        "hint: --workspace DIR makes the new ones elsewhere, --replace replaces them; --dry-run shows all",
+        "hint: --workspace DIR puts the new ones elsewhere, --replace replaces them; --dry-run lists all",
     ]
     assert sorted(Path("runs/little").iterdir()) == before
     _, out, _ = run(capsys, "run", "little.yaml", "--set", "images=3", "--dry-run")

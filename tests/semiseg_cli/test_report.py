@@ -97,7 +97,7 @@ def test_after_a_change_that_was_not_run_through_the_old_figures_are_marked(caps
     for out in (run(capsys, "report")[1], Path("runs/guesses/report.md").read_text()):
         assert "11.0* (11.0-11.0)" in out  # s1 is still of 10 steps
         assert "20.5 (20.0-21.0)" in out
-        assert "* made with other settings, inputs or versions than a run would use now:" in out
+        assert "* made with different settings, inputs or versions than a run would use now:" in out
     rows = json.loads(run(capsys, "report", "--json")[1])["rows"]
     assert [row["ours"]["ours"]["stale"] for row in rows] == [["one-s1"], []]
     assert run(capsys, *GUESSES, "--set", "iterations=11")[0] == 0

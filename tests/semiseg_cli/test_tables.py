@@ -132,7 +132,7 @@ def test_costs_stand_beside_the_figures(full: Workspace) -> None:
     assert lines[5] == (
         f"| other teacher | 41.5 (41.0-42.0) | 51.5 (51.0-52.0) | 61.5 (61.0-62.0) | 2.50 | 20.0 | {seconds} | 12288 |"
     )
-    assert "rows with batches of other sizes compare by steps/s" in lines[-1]
+    assert "rows with batches of different sizes compare by steps/s" in lines[-1]
     record = json.loads(json.dumps(table_json(read_results(wide(), full))))
     assert record["rows"][1]["cost"]["images_per_second"] == 20.0
     assert record["rows"][1]["cost"]["peak_memory_mib"] == 12288
@@ -178,7 +178,10 @@ def test_what_was_made_with_other_settings_is_marked_wherever_it_stands(workspac
     assert lines[4] == "| strong | 53.0* (50.0-56.0) | - | 68.9 | -15.9* |"
     assert lines[5] == "| mixed | 60.0 | - | - | - |"
     text = "\n".join(lines)
-    assert "* made with other settings, inputs or versions than a run would use now: semiseg status says which." in text
+    assert (
+        "* made with different settings, inputs or versions than a run would use now: semiseg status lists them."
+        in text
+    )
     assert "mixed is above strong (with figures marked *)." in text
     strong, mixed = (row["ours"]["plain"] for row in table_json(results)["rows"])
     assert (strong["stale"], mixed["stale"]) == (["strong-s1"], [])
@@ -191,7 +194,7 @@ def test_the_cost_of_a_stale_training_is_marked(full: Workspace) -> None:
     assert "*" not in supervised
     assert "| 2.50* | 20.0* |" in other
     assert table_json(results)["rows"][1]["cost"]["stale"] is True
-    assert "semiseg status says which" in table_markdown(results)
+    assert "semiseg status lists them" in table_markdown(results)
 
 
 def test_a_cell_of_fewer_runs_than_planned_says_how_many(workspace: Workspace) -> None:
@@ -220,7 +223,7 @@ def test_of_many_missing_runs_a_few_are_named(workspace: Workspace) -> None:
 def test_a_table_of_single_runs_says_so(workspace: Workspace) -> None:
     table = Table("T", "mean_iou", ["plain"], [Row("a", {"plain": ["strong-s0"]}, None)])
     text = table_markdown(read_results(table, workspace))
-    assert "Ours: one run a figure, in percent; how far runs lie apart is not known." in text
+    assert "Ours: one run per figure, in percent; the spread between runs is not known." in text
 
 
 def overlaps(first: Any, second: Any) -> bool:
@@ -288,7 +291,7 @@ def test_the_subtitle_says_what_points_and_bars_are(full: Workspace, workspace: 
     single = Table("T", "mean_iou", ["5"], [Row("a", {"5": ["strong-s0"]}, None)], plot=Plot("labels", {"5": "5"}))
     assert (
         subtitle(read_results(single, workspace, {"strong-s0"}), None)
-        == "1 run a point; * not what a run would make now"
+        == "1 run a point; * stale: a run would make it anew"
     )
 
 

@@ -55,7 +55,7 @@ def test_mean_over_named_classes(bench, predictions):
     ious = [metrics["classes"][name]["iou"] for name in names]
     assert metrics["mean_iou"] == pytest.approx(np.mean([v for v in ious if v is not None]))
     assert set(artifact.summary["iou"]) == set(names)
-    with pytest.raises(ConfigError, match="unicorn is no class here"):
+    with pytest.raises(ConfigError, match="unicorn is not a class here"):
         bench.run("evaluate", "x", {"classes": ["unicorn"]}, {"predictions": "to-score"})
 
 
@@ -139,7 +139,7 @@ def test_every_file_that_cannot_be_scored_is_listed(tmp_path):
 
 
 def test_folders_that_are_none_are_named(tmp_path):
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         evaluate_folders(tmp_path / "nowhere", tmp_path, 2)
     with pytest.raises(DataError, match="holds no PNG"):
         evaluate_folders(tmp_path, tmp_path, 2)

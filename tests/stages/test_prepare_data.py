@@ -123,10 +123,10 @@ def test_other_ranks_leave_the_work_to_the_first(tmp_path, monkeypatch):
         ({"labelled": 10, "classes": "cat"}, "classes, labelled has no effect on dataset shapes"),
         (
             {"dataset": {"name": "voc-aug", "source": "/x"}, "classes": "cat,cta"},
-            "'cta' is no class of voc-aug, did you mean 'cat'",
+            "'cta' is not a class of voc-aug, did you mean 'cat'",
         ),
         ({"dataset": {"name": "voc-aug", "source": "/x"}, "classes": ["cat", "cat"]}, "a class stands twice"),
-        ({"dataset": {"name": "voc-aug", "source": "/x"}, "classes": "background"}, "'background' is no class"),
+        ({"dataset": {"name": "voc-aug", "source": "/x"}, "classes": "background"}, "'background' is not a class"),
         (
             {"dataset": {"name": "voc-aug", "source": "/x"}, "labelled": "3/2"},
             "expected a fraction above 0 and up to 1",
@@ -163,7 +163,7 @@ def test_labelled_and_classes_take_the_types_of_yaml_and_of_the_command_line():
 @pytest.mark.parametrize("key", ["source", "sbd"])
 def test_folders_that_are_not_there(tmp_path, key):
     values = {"dataset": {"name": "voc-aug", "source": str(tmp_path)} | {key: str(tmp_path / "nowhere")}}
-    with pytest.raises(ConfigError, match=f"{key} names .*nowhere, which is no folder"):
+    with pytest.raises(ConfigError, match=f"{key} names .*nowhere, which is not a folder"):
         prepare(tmp_path / "ws", values)
 
 

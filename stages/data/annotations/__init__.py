@@ -1,1 +1,1 @@
-"""Annotation files of drawing programs, drawn as index masks: COCO, LabelMe, CVAT and Supervisely."""
+"""Annotation files of annotation programs, drawn as index masks: COCO, LabelMe, CVAT and Supervisely."""

@@ -1,6 +1,6 @@
-"""The masks of a folder of pictures that annotation files say: LabelMe, COCO, CVAT, Supervisely.
+"""The masks of a folder of pictures, drawn from annotation files: LabelMe, COCO, CVAT, Supervisely.
 
-What is wrong in any of the files is told at once; what covers nothing is left out, counted and said.
+All mistakes of all files are reported at once; shapes without area are left out, counted and reported.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Given:
     note: Callable[[str], None]
 
     def size(self, name: str) -> Size | None:
-        """Of a picture; None where there is none or it cannot be read, which is said when it is."""
+        """Size of a picture; None if it is missing or cannot be read, which is reported when it is read."""
         image_id = self.id_of(name)
         try:
             return None if image_id is None else self.folder.size(image_id)
@@ -63,19 +63,19 @@ class Given:
 
 @dataclass(frozen=True)
 class Outlines:
-    """Draws what annotation files say."""
+    """Draws masks from annotation files."""
 
     class_ids: Mapping[str, int]
 
     def __call__(self, drawing: Drawing | AnnotationFile) -> np.ndarray:
-        # without background, nothing is known where nothing was drawn
+        # without background, pixels outside all shapes are unknown
         ground = self.class_ids.get("background", IGNORE)
         return draw(drawing if isinstance(drawing, Drawing) else drawing.read(), self.class_ids, ground=ground)
 
 
 @dataclass(frozen=True)
 class AnnotationFile:
-    """A file about one picture, read again when it is drawn: the drawings of all would be gigabytes."""
+    """A file for one picture, read again when it is drawn: the drawings of all would need gigabytes."""
 
     path: Path
     kind: str
@@ -103,12 +103,12 @@ def format_of(path: Path) -> str:
 
 
 def annotations_beside(paths: Iterable[Path]) -> str:
-    """labelme or supervisely, by the first file of its kind; DataError for other JSON files, with what they are."""
+    """labelme or supervisely, by the first file of its kind; DataError, with its kind, for any other JSON file."""
     contents = {}
     for path in paths:
         try:
             content = read_json(path)
-        except DataError:  # a damaged one, told with all others
+        except DataError:  # a damaged one, reported with all others
             continue
         if isinstance(content, dict) and isinstance(content.get("shapes"), list):
             return "labelme"
@@ -122,7 +122,7 @@ def annotations_beside(paths: Iterable[Path]) -> str:
 
 
 def what_folder_holds(place: Path) -> tuple[str, str] | None:
-    """What a folder without masks holds instead, and what to do; None where that is not known."""
+    """What a folder without masks holds instead, and what to do; None if that is not known."""
     files = sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
     for path in files:
         if path.suffix.lower() == ".xml":
@@ -141,7 +141,7 @@ def _beginning(path: Path) -> bytes:
 
 
 def read_annotations(kind: str, given: Given) -> Annotated:
-    """The masks that files of this kind say. DataError with all that is wrong."""
+    """The masks from files of this kind. One DataError lists all mistakes."""
     return {"coco": _coco, "cvat": _cvat}.get(kind, lambda given: _one_each(kind, given))(given)
 
 
@@ -198,7 +198,7 @@ def _coco(given: Given) -> Annotated:
     for image_id in file.image_ids:
         try:
             drawing = _of_its_size(file.annotations_of(image_id, sizes.get(image_id)), sizes.get(image_id))
-            drawings.append(replace(drawing, regions=drawing.regions[:1]))  # all of them would be gigabytes
+            drawings.append(replace(drawing, regions=drawing.regions[:1]))  # all of them would need gigabytes
         except DataError as error:
             errors.append(error)
     _raise_all(errors)
@@ -206,13 +206,13 @@ def _coco(given: Given) -> Annotated:
     ids = _class_ids(given.table, names)
     if unknown := sorted(set(order) - {*ids, *BACKGROUND_LABELS, *IGNORE_LABELS}):
         raise DataError(
-            f"{file.path} has categories that are no class: {', '.join(unknown)}", "add them to the class table"
+            f"{file.path} has categories that are not a class: {', '.join(unknown)}", "add them to the class table"
         )
     say_what_is_left_out(given.place, drawings, given.note)
     if empty := [image_id for image_id in sorted(file.image_ids) if not file.labels_of(image_id)]:
         ground = "background" if "background" in ids else "unknown (255)"
         given.note(
-            f"{len(empty)} pictures of {file.path} have no annotation, so that all of them is {ground}: {named(empty)} "
+            f"{len(empty)} pictures of {file.path} have no annotation, so their masks are {ground}: {named(empty)} "
             "(pictures that are not in the file have no mask)"
         )
     return Annotated(CocoMasks((file,), sizes), Outlines(ids), names)
@@ -222,7 +222,7 @@ def _coco(given: Given) -> Annotated:
 
 
 def _of_its_size(drawing: Drawing, own: Size | None) -> Drawing:
-    """The drawing; DataError where it is for a picture of another size (turned by EXIF is settled later)."""
+    """The drawing; DataError if it is for a picture of a different size (EXIF orientation is handled later)."""
     if own is not None and drawing.size not in (own, own[::-1]):
         (height, width), (rows, columns) = drawing.size, own
         raise DataError(
@@ -264,7 +264,7 @@ def say_what_is_left_out(place: Path, drawings: Iterable[Drawing], note: Callabl
     if passed and not covered:
         raise DataError(
             f"no shape of {place} covers anything: {len(passed)} are left out, e.g. {passed[0]}",
-            "draw outlines or masks: points, lines and boxes of two corners are none",
+            "draw outlines or masks: points, lines and boxes of two corners are neither",
         )
     if passed:
         note(f"{len(passed)} shapes cover nothing and are left out, e.g. {passed[0]}")
@@ -292,7 +292,7 @@ def _is_empty(drawing: Drawing) -> bool:
 def _class_names(
     given: Given, order: Sequence[str], drawings: Iterable[Drawing], used: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """The class names: those of the table, else those that the file declares in its order, and labels that occur."""
+    """The class names: those of the table, else those that the file declares, in its order, and labels that occur."""
     if given.table is not None:
         return given.table.names
     labels = {*used, *(region.label for drawing in drawings for region in drawing.regions)}

@@ -1,4 +1,4 @@
-"""Class tables as JSON or YAML: the parts of their entries, which `class_table` reads as it does those of lines.
+"""Class tables as JSON or YAML, split into the parts of their entries, which `class_table` reads like those of lines.
 
 ["background", "cat"]                                  names
 {"0": "background", "1": "cat"}                        ids, also {"background": 0, "cat": 1}
@@ -40,7 +40,7 @@ def is_document(path: Path, text: str) -> bool:
 
 
 def read_entries(path: Path, text: str) -> Iterator[tuple[str, Parts]]:
-    """(place, parts) of each entry of a document; DataError, with the entry's number, for what is no class."""
+    """(place, parts) of each entry of a document; DataError, with the entry's number, for what is not a class."""
     content = _content(path, text)
     for _ in range(2):  # {"categories": {"names": ...}}
         if isinstance(content, dict) and (
@@ -54,20 +54,20 @@ def read_entries(path: Path, text: str) -> Iterator[tuple[str, Parts]]:
         place = f"entry {number}"
         parts = _pair(*entry) if isinstance(entry, tuple) else _entry(entry)
         if parts is None:
-            raise DataError(f"{path}, {place}: it is no class", _FORMS)
+            raise DataError(f"{path}, {place}: it is not a class", _FORMS)
         yield place, parts
 
 
 def _content(path: Path, text: str) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(content := dict(pairs)) < len(pairs):
-            raise DataError(f"{path}: a key stands twice in one object", "each class has one entry")
+            raise DataError(f"{path}: a key occurs twice in one object", "each class has one entry")
         return content
 
     with contextlib.suppress(ValueError, RecursionError):  # YAML's reader, which reads both, takes minutes for 100 MB
         return json.loads(text, object_pairs_hook=once)
     if len(text) > LONGEST:
-        raise DataError(f"{path} has {len(text):,} characters, and is no JSON", f"a class table is short; {_FORMS}")
+        raise DataError(f"{path} has {len(text):,} characters, and is not JSON", f"a class table is short; {_FORMS}")
     try:
         return parse_yaml(text, str(path))
     except ConfigError as error:
@@ -107,7 +107,7 @@ def _first(known: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
 
 
 def _channels(colour: Any) -> list[str] | None:
-    """R, G, B of [64, 0, 0], "64, 0, 0" or "#400000"; [] of nothing, None of what is no colour."""
+    """R, G, B of [64, 0, 0], "64, 0, 0" or "#400000"; [] if empty, None if it is not a colour."""
     if isinstance(colour, str):
         if match := re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", colour.strip()):
             return [str(int(channel, 16)) for channel in match.groups()]

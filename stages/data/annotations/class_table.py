@@ -1,11 +1,11 @@
-"""Class tables: text files that say which classes there are, and which ids or colours they have in masks.
+"""Class tables: text files that list the classes, and their ids or colours in masks.
 
     table = read_class_table(Path("labelmap.txt"))
     table.names, table.colours          # ("background", "aeroplane"), {0x000000: 0, 0x800000: 1}
 
-A class table has one class a line. These dialects are told apart by their lines:
+A class table has one class a line. These dialects are recognised by their lines:
 
-    background                      names; the line says the id
+    background                      names; the line number gives the id
     0 road                          ids, where they are not the lines' own (Cityscapes: 0 is no background)
     aeroplane 128 0 0               colours, also `aeroplane,128,0,0`, `aeroplane (128, 0, 0)` and `aeroplane #800000`
     128 0 0 aeroplane               the colour first (CamVid's label_colors.txt)
@@ -15,8 +15,8 @@ A class table has one class a line. These dialects are told apart by their lines
 
 JSON and YAML are read, too (see `class_documents`).
 
-`# ` begins a comment. What becomes 255 (ignore) has to be asked for: by the name `__ignore__`, or by a name such as
-`void` with the id 255 or the colour 255 255 255. Any other `void` is a class, and said to be one.
+`# ` begins a comment. What becomes 255 (ignore) must be named: by the name `__ignore__`, or by a name such as
+`void` with the id 255 or the colour 255 255 255. Any other `void` is a class, which is noted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def colour_name(code: int) -> str:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """The classes of a data set and what stands for them in masks.
+    """The classes of a data set and their ids or colours in masks.
 
     Attributes:
         names: by class id; "background" is the first, or there is none.
@@ -52,7 +52,7 @@ class ClassTable:
         listed: the values that the table itself has, by its ids or, where it has names alone, by its lines: 255 is one
             only if a line says so. Empty where colours are all it has.
         ignored: names that mean 255, for outlines with labels.
-        notes: what a person should be told about how the table was understood, with the way to say otherwise.
+        notes: sentences on how the table was read, with the way to change that.
     """
 
     names: tuple[str, ...]
@@ -105,7 +105,7 @@ def read_class_table(path: Path) -> ClassTable:
 
     Ids follow the lines, or the ids in the lines where there are any. In a table of names alone `background` must be
     the first line, since nothing else says what 0 is; with colours or ids it may be any line, or none.
-    Raises DataError, with the line's number, for what is no class, and for a name, colour or id that stands twice.
+    Raises DataError, with the line's number, for what is not a class, and for a name, colour or id that occurs twice.
     """
     lines = _read_lines(path)
     classes = [line for line in lines if not line.ignored]
@@ -114,7 +114,7 @@ def read_class_table(path: Path) -> ClassTable:
     if not with_ids and not with_colours and classes[0].name != "background":
         raise DataError(
             f"{path}, {classes[0].place}: the first class is {classes[0].name!r}, expected background",
-            "write `background` into the first line if that is what 0 stands for; if it is not, write the ids before "
+            "write `background` into the first line if 0 is background; if it is not, write the ids before "
             f"the names: `0 {classes[0].name}`",
         )
     notes = [note for line in lines if (note := _note(line))]
@@ -141,7 +141,7 @@ def _read_lines(path: Path) -> list[_Line]:
     except OSError as error:
         raise DataError(f"the class table {path} cannot be read: {error.strerror}", "correct its path") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 text: {error.reason} at byte {error.start}", "save it as UTF-8") from None
+        raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}", "save it as UTF-8") from None
     if is_document(path, text):
         lines = [_line(place, *parts, where=f"{path}, {place}") for place, parts in read_entries(path, text)]
     else:
@@ -177,13 +177,13 @@ def _text_lines(path: Path, text: str) -> list[_Line]:
 
 
 def _line(place: str, name: str, rgb: Sequence[str], value: str | None, where: str) -> _Line:
-    """A line whose parts were told apart; DataError for numbers out of range, and for a name that can be none."""
+    """A line split into its parts; DataError for numbers out of range, and for an impossible name."""
     name = name.strip(" \t\"'")
     if not name:
         raise DataError(f"{where}: there is no name", _HOW)
     check_class_names([name], where)
     if wrong := [number for number in (*rgb, *filter(None, [value])) if not re.fullmatch(r"\d+", number)]:
-        raise DataError(f"{where}: {wrong[0]!r} is no whole number of 0..255", "correct it")
+        raise DataError(f"{where}: {wrong[0]!r} is not a whole number of 0..255", "correct it")
     if wrong := [number for number in (*rgb, *filter(None, [value])) if int(number) > 255]:
         raise DataError(
             f"{where}: {name!r} has the number {wrong[0]}, expected 0..255", "correct it; a mask holds 0..255"
@@ -206,7 +206,7 @@ def _fields(line: str, mark: str | None) -> list[str]:
 
 
 def _header(line: str) -> list[str]:
-    """What each column is (a key of _COLUMNS, or ""), if the line names columns: that of names and another."""
+    """The meaning of each column (a key of _COLUMNS, or ""), if the line is a header: the names and another column."""
     words = [word.lower().replace(" ", "_") for word in _fields(line, _separator(line))]
     columns = [""] * len(words)
     for column, known in _COLUMNS.items():
@@ -217,23 +217,23 @@ def _header(line: str) -> list[str]:
 
 
 def _by_columns(fields: Sequence[str], columns: Sequence[str], where: str) -> tuple[str, list[str], str | None]:
-    """(name, R G B, id) of a line of a table with a header; columns without a meaning here are left alone."""
+    """(name, R G B, id) of a line of a table with a header; other columns are ignored."""
     if len(fields) < len(columns):
         raise DataError(f"{where}: {len(fields)} fields, the first line names {len(columns)}", "complete the line")
     found = dict(zip(columns, fields, strict=False))
     colour = found.get("rgb") or " ".join(found.get(channel, "") for channel in "rgb").strip()
     rgb = _plain(colour).replace(",", " ").split()
     if len(rgb) not in (0, 3):
-        raise DataError(f"{where}: {colour!r} is no colour", "write three numbers of 0..255, or #rrggbb")
+        raise DataError(f"{where}: {colour!r} is not a colour", "write three numbers of 0..255, or #rrggbb")
     return found["name"], rgb, found.get("id") or None
 
 
 def _by_shape(line: str, where: str) -> tuple[str, list[str], str | None]:
-    """(name, R G B, id) of a line of a table without a header: numbers before the name and behind it."""
+    """(name, R G B, id) of a line of a table without a header: numbers before and after the name."""
     if match := _LABELMAP.fullmatch(line):
         rgb = re.split(r"[\s,]+", match["colour"].strip()) if match["colour"].strip() else []
         if len(rgb) not in (0, 3):
-            raise DataError(f"{where}: {match['colour']!r} is no colour", "write `name:r,g,b::`")
+            raise DataError(f"{where}: {match['colour']!r} is not a colour", "write `name:r,g,b::`")
         return match["name"], rgb, None
     match = _NUMBERS_AROUND.fullmatch(_plain(line))
     assert match is not None, line  # each part may be empty
@@ -260,7 +260,7 @@ def _plain(text: str) -> str:
 
 
 def _check_lines(path: Path, lines: Sequence[_Line], classes: Sequence[_Line]) -> None:
-    """DataError for too few or too many classes, and for lines that do not go together."""
+    """DataError for too few or too many classes, and for lines of different forms."""
     if not classes:
         raise DataError(f"{path} has no class that is not ignored", "write one class a line")
     if len(classes) > MAX_CLASSES:
@@ -276,7 +276,7 @@ def _check_lines(path: Path, lines: Sequence[_Line], classes: Sequence[_Line]) -
 
 
 def _check_unique(path: Path, lines: Sequence[_Line]) -> None:
-    """DataError for a colour, an id or a name that stands in two lines; names that are ignored may."""
+    """DataError for a colour, an id or a name on two lines; names that are ignored may occur twice."""
     seen: dict[tuple[str, object], str] = {}
     for line in lines:
         keys = [("colour", line.colour), ("id", line.value), ("name", None if line.ignored else line.name)]
@@ -286,14 +286,14 @@ def _check_unique(path: Path, lines: Sequence[_Line]) -> None:
             if first := seen.get((what, key)):
                 shown = colour_name(line.colour or 0) if what == "colour" else key
                 raise DataError(
-                    f"{path}, {line.place}: the {what} {shown} stood already in {first}",
-                    "each class has one line",
+                    f"{path}, {line.place}: the {what} {shown} is already on {first}",
+                    "write each class on one line",
                 )
             seen[what, key] = line.place
 
 
 def _note(line: _Line) -> str | None:
-    """What is to be told about a line whose name sounds like ignore, or whose id is 255."""
+    """A note on a line with a name that resembles ignore, or with the id 255."""
     if line.ignored:
         if line.name == _ALWAYS_IGNORED or line.value == IGNORE:
             return None

@@ -28,7 +28,7 @@ class CocoFile:
     """A COCO JSON file, indexed by picture.
 
     Attributes: path, image_ids (stem of the file name -> id in the file), categories (id -> name), problems (a sentence
-    for every annotation that belongs to no picture or to no category of the file).
+    for every annotation of an unknown picture or category).
     """
 
     path: Path
@@ -39,19 +39,19 @@ class CocoFile:
     _annotations: Mapping[Key, Sequence[Mapping[str, Any]]] = field(repr=False)
 
     def file_name(self, stem: str) -> str:
-        """The picture's file as the JSON file names it, which may be in a sub-folder."""
+        """The picture's file name in the JSON file, which may contain a sub-folder."""
         return str(self._image(stem)["file_name"])
 
     def annotations_of(self, stem: str, size: Size | None = None) -> Drawing:
         """The drawing of a picture: larger objects first, so that small ones stay visible; labels are category names.
 
         Objects of equal area keep their order. The area is that of the outline: some programs write that of the box
-        into the file. size: of the picture, (H, W), for files that do not say it. DataError for an unknown picture.
+        into the file. size: of the picture, (H, W), for files without it. DataError for an unknown picture.
         """
         image = self._image(stem)
         size = size_of(image, "height", "width", f"{self.path} ({image['file_name']})") or size
         if size is None:
-            raise DataError(f"{self.path} does not say height and width of {stem}", "add them to its entry in images")
+            raise DataError(f"{self.path} has no height and width of {stem}", "add them to its entry in images")
         regions: list[Region] = []
         not_drawn: list[str] = []
         problems: list[str] = []
@@ -77,9 +77,9 @@ class CocoFile:
 
 @dataclass(frozen=True)
 class CocoMasks(Mapping[str, Drawing]):
-    """The drawings of all pictures of some COCO files by id, made when asked for: together they are gigabytes.
+    """The drawings of all pictures of some COCO files by id, made on demand: together they need gigabytes.
 
-    sizes: of the pictures, (H, W), where a file does not say them.
+    sizes: of the pictures, (H, W), for files without them.
     """
 
     files: tuple[CocoFile, ...]
@@ -107,7 +107,7 @@ def read_coco(path: Path) -> CocoFile:
     One pass indexes them by picture, nothing is copied: 860,000 annotations (as many as COCO's train2017 has) took
     15 s and 1.6 GB.
     Raises DataError for a file of another kind, entries without id or name, and two pictures of one stem.
-    Annotations that belong nowhere are told in `CocoFile.problems`, wrong outlines in `Drawing.problems`.
+    Annotations of unknown pictures or categories are in `CocoFile.problems`, wrong outlines in `Drawing.problems`.
     """
     content = read_json(path, _pack)
     parts = {
@@ -126,7 +126,7 @@ def read_coco(path: Path) -> CocoFile:
 
 
 def _key(value: Any) -> Key | None:
-    """An id, where programs write 0, "0" and 0.0 for the same; None for what is none."""
+    """An id, which programs write as 0, "0" or 0.0; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, float):
@@ -145,7 +145,7 @@ def _by_id(path: Path, name: str, entries: Any, needed: str) -> dict[Key, dict[s
             shown = repr(entry)[:80]
             raise DataError(f"{path}: entry {number} of {name} lacks id or {needed}: {shown}", "complete the entry")
         if found.setdefault(key, entry) != entry:
-            raise DataError(f"{path}: id {key} stands twice in {name}", "give each entry its own id")
+            raise DataError(f"{path}: id {key} occurs twice in {name}", "give each entry its own id")
     return found
 
 
@@ -161,7 +161,7 @@ def _stems(path: Path, images: Mapping[Key, Mapping[str, Any]]) -> dict[str, Key
 
 
 def stem_of(file_name: str) -> str:
-    """The id of a picture of this file name, which may stand in folders."""
+    """The id of a picture with this file name, which may contain folders."""
     name = PurePosixPath(file_name.replace("\\", "/"))
     return name.stem if name.suffix.lower() in SUFFIXES else name.name
 
@@ -169,14 +169,14 @@ def stem_of(file_name: str) -> str:
 def _index_annotations(
     path: Path, content: Mapping[str, Any], images: Mapping[Key, Any], categories: Mapping[Key, str]
 ) -> tuple[dict[Key, list[dict[str, Any]]], list[str]]:
-    """Annotations by image id, and a sentence for each that belongs nowhere."""
+    """Annotations by image id, and a sentence for each of an unknown picture or category."""
     index: dict[Key, list[dict[str, Any]]] = {}
     problems = []
     known: Mapping[str, Mapping[Any, Any]] = {"image": images, "category": categories}
     there = {"image": [str(key) for key in images], "category": [f"{key} {name}" for key, name in categories.items()]}
     for number, annotation in enumerate(content["annotations"], start=1):
         if not isinstance(annotation, dict) or "segments_info" in annotation:
-            lacking = f"entry {number} of annotations is no object with an outline: {repr(annotation)[:80]}"
+            lacking = f"entry {number} of annotations is not an object with an outline: {repr(annotation)[:80]}"
             raise wrong_json(path, content, "COCO file with masks", lacking)
         image_id, category_id = _key(annotation.get("image_id")), _key(annotation.get("category_id"))
         unknown = [name for name, key in (("image", image_id), ("category", category_id)) if key not in known[name]]
@@ -195,7 +195,7 @@ def _index_annotations(
 def _shape(
     annotation: Mapping[str, Any], where: str, size: Size, not_drawn: list[str], problems: list[str]
 ) -> tuple[tuple[np.ndarray, ...], tuple[Runs, ...]]:
-    """(outlines, runs) of an annotation; what is left out is added to `not_drawn`, what is wrong to `problems`."""
+    """(outlines, runs) of an annotation; shapes left out are added to `not_drawn`, mistakes to `problems`."""
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, dict | np.ndarray):  # one polygon without the list around it
         segmentation = [segmentation]
@@ -234,7 +234,7 @@ def _runs(segmentation: Mapping[str, Any], size: Size) -> Runs:
         )
     try:
         lengths = run_lengths(counts) if isinstance(counts, str) else np.asarray(counts)
-        with np.errstate(invalid="ignore"):  # of NaN, which is no whole number either
+        with np.errstate(invalid="ignore"):  # of NaN, which is not a whole number either
             whole = lengths.astype(np.int64, casting="unsafe")
         good = lengths.ndim == 1 and lengths.dtype.kind in "iuf" and bool((whole == lengths).all())
     except RegionError:
@@ -242,20 +242,20 @@ def _runs(segmentation: Mapping[str, Any], size: Size) -> Runs:
     except (TypeError, ValueError, OverflowError):  # ragged, of text, or larger than 64 bits
         good = False
     if not good or not len(whole):
-        raise RegionError("its run lengths are no whole numbers")
+        raise RegionError("its run lengths are not whole numbers")
     if (whole < 0).any():
         raise RegionError(f"its run lengths hold {whole.min()}, which is negative")
     total = whole.sum(dtype=np.float64)
     if total != size[0] * size[1]:
-        raise RegionError(f"its run lengths make {total:.0f} pixels, the picture has {size[0] * size[1]}")
+        raise RegionError(f"its run lengths cover {total:.0f} pixels, the picture has {size[0] * size[1]}")
     return Runs(0, 0, size, whole)
 
 
 def run_lengths(text: str) -> np.ndarray:
     """The run lengths in COCO's text form (maskApi.c, rleFrString), int64 (n,).
 
-    A character less 48 holds five bits, lowest first, and 32 if more follow; the number is signed, and from the fourth
-    on it is the difference to the length two before.
+    A character minus 48 holds five bits, lowest first, and 32 if more follow; the number is signed, and from the fourth
+    on it is the difference to the length two places before.
     """
     if not text:
         return np.zeros(0, np.int64)
@@ -267,7 +267,7 @@ def run_lengths(text: str) -> np.ndarray:
         raise RegionError("its run lengths end in the middle of a number")
     starts = np.concatenate([[0], ends[:-1] + 1])
     if (ends - starts).max() >= _MOST_DIGITS:
-        raise RegionError(f"a run length of it has more than {_MOST_DIGITS} characters")
+        raise RegionError(f"one of its run lengths has more than {_MOST_DIGITS} characters")
     place = np.arange(len(digits)) - np.repeat(starts, ends - starts + 1)
     values = np.add.reduceat((digits & 31) << (5 * place), starts)
     values -= (digits[ends] & 16) << (5 * place[ends] + 1)  # the sign
@@ -277,7 +277,7 @@ def run_lengths(text: str) -> np.ndarray:
 
 
 def _pack(entry: dict[str, Any]) -> dict[str, Any]:
-    """An object just parsed, its coordinates and run lengths as arrays: as lists, train2017 took 1.2 GB more."""
+    """A parsed object with coordinates and run lengths as arrays: as lists, train2017 took 1.2 GB more."""
     for key in ("segmentation", "counts"):
         values = entry.get(key)
         if isinstance(values, list) and values:

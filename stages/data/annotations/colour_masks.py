@@ -1,4 +1,4 @@
-"""Masks painted in colours or numbered in some other way, and the class ids that a class table gives them.
+"""Masks painted in colours, or numbered differently from the class ids, read with a class table.
 
 table = read_class_table(Path("labelmap.txt"))
 mask = to_indices(read_colours(path), table, path)     # uint8 (H, W): class ids, 255 for ignore
@@ -40,7 +40,7 @@ _EXPORT = "export the masks without transparency and without smoothed edges (ant
 
 
 def open_mask(path: Path) -> Image.Image:
-    """The picture of a mask file, loaded; DataError unless it is of a format and mode that keeps colours or ids."""
+    """The loaded picture of a mask file; DataError unless its format and mode keep colours or ids."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -66,9 +66,9 @@ def _refuse_lossy(path: Path, picture: Image.Image) -> None:
     lossy = next((name for name in ("jpeg", "webp") if name in compression), str(picture.format).lower())
     if lossy in _LOSSY:
         raise DataError(
-            f"the mask {path} is compressed with loss ({lossy.upper()}): colours bleed into their neighbours, so that "
-            "classes cannot be told apart",
-            "export the masks as PNG from the program that drew them; to save these files again as PNG mends nothing",
+            f"the mask {path} is compressed with loss ({lossy.upper()}): neighbouring colours are blurred, so that "
+            "classes cannot be distinguished",
+            "export the masks as PNG from the program that drew them; saving these files as PNG does not help",
         )
     if picture.format not in FORMATS:
         raise DataError(f"the mask {path} is a {picture.format} file, expected {', '.join(FORMATS)}", "save it as PNG")
@@ -192,8 +192,8 @@ def _counts(values: np.ndarray) -> str:
 
 
 def remarks_on_colours(path: Path) -> list[str]:
-    """Sentences on a painted mask that can be read, and perhaps is not meant so: values of one colour, which become one
-    class, and painted pixels that are transparent. Decodes only masks with a palette or an alpha channel.
+    """Remarks on a painted mask that can be read, but perhaps not as it was meant: values of equal colour, which become
+    one class, and painted pixels that are transparent. Decodes only masks with a palette or an alpha channel.
     """
     with (
         contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
@@ -204,7 +204,7 @@ def remarks_on_colours(path: Path) -> list[str]:
     try:
         picture = open_mask(path)
         codes, alpha = _codes_and_alpha(path, picture)
-    except DataError:  # told where the mask is read
+    except DataError:  # reported when the mask is read
         return []
     remarks = []
     if picture.mode in ("P", "PA"):
@@ -217,7 +217,7 @@ def remarks_on_colours(path: Path) -> list[str]:
             )
     hidden = 0 if alpha is None else int(((alpha == 0) & ~np.isin(codes, (BLACK, WHITE))).sum())
     if hidden:
-        remarks.append(f"the mask {path}: {hidden} painted pixels are transparent, and taken for unpainted (black)")
+        remarks.append(f"the mask {path}: {hidden} painted pixels are transparent, and read as unpainted (black)")
     return remarks
 
 
@@ -250,7 +250,7 @@ def values_of(path: Path, picture: Image.Image) -> np.ndarray:
         )
     if picture.mode == "P" and picture.format == "GIF":
         raise DataError(
-            f"the mask {path} is a GIF file, whose values are no ids: programs number its colours anew",
+            f"the mask {path} is a GIF file, whose values are not ids: programs renumber its colours",
             "export the masks as PNG, or give each class its colour in the class table",
         )
     if picture.mode == "P":
@@ -279,8 +279,8 @@ def _whole_numbers(path: Path, numbers: np.ndarray) -> np.ndarray:
     whole = np.isfinite(numbers) & (np.nan_to_num(numbers).round() == numbers)
     if wrong := int((~whole).sum()):
         raise DataError(
-            f"the mask {path} has {wrong} pixels that are no whole numbers, such as {numbers[~whole][0]:g}",
-            "write the class ids as an 8-bit indexed PNG; probabilities and distances are no masks",
+            f"the mask {path} has {wrong} pixels that are not whole numbers, such as {numbers[~whole][0]:g}",
+            "write the class ids as an 8-bit indexed PNG; probabilities and distances are not masks",
         )
     if (outside := (numbers < 0) | (numbers > 255)).any():
         raise DataError(
@@ -317,7 +317,7 @@ def renumber(mask: np.ndarray, table: ClassTable, path: Path) -> np.ndarray:
     if wrong := [value for value in np.flatnonzero(counts).tolist() if value not in values]:
         found = named([f"{value} ({counts[value]} px)" for value in wrong])
         raise DataError(
-            f"the mask {path} has values that are no class: {found}; the table has {ranges(values)}",
+            f"the mask {path} has values that are not a class: {found}; the table has {ranges(values)}",
             "add them to the class table, each with its id (`__ignore__` for what is not to be scored)",
         )
     lookup = np.zeros(256, dtype=np.uint8)
@@ -341,7 +341,7 @@ def _unknown_colours(codes: np.ndarray, table: ClassTable, path: Path) -> DataEr
             break
     more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
     return DataError(
-        f"the mask {path} has colours that are no class: {'; '.join(shown)}{more}",
+        f"the mask {path} has colours that are not a class: {'; '.join(shown)}{more}",
         "colours near those of classes come from smoothed edges, resizing or lossy files: export the masks again"
         if between or len(found) > 2 * MAX_CLASSES
         else "add them to the class table (with the name `__ignore__` for what is not to be scored)",

@@ -1,10 +1,10 @@
-"""CVAT's XML file "CVAT for images 1.1", one for many pictures.
+"""CVAT's XML file "CVAT for images 1.1", one file for many pictures.
 
     file = read_cvat(Path("annotations.xml"))
     mask = draw(file.drawings["0001"], {"car": 1, "road": 2})
 
-Polygons, boxes, ellipses (turned ones, too) and masks are regions; those of a higher z_order lie on top. The pixels of
-a mask run along the rows of its box. CVAT's names are kept: group and attributes change nothing in a mask.
+Polygons, boxes, ellipses (turned ones, too) and masks are regions; those of a higher z_order are drawn on top. The run
+lengths of a mask go along the rows of its box. Groups and attributes have no effect.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _WITHOUT_AREA = ("polyline", "points", "tag", "cuboid", "skeleton")  # cuboids a
 @dataclass(frozen=True)
 class CvatFile:
     """A CVAT file. drawings: of each picture, by the stem of its file name; undrawn: the stems of those without any
-    shape or tag, which nobody has annotated; labels: of the task, in its order.
+    shape or tag, which are not annotated; labels: of the task, in its order.
     """
 
     path: Path
@@ -47,9 +47,9 @@ class CvatFile:
 
 
 def read_cvat(path: Path, size_of_picture: Callable[[str], Size | None] = lambda stem: None) -> CvatFile:
-    """Read a CVAT XML file. size_of_picture: (H, W) by stem, where the file does not say it.
+    """Read a CVAT XML file. size_of_picture: (H, W) by stem, for files without it.
 
-    DataError for a file of another kind, and for two pictures of one stem; wrong shapes stand in `Drawing.problems`.
+    DataError for a file of another kind, and for two pictures of one stem; wrong shapes are in `Drawing.problems`.
     """
     root = read_xml(path)
     images = root.findall("image")
@@ -69,7 +69,7 @@ def read_cvat(path: Path, size_of_picture: Callable[[str], Size | None] = lambda
             continue
         size = size_of(image.attrib, "height", "width", f"{path} ({name})") or size_of_picture(stem)
         if size is None:
-            raise DataError(f"{path} does not say width and height of {name}", "export it again")
+            raise DataError(f"{path} has no width and height of {name}", "export it again")
         drawings[stem] = _drawing(path, image, name, size)
     labels = [element.text.strip() for element in root.iterfind("meta/*/labels/label/name") if element.text]
     return CvatFile(path, drawings, tuple(undrawn), tuple(dict.fromkeys(labels)))
@@ -81,7 +81,7 @@ def _drawing(path: Path, image: ElementTree.Element, name: str, size: Size) -> D
     for number, shape in enumerate(image, start=1):
         where = f"{shape.tag[:40]} {number}"
         if shape.tag == "tag" and shape.get("label") in BACKGROUND_LABELS:
-            continue  # it says that the picture was looked at and shows nothing
+            continue  # the picture was annotated and shows no object
         try:
             found.append((_number(shape, "z_order", 0), _region(shape, where, size)))
         except NoAreaError as reason:
@@ -114,7 +114,7 @@ def _region(shape: ElementTree.Element, where: str, size: Size) -> Region:
 def _pairs(text: str) -> list[list[str]]:
     pairs = [pair.split(",") for pair in text.split(";") if pair.strip()]
     if any(len(pair) != 2 for pair in pairs):
-        raise RegionError("its points are no pairs of x and y")
+        raise RegionError("its points are not pairs of x and y")
     return pairs
 
 
@@ -135,11 +135,11 @@ def _mask(shape: ElementTree.Element, size: Size) -> Runs:
     try:
         counts = np.array((shape.get("rle") or "").split(","), dtype=np.int64)
     except (ValueError, OverflowError):
-        raise RegionError("its run lengths (rle) are no whole numbers") from None
+        raise RegionError("its run lengths (rle) are not whole numbers") from None
     if (counts < 0).any():
         raise RegionError(f"its run lengths hold {counts.min()}, which is negative")
     if (total := counts.sum(dtype=np.float64)) != width * height:
-        raise RegionError(f"its run lengths make {total:.0f} pixels, its box has {width * height}")
+        raise RegionError(f"its run lengths cover {total:.0f} pixels, its box has {width * height}")
     inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
     return runs_of(inside, top, left)
 

@@ -1,7 +1,7 @@
-"""What annotation files say about a picture, and how it becomes an index mask.
+"""The shapes that an annotation file has for a picture, and the index mask drawn from them.
 
-A `Drawing` is what such a file says about one picture, small enough to be sent to another process; `draw` makes the
-mask of it, uint8 (H, W): 0 where nothing lies, class ids, 255 for ignore.
+A `Drawing` holds the shapes of one picture, and is small enough to be sent to another process; `draw` makes the mask,
+uint8 (H, W): 0 outside all shapes, class ids, 255 for ignore.
 
     mask = draw(read_labelme(Path("street.json")), {"car": 1, "person": 2})
     file = read_coco(Path("instances_val2017.json"))
@@ -80,11 +80,11 @@ class Region:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What an annotation file says about one picture; later regions lie over earlier ones.
+    """The shapes of one picture in an annotation file; later regions are drawn over earlier ones.
 
     Attributes: path (the annotation file), picture (its file name, as written there), size (H, W), regions,
-    not_drawn (a sentence for each shape that covers nothing and is left out: points, lines, polygons of two points),
-    problems (a sentence for each region that is left out because it is wrong).
+    not_drawn (a sentence for each shape without area, which is left out: points, lines, polygons of two points),
+    problems (a sentence for each region that is left out because of a mistake).
     """
 
     path: Path
@@ -103,9 +103,9 @@ def draw(
 ) -> np.ndarray:
     """The index mask of a drawing, uint8 (H, W).
 
-    class_ids: label -> class id or 255; several labels may share an id. LabelMe's `_background_` and `__ignore__` are
-    known without. ground: the value where nothing lies. crowd: COCO's crowd regions become 255 where no other object
-    lies ("ignore"; ground where their class is ground), or are objects like the others ("class").
+    class_ids: label -> class id or 255; several labels may share an id. LabelMe's `_background_` and `__ignore__` need
+    no id. ground: the value outside all shapes. crowd: COCO's crowd regions become 255 outside other objects
+    ("ignore"; ground if their class is ground), or are objects like the others ("class").
     An object that covers no pixel centre leaves no pixel.
     Raises DataError for problems of the drawing (`dataclasses.replace(drawing, problems=())` draws the rest), and
     for labels without an id.
@@ -125,7 +125,7 @@ def draw(
 
 
 def check_labels(drawings: Iterable[Drawing], class_ids: Mapping[str, int]) -> None:
-    """Every label has a class id; DataError names all that have none, each with a place and a count."""
+    """DataError for labels without a class id: all of them, each with a place and a count."""
     known = {*class_ids, *BACKGROUND_LABELS, *IGNORE_LABELS}
     places: dict[str, list[str]] = {}
     for drawing in drawings:
@@ -140,7 +140,7 @@ def check_labels(drawings: Iterable[Drawing], class_ids: Mapping[str, int]) -> N
     )
     count = f"{len(places)} labels are" if len(places) > 1 else "a label is"
     raise DataError(
-        f"{count} no class: {found}",
+        f"{count} not a class: {found}",
         f"add them to the class table, or correct them; the classes are {', '.join(class_ids)}",
     )
 
@@ -163,8 +163,8 @@ def refuse_problems(where: str, problems: Sequence[str]) -> None:
 def fill(shape: Size, polygons: Iterable[np.ndarray]) -> np.ndarray:
     """bool (H, W): the union of polygons, each float (n, 2) of x, y in pixels, closed by itself, of any orientation.
 
-    Pixels whose centre lies inside by the even-odd rule; see the module for centres on an edge. What lies outside
-    (H, W) is cut off.
+    Pixels whose centre lies inside by the even-odd rule; see the module for centres on an edge. Parts outside
+    (H, W) are cut off.
     """
     covered = np.zeros(shape, dtype=bool)
     for polygon in polygons:
@@ -177,7 +177,7 @@ Box = tuple[slice, slice]
 
 
 def _covered(region: Region, shape: Size) -> Iterator[tuple[Box, np.ndarray]]:
-    """(box, bool (h, w) of its pixels) of every part of a region; the box lies inside the picture."""
+    """(box, bool (h, w) of its pixels) of every part of a region; the box is cut to the picture."""
     for outline in region.outlines:
         yield from _inside(outline, shape)
     for runs in region.runs:
@@ -186,7 +186,7 @@ def _covered(region: Region, shape: Size) -> Iterator[tuple[Box, np.ndarray]]:
 
 
 def _inside(points: np.ndarray, shape: Size) -> Iterator[tuple[Box, np.ndarray]]:
-    """The box of a polygon and the pixels inside; nothing where it covers no row of pixel centres.
+    """The box of a polygon and the pixels inside; nothing if it covers no row of pixel centres.
 
     Each edge crosses some rows of centres; right of every crossing, inside and outside change places.
     """

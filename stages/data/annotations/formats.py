@@ -1,4 +1,4 @@
-"""Names the annotation files that people have, also those that semiseg does not read: what it is, and what to do.
+"""Recognises common annotation files, including those that semiseg does not read: what a file is, and what to do.
 
 what_json_is(content)      # ("a Label Studio export", "export it as COCO ...") or None
 """
@@ -11,7 +11,7 @@ from typing import Any
 Named = tuple[str, str]  # what it is, and what to do
 
 READ = "semiseg reads masks as PNG, LabelMe's and Supervisely's JSON, COCO's JSON and CVAT's XML"
-_BOXES = f"boxes are no masks: draw outlines; {READ}"
+_BOXES = f"boxes are not masks: draw outlines; {READ}"
 _YOLO: Named = (
     "YOLO's text (a line an object)",
     f"convert it to COCO where it holds polygons (Ultralytics, Roboflow, FiftyOne); {_BOXES}",
@@ -23,7 +23,7 @@ _PANOPTIC: Named = (
 # (name, what to do, the keys that a file of this kind has at its top)
 _BY_KEYS: tuple[tuple[str, str, frozenset[str]], ...] = (
     (
-        "a LabelMe file, which is about one picture",
+        "a LabelMe file, which is for one picture",
         "name the folder of such files as masks",
         frozenset({"shapes"}),
     ),
@@ -43,7 +43,7 @@ _BY_KEYS: tuple[tuple[str, str, frozenset[str]], ...] = (
         frozenset({"imgHeight", "imgWidth", "objects"}),
     ),
     (
-        "a Supervisely file, which is about one picture",
+        "a Supervisely file, which is for one picture",
         "name the folder ann as masks, which holds such a file for each picture",
         frozenset({"objects", "size"}),
     ),
@@ -72,7 +72,7 @@ _BY_ENTRY: tuple[tuple[str, str, frozenset[str]], ...] = (
 
 
 def what_json_is(content: Any) -> Named | None:
-    """The format of the values of a JSON file; None where it is of none that is known."""
+    """The format of the values of a JSON file; None if it is not known."""
     if isinstance(content, list):
         first = content[0] if content else None
         return _with_keys(first, _BY_ENTRY)
@@ -122,7 +122,7 @@ def begins_as_xml(data: bytes) -> bool:
 
 
 def what_text_is(data: bytes) -> Named | None:
-    """Why the content of a file is no JSON: an archive, XML or YOLO's lines; None where it may be JSON."""
+    """Why the content of a file is not JSON: an archive, XML or YOLO's lines; None if it may be JSON."""
     if data.startswith(b"PK\x03\x04"):
         return "a ZIP archive", "extract it, and name what was in it"
     if data.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):

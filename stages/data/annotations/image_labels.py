@@ -40,7 +40,7 @@ _OTHER_COLUMN = re.compile(
     r"confidence|score|probability"
 )
 _FIRST_MARK = re.compile(r'(?:"[^"]*"|[^\t;,|]*?)\s*([\t;,|])')  # behind the first cell
-_FIRST_COLUMNS = 4  # among which the one of the images is looked for, to find out what parts the cells
+_FIRST_COLUMNS = 4  # that are searched for the image's column, to find the separator
 _LOOKED_AT = 500  # lines, for the same end
 _EXCEL = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 
@@ -60,7 +60,7 @@ def read_xml(path: Path, class_names: Sequence[str]) -> frozenset[str]:
 def label_source(
     path: Path, class_names: Sequence[str], names: Names, note: Callable[[str], None] = lambda _: None
 ) -> TagSource:
-    """The label file as a source of image-level labels, read once, when it is first asked."""
+    """The label file as a source of image-level labels, read once, on first use."""
     read = functools.cache(lambda: read_label_file(path, class_names, names, note))
     return lambda ids: read()
 
@@ -73,8 +73,8 @@ def read_label_file(
 ) -> dict[str, frozenset[str]]:
     """Labels by id from lines `2007_000063 chair dog` or `2007_000063 8 11`, or any table of `read_label_table`.
 
-    class_names: background first. Numbers count the foreground from 0 or from 1: a 0 in the file says the
-    former, the number of classes the latter; a file with neither is refused, since one would have to guess.
+    class_names: background first. Numbers count the foreground from 0 or from 1: a 0 in the file means the
+    former, the number of classes the latter; a file with neither is an error, since it is ambiguous.
     """
     table = read_label_table(path, class_names[1:], names, numbers=True)
     for sentence in table.notes:
@@ -93,7 +93,7 @@ def read_label_file(
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Image-level labels as people keep them: names by image id, the names that occur, and what is to be told."""
+    """Image-level labels of a table: names by image id, the names that occur, and remarks on how it was read."""
 
     labels: Mapping[str, frozenset[str]]
     class_names: tuple[str, ...]  # in the order of the columns, or sorted
@@ -117,7 +117,7 @@ class _Sheet:
     notes: tuple[str, ...] = ()
 
     def place(self, row: _Row, at: int) -> str:
-        """Where a cell stands. at: its place behind the image."""
+        """The place of a cell, for messages. at: its index after the image."""
         if self.columns and at < len(self.columns):
             return f"line {row.number}, column {self.columns[at]!r}"
         return f"line {row.number}" + (f", cell {at + 2}" if self.separator else "")
@@ -139,16 +139,15 @@ def read_label_table(
 ) -> LabelTable:
     """A CSV or text file of image-level labels, whose class names need not be known before.
 
-    A row an image: its id or file name, then its labels: `img_1.jpg,cat,dog`, `img_1.jpg,cat dog`, `img_1 cat`; a row
-    an image and label below a header `image,label`; or a column a class of marks (1 and 0, yes and no, x and nothing)
-    below a header `image,cat,dog`. An image without a label has an empty row after its name. The labels of several
-    rows of an image are put together. Cells are parted by a tab, semicolon, comma, `|` or white space: by the one
-    that leaves most ids that are known, else by the first of the file.
+    One row for each image: its id or file name, then its labels: `img_1.jpg,cat,dog`, `img_1.jpg,cat dog`,
+    `img_1 cat`; one row for each image and label below a header `image,label`; or one column of marks for each class
+    (1 and 0, yes and no, x and nothing) below a header `image,cat,dog`. An image without a label has an empty row after
+    its name. The labels of several rows of an image are joined. Cells are separated by a tab, semicolon, comma, `|` or
+    white space: by the one that gives most known ids, else by the first one in the file.
 
-    known: the class names there are: then columns and cells must be among them, and those of several words are not
-    taken apart. names: the ids there are. uncertain: what a mark such as -1 or nan means; None: no setting says it.
-    numbers: class numbers in place of names are returned as they are. Raises DataError, with line and column, for
-    what is neither a mark nor a class.
+    known: the class names: columns and cells must be among them, and names of several words are not split. names: the
+    ids. uncertain: the meaning of a mark such as -1 or nan; None: not set. numbers: class numbers in place of names
+    are returned as they are. Raises DataError, with line and column, for a cell that is neither a mark nor a class.
     """
     sheet = _sheet(path, names)
     if sheet.columns is not None and _are_classes(sheet, sheet.columns, known):
@@ -178,12 +177,12 @@ def _sheet(path: Path, names: Names | None) -> _Sheet:
     if separator == "\t":  # editors take tabs off the end of a line
         rows = [_Row(row.number, row.cells + [""] * (len(rows[0].cells) - len(row.cells))) for row in rows]
     if names is not None and names.find(rows[0].cells[0]) is not None:
-        notes += (f"{path}: the first line is the header, though there is a picture {rows[0].cells[0]!r}",)
+        notes += (f"{path}: the first line is read as the header, although there is a picture {rows[0].cells[0]!r}",)
     return _Sheet(path, tuple(rows[0].cells[1:]), rows[1:], separator, notes)
 
 
 def _separator(lines: Sequence[str], names: Names | None) -> str | None:
-    """What parts the cells, by the first lines; None: white space."""
+    """The separator of the cells, found in the first lines; None: white space."""
     lines = lines[:_LOOKED_AT]
     marks = [match[1] for line in lines if (match := _FIRST_MARK.match(line))]
     if names is None or not marks:
@@ -198,7 +197,7 @@ def _separator(lines: Sequence[str], names: Names | None) -> str | None:
 
 
 def _cells(line: str, separator: str | None, names: Names | None, where: str) -> list[str]:
-    """The cells of a line, where an id that is known may have the separator in it."""
+    """The cells of a line; a known id may contain the separator."""
     if names is not None and names.find(line) is not None:
         return [line]
     known = names.split(line) if names is not None else ()
@@ -239,7 +238,7 @@ def _begins_with_header(rows: Sequence[_Row], names: Names | None) -> bool:
 
 
 def _image_first(path: Path, rows: Sequence[_Row], names: Names | None) -> tuple[list[_Row], tuple[str, ...]]:
-    """The rows with the column of the images first, without a column that numbers the rows (which is told)."""
+    """The rows with the column of the images first, without a column that numbers the rows (which is reported)."""
     header = [_column(name) for name in rows[0].cells]
     columns = [[row.cells[at] for row in rows[1:] if at < len(row.cells)] for at in range(len(header))]
     may_be = [at for at, name in enumerate(header) if _IMAGE_COLUMN.fullmatch(name)] or [0]
@@ -257,7 +256,7 @@ def _image_first(path: Path, rows: Sequence[_Row], names: Names | None) -> tuple
 def _together(
     sheet: _Sheet, rows: Iterable[tuple[_Row, Collection[str], Collection[str]]], names: Names | None
 ) -> tuple[dict[str, frozenset[str]], list[str]]:
-    """(labels by image, what is to be told) of rows with what is present and what is absent."""
+    """(labels by image, remarks) from rows of present and absent labels."""
     labels: dict[str, frozenset[str]] = {}
     absent: dict[str, frozenset[str]] = {}
     again: Counter[str] = Counter()
@@ -270,11 +269,11 @@ def _together(
     notes = list(sheet.notes)
     if several := sorted(+again):
         notes.append(
-            f"{sheet.path}: {again.total():,} rows name an image of an earlier row; the labels of the rows are put "
-            f"together: {named(several)}"
+            f"{sheet.path}: {again.total():,} rows name an image of an earlier row; their labels are "
+            f"joined: {named(several)}"
         )
     if both := [f"{i} ({', '.join(sorted(labels[i] & absent[i]))})" for i in several if labels[i] & absent[i]]:
-        notes.append(f"{sheet.path}: present in one row and absent in another, taken for present: {named(both)}")
+        notes.append(f"{sheet.path}: present in one row and absent in another, read as present: {named(both)}")
     return labels, notes
 
 
@@ -282,7 +281,7 @@ def _together(
 
 
 def _are_classes(sheet: _Sheet, columns: Sequence[str], known: Collection[str]) -> bool:
-    """Whether the columns are classes, rather than hold their names. DataError for columns that are neither."""
+    """Whether the columns are classes, not cells with their names. DataError for columns that are neither."""
     cells = [cell for row in sheet.rows for cell in row.cells[1:] if cell]
     marked = sum(map(like_a_mark, cells)) * 2 >= len(cells)
     of_labels = [
@@ -304,10 +303,10 @@ def _are_classes(sheet: _Sheet, columns: Sequence[str], known: Collection[str]) 
             others = list(columns)
     if others:
         raise DataError(
-            f"{sheet.path}: the columns {', '.join(map(repr, others))} are no classes, or have no marks below them; "
+            f"{sheet.path}: the columns {', '.join(map(repr, others))} are not classes, or have no marks below them; "
             f"expected {'some of ' + ', '.join(known) if known else 'a column a class, with ' + EXPECTED}",
             meant_ids(others, known)
-            + "take columns of other things out; a column with names of classes is called label (label_1, label_2)",
+            + "remove columns of other data; a column with names of classes is called label (label_1, label_2)",
         )
     return bool(columns) and not of_labels and not named_in_cells and marked
 
@@ -326,14 +325,14 @@ def _by_columns(sheet: _Sheet, columns: Sequence[str], names: Names | None, unce
     labels, notes = _together(sheet, rows, names)
     cells = Counter(cell for row in sheet.rows for cell in row.cells[1:])
     if doubtful := sum(count for cell, count in cells.items() if mark_in(cell) == "uncertain"):
-        notes.append(f"{sheet.path}: {doubtful:,} uncertain labels are taken for {uncertain}")
+        notes.append(f"{sheet.path}: {doubtful:,} uncertain labels are read as {uncertain}")
     if cells[""] and any(cell and mark_in(cell) == "absent" for cell in cells):
-        notes.append(f"{sheet.path}: {cells['']:,} empty cells are taken for absent labels")
+        notes.append(f"{sheet.path}: {cells['']:,} empty cells are read as absent labels")
     return LabelTable(labels, tuple(columns), tuple(notes))
 
 
 def _check_marks(sheet: _Sheet, columns: Sequence[str], uncertain: Uncertain | None) -> None:
-    """DataError for rows of another length than the header, and cells that are no marks, or uncertain ones."""
+    """DataError for rows with more or fewer cells than the header, cells that are not marks, and uncertain marks."""
     problems: list[str] = []
     hints: dict[str, None] = {}
     for row in sheet.rows:
@@ -342,12 +341,12 @@ def _check_marks(sheet: _Sheet, columns: Sequence[str], uncertain: Uncertain | N
             hints["complete the row"] = None
         for at, cell in enumerate(row.cells[1 : len(columns) + 1]):
             if (mark := mark_in(cell)) is None:
-                problems.append(f"{sheet.place(row, at)}: {_shown(cell)} is no mark")
+                problems.append(f"{sheet.place(row, at)}: {_shown(cell)} is not a mark")
                 probable = 0 < (number_in(cell) or 0) < 1
                 hints["write 1 above a threshold, 0 below it" if probable else "correct the cell, or the header"] = None
             elif mark == "uncertain" and uncertain in (None, "refuse"):
                 problems.append(f"{sheet.place(row, at)}: {_shown(cell)} is uncertain")
-                setting = "say what that means: --set dataset.uncertain_labels=absent, or present"
+                setting = "set their meaning: --set dataset.uncertain_labels=absent, or present"
                 hints[setting if uncertain else "write 1 or 0 there"] = None
     sheet.refuse(problems, "; ".join(hints), EXPECTED)
 
@@ -374,13 +373,15 @@ def _by_names(sheet: _Sheet, known: Collection[str], names: Names | None, number
                 f"{sheet.path} has numbers for labels: {named(every)}", "write class names, or a column a class"
             )
     elif known:
-        wrong = [f"{sheet.place(row, at)}: {_shown(name)} is no class" for row, at, name in found if name not in known]
+        wrong = [
+            f"{sheet.place(row, at)}: {_shown(name)} is not a class" for row, at, name in found if name not in known
+        ]
         meant = meant_ids([name for name in every if name not in known], known)
         sheet.refuse(wrong, meant + "correct the name, or add it to the classes", f"one of {', '.join(known)}")
     else:
         no_names = MARK_OF if {*every} <= {*MARK_OF} else NEVER_NAMES
         wrong = [
-            f"{sheet.place(row, at)}: {_shown(name)} is no name of a class"
+            f"{sheet.place(row, at)}: {_shown(name)} is not the name of a class"
             for row, at, name in found
             if name.lower() in no_names or number_in(name) is not None or not re.search(r"\w", name)
         ]
@@ -391,17 +392,17 @@ def _by_names(sheet: _Sheet, known: Collection[str], names: Names | None, number
         by_row.setdefault(row.number, []).append(name)
     labels, notes = _together(sheet, [(row, by_row.get(row.number, ()), ()) for row in sheet.rows], names)
     if not known and len(columns := sheet.columns or ()) == 1 and not _LABEL_COLUMN.fullmatch(_column(columns[0])):
-        notes.append(f"{sheet.path}: the cells of column {columns[0]!r} are taken for names of classes")
+        notes.append(f"{sheet.path}: the cells of column {columns[0]!r} are read as names of classes")
     if parted:
         notes.append(
-            f"{sheet.path}: cells of several words are taken apart, such as {next(iter(parted))!r} "
+            f"{sheet.path}: cells of several words are split, such as {next(iter(parted))!r} "
             "(a class table keeps them whole: --classes FILE)"
         )
     return LabelTable(labels, tuple(every), tuple(notes))
 
 
 def _spaces_part(sheet: _Sheet) -> bool:
-    """Whether a cell of names may hold several, parted by spaces: not where something else parts them."""
+    """Whether a cell may hold several names separated by spaces: not if there is another separator."""
     cells = [cell for row in sheet.rows for cell in row.cells[1:]]
     in_cells = all(len(row.cells) <= 2 for row in sheet.rows) and not any(re.search("[|;,]", cell) for cell in cells)
     one_each = any(_ONE_LABEL.fullmatch(_column(name)) for name in sheet.columns or ())
@@ -417,7 +418,7 @@ def _names_in(cell: str, known: Collection[str]) -> list[str]:
 
 
 def _words(text: str, known: Collection[str]) -> list[str]:
-    """The text taken apart at its spaces, but for the longest names that are known."""
+    """The text split at its spaces, except inside the longest known names."""
     words, found = text.split(), []
     while words:
         lengths = (length for length in range(len(words), 1, -1) if " ".join(words[:length]) in known)
@@ -428,13 +429,13 @@ def _words(text: str, known: Collection[str]) -> list[str]:
 
 
 def _check_alike(path: Path, class_names: Iterable[str]) -> None:
-    """No two names differ in nothing but case or spaces: one of them is a slip."""
+    """DataError for names that differ only in case or spaces: one of them is a typing mistake."""
     alike: dict[str, list[str]] = {}
     for name in class_names:
         alike.setdefault(re.sub(r"\s", "", composed(name).casefold()), []).append(name)
     if same := [" and ".join(map(repr, several)) for several in alike.values() if len(several) > 1]:
         raise DataError(
-            f"{path}: the names of some classes differ in nothing but case or spaces: {named(same)}",
+            f"{path}: the names of some classes differ only in case or spaces: {named(same)}",
             "write each class in one way",
         )
 
@@ -464,7 +465,7 @@ def _known(names: Iterable[str], class_names: Sequence[str], where: str) -> froz
     found = frozenset(names)
     if unknown := sorted(found - set(class_names[1:])):
         raise DataError(
-            f"{where}: {unknown[0]!r} is no class; expected one of {', '.join(class_names[1:])}",
+            f"{where}: {unknown[0]!r} is not a class; expected one of {', '.join(class_names[1:])}",
             "correct the name",
         )
     return found

@@ -34,9 +34,9 @@ _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 def read_labelme(path: Path, size: Size | None = None) -> Drawing:
     """The drawing of a LabelMe JSON file, shapes in their order.
 
-    Polygons, (turned) rectangles, circles and masks are regions; points and lines stand in `not_drawn`. Coordinates
+    Polygons, (turned) rectangles, circles and masks are regions; points and lines are in `not_drawn`. Coordinates
     are those of the picture as LabelMe shows it: turned by its EXIF orientation. size: of the picture, (H, W), for old
-    files that do not say it. Raises DataError for a file that is missing or not LabelMe's, and for one without a size.
+    files without it. Raises DataError for a file that is missing or not LabelMe's, and for one without a size.
     """
     content = read_json(path)
     shapes = content.get("shapes") if isinstance(content, dict) else None
@@ -44,7 +44,7 @@ def read_labelme(path: Path, size: Size | None = None) -> Drawing:
         raise wrong_json(path, content, "LabelMe file", "it has no list 'shapes'")
     size = size_of(content, "imageHeight", "imageWidth", str(path)) or size
     if size is None:
-        raise DataError(f"{path} does not say imageHeight and imageWidth", "open it with LabelMe and save it again")
+        raise DataError(f"{path} has no imageHeight and imageWidth", "open it with LabelMe and save it again")
     regions, not_drawn, problems = [], [], []
     for number, shape in enumerate(shapes, start=1):
         where = f"shape {number}"
@@ -106,9 +106,9 @@ def _mask(shape: Mapping[str, Any], size: Size) -> Runs:
     try:
         data = base64.b64decode(shape.get("mask") or "", validate=True)
     except (TypeError, ValueError) as error:
-        raise RegionError(f"its mask is no PNG in base64: {error}") from None
+        raise RegionError(f"its mask is not a PNG in base64: {error}") from None
     pixels = np.asarray(open_png(data, size)).astype(bool)
     expected = (min(bottom + 1, size[0]) - top, min(right + 1, size[1]) - left)
     if pixels.shape != expected:
-        raise RegionError(f"its mask has the shape {pixels.shape}, its points ask for {expected} (height, width)")
+        raise RegionError(f"its mask has the shape {pixels.shape}, its points give {expected} (height, width)")
     return runs_of(pixels, top, left)

@@ -1,4 +1,4 @@
-"""What a cell below a class says in a table of image-level labels: that it is present, absent, or that nobody knows.
+"""The meaning of a cell in a class column of a table of image-level labels: present, absent or uncertain.
 
 mark_in("yes"), mark_in("0.0"), mark_in("nan"), mark_in("0.93")     # "present", "absent", "uncertain", None
 """
@@ -20,7 +20,7 @@ EXPECTED = "1 or 0 (also yes and no, true and false, x and nothing)"
 
 @functools.lru_cache(4096)
 def mark_in(cell: str) -> str | None:
-    """What a cell says: "present", "absent" or "uncertain"; None for what is no mark."""
+    """The meaning of a cell: "present", "absent" or "uncertain"; None if it is not a mark."""
     number = number_in(cell)
     return MARK_OF.get(str(int(number)) if number in (1, 0, -1) else cell.lower())
 

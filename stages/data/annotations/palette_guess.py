@@ -1,7 +1,7 @@
-"""A look at masks that nobody described: ids, colours, or black and white?
+"""Guesses the kind of undescribed masks: ids, colours, or black and white.
 
 guess = guess_palette(sorted(Path("masks").glob("*.png")))
-guess.description, guess.table      # what they seem to be, and a class table to correct
+guess.description, guess.table      # the guess, and a class table to correct
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from stages.data.annotations.class_table import BLACK, WHITE
 from stages.data.annotations.colour_masks import MODES, codes_of, open_mask, palette_of, ranges, values_of
 from stages.data.config import VOC_CLASS_NAMES
 
-RARE = 1 / 2000  # share of the pixels below which a colour is no class, but a smoothed edge
+RARE = 1 / 2000  # share of the pixels below which a colour is not a class, but a smoothed edge
 SAMPLE = 50  # masks that `guess_palette` looks at
 
 
 @dataclass(frozen=True)
 class Guess:
-    """What masks seem to be. To be announced, never to be acted on in silence.
+    """A guess of what masks are. It is always printed, never used without notice.
 
     Attributes:
         kind: "ids" (the value is the class), "binary" (black and white: 255 is an object, not ignore) or "colours".
@@ -69,11 +69,10 @@ class _Seen:
 
 
 def guess_palette(paths: Sequence[Path], kind: str = "auto") -> Guess:
-    """Look at up to 50 of the masks, evenly spread, and say what they are.
+    """Look at up to 50 of the masks, evenly spread, and guess what they are.
 
-    One that cannot be read is passed over here, and named with all others when the masks are read. DataError as
-    `read_colours` raises it when that is so of all.
-    kind: "ids" or "colours" where that much is known: then the class table is one of that kind.
+    A mask that cannot be read is skipped here, and reported with all others when the masks are read. The DataError of
+    `read_colours` if none can be read. kind: "ids" or "colours" if that much is known: the class table is of that kind.
     """
     if not paths:
         raise DataError("there is no mask to look at", "name a folder with masks")
@@ -89,7 +88,7 @@ def guess_palette(paths: Sequence[Path], kind: str = "auto") -> Guess:
 
 
 def _example(paths: Sequence[Path], kinds: int) -> str:
-    """Where masks are of several modes, a name for each: the odd ones are wanted."""
+    """An example file for each mode if there are several: it helps to find the odd ones."""
     return f", such as {paths[0].name}" if kinds > 1 else ""
 
 
@@ -126,7 +125,7 @@ def _look(paths: Iterable[Path]) -> _Seen:
 
 
 def _index_values(path: Path, picture: Image.Image) -> np.ndarray | None:
-    """The values of a mask that can be an index mask, or black and white; None of one that can only be painted."""
+    """The values of a mask that can be an index mask, or black and white; None if it can only be painted."""
     if picture.mode == "1":
         return np.asarray(picture.convert("L"))
     if picture.mode not in MODES:  # grey of more than 8 bits: ids or nothing
@@ -137,7 +136,7 @@ def _index_values(path: Path, picture: Image.Image) -> np.ndarray | None:
 
 
 def _codes(path: Path, picture: Image.Image, pixels: np.ndarray | None) -> tuple[np.ndarray, bool]:
-    """The colours of a mask, and whether some of its pixels have none that is certain: it can be an index mask only."""
+    """The colours of a mask, and whether some pixels have no certain colour: then it can only be an index mask."""
     if pixels is not None and picture.mode not in MODES:
         return pixels * np.uint32(0x010101), False
     try:
@@ -165,20 +164,22 @@ def _judge(seen: _Seen, kind: str = "auto") -> _Judgement:
     if _is_black_and_white(seen.colours):
         rest = len(seen.colours) - 2
         smoothed = f"; {rest} greys between them look like smoothed edges, to be exported without" if rest else ""
-        words = f"black and white. White (255) is taken for the object, not for ignore{smoothed}"
+        words = f"black and white. White (255) is read as the object, not as ignore{smoothed}"
         return "binary", words, "background 0 0 0\nobject 255 255 255\n"
     if seen.values is None:
         return _judge_colours(seen.colours, "")
     if seen.palettes_differ:
-        return _judge_colours(seen.colours, "a value has other colours in other masks, so colours are the classes. ")
+        return _judge_colours(
+            seen.colours, "a value has different colours in different masks, so colours are the classes. "
+        )
     if not seen.has_palette and (trap := _grey_levels(set(seen.values))):
         return _judge_colours(seen.colours, trap)
     return _judge_ids(seen)
 
 
 def _is_black_and_white(colours: Counter[int]) -> bool:
-    """White occurs, and nothing but black besides, or many greys on few pixels: the smoothed edges of a black-and-white
-    picture. (Ids are greys too, but low ones.)
+    """Whether there is white, and otherwise only black, or many greys on few pixels: the smoothed edges of a
+    black-and-white picture. (Ids are greys too, but low ones.)
     """
     others = [code for code in colours if code not in (BLACK, WHITE)]
     if not colours[WHITE] or not others:
@@ -195,7 +196,7 @@ def _grey_levels(values: set[int]) -> str:
     if values <= _voc_greys():
         return (
             f"the values {ranges(values)} look like VOC's colours turned into grey, which merges classes (38 is both "
-            "aeroplane and pottedplant): better take the masks from before. "
+            "aeroplane and pottedplant): better use the original masks. "
         )
     step = math.gcd(*shades)
     return f"the values {ranges(values)} look like shades, not like ids. " if step >= 10 else ""
@@ -216,11 +217,11 @@ def _voc_codes() -> list[int]:
 def _judge_ids(seen: _Seen) -> _Judgement:
     values = set(seen.values or ())
     ids = sorted(values - {IGNORE})
-    words = f"values {ranges(values)}, taken for class ids" + (" and ignore (255)" if IGNORE in values else "")
+    words = f"values {ranges(values)}, read as class ids" + (" and ignore (255)" if IGNORE in values else "")
     codes, last = _voc_codes(), max(ids, default=0)
     known = seen.has_palette and all(seen.palette.get(value) == codes[value] for value in values)
     if known and 0 < last < len(VOC_CLASS_NAMES):
-        words += "; the palette is VOC's, which is no proof that the classes are"
+        words += "; the palette is VOC's, but the classes may differ"
         return "ids", words, "".join(f"{name}\n" for name in VOC_CLASS_NAMES)
     if 0 in ids or not ids:
         return "ids", words, "background\n" + "".join(f"class_{value}\n" for value in range(1, last + 1))
@@ -229,10 +230,10 @@ def _judge_ids(seen: _Seen) -> _Judgement:
 
 
 def _judge_colours(colours: Counter[int], words: str) -> _Judgement:
-    least = RARE * colours.total() if len(colours) > MAX_CLASSES else 0  # so many are no classes, most are edges
+    least = RARE * colours.total() if len(colours) > MAX_CLASSES else 0  # so many are mostly edges, not classes
     common = [code for code, count in colours.most_common() if count >= least]
     if len(common) > MAX_CLASSES or not common:
-        words += f"{len(colours)} colours, none of them frequent: these look like photographs, no masks"
+        words += f"{len(colours)} colours, none of them frequent: these look like photographs, not masks"
         return "colours", words, ""
     codes = _voc_codes()
     words += f"{len(common)} colours"
@@ -243,7 +244,7 @@ def _judge_colours(colours: Counter[int], words: str) -> _Judgement:
             "lossy files, to be exported without"
         )
     if set(common) <= {*codes[: len(VOC_CLASS_NAMES)], codes[IGNORE]}:
-        words += "; all of them VOC's, which is no proof that the classes are"
+        words += "; all of them VOC's, but the classes may differ"
         lines = [*zip(VOC_CLASS_NAMES, codes, strict=False), ("__ignore__", codes[IGNORE])]
         return "colours", words, _table_text(lines)
     words += "" if BLACK in common else "; black does not occur: rename the line of the background, if there is one"

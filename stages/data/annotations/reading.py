@@ -1,7 +1,7 @@
-"""What all readers of annotation files share: JSON and XML of strangers, sizes, points, and the limits of them.
+"""The shared parts of the readers of annotation files: JSON and XML of untrusted origin, sizes, points, and limits.
 
-A file may be wrong or hostile: nothing in it is believed before it was compared with a limit, and no memory is taken
-for what it promises.
+A file may be wrong or hostile: every number in it is compared with a limit before it is used, above all before memory
+is allocated for it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ MOST_PIXELS = 178_956_970  # of a picture: no larger one is read (Pillow's limit
 MOST_LENGTH = 4_000_000  # pixels of the outline of one polygon
 MOST_BYTES = 2_000_000_000  # of an annotation file; COCO's largest has 470 MB
 MOST_XML_BYTES = 500_000_000
-_CIRCLE_ERROR = 0.01  # pixels between a circle and the polygon that stands for it
+_CIRCLE_ERROR = 0.01  # pixels between a circle and its polygon
 
 
 class RegionError(ValueError):
-    """Says what is wrong with a region."""
+    """A mistake in a region."""
 
 
 class NoAreaError(RegionError):
-    """The region covers nothing, whatever was meant: it is left out, counted and said."""
+    """The region has no area: it is left out, counted and reported."""
 
 
 # ------------------------------------------------------------------------------------------------- files
@@ -73,7 +73,7 @@ class _WithoutDocumentType(ElementTree.TreeBuilder):
     """Refuses what could declare entities, whose expansion fills the memory, before any is expanded."""
 
     def doctype(self, name: str, *_: str | None) -> None:
-        raise RegionError(f"it declares a document type ({name[:40]}), which annotation files have no need of")
+        raise RegionError(f"it declares a document type ({name[:40]}), which annotation files do not need")
 
 
 def read_xml(path: Path) -> ElementTree.Element:
@@ -88,29 +88,29 @@ def read_xml(path: Path) -> ElementTree.Element:
 
 
 def not_read(path: Path, found: tuple[str, str]) -> DataError:
-    """The error for a file of a known format in a place where another is read. found: what it is, and what to do."""
+    """The error for a file of a known format where a different one is expected. found: what it is, and what to do."""
     return DataError(f"{path} is {found[0]}", found[1])
 
 
 def wrong_json(path: Path, content: Any, wanted: str, lacking: str) -> DataError:
-    """The error for a JSON file that is not of the format `wanted`: what it is, where that is known."""
+    """The error for a JSON file that is not of the format `wanted`: what it is, if that is known."""
     found = what_json_is(content)
     if found and found[0] != "a COCO file":
-        return DataError(f"{path} is no {wanted}: it is {found[0]}", found[1])
-    return DataError(f"{path} is no {wanted}: {lacking}", "take another file")
+        return DataError(f"{path} is not a {wanted}: it is {found[0]}", found[1])
+    return DataError(f"{path} is not a {wanted}: {lacking}", "take another file")
 
 
 def wrong_xml(path: Path, root: ElementTree.Element, wanted: str) -> DataError:
     """The error for an XML file that is not of the format `wanted`."""
     what, cure = what_xml_is(root)
-    return DataError(f"{path} is no {wanted}: it is {what}", cure)
+    return DataError(f"{path} is not a {wanted}: it is {what}", cure)
 
 
 # ------------------------------------------------------------------------------------------------- sizes
 
 
 def size_of(entry: Mapping[str, Any], height: str, width: str, where: str) -> Size | None:
-    """(H, W) of an entry; None where it has none (missing, empty or 0). DataError for what no picture has."""
+    """(H, W) of an entry; None if it has none (missing, empty or 0). DataError for impossible sizes."""
     sides = [entry.get(height), entry.get(width)]
     if any(side in (None, "", 0, "0") for side in sides):
         return None
@@ -123,10 +123,10 @@ def size_of(entry: Mapping[str, Any], height: str, width: str, where: str) -> Si
         whole = False
     if not whole:
         shown = " x ".join(repr(side)[:40] for side in reversed(sides))
-        raise DataError(f"{where} says the size {shown} (width x height), which no picture has", "correct the size")
+        raise DataError(f"{where} has the size {shown} (width x height), which is impossible", "correct the size")
     if rows * columns > MOST_PIXELS:
         raise DataError(
-            f"{where} says the size {columns:.0f}x{rows:.0f} (width x height); at most {MOST_PIXELS:,} pixels are read",
+            f"{where} has the size {columns:.0f}x{rows:.0f} (width x height); at most {MOST_PIXELS:,} pixels are read",
             "correct the size, or cut the picture and its annotations into tiles",
         )
     return int(rows), int(columns)
@@ -136,13 +136,13 @@ def size_of(entry: Mapping[str, Any], height: str, width: str, where: str) -> Si
 
 
 def check_points(values: Any, size: Size, margin: float = MARGIN) -> np.ndarray:
-    """float64 (n, 2) of what was read, [x, y, x, y, ...] or [[x, y], ...]; RegionError says what is wrong with it."""
+    """float64 (n, 2) of what was read, [x, y, x, y, ...] or [[x, y], ...]; RegionError if they are none."""
     try:
         flat = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError, RecursionError):
-        raise RegionError("its points are no numbers") from None
+        raise RegionError("its points are not numbers") from None
     if flat.size % 2 or not (flat.ndim == 1 or (flat.ndim == 2 and (flat.shape[1] == 2 or not flat.size))):
-        raise RegionError("its points are no pairs of x and y")
+        raise RegionError("its points are not pairs of x and y")
     points = flat.reshape(-1, 2)
     if not np.isfinite(points).all():
         raise RegionError("a point of it is not finite")
@@ -155,7 +155,7 @@ def check_points(values: Any, size: Size, margin: float = MARGIN) -> np.ndarray:
 
 
 def polygon(values: Any, size: Size) -> np.ndarray:
-    """The points of a polygon; NoAreaError for fewer than three, RegionError for what would take minutes to fill."""
+    """The points of a polygon; NoAreaError for fewer than three, RegionError for too long an outline, slow to fill."""
     points = check_points(values, size)
     if len(points) < 3:
         raise NoAreaError(f"it has {len(points)} points, a polygon has at least 3")
@@ -166,7 +166,7 @@ def polygon(values: Any, size: Size) -> np.ndarray:
 
 
 def ellipse(centre: np.ndarray, radii: tuple[float, float], size: Size, degrees: float = 0.0) -> np.ndarray:
-    """The polygon that stands for an ellipse, turned clockwise; RegionError where a radius exceeds the picture."""
+    """The polygon of an ellipse that is turned clockwise; RegionError if a radius exceeds the picture."""
     if not 0 <= max(radii) <= math.hypot(*size) + 2 * MARGIN or min(radii) < 0:
         raise RegionError(f"its radius {max(radii):g} is larger than the picture of {size[1]}x{size[0]}")
     corners = 3 + math.ceil(math.pi * math.sqrt(max(radii) / (2 * _CIRCLE_ERROR)))
@@ -196,5 +196,5 @@ def open_png(data: bytes, most: Size) -> Image.Image:
         raise
     except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
         shown = "cannot identify it" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise RegionError(f"its mask is no PNG: {shown}") from None
+        raise RegionError(f"its mask is not a PNG: {shown}") from None
     return picture

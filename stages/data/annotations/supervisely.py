@@ -1,11 +1,11 @@
-"""Supervisely's JSON files, one for each picture: ann/street.jpg.json beside img/street.jpg, meta.json above both.
+"""Supervisely's JSON files, one for each picture: ann/street.jpg.json and img/street.jpg, with meta.json above both.
 
     drawing = read_supervisely(Path("ann/street.jpg.json"))
     labels = read_classes(Path("ann"))                         # of the project's meta.json, in its order
 
 Polygons (with their holes), bitmaps and rectangles are regions. Whole numbers are indices of pixels, as Supervisely's
-own export draws them: an outline covers the pixels whose indices lie inside it or on it, and a hole takes away what
-lies inside it or on it. Numbers with a fraction are those of its labelling tool, whose first pixel is from 0 to 1.
+own export draws them: an outline covers the pixels whose indices lie inside it or on it, and a hole removes the pixels
+inside it or on it. Numbers with a fraction come from its labelling tool, where the first pixel reaches from 0 to 1.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _WITHOUT_AREA = ("point", "line", "polyline", "graph", "cuboid", "cuboid_2d")
 
 
 def read_supervisely(path: Path, size: Size | None = None) -> Drawing:
-    """The drawing of a Supervisely JSON file, objects in their order. size: of the picture, where it is not said."""
+    """The drawing of a Supervisely JSON file, objects in their order. size: of the picture, for files without it."""
     content = read_json(path)
     objects = content.get("objects") if isinstance(content, dict) else None
     if not isinstance(objects, list):
@@ -44,7 +44,7 @@ def read_supervisely(path: Path, size: Size | None = None) -> Drawing:
     said = content.get("size")
     size = (size_of(said, "height", "width", str(path)) if isinstance(said, dict) else None) or size
     if size is None:
-        raise DataError(f"{path} does not say the size of its picture", "export it again")
+        raise DataError(f"{path} has no size of its picture", "export it again")
     regions, not_drawn, problems = [], [], []
     for number, one in enumerate(objects, start=1):
         where = f"object {number}"
@@ -58,7 +58,7 @@ def read_supervisely(path: Path, size: Size | None = None) -> Drawing:
 
 
 def is_undrawn(path: Path) -> bool:
-    """Whether nobody has annotated the picture: no object, and no tag that calls all of it background."""
+    """Whether the picture is not annotated: no object, and no tag that marks all of it as background."""
     content = read_json(path)
     if not isinstance(content, dict) or content.get("objects") != []:
         return False
@@ -75,7 +75,7 @@ def classes_file(folder: Path) -> Path | None:
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:
-    """The names of the project's classes, in its order; none where there is no meta.json."""
+    """The names of the project's classes, in its order; none if there is no meta.json."""
     path = classes_file(folder)
     if path is None:
         return ()
@@ -102,7 +102,7 @@ def _region(one: Any, where: str, size: Size) -> Region:
     exterior = points.get("exterior") if isinstance(points, Mapping) else None
     interior = (points.get("interior") or []) if isinstance(points, Mapping) else []
     if not isinstance(interior, list):
-        raise RegionError("its holes (interior) are no list")
+        raise RegionError("its holes (interior) are not a list")
     if kind == "rectangle":
         return Region(label, where, (_rectangle(check_points(exterior, size)),))
     outline, holes = polygon(exterior, size), [check_points(hole, size) for hole in interior]
@@ -161,7 +161,7 @@ def _bitmap(bitmap: Any, size: Size) -> Runs:
         unpacking = zlib.decompressobj()
         data = unpacking.decompress(base64.b64decode(bitmap.get("data") or "", validate=True), most)
     except (TypeError, ValueError, binascii.Error, zlib.error) as error:
-        raise RegionError(f"its bitmap is no PNG packed in zlib and base64: {error}") from None
+        raise RegionError(f"its bitmap is not a PNG packed in zlib and base64: {error}") from None
     if unpacking.unconsumed_tail:
         raise RegionError(f"its bitmap unpacks to more than {most:,} bytes, the most for its picture")
     picture = open_png(data, size)

@@ -1,4 +1,4 @@
-"""The disk that archives are written to: how much is free on it, and what goes wrong with it, in words."""
+"""The disk that archives are written to: its free space, and clear errors for its failures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def size_of(path: Path) -> int:
 
 @contextlib.contextmanager
 def every_disk_error(target: Path) -> Iterator[None]:
-    """A full disk, a folder that cannot be written and the like, in words; also those that `disk_errors` lets pass."""
+    """Turns errors such as a full disk or a read-only folder into clear ones, also those `disk_errors` lets pass."""
     try:
         with disk_errors(target):
             yield

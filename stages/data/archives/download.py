@@ -5,7 +5,7 @@
 
 A download can be killed at any moment and continued. On disk, in the folder:
 
-    VOCtrainval_11-May-2012.tar             whole and checked; one that was put there by hand is checked and used
+    VOCtrainval_11-May-2012.tar             whole and checked; one copied there by hand is checked and used
     VOCtrainval_11-May-2012.tar.verified    size, time and digest of that file, so that it is hashed once
     VOCtrainval_11-May-2012.tar.part        unfinished, with .part.json: where its bytes come from
     VOCdevkit/VOC2012/                      the extracted folder; its .extracted.json says from which archive
@@ -39,9 +39,9 @@ def download(
 ) -> dict[str, Path]:
     """Every archive fetched and extracted below `folder`; the extracted folders by name of the archive.
 
-    What is extracted already is neither fetched nor checked again, even if its archive was deleted. Errors: those of
-    `fetch` and `extract`; DataError before anything is fetched when the disk cannot hold all of them; BusyError while
-    another process is at one of them.
+    A folder that is extracted already is neither fetched nor checked again, even if its archive was deleted. Errors:
+    those of `fetch` and `extract`; DataError before anything is fetched if the disk cannot hold them all; BusyError
+    while another process works on one of them.
     """
     missing = [archive for archive in archives if not is_extracted(archive, folder)]
     needed = sum(bytes_needed(archive, folder, archive.bytes or 0) for archive in missing)
@@ -83,9 +83,9 @@ def fetch(
     Args:
         mirrors: base addresses tried before the archive's own: BASE/FILE.
 
-    Raises ConfigError for a mirror that is no http address, DataError when no address gave the right bytes (with the
-    reason for each), when a wrong file has the archive's name, and when the disk is too small for the archive and what
-    it holds; ArtifactError for a disk that is full or cannot be written.
+    Raises ConfigError for a mirror that is not an http address, DataError if no address gave the right bytes (with the
+    reason for each), if a wrong file has the archive's name, and if the disk is too small for the archive and what it
+    holds; ArtifactError for a disk that is full or cannot be written.
     """
     file, part = folder / archive.file, folder / f"{archive.file}.part"
     addresses = _addresses(archive, mirrors)
@@ -110,7 +110,7 @@ def fetch(
 
 
 def _addresses(archive: Archive, mirrors: Sequence[str]) -> list[str]:
-    """Mirrors first. ConfigError for one that is no web address."""
+    """The addresses to try, mirrors first. ConfigError for a mirror that is not a web address."""
     for mirror in mirrors:
         try:
             parts = urllib.parse.urlsplit(mirror)
@@ -118,7 +118,9 @@ def _addresses(archive: Archive, mirrors: Sequence[str]) -> list[str]:
         except ValueError:
             usable = False
         if not usable or not mirror.isprintable() or " " in mirror:
-            raise ConfigError(f"the mirror {mirror!r} is no address that begins with http:// or https://", "correct it")
+            raise ConfigError(
+                f"the mirror {mirror!r} is not an address that begins with http:// or https://", "correct it"
+            )
     return [f"{mirror.rstrip('/')}/{archive.file}" for mirror in mirrors] + list(archive.urls)
 
 

@@ -1,6 +1,6 @@
-"""What lies on the disk of an archive, and what of it is whole: small records remember what was checked.
+"""The files of an archive on disk, and which of them are complete: small records remember what was checked.
 
-a.tar                       whole and checked; one that was put there by hand is checked and used
+a.tar                       whole and checked; one copied there by hand is checked and used
 a.tar.verified              size, time and digest of that file, so that it is hashed once
 FOLDER/.extracted.json      in the extracted folder: from which archive it comes
 """
@@ -51,7 +51,7 @@ def verified_of(file: Path) -> Path:
 
 
 def as_verified(archive: Archive, file: Path) -> dict[str, Any]:
-    """The record that tells a file whose digest was right from one that was touched since."""
+    """The record by which a file with the right digest is distinguished from one that was changed since."""
     stat = file.stat()
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "digest": archive.digest}
 
@@ -73,7 +73,7 @@ def file_digest(archive: Archive, file: Path, progress: Progress) -> str:
 
 
 def is_extracted(archive: Archive, folder: Path) -> bool:
-    """Whether the extracted folder is there and whole. DataError for a folder that somebody else put there."""
+    """Whether the extracted folder is there and whole. DataError for a folder that was not extracted by semiseg."""
     target = folder / archive.unpacks_to
     mark = read_record(target / EXTRACTED_MARK)
     if mark.get("digest") == archive.digest:
@@ -84,14 +84,14 @@ def is_extracted(archive: Archive, folder: Path) -> bool:
         known = "file" in mark and "digest" in mark
         what = f"comes from {mark['file']} ({mark['digest']})" if known else f"has no whole {EXTRACTED_MARK}"
         raise DataError(
-            f"{target} is there, but was not extracted from {archive.file} here: it {what}",
+            f"{target} exists, but was not extracted from {archive.file} here: it {what}",
             "give it as source instead of downloading, or move it away",
         )
     return False
 
 
 def bytes_needed(archive: Archive, folder: Path, size: int) -> int:
-    """What an archive of `size` bytes still takes on the disk: the rest of it, and what it holds.
+    """The disk space that an archive of `size` bytes still needs: the rest of it, and its content.
 
     A gzipped one is taken to hold half as much again: JPEG and compressed .mat files hardly shrink.
     """

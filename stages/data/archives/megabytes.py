@@ -1,4 +1,4 @@
-"""Progress in megabytes, of what is counted in bytes."""
+"""Progress in megabytes of work that is counted in bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MEGABYTE = 1_000_000
 
 @dataclass
 class Megabytes:
-    """Tells a tracker whole megabytes, of what is counted in bytes."""
+    """Reports whole megabytes to a tracker, from counts in bytes."""
 
     tracker: Tracker
     told: int

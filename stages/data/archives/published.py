@@ -10,7 +10,7 @@ class Archive:
     """One archive on the web.
 
     Attributes:
-        name: as a person calls it.
+        name: for messages.
         file: its file name.
         urls: its addresses, tried in order.
         bytes: its size, None where no source gives it.

@@ -1,4 +1,4 @@
-"""One file from one address: continued where it was cut, never glued to other bytes.
+"""One file from one address: continued where it was interrupted, never joined to bytes of another file.
 
     Transfer(address, archive, Path("data/a.tar.part"), progress, patience).complete()
 
@@ -31,7 +31,7 @@ from stages.data.archives.published import Archive
 
 @dataclass(frozen=True)
 class Patience:
-    """How long servers are waited for. Times in seconds.
+    """How long to wait for servers. Times in seconds.
 
     Attributes:
         tries: requests to one address that fail in a row, without a megabyte gained, before the next address.
@@ -50,7 +50,7 @@ PATIENCE = Patience()
 
 
 class _CutError(Exception):
-    """A failure that may pass: the same address is worth another try, after `wait_s` where the server said so."""
+    """A temporary failure: the same address is tried again, after `wait_s` if the server asked for it."""
 
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
@@ -58,12 +58,12 @@ class _CutError(Exception):
 
 
 class UselessError(Exception):
-    """This address will not give the file; the next may."""
+    """A permanent failure: this address cannot give the file, the next one may."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """From one address into the unfinished file `part`. Beside it lies `part`.json: where its bytes come from."""
+    """From one address into the unfinished file `part`. Next to it, `part`.json records where its bytes come from."""
 
     address: str
     archive: Archive
@@ -74,7 +74,7 @@ class Transfer:
     def complete(self) -> None:
         """Fills `part` until its digest is right; UselessError otherwise.
 
-        Bytes of an earlier run, or of another address, may be the wrong ones: then it begins anew, once.
+        If bytes of an earlier run or of another address are wrong, it starts again from the beginning, once.
         """
         continued = size_of(self.part) > 0
         while True:
@@ -95,7 +95,7 @@ class Transfer:
             try:
                 return self._request()
             except _CutError as cut:
-                if size_of(self.part) - furthest >= MEGABYTE:  # further than ever: a bad line, but it gets there
+                if size_of(self.part) - furthest >= MEGABYTE:  # progress was made: a bad connection, but it continues
                     failures, furthest = 0, size_of(self.part)
                 failures += 1
                 if failures >= self.patience.tries:
@@ -118,7 +118,7 @@ class Transfer:
         except urllib.error.HTTPError as refusal:
             with refusal:
                 if refusal.code == 416 and have and _content_range(refusal.headers) == (None, have):
-                    return  # asked for what lies behind the last byte: none is missing
+                    return  # a request beyond the last byte: none is missing
                 raise self._refused(refusal, have) from None
         except (OSError, http.client.HTTPException) as error:
             raise self._not_reached(error) from None
@@ -135,29 +135,29 @@ class Transfer:
         reason = f"HTTP {refusal.code} {refusal.reason}".strip()
         if refusal.code == 416 and have:
             drop(self.part)
-            return _CutError(f"{reason}: nothing lies behind byte {have:,}; from the beginning", wait_s=0)
+            return _CutError(f"{reason}: there is nothing after byte {have:,}; from the beginning", wait_s=0)
         if refusal.code in (408, 425, 429) or refusal.code >= 500:
             return _CutError(reason, _retry_after(refusal.headers))
         return UselessError(reason)
 
     def _not_reached(self, error: Exception) -> Exception:
-        """A network error, in words."""
+        """A readable message for a network error."""
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
             return UselessError(f"its certificate is not valid: {reason.verify_message}")
         if isinstance(reason, http.client.InvalidURL):
-            return UselessError(f"it is no address: {reason}")
+            return UselessError(f"it is not an address: {reason}")
         if isinstance(reason, TimeoutError):
             return _CutError(f"no answer for {self.patience.silence_s:g} s")
         if isinstance(reason, ConnectionResetError | http.client.IncompleteRead):
             return _CutError("the connection was cut")
         words = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-        return _CutError(" ".join(words.split())[:200])  # of a server that speaks no HTTP it is what that says
+        return _CutError(" ".join(words.split())[:200])  # for a server that does not speak HTTP, its reply
 
     def _check_offer(self, response: http.client.HTTPResponse, have: int, origin: Mapping[str, Any]) -> tuple[int, int]:
-        """(first byte that comes, bytes of the whole file) of an answer.
+        """(first byte that is sent, bytes of the whole file) of an answer.
 
-        The answer 200 brings the whole file: the server takes no ranges, or the file is another than before.
+        The answer 200 brings the whole file: the server does not support ranges, or the file has changed.
         """
         if response.status == 206:
             self._check_range(response, have, origin)
@@ -170,7 +170,7 @@ class Transfer:
         expected = self.archive.bytes
         total = expected if total is None else total
         if total is None:
-            raise UselessError("it does not tell the size of the file")
+            raise UselessError("the server does not give the size of the file")
         if expected not in (None, total):
             raise UselessError(f"the file there has {total:,} bytes, expected {expected:,}")
         needed = bytes_needed(self.archive, self.part.parent, total)
@@ -180,12 +180,12 @@ class Transfer:
     def _check_range(self, response: http.client.HTTPResponse, have: int, origin: Mapping[str, Any]) -> None:
         """The answer 206 continues after the `have` bytes, and of the same file; else _CutError, and they are dropped.
 
-        Not every server that takes ranges knows If-Range, so its ETag is compared here too.
+        Not every server that supports ranges knows If-Range, so its ETag is compared here too.
         """
         begin, now = _content_range(response.headers)[0], _version(response.headers)
         same_place = origin.get("address") == self.address
         if same_place and any(now[key] and now[key] != origin.get(key) for key in now):
-            what = "the file was exchanged"
+            what = "the file on the server has changed"
         elif begin != have:
             what = f"it did not continue at byte {have:,}"
         else:
@@ -194,7 +194,7 @@ class Transfer:
         raise _CutError(f"{what}; from the beginning", wait_s=0)
 
     def _receive(self, response: http.client.HTTPResponse, begin: int, total: int) -> None:
-        """Appends what comes. _CutError when it ends before the last byte."""
+        """Appends the bytes received. _CutError if they end before the last byte."""
         position = begin
         with (
             every_disk_error(self.part),
@@ -231,7 +231,7 @@ def drop(part: Path) -> None:
 def _request_headers(address: str, have: int, origin: Mapping[str, Any]) -> dict[str, str]:
     """Of a request that continues after `have` bytes, if the file is still the one they came from (RFC 9110, 13.1.5).
 
-    If-Range takes no weak ETag. Another address has other ETags: there the digest alone has to tell.
+    If-Range does not accept weak ETags. Another address has different ETags: there only the digest can tell.
     """
     headers = {"User-Agent": "semiseg", "Accept-Encoding": "identity"}
     if have:
@@ -244,12 +244,12 @@ def _request_headers(address: str, have: int, origin: Mapping[str, Any]) -> dict
 
 
 def _version(headers: Message) -> dict[str, str]:
-    """What tells one version of a file on a server from another; empty text where the server does not say."""
+    """What identifies the version of a file on a server; empty if the server does not give it."""
     return {"etag": headers.get("ETag", ""), "last_modified": headers.get("Last-Modified", "")}
 
 
 def _content_range(headers: Message) -> tuple[int | None, int | None]:
-    """(first byte, bytes of the whole file) of `Content-Range: bytes 5-9/10`; None for what it does not say."""
+    """(first byte, bytes of the whole file) of `Content-Range: bytes 5-9/10`; None for missing parts."""
     found = re.fullmatch(r"\s*bytes\s+(?:([0-9]+)-[0-9]+|\*)/(?:([0-9]+)|\*)\s*", headers.get("Content-Range", ""))
     begin, total = found.groups() if found else (None, None)
     return (int(begin) if begin else None), (int(total) if total else None)

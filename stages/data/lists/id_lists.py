@@ -3,8 +3,8 @@
     2007_000032                                                   plain ids (VOC, PixelSSL, DMT)
     /JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png   DeepLab, CPS, CCT
     JPEGImages/2007_000032.jpg SegmentationClass/2007_000032.png        UniMatch, ST++
-    2007_000032.jpg 17                                            a running number behind the file (DSRG)
-    2007_000032 0 14                                              class numbers behind the id (DRS)
+    2007_000032.jpg 17                                            a running number after the file (DSRG)
+    2007_000032 0 14                                              class numbers after the id (DRS)
     train2017/000000000009.jpg masks/000000000009.png             COCO (UniMatch)
 
 and for Cityscapes, where the id of every line below is aachen_000000_000019:
@@ -15,10 +15,10 @@ and for Cityscapes, where the id of every line below is aachen_000000_000019:
     /images/train/aachen_000000_000019.png <tab> /segmentation/train/aachen_000000_000019_gtFine.png  CPS
     aachen_000000_000019_leftImg8bit.png,aachen_000000_000019_gtFine_labelIds.png                     with a comma
 
-Names may hold spaces, commas, dots, numbers and brackets (`IMG (1)`, `photo 2`), and may stand in quotes. So a line is
-held against the ids that are known (`Names`) as a whole first, and taken apart only where the whole is none of them.
+Names may hold spaces, commas, dots, numbers and brackets (`IMG (1)`, `photo 2`), and may be quoted. So a line is
+first compared as a whole with the known ids (`Names`), and split only if the whole line is not one of them.
 A file may lack its last newline, begin with a byte-order mark, end its lines with CR LF, and be UTF-16 as Windows
-writes it. Pickled lists are refused.
+writes it. Pickled lists are never loaded.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ _NUMBERED = re.compile(r"(.*\S)[\s,;]+-?\d{1,9}", re.ASCII | re.DOTALL)
 
 
 def composed(name: str) -> str:
-    """The name with each accent and its letter as one character; file names of macOS hold them apart."""
+    """The name with each accented letter as one character; file names of macOS have two."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 class Names:
-    """The ids that a list or table may name, found by what is written there."""
+    """The ids that a list or table may name, found by the text written there."""
 
     def __init__(self, ids: Iterable[str]) -> None:
         self._exact = frozenset(ids)
@@ -77,9 +77,9 @@ class Names:
         self._before_numbers = {match[1] for match in numbered if match}
 
     def find(self, written: str) -> str | None:
-        """The id that is written as itself, as a file name or path, or in quotes; None where it is none that is known.
+        """The id that is written as itself, as a file name or path, or in quotes; None if it is not a known id.
 
-        The longest reading wins: `a.png` is the id a.png where there is one, else a.
+        The longest match wins: `a.png` is the id a.png if there is one, else a.
         """
         within = written[1:-1] if written[:1] in ("'", '"') and written[-1:] == written[:1] else written
         for text in dict.fromkeys((written, unquoted(written), within)):  # its own quotes may not have been doubled
@@ -98,21 +98,21 @@ class Names:
         return None
 
     def _id(self, name: str) -> str | None:
-        """The id of this name: letter by letter, else however its accents are written."""
+        """The id of this name: an exact match, else one that differs only in how accents are written."""
         return name if name in self._exact else self._ids.get(composed(name))
 
     def split(self, line: str) -> Iterator[tuple[str, str]]:
-        """(id, the rest behind it) of every beginning of the line that is known, the longest first."""
+        """(id, the rest of the line) for every known id that the line begins with, the longest first."""
         for left, rest in reversed(_divisions(line)):
             if (found := self.find(left)) is not None:
                 yield found, rest
 
     def continues_with_numbers(self, image_id: str) -> bool:
-        """Whether another id is this one with a number behind it, as `photo 2` is of `photo`."""
+        """Whether another id is this one followed by a number, such as `photo 2` and `photo`."""
         return composed(image_id) in self._before_numbers
 
     def _holds_an_entry(self, folder: str) -> bool:
-        """Whether what stands before the last slash is an entry of its own: `a.jpg masks` of `a.jpg masks/b.png`."""
+        """Whether the text before the last slash is an entry of its own: `a.jpg masks` of `a.jpg masks/b.png`."""
         return any(
             left.lower().endswith(ENTRY_SUFFIXES)
             or _PUBLISHED_ID.fullmatch(posixpath.basename(left))
@@ -131,7 +131,7 @@ def unquoted(text: str) -> str:
 
 
 def _readings(file: str) -> tuple[str, ...]:
-    """What a file name may call an id: all of it, it without its suffix, without what Cityscapes appends."""
+    """The ids that a file name may mean: the whole name, the name without suffix, without Cityscapes' ending."""
     stem, suffix = posixpath.splitext(file)
     stem = stem if suffix.lower() in ENTRY_SUFFIXES else file
     return file, stem, _ROLE.sub("", stem) if "_" in stem else stem
@@ -148,7 +148,7 @@ def _divisions(line: str) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a line says. sure: nothing but `image_id` can be meant."""
+    """A parsed line. sure: only `image_id` can be meant."""
 
     number: int
     line: str
@@ -160,10 +160,10 @@ class _Entry:
 def read_list(path: Path, names: Names | None = None, note: Callable[[str], None] = lambda _: None) -> list[str]:
     """The ids of a list file, in its order.
 
-    names: the ids that may be meant; those that are none of them are returned too, for the caller to refuse. Without
-    names, a line that may be read in two ways is refused. note: is told of numbers that are not taken for a part of
-    ids. Raises DataError, with the line's number, for a line of no known dialect, an id that stands twice, an image
-    paired with another image's mask, two entries that ran into each other, and VOC's per-class lists of Main.
+    names: the known ids; unknown ids are returned too, and the caller reports them. Without names, an ambiguous line is
+    an error. note: called with a sentence on numbers that are not read as a part of ids. Raises DataError, with the
+    line's number, for a line of no known dialect, an id that occurs twice, an image paired with another image's mask,
+    two entries joined without a line break, and VOC's per-class lists of Main.
     """
     entries = [_entry(path, number, line, names) for number, line in read_lines(path)]
     if any(-1 in entry.numbers for entry in entries):
@@ -176,7 +176,7 @@ def read_list(path: Path, names: Names | None = None, note: Callable[[str], None
     for entry in entries:
         if (first := line_of.setdefault(entry.image_id, entry.number)) != entry.number:
             raise DataError(
-                f"{path}, line {entry.number}: id {entry.image_id} stood already in line {first}",
+                f"{path}, line {entry.number}: id {entry.image_id} is already in line {first}",
                 "keep one of the two lines",
             )
     return list(line_of)
@@ -185,7 +185,7 @@ def read_list(path: Path, names: Names | None = None, note: Callable[[str], None
 def read_lines(path: Path, around: str | None = None) -> list[tuple[int, str]]:
     """(line number, text) of every line that is not blank. DataError for a missing file, a pickle, an empty list.
 
-    around: the characters that are taken off both ends of a line; None: all white space.
+    around: the characters that are stripped from both ends of a line; None: all white space.
     """
     try:
         data = path.read_bytes()
@@ -195,12 +195,12 @@ def read_lines(path: Path, around: str | None = None) -> list[tuple[int, str]]:
         ) from None
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Windows PowerShell's `>` writes
     if path.suffix in (".pkl", ".npy", ".npz") or (b"\x00" in data[:1024] and not wide):
-        raise DataError(f"{path} is no text file", "write one image id per line; pickles are never loaded")
+        raise DataError(f"{path} is not a text file", "write one image id per line; pickles are never loaded")
     try:
         text = data.decode("utf-16" if wide else "utf-8").replace("\ufeff", "")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path} is no {'UTF-16' if wide else 'UTF-8'} text: {error.reason} at byte {error.start}, "
+            f"{path} is not {'UTF-16' if wide else 'UTF-8'} text: {error.reason} at byte {error.start}, "
             f"line {data[: error.start].count(10) + 1}",
             "save it as UTF-8",
         ) from None
@@ -230,9 +230,9 @@ def _entry(path: Path, number: int, line: str, names: Names | None) -> _Entry:
         entry = _by_dialect(where, number, line)
     except _UnsureError:
         entry = _Entry(number, line, "", sure=False)
-    if not entry.sure and -1 not in entry.numbers:  # an id that is not known, to be refused as such
+    if not entry.sure and -1 not in entry.numbers:  # an unknown id, which the caller reports
         entry = _Entry(number, line, checked_id(unquoted(line), where))
-    if names.find(entry.image_id) is not None:  # read in another way than the known ids were
+    if names.find(entry.image_id) is not None:  # read differently from the known ids
         raise _no_entry(where, line, entry.image_id, "")
     return entry
 
@@ -242,14 +242,14 @@ class _UnsureError(DataError):
 
 
 def _by_dialect(where: str, number: int, line: str) -> _Entry:
-    """What a line says by itself."""
+    """A line parsed without known ids."""
     first, *behind = _BEHIND_FILE.sub(r"\1\n", line, count=1).split("\n")
     rest = behind[0] if behind else ""
     if not behind and not first.lower().endswith(ENTRY_SUFFIXES) and (parts := re.split(r"\s+", line, maxsplit=1))[1:]:
         first, rest = parts
         if (numbers := _numbers(rest)) is None:
             for word in rest.split():
-                entry_id(word, where)  # says so where two entries ran into each other
+                entry_id(word, where)  # raises if two entries were joined
             raise _no_entry(where, line, first, rest)
         return _Entry(number, line, checked_id(first, where), numbers, _ends_an_id(first))
     image_id, numbers = checked_id(unquoted(first), where), _numbers(rest) if rest else ()
@@ -263,13 +263,13 @@ def _by_dialect(where: str, number: int, line: str) -> _Entry:
 
 
 def _numbers(text: str) -> tuple[int, ...] | None:
-    """The whole numbers that the text is, or None."""
+    """The whole numbers in the text; None if it holds anything else."""
     words = _SEPARATOR.split(text)
     return tuple(int(word) for word in words) if all(_NUMBER.fullmatch(word) for word in words) else None
 
 
 def _ends_an_id(before: str) -> bool:
-    """Whether numbers behind this cannot be a part of the id: it is a file name, or an id of a published data set."""
+    """Whether numbers after this text are not a part of the id: it is a file name, or an id of a published data set."""
     return before.strip("\"'").lower().endswith(ENTRY_SUFFIXES) or bool(_PUBLISHED_ID.fullmatch(before))
 
 
@@ -279,13 +279,13 @@ def _no_entry(where: str, line: str, image_id: str, rest: str) -> DataError:
             f"{where}: image {image_id} is paired with mask {entry_id(unquoted(rest), where)}", "correct the line"
         )
     return _UnsureError(
-        f"{where}: {line!r} is no list entry; expected an id, an image with its mask, or an id with numbers",
+        f"{where}: {line!r} is not a list entry; expected an id, an image with its mask, or an id with numbers",
         "write one image id per line; ids with the names of their classes are a label file (tag_file)",
     )
 
 
 def _check_numbers(path: Path, entries: Sequence[_Entry], names: Names | None, note: Callable[[str], None]) -> None:
-    """`photo 1` is the id photo with a number only if nothing says that the number belongs to the id; that is told."""
+    """DataError if `photo 1` may be one id as well as the id photo with a number; a note if numbers are not used."""
     unsure = [entry for entry in entries if not entry.sure]
     if not unsure:
         return
@@ -293,11 +293,11 @@ def _check_numbers(path: Path, entries: Sequence[_Entry], names: Names | None, n
     if siblings or not all(entry.numbers for entry in entries):
         entry = (siblings or unsure)[0]
         raise DataError(
-            f"{path}, line {entry.number}: {entry.line!r} may be one id, which is not known, or the id "
-            f"{entry.image_id} with a number behind it",
+            f"{path}, line {entry.number}: {entry.line!r} may be one unknown id, or the id "
+            f"{entry.image_id} followed by a number",
             "correct the id; or write it without the number, or as a file name with its suffix",
         )
-    note(f"{path}: what stands behind the ids ({unsure[0].line!r}) are class or running numbers, which are not used")
+    note(f"{path}: the numbers after the ids ({unsure[0].line!r}) are read as class or running numbers and not used")
 
 
 def checked_id(entry: str, where: str) -> str:
@@ -313,24 +313,24 @@ def entry_id(entry: str, where: str) -> str:
     path = entry.replace("\\", "/")
     if _JOINED.search(path):
         raise DataError(
-            f"{where}: two entries ran into each other: {entry!r}",
+            f"{where}: two entries are joined without a line break: {entry!r}",
             "a list without a final newline was appended to; put each entry on its own line",
         )
     return _readings(posixpath.basename(path.rstrip("/")))[-1]
 
 
 def check_subset(ids: Iterable[str], known: Iterable[str], what: str, of: str) -> None:
-    """Every id is known; DataError names the first few that are not, how many they are, and what may be meant."""
+    """DataError for unknown ids: the first few, how many there are, and similar known ids."""
     known = set(known)
     if missing := sorted(set(ids) - known):
         raise DataError(
             f"{len(missing)} ids of {what} are not in {of}: {named(missing)}",
-            meant_ids(missing, known) + "take them from the list, or add the files",
+            meant_ids(missing, known) + "remove them from the list, or add the files",
         )
 
 
 def meant_ids(unknown: Sequence[str], known: Collection[str]) -> str:
-    """The beginning of a hint: "did you mean a for A, b for b_mask? Else ", or nothing where no known id is near."""
+    """The beginning of a hint: "did you mean a for A, b for b_mask? Else ", or nothing if no known id is similar."""
     near = [f"{meant} for {one}" for one, meant in itertools.islice(_near_misses(unknown, known), SHOWN)]
     if near:
         return f"did you mean {', '.join(near)}? Else "
@@ -340,14 +340,14 @@ def meant_ids(unknown: Sequence[str], known: Collection[str]) -> str:
 
 
 def _near_misses(unknown: Sequence[str], known: Collection[str]) -> Iterator[tuple[str, str]]:
-    """(unknown id, known id): other case or leading zeros, more or less at one end, or two ids in one."""
+    """(unknown id, known id) pairs that differ in case, leading zeros or at one end, or where one is two ids joined."""
     whole = {name: one for one in known for name in (one.casefold(), _unpadded(one))}
     ends: dict[str, list[str]] = {}
     for one in known:
         for end in _ends(one):
             ends.setdefault(end, []).append(one)
     for one in unknown:
-        longer = ends.get(one.casefold(), [])  # 2007 is the beginning of many ids: then nothing is meant
+        longer = ends.get(one.casefold(), [])  # 2007 is the beginning of many ids: then there is no suggestion
         near = [whole[name] for name in (one.casefold(), _unpadded(one), *_ends(one)) if name in whole]
         cuts = [cut for cut in range(1, len(one)) if one[:cut] in known and one[cut:] in known]
         if near or len(longer) == 1:
@@ -361,7 +361,7 @@ def _unpadded(image_id: str) -> str:
 
 
 def _ends(image_id: str) -> list[str]:
-    """What remains, in small letters, without the parts before or behind a separator; the longest first."""
+    """The id in lower case without the parts before or after a separator; the longest first."""
     folded = image_id.casefold()
     cuts = [match.start() for match in re.finditer(r"[-._ ]", folded)]
     ends = {folded[:cut] for cut in cuts} | {folded[cut + 1 :] for cut in cuts}
@@ -369,14 +369,14 @@ def _ends(image_id: str) -> list[str]:
 
 
 def check_disjoint(ids: Iterable[str], others: Iterable[str], what: str, other: str) -> None:
-    """No id stands in both lists; DataError names the first few that do."""
+    """DataError for ids that are in both lists; it names the first few."""
     if both := sorted(set(ids) & set(others)):
         raise DataError(
-            f"{len(both)} ids stand in both {what} and {other}: {named(both)}",
-            "take them from one of the lists: what is scored must not be trained on",
+            f"{len(both)} ids are in both {what} and {other}: {named(both)}",
+            "remove them from one of the lists: scored images must not be trained on",
         )
 
 
 def list_digest(ids: Iterable[str]) -> str:
-    """SHA-256 of the sorted ids, one a line: names a list whatever its order and dialect."""
+    """SHA-256 of the sorted ids, one a line: identifies a list in any order and dialect."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()

@@ -1,12 +1,12 @@
 """The labelled lists of PASCAL VOC that papers report figures on, by the SHA-256 of their sorted ids.
 
 Figures on two of them are comparable only within a family: "1/8" is 1,323 images with 193 of VOC's own masks in CPS's
-list, and 1,323 of 1,323 in U2PL's. No ids are kept here. A digest is that of `id_lists.list_digest`, and names a list
-in whatever order and dialect it is written.
+list, and 1,323 of 1,323 in U2PL's. No ids are kept here. A digest is that of `id_lists.list_digest`, and identifies
+a list in any order and dialect.
 
 Names are "repository file"; CPS is TorchSemiSeg, PseudoSeg is google/wss. A repository without a file holds the same
-ids under a name of its own. The classic lists stand everywhere; only 732 has two versions, since PseudoSeg's repository
-lacks it.
+ids under another name. The classic lists are in all repositories; only 732 has two versions, since PseudoSeg's
+repository lacks it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublishedList:
-    """A labelled list: its family and name there, its ids, those with a mask of VOC's own, and every name it has."""
+    """A labelled list: its family, its name there, its numbers of ids and of VOC's own masks, and all its names."""
 
     family: str
     name: str
@@ -31,7 +31,7 @@ class PublishedList:
 
 
 def _classic(name: str) -> tuple[str, ...]:
-    """The names of a classic list that stands everywhere."""
+    """The names of a classic list, which is in all repositories."""
     others = ("UniMatch V2", "CorrMatch", "AllSpark", "SemiVL", "iMAS", "CCVC", "AugSeg")
     return (f"UniMatch {name}", f"U2PL {name}", f"ST++ {name}/split_0", *others)
 

@@ -1,7 +1,7 @@
 """Which images are labelled: a list, a number or a fraction, drawn once and nested.
 
-The order in which images are drawn is that of SHA-256("seed:id"). So for one seed 1/16 lies inside 1/8 inside 1/4,
-and an image keeps its rank when others are missing. A balanced draw goes by the same ranks, class by class.
+The order in which images are drawn is that of SHA-256("seed:id"). So for one seed 1/16 is a part of 1/8 and of 1/4,
+and an image keeps its rank when others are missing. A balanced draw uses the same ranks, class by class.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def draw_balanced(
 ) -> list[str]:
     """`amount` ids of the pool, sorted, so that the classes get images as evenly as the pool allows.
 
-    tags: id -> the classes in the image. Again and again the class with the fewest images so far gets its next one by
+    tags: id -> the classes in the image. In turn, the class with the fewest images so far gets its next image by
     seeded rank; the image counts for all its classes. Images without classes come last. The order does not depend on
     the amount, so draws of one seed are nested, and every class has an image once there are as many as classes.
     """
@@ -101,10 +101,10 @@ def set_aside(
 ) -> tuple[list[str], list[str]]:
     """(what is left to train on, what is held out) of the labelled ids, both sorted.
 
-    wanted: how many, which fraction (rounded up) or a list file, which is read by all ids there are (names;
-    None: the labelled ones). Drawn by other ranks than the labelled ids, for those
-    would be the first ones of every smaller draw. Raises ConfigError when nothing is left, DataError for listed
-    ids that are not labelled.
+    wanted: how many, which fraction (rounded up) or a list file, which may name the ids `names`
+    (None: the labelled ones). Drawn by ranks different from those of the labelled ids: with the same ranks, the
+    held-out images would be the first ones of every smaller draw. Raises ConfigError when nothing is left, DataError
+    for listed ids that are not labelled.
     """
     if isinstance(wanted, Path):
         held_out = set(read_list(wanted, names or Names(labelled), note))
@@ -123,7 +123,7 @@ def set_aside(
 
 
 def _count(pool: Sequence[str], amount: int | Fraction) -> int:
-    """How many images that is; ConfigError for more than there are."""
+    """The number of images to draw; ConfigError for more than there are."""
     count = math.ceil(amount * len(pool)) if isinstance(amount, Fraction) else amount
     if count > len(pool):
         raise ConfigError(
@@ -144,7 +144,7 @@ def describe_labelled(
 
     pool: all training images. val: the images that are scored. official: the images with the data set's finest masks
     (VOC's own, not SBD's), or None where there is one kind: then `official` and `official_share` are None.
-    `family` is the published list that these ids are, in words, or None; `published_as` all its names.
+    `family` describes the published list with these ids, or is None; `published_as` all its names.
     """
     chosen = set(ids)
     digest = list_digest(chosen)
@@ -163,18 +163,18 @@ def describe_labelled(
 
 
 def check_unlabelled(unlabelled: Iterable[str], labelled: Iterable[str], pool: Iterable[str], what: str) -> None:
-    """The unlabelled list holds training images that are not labelled, and no others; DataError names them.
+    """DataError for ids of the unlabelled list that are labelled, or that are not training images.
 
-    A published list that fails: each of CPS's pseudoseg_unlabeled_1-{16,8,4,2} holds one labelled image.
+    A published list with this mistake: each of CPS's pseudoseg_unlabeled_1-{16,8,4,2} holds one labelled image.
     """
     ids, chosen, known = set(unlabelled), set(labelled), set(pool)
     unknown = sorted(ids - chosen - known)
     wrong = {
         "{} of its ids are labelled: {}": sorted(ids & chosen),
-        "{} of its ids are no training images: {}": unknown,
+        "{} of its ids are not training images: {}": unknown,
     }
     if problems := [text.format(len(found), named(found)) for text, found in wrong.items() if found]:
         raise DataError(
-            f"{what} is no list of other training images: {'; '.join(problems)}",
-            meant_ids(unknown, known) + "correct the list, or name none: then all other training images are taken",
+            f"{what} is not a list of other training images: {'; '.join(problems)}",
+            meant_ids(unknown, known) + "correct the list, or leave it out: then all other training images are used",
         )

@@ -1,1 +1,1 @@
-"""One module a data set: which files serve which image."""
+"""One module for each data set, which finds the files of each image."""

@@ -5,13 +5,13 @@
     # cityscapes/gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png
 
 An image id is city, sequence and frame: aachen_000000_000019. The classes are the 19 that the benchmark scores, by
-their train ids; all else becomes 255. Masks are read from `labelIds` files, which come with the data set, or where
-those lack from `labelTrainIds` files, which people make of the polygons. gtFine's masks of test are dummies: never
+their train ids; all else becomes 255. Masks are read from `labelIds` files, which come with the data set, or, without
+those, from `labelTrainIds` files, which people make from the polygons. gtFine's masks of test are dummies: never
 read.
 
 `coarse` adds the images of train_extra, which have coarse masks alone: as weak ones, whose labels are the classes in
-the coarse mask, or as unlabelled ones. There are 19,998, one of which (troisdorf_000000_000073) is black, as the
-download page says. It is always left out: whether someone has deleted it changes nothing then, and 19,997 remain.
+the coarse mask, or as unlabelled ones. There are 19,998; one of them (troisdorf_000000_000073) is black, as the
+download page says. It is always left out, so that a copy without it gives the same data set: 19,997 remain.
 
 Facts: cityscapesScripts (README, helpers/labels.py) and the download page of the data set.
 """
@@ -70,7 +70,7 @@ class Tree:
         return found
 
     def lack(self, kind: str, split: str) -> str:
-        """What is missing where `files` found none, in words."""
+        """A sentence on what is missing if `files` found nothing."""
         place, name = self.folder(kind, split), archive(kind, split)
         wanted = f"{kind}/{split}/CITY/*_{PICTURES if kind == PICTURES else f'{kind}_labelIds'}.png"
         if place is None:
@@ -95,7 +95,7 @@ def sub_folders(folder: Path) -> list[Path]:
 def find_root(source: Path) -> Path:
     """The folder that holds leftImg8bit and gtFine: `source`, one above (where it names a part) or the one below it.
 
-    DataError where there is none, or more than one. With leftImg8bit alone, its folder: what lacks is told later.
+    DataError where there is none, or more than one. With leftImg8bit alone, its folder: the rest is reported later.
     """
     parts = {name for kind in (PICTURES, FINE, COARSE) for split in EXPECTED for name in (kind, archive(kind, split))}
     above = source.absolute()
@@ -113,7 +113,7 @@ def find_root(source: Path) -> Path:
     if root is None:
         unpack = sorted(path.name for path in source.glob(f"{PICTURES}_*.zip"))
         raise DataError(
-            f"{source} is no Cityscapes: there is no folder {PICTURES} with train and val in it, nor above or below",
+            f"{source} is not a folder of Cityscapes: no folder {PICTURES} with train and val in, above or below it",
             f"extract {', '.join(unpack)} there" if unpack else f"give the folder that holds {PICTURES} and {FINE}",
         )
     return root
@@ -153,11 +153,11 @@ def read_label_image(path: Path) -> np.ndarray:
 
 @says_what_cannot_be_read
 def find(settings: CityscapesConfig, execution: Execution) -> RawDataset:
-    """The data set on disk. DataError says all that is missing at once."""
+    """The data set on disk. DataError lists everything that is missing."""
     source = Path(settings.source).expanduser()
     tree = Tree(find_root(source))
     if tree.root != source:
-        execution.progress.note(f"Cityscapes lies in {tree.root}")
+        execution.progress.note(f"Cityscapes is in {tree.root}")
     pictures, masks = list_files(tree, settings.coarse)
     extra = pictures.get("train_extra", {})
     for split in ("val", "test"):
@@ -191,7 +191,7 @@ def text_files(settings: CityscapesConfig) -> dict[str, Path]:
 
 
 def list_files(tree: Tree, coarse: str) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
-    """(pictures, masks) of the splits that are wanted, by split and id. DataError for what lacks, test excepted."""
+    """(pictures, masks) of the wanted splits, by split and id. DataError for missing files, except those of test."""
     splits = ("train", "val") if coarse == "none" else ("train", "val", "train_extra")
     pictures = {split: tree.files(PICTURES, split) for split in splits}
     masks = {split: tree.files(MASKS[split], split) for split in splits if split != "train_extra" or coarse == "weak"}

@@ -4,9 +4,9 @@
     # coco/annotations/instances_train2017.json, instances_val2017.json, coco/train2017/*.jpg, coco/val2017/*.jpg
 
 The classes are COCO's 80 in the order of their ids (1..90 with gaps), renumbered 1..80. Where objects overlap, the
-smaller one lies on top, so that it stays visible; crowd regions become 255 where no single object lies. Masks by other
-programs differ there. An outline without area in the official files covers nothing and is passed over; of other files
-it is said, and wrong outlines are refused.
+smaller one is drawn on top, so that it stays visible; crowd regions become 255 outside single objects. Masks by other
+programs differ there. An outline without area covers nothing and is left out (with a remark, except in the official
+files); wrong outlines are an error.
 
 Pictures of train and val have ids such as 000000000009 (2017) or COCO_train2014_000000000009; 1,021 pictures of
 train2017 show nothing of the 80 classes, and have background masks and no labels.
@@ -75,7 +75,7 @@ def find(settings: CocoConfig, execution: Execution) -> RawDataset:
     for file in (train, val):
         refuse_problems(str(file.path), file.problems)
     if train.categories != val.categories:
-        raise DataError(f"{train.path} and {val.path} have other categories", "take both from one release")
+        raise DataError(f"{train.path} and {val.path} have different categories", "take both from one release")
     check_disjoint(train.image_ids, val.image_ids, str(train.path), str(val.path))
     names = ("background", *(train.categories[key] for key in sorted(train.categories)))
     images = _images(root, year, (train, val))
@@ -90,7 +90,7 @@ def find(settings: CocoConfig, execution: Execution) -> RawDataset:
         for name, count in expected.items()
         if found[name] != count
     )
-    if deviations:  # not the official files, whose few outlines without area are known: somebody's own
+    if deviations:  # user files: the few outlines without area of the official files are known
         for file in (train, val):
             say_what_is_left_out(file.path, map(file.annotations_of, file.image_ids), execution.progress.note)
     return RawDataset(
@@ -123,7 +123,7 @@ def _root(settings: CocoConfig) -> Path:
     root = Path(settings.source).expanduser()
     if not (root / "annotations").is_dir():
         raise DataError(
-            f"{root} is no folder of COCO: it has no folder annotations",
+            f"{root} is not a folder of COCO: it has no folder annotations",
             "give the folder that holds annotations and the pictures (--source)",
         )
     return root

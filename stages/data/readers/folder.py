@@ -5,7 +5,7 @@
 Pictures and masks are matched by file name without suffix. A picture with a mask is labelled (split train, or val), one
 with image-level labels alone is weak, one with neither is unlabelled. Masks are index PNGs, painted colours, black and
 white, LabelMe's or Supervisely's JSON files (beside the pictures or in a folder), one COCO JSON file or one CVAT XML
-file. What was not said is found out by looking, announced, and can be pinned.
+file. Settings that are not given are inferred from the files, printed, and can be set.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class MaskFiles:
         return to_indices(read_colours(path), self.table, path)
 
     def remarks(self, path: Path) -> list[str]:
-        """What is to be told of a mask that can be read, and perhaps is not meant so."""
+        """Remarks on a mask that can be read, but perhaps not as it was meant."""
         return [] if self.format == "ids" else remarks_on_colours(path)
 
 
@@ -106,7 +106,7 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
         note(sentence)
     try:
         masks = find_masks(settings, table, folder, note)
-    except DataError as error:  # a mask may lack its picture since that is left out
+    except DataError as error:  # a mask may have no picture, because the picture was left out
         raise DataError("\n".join([error.message, *folder.left_out]), error.hint) from None
     further = _unlabelled(settings, files)
     more = {image_id: further.file(image_id) for image_id in further.ids} if further else {}
@@ -151,9 +151,9 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
 
 @says_what_cannot_be_read
 def text_files(settings: FolderConfig) -> dict[str, Path]:
-    """Class table, labels, the list of val, and the folders: a corrected mask or one more picture is another data set.
+    """Class table, labels, the list of val, and the folders: a corrected mask or one more picture is a new data set.
 
-    DataError for a folder that may not be read, and for file names that are no text.
+    DataError for a folder that may not be read, and for file names that are not text.
     """
     keys = ("images", "masks", "unlabelled", "class_table", "labels")
     files = {key: Path(value).expanduser() for key in keys if (value := str(getattr(settings, key)))}
@@ -169,7 +169,7 @@ def text_files(settings: FolderConfig) -> dict[str, Path]:
 
 
 def _used(settings: FolderConfig, folder: Path) -> list[Path]:
-    """What may lie in a folder of pictures or masks and serves in another way: tables, lists, folders."""
+    """Tables, lists and folders of the settings, which may be in a folder of pictures or masks without being one."""
     names = (settings.images, settings.masks, settings.unlabelled, settings.class_table, settings.labels, settings.val)
     return [path for name in names if name and (path := Path(name).expanduser()).resolve() != folder.resolve()]
 
@@ -184,7 +184,7 @@ def _check_folder(path: Path) -> None:
             name.encode()
         except UnicodeEncodeError:
             raise DataError(
-                f"{path} has the file name {os.fsencode(name)!r}, which is no UTF-8 text", "rename the file"
+                f"{path} has the file name {os.fsencode(name)!r}, which is not UTF-8 text", "rename the file"
             ) from None
 
 
@@ -201,7 +201,7 @@ def choose_val(
     note: Callable[[str], None],
     some_left: bool = False,
 ) -> list[str]:
-    """The ids of split val: a list, or a seeded draw from the pictures with masks. Some must be left to train on.
+    """The ids of split val: a list, or a seeded draw from the pictures with masks. Some must be left for training.
 
     names: of all pictures, which a list may name. some_left: there are others with image-level labels.
     """
@@ -233,13 +233,13 @@ def _wanted(settings: FolderConfig) -> int | Fraction | Path | None:
 
 
 def _check_case(ids: Iterable[str]) -> None:
-    """No two ids differ in case alone: they would be one file on the disks of macOS and Windows."""
+    """DataError for ids that differ only in case: they would be one file on macOS and Windows."""
     folded: dict[str, list[str]] = {}
     for image_id in ids:
         folded.setdefault(composed(image_id).casefold(), []).append(image_id)
     if same := [" and ".join(map(repr, several)) for several in folded.values() if len(several) > 1]:
         raise DataError(
-            f"the names of some pictures differ in nothing but case: {named(same)}",
+            f"the names of some pictures differ only in case: {named(same)}",
             "rename one of each: on other computers they would be the same file",
         )
 
@@ -257,7 +257,7 @@ def find_masks(
         return None
     place = Path(settings.masks).expanduser()
     if not place.exists():
-        raise DataError(f"masks names {place}, which is not there", "correct it (--masks)")
+        raise DataError(f"masks names {place}, which does not exist", "correct it (--masks)")
     kind: str = settings.mask_format
     if place.is_file():
         found = format_of(place) if kind == "auto" else kind
@@ -265,7 +265,7 @@ def find_masks(
             raise DataError(f"{place} is a file; masks of the format {found} are a folder", "correct --masks")
         return _annotated(found, {}, place, table, folder, note)
     if kind in ONE_FILE:
-        raise DataError(f"{place} is no file; masks of the format {kind} are one file", "correct --masks")
+        raise DataError(f"{place} is not a file; masks of the format {kind} are one file", "correct --masks")
     used, beside = _used(settings, place), place.samefile(folder.path)
     outlined = list_files(place, (".json",), "annotation file", used)
     listing = list_files(place, MASK_SUFFIXES, "mask", [*used, *outlined.files.values()])
@@ -290,7 +290,7 @@ def find_masks(
     lossy = [path.name for path in blurred if path.suffix.lower() not in RARE or path.stem not in files]
     if lossy := [name for name in lossy if not name.startswith(".")]:
         raise DataError(
-            f"{len(lossy)} masks in {place} are JPEG or WebP files, or alike, which blur the classes: {named(lossy)}",
+            f"{len(lossy)} masks in {place} are JPEG or WebP files or similar, which blur the classes: {named(lossy)}",
             "export them as PNG from the program that drew them, or remove them",
         )
     if not files:
@@ -300,7 +300,7 @@ def find_masks(
             "correct --masks",
         )
     if outlines:
-        note(f"{len(outlines)} .json files beside the masks are passed over (--set dataset.mask_format=labelme)")
+        note(f"{len(outlines)} .json files next to the masks are not used (--set dataset.mask_format=labelme)")
     entries = match(files, folder.ids, place, note)
     kind, table = _understand(kind, table, list(entries.values()), note)
     files_read = MaskFiles(kind, table)
@@ -308,7 +308,7 @@ def find_masks(
 
 
 def match(files: Mapping[str, Path], ids: Sequence[str], place: Path, note: Callable[[str], None]) -> dict[str, Path]:
-    """Masks by picture: equal stems, or all masks with one ending such as `_mask`. DataError lists those left over."""
+    """Masks by picture: equal stems, or all masks with one ending such as `_mask`. DataError for masks without one."""
     same = {composed(image_id): image_id for image_id in ids}
     files = {same.get(composed(stem), stem): path for stem, path in files.items()}
     if not set(files) & set(ids):
@@ -316,7 +316,7 @@ def match(files: Mapping[str, Path], ids: Sequence[str], place: Path, note: Call
         if len(endings) == 1 and all(stem.endswith(next(iter(endings))) for stem in files):
             ending = endings.pop()
             files = {stem.removesuffix(ending): path for stem, path in files.items()}
-            note(f"masks are named after their pictures with {ending!r} behind")
+            note(f"masks are named after their pictures, with {ending!r} appended")
     if lonely := sorted(set(files) - set(ids)):
         shown = ", ".join(files[stem].name for stem in lonely[:MOST_NAMED])
         more = f" and {len(lonely) - MOST_NAMED} more" if len(lonely) > MOST_NAMED else ""
@@ -330,14 +330,14 @@ def match(files: Mapping[str, Path], ids: Sequence[str], place: Path, note: Call
 def _understand(
     kind: str, table: ClassTable | None, paths: Sequence[Path], note: Callable[[str], None]
 ) -> tuple[str, ClassTable]:
-    """(how to read the masks, their classes), where something was left open by looking at them, and saying so."""
+    """(how to read the masks, their classes); what the settings leave open is inferred from the masks and printed."""
     if table is not None and kind != "auto":
         return kind, _with_colours(kind, table)
     guess = guess_palette(paths, kind)
     if table is not None:
         chosen = _chosen(guess, table)
         description = guess.description
-        if chosen == "ids" != guess.kind:  # the table says more than the looks
+        if chosen == "ids" != guess.kind:  # the table is more reliable than the guess
             description = f"{guess.looked}values {ranges(guess.values or ())}, which the class table has as ids"
         note(f"masks: {description}; read as {chosen} (--set dataset.mask_format={chosen} pins it)")
         return chosen, _with_colours(chosen, table, guess.description)
@@ -349,7 +349,7 @@ def _understand(
     names = tuple(line for line in guess.table.splitlines() if line)
     if chosen == "colours" or names[:1] != ("background",):
         raise DataError(
-            f"which class is which in {paths[0].parent} cannot be seen: {guess.description}",
+            f"the class of each value or colour in {paths[0].parent} is not known: {guess.description}",
             "write a class table and give it (--classes FILE), for example:\n"
             + "".join(f"    {line}\n" for line in guess.table.splitlines()[:24]),
         )
@@ -359,8 +359,8 @@ def _understand(
 
 
 def _chosen(guess: Guess, table: ClassTable) -> str:
-    """How masks are read that a class table describes. The table says more than their looks: what has its values is an
-    index mask, what has its colours is painted.
+    """How masks are read that a class table describes. The table decides: masks with its values are
+    index masks, masks with its colours are painted.
     """
     painted = guess.colours - {BLACK} and guess.colours <= (table.colours or {}).keys()
     listed = table.listed if guess.kind == "binary" else table.listed | {IGNORE}
@@ -376,7 +376,7 @@ def _chosen(guess: Guess, table: ClassTable) -> str:
 
 
 def _with_colours(kind: str, table: ClassTable, found: str = "") -> ClassTable:
-    """The table, black and white as its colours where masks are black and white; refused where it lacks colours."""
+    """The table, with black and white as its colours if the masks are binary; DataError if it lacks colours."""
     if kind == "binary":
         if len(table.names) != 2:
             raise DataError(
@@ -405,7 +405,7 @@ def _annotated(
     folder: PictureFolder,
     note: Callable[[str], None],
 ) -> Masks:
-    """The masks that annotation files say."""
+    """The masks drawn from annotation files."""
     same = {composed(image_id): image_id for image_id in folder.ids}
     given = Given(place, entries, folder, lambda name: same.get(composed(name)), table, note)
     found = read_annotations(kind, given)

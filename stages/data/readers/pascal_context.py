@@ -3,11 +3,11 @@
     raw = find(PascalContextConfig(source="VOCdevkit"), Execution())
     # VOCdevkit/VOC2010/JPEGImages/2008_000002.jpg, ImageSets/Main/{train,val}.txt, trainval/2008_000002.mat, labels.txt
 
-The annotations are had in three forms with three numberings, which all become one here: the classes in the order of
-59_labels.txt, under the names that labels.txt has for them.
+The annotations exist in three forms with three numberings. All become one here: the classes in the order of
+59_labels.txt, with the names of labels.txt.
 
-- trainval.tar.gz of the authors: a .mat file a picture, whose LabelMap holds ids of labels.txt (459 names). Labels that
-  are none of the 59 are background.
+- trainval.tar.gz of the authors: a .mat file a picture, whose LabelMap holds ids of labels.txt (459 names). Labels
+  outside the 59 become background.
 - 59_context_labels.tar.gz of the authors: PNG files, 0 background, 1..59 in the order of 59_labels.txt.
 - SegmentationClassContext, made with the `detail` API for mmsegmentation and others: PNG files, 0 background, 1..59 in
   alphabetical order. With it come lists of its own, ImageSets/SegmentationContext.
@@ -69,12 +69,12 @@ class Layout:
 
 
 def locate(settings: PascalContextConfig) -> Layout:
-    """Finds the devkit, the annotations and the lists. DataError says all that is missing."""
+    """Finds the devkit, the annotations and the lists. DataError lists everything that is missing."""
     source = Path(settings.source).expanduser()
     root = next((p for p in (source, source / "VOC2010", source / "VOCdevkit" / "VOC2010") if _is_devkit(p)), None)
     if root is None:
         raise DataError(
-            f"{source} is no VOC 2010 devkit: it has no folder JPEGImages, nor has VOC2010 or VOCdevkit/VOC2010 below",
+            f"{source} is not a VOC 2010 devkit: no folder JPEGImages in it or in VOC2010 or VOCdevkit/VOC2010 below",
             "give the folder that holds JPEGImages and ImageSets (--source)",
         )
     annotations = _annotations(settings, source, root)
@@ -129,7 +129,8 @@ def _order(settings: PascalContextConfig, folder: Path) -> str:
         return settings.png_order
     if folder.name not in PNG_FOLDERS:
         raise DataError(
-            f"which class is which in the PNG files of {folder} cannot be told: its name is not {_either(PNG_FOLDERS)}",
+            f"the order of the classes in the PNG files of {folder} is not known: "
+            f"its name is not {_either(PNG_FOLDERS)}",
             "--set dataset.png_order=official (the order of 59_labels.txt) or alphabetical (mmsegmentation's)",
         )
     return PNG_FOLDERS[folder.name]
@@ -141,7 +142,7 @@ def _labels(annotations: Annotations) -> Path | None:
 
 
 def _lists(root: Path, annotations: Annotations | None) -> dict[str, Path]:
-    """The lists that belong to the annotations, else the others; empty where there are none."""
+    """The lists that belong to the annotations, else the other ones; empty if there are none."""
     names = LIST_FOLDERS if annotations is None or annotations.order != "alphabetical" else LIST_FOLDERS[::-1]
     for name in names:
         lists = {split: root / "ImageSets" / name / f"{split}.txt" for split in EXPECTED}
@@ -157,7 +158,7 @@ def _lists(root: Path, annotations: Annotations | None) -> dict[str, Path]:
 class ContextMasks:
     """Reads masks of either kind as uint8 (H, W), class ids and 255. Travels to other processes.
 
-    table: uint8, the value in the file -> the class id. PNG files may have 255 besides.
+    table: uint8, the value in the file -> the class id. PNG files may also have 255.
     """
 
     table: np.ndarray
@@ -195,7 +196,7 @@ def read_label_map(path: Path) -> np.ndarray:
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer) or labels.size == 0 or labels.min() < 0:
         raise DataError(
             f"{path}: LabelMap is {labels.dtype} {labels.shape}, expected label ids of one picture",
-            "the .mat files of other data sets (PASCAL-Part, SBD) are no masks of PASCAL-Context",
+            "the .mat files of other data sets (PASCAL-Part, SBD) are not masks of PASCAL-Context",
         )
     return labels
 
@@ -206,7 +207,9 @@ def read_labels(path: Path) -> dict[str, int]:
     for number, line in read_lines(path):
         label_id, colon, name = line.partition(":")
         if not colon or not label_id.strip().isdecimal():
-            raise DataError(f"{path}, line {number}: {line!r} is no label; expected `2: aeroplane`", "correct the line")
+            raise DataError(
+                f"{path}, line {number}: {line!r} is not a label; expected `2: aeroplane`", "correct the line"
+            )
         ids[name.strip()] = int(label_id)
     if missing := [name for name in PASCAL_CONTEXT_CLASS_NAMES if name not in ids]:
         raise DataError(

@@ -1,7 +1,7 @@
-"""What a data set's reader says: which files serve which image, as they lie on disk, before anything is converted.
+"""The result of a data set's reader: the files of each image, as they are on disk, before anything is converted.
 
 A reader is a module with one function, `find(settings, note) -> RawDataset`, which lists folders and reads lists and
-nothing else. All that follows is the same for every data set (stages/data/preparation.py): which images are
+nothing else. Everything after that is the same for every data set (stages/data/preparation.py): which images are
 labelled, which classes are kept, reading and checking every file in a pool, writing the artifact.
 """
 
@@ -33,28 +33,28 @@ class RawDataset:
 
     Attributes:
         name: of the data set, for people.
-        class_names: of the values that `read_mask` gives, 255 apart. The first is "background", or else there is none
+        class_names: of the values that `read_mask` gives, except 255. The first is "background", or else there is none
             and every class may be an image-level label.
         root: folder that `images` are relative to.
         images: id -> file below `root`.
         masks: id -> whatever `read_mask` takes for this image: a path, or a small record with a readable `str`.
-        read_mask: an entry of `masks` -> uint8 (H, W), class ids and 255; a module's own function, or an object that
-            travels to other processes. Raises DataError. That masks have the size of their images is checked later.
-        remarks: an entry of `masks` -> sentences on a mask that can be read, and perhaps is not meant so; None: no
-            remarks. Travels to other processes.
-        train: the images whose masks are used unless `labelled` chooses others.
+        read_mask: an entry of `masks` -> uint8 (H, W), class ids and 255; a module's own function, or a picklable
+            object. Raises DataError. That masks have the size of their images is checked later.
+        remarks: an entry of `masks` -> sentences on a mask that can be read, but perhaps not as it was meant; None: no
+            remarks. Must be picklable.
+        train: the images whose masks are used unless `labelled` selects different ones.
         pool: all training images with a mask or image-level labels: those labelled, and the rest. Holds `train`.
         val: scored, with masks. test: predicted only. unlabelled: training images without any label.
         official: ids whose masks are the data set's finest (VOC's own, not SBD's), where there are several kinds.
-        tag_sources: other places of image-level labels than masks, the preferred one first.
+        tag_sources: sources of image-level labels in addition to masks, the preferred one first.
         tags_of_masks_too: an image that a tag source does not cover has the labels of its mask, where it has one.
         expected: list -> the count that the published data set has; found: the counts here.
         deviations: a sentence for each difference; refused unless a subset is allowed.
-        photographs: pictures of any kind: those that cannot serve as they are (16 bits, transparent parts, turned by
+        photographs: pictures of any kind: those that cannot be used as they are (16 bits, transparent parts, turned by
             EXIF) become RGB copies in the artifact. exif: "apply", "ignore", or "auto": what gives the mask's size.
         white: the value that is white in pictures of more than 8 bits; 0: see `stages.data.pixels.read`.
         left_out: sentences on files of its folders that are not used.
-        facts: what else the artifact should remember.
+        facts: further facts for the artifact to record.
     """
 
     name: str
@@ -99,7 +99,7 @@ class RawDataset:
 
 
 def says_what_cannot_be_read(function: Callable[P, R]) -> Callable[P, R]:
-    """For `find` and `text_files` of a reader: a folder that may not be listed becomes a DataError with its name."""
+    """For `find` and `text_files` of a reader: a folder that cannot be listed raises a DataError with its name."""
 
     @wraps(function)
     def told(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -114,6 +114,6 @@ def says_what_cannot_be_read(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def unreadable(what: str, error: OSError) -> DataError:
-    """The DataError of a file or folder that is there and cannot be read."""
-    cure = "correct its permissions" if isinstance(error, PermissionError) else "see whether the disk is all right"
+    """The DataError for a file or folder that exists but cannot be read."""
+    cure = "correct its permissions" if isinstance(error, PermissionError) else "check the disk"
     return DataError(f"{what} cannot be read: {error.strerror or error}", cure)

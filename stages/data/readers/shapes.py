@@ -1,11 +1,11 @@
 """The embedded data set `shapes`: textured objects on cluttered grounds, with index masks.
 
-Six classes, each with its own outline and its own texture, in any colour, size and rotation. The pictures are made
-so that class activation maps fail in the ways they fail on photographs:
+Six classes, each with its own outline and its own texture, in any colour, size and rotation. The images are made
+so that class-activation maps fail as they do on photographs:
 
-- every object has a telling part (a boat's striped sail, a mushroom's dotted cap) and a dull one (hull, stem),
-- boats stand on water and mushrooms on moss, which appear almost nowhere else, so a classifier may look there,
-- the clutter wears the classes' textures on other outlines, objects overlap and reach over the edge.
+- every object has a discriminative part (a boat's striped sail, a mushroom's dotted cap) and a plain one (hull, stem),
+- boats are on water and mushrooms on moss, which appear almost nowhere else, so a classifier may respond to those,
+- the clutter has the classes' textures on different outlines; objects overlap and extend over the image's edge.
 
 Every image is drawn from (seed, image id) alone: any one of them can be drawn again without the others.
 
@@ -57,7 +57,7 @@ COMPANION_CHANCE = 0.3
 WORN_TEXTURE_CHANCE = 0.45  # of a thing of no class: it wears stripes, checks, dots or scales
 MOST_TURN = {BOAT: 0.2, MUSHROOM: 0.45}  # radians; the other classes turn freely
 SUPERSAMPLING = 2  # pictures are drawn this much larger, then averaged: soft outlines
-SMALLEST_VISIBLE_SHARE = 0.4  # objects hidden more than this leave the picture
+SMALLEST_VISIBLE_SHARE = 0.4  # objects that are hidden more than this are removed
 SMALLEST_VISIBLE_AREA = 40  # pixels
 
 
@@ -71,7 +71,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Layer:
-    """Something to paint: a box of the canvas, where it covers, and its colours."""
+    """Something to paint: a box of the canvas, its pixels in the box, and its colours."""
 
     top: int
     left: int
@@ -134,7 +134,7 @@ def _files(config: ShapesConfig, image_id: str) -> tuple[bytes, bytes]:
 
 
 def image_ids(config: ShapesConfig) -> dict[str, list[str]]:
-    """The ids of each split. Ids name their split, so that more weak images change no other picture."""
+    """The ids of each split. Ids name their split, so that more weak images leave all other images as they are."""
     counts = {"train": config.train, "weak": config.weak, "val": config.val}
     return {split: [f"{split}_{index:05d}" for index in range(count)] for split, count in counts.items()}
 
@@ -173,7 +173,7 @@ def _draw_size(config: ShapesConfig, rng: np.random.Generator) -> tuple[int, int
 
 
 def _visible_objects(config: ShapesConfig, size: tuple[int, int], rng: np.random.Generator) -> list[Layer]:
-    """Objects from back to front, without those that others hide."""
+    """Objects from back to front, without those that are hidden by others."""
     count = 1 + int(rng.choice(config.most_objects, p=_count_chances(config.most_objects)))
     class_ids = [int(rng.integers(1, len(CLASS_NAMES)))]
     for _ in range(count - 1):
@@ -266,7 +266,7 @@ def _ground(size: tuple[int, int], rng: np.random.Generator) -> FloatArray:
 
 
 def _clutter(config: ShapesConfig, size: tuple[int, int], rng: np.random.Generator) -> list[Layer]:
-    """Things of no class: other outlines, often in a texture that a class wears."""
+    """Clutter, which belongs to no class: different outlines, often with the texture of a class."""
     return [_thing(size, rng) for _ in range(int(rng.poisson(config.clutter)))]
 
 
@@ -299,7 +299,7 @@ def _thing(size: tuple[int, int], rng: np.random.Generator) -> Layer:
 def _contexts(
     config: ShapesConfig, objects: list[Layer], size: tuple[int, int], rng: np.random.Generator
 ) -> list[Layer]:
-    """Water below boats and moss below mushrooms: background that gives a class away."""
+    """Water below boats and moss below mushrooms: background that occurs together with a class."""
     layers = []
     for class_id, kind in CONTEXT_OF.items():
         hosts = [layer for layer in objects if layer.class_id == class_id]
@@ -339,7 +339,7 @@ def _paint(canvas: FloatArray, layer: Layer) -> None:
 
 
 def _cast_shadow(canvas: FloatArray, layer: Layer, rng: np.random.Generator) -> None:
-    """Darken the ground beside half of the objects; a shadow belongs to no class."""
+    """Darken the ground next to half of the objects; a shadow belongs to no class."""
     if rng.random() < 0.5:
         return
     down, right = int(rng.integers(2, 7)), int(rng.integers(-6, 7))

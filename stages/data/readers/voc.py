@@ -1,12 +1,12 @@
 """PASCAL VOC 2012 with SBD: the 10,582 / 1,449 split, from a devkit and SBD or a SegmentationClassAug folder.
 
-Rules, each against a trap that published code fell into:
+Rules, each for a mistake that published code made:
 
 - trainaug = VOC train + SBD train + SBD val (or the list train_aug.txt) minus VOC val, sorted. SBD's own train list
-  holds 545 VOC val images: taken as it is, it would train on what is scored.
+  holds 545 VOC val images: taken as it is, it would train on images that are scored.
 - where VOC and SBD both annotate an image, VOC's mask wins: it is finer, and has the 255 border that SBD's lack.
 - masks are read as indices, never as colours.
-- train 1,464, trainaug 10,582, val 1,449: another count is named, and refused unless a subset is allowed.
+- train 1,464, trainaug 10,582, val 1,449: another count is an error, unless a subset is allowed.
 
     raw = find(VocAugConfig(source="VOCdevkit"), Execution())     # what lies where
 """
@@ -70,7 +70,7 @@ def find_devkit(source: Path) -> Devkit:
     root = _devkit_root(source)
     if root is None:
         raise DataError(
-            f"{source} is no VOC devkit: it has no folder JPEGImages, nor has VOC2012 or VOCdevkit/VOC2012 below it",
+            f"{source} is not a VOC devkit: no folder JPEGImages in it or in VOC2012 or VOCdevkit/VOC2012 below it",
             "give the folder that holds JPEGImages, SegmentationClass and ImageSets (--source)",
         )
     wanted = ("SegmentationClass", "ImageSets/Segmentation")
@@ -94,7 +94,7 @@ def _devkit_root(source: Path) -> Path | None:
 def text_files(settings: VocAugConfig) -> dict[str, Path]:
     """The lists and labels that decide what the data set holds, as far as they exist, by a name for each.
 
-    What is downloaded has the digest it was checked against: nothing else needs to be said about it.
+    Downloaded archives are identified by their digest: nothing else is needed.
     """
     files: dict[str, Path] = {}
     if settings.download:

@@ -25,7 +25,7 @@ def strong_and_unlabelled(
 
 
 def shares(settings: SemiSupervisedSettings, batch_size: int) -> tuple[int, int]:
-    """How many pictures of a batch are labelled and how many are not; ConfigError where these are no whole numbers."""
+    """How many pictures of a batch are labelled and how many are not; ConfigError where these are not whole numbers."""
 
     def labelled(size: int) -> int | None:
         exact = size * settings.labelled_share

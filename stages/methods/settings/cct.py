@@ -66,7 +66,7 @@ class CctSettings(SemiSupervisedSettings):
     decoder: Literal["published", "head"] = Field(
         "published",
         description="The auxiliary decoders. published: 1x1 convolutions and PixelShuffle x2 up to the pictures.\n"
-        "head: heads like the segmenter's (for output strides that are no power of two, too).",
+        "head: heads like the segmenter's (for output strides that are not a power of two, too).",
     )
     decoders: CctDecoders = Field(CctDecoders(), description="Auxiliary decoders by kind.")
     vat_radius: float = Field(

@@ -216,7 +216,7 @@ CASES = {
     "value outside the classes": (
         folder,
         masked("masks/p2.png", np.full((HEIGHT, WIDTH), 7, np.uint8)),
-        "masks/p2.png has values that are no class: 7 (432 px)",
+        "masks/p2.png has values that are not a class: 7 (432 px)",
         "add them to the class table",
     ),
     "value outside the classes of VOC": (
@@ -270,13 +270,13 @@ CASES = {
     "a file where the source should be": (
         voc_aug,
         file_for_folder("VOC2012"),
-        "VOC2012, which is no folder",
+        "VOC2012, which is not a folder",
         "correct source",
     ),
     "a file where the pictures should be": (
         folder,
         file_for_folder("photos"),
-        "photos, which is no folder",
+        "photos, which is not a folder",
         "correct images",
     ),
     "a file where the lists should be": (
@@ -376,11 +376,15 @@ MASKS = {
     "16-bit ids above 255": (shades("L", 0, 300, kind=np.uint16), "outside 0..255: 300 (216 px)", "renumber"),
     "numbers that are not whole": (
         shades("F", 0, 0.5, kind=np.float32, suffix=".tif"),
-        "p0.tif has 216 pixels that are no whole numbers, such as 0.5",
+        "p0.tif has 216 pixels that are not whole numbers, such as 0.5",
         "probabilities",
     ),
     "shades and a table of names": (shades("L", 0, 100, 200), "the class table has none", "write the colour"),
-    "three equal channels of no class": (shades("RGB", 0, 7), "p0.png has values that are no class: 7 (216 px)", "add"),
+    "three equal channels of no class": (
+        shades("RGB", 0, 7),
+        "p0.png has values that are not a class: 7 (216 px)",
+        "add",
+    ),
     "JPEG masks": (shades("L", 0, 1, suffix=".jpg"), "4 masks in", "export them as PNG"),
     "CMYK masks": (shades("CMYK", 0, 255, suffix=".tif"), "p0.tif has no RGB colours (mode CMYK)", "8 bits a channel"),
     "a class name with an escape sequence": (

@@ -77,7 +77,7 @@ def test_a_folder_lists_its_pictures(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         PictureFolder(tmp_path / "nowhere")
     with pytest.raises(DataError, match="holds no picture"):
         PictureFolder(tmp_path)

@@ -110,7 +110,7 @@ def test_a_training_of_two_processes_continues_to_the_same_bits(done):
 
 
 def test_devices_that_are_not_there_are_named():
-    with pytest.raises(ConfigError, match="'gpu' is no device"):
+    with pytest.raises(ConfigError, match="'gpu' is not a device"):
         select_device("gpu")
     assert select_device("cpu").type == "cpu"
     with pytest.raises(ConfigError, match="fp16 needs a GPU"):

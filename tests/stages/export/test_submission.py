@@ -456,7 +456,7 @@ def test_a_list_of_file_names_finds_ids_without_the_suffix() -> None:
 
 def test_names_that_the_evaluation_would_not_find() -> None:
     for image_id in ("bonn", "bonn_1_2", "bonn_000000_0000190", "bonn_000000-000019"):
-        with pytest.raises(DataError, match=f"1 ids of 'p' are no names of Cityscapes pictures: {image_id}"):
+        with pytest.raises(DataError, match=f"1 ids of 'p' are not names of Cityscapes pictures: {image_id}"):
             choose_members(CITYSCAPES_TEST, "p", [image_id], "'p'", None, allow_subset=True)
     twice = ["bonn_000000_000019", "bonn_000000_000019_leftImg8bit"]
     with pytest.raises(DataError, match="two entries of the picture bonn_000000_000019"):

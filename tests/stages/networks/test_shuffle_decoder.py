@@ -66,5 +66,5 @@ def test_the_sub_pixels_of_a_cell_are_learned_apart() -> None:
 
 @pytest.mark.parametrize("stride", [1, 14, 24])
 def test_other_strides_are_refused(stride: int) -> None:
-    with pytest.raises(ValueError, match=f"stride {stride} is no power of two"):
+    with pytest.raises(ValueError, match=f"stride {stride} is not a power of two"):
         ShuffleDecoder(6, 5, stride)

@@ -244,5 +244,5 @@ def test_a_round_takes_what_the_round_before_made(raw_recipe: dict[str, Any]) ->
     nodes = resolve(raw, "rounds.yaml", None, []).nodes
     assert [nodes[f"train-{n}"].inputs["initial"] for n in (1, 2, 3)] == ["train-0", "train-1", "train-2"]
     assert [nodes[f"train-{n}"].config.iterations for n in (1, 2, 3)] == [100, 200, 300]
-    with pytest.raises(ConfigError, match=r"calculates with 'x', which is no number"):
+    with pytest.raises(ConfigError, match=r"calculates with 'x', which is not a number"):
         resolve({**raw, "repeat": {"round": ["x"]}}, "rounds.yaml", None, [])

@@ -234,7 +234,7 @@ def test_unfinished_work_of_other_settings_is_remarked(
 
 
 def leave(workspace: Workspace, execution: Execution, name: str, **config: Any) -> None:
-    """Unfinished work of `name` by a command that is no recipe's."""
+    """Unfinished work of `name` by a command that is not a recipe's."""
     with pytest.raises(KeyboardInterrupt):
         run_stage(STAGES["toy-sum"], SumConfig(mode="interrupted", **config), workspace, name, NUMBERS, execution)
 

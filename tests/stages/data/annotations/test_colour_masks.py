@@ -201,7 +201,7 @@ def test_gif_files_are_no_index_masks_since_writing_numbers_their_colours_anew(t
     picture.save(tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as written:
         assert np.asarray(written).tolist() != [[0, 1, 128, 255]]  # the trap
-    with pytest.raises(DataError, match=r"a.gif is a GIF file, whose values are no ids"):
+    with pytest.raises(DataError, match=r"a.gif is a GIF file, whose values are not ids"):
         read_values(tmp_path / "a.gif")
     assert read_colours(tmp_path / "a.gif").tolist() == [[0, RED, code(0, 32, 0), CREAM]]
 
@@ -212,8 +212,8 @@ def test_gif_files_are_no_index_masks_since_writing_numbers_their_colours_anew(t
         (np.array([[0, 300, 300]], np.uint16), "a.png", r"values outside 0..255: 300 \(2 px\)"),
         (np.array([[0, 65535]], np.uint16), "a.tif", r"values outside 0..255: 65535 \(1 px\)"),
         (np.array([[0, -1]], np.int32), "a.tif", r"values outside 0..255: -1 \(1 px\)"),
-        (np.array([[0, 0.5, 2]], np.float32), "a.tif", "1 pixels that are no whole numbers, such as 0.5"),
-        (np.array([[0, np.nan, np.inf]], np.float32), "a.tif", "2 pixels that are no whole numbers, such as nan"),
+        (np.array([[0, 0.5, 2]], np.float32), "a.tif", "1 pixels that are not whole numbers, such as 0.5"),
+        (np.array([[0, np.nan, np.inf]], np.float32), "a.tif", "2 pixels that are not whole numbers, such as nan"),
         (np.array([[[1, 1, 2]]], np.uint8), "a.png", "has mode RGB: a colour picture, expected class ids"),
         (np.array([[[1, 1, 1, 0]]], np.uint8), "a.png", "has 1 transparent pixels"),
         (np.array([[[1, 1, 1, 9], [0, 0, 0, 0]]], np.uint8), "a.tif", "has 1 transparent pixels"),
@@ -305,7 +305,7 @@ def test_unknown_colours_are_named_with_their_pixels():
     with pytest.raises(DataError) as caught:
         to_indices(codes, TABLE, Path("a.png"))
     assert caught.value.message == (
-        "the mask a.png has colours that are no class: (127, 0, 0) 2 px, nearest aeroplane (128, 0, 0); "
+        "the mask a.png has colours that are not a class: (127, 0, 0) 2 px, nearest aeroplane (128, 0, 0); "
         "(10, 200, 250) 1 px"
     )
     assert "smoothed edges" in caught.value.hint
@@ -330,7 +330,7 @@ def test_the_lookup_is_that_of_a_dictionary(seed, count):
 def test_ids_are_renumbered():
     table = ClassTable(("background", "pet"), values={2: 0, 1: 1, 3: 255, 255: 255})
     assert renumber(np.array([[1, 2, 3, 255]], np.uint8), table, Path("a.png")).tolist() == [[1, 0, 255, 255]]
-    with pytest.raises(DataError, match=r"values that are no class: 0 \(2 px\), 4 \(1 px\); .* has 1..3, 255\n"):
+    with pytest.raises(DataError, match=r"values that are not a class: 0 \(2 px\), 4 \(1 px\); .* has 1..3, 255\n"):
         renumber(np.array([[0, 0, 4, 1]], np.uint8), table, Path("a.png"))
     plain = ClassTable(("background", "pet"))
     assert renumber(np.array([[0, 1, 255]], np.uint8), plain, Path("a.png")).tolist() == [[0, 1, 255]]

@@ -23,7 +23,10 @@ def test_xml_counts_difficult_objects_but_no_body_parts(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("<annotation><object>", "is damaged"), ("<a><object><name>unicorn</name></object></a>", "'unicorn' is no class")],
+    [
+        ("<annotation><object>", "is damaged"),
+        ("<a><object><name>unicorn</name></object></a>", "'unicorn' is not a class"),
+    ],
 )
 def test_xml_that_cannot_be_used(tmp_path, text, message):
     path = tmp_path / "a.xml"
@@ -63,8 +66,8 @@ def test_label_file_with_numbers_from_0_or_from_1(tmp_path, text, expected):
         ("a 3\nb 4\n", r"class numbers 3..4 may count from 0 or from 1"),
         ("a 0\nb 20\n", r"class numbers 0..20, expected 0..19 or 1..20"),
         ("a 21\n", "expected 0..19 or 1..20"),
-        ("a cat\nb unicorn\n", r"line 2: 'unicorn' is no class"),
-        ("a background\n", "'background' is no class"),
+        ("a cat\nb unicorn\n", r"line 2: 'unicorn' is not a class"),
+        ("a background\n", "'background' is not a class"),
     ],
 )
 def test_label_file_that_cannot_be_used(tmp_path, text, message):
@@ -156,13 +159,13 @@ def test_words_for_yes_and_no_are_marks_and_no_classes(tmp_path, separator, yes,
 @pytest.mark.parametrize("odd", ["0.93", "2", "maybe", "cat", "1e9", "0,5"])
 def test_one_odd_cell_does_not_turn_a_table_of_marks_into_one_of_names(tmp_path, odd):
     said = refusal(tmp_path, f'file,cat,dog\na,1,0\nb,"{odd}",1\n')
-    assert f"labels.csv, line 3, column 'cat': '{odd}' is no mark" in said
+    assert f"labels.csv, line 3, column 'cat': '{odd}' is not a mark" in said
     assert ("threshold" in said) == (odd in ("0.93", "0,5"))
 
 
 def test_every_odd_cell_is_named_up_to_five(tmp_path):
     said = refusal(tmp_path, "file,cat,dog\na,0.1,0.9\nb,0.2,0.8\nphoto,0.3,0.7\n")
-    assert said.count("is no mark") == 5
+    assert said.count("is not a mark") == 5
     assert "and 1 more" in said
 
 
@@ -195,13 +198,15 @@ def test_rows_of_one_picture_are_put_together_and_counted(tmp_path):
 
 
 def test_marks_without_a_column_a_class_are_no_classes(tmp_path):
-    assert "line 1, cell 2: 'yes' is no name of a class" in refusal(tmp_path, "a.png,yes,no\nb.png,no,yes\n")
-    assert "line 2, column 'label': 'true' is no name of a class" in refusal(tmp_path, "file,label\na,true\nb,cat\n")
-    assert "column 'label': 'none' is no name" in refusal(tmp_path, "file,label\na,none\nb,cat\n")
+    assert "line 1, cell 2: 'yes' is not the name of a class" in refusal(tmp_path, "a.png,yes,no\nb.png,no,yes\n")
+    assert "line 2, column 'label': 'true' is not the name of a class" in refusal(
+        tmp_path, "file,label\na,true\nb,cat\n"
+    )
+    assert "column 'label': 'none' is not the name" in refusal(tmp_path, "file,label\na,none\nb,cat\n")
     assert "has numbers for labels: 0, 1" in refusal(tmp_path, "file,label\na,0\nb,1\n")
-    assert "'0.5' is no name of a class" in refusal(tmp_path, "a,cat\nb,0.5\n")
-    assert "'-' is no name of a class" in refusal(tmp_path, "a.png - cat\n")
-    assert "'cat', 'dog' are no classes" in refusal(tmp_path, "file,cat,dog\na,ja,nein\n")
+    assert "'0.5' is not the name of a class" in refusal(tmp_path, "a,cat\nb,0.5\n")
+    assert "'-' is not the name of a class" in refusal(tmp_path, "a.png - cat\n")
+    assert "'cat', 'dog' are not classes" in refusal(tmp_path, "file,cat,dog\na,ja,nein\n")
 
 
 @pytest.mark.parametrize(
@@ -214,18 +219,18 @@ def test_marks_without_a_column_a_class_are_no_classes(tmp_path):
     ],
 )
 def test_columns_of_other_things_are_refused_by_name(tmp_path, header, row, wrong):
-    assert f"the columns {wrong} are no classes" in refusal(tmp_path, f"{header}\n{row}\n")
+    assert f"the columns {wrong} are not classes" in refusal(tmp_path, f"{header}\n{row}\n")
 
 
 def test_columns_and_cells_are_classes_of_the_table_where_there_is_one(tmp_path):
     known = ("background", "cat", "dog", "red car")
     said = refusal(tmp_path, "file,Cat,dog\na,1,0\n", known)
-    assert "the columns 'Cat' are no classes" in said
+    assert "the columns 'Cat' are not classes" in said
     assert "did you mean cat for Cat" in said
     assert "'is_train'" in refusal(tmp_path, "file,cat,is_train\na,1,0\n", known)
     said = refusal(tmp_path, "file,labels\na,cat;cow\nb,Dog\n", known)
-    assert "line 2, column 'labels': 'cow' is no class" in said
-    assert "line 3, column 'labels': 'Dog' is no class" in said
+    assert "line 2, column 'labels': 'cow' is not a class" in said
+    assert "line 3, column 'labels': 'Dog' is not a class" in said
     assert table(tmp_path, "file,first,second\na,cat,dog\nb,,red car\n", known).labels["b"] == {"red car"}
     assert table(tmp_path, "photo 1 red car cat\nb\n", known).labels == {"photo 1": {"red car", "cat"}, "b": set()}
     assert table(tmp_path, "file,red car\na,1\nb,0\n", known).labels == {"a": {"red car"}, "b": set()}

@@ -270,7 +270,7 @@ def test_points_and_lines_are_told_and_not_drawn(labelme):
 def test_all_unknown_labels_are_named_at_once(labelme):
     path = labelme(shape("Cat", square(0, 0, 2)), shape("cow", square(0, 0, 2)), shape("Cat", square(3, 3, 2)))
     with pytest.raises(
-        DataError, match=r"2 labels are no class: 'Cat' .*, shape 1 and 1 more\); 'cow' .*, shape 2\)"
+        DataError, match=r"2 labels are not a class: 'Cat' .*, shape 1 and 1 more\); 'cow' .*, shape 2\)"
     ) as e:
         draw(read_labelme(path), IDS)
     assert "the classes are cat, dog, bird" in e.value.hint
@@ -283,14 +283,14 @@ def test_all_unknown_labels_are_named_at_once(labelme):
         (shape("cat", [[0, 0], [1, 1], [2, 3]], "circle"), "it has 3 points, a circle has 2"),
         (shape("cat", [[0, 0], [9, 1], [30, 3]]), r"its point \(30, 3\) lies outside the picture of 8x6"),
         (shape("cat", [[0, 0], [1, float("nan")], [3, 3]]), "a point of it is not finite"),
-        (shape("cat", [[0, 0], [1], [3, 3]]), "its points are no numbers"),
-        (shape("cat", [0, 0, 1, 1, 2]), "its points are no pairs of x and y"),
-        (shape("cat", "here"), "its points are no numbers"),
-        (shape("cat", None), "its points are no pairs"),
-        (shape("cat", 5, "rectangle"), "its points are no pairs"),
-        (shape("cat", [[0, 0], [1, 1]], "mask", mask="***"), "its mask is no PNG in base64"),
-        (shape("cat", [[0, 0], [1, 1]], "mask", mask=None), "its mask is no PNG: cannot identify it"),
-        (shape("cat", [[0, 0], [1, 1]], "mask", mask=7), "its mask is no PNG in base64"),
+        (shape("cat", [[0, 0], [1], [3, 3]]), "its points are not numbers"),
+        (shape("cat", [0, 0, 1, 1, 2]), "its points are not pairs of x and y"),
+        (shape("cat", "here"), "its points are not numbers"),
+        (shape("cat", None), "its points are not pairs"),
+        (shape("cat", 5, "rectangle"), "its points are not pairs"),
+        (shape("cat", [[0, 0], [1, 1]], "mask", mask="***"), "its mask is not a PNG in base64"),
+        (shape("cat", [[0, 0], [1, 1]], "mask", mask=None), "its mask is not a PNG: cannot identify it"),
+        (shape("cat", [[0, 0], [1, 1]], "mask", mask=7), "its mask is not a PNG in base64"),
         (
             shape("cat", [[0, 0], [1, 1]], "mask", mask=png_text(np.ones((3, 2), bool))),
             r"its mask has the shape \(3, 2\), its points ask for \(2, 2\)",
@@ -329,7 +329,11 @@ def test_files_that_are_not_labelme_s(tmp_path):
     path = tmp_path / "a.json"
     with pytest.raises(DataError, match=r"a.json cannot be read: No such file"):
         read_labelme(path)
-    for text, message in [("{", "is damaged"), ("[1]", "is no LabelMe file"), ('{"shapes": 3}', "is no LabelMe file")]:
+    for text, message in [
+        ("{", "is damaged"),
+        ("[1]", "is not a LabelMe file"),
+        ('{"shapes": 3}', "is not a LabelMe file"),
+    ]:
         path.write_text(text)
         with pytest.raises(DataError, match=message):
             read_labelme(path)
@@ -473,19 +477,19 @@ def test_pycocotools_text_is_read(seed, share):
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ([flat(square(0, 0, 2)), [0]], "annotation 5, part 2: its points are no pairs"),
+        ([flat(square(0, 0, 2)), [0]], "annotation 5, part 2: its points are not pairs"),
         ([flat(square(90, 0, 2))], r"annotation 5: its point \(90, 0\) lies outside the picture of 8x6"),
-        ([[0, 0, 1, 1, 2]], "its points are no pairs of x and y"),
-        ([["a", 0, 1, 1, 2, 2]], "its points are no numbers"),
+        ([[0, 0, 1, 1, 2]], "its points are not pairs of x and y"),
+        ([["a", 0, 1, 1, 2, 2]], "its points are not numbers"),
         ([], "it has no outline"),
         (None, "it has no outline"),
         ({"counts": [8, 40], "size": [8, 6]}, r"for the size \[8, 6\], the picture has \[6, 8\]"),
         ({"counts": [8, 4], "size": [6, 8]}, "its run lengths make 12 pixels, the picture has 48"),
         ({"counts": [-8, 56], "size": [6, 8]}, "its run lengths hold -8, which is negative"),
-        ({"counts": [8.5, 39.5], "size": [6, 8]}, "its run lengths are no whole numbers"),
-        ({"counts": ["8", 40], "size": [6, 8]}, "its run lengths are no whole numbers"),
-        ({"counts": None, "size": [6, 8]}, "its run lengths are no whole numbers"),
-        ({"counts": [], "size": [6, 8]}, "its run lengths are no whole numbers"),
+        ({"counts": [8.5, 39.5], "size": [6, 8]}, "its run lengths are not whole numbers"),
+        ({"counts": ["8", 40], "size": [6, 8]}, "its run lengths are not whole numbers"),
+        ({"counts": None, "size": [6, 8]}, "its run lengths are not whole numbers"),
+        ({"counts": [], "size": [6, 8]}, "its run lengths are not whole numbers"),
         ({"counts": "6 <", "size": [6, 8]}, "its run lengths hold the character ' '"),
         ({"counts": "6<n", "size": [6, 8]}, "its run lengths end in the middle of a number"),
         ({"counts": "o" * 40 + "0", "size": [6, 8]}, "a run length of it has more than 7 characters"),
@@ -516,7 +520,7 @@ def test_annotations_that_belong_nowhere_are_named(coco):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"annotations": None}, "is no COCO file with masks: it has no list annotations"),
+        ({"annotations": None}, "is not a COCO file with masks: it has no list annotations"),
         ({"images": 1, "categories": {}}, "it has no list images, categories"),
         ({"images": [{"id": 7}]}, "entry 1 of images lacks id or file_name"),
         ({"categories": [{"id": 10, "name": "cat"}, "dog"]}, "entry 2 of categories lacks id or name"),
@@ -526,7 +530,7 @@ def test_annotations_that_belong_nowhere_are_named(coco):
             "two pictures named 'x': a/x.jpg and b/x.png",
         ),
         ({"annotations": [{"image_id": 7, "segments_info": []}]}, "it is a panoptic COCO file"),
-        ({"annotations": [3]}, "entry 1 of annotations is no object"),
+        ({"annotations": [3]}, "entry 1 of annotations is not an object"),
     ],
 )
 def test_what_is_no_coco_file(coco, changes, message):

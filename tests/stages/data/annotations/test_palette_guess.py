@@ -100,7 +100,7 @@ def test_ids_with_ignore_and_few_objects_are_not_black_and_white(tmp_path):
     mask = blocks([0, 255], side=40)
     mask[0, :20] = np.arange(1, 21)
     assert guess_palette([save(tmp_path / "a.png", mask)]).kind == "ids"
-    mask[0] = 200  # one more shade is no smoothed edge
+    mask[0] = 200  # one more shade is not a smoothed edge
     assert guess_palette([save(tmp_path / "a.png", mask)]).kind == "colours"
     write_mask(tmp_path / "p.png", blocks([0, 255]))  # 255 is cream here
     assert guess_palette([tmp_path / "p.png"]).kind == "ids"

@@ -111,7 +111,7 @@ def test_mirrors_come_first(site, tmp_path):
     "mirror", ["/mnt/mirror", "file:///mnt", "ftp://host/x", "http://", "http://a b/", "http://a:x"]
 )
 def test_a_mirror_is_a_web_address(tmp_path, mirror):
-    with pytest.raises(ConfigError, match=r"the mirror .* is no address that begins with http"):
+    with pytest.raises(ConfigError, match=r"the mirror .* is not an address that begins with http"):
         get(archive_of(b"", "http://127.0.0.1:1/a.tar"), tmp_path, mirrors=[mirror])
 
 

@@ -1,4 +1,4 @@
-"""Lists of ids: the dialects, and what is no list."""
+"""Lists of ids: the dialects, and what is not a list."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_files_put_together_and_files_of_windows(tmp_path):
         path.write_bytes("\ufeff2007_000032\r\nbär\r\n".encode(encoding))
         assert read_list(path) == ["2007_000032", "bär"]
     path.write_bytes(b"\xff\xfea\x00b")
-    with pytest.raises(DataError, match="is no UTF-16 text"):
+    with pytest.raises(DataError, match="is not UTF-16 text"):
         read_list(path)
 
 
@@ -225,10 +225,10 @@ def test_dots_in_an_id_stay(tmp_path):
         ("JPEGImages/a.jpg SegmentationClass/a.pngJPEGImages/b.jpg SegmentationClass/b.png\n", "ran into each other"),
         ("a.jpgb.jpg\n", "ran into each other"),
         ("a  1\nb -1\n", "per-class list of ImageSets/Main"),
-        ("a\nb cat dog\n", r"line 2: 'b cat dog' is no list entry"),
+        ("a\nb cat dog\n", r"line 2: 'b cat dog' is not a list entry"),
         ("b\n2007_0000322007_000039\n", r"line 2: two entries ran into each other"),
         ("2007_000032.jpg 172007_000039.jpg 18\n", r"line 1"),
-        ("2007_000032.jpg 172007_000039\n", r"line 1: .* is no list entry"),  # int() reads 172007_000039
+        ("2007_000032.jpg 172007_000039\n", r"line 1: .* is not a list entry"),  # int() reads 172007_000039
         ("aachen/aachen_000000_000019aachen/aachen_000001_000019\n", r"line 1: two entries ran into each other"),
         ("a\n/\n", r"line 2: '' cannot be an image id"),
         ("a\nb\x07.jpg\n", r"line 2: 'b\\x07' cannot be an image id"),
@@ -246,7 +246,7 @@ def test_what_is_no_list(tmp_path, text, message):
 
 def test_files_that_are_no_text(tmp_path):
     (tmp_path / "split_0.pkl").write_bytes(b"\x80\x03]q\x00.")
-    with pytest.raises(DataError, match=r"split_0.pkl is no text file") as caught:
+    with pytest.raises(DataError, match=r"split_0.pkl is not a text file") as caught:
         read_list(tmp_path / "split_0.pkl")
     assert "pickles are never loaded" in caught.value.hint
     (tmp_path / "latin.txt").write_bytes("bär\n".encode("latin-1"))

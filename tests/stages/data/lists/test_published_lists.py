@@ -82,7 +82,7 @@ def test_every_list_is_read_or_refused_with_a_reason(folder, voc):
         assert len(ids) == lines  # the files hold a bare id a line
         assert path.parts[-2:] == ("voc12", "test.txt") or set(ids) <= voc["train_aug"] | voc["val"]
     assert list(refused) == ["voc12/image_labels.txt"]
-    assert "line 1: '2007_000032 aeroplane person' is no list entry" in refused["voc12/image_labels.txt"]
+    assert "line 1: '2007_000032 aeroplane person' is not a list entry" in refused["voc12/image_labels.txt"]
     assert "label file (tag_file)" in refused["voc12/image_labels.txt"]
     assert set(ids_of(folder / "s4gan_split0" / "order.txt")) == voc["train_aug"]  # ids, not row numbers
 

@@ -273,7 +273,7 @@ def test_all_that_is_wrong_with_an_unlabelled_list_is_told_at_once():
     with pytest.raises(DataError) as caught:
         check_unlabelled(["a", "B", "d", "ghost"], ["a", "e"], ["a", "b", "c", "d", "e"], "the list u.txt")
     assert caught.value.message == (
-        "the list u.txt is no list of other training images: 1 of its ids are labelled: a; 2 of its ids are no "
+        "the list u.txt is not a list of other training images: 1 of its ids are labelled: a; 2 of its ids are not "
         "training images: B, ghost"
     )
     assert caught.value.hint.startswith("did you mean b for B? Else correct the list")

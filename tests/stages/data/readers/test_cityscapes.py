@@ -323,7 +323,7 @@ def test_all_that_lacks_is_told_at_once(prepare, tree):
 def test_a_folder_that_is_no_cityscapes(prepare, tmp_path):
     folder = tmp_path / "empty"
     folder.mkdir()
-    with pytest.raises(DataError, match="is no Cityscapes") as caught:
+    with pytest.raises(DataError, match="is not a folder of Cityscapes") as caught:
         prepare(source=folder)
     assert caught.value.hint == "give the folder that holds leftImg8bit and gtFine"
     (folder / "leftImg8bit_trainvaltest.zip").touch()

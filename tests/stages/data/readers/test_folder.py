@@ -294,7 +294,7 @@ def test_a_single_painted_mask_is_enough_for_colours(photos):
 def test_colours_that_are_in_no_table(photos):
     drawn = random_masks(names(6), [0, 1, 2])
     photos.paint(drawn, COLOURS)
-    with pytest.raises(DataError, match=r"colours that are no class: \(220, 20, 60\)"):
+    with pytest.raises(DataError, match=r"colours that are not a class: \(220, 20, 60\)"):
         photos.prepare(class_table=photos.write("classes.txt", "background 0 0 0\nsky 70 130 180\n"))
     with pytest.raises(DataError, match="painted in colours, and the class table has none"):
         photos.prepare(class_table=photos.write("names.txt", "background\nsky\nperson\n"))
@@ -362,7 +362,7 @@ def test_grey_colours_of_a_class_table_are_colours(photos, mode):
 def test_values_that_a_table_of_ids_lacks_are_named_whatever_they_look_like(photos):
     photos.write_masks(random_masks(names(4), [0, 100, 200]), "L")
     table = photos.write("classes.txt", "0 background\n100 disc\n")
-    with pytest.raises(DataError, match=r"values that are no class: 200 \(\d+ px\); the table has 0, 100, 255"):
+    with pytest.raises(DataError, match=r"values that are not a class: 200 \(\d+ px\); the table has 0, 100, 255"):
         photos.prepare(class_table=table)
 
 
@@ -424,7 +424,7 @@ def test_names_that_cannot_be_shown_are_no_classes(photos):
     ) as caught:
         photos.prepare(labels=labels)
     assert "\x1b" not in caught.value.message
-    with pytest.raises(DataError, match=r"labels.csv, line 2, cell 2: '\\x1b\[31mdog' is no class"):
+    with pytest.raises(DataError, match=r"labels.csv, line 2, cell 2: '\\x1b\[31mdog' is not a class"):
         photos.prepare(labels=labels, class_table=photos.write("classes.txt", "background\ncat\n"))
 
 
@@ -466,7 +466,7 @@ def test_greys_between_black_and_white_are_refused(photos):
     drawn = random_masks(names(3), [0, 255])
     drawn["p1"][3, 3] = 254
     photos.write_masks(drawn, "L")
-    with pytest.raises(DataError, match=r"p1\.png has colours that are no class: \(254, 254, 254\) 1 px"):
+    with pytest.raises(DataError, match=r"p1\.png has colours that are not a class: \(254, 254, 254\) 1 px"):
         photos.prepare(mask_format="binary", class_table=photos.write("classes.txt", "background\nweed\n"))
 
 
@@ -554,7 +554,7 @@ def test_labelme_mask_shapes(photos):
 def test_every_label_that_is_no_class_is_told_at_once(photos):
     for name, shapes in LABELME.items():
         photos.write(f"json/{name}.json", labelme(shapes, f"{name}.png"))
-    with pytest.raises(DataError, match=r"2 labels are no class: 'cat' .*p0\.json.* and 2 more\); 'dog'"):
+    with pytest.raises(DataError, match=r"2 labels are not a class: 'cat' .*p0\.json.* and 2 more\); 'dog'"):
         photos.prepare(masks=str(photos.root / "json"), class_table=photos.write("classes.txt", "background\nhorse\n"))
 
 
@@ -610,7 +610,7 @@ def test_coco_that_does_not_fit(photos):
         photos.prepare(masks=path)
     assert "did you mean p3 for P3" in (caught.value.hint or "")
     photos.write("instances.json", json.dumps(coco(ANNOTATIONS)))
-    with pytest.raises(DataError, match="categories that are no class: dog"):
+    with pytest.raises(DataError, match="categories that are not a class: dog"):
         photos.prepare(masks=path, class_table=photos.write("classes.txt", "background\ncat\n"))
     with pytest.raises(DataError, match="masks of the format labelme are a folder"):
         photos.prepare(masks=path, mask_format="labelme")
@@ -912,7 +912,7 @@ def test_labels_that_do_not_fit(photos):
         photos.prepare(class_table=table, labels=photos.write("l.csv", "P5,cat\np6,cat\n"))
     assert "did you mean p5 for P5" in (caught.value.hint or "")
     with pytest.raises(
-        DataError, match=r"line 1, cell 2: 'Cat' is no class\n.*line 2, cell 2: 'dog' is no class"
+        DataError, match=r"line 1, cell 2: 'Cat' is not a class\n.*line 2, cell 2: 'dog' is not a class"
     ) as caught:
         photos.prepare(class_table=table, labels=photos.write("l.csv", "p5,Cat\np6,dog\n"))
     assert "did you mean cat for Cat" in (caught.value.hint or "")
@@ -1119,7 +1119,7 @@ def test_classes_to_keep_by_name(photos):
     assert_masks(result.dataset, renumbered(drawn, {0: 0, 1: 2, 2: 255, 3: 1, 255: 255}))
     other = photos.prepare("other", class_table=table, classes="cow,cat", other_classes="background")
     assert_masks(other.dataset, renumbered(drawn, {0: 0, 1: 2, 2: 0, 3: 1, 255: 255}))
-    with pytest.raises(ConfigError, match="'cta' is no class of photos, did you mean 'cat'"):
+    with pytest.raises(ConfigError, match="'cta' is not a class of photos, did you mean 'cat'"):
         photos.prepare(class_table=table, classes=["cta"])
 
 

@@ -333,7 +333,7 @@ def test_what_is_missing_is_named_at_once(prepare, tree):
         DataError, match=r"no trainval/\*.mat, no PNGs in 59_context_labels or SegmentationClassContext"
     ):
         prepare()
-    with pytest.raises(DataError, match="is no VOC 2010 devkit"):
+    with pytest.raises(DataError, match="is not a VOC 2010 devkit"):
         prepare(source=tree.root / "JPEGImages")
 
 
@@ -346,8 +346,8 @@ def test_png_order_is_no_setting_of_mat_files(prepare):
     ("text", "expected"),
     [
         ("1: aeroplane\n2: bicycle\n", "lacks the labels bird, boat, bottle, bus, car and 52 more"),
-        ("aeroplane\n", r"labels.txt, line 1: 'aeroplane' is no label"),
-        ("one: aeroplane\n", r"labels.txt, line 1: 'one: aeroplane' is no label"),
+        ("aeroplane\n", r"labels.txt, line 1: 'aeroplane' is not a label"),
+        ("one: aeroplane\n", r"labels.txt, line 1: 'one: aeroplane' is not a label"),
     ],
 )
 def test_other_files_than_labels_txt(prepare, tree, text, expected):
