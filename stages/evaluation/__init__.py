@@ -1,1 +1,1 @@
-"""Figures of masks, label maps and scores against the truth."""
+"""Scores masks, label maps and class scores against the ground truth."""

@@ -1,8 +1,8 @@
 """The confusion matrix of a split, and the scores read from it.
 
 One matrix over all pixels of all images (never a mean of per-image scores). Pixels whose ground truth is 255 are left
-out. A prediction of 255 ("no answer") is not left out: it stands in a column of its own and counts as wrong, and its
-share is reported, since dropping it would let a method gain by not answering.
+out. A prediction of 255 ("no prediction") is not left out: it has its own column and counts as wrong, and its share is
+reported, since leaving it out would reward methods that do not predict difficult pixels.
 
     matrix = ConfusionMatrix(num_classes=21)
     matrix.add(prediction, ground_truth)
@@ -27,7 +27,8 @@ class ConfusionMatrix:
     """Counts of (ground truth, prediction) pairs.
 
     Attributes:
-        counts: int64 (C, C + 1); row: class of the ground truth; column: predicted class, the last: "no answer" (255).
+        counts: int64 (C, C + 1); row: class of the ground truth; column: predicted class, the last: "no prediction"
+        (255).
         ignored: pixels left out because their ground truth is 255.
         images: how many images were added; blank: those of them whose ground truth is 255 everywhere.
     """
@@ -54,7 +55,7 @@ class ConfusionMatrix:
             raise DataError(
                 f"the prediction has {prediction.shape[0]} rows and {prediction.shape[1]} columns, "
                 f"the ground truth {ground_truth.shape[0]} and {ground_truth.shape[1]}",
-                "predict at the size of the image; neither mask is resized here",
+                "predict at the size of the image; masks are not resized here",
             )
         side = self.num_classes + 2
         pairs = (self._code * side)[ground_truth] + self._code[prediction]
@@ -112,7 +113,7 @@ class Scores:
 
     @property
     def looks_binary(self) -> bool:
-        """Whether the ground truth holds 0 and 255 alone, as black-and-white masks do, whose white is the object."""
+        """Whether the ground truth holds 0 and 255 alone, as in black-and-white masks, where white is the object."""
         return self.ignored > 0 and self.truth[0] > 0 and len(self.truth) > 1 and not self.truth[1:].any()
 
     @property
@@ -183,12 +184,12 @@ class Scores:
                 for c, name in enumerate(self.class_names)
             },
             "class_names": list(self.class_names),
-            "confusion_matrix": self.counts.tolist(),  # rows: ground truth; columns: classes, then "no answer"
+            "confusion_matrix": self.counts.tolist(),  # rows: ground truth; columns: classes, then "no prediction"
         }
 
 
 def remarks(scores: Scores) -> list[str]:
-    """What a person should know of the masks before believing the scores. DataError if nothing is scored."""
+    """Remarks on the masks that put the scores in doubt. DataError if nothing is scored."""
     if not scores.counts.any():
         raise DataError(
             f"the ground truth of all {scores.images:,} pictures is 255 (ignore) everywhere: nothing is scored",
@@ -208,7 +209,7 @@ def remarks(scores: Scores) -> list[str]:
     if scores.blank:
         found.append(f"the ground truth of {scores.blank:,} of {scores.images:,} pictures is 255 everywhere")
     if scores.counts[:, -1].any() and not scores.predicted[1:].any() and scores.truth[1:].any():
-        found.append("the predictions hold 0 and 255 alone, as black-and-white masks do: 255 counts as no answer")
+        found.append("the predictions hold 0 and 255 alone, as black-and-white masks do: 255 counts as no prediction")
     return found
 
 

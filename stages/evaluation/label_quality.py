@@ -1,7 +1,7 @@
-"""How good label maps with unknown pixels are, against masks: precision, recall, IoU and coverage per class.
+"""The quality of label maps with unknown pixels, compared with masks: precision, recall, IoU and coverage per class.
 
 The definitions are DSRG's (Huang et al., CVPR 2018, Fig. 4: supervision quality): of each class over the whole
-split, then the mean over the classes. Pixels whose mask is 255 count nowhere.
+split, then the mean over the classes. Pixels whose mask is 255 are left out.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def count_labels(labels: NDArray, mask: NDArray, num_classes: int) -> NDArray[np
 
 
 def label_quality(counts: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
-    """Figures for people from the counts of `count_labels`, as JSON.
+    """Figures from the counts of `count_labels`, as JSON.
 
     Per class: precision = TP / labelled as it, recall = TP / all its pixels, iou = TP / (labelled as it or truly
-    it), coverage = share of its pixels that carry any label. A figure without pixels to divide by is None and
-    left out of the mean. `coverage` of the whole is the share of all pixels that carry a label, `accuracy` the
-    share of those that is right.
+    it), coverage = share of its pixels that have any label. A figure without pixels to divide by is None and
+    left out of the mean. The overall `coverage` is the share of all pixels that have a label, `accuracy` the
+    share of those that are right.
     """
     known = counts[:, :-1]
     hits = np.diagonal(known)

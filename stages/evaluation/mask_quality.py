@@ -1,4 +1,4 @@
-"""How good the masks of a folder are, for every split whose true masks are known."""
+"""The quality of the masks of a folder, for every split with ground truth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.parallel.processes import map_in_processes
 
 
 def quality_of_masks(dataset: Dataset, masks: Path, splits: Sequence[str], workers: int) -> dict[str, Any]:
-    """Per split: `label_quality` of masks/<id>.png over the images with a true mask, and how many these are of all."""
+    """Per split: `label_quality` of masks/<id>.png over the images with ground truth, and their number."""
     quality: dict[str, Any] = {}
     for split in splits:
         ids = dataset.ids(split)

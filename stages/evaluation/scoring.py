@@ -1,4 +1,4 @@
-"""Masks against ground truth, file by file over processes, into one confusion matrix."""
+"""One confusion matrix of mask files and ground truth, computed in several processes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def score_pairs(
 ) -> ConfusionMatrix:
     """The confusion matrix of all pairs of mask files. binary: the ground truth is black and white, white is class 1.
 
-    Every pair is read before an error is raised: one DataError then names the files that are damaged, have other values
-    than 0..num_classes-1 and 255, or differ in size from their partner. `advance` is called after each pair.
+    Every pair is read before an error is raised: one DataError then names the files that are damaged, have values
+    outside 0..num_classes-1 and 255, or differ in size from their partner. `advance` is called after each pair.
     """
     matrix = ConfusionMatrix(num_classes)
     problems: dict[str, str] = {}
@@ -65,8 +65,8 @@ def _compare(task: tuple[Pairs, int, bool], image_id: str) -> ConfusionMatrix | 
 
 
 def _white_as_1(path: Path, allow_ignore: bool = True) -> np.ndarray:
-    """A black-and-white mask as class ids, uint8 (H, W): white is 1. An index mask of 0 and 1 is taken as it is; it may
-    hold 255 in addition (no answer) with `allow_ignore`.
+    """A black-and-white mask as class ids, uint8 (H, W): white is 1. An index mask of 0 and 1 is used as it is; with
+    `allow_ignore` it may also hold 255 (no prediction).
     """
     codes = read_colours(path)
     if np.isin(codes, (BLACK, WHITE)).all():

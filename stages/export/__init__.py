@@ -1,1 +1,1 @@
-"""What leaves the product: archives for test servers, ONNX."""
+"""Results for other programs: archives for test servers, ONNX."""

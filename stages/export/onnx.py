@@ -1,7 +1,7 @@
 """A trained segmenter as one ONNX file, for programs without torch.
 
 Input `image`: uint8 (N, 3, H, W), RGB. Output `probabilities`: float32 (N, C, H, W). N, H and W are free; normalisation
-and upsampling are part of the file, so that what it gives is what `semiseg predict` gives at one scale without flip.
+and upsampling are part of the file, so that its output equals that of `semiseg predict` at one scale without flip.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stages.networks.normalisation import normalise
 from stages.networks.segmenter import Segmenter
 
 OPSET = 17
-EXAMPLE = (1, 3, 96, 128)  # of the picture the network is traced with
+EXAMPLE = (1, 3, 96, 128)  # of the image that the network is traced with
 
 
 class _Probabilities(nn.Module):
@@ -33,9 +33,9 @@ class _Probabilities(nn.Module):
 
 
 def _require_free_sizes(model: nn.Module) -> None:
-    """RuntimeError where a traced network computes something else than the network on pictures of another size.
+    """RuntimeError if a traced network differs from the network on images of a different size.
 
-    Also where a position embedding is resized with antialiasing: torch's exporter would print all operators first.
+    Also if a position embedding is resized with antialiasing: torch's exporter would print all operators first.
     """
     traced = torch.jit.trace(model, torch.zeros(EXAMPLE, dtype=torch.uint8), check_trace=False)
     if "_upsample_bicubic2d_aa" in str(traced.inlined_graph):
@@ -60,7 +60,7 @@ def export_onnx(network: Segmenter, path: Path) -> None:
     model = _Probabilities(network).eval()
     free = {"image": {0: "n", 2: "height", 3: "width"}, "probabilities": {0: "n", 2: "height", 3: "width"}}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing warns of every size; all of them are free in the result
+        warnings.simplefilter("ignore")  # tracing warns about every size; all of them are free in the result
         try:
             _require_free_sizes(model)
             torch.onnx.export(
@@ -71,7 +71,7 @@ def export_onnx(network: Segmenter, path: Path) -> None:
                 output_names=["probabilities"],
                 dynamic_axes=free,
                 opset_version=OPSET,
-                dynamo=False,  # the newer exporter needs a further package, and fixes sizes it should leave free
+                dynamo=False,  # the newer exporter needs another package, and fixes sizes that should stay free
             )
         except (TypeError, RuntimeError) as error:
             raise ConfigError(

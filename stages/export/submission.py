@@ -3,11 +3,11 @@
     semiseg export voc-test predictions results.tgz --list ImageSets/Segmentation/test.txt --images JPEGImages
     semiseg export cityscapes-test predictions results.zip
 
-VOC wants results/VOC2012/Segmentation/comp6_test_cls/<id>.png, packed as .tgz: indexed PNGs with VOC's colour map, of
-the size of the picture, indices 0..20 (development kit of VOC 2012, section 5.3). Cityscapes wants one zip with a
+VOC expects results/VOC2012/Segmentation/comp6_test_cls/<id>.png, packed as .tgz: indexed PNGs with VOC's colour map, of
+the size of the image, indices 0..20 (development kit of VOC 2012, section 5.3). Cityscapes expects one zip with a
 file <city>_<sequence>_<frame>*.png for each picture: 2048 x 1024 pixels, 8-bit grey, and the label ids 7 (road) to 33
-(bicycle), not the train ids 0..18 that networks learn (cityscapesScripts: evalPixelLevelSemanticLabeling.py and
-labels.py). Neither server says clearly what is wrong with an archive, so it is checked here.
+(bicycle), not the train ids 0..18 of networks (cityscapesScripts: evalPixelLevelSemanticLabeling.py and
+labels.py). Neither server reports clearly what is wrong with an archive, so it is checked here.
 
 Equal masks give equal bytes. An archive is written under a hidden name, opened again and checked member by member, and
 gets its name only then.
@@ -53,16 +53,16 @@ PLAIN_FILE = 0o100644
 
 @dataclass(frozen=True)
 class Server:
-    """What a test server takes."""
+    """What a test server accepts."""
 
     name: str
     count: int  # pictures of its test set
-    other_counts: Mapping[int, str]  # lengths of lists that are easily taken for it
+    other_counts: Mapping[int, str]  # lengths of lists that are often confused with it
     classes: tuple[str, ...]  # by class id
     values: tuple[int, ...]  # pixel value of each class id in the archive
     palette: bytes | None  # of indexed PNGs; None: 8-bit grey
     size: tuple[int, int] | None  # (H, W) of all its pictures, where they have one size
-    picture: re.Pattern[str]  # what of an image id names the picture
+    picture: re.Pattern[str]  # the part of an image id that names the picture
     member: str  # file in the archive, {picture} being the name of the picture
     suffixes: tuple[str, ...]
     form: Literal["tar.gz", "zip"]
@@ -118,12 +118,11 @@ def make_submission(
 ) -> dict[str, Any]:
     """Packs the masks of `predictions` as `archive`, checks it, and returns the figures of the check.
 
-    Which pictures: those of `list_file`; else the split `test` of `made_on`, if that is a data set that has one; else
-    all that were predicted. images: folder of the pictures, all of which must be there then; without it sizes are
-    compared with those of `made_on`, as far as it knows them.
-    Raises UsageError for an archive that exists or has another suffix, ArtifactError for an artifact without masks,
-    and DataError for other classes, pixels of 255, sizes other than the pictures', and lists that are not the test set
-    (a subset passes where it is allowed). No archive is left behind then.
+    Packed are the images of `list_file`; else the split `test` of `made_on`, if that is a data set with one; else all
+    that were predicted. images: folder of the images, which must hold all of them; without it sizes are compared with
+    those that `made_on` has. Raises UsageError for an archive that exists or has a wrong suffix, ArtifactError for an
+    artifact without masks, and DataError for different classes, pixels of 255, sizes that differ from the images', and
+    lists that are not the test set (unless a subset is allowed). Then no archive is left behind.
     """
     check_target(server, archive)
     predicted = check_predictions(server, predictions)
@@ -142,7 +141,7 @@ def make_submission(
 
 
 def check_target(server: Server, archive: Path) -> None:
-    """The archive can be written: a new file of the right suffix in a folder that is there."""
+    """UsageError unless the archive can be written: a new file with the right suffix in an existing folder."""
     if not archive.name.endswith(server.suffixes) or archive.name in server.suffixes:
         raise UsageError(
             f"{archive} is not a name for this archive: the {server.name} server takes {' or '.join(server.suffixes)}",
@@ -155,7 +154,7 @@ def check_target(server: Server, archive: Path) -> None:
 
 
 def check_predictions(server: Server, predictions: Artifact) -> list[str]:
-    """The sorted ids of the masks; refuses artifacts without masks, and those of other classes."""
+    """The sorted ids of the masks; an error for artifacts without masks, and those of different classes."""
     name = predictions.name
     if predictions.kind not in ("predictions", "masks"):
         raise ArtifactError(
@@ -183,8 +182,8 @@ def check_predictions(server: Server, predictions: Artifact) -> list[str]:
 def _difference(found: Sequence[str], wanted: Sequence[str]) -> str:
     missing, more = len(set(wanted) - set(found)), len(set(found) - set(wanted))
     if not missing and not more:
-        return "another order of the classes"
-    return f"other classes ({missing} missing, {more} unknown)"
+        return "a different order of the classes"
+    return f"different classes ({missing} missing, {more} unknown)"
 
 
 def _listed(
@@ -194,7 +193,7 @@ def _listed(
     made_on: Pictures | None,
     note: Callable[[str], None],
 ) -> tuple[str, Sequence[str] | None]:
-    """Where the ids come from, in words, and the ids; None: all that were predicted."""
+    """The source of the ids, for messages, and the ids; None: all that were predicted."""
     if list_file is not None:
         return str(list_file), read_list(list_file, Names(predicted), note)
     if isinstance(made_on, Dataset) and (ids := made_on.splits.get("test")):
@@ -218,10 +217,10 @@ def choose_members(
         raise DataError(
             f"{source} has {len(wanted):,} pictures{f' ({known})' if known else ''}, "
             f"the {server.name} server takes exactly the {server.count:,} of its test set",
-            "give the list of the test set (--list FILE); --allow-subset packs what is there, which no server scores",
+            "give the list of the test set (--list FILE); --allow-subset packs the others, but no server scores them",
         )
     if missing := sorted(wanted.keys() - have.keys()):
-        others = f"; {len(surplus):,} that it has are not in {source}: {named(surplus)}" if surplus else ""
+        others = f"; {len(surplus):,} of its masks are not in {source}: {named(surplus)}" if surplus else ""
         raise DataError(
             f"{name!r} has no masks of {len(missing):,} pictures of {source}: {named(missing)}{others}",
             "predict these pictures (semiseg predict --images DIR --output masks), or give the list that belongs to it",
@@ -231,7 +230,7 @@ def choose_members(
 
 
 def _by_picture(server: Server, ids: Iterable[str], source: str) -> dict[str, str]:
-    """Image ids by the name of their picture; DataError for ids that name none, and for two of one picture."""
+    """Image ids by the name of their image; DataError for ids that name none, and for two of one image."""
     found: dict[str, str] = {}
     unknown = []
     for image_id in sorted(ids):
@@ -252,7 +251,7 @@ def _by_picture(server: Server, ids: Iterable[str], source: str) -> dict[str, st
 
 
 def predicted_pictures(predictions: Artifact, workspace: Workspace) -> Pictures | None:
-    """The folder of pictures or the data set that was predicted, as far as it is still there; else None."""
+    """The folder of images or the data set that was predicted, if it still exists; else None."""
     if folder := predictions.config.get("images"):
         with contextlib.suppress(DataError):
             return PictureFolder(folder)
@@ -278,7 +277,7 @@ def picture_sizes(
         return {}
     sizes = {}
     for image_id in ids:
-        with contextlib.suppress(ArtifactError, DataError, KeyError):  # moved or changed meanwhile: not known
+        with contextlib.suppress(ArtifactError, DataError, KeyError):  # moved or changed since: not known
             sizes[image_id] = made_on.size(image_id)
     return sizes
 
@@ -288,7 +287,7 @@ def picture_sizes(
 
 @dataclass(frozen=True)
 class Packing:
-    """What a process needs to encode pictures; travels to it once."""
+    """What a process needs to encode masks; sent to it once."""
 
     server: Server
     predictions: Artifact
@@ -296,7 +295,7 @@ class Packing:
 
 
 def encode_picture(task: Packing, image_id: str) -> bytes:
-    """The PNG of one picture as the server takes it. DataError, with the picture's name, for what it would not take."""
+    """The PNG of one picture as the server accepts it; DataError, with the picture's name, if there is none."""
     server, relative = task.server, f"masks/{image_id}.png"
     path = task.predictions.file(relative)
     if file_digest(path) != task.predictions.manifest.items[relative]["sha256"]:
@@ -306,7 +305,7 @@ def encode_picture(task: Packing, image_id: str) -> bytes:
     if unanswered := int(np.count_nonzero(mask == IGNORE)):
         raise DataError(
             f"picture {image_id}: {unanswered:,} pixels of its mask are 255 (unknown), expected a class at every pixel",
-            "predict with min_confidence 0, and so for the CRF",
+            "predict with min_confidence 0, and run the CRF with it, too",
         )
     values = np.array(server.values, np.uint8)[mask]
     return _grey_png(values) if server.palette is None else encode_mask(values, server.palette)
@@ -346,7 +345,7 @@ def write_archive(
 
 
 def _in_order(results: Iterator[tuple[str, bytes]], ids: Sequence[str]) -> Iterator[bytes]:
-    """The results in the order of `ids`, whatever the order in which they become ready."""
+    """The results in the order of `ids`, in whatever order they become ready."""
     ready: dict[str, bytes] = {}
     waiting = deque(ids)
     for image_id, data in results:
@@ -357,7 +356,7 @@ def _in_order(results: Iterator[tuple[str, bytes]], ids: Sequence[str]) -> Itera
 
 @contextlib.contextmanager
 def _writing(path: Path, form: str) -> Iterator[Callable[[str, bytes], None]]:
-    """A function that adds a file to the new archive. No times, owners or names of this machine get into it."""
+    """A function that adds a file to the new archive. It holds no times, owners or names of this machine."""
     if form == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as packed:  # PNGs are compressed already
 
@@ -388,17 +387,17 @@ def _writing(path: Path, form: str) -> Iterator[Callable[[str, bytes], None]]:
 def check_archive(
     path: Path, server: Server, expected: Mapping[str, tuple[int, int] | None], advance: Callable[[], None]
 ) -> dict[str, Any]:
-    """Opens an archive and checks all of it against what the server takes; returns the figures, ArtifactError if not.
+    """Opens an archive and checks whether the server would accept it; returns the figures, or raises ArtifactError.
 
-    expected: file in the archive -> (H, W) of its picture, None where that is not known. Checked are the names and
-    their order, and of each file that it is a whole PNG, its mode, palette, values and size.
+    expected: file in the archive -> (H, W) of its picture, None if that is not known. Checked are the names and
+    their order, and whether each file is a whole PNG with the right mode, palette, values and size.
     """
     pixels = np.zeros(256, np.int64)
     names = []
     try:
         for name, data in _members(path, server.form):
             if name not in expected:
-                raise _wrong(path, f"{name} does not belong there")
+                raise _wrong(path, f"{name} must not be in it")
             names.append(name)
             pixels += _check_png(path, server, name, data, expected[name])
             advance()
@@ -406,9 +405,7 @@ def check_archive(
         raise _wrong(path, f"it cannot be read: {error}") from error
     if names != sorted(expected):
         missing = sorted(expected.keys() - set(names))
-        raise _wrong(
-            path, f"it lacks {named(missing)}" if missing else "its files are not sorted, or stand there twice"
-        )
+        raise _wrong(path, f"it lacks {named(missing)}" if missing else "its files are not sorted, or occur twice")
     return {
         "server": server.name,
         "pictures": len(names),
@@ -444,14 +441,14 @@ def _members(path: Path, form: str) -> Iterator[tuple[str, bytes]]:
 def _check_png(path: Path, server: Server, name: str, data: bytes, size: tuple[int, int] | None) -> np.ndarray:
     """The number of pixels of each value, int64 (256,); ArtifactError says what is wrong with the file."""
     if not data.startswith(PNG_SIGNATURE) or png_damage(data):
-        raise _wrong(path, f"{name} is no whole PNG")
+        raise _wrong(path, f"{name} is not a whole PNG")
     with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
         mode, palette, values = picture.mode, picture.getpalette(), np.asarray(picture)
-    wanted, bits = "L" if server.palette is None else "P", data[24]  # IHDR: the byte behind width and height
+    wanted, bits = "L" if server.palette is None else "P", data[24]  # IHDR: the byte after width and height
     if (mode, bits) != (wanted, 8):
         raise _wrong(path, f"{name} has mode {mode} and {bits} bits, expected {wanted} and 8")
     if server.palette is not None and bytes(palette or b"") != server.palette:
-        raise _wrong(path, f"{name} has another palette")
+        raise _wrong(path, f"{name} has a different palette")
     if size is not None and values.shape != tuple(size):
         raise _wrong(path, f"{name} is {values.shape[1]}x{values.shape[0]}, expected {size[1]}x{size[0]}")
     counts = np.bincount(values.ravel(), minlength=256)
@@ -462,6 +459,6 @@ def _check_png(path: Path, server: Server, name: str, data: bytes, size: tuple[i
 
 def _wrong(path: Path, what: str) -> ArtifactError:
     return ArtifactError(
-        f"the archive {path} is not what the server takes: {what}",
-        "it was not kept; run the command again: if that does not help, this is a mistake in semiseg",
+        f"the archive {path} is not what the server accepts: {what}",
+        "it was not kept; run the command again: if that does not help, this is a bug in semiseg",
     )

@@ -1,6 +1,6 @@
 """Networks: backbones, necks and heads, built from a config.
 
-The config alone (`stages.networks.config`) loads no torch, nor does this module before a name is used.
+Neither the config (`stages.networks.config`) nor this module loads torch before one of its names is used.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Backbones: image -> features at two strides, with the parameter names of torchvision.
 
 Every backbone is called with normalised images (B, 3, H, W) and returns {"low", "high"}: `high` at the output stride,
-`low` at stride 4 for decoders; `levels` gives the maps behind all its stages. A map has ceil(size / stride) cells, cell
-i centred on pixel stride * i (`upsample` in stages/networks/blocks.py maps it back without a shift). A segmenter's
-DINOv2 alone has patches instead, and two more maps (stages/networks/vision_transformer.py). `timm:NAME` is any network
-of timm (stages/networks/timm_backbone.py).
+`low` at stride 4 for decoders; `levels` gives the maps after each of its stages. A map has ceil(size / stride) cells,
+cell i centred on pixel stride * i (`upsample` in stages/networks/blocks.py maps it back without a shift). Only a
+segmenter's DINOv2 has patches instead, and two more maps (stages/networks/vision_transformer.py). `timm:NAME` is any
+network of timm (stages/networks/timm_backbone.py).
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def _downsample(channels_in: int, channels: int, stride: int = 2) -> nn.Sequenti
 
 
 class Tiny(Backbone):
-    """Our small net for CPUs: strided 3x3 convs and residual blocks with GroupNorm, no dilation.
+    """A small network for CPUs: strided 3x3 convs and residual blocks with GroupNorm, no dilation.
 
-    GroupNorm sees one image at a time, so results depend neither on the batch size nor on how a batch is spread over
+    GroupNorm uses one image at a time, so results depend neither on the batch size nor on the split of a batch over
     processes, and nothing has to be frozen.
     """
 
@@ -80,15 +80,15 @@ _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class VGG16(Backbone):
-    """VGG16 as DeepLab cuts it: 3x3 pools (padding 1), the last ones with stride 1, conv5 dilated to match.
+    """VGG16 with DeepLab's changes: 3x3 pools (padding 1), the last ones with stride 1, conv5 dilated to match.
 
     `features` has torchvision's indices, so its ImageNet weights load by name. `pools`: stride of each pool,
     0 = left out. DeepLab (output stride 8): 2, 2, 2, 1, 1, conv5 dilation 2, and a 3x3 average pool after pool5;
-    SEC's classifier: 2, 2, 2, 0, 0. A 321-pixel image gives 41 cells. Levels: each block before its pool, of the last
-    block what is behind it.
+    SEC's classifier: 2, 2, 2, 0, 0. A 321-pixel image gives 41 cells. Levels: each block before its pool, and the
+    last block after its pool.
     """
 
-    gradient_layer = "features.17"  # conv4_1 before its ReLU: SEC's, the first layer behind the third pooling
+    gradient_layer = "features.17"  # conv4_1 before its ReLU: SEC's, the first layer after the third pooling
     low_channels = 256
     high_channels = 512
     level_channels = (64, 128, 256, 512, 512)
@@ -175,7 +175,7 @@ class MobileNetV2(Backbone):
         for layer in self.features:
             for conv in layer.modules():
                 if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
-                    applied = dilation  # the conv whose stride is removed still sees an undilated map
+                    applied = dilation  # the input of the conv whose stride is removed is still undilated
                     if conv.stride == (2, 2) and stride == output_stride:
                         conv.stride, dilation = (1, 1), dilation * 2
                     else:
@@ -189,7 +189,7 @@ class MobileNetV2(Backbone):
 
 
 def in_turn(stages: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
-    """What is behind each of the stages."""
+    """The output of each stage."""
     maps = []
     for stage in stages:
         x = stage(x)
@@ -200,8 +200,8 @@ def in_turn(stages: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
 def build_backbone(name: str, output_stride: int | None, centred: bool = True) -> Backbone:
     """The backbone of a segmenter with random weights (from torch's global generator).
 
-    `output_stride` None, for timm's networks alone: 16 where the network can be dilated, else its own. `centred` False,
-    for transformers under the head dpt: cells are patches.
+    `output_stride` None, for timm's networks only: 16 if the network can be dilated, else its own. `centred` False, for
+    transformers with the head dpt: cells are patches.
     """
     if name.startswith(TIMM_PREFIX):
         return TimmBackbone(name.removeprefix(TIMM_PREFIX), output_stride, centred)
@@ -223,7 +223,7 @@ def build_backbone(name: str, output_stride: int | None, centred: bool = True) -
 
 
 def build_classifier_backbone(name: str) -> Backbone:
-    """The backbone of a classifier: strides without dilation, so the pretrained kernels see what they were trained on.
+    """The backbone of a classifier: strides without dilation, so the pretrained kernels are used as they were trained.
 
     Output strides: tiny 8, vgg16 8 (SEC: pool4 and pool5 left out), ResNets 16 (IRNet), mobilenet_v2 16, HRNets 4,
     DINOv2 14. By dilation: resnet38 8 (PSA, SEAM), timm's networks 16 where timm has it, else their own.

@@ -1,4 +1,4 @@
-"""What backbones and heads are built of: the contract of a backbone, initial weights, upsampling."""
+"""The parts of backbones and heads: the base class of backbones, initial weights, upsampling."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Backbone(nn.Module):
         low_channels, high_channels: channels of the two maps.
         stride: input pixels per cell of `high`.
         low_stride: input pixels per cell of `low`.
-        patches: whether cell i covers the pixels from stride * i on, instead of lying on that pixel (DINOv2).
-        unused_prefixes: the parameters of torchvision's network that this backbone has no use for.
-        gradient_layer: the submodule at stride 8 whose gradients SEC reads as its background cue; "": none fits.
-        children_in_order: whether every module runs its children in their order, so that a BatchNorm behind a
+        patches: whether cell i covers the pixels from stride * i on, instead of being centred on that pixel (DINOv2).
+        unused_prefixes: the parameters of torchvision's network that this backbone does not have.
+        gradient_layer: the submodule at stride 8 whose gradients are SEC's background cue; "": there is none.
+        children_in_order: whether every module runs its children in their order, so that a BatchNorm after a
             convolution may be folded into it.
         frozen_norms: names of the BatchNorm layers that stay frozen, where not all do (`batch_norm_frozen`).
     """
@@ -46,7 +46,7 @@ class Backbone(nn.Module):
     frozen_norms: Collection[str] = ()
 
     def levels(self, x: Tensor) -> list[Tensor]:
-        """The feature maps behind each stage, finest first: (B, channels, ceil(H / stride), ceil(W / stride)) each."""
+        """The feature maps after each stage, finest first: (B, channels, ceil(H / stride), ceil(W / stride)) each."""
         raise NotImplementedError  # every backbone has stages
 
     def forward(self, x: Tensor) -> Features:
@@ -54,7 +54,7 @@ class Backbone(nn.Module):
         return {"low": levels[self.low_level], "high": levels[-1]}
 
     def sort_weights(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Published weights by their published names -> (for this backbone by its own names, without use)."""
+        """Published weights by their published names -> (this backbone's by its own names, unused ones)."""
         used = {key: value for key, value in state.items() if not key.startswith(self.unused_prefixes or "\0")}
         return used, {key: value for key, value in state.items() if key not in used}
 
@@ -63,7 +63,7 @@ class Backbone(nn.Module):
         return any(isinstance(module, _BatchNorm) for module in self.modules())
 
     def freeze_batch_norm(self, statistics: bool = True) -> None:
-        """Keep every BatchNorm's affine from now on (no gradient), and its statistics (eval mode even in training)."""
+        """Freeze every BatchNorm: its affine (no gradient) and its statistics (eval mode in training too)."""
         self.batch_norm_frozen = statistics
         for module in self.modules():
             if isinstance(module, _BatchNorm):
@@ -102,7 +102,7 @@ def upsample(x: Tensor, size: tuple[int, int], stride: int, patches: bool = Fals
     x (B, C, h, w) with h = ceil(H / stride) -> (B, C, H, W), size = (H, W). At H = stride * (h - 1) + 1 (321, 513: the
     sizes of the DeepLab line) this equals `align_corners=True`; at other sizes that option would stretch the map by an
     amount that depends on the size, and `align_corners=False` would shift it by (stride - 1) / 2 pixels. At stride 1
-    what reaches beyond the picture is cut off. With `patches` cell i is in the middle of the pixels from stride * i on.
+    cells beyond the image are cut off. With `patches` cell i is in the middle of the pixels from stride * i on.
     """
     if stride == 1:
         return x[..., : size[0], : size[1]]

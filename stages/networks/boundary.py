@@ -27,7 +27,8 @@ GROUPS = 4  # of GroupNorm (published)
 
 @network_kind("boundary")
 class BoundaryNetwork(nn.Module):
-    """The levels of a frozen backbone, each 1x1 -> 32, GroupNorm, resized to stride 4, ReLU; all together 1x1 -> 1.
+    """The levels of a frozen backbone, each 1x1 -> 32, GroupNorm, resized to stride 4, ReLU; all concatenated, 1x1 ->
+    1.
 
     Attributes:
         class_names: background first; known for networks that come from `load_network`.
@@ -53,7 +54,7 @@ class BoundaryNetwork(nn.Module):
         self.backbone.requires_grad_(False)
 
     def train(self, mode: bool = True) -> BoundaryNetwork:
-        """Keeps the backbone in eval mode: it is frozen, statistics of BatchNorm and dropout among it."""
+        """Keeps the backbone in eval mode: it is frozen, including BatchNorm statistics and dropout."""
         super().train(mode)
         self.backbone.eval()
         return self
@@ -70,7 +71,7 @@ class BoundaryNetwork(nn.Module):
         return self.boundary(torch.cat(resized, 1).relu())[:, 0]
 
     def spec(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """What network.json holds."""
+        """The content of network.json."""
         return network_spec(self, class_names)
 
     @classmethod
@@ -93,8 +94,8 @@ def build_boundary_network(
 ) -> BoundaryNetwork:
     """A boundary network on the CPU, in train mode; random parts depend on `seed` alone.
 
-    backbone_from: the weights of a network whose backbone is taken, instead of those that the config names. ConfigError
-    where weights cannot be had or do not fit.
+    backbone_from: weights of a network; its backbone is used instead of the weights in the config. ConfigError if
+    weights are not available or do not fit.
     """
     config.check()
     with seeded(seed):

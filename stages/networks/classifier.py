@@ -6,7 +6,7 @@
 
 Sources: vgg16 has the layers of SEC's foreground network (Kolesnikov & Lampert 2016: pool4 and pool5 left out, two 3x3
 convolutions of 1024 channels, the second without ReLU, average pooling, linear layer; the pools, initial values and
-learning rates are others, see docs/methods.md, Seeds), the ResNets are IRNet's (Ahn et al. 2019: layer4 with stride 1).
+learning rates differ, see docs/methods.md, Seeds), the ResNets are IRNet's (Ahn et al. 2019: layer4 with stride 1).
 mobilenet_v2, tiny, HRNet, DINOv2 and timm's networks follow the ResNets' pattern on their last map.
 """
 
@@ -62,7 +62,7 @@ class Classifier(nn.Module):
         freeze(self.backbone, config)
 
     def features(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> what is pooled, (B, channels, h, w)."""
+        """Normalised images (B, 3, H, W) -> the map that is pooled, (B, channels, h, w)."""
         return self.extra(self.backbone(images)["high"])
 
     def forward(self, images: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class Classifier(nn.Module):
     def activation_maps(self, images: Tensor) -> Tensor:
         """Raw class-activation maps (B, K, h, w), before any ReLU: CAM_c(u) = sum_k w_ck F_k(u) (Zhou et al. 2016).
 
-        Their spatial mean is the logits (in eval mode: dropout draws anew at each call).
+        Their spatial mean is the logits (in eval mode: dropout is random at each call).
         """
         return self.scores(self.features(images))
 
@@ -81,7 +81,7 @@ class Classifier(nn.Module):
         return parameter_groups(self, self.pretrained)
 
     def spec(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """What network.json holds. `class_names` counts background: 1 + K names."""
+        """The content of network.json. `class_names` includes background: 1 + K names."""
         return network_spec(self, class_names)
 
     @classmethod
@@ -92,7 +92,7 @@ class Classifier(nn.Module):
 def build_classifier(config: BackboneConfig, num_foreground: int, seed: int) -> Classifier:
     """A classifier on the CPU, in train mode; random parts depend on `seed` alone.
 
-    Of a NetworkConfig only the backbone's fields are used. Raises ConfigError where weights cannot be had or do
+    Of a NetworkConfig only the backbone's fields are used. Raises ConfigError if weights are not available or do
     not fit.
     """
     config.check()

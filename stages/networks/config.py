@@ -1,4 +1,4 @@
-"""What a network is made of, as a config: backbone, neck, head, weights. Loads no torch.
+"""The config of a network: backbone, neck, head, weights. Loads no torch.
 
 In YAML a network is a preset's name, or a preset with changes, or all fields::
 
@@ -32,12 +32,12 @@ TIMM_INSTALL = "pip install 'semiseg[timm]'"
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """What a config must know of a backbone without building it.
+    """The facts on a backbone that its config needs, known without building it.
 
     Attributes:
-        output_strides: those a segmenter's can be given; (): known when it is built.
-        published: what `weights` may say beside none and a file.
-        batch_norm: whether it has BatchNorm; of timm's others that is known when it is built.
+        output_strides: the possible ones in a segmenter; (): known when it is built.
+        published: values of `weights` in addition to none and a file.
+        batch_norm: whether it has BatchNorm; for timm:NAME that is known when it is built.
         small: made for crops of about 100 pixels.
         timm: built by timm.
     """
@@ -69,7 +69,7 @@ BACKBONES: Mapping[str, BackboneFacts] = {
 _ANY_OF_TIMM = BackboneFacts(published=("pretrained", "imagenet"), timm=True)
 DINOV2_BACKBONES = tuple(name for name, facts in BACKBONES.items() if facts is _DINOV2)
 
-# atrous rates where the config says null: the published ones, for crops of 321 pixels and more
+# atrous rates if the config has null: the published ones, for crops of 321 pixels and more
 ATROUS_RATES: Mapping[str, tuple[int, ...]] = {
     "largefov": (12,),
     "aspp": (6, 12, 18, 24),
@@ -88,7 +88,7 @@ SMALL_ATROUS_RATES: Mapping[str, tuple[int, ...]] = {
 
 
 def _expand_preset(values: Any, presets: Mapping[str, Mapping[str, Any]]) -> Any:
-    """`"tiny"` or `{"preset": "tiny", ...}` to the fields of the preset, overridden by what stands beside it."""
+    """`"tiny"` or `{"preset": "tiny", ...}` to the fields of the preset, overridden by the other keys."""
     if isinstance(values, str):
         values = {"preset": values}
     if not isinstance(values, Mapping):
@@ -110,17 +110,17 @@ def _weights_file(weights: str) -> Path | None:
 
 
 class BackboneConfig(Config):
-    """The part that classifiers and segmenters share: an image-classification trunk and where its weights come from."""
+    """The shared part of classifiers and segmenters: an image-classification trunk and the source of its weights."""
 
     starts_anew = True
     backbone: str = Field(
         "tiny",
-        description="tiny: our own net of 0.4 M parameters, GroupNorm, learns from scratch on a CPU.\n"
+        description="tiny: semiseg's own net of 0.4 M parameters, GroupNorm, trained from scratch on a CPU.\n"
         "vgg16, resnet50, resnet101, mobilenet_v2: the nets of torchvision.\n"
         "resnet38: the wide residual network of PSA and SEAM, at stride 8 (Wu et al.).\n"
         "hrnet_w18_small, hrnet_w48: those of timm (an optional dependency).\n"
         "dinov2_small, dinov2_base, dinov2_large: vision transformers of timm; in segmenters with the head dpt.\n"
-        "timm:NAME: any network of timm that gives maps (features_only), as timm:res2net101_26w_4s.",
+        "timm:NAME: any network of timm with feature maps (features_only), e.g. timm:res2net101_26w_4s.",
     )
     weights: Annotated[str, External(_weights_file)] = Field(
         "none",
@@ -134,7 +134,7 @@ class BackboneConfig(Config):
     freeze_batch_norm: bool | Literal["affine"] = Field(
         True,
         description="true: keep the backbone's BatchNorm at its pretrained statistics and affine, also in training;\n"
-        "right for small batches (DeepLabv2, IRNet). affine: the affine alone, statistics follow the batches\n"
+        "right for small batches (DeepLabv2, IRNet). affine: the affine only, statistics follow the batches\n"
         "(AdvSemSeg, s4GAN). No effect on tiny and vgg16: they have no BatchNorm.",
     )
     freeze_stages: int = Field(
@@ -156,7 +156,7 @@ class BackboneConfig(Config):
         return BACKBONES.get(self.backbone, _ANY_OF_TIMM)
 
     def check(self, batch_norm: bool | None = None) -> None:
-        """Cheap checks before work starts: ConfigError where this network cannot be built as configured.
+        """Cheap checks before work starts: ConfigError if this network cannot be built as configured.
 
         batch_norm: whether the backbone has BatchNorm, once it is built.
         """
@@ -189,7 +189,7 @@ class BackboneConfig(Config):
     def _known_backbone(cls, name: str) -> str:
         if name in BACKBONES or re.fullmatch(TIMM_PREFIX + r"\w+(\.\w+)*", name):
             return name
-        if name.startswith(TIMM_PREFIX):  # hf-hub:OWNER/NAME among others, whose code and files anybody may have made
+        if name.startswith(TIMM_PREFIX):  # among others hf-hub:OWNER/NAME: code and files of unknown origin
             raise ValueError("expected timm:NAME, with a name of timm's own list")
         known = f"not one of {', '.join(BACKBONES)}, timm:NAME"
         raise ValueError(known + did_you_mean(name, BACKBONES, list_known=False))
@@ -291,8 +291,8 @@ class NetworkConfig(BackboneConfig):
             )
         if strides and (self.head == "dpt") != (self.backbone in DINOV2_BACKBONES):
             raise ValueError(
-                f"the head dpt and the backbones {', '.join(DINOV2_BACKBONES)} (or a transformer as timm:NAME) belong "
-                f"together, found the head {self.head} on {self.backbone}"
+                f"the head dpt and the backbones {', '.join(DINOV2_BACKBONES)} (or a transformer as timm:NAME) need "
+                f"each other, found the head {self.head} on {self.backbone}"
             )
         if self.head == "dpt" and (self.neck_layers or self.atrous_rates is not None):
             raise ValueError("the head dpt has no atrous_rates, and takes four levels: neck_layers 0")
@@ -306,7 +306,7 @@ class NetworkConfig(BackboneConfig):
         return self
 
     def rates(self) -> tuple[int, ...]:
-        """The head's dilations in force; none for dpt. An output stride of null counts as 16."""
+        """The head's dilations that are used; none for dpt. An output stride of null counts as 16."""
         if self.atrous_rates is not None:
             return self.atrous_rates
         table = SMALL_ATROUS_RATES if self.facts.small else ATROUS_RATES
@@ -315,7 +315,8 @@ class NetworkConfig(BackboneConfig):
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # the two for CPUs: on small crops the plain head learned far faster than the pyramid, at half the time a step
+    # the two for CPUs: on small crops the plain head learned far faster than the pyramid, in half the time for each
+    # step
     "tiny": {
         "backbone": "tiny",
         "head": "fcn",
@@ -362,7 +363,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "head_channels": 512,
     },
     # Chen et al. 2018 (DeepLabv3+) with the settings of the semi-supervised literature (code of CPS, UniMatch): stride
-    # 16, BatchNorm trained, no dropout, which would be in the labels that are made in train mode
+    # 16, BatchNorm trained, no dropout, which would affect the pseudo labels made in train mode
     "deeplabv3plus-resnet50": {
         "backbone": "resnet50",
         "head": "deeplabv3plus",

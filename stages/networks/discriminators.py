@@ -1,4 +1,4 @@
-"""Networks that judge predictions: the discriminators of AdvSemSeg and s4GAN, and GCT's flaw detector.
+"""Networks that assess predictions: the discriminators of AdvSemSeg and s4GAN, and GCT's flaw detector.
 
 All are stacks of 4x4 convolutions with LeakyReLU. At the published crops the maps have the published sizes; small crops
 (33 pixels and less) are padded so that no map loses its last cell.
@@ -28,7 +28,7 @@ class Convolution(nn.Conv2d):
 
 
 class PixelDiscriminator(nn.Module):
-    """Is each pixel of a class map a mask's or a prediction's? (AdvSemSeg: Hung et al., BMVC 2018.)
+    """Predicts for each pixel whether a class map is a mask or a prediction (AdvSemSeg: Hung et al., BMVC 2018).
 
     Maps (B, C, H, W), probabilities or a one-hot mask -> logits (B, 1, H, W), high for masks. Cells of 2^n pixels for
     n = len(channels) + 1 halvings (published: 64, 128, 256, 512 channels, 32 pixels).
@@ -45,7 +45,7 @@ class PixelDiscriminator(nn.Module):
 
 
 class ImageDiscriminator(nn.Module):
-    """Do picture and class map as a whole belong to a mask? (s4GAN: Mittal et al., PAMI 2021.)
+    """Predicts for a whole image and class map whether the map is a mask (s4GAN: Mittal et al., PAMI 2021).
 
     Maps (B, C, H, W) and pictures (B, 3, H, W) in 0..1 -> logits (B,), high for masks, and features (B, channels[-1]),
     the mean of the last maps. `dropout` drops whole channels after each layer but the last.
@@ -62,7 +62,7 @@ class ImageDiscriminator(nn.Module):
 
 
 class FlawDetector(nn.Module):
-    """Where is a prediction wrong? (GCT: Ke et al., ECCV 2020; layers of its code, PixelSSL.)
+    """Predicts where a prediction is wrong (GCT: Ke et al., ECCV 2020; layers of its code, PixelSSL).
 
     Normalised pictures (B, 3, H, W) and probabilities (B, C, H, W) -> flaw map (B, 1, H, W), without an activation.
     Each width but the first has a second layer of stride 1 (there a map loses a row and a column, here it does not).
@@ -75,7 +75,7 @@ class FlawDetector(nn.Module):
         before = 3 + num_classes
         for number, width in enumerate(channels):
             for stride in (2,) if number == 0 else (2, 1):
-                # no bias: the norms take it out again
+                # no bias: the norms would remove it
                 convolution = Convolution(before, width, stride, bias=False)
                 self.features.extend([convolution, HalfBatchNorm(width), _leaky()])
                 before = width
@@ -93,7 +93,7 @@ class HalfBatchNorm(nn.Module):
         super().__init__()
         self.joint = channels // 2
         self.batch_norm = nn.BatchNorm2d(self.joint)
-        # One channel a group: InstanceNorm, which torch's layer of that name refuses for maps of one cell.
+        # One channel a group: InstanceNorm; torch's InstanceNorm raises for maps of one cell.
         self.instance_norm = nn.GroupNorm(channels - self.joint, channels - self.joint, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class HalfBatchNorm(nn.Module):
 
 
 def _halvings(channels_in: int, channels: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
-    """A halving convolution with LeakyReLU for each of `channels`, dropout between them where it is given."""
+    """A halving convolution with LeakyReLU for each of `channels`, dropout between them if it is given."""
     layers = nn.Sequential()
     for number, width in enumerate(channels):
         if number and dropout:

@@ -15,11 +15,11 @@ from stages.networks.config import NetworkConfig
 
 
 class GradCamHead(nn.Module):
-    """Classifier, its class-activation maps, spread by self-attention, and a 1x1 layer that makes logits of them.
+    """Classifier, its class-activation maps, propagated by self-attention, and a 1x1 layer from them to logits.
 
     Zou et al., ICLR 2021, section 3.2, and its code. The classifier is average pooling and a linear layer on `high`.
     The attention compares cells by hypercolumns: `high` and the cells of `low` at the same places. Neither maps nor
-    hypercolumns pass a gradient: what is taught by the logits is the attention and the last layer alone.
+    hypercolumns pass a gradient: the logits train only the attention and the last layer.
     """
 
     def __init__(self, low: int, high: int, num_classes: int, factor: int, norm: str, dim: int = 128) -> None:
@@ -39,7 +39,7 @@ class GradCamHead(nn.Module):
         Args:
             features: "low" (B, _, H / 4, W / 4), "high" (B, _, h, w).
             present: bool (B, C - 1), classes that have maps; None: those with a probability of .5 and more.
-            valid: bool (B, h, w), false on padding, where nothing is seen.
+            valid: bool (B, h, w), false on padding, which is left out.
         """
         low, high = features["low"][..., :: self.factor, :: self.factor], features["high"]
         scores = self.classify(high.mean((2, 3), keepdim=True)).flatten(1)

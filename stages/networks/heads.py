@@ -1,4 +1,4 @@
-"""Heads: features of a trunk -> class scores. Identical heads with other weights are a dual network's branches."""
+"""Heads: features of a trunk -> class scores. The branches of a dual network are two identical heads."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from stages.networks.config import NetworkConfig
 
 
 def on_cells(maps: Tensor, stride: int, patches: bool = False) -> Tensor:
-    """What maps of pixels (..., H, W) hold where `upsample` has the cells: (..., ceil(H / stride), ceil(W / stride)).
+    """Samples maps (..., H, W) at the cells of `upsample`: (..., ceil(H / stride), ceil(W / stride)).
 
-    With `patches` that is the pixel in the middle, of a patch that reaches beyond the picture the last one.
+    With `patches` a cell is the pixel in the middle of the patch, or the last pixel if that is outside the image.
     """
     if not patches:
         return maps[..., ::stride, ::stride]
@@ -44,7 +44,7 @@ class AtrousBranch(nn.Module):
 class AtrousSum(nn.Module):
     """DeepLab-LargeFOV (one rate) and DeepLab-ASPP (several): the branches' logits are summed.
 
-    With hidden = 0 a branch is a single dilated 3x3 convolution to the classes, as DeepLabv2 has it on ResNet101.
+    With hidden = 0 a branch is a single dilated 3x3 convolution to the classes, as in DeepLabv2 on ResNet101.
     """
 
     def __init__(self, channels_in: int, num_classes: int, hidden: int, rates: tuple[int, ...], dropout: float) -> None:
@@ -125,11 +125,11 @@ def build_head(config: NetworkConfig, channels: tuple[int, int], factor: int, nu
     """The head of `config` for features of `channels` (low, high); random weights from torch's global generator."""
     low, high = channels
     if config.head == "dpt":
-        from stages.networks.vision_transformer import ARCHITECTURES, DPT  # which takes from this module
+        from stages.networks.vision_transformer import ARCHITECTURES, DPT  # which imports from this module
 
         known = ARCHITECTURES.get(config.backbone)
         widths = known.widths if known else (high // 8, high // 4, high // 2, high)
-        assert config.output_stride is not None  # that of the backbone
+        assert config.output_stride is not None  # the backbone's
         return DPT(high, num_classes, widths, config.head_channels, config.dropout, config.output_stride)
     if config.neck_layers:
         high = config.neck_channels

@@ -1,4 +1,4 @@
-"""HRNet: parallel branches at strides 4, 8, 16 and 32 that exchange features all the way (timm's implementation)."""
+"""HRNet: parallel branches at strides 4, 8, 16 and 32 that exchange features in every stage (timm's implementation)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stages.networks.timm_models import create
 
 FACTORS = (1, 2, 4, 8)  # cells of the first branch, stride 4, per cell of each branch
 COARSEST = 32  # the last branch's stride
-# the parts of timm's network that a segmenter takes, by its names; the others classify
+# the parts of timm's network that a segmenter uses, by their names; the rest is the classifier
 STEM = ("conv1", "bn1", "act1", "conv2", "bn2", "act2")
 BODY = ("layer1", "transition1", "stage2", "transition2", "stage3", "transition3", "stage4")
 
@@ -22,8 +22,8 @@ class HRNet(Backbone):
     """`high`: all four branches at stride 4, concatenated (HRNetV2); `low`: the first layer's output at stride 4.
 
     Sun et al., "High-Resolution Representations for Labeling Pixels and Regions", arXiv 1904.04514. Parameter names are
-    timm's. Pictures are padded with zeros at the right and bottom to multiples of 32, or the branches would not fit
-    on each other; maps are cut to ceil(size / 4) cells.
+    timm's. Pictures are padded with zeros at the right and bottom to multiples of 32, so that the branches
+    fit each other; maps are cut to ceil(size / 4) cells.
     """
 
     stride = 4

@@ -1,4 +1,4 @@
-"""A trained network back from its artifact: network.json + weights.pt."""
+"""Loads a trained network from its artifact: network.json + weights.pt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def load_network(source: Any, weights: str = "weights.pt") -> Any:
     """The network of an artifact (or of a folder with network.json and weights.pt), on the CPU, in eval mode.
 
     Its class is the one that registered the kind in network.json: `Segmenter`, a `CamNetwork`, or another.
-    `weights` may name a snapshot instead ("snapshots/300.pt", see `snapshots_of`).
+    `weights` may name a snapshot ("snapshots/300.pt", see `snapshots_of`).
     `network.class_names` holds the class names (background first). Raises ArtifactError: a file is missing or damaged,
     or the two disagree.
     """
@@ -35,14 +35,14 @@ def load_network(source: Any, weights: str = "weights.pt") -> Any:
 
 
 def snapshots_of(source: Any) -> dict[int, str]:
-    """The weights an artifact of `train` holds beside its last ones: {step: file below the artifact}, rising."""
+    """The snapshots in an artifact of `train`, without the last weights: {step: file below the artifact}, ascending."""
     folder = Path(getattr(source, "path", source))
     steps = sorted(int(file.stem) for file in (folder / "snapshots").glob("*.pt"))
     return {step: f"snapshots/{step}.pt" for step in steps}
 
 
 def check_classes(segmenter: Artifact, class_names: Sequence[str]) -> None:
-    """ConfigError when a segmenter is for other classes than those of a data set."""
+    """ConfigError if the classes of a segmenter differ from those of a data set."""
     known = network_class_names(segmenter)
     if list(known) != list(class_names):
         raise ConfigError(

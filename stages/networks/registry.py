@@ -27,7 +27,7 @@ N = TypeVar("N", bound=type[nn.Module])
 
 
 class CamNetwork(Protocol):
-    """What makes class-activation maps: any classifier whose maps say where it sees its classes.
+    """A classifier with class-activation maps.
 
     Attributes:
         num_foreground: K, the classes without background; index k is class id k + 1.
@@ -47,7 +47,7 @@ class CamNetwork(Protocol):
 
 
 def network_kind(name: str) -> Callable[[N], N]:
-    """Registers a class as what network.json calls `name`. It has `from_spec(spec)`, `config` and `pretrained`."""
+    """Registers a class under `name`, its kind in network.json. It has `from_spec(spec)`, `config` and `pretrained`."""
 
     def register(cls: N) -> N:
         KINDS[name] = cls
@@ -57,10 +57,10 @@ def network_kind(name: str) -> Callable[[N], N]:
 
 
 def network_spec(network: Any, class_names: Sequence[str], **options: Any) -> dict[str, Any]:
-    """What network.json holds of a network of a registered kind: enough to build it around the tensors of weights.pt.
+    """The content of network.json for a network of a registered kind: enough to build it for the tensors of weights.pt.
 
-    `class_names` count background. `options`: what the kind needs beside its config. `weights` is "none" there: the
-    tensors are the weights, and a path would be one machine's own.
+    `class_names` includes background. `options`: what the kind needs in addition to its config. `weights` is "none"
+    there: the tensors are the weights, and a path would be valid on one machine only.
     """
     kind = next((name for name, cls in KINDS.items() if cls is type(network)), None)
     if kind is None:
@@ -81,7 +81,7 @@ def network_spec(network: Any, class_names: Sequence[str], **options: Any) -> di
 
 
 def class_of(kind: str, module: str) -> Any:
-    """The class of a kind, from the module that defines it. ValueError: there is none."""
+    """The class of a kind, from the module that defines it; ValueError if there is none."""
     if kind not in KINDS and module.startswith(HOME):
         try:
             importlib.import_module(module)

@@ -29,7 +29,7 @@ class Segmenter(nn.Module):
     """A trunk (backbone + shared neck) and one head.
 
     Attributes:
-        head: the head; `make_head` gives further ones for the same trunk.
+        head: the head; `make_head` makes further ones for the same trunk.
         stride: input pixels per cell of the logits.
         class_names: background first; known for networks that come from `load_network`.
         pretrained: name prefixes of the parameters that came from `config.weights`.
@@ -49,7 +49,7 @@ class Segmenter(nn.Module):
         freeze(self.backbone, config)
 
     def trunk(self, images: Tensor) -> Features:
-        """Normalised images (B, 3, H, W) -> {"low": (B, _, H/4, W/4), "high": (B, _, h, w)}, what every head takes.
+        """Normalised images (B, 3, H, W) -> {"low": (B, _, H/4, W/4), "high": (B, _, h, w)}, the input of every head.
 
         For dpt: "low", "level_2", "level_3" and "high", all (B, _, ceil(H / patch), ceil(W / patch)).
         """
@@ -68,7 +68,7 @@ class Segmenter(nn.Module):
         return parameter_groups(self, self.pretrained)
 
     def spec(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """What network.json holds: enough to rebuild the network around the tensors of weights.pt."""
+        """The content of network.json: enough to rebuild the network for the tensors of weights.pt."""
         return network_spec(self, class_names)
 
     @classmethod
@@ -101,7 +101,7 @@ def _head_for(backbone: Backbone, config: NetworkConfig, num_classes: int) -> nn
 def build_segmenter(config: NetworkConfig, num_classes: int, seed: int) -> Segmenter:
     """A segmenter on the CPU, in train mode; random parts depend on `seed` alone.
 
-    num_classes counts background. Raises ConfigError where weights cannot be had or do not fit.
+    num_classes includes background. Raises ConfigError if weights are not available or do not fit.
     """
     config.check()
     with seeded(seed):
@@ -114,7 +114,7 @@ def build_segmenter(config: NetworkConfig, num_classes: int, seed: int) -> Segme
 
 
 def make_head(config: NetworkConfig, num_classes: int, seed: int) -> nn.Module:
-    """A head as `build_segmenter(config, num_classes, ...)` has it, with random weights of its own."""
+    """A head like that of `build_segmenter(config, num_classes, ...)`, with its own random weights."""
     with seeded(0), torch.device("meta"):  # only its channel counts are needed
         backbone = _backbone_for(config)
     with seeded(seed):
@@ -124,8 +124,8 @@ def make_head(config: NetworkConfig, num_classes: int, seed: int) -> nn.Module:
 def _decimate_vgg(network: Segmenter, classifier: dict[str, Tensor]) -> list[str]:
     """fc6 and fc7 of DeepLab's VGG16 heads from ImageNet's: every third position, every fourth channel.
 
-    Chen et al. 2015, section 3.1. Only without a neck (with one, the head does not see what fc6 was trained on) and for
-    1024 hidden channels. Returns the name prefixes of what was set.
+    Chen et al. 2015, section 3.1. Only without a neck (with one, the head's input is not that of fc6) and for
+    1024 hidden channels. Returns the name prefixes of the parameters that were set.
     """
     fc6, fc7 = classifier.get("classifier.0.weight"), classifier.get("classifier.3.weight")
     if network.config.backbone != "vgg16" or network.config.neck_layers or fc6 is None or fc7 is None:
@@ -146,7 +146,7 @@ def _decimate_vgg(network: Segmenter, classifier: dict[str, Tensor]) -> list[str
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """torch's CPU generator starts at `seed` inside, and goes on as if nothing had happened afterwards."""
+    """Seeds torch's CPU generator inside the block, and restores its state afterwards."""
     state = torch.random.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:
@@ -159,9 +159,9 @@ def parameter_groups(module: nn.Module, pretrained: Collection[str] = ()) -> lis
     """The trainable parameters of `module` as optimiser groups [{"name", "params"}, ...], each parameter once.
 
     Names: pretrained.weights, pretrained.biases, new.weights, new.biases (empty ones are left out). A parameter is
-    pretrained when its name starts with one of `pretrained`. "biases" are biases and the affine of norms: what the
-    recipes exempt from weight decay, and what DeepLab's (DSRG's) multipliers treat apart: pretrained weights 1,
-    pretrained biases 2, new weights 10, new biases 20.
+    pretrained when its name starts with one of `pretrained`. "biases" are biases and the affine of norms: the
+    recipes exempt them from weight decay, and DeepLab (DSRG) has different learning-rate multipliers for them:
+    pretrained weights 1, pretrained biases 2, new weights 10, new biases 20.
     """
     norms = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
     plain = {id(p) for m in module.modules() if isinstance(m, norms) for p in m.parameters(recurse=False)}

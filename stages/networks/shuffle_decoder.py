@@ -1,4 +1,4 @@
-"""The decoder of cross-consistency training: 1x1 convolutions and sub-pixel shuffles up to the size of the picture."""
+"""The decoder of cross-consistency training: 1x1 convolutions and sub-pixel shuffles up to the size of the image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ShuffleDecoder(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """features["high"] (B, channels, h, w) -> logits (B, num_classes, h * stride, w * stride).
 
-        The sub-pixels of cell i lie around its centre, pixel stride * i, where `upsample` has it: from stride / 2
+        The sub-pixels of cell i are around its centre, pixel stride * i (as in `upsample`): from stride / 2
         before it on. Behind the last cell they are a second one's.
         """
         height, width = features["high"].shape[-2:]

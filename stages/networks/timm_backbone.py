@@ -1,8 +1,8 @@
-"""Any network of timm (PyTorch Image Models) as a backbone, by its name there.
+"""Any network of timm (PyTorch Image Models) as a backbone, by its name in timm.
 
     network: {backbone: "timm:res2net101_26w_4s", weights: pretrained, head: deeplabv3plus}
 
-timm says which maps a network has (`features_only`); what it says is tried out when the network is built.
+timm declares the maps of a network (`features_only`); the declaration is checked when the network is built.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from stages.networks.vision_transformer import LEVELS
 
 
 class TimmBackbone(Backbone):
-    """A network of timm: its last map is `high`, the first at stride 4 (or the next coarser there is) `low`.
+    """A network of timm: its last map is `high`, the first at stride 4 (or the next coarser one) `low`.
 
-    Pictures are padded with zeros at the right and bottom to multiples of the coarsest stride. Where the network cuts
-    patches (transformers, ConvNeXt), half a cell of zeros stands at the left and top too, so that cell i of `high` is
-    centred on pixel stride * i, half a pixel before it; the finer maps of such a network stay within half a cell.
-    Pixels are normalised as the network's published weights want it. Transformers: the maps behind four blocks, evenly
-    spaced, with the final norm.
+    Pictures are padded with zeros at the right and bottom to multiples of the coarsest stride. If the network cuts
+    patches (transformers, ConvNeXt), half a cell of zeros is added at the left and top, too, so that cell i of `high`
+    is centred half a pixel before pixel stride * i; the finer maps of such a network stay within half a cell. Pixels
+    are normalised as for the network's published weights. Transformers: the maps after four blocks, evenly spaced,
+    with the final norm.
     """
 
     children_in_order = False
@@ -36,9 +36,9 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, output_stride: int | None, centred: bool = True) -> None:
         """A network with random weights.
 
-        output_stride: reached by dilation, or ConfigError; None: 16 where the network has it, else its own.
-        centred: cell i lies on pixel stride * i; False, for the head dpt: cell i is the patch from that pixel on, and
-        `forward` gives the four maps of a transformer (as stages/networks/vision_transformer.py).
+        output_stride: reached by dilation, or ConfigError; None: 16 if the network has it, else its own.
+        centred: cell i is centred on pixel stride * i; False, for the head dpt: cell i is the patch from that pixel on,
+        and `forward` returns the four maps of a transformer (as stages/networks/vision_transformer.py).
         """
         super().__init__()
         self.name = name
@@ -98,12 +98,12 @@ class TimmBackbone(Backbone):
             return state, {}
         used = {f"net.{self.names[plain]}": state[key] for key in state if (plain := _plain(key)) in self.names}
         rest = {key: value for key, value in state.items() if _plain(key) not in self.names}
-        known = create(self.name).state_dict() if rest else {}  # what classifies, by timm's names
+        known = create(self.name).state_dict() if rest else {}  # the classifier, by timm's names
         unused = {key: value for key, value in rest.items() if key in known}
         return {**used, **{key: value for key, value in rest.items() if key not in unused}}, unused
 
     def _try(self) -> None:
-        """ConfigError where the network takes pictures of one size only, or its maps are not what timm says."""
+        """ConfigError if the network takes images of one size only, or its maps differ from timm's declaration."""
         sides = (2 * self.coarsest, 3 * self.coarsest)
         levels = zip(self.level_channels, self.level_strides, strict=True)
         expected = [(channels, *(cells(side, stride) for side in sides)) for channels, stride in levels]
@@ -114,13 +114,13 @@ class TimmBackbone(Backbone):
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"timm's {self.name} cannot be a backbone: a picture of {sides[1]} x {sides[0]} pixels failed: {error}",
-                "take a network that accepts pictures of any size",
+                "use a network that accepts pictures of any size",
             ) from error
         found = [tuple(level.shape[1:]) for level in maps]
         if found != expected:
             raise ConfigError(
                 f"timm's {self.name} cannot be a backbone: its maps are {found}, expected {expected}",
-                "take a network whose maps keep the picture's sides",
+                "use a network whose maps keep the proportions of the picture",
             )
         parameters = list(self.parameters())
         reached = torch.autograd.grad(maps[-1].sum(), parameters, allow_unused=True)
@@ -133,7 +133,7 @@ class TimmBackbone(Backbone):
 def split_norms(net: nn.Module) -> None:
     """timm's BatchNorm with an activation inside -> the two one after the other.
 
-    What converts or folds BatchNorm layers (several processes, inference) would lose the activation.
+    Code that converts or folds BatchNorm layers (several processes, inference) would lose the activation.
     """
     from timm.layers import BatchNormAct2d
 
@@ -150,7 +150,7 @@ def split_norms(net: nn.Module) -> None:
 
 
 def _plain(key: str) -> str:
-    """A parameter's name without what distinguishes timm's classifier from its feature maps: stages.0 is stages_0."""
+    """A parameter's name, equal for timm's classifier and its feature maps: stages.0 is stages_0."""
     return key.replace(".", "_")
 
 

@@ -1,4 +1,4 @@
-"""Networks of timm (PyTorch Image Models), an optional dependency: built, and their published weights, by name."""
+"""Builds networks of timm (PyTorch Image Models), an optional dependency, by name; loads their published weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from artifacts.text import did_you_mean
 from stages.networks.config import TIMM_INSTALL, TIMM_PREFIX
 from stages.networks.normalisation import MEAN, STD
 
-CHOOSE = "python -c 'import timm; print(timm.list_models())' lists the names; most give maps (features_only)"
+CHOOSE = "python -c 'import timm; print(timm.list_models())' lists the names; most have feature maps (features_only)"
 
 WEIGHTS = {
     "hrnet_w18_small": "hrnet_w18_small.ms_in1k",  # Microsoft's, those of the papers
@@ -24,15 +24,15 @@ WEIGHTS = {
 
 
 def create(name: str, **changes: Any) -> nn.Module:
-    """timm's network with random weights (from torch's global generator). ConfigError where timm is not installed."""
+    """timm's network with random weights (from torch's global generator). ConfigError if timm is not installed."""
     return _timm().create_model(name, pretrained=False, **changes)
 
 
 def feature_maps(name: str, output_stride: int | None) -> Any:
-    """timm's network as a list of maps, with `feature_info`, for pictures of any size where it can be had so.
+    """timm's network as a list of maps, with `feature_info`, for images of any size if possible.
 
-    output_stride: given to the network; a network that has no such argument is built without. None: 16.
-    ConfigError: timm does not know the name, or gives no maps of the network.
+    output_stride: passed to the network; a network without this argument is built without. None: 16. ConfigError if
+    timm does not know the name, or has no feature maps of the network.
     """
     timm = _timm()
     _check_name(timm, name)
@@ -40,7 +40,7 @@ def feature_maps(name: str, output_stride: int | None) -> Any:
     features = importlib.import_module("timm.models._features")
     if isinstance(net, features.FeatureHookNet):  # a copy of it (teachers) would write into the original
         raise ConfigError(f"timm gives the maps of {name} by hooks, which cannot be copied", CHOOSE)
-    if isinstance(net, features.FeatureGetterNet):  # all maps behind the final norm, as the last one was trained
+    if isinstance(net, features.FeatureGetterNet):  # all maps after the final norm, as the last one was trained
         depth = net.out_indices[-1] + 1
         blocks = [(depth * quarter + 3) // 4 - 1 for quarter in (1, 2, 3, 4)]
         net = features.FeatureGetterNet(create(name, num_classes=0, **changes), blocks, norm=True)
@@ -48,8 +48,8 @@ def feature_maps(name: str, output_stride: int | None) -> Any:
 
 
 def _first_that_builds(name: str, output_stride: int) -> tuple[dict[str, Any], Any]:
-    """The network with as many of the wanted arguments as it has, and these arguments."""
-    for size in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):  # transformers have the one or the other
+    """The network, built with those of the wanted arguments that it has, and these arguments."""
+    for size in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):  # transformers have one of the two
         for stride in ({"output_stride": output_stride}, {}):
             try:
                 return {**size, **stride}, create(name, features_only=True, **size, **stride)
@@ -70,7 +70,7 @@ def _check_name(timm: Any, name: str) -> None:
 
 
 def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel that the published weights of a network want pixels normalised by."""
+    """Mean and standard deviation per channel, by which pixels are normalised for a network's published weights."""
     published = _timm().get_pretrained_cfg(name)
     return (MEAN, STD) if published is None else (tuple(published.mean), tuple(published.std))
 
@@ -82,10 +82,10 @@ def pretrained_state(name: str) -> dict[str, Tensor]:
         return dict(_timm().create_model(tag, pretrained=True).state_dict())
     except ConfigError:
         raise
-    except Exception as error:  # what a download can raise is a matter of the hub's client and its HTTP library
+    except Exception as error:  # the hub's client and its HTTP library raise errors of many types
         raise ConfigError(
             f"timm's weights {tag} could not be loaded: {error}",
-            f"where there is a network: torch.save(timm.create_model('{tag}', pretrained=True).state_dict(), FILE); "
+            f"on a machine with internet: torch.save(timm.create_model('{tag}', pretrained=True).state_dict(), FILE); "
             "then set network.weights to that file's path, or to none",
         ) from error
 

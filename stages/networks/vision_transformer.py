@@ -1,4 +1,4 @@
-"""DINOv2's vision transformers (timm's implementation) and DPT, the head that makes dense maps of their tokens."""
+"""DINOv2's vision transformers (timm's implementation) and DPT, the head that makes dense maps from their tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEVELS = ("low", "level_2", "level_3", "high")  # names of the four maps, from t
 
 
 class Architecture(NamedTuple):
-    """A published transformer: timm's name, the blocks whose output is taken, channels of DPT's four levels."""
+    """A published transformer: timm's name, the blocks whose output is used, channels of DPT's four levels."""
 
     timm: str
     blocks: tuple[int, int, int, int]
@@ -39,9 +39,9 @@ class DinoV2(Backbone):
     Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024. Each map is the output of a
     block after the final LayerNorm, without the class token. Pictures are padded with zeros at the right and bottom to
     multiples of 14; the position embedding is resized to their grid. Cell i covers the pixels from 14 i to 14 i + 13:
-    its centre is pixel 14 i + 6.5 (`patches`), which DPT takes into account; other heads do not, so they are refused.
+    its centre is pixel 14 i + 6.5 (`patches`), which DPT takes into account; other heads do not, so they are an error.
     With `centred` (classifiers) pictures are also padded by half a patch at the left and top: cell i is centred on
-    pixel 14 i, as everywhere else.
+    pixel 14 i, as in all other networks.
     """
 
     stride = PATCH
@@ -52,7 +52,7 @@ class DinoV2(Backbone):
     pos_embed: nn.Parameter
 
     def __init__(self, name: str, blocks: Sequence[int], centred: bool = False, **changes: Any) -> None:
-        """name: of timm; blocks: those whose output is taken; changes: of timm's arguments (depth, embed_dim, ...)."""
+        """name: of timm; blocks: those whose output is used; changes: of timm's arguments (depth, embed_dim, ...)."""
         super().__init__()
         self.patches = not centred
         net: Any = create(name, num_classes=0, **changes)
@@ -112,7 +112,7 @@ class ResidualUnit(nn.Module):
 
 
 class Fusion(nn.Module):
-    """What came from the coarser levels plus this level: residual units and a 1x1 convolution."""
+    """Fuses the coarser levels with this level: residual units and a 1x1 convolution."""
 
     def __init__(self, channels: int, coarser: bool = True) -> None:
         super().__init__()
@@ -129,8 +129,8 @@ class DPT(nn.Module):
     """Ranftl et al., "Vision Transformers for Dense Prediction", ICCV 2021, in the form of UniMatch V2's code.
 
     The four maps become a pyramid of 4, 2, 1 and 1/2 cells a patch, fused from coarse to fine; logits are those of the
-    pixels of the padded picture, (B, num_classes, patch h, patch w). Each upsampling keeps the place of every cell:
-    sub-cells lie symmetrically in their patch, and cell j of the strided convolution on cell 2 j.
+    pixels of the padded picture, (B, num_classes, patch h, patch w). Each upsampling keeps the position of every
+    cell: sub-cells are symmetric in their patch, and cell j of the strided convolution is centred on cell 2 j.
     """
 
     def __init__(

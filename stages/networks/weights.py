@@ -1,4 +1,4 @@
-"""Pretrained weights into a backbone, every key accounted for."""
+"""Loads pretrained weights into a backbone; every key must be used or known to be unused."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ARTIFACT_PREFIX = "backbone."  # of a backbone's parameters in the weights.pt of
 
 
 def load_pretrained(backbone: Backbone, config: BackboneConfig) -> dict[str, Tensor]:
-    """Load `config.weights` (not "none") into `backbone`; returns the tensors that it has no use for, by name.
+    """Load `config.weights` (not "none") into `backbone`; returns the tensors that it does not use, by name.
 
-    Those are what `backbone.sort_weights` knows of (the ImageNet classifier) and nothing else. ConfigError names
-    every key that is missing, unexpected or of another shape.
+    Those are the tensors that `backbone.sort_weights` knows (the ImageNet classifier) and nothing else. ConfigError
+    names every key that is missing, unexpected or of a different shape.
     """
     if config.weights in ("imagenet", "pretrained") and config.facts.timm:
         state, source = pretrained_state(config.backbone), f"timm's weights of {config.backbone}"
@@ -48,7 +48,7 @@ def load_strictly(
     The counters `num_batches_tracked` may be missing (torchvision files of 2018 and before): they have no influence.
 
     Args:
-        any_float: floating-point tensors of another width are converted (weights made elsewhere).
+        any_float: floating-point tensors of a different width are converted (weights made elsewhere).
     """
     expected = module.state_dict()
     problems = {
@@ -75,19 +75,19 @@ def load_strictly(
 
 
 def _misfit(value: Tensor, expected: Tensor, any_float: bool) -> tuple[str, str] | None:
-    """(kind, what) of the difference between a tensor and the one whose place it shall take, or None."""
+    """(kind, what) of the difference between a tensor and the one that it replaces, or None."""
     if value.shape != expected.shape:
-        return "of another shape", f" {tuple(value.shape)} instead of {tuple(expected.shape)}"
+        return "of a different shape", f" {tuple(value.shape)} instead of {tuple(expected.shape)}"
     floats = value.dtype.is_floating_point and expected.dtype.is_floating_point
     if value.dtype != expected.dtype and not (any_float and floats):
-        return "of another type", f" {value.dtype} instead of {expected.dtype}"
+        return "of a different type", f" {value.dtype} instead of {expected.dtype}"
     if floats and not bool(torch.isfinite(value.to(expected.dtype)).all()):
         return "with values that are not finite numbers", ""
     return None
 
 
 def _imagenet(name: str) -> dict[str, Tensor]:
-    """torchvision's IMAGENET1K_V1 weights (the ones of the papers), from its cache or by its loader."""
+    """torchvision's IMAGENET1K_V1 weights (those of the papers), from its cache or by its loader."""
     weights = torchvision.models.get_weight(f"{_WEIGHTS[name]}.IMAGENET1K_V1")
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
@@ -96,7 +96,7 @@ def _imagenet(name: str) -> dict[str, Tensor]:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise ConfigError(
             f"torchvision's ImageNet weights of {name} could not be loaded: {error}",
-            f"fetch {Path(weights.url).name} where there is a network and put it into {folder}, "
+            f"download {Path(weights.url).name} on a machine with internet and put it into {folder}, "
             "or set network.weights to the file's path, or to none",
         ) from error
 

@@ -1,1 +1,1 @@
-"""Work over processes: pools, and what is left for one rank."""
+"""Work in several processes: pools, and the remaining work of one rank."""

@@ -1,4 +1,4 @@
-"""The same work for every image of a data set, over processes, with the errors of single images gathered."""
+"""The same work for every image of a data set, in several processes; errors of single images are collected."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def for_each_image(
 ) -> Iterator[tuple[str, Result]]:
     """(id, function(shared, id)) as the results become ready; see `map_in_processes` for the arguments.
 
-    A DataError stops nothing: the other images are still done, and in the end one DataError says how many
-    images failed and why the first few did.
+    A DataError does not stop the work: all other images are done, and at the end one DataError gives the number of
+    images that failed and the reasons of the first few.
     """
     errors: dict[str, DataError] = {}
     for image_id, result in map_in_processes(_attempt, (function, shared), ids, workers, carry):

@@ -1,4 +1,4 @@
-"""Work in processes for tasks that are made one after the other while it runs, such as what a GPU has just computed."""
+"""Work in processes on tasks that are made one after the other, such as results that a GPU has just computed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from stages.parallel.processes import one_thread, process_pool
 
 Result = TypeVar("Result")
-WAITING = 4  # tasks for each process that are made ahead
+WAITING = 4  # tasks made in advance for each process
 
 
 def results_in_order(

@@ -1,8 +1,8 @@
-"""A pool of processes for work on single images, which says at which image a process died.
+"""A pool of processes for work on single images, which reports the image at which a process died.
 
-The standard library's pool only says that some process of it is gone. Here the parent knows what each process has in
-hand, so an image that crashes a C library, or that exhausts the memory, is named. Processes start from a clean server
-process: a copy of a process that has used CUDA or threads is not safe. Each computes with one thread.
+The standard library's pool only reports that one of its processes died. Here the parent knows the items of each
+process, so an image that crashes a C library, or that exhausts the memory, is named. Processes start from a clean
+server process: a copy of a process that has used CUDA or threads is not safe. Each computes with one thread.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Shared = TypeVar("Shared")
 Result = TypeVar("Result")
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-IN_HAND = 4  # items a process holds, so that it never waits for the parent
+IN_HAND = 4  # items given to a process at a time, so that it never waits for the parent
 
 
 class _Pool(ProcessPoolExecutor):
-    """The standard pool, whose results say in words that one of its processes died."""
+    """The standard pool with a clear error when one of its processes dies."""
 
     _death: SemisegError | None = None
 
@@ -55,7 +55,7 @@ class _Pool(ProcessPoolExecutor):
         return answer
 
     def _died(self) -> SemisegError:
-        """What is said of the process that ended first: asked before the pool ends those that are left."""
+        """The message about the process that ended first; read before the pool ends the remaining ones."""
         if self._death is None:
             processes = list((getattr(self, "_processes", None) or {}).values())
             ended = wait([process.sentinel for process in processes], timeout=1) if processes else []
@@ -65,10 +65,10 @@ class _Pool(ProcessPoolExecutor):
 
 
 def process_pool(workers: int, initializer: Callable[..., None] | None = None, *arguments: Any) -> ProcessPoolExecutor:
-    """A pool for work that carries arrays with it; SemisegError where one of its processes dies.
+    """A pool for tasks that contain arrays; SemisegError if one of its processes dies.
 
-    Its processes end when the process that made it is gone. Without that, a killed stage would leave them behind for
-    good: each of them holds the pipe the others wait on.
+    Its processes end when the process that made it ends. Otherwise a killed stage would leave them behind forever:
+    each of them holds the pipe that the others wait on.
     """
     context = multiprocessing.get_context("forkserver")
     return _Pool(workers, mp_context=context, initializer=_start, initargs=(initializer, arguments))
@@ -102,9 +102,9 @@ def map_in_processes(
 ) -> Iterator[tuple[str, Result]]:
     """(item, function(shared, item)) for every item, in the order in which they become ready.
 
-    `function` is a module's own function; `shared` travels to each process once. With `carry`, the function gets
-    (item, carry(item)) instead of the item: what only this item needs, made when it is handed over. With one worker, or
-    one item, all happens in this process. The first error stops the work: a SemisegError as it is; any other as
+    `function` is a module's own function; `shared` is sent to each process once. With `carry`, the function gets
+    (item, carry(item)) instead of the item: data for this item only, made when it is sent. With one worker, or one
+    item, everything runs in this process. The first error stops the work: a SemisegError as it is; any other as
     RuntimeError with the item's name and the process's traceback; a process that dies as SemisegError that names it.
     """
     if workers <= 1 or len(items) <= 1:
@@ -122,9 +122,9 @@ def map_in_processes(
             theirs.close()
             processes[ours] = (process, deque())
         for connection in processes:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead; the next receive says so
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died; the next receive reports that
                 connection.send((function, shared))
-        for most in range(1, IN_HAND + 1):  # in turn, so that a few items are shared out too
+        for most in range(1, IN_HAND + 1):  # in turn, so that a few items are distributed, too
             for connection, (_, in_hand) in processes.items():
                 _refill(connection, in_hand, todo, carry, most)
         while processes:
@@ -155,14 +155,14 @@ def _refill(
     carry: Callable[[str], Any] | None,
     most: int = IN_HAND,
 ) -> bool:
-    """Hands over items until the process holds `most`; False when it has nothing left to do."""
+    """Sends items until the process holds `most`; False when it has nothing left to do."""
     while todo and len(in_hand) < most:
         item = todo.popleft()
         in_hand.append(item)
         try:
             connection.send(item if carry is None else (item, carry(item)))
         except (BrokenPipeError, ConnectionResetError):
-            break  # it is dead; the next receive says so
+            break  # it died; the next receive reports that
     return bool(in_hand)
 
 
@@ -172,7 +172,7 @@ def _died(process: BaseProcess, in_hand: deque[str]) -> SemisegError:
 
 
 def death(exit_code: int | None, who: str) -> SemisegError:
-    """What is said where the process `who` ended by itself; exit_code: negative for a signal, None where not known."""
+    """The message for a process `who` that died; exit_code: negative for a signal, None if not known."""
     how = "was killed" if exit_code is None else f"ended with {exit_code}"
     if exit_code is not None and exit_code < 0:
         how = f"was killed by signal {-exit_code} ({signal.Signals(-exit_code).name})"
@@ -187,17 +187,17 @@ def _failure(item: str, answer: SemisegError | str) -> Exception:
 
 
 def _work(connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     one_thread()
     try:
         function, shared = connection.recv()
     except EOFError:
-        return  # the parent is gone
+        return  # the parent has ended
     while True:
         try:
             item = connection.recv()
         except EOFError:
-            return  # the parent has no more work, or is gone
+            return  # the parent has no more work, or has ended
         try:
             answer = (True, function(shared, item))
         except SemisegError as error:

@@ -1,7 +1,7 @@
-"""In what asked-for work differs from an artifact that was made: versions, settings, inputs, files outside.
+"""The differences between planned work and an existing artifact: versions, settings, inputs, external files.
 
-Settings are compared as they are read today: a key that a recorded config does not have stands at its default, which
-by the convention of stages/contract.py is what was computed before there was such a key.
+Settings are compared as the present code reads them: a key that a recorded config lacks has its default, which by the
+convention of stages/contract.py is what was computed before the key existed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from stages.contract import Stage, fingerprint
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that differs: `text` says how, `key` is the dotted key where it is a setting."""
+    """One difference: `text` describes it, `key` is the dotted key if it is a setting."""
 
     text: str
     key: str = ""
 
     @property
     def reason(self) -> str:
-        """As `status` says why something is stale: "config lr: 0.1 -> 0.2"."""
+        """The text of `status` for a stale artifact: "config lr: 0.1 -> 0.2"."""
         return f"config {self.key}: {self.text}" if self.key else self.text
 
     def __str__(self) -> str:
@@ -33,7 +33,7 @@ class Change:
 
 
 def is_made_by(stage: Stage, config: Config, work: Work, manifest: Manifest) -> bool:
-    """Whether an artifact is what `work` (of this config) would make, by its fingerprint as it was recorded."""
+    """Whether an artifact is what `work` (of this config) would make, by its recorded fingerprint."""
     if manifest.fingerprint == work.fingerprint:
         return True
     if work_changes(stage, work, manifest):
@@ -43,7 +43,7 @@ def is_made_by(stage: Stage, config: Config, work: Work, manifest: Manifest) -> 
 
 
 def work_changes(stage: Stage, work: Work, manifest: Manifest) -> list[Change]:
-    """Why an artifact is not what `work` would make; empty where it is."""
+    """Why an artifact is not what `work` would make; empty if it is."""
     settings = setting_changes(stage, manifest, work.config)
     if manifest.stage != stage.name:
         return settings
@@ -56,7 +56,7 @@ def work_changes(stage: Stage, work: Work, manifest: Manifest) -> list[Change]:
 
 
 def setting_changes(stage: Stage, manifest: Manifest, config: Mapping[str, Any]) -> list[Change]:
-    """Changes of the stage, its version and its settings; of a path to an outside file its content decides."""
+    """Changes of the stage, its version and its settings; for a path to an external file, its content counts."""
     if manifest.stage != stage.name:
         return [Change(f"made by the stage {manifest.stage}, expected {stage.name}")]
     version = manifest.stage_version
@@ -68,7 +68,7 @@ def setting_changes(stage: Stage, manifest: Manifest, config: Mapping[str, Any])
 
 
 def input_changes(manifest: Manifest, inputs: Mapping[str, tuple[str, str | None]]) -> list[Change]:
-    """Changes of the inputs, given as (artifact, its content, None where it is not made)."""
+    """Changes of the inputs, given as (artifact, its content, None if it is not made)."""
     found = []
     for key in sorted(set(manifest.inputs) | set(inputs)):
         recorded = manifest.inputs.get(key)
@@ -98,15 +98,16 @@ def external_changes(manifest: Manifest, now: Mapping[str, str]) -> list[Change]
 
 
 def as_read_today(stage: Stage, recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded config with the keys that came later at their defaults; as it is where it can no longer be read."""
+    """A recorded config with the defaults of later keys; unchanged if it can no longer be read."""
     config, _ = mistakes(stage.config, recorded)
     return dict(recorded) if config is None else config.model_dump(mode="json")
 
 
 def settings_apart(config: Config, default: Config | None = None, prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted key, value) of the settings that are not at their defaults; of a chosen variant, its own defaults count.
+    """(dotted key, value) of the settings that differ from their defaults; a chosen variant has its own defaults.
 
-    Values are those of JSON. `default` is what the field that holds `config` has, None for its class's own defaults.
+    Values are those of JSON. `default` is the default of the field that holds `config`, None for its class's own
+    defaults.
     """
     plain, found = config.model_dump(mode="json"), []
     for name, field in type(config).model_fields.items():
@@ -124,7 +125,7 @@ def settings_apart(config: Config, default: Config | None = None, prefix: str = 
 
 
 def differences(before: Any, now: Any, key: str = "") -> list[tuple[str, str, str]]:
-    """Where two configs differ: (dotted key, before, now), values as short text, "absent" where there is none."""
+    """The differences of two configs: (dotted key, before, now), values as short text, "absent" if there is none."""
     if isinstance(before, dict) and isinstance(now, dict):
         found = []
         for name in sorted(before.keys() | now.keys()):
@@ -146,7 +147,7 @@ def short(value: Any) -> str:
 
 
 def listed(changes: list[Change], most: int = 3) -> str:
-    """The changes on one line, those of keys that both sides have first, no more than `most`."""
+    """The changes on one line, at most `most`; those of keys that both sides have come first."""
     ordered = sorted(changes, key=lambda change: change.key != "" and "absent" in change.text.split(" -> "))
     more = f" and {len(changes) - most} more" if len(changes) > most else ""
     return ", ".join(map(str, ordered[:most])) + more

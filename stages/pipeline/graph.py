@@ -1,4 +1,4 @@
-"""The order in which named nodes can run, from who reads whom."""
+"""The order in which named nodes can run, from the nodes that each of them reads."""
 
 from __future__ import annotations
 

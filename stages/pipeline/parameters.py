@@ -1,8 +1,8 @@
-"""A recipe's parameters: what may be given, what was given, and which of them a mistake comes from.
+"""A recipe's parameters: the possible values, the given values, and the parameters that a mistake comes from.
 
     parameters:
       batch_size: {default: 16, help: "Pictures of a step."}
-      seeds: {default: [0, 1], help: "..."}                    # a single value is taken as a list of one
+      seeds: {default: [0, 1], help: "..."}                    # a single value is read as a list of one
       methods:
         default: [cps]
         choices: [cps, fixmatch]                               # all that may be given, or stand in the list
@@ -11,7 +11,7 @@
         choices: {methods_using: [masks, pictures]}            # every method of train that learns from these alone;
         instead: {cps: "the parameter mutual has it"}          # but these
 
-`${batch_size}` stands for the value, `${batch_size / 2}` for half of it: a whole number, or a mistake.
+`${batch_size}` is replaced by the value, `${batch_size / 2}` by half of it, which must be a whole number.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OPERATION = re.compile(r"([-+*/])(\d+(?:\.\d+)?)")
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter with its value: the default of recipe and profile, or what --set gave."""
+    """One parameter with its value: the default of recipe and profile, or the value of --set."""
 
     name: str
     value: Any
@@ -121,7 +121,7 @@ def _are_uses(value: Any) -> bool:
 
 
 def _given(parameter: Parameter, default: Any, value: Any, add_mistake: AddMistake) -> Parameter:
-    """The parameter with the value of --set; where the default is a list, `a` and `a,b` are lists, too."""
+    """The parameter with the value of --set; if the default is a list, `a` and `a,b` are lists, too."""
     place = f"--set {parameter.name}"
     if isinstance(default, list) and not isinstance(value, list):
         if value is None:
@@ -165,9 +165,9 @@ def substitute(value: Any, parameters: Mapping[str, Parameter], key: str, add_mi
 
 
 def _value(text: str, parameters: Mapping[str, Parameter], add_mistake: AddMistake) -> Any:
-    """What stands between the braces: a parameter, or a whole share of one.
+    """The value of the text between the braces: a parameter, or a whole fraction of one.
 
-    A value that is not a number stays, so that it is found where it does not belong.
+    A value that is not a number is left as it is, so that it is reported where it is used.
     """
     share = _SHARE.fullmatch(text)
     if share is None:
@@ -184,12 +184,13 @@ def _value(text: str, parameters: Mapping[str, Parameter], add_mistake: AddMista
 
 
 def repeated_in(text: str) -> list[str]:
-    """The repeated values that a text refers to, as it stands in `{seed}` and `{round-1}`."""
+    """The names of repeated values that a text refers to, as in `{seed}` and `{round-1}`."""
     return [match[1] for match in REPEATED.finditer(text)]
 
 
 def fill_repeated(text: str, chosen: Mapping[str, Any]) -> Any:
-    """`text` with `{seed}` and `{round-1}` replaced, as far as they are chosen; as the whole text it keeps its type.
+    """`text` with `{seed}` and `{round-1}` replaced if they are chosen; a placeholder that is the whole text keeps its
+    type.
 
     ValueError for a calculation with a value that is not a number.
     """
@@ -200,7 +201,7 @@ def fill_repeated(text: str, chosen: Mapping[str, Any]) -> Any:
 
 
 def _calculated(match: re.Match[str], chosen: Mapping[str, Any]) -> Any:
-    """The chosen value, or what `{round*0.2-1}` makes of it: products first, exact in decimals."""
+    """The chosen value, or the result of `{round*0.2-1}`: products first, exact in decimals."""
     value = chosen[match[1]]
     if not match[2]:
         return value
@@ -228,7 +229,7 @@ def names_in(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Origins:
-    """Where the values of a recipe come from: finds what was given on the command line behind a mistake."""
+    """The origin of a recipe's values: finds the options of the command line that a mistake comes from."""
 
     parameters: Mapping[str, Parameter]
     repeat: Mapping[str, Any]  # as written, with `${...}`
@@ -260,7 +261,7 @@ class Origins:
 
 
 def place_of(names: Iterable[str]) -> str:
-    """What a mistake in these parameters is called by."""
+    """The name of these parameters in a message about a mistake."""
     return f"--set {', '.join(names)}"
 
 

@@ -15,8 +15,8 @@
         config: {iterations: "${iterations}", seed: "{seed}"}
 
 `${key}` is replaced by a parameter and keeps its type when it is the whole value (see `parameters`). A node whose name
-contains `{seed}` stands once for every value of `repeat.seed`; its config and inputs may refer to `{seed}` as well. A
-profile is laid over parameters, repeat, nodes and table; null removes.
+contains `{seed}` is made once for every value of `repeat.seed`; its config and inputs may refer to `{seed}` as well. A
+profile is merged into parameters, repeat, nodes and table; null removes a key.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Recipe:
 
 @dataclass
 class _Mistakes:
-    """Collects every mistake of one file, so that a person mends them in one go."""
+    """Collects all mistakes of one file, so that they can be mended at once."""
 
     source: str
     lines: dict[str, None] = field(default_factory=dict)  # ordered, without repeats
@@ -113,7 +113,7 @@ class _Draft:
     """A node whose config is not checked yet, and where it comes from."""
 
     template: str
-    chosen: dict[str, Any]  # the repeated values that it stands for
+    chosen: dict[str, Any]  # the repeated values that it is made for
     written: Mapping[str, Any]  # as in the file, with `${...}` and `{...}`
     content: dict[str, Any]
     settings: list[NodeSetting] = field(default_factory=list)
@@ -123,7 +123,7 @@ class _Draft:
         return f"nodes.{self.template}"
 
     def place(self, path: list[str], origins: Origins) -> str:
-        """What a person changed to get this value of the config; else the value's key in the file."""
+        """The option of the command line that gave this value of the config; else the value's key in the file."""
         for setting in reversed(self.settings):
             if path[: len(setting.path)] == setting.path:
                 return setting.place
@@ -140,7 +140,7 @@ def read_recipe(path: Path, profile: str | None = None, settings: Iterable[str] 
 
 
 def declared_parameters(path: Path, profile: str | None = None, settings: Iterable[str] = ()) -> list[Parameter]:
-    """The parameters of the recipe in `path` under a profile, those that must still be given among them."""
+    """The parameters of the recipe in `path` under a profile, including those that must still be given."""
     problems = _Mistakes(str(path))
     raw = read_yaml(path)
     _check_shape(raw, problems)
@@ -181,7 +181,7 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
     table = None
     if values.get("table") is not None:
         substituted = substitute(values["table"], parameters, "table", problems.add)
-        # what `select` makes is a segmenter whose summary holds its score
+        # the output of `select` is a segmenter whose summary holds its score
         kinds = {
             name: None if node is None else "metrics" if node.stage.name == "select" else node.stage.output
             for name, node in nodes.items()
@@ -272,7 +272,7 @@ def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _check_required(parameters: Mapping[str, Parameter], problems: _Mistakes) -> None:
-    """Stops where a value is missing: what follows would be mistakes that nobody made."""
+    """Stops if a value is missing: the checks after it would report mistakes that follow from it."""
     missing = [parameter for parameter in parameters.values() if parameter.missing]
     for parameter in missing:
         problems.add(f"parameters.{parameter.name}", f"must be given: --set {parameter.name}=VALUE ({parameter.help})")
@@ -281,7 +281,7 @@ def _check_required(parameters: Mapping[str, Parameter], problems: _Mistakes) ->
 
 
 def _repeated(origins: Origins, templates: Iterable[str], problems: _Mistakes) -> dict[str, list[Any]]:
-    """The repeated values; a parameter that is a list takes the places of its values."""
+    """The repeated values; a parameter that is a list is replaced by its values."""
     repeat: dict[str, list[Any]] = {}
     complete, naming = True, {name for template in templates for name in repeated_in(template)}
     for key, options in substitute(origins.repeat, origins.parameters, "repeat", problems.add).items():
@@ -293,7 +293,7 @@ def _repeated(origins: Origins, templates: Iterable[str], problems: _Mistakes) -
         repeat[key] = [v for option in options for v in (option if isinstance(option, list) else [option])]
         for value, count in Counter(str(v) for v in repeat[key]).items():
             if count > 1:
-                problems.add(place, f"{value} stands {count} times")
+                problems.add(place, f"{value} occurs {count} times")
             if key in naming and not _PART_OF_NAME.fullmatch(value):
                 problems.add(place, f"{value!r} cannot be in a node's name (letters, digits, '-' and '_')")
                 complete = False
@@ -303,7 +303,7 @@ def _repeated(origins: Origins, templates: Iterable[str], problems: _Mistakes) -
 
 
 def _check_size(values: Mapping[str, Any], origins: Origins, repeat: Mapping[str, list[Any]], source: str) -> None:
-    """Stops where repeats and placeholders, filled in, would make more than a recipe may be; fills in nothing."""
+    """Stops if repeats and placeholders, filled in, would exceed the limits of a recipe; fills in nothing."""
     problems, table = _Mistakes(source), values.get("table") or {}
     labels = [str(column) for column in table.get("columns") or []]
     labels += [
@@ -350,7 +350,7 @@ def _check_not_empty(
     repeat: dict[str, list[Any]],
     problems: _Mistakes,
 ) -> None:
-    """An empty list may leave rows out, but not all that is `planned`: names the lists that do so."""
+    """An empty list may leave rows out, but not all of `planned`: reports the lists that do so."""
     empty = [key for key, values in repeat.items() if not values]
     filled = dict(repeat) | {key: ["x"] for key in empty}
     if planned(repeat) or not planned(filled):
@@ -358,7 +358,7 @@ def _check_not_empty(
     alone = [key for key in empty if not planned(filled | {key: []})]
     for key in alone or empty:
         place = place_of(names) if (names := origins.of_repeated(key)) else f"repeat.{key}"
-        problems.add(place, "expected at least one value: without any, there is nothing to report")
+        problems.add(place, "expected at least one value: without any, there is nothing to make")
 
 
 def _expand(
@@ -431,14 +431,14 @@ def _apply_settings(drafts: dict[str, _Draft], settings: list[NodeSetting], prob
             problems.add(f"--set {setting.text}", f"no node {setting.pattern!r}{did_you_mean(setting.pattern, drafts)}")
         for name in matching:
             content = drafts[name].content
-            config = content.get("config") or {}  # its own: expanding made every mapping anew
+            config = content.get("config") or {}  # each node has its own copy: expanding copies every mapping
             assign(config, path, setting.value)
             content["config"] = config
             drafts[name].settings.append(replace(setting, path=path))
 
 
 def _node(name: str, drafts: Mapping[str, _Draft], origins: Origins, problems: _Mistakes) -> Node | None:
-    """The node with its config checked; None when it has mistakes, which are noted by what they come from."""
+    """The node with its config checked; None if it has mistakes, which are reported with their origin."""
     draft = drafts[name]
     key, content = draft.key, draft.content
     stage_name = content.get("stage")
@@ -483,7 +483,7 @@ def _check_kinds(nodes: Mapping[str, Node], drafts: Mapping[str, _Draft], proble
 def _check_choices_of_select(
     nodes: Mapping[str, Node], drafts: Mapping[str, _Draft], origins: Origins, problems: _Mistakes
 ) -> None:
-    """`select` needs a training that keeps weights on the way: it would refuse, but hours later."""
+    """`select` needs a training that keeps snapshots; without this check the error would come hours later."""
     for node in nodes.values():
         source = nodes.get(node.inputs.get("segmenter", "")) if node.stage.name == "select" else None
         kept = getattr(source.config, "snapshots", None) if source else None

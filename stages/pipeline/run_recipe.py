@@ -32,7 +32,7 @@ _RECORD_SCHEMA = 1
 
 
 class Observer(Protocol):
-    """Who is told what happens to each node."""
+    """Called with what happens to each node."""
 
     def fresh(self, node: Node, artifact: Artifact) -> None: ...
 
@@ -49,7 +49,7 @@ class Observer(Protocol):
 
 @dataclass
 class RunReport:
-    """What became of every node."""
+    """The outcome of every node."""
 
     fresh: list[str] = field(default_factory=list)
     made: list[str] = field(default_factory=list)
@@ -166,13 +166,13 @@ class _RecordFile(Shape):
     nodes: dict[Annotated[str, AfterValidator(check_name)], _NodeRecord]
     table: Anything | None
     parameters: Anything = Field(default_factory=dict)
-    settings: list[Text] | None = None  # older records do not tell
+    settings: list[Text] | None = None  # older records lack it
     assumptions: list[str] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the last `semiseg run` in a workspace was asked for."""
+    """The record of the last `semiseg run` in a workspace."""
 
     name: str
     source: str
@@ -181,7 +181,7 @@ class Record:
     table: Table | None
     problems: list[str]  # nodes that the present code can no longer make
     parameters: dict[str, Any] = field(default_factory=dict)
-    settings: list[str] | None = None  # the texts of --set; older records do not tell
+    settings: list[str] | None = None  # the texts of --set; older records lack them
     assumptions: list[str] = field(default_factory=list)
 
 
@@ -224,7 +224,7 @@ def _expected_nodes(nodes: Mapping[str, _NodeRecord]) -> tuple[dict[str, Expecte
 
 
 def _table_from(record: dict[str, Any], source: str) -> Table:
-    """The table, whose rows and columns are all there."""
+    """The table; ArtifactError if rows or columns are missing."""
     table = shaped(record, Table, f"the table in {source}", WRITE_ANEW)
     published = [row.published.column for row in table.rows if row.published is not None]
     columns = {*published, *(table.plot.points if table.plot else ())} - set(table.columns)

@@ -17,7 +17,7 @@ from stages.pipeline.changes import Change, is_made_by, work_changes
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `run_stage` did: the artifact, and whether work was needed."""
+    """The result of `run_stage`: the artifact, and whether work was needed."""
 
     artifact: Artifact
     ran: bool
@@ -35,7 +35,7 @@ def check_input_names(stage: Stage, names: Mapping[str, str | None]) -> None:
 def check_inputs(
     stage: Stage, config: Config, names: Mapping[str, str | None], artifacts: Mapping[str, Artifact]
 ) -> None:
-    """Every required input is given and is of a kind the stage takes; ArtifactError says which is not."""
+    """ArtifactError for a required input that is missing, or is of a kind that the stage does not take."""
     check_input_names(stage, names)
     required = required_inputs(stage, config, [key for key, name in names.items() if name is not None])
     for key, declared in stage.takes.items():
@@ -108,7 +108,7 @@ def run_stage(
     """Makes the artifact `name` unless it is fresh; continues unfinished work of the same fingerprint.
 
     `started` is called when there is work to do, before it begins. `replacing` is called before that, with the artifact
-    that the new one would replace and why they differ (not at all where the same is forced); what it raises stops all.
+    that would be replaced and their differences (none if the same work is forced); what it raises ends the run.
 
     Under torchrun every rank calls this: rank 0 holds the locks and publishes, the others work in the same folder.
     """
@@ -130,7 +130,7 @@ def run_stage(
             return Outcome(_run_distributed(stage, config, opened, workspace, name, work, execution, started), ran=True)
         with workspace.writing(name, work) as writer:
             if not force and (fresh := published_if_fresh(workspace, name, stage, config, work)):
-                writer.discard()  # another process made it between our look and our lock
+                writer.discard()  # another process made it between the check and the lock
                 return Outcome(fresh, ran=False)
             if started is not None:
                 started(writer)
@@ -144,7 +144,7 @@ def _checked(stage: Stage, summary: Any) -> dict[str, Any]:
     if not isinstance(summary, dict):
         raise ArtifactError(
             f"the stage {stage.name} returned a {type(summary).__name__}, expected its summary as a dict",
-            "this is a mistake in the stage; finished items are kept",
+            "this is a bug in the stage; finished items are kept",
         )
     return dict(summary)
 

@@ -1,4 +1,4 @@
-"""What is fresh in a workspace, what is stale and why, what is missing, half done, running or damaged.
+"""The state of every artifact of a workspace: fresh, stale (and why), missing, partial, running or damaged.
 
 Reads manifests, file names and sizes only; loads no torch.
 """
@@ -46,7 +46,7 @@ _PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{12}\.partial")
 
 @dataclass(frozen=True)
 class Expected:
-    """What an artifact should have been made from: by a recipe, or by its own manifest."""
+    """What an artifact should be made from: by a recipe, or by its own manifest."""
 
     stage: Stage
     config: Config
@@ -55,7 +55,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class State:
-    """The state of one artifact. `reasons` say why it is not fresh; `remarks` are no reason to rerun."""
+    """The state of one artifact. `reasons`: why it is not fresh; `remarks` do not make it stale."""
 
     name: str
     stage: str
@@ -74,7 +74,7 @@ class State:
 
     @property
     def words(self) -> str:
-        """The state as people read it: "partial 412/1464", "running (process 12 since ...)"."""
+        """The state as text: "partial 412/1464", "running (process 12 since ...)"."""
         if self.state == PARTIAL and self.total:
             return f"partial {self.done}/{self.total}"
         if self.state == RUNNING:
@@ -84,7 +84,7 @@ class State:
 
 
 def workspace_states(workspace: Workspace, expected: Mapping[str, Expected]) -> list[State]:
-    """The state of every expected artifact and of every other one in the workspace, inputs before outputs."""
+    """The state of every expected artifact and of all others in the workspace, inputs before outputs."""
     wanted, damaged = _wanted(workspace, expected)
     order = topological_order({name: list(e.inputs.values()) for name, e in wanted.items()})
     states: dict[str, State] = {}
@@ -94,7 +94,7 @@ def workspace_states(workspace: Workspace, expected: Mapping[str, Expected]) -> 
 
 
 def _wanted(workspace: Workspace, expected: Mapping[str, Expected]) -> tuple[dict[str, Expected], dict[str, State]]:
-    """What is expected, and of every other artifact what its manifest says; the states of those that say nothing."""
+    """What is expected, and what the manifests of all other artifacts record; the states of those without a record."""
     wanted = dict(expected)
     damaged: dict[str, State] = {}
     for name in workspace.names():
@@ -116,7 +116,7 @@ def _wanted(workspace: Workspace, expected: Mapping[str, Expected]) -> tuple[dic
 
 
 def _from_manifest(artifact: Artifact) -> Expected | State:
-    """What the artifact's own manifest says it was made from; a State when this code cannot make it any more."""
+    """What the artifact was made from, by its own manifest; a State if this code cannot make it any more."""
     manifest = artifact.manifest
     if manifest.stage not in STAGE_MODULES:
         return State(artifact.name, manifest.stage, STALE, [f"there is no stage {manifest.stage!r} any more"])
@@ -163,7 +163,7 @@ def artifact_state(workspace: Workspace, name: str, expected: Expected, earlier:
 
 
 def _running(workspace: Workspace, name: str, stage: str, holder: Mapping[str, Any]) -> State:
-    """The state of what is being written: its progress is that of the folder that changed last."""
+    """The state of an artifact that is being written: its progress is that of the folder that changed last."""
     folders = sorted(workspace.unfinished(name), key=lambda unfinished: unfinished.written)
     last = folders[-1] if folders else None
     return State(
@@ -179,7 +179,7 @@ def _running(workspace: Workspace, name: str, stage: str, holder: Mapping[str, A
 
 
 def _open(workspace: Workspace, name: str) -> tuple[Artifact | None, list[str] | None]:
-    """The published artifact, and what is wrong with it at first sight (files missing or of another size)."""
+    """The published artifact, and the problems that show without reading (files missing or of a different size)."""
     if name not in workspace.names():
         return None, None
     problems: list[str] = []
@@ -194,7 +194,7 @@ def _open(workspace: Workspace, name: str) -> tuple[Artifact | None, list[str] |
             return None, [*problems[:3], *more]
         if not (problems := _at_first_sight(artifact)):
             return artifact, None
-        earlier = artifact.manifest  # is it damaged, or was it replaced while we looked?
+        earlier = artifact.manifest  # is it damaged, or was it replaced during the check?
 
 
 def _at_first_sight(artifact: Artifact) -> list[str]:
@@ -233,7 +233,7 @@ def _unpublished(workspace: Workspace, name: str, expected: Expected, unmade: li
             return _partial(name, expected.stage.name, unfinished)
     remarks = []
     if workspace.partials(name):
-        remarks.append("unfinished work with other settings (kept until `semiseg clean`)")
+        remarks.append("unfinished work with different settings (kept until `semiseg clean`)")
     return State(name, expected.stage.name, MISSING, remarks=remarks)
 
 
@@ -253,7 +253,7 @@ def _partial(name: str, stage: str, unfinished: Unfinished, reasons: list[str] |
 
 
 def _command(argv: list[str]) -> str | None:
-    """A command line as one would type it; None where it was not one of semiseg (a program that uses the store)."""
+    """A command line as typed in a shell; None if it is not one of semiseg (a program that uses the store)."""
     program = PurePath(argv[0]) if argv else PurePath()
     if program.name == "semiseg" or program.parts[-2:] == ("semiseg_cli", "__main__.py"):
         return shlex.join(["semiseg", *argv[1:]])
@@ -273,10 +273,10 @@ def _own_folder(workspace: Workspace, name: str, expected: Expected) -> Path | N
 
 
 def unfinished_states(workspace: Workspace, expected: Mapping[str, Expected]) -> list[State]:
-    """The states that `workspace_states` has no place for: unfinished work of a name of which nothing is published or
-    expected, or that is made with other settings than those.
+    """The states that `workspace_states` does not list: unfinished work whose name is neither published nor expected,
+    or whose settings differ from those.
 
-    Such a state has the name of an artifact that may have a state of its own.
+    An artifact of the same name may have a state of its own.
     """
     wanted, _ = _wanted(workspace, expected)
     found = []
@@ -295,7 +295,7 @@ def unfinished_states(workspace: Workspace, expected: Mapping[str, Expected]) ->
 
 
 def _apart(workspace: Workspace, name: str, work: Work | None, known: Expected | None) -> list[str]:
-    """In what unfinished work differs from the published artifact of its name, or from what is expected."""
+    """The differences between unfinished work and the published artifact of its name, or the expected one."""
     if work is None:
         return ["its settings were not recorded"]
     if work.stage not in STAGE_MODULES:
@@ -305,18 +305,18 @@ def _apart(workspace: Workspace, name: str, work: Work | None, known: Expected |
     published, _ = _open(workspace, name)
     if published is not None:
         changes = work_changes(stage, work, published.manifest)
-        return [f"beside the artifact: {listed(changes) if changes else 'of another version'}"]
+        return [f"differs from the artifact: {listed(changes) if changes else 'of another version'}"]
     if known is None:
         return []
     if known.stage.name != work.stage:
         return [f"of the stage {work.stage}, expected {known.stage.name}"]
     asked = known.config.model_dump(mode="json")
     changes = [Change(f"{now} instead of {before}", key) for key, before, now in differences(asked, work.config)]
-    return [f"other settings: {listed(changes)}" if changes else "of other inputs"]
+    return [f"different settings: {listed(changes)}" if changes else "of different inputs"]
 
 
 def stale_reasons(workspace: Workspace, artifact: Artifact, expected: Expected) -> list[str]:
-    """Why the artifact is not what `expected` would make now, in words; empty when it is fresh."""
+    """Why the artifact is not what `expected` would make now; empty if it is fresh."""
     manifest, stage = artifact.manifest, expected.stage
     changes = setting_changes(stage, manifest, expected.config.model_dump(mode="json"))
     if manifest.stage != stage.name:
@@ -324,7 +324,7 @@ def stale_reasons(workspace: Workspace, artifact: Artifact, expected: Expected) 
     present = _published(workspace, expected)
     contents = {key: present[name].manifest.content for key, name in expected.inputs.items() if name in present}
     changes += input_changes(manifest, {key: (name, contents.get(key)) for key, name in expected.inputs.items()})
-    with contextlib.suppress(ConfigError):  # a file that is gone is no reason: the result still stands
+    with contextlib.suppress(ConfigError):  # a file that was deleted is no reason: the result is still valid
         changes += external_changes(manifest, external_digests(stage, expected.config))
     if not changes and manifest.fingerprint not in (
         fingerprint(stage, expected.config, contents, manifest.externals),

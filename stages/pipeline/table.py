@@ -1,4 +1,4 @@
-"""The results table of a recipe: rows of metrics, repeated over seeds, beside published figures.
+"""The results table of a recipe: rows of metrics, repeated over seeds, next to published figures.
 
 table:
   title: Table 1
@@ -6,7 +6,7 @@ table:
   columns: [without CRF, with CRF]
   order: [dual branch, strong only, mixed]         # best first, as published
   order_source: "where the order comes from"
-  equal: [strong only, mixed]                      # two rows that must be equal: the report says whether they are
+  equal: [strong only, mixed]                      # two rows that must be equal; the report checks it
   notes: ["shown below the table"]
   rows:
     - label: strong only
@@ -14,8 +14,9 @@ table:
       published: {value: 68.9, column: without CRF, source: "..."}
       costs: ["train-strong-s{seed}"]              # shown: speed, memory and time of these nodes
 
-A column or label that refers to a repeated value stands for one column or row a value; the nodes of a row are averaged
-over the values that neither its label nor the column has fixed. With `plot` the columns become points over that value:
+A column or label that refers to a repeated value makes one column or row for each value; the nodes of a row are
+averaged over the values that neither its label nor the column fixes. With `plot` the columns become points over that
+value:
 
   columns: ["{labelled} labels"]
   plot: {over: labelled, column: "{labelled} labels", label: labelled pictures, note: "points: last weights"}
@@ -59,11 +60,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Plot:
-    """Figures over a repeated value: a line a row, a point a column."""
+    """Figures over a repeated value: one line for each row, one point for each column."""
 
     label: str
-    points: dict[str, str]  # column -> the value it stands for, as text
-    note: str = ""  # what the points are
+    points: dict[str, str]  # column -> its value, as text
+    note: str = ""  # what the points mean
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ def read_table(
     kinds: Mapping[str, str | None],
     add_mistake: Callable[[str, str], None],
 ) -> Table:
-    """The table of a recipe; mistakes go to `add_mistake`.
+    """The table of a recipe; mistakes are passed to `add_mistake`.
 
-    `kinds` gives the kind of artifact every node makes, None where the node itself has a mistake.
+    `kinds` gives the kind of artifact every node makes, None if the node itself has a mistake.
     """
     for key in values:
         if key not in _TABLE_KEYS:
@@ -106,7 +107,7 @@ def read_table(
             rows.append(_row(row, chosen, columns, repeat, kinds, place, add_mistake))
     labels = [row.label for row in rows]
     for label in dict.fromkeys(label for label in labels if labels.count(label) > 1):
-        add_mistake("table.rows", f"{labels.count(label)} rows are called {label!r}; each needs a label of its own")
+        add_mistake("table.rows", f"{labels.count(label)} rows are called {label!r}; give each its own label")
     order = [str(label) for label in values.get("order") or []]
     equal = [str(label) for label in values.get("equal") or []]
     for key, named in (("order", order), ("equal", equal)):
@@ -129,7 +130,7 @@ def read_table(
 
 
 def figures_planned(values: Mapping[str, Any], repeat: Mapping[str, list[Any]]) -> int:
-    """How many nodes give a figure of the table."""
+    """The number of nodes whose figures are in the table."""
     count = 0
     for row in values.get("rows") or []:
         if isinstance(row, Mapping) and isinstance(row.get("nodes"), Mapping):
@@ -174,7 +175,7 @@ def _runs(
     place: str,
     add_mistake: Callable[[str, str], None],
 ) -> list[list[str]]:
-    """The nodes of each run; one that does not depend on a repeated value (a teacher's) is part of all its runs."""
+    """The nodes of each run; a node that does not depend on a repeated value (a teacher's) is part of all runs."""
     if not isinstance(costs, list):
         add_mistake(place, f"expected a list of nodes, found {costs!r}")
         return []
@@ -199,7 +200,7 @@ def _plot(
     over, pattern = str(value["over"]), str(value["column"])
     points = {_filled(pattern, {over: x}): str(x) for x in repeat[over]}
     if over not in repeated_in(pattern):
-        add_mistake("table.plot.column", f"{pattern!r} does not refer to {{{over}}}, so all points would be one")
+        add_mistake("table.plot.column", f"{pattern!r} does not refer to {{{over}}}, so all points would be the same")
     if unknown := [column for column in points if column not in columns]:
         add_mistake("table.plot.column", f"no such column: {', '.join(unknown)}; columns: {', '.join(columns)}")
     return Plot(str(value["label"]), points, str(value.get("note", "")))
@@ -217,7 +218,7 @@ def _filled(text: str, chosen: Mapping[str, Any]) -> str:
 
 
 def _expanded(pattern: str, repeat: Mapping[str, list[Any]]) -> list[str]:
-    """Every node name that `pattern` stands for."""
+    """Every node name that `pattern` refers to."""
     return [_filled(pattern, chosen) for chosen in _choices(pattern, repeat)]
 
 

@@ -1,4 +1,4 @@
-"""What a workspace holds of a recipe's table: the figures of its rows, what they cost, and what follows from them."""
+"""The figures of a recipe's table in a workspace: those of its rows, their costs, and conclusions from them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from stages.pipeline.table import Row, Table
 
 @dataclass(frozen=True)
 class Figure:
-    """Ours for one row and column, in percent: the mean over runs, and the runs."""
+    """Our figure for one row and column, in percent: the mean over runs, and the runs."""
 
     runs: dict[str, float]  # node -> value
     missing: list[str]  # nodes without a result
-    stale: list[str] = field(default_factory=list)  # nodes of `runs` that the present settings would make anew
+    stale: list[str] = field(default_factory=list)  # nodes of `runs` that are not fresh
 
     @property
     def mean(self) -> float | None:
@@ -39,14 +39,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the runs of a row cost, as means over those that are there.
+    """The cost of a row's runs, as means over the finished ones.
 
     Attributes:
         seconds: of all nodes of a run together.
         images_per_second: of the last node of a run (the training that gives the result).
-        peak_memory_mib: the highest of a run's nodes: of tensors on a GPU, of the process on a CPU. None: not known.
-        steps_per_second: of the last node of a run. Rows whose steps hold different numbers of pictures compare by it.
-        stale: whether a node that counts would be made anew with the present settings.
+        peak_memory_mib: the maximum over a run's nodes: tensors on a GPU, the process on a CPU. None: not known.
+        steps_per_second: of the last node of a run. For rows with different numbers of images in a step.
+        stale: whether one of the nodes is not fresh.
     """
 
     seconds: float
@@ -61,14 +61,14 @@ Figures = Mapping[str, Mapping[str, Figure]]  # row label -> column
 
 @dataclass(frozen=True)
 class Equality:
-    """Whether two rows that must be equal are so, run by run.
+    """Whether two rows that must be equal are equal, run by run.
 
     Attributes:
         rows: their labels.
-        compared: pairs of runs that are there, of the recipe's present settings, in all columns.
-        planned: pairs of runs that there will be.
-        difference: the largest one of the table's metric, in percent; None where nothing could be compared.
-        sentence: all that in words.
+        compared: finished pairs of runs with the recipe's present settings, in all columns.
+        planned: pairs of runs in the recipe.
+        difference: the largest one of the table's metric, in percent; None if nothing could be compared.
+        sentence: the result in words.
     """
 
     rows: tuple[str, str]
@@ -80,7 +80,7 @@ class Equality:
 
 @dataclass(frozen=True)
 class Results:
-    """A table with all that a workspace holds of it, read once."""
+    """A table with its figures in a workspace, read once."""
 
     table: Table
     figures: dict[str, dict[str, Figure]]
@@ -93,7 +93,7 @@ class Results:
 
 
 def read_results(table: Table, workspace: Workspace, stale: Collection[str] = ()) -> Results:
-    """The results of the workspace; `stale` names the artifacts that are not what the recipe asks for (`not_fresh`)."""
+    """The results of the workspace; `stale` names the artifacts that are not fresh (`not_fresh`)."""
     figures = {
         row.label: {
             column: _figure(row.nodes.get(column, []), table.metric, workspace, stale) for column in table.columns
@@ -105,7 +105,7 @@ def read_results(table: Table, workspace: Workspace, stale: Collection[str] = ()
 
 
 def not_fresh(workspace: Workspace, expected: Mapping[str, Expected]) -> set[str]:
-    """Names of the artifacts that `semiseg status` does not call fresh."""
+    """Names of the artifacts that are not fresh by `semiseg status`."""
     return {state.name for state in workspace_states(workspace, expected) if state.state != FRESH}
 
 
@@ -128,7 +128,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _equality(table: Table, workspace: Workspace, stale: Collection[str]) -> Equality | None:
-    """Compares every number that both rows' artifacts report of themselves; None where no rows must be equal."""
+    """Compares every number in the summaries of both rows' artifacts; None if no rows must be equal."""
     if not table.equal:
         return None
     first, second = (next(row for row in table.rows if row.label == label) for label in table.equal)
@@ -144,7 +144,7 @@ def _equality(table: Table, workspace: Workspace, stale: Collection[str]) -> Equ
     ]
     rows, name = (first.label, second.label), table.metric.replace("_", " ").replace("iou", "IoU")
     if not found:
-        text = f"Whether {second.label} equals {first.label}, as it must: not yet known, no run of both is there."
+        text = f"Whether {second.label} equals {first.label}, as it must: not yet known, no run of both is finished."
         return Equality(rows, 0, len(pairs), None, text)
     runs = f"{len(found)} run{'s' if len(found) > 1 else ''}"
     runs += f" of {len(pairs)}" if len(found) < len(pairs) else ""
@@ -166,7 +166,7 @@ def _equality(table: Table, workspace: Workspace, stale: Collection[str]) -> Equ
 
 
 def _both_numbers(workspace: Workspace, first: str, second: str, metric: str) -> dict[str, tuple[float, float]] | None:
-    """The numbers that both summaries hold, by dotted key; None where one is not there or has no `metric`."""
+    """The numbers that both summaries hold, by dotted key; None if one is missing or has no `metric`."""
     try:
         a, b = (dict(_numbers(workspace.artifact(name).summary)) for name in (first, second))
     except ArtifactError:
@@ -184,7 +184,7 @@ def _numbers(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def row_cost(row: Row, workspace: Workspace, stale: Collection[str] = ()) -> Cost | None:
-    """None where no run of the row is whole yet, or the row names no nodes."""
+    """None if no run of the row is complete yet, or the row names no nodes."""
     runs, counted = [], []
     for names in row.costs:
         try:
@@ -217,7 +217,7 @@ def _steps_per_second(manifest: Manifest) -> float | None:
 
 
 def order_sentence(table: Table, figures: Figures, column: str) -> str | None:
-    """One sentence: our order of the rows in this column against the published one. None when there is none."""
+    """A sentence that compares our order of the rows in this column with the published one; None if there is none."""
     if len(table.order) < 2:
         return None
     means = {label: figures[label][column].mean for label in table.order}
@@ -229,7 +229,7 @@ def order_sentence(table: Table, figures: Figures, column: str) -> str | None:
     shown = " > ".join(f"{label} {shares[label]:.1f}" for label in ours)
     pairs = list(itertools.combinations(table.order, 2))
     swapped = [f"{low} is above {high}" for high, low in pairs if shares[low] > shares[high]]
-    level = [f"{high} and {low} are level" for high, low in pairs if shares[low] == shares[high]]
+    level = [f"{high} and {low} are equal" for high, low in pairs if shares[low] == shares[high]]
     if swapped:
         verdict = f"not the paper's order: {'; '.join([*swapped, *level])}"
     elif level:

@@ -1,7 +1,7 @@
 """How a recipe's table was made: the command, parameters, data, networks, machine and dates, for those who read it.
 
-What was asked for comes from the workspace's record of the recipe, the rest from the manifests of what is there.
-Folders of this machine are left out: of an absolute path the last part remains.
+The settings come from the workspace's record of the recipe, the rest from the manifests of the artifacts.
+Folders of this machine are left out: only the last part of an absolute path is shown.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ class Data:
 
 @dataclass(frozen=True)
 class NetworkUsed:
-    """A network that was trained: its preset's name (or its parts), and what its weights were at the start."""
+    """A network that was trained: its preset's name (or its parts), and its initial weights."""
 
     name: str
     weights: str
-    sha256: str | None  # of the file of the weights, where it was one
+    sha256: str | None  # of the weights' file, if there was one
 
 
 @dataclass(frozen=True)
 class HowMade:
-    """All that a reader needs to judge, or to make again, a table."""
+    """Everything that a reader needs to assess or reproduce a table."""
 
-    command: str | None  # None: the record is of a version that did not keep it
+    command: str | None  # None: the record is from a version without it
     parameters: dict[str, Any]
     data: list[Data]
     networks: list[NetworkUsed]
-    trainings: dict[int, int]  # steps -> trainings of as many steps
+    trainings: dict[int, int]  # steps -> number of trainings with that many steps
     devices: list[str]
     versions: dict[str, list[str]]
     commits: list[str]
@@ -154,7 +154,7 @@ def _networks(expected: Mapping[str, Expected], manifests: Mapping[str, Manifest
 
 
 def network_name(network: BackboneConfig) -> str:
-    """The name of the preset that is this network, whatever its weights; else backbone and head."""
+    """The name of the preset that equals this network except for the weights; else backbone and head."""
     presets = PRESETS if isinstance(network, NetworkConfig) else CLASSIFIER_PRESETS
     kind = NetworkConfig if isinstance(network, NetworkConfig) else ClassifierConfig
     wanted = network.model_dump(exclude={"weights"})
@@ -165,7 +165,7 @@ def network_name(network: BackboneConfig) -> str:
 
 
 def how_made_lines(made: HowMade) -> list[str]:
-    """The record as lines of Markdown, one a fact."""
+    """The record as lines of Markdown, one for each fact."""
     lines = [f"Command: `{made.command}`"] if made.command else []
     if made.parameters:
         lines.append(
@@ -202,7 +202,7 @@ def data_words(made: HowMade) -> str:
 
 
 def value_words(value: Any) -> str:
-    """A parameter's value as a person reads it."""
+    """A parameter's value as text."""
     if isinstance(value, list):
         return f"[{', '.join(map(value_words, value))}]"
     return "-" if value is None else "''" if value == "" else str(value)

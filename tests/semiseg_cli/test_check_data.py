@@ -177,12 +177,12 @@ def plant_in_folders(photos: Photos) -> list[Planted]:
         Planted("mask", 4, "p04.png is 24x20 (width x height), expected 24x18", "resize masks with nearest neighbour"),
         Planted("mask", 5, "p05.png is empty", ""),
         Planted("mask", 6, "p06.png is damaged: truncated after 60 bytes", "copy or extract the file again"),
-        Planted("leak", 7, "is trained on and scored: ", "take it out of one of them"),
-        Planted("same-picture", 16, "one picture, byte by byte, is there 2 times: ", "", False),
+        Planted("leak", 7, "is trained on and scored: ", "remove it from one of them"),
+        Planted("same-picture", 16, "the same picture, byte by byte, occurs 2 times: ", "", False),
         Planted("suffix", 8, "p08.jpg is a PNG file by its content; it is read as that", "rename it", False),
         Planted("cmyk", 9, "p09.jpg is CMYK; it is read", "", False),
         Planted("blank-mask", 10, "p10.png is 255 everywhere", "draw it, or leave it out", False),
-        Planted("blank-mask", 11, "p11.png is background everywhere", "If not, draw the objects", False),
+        Planted("blank-mask", 11, "p11.png is background everywhere", "if that is a mistake, draw the objects", False),
         Planted("label-without-class", 13, "p13 has the label dog", "correct the one that is wrong", False),
         Planted("class-without-label", 9, "the mask of p09 shows dog", "correct the one that is wrong", False),
     ]
@@ -302,7 +302,7 @@ def test_lists_annotations_and_files_that_disagree(devkit, capsys):
         assert part in what
         assert cure in hint
     (remark,) = json.loads(out)["remarks"]
-    assert remark["what"] == "the mask of p00 shows dog, which is not a label of it"
+    assert remark["what"] == "the mask of p00 shows dog, which is not among its labels"
 
 
 def test_what_the_reader_refuses_is_one_problem(devkit, capsys):
@@ -342,7 +342,7 @@ def plant_in_artifact(photos: Photos, artifact: Path) -> list[Planted]:
         Planted("image", 1, "p01.jpg is empty (0 bytes)", "copy or extract the file again"),
         Planted("image", 15, "id p15 in split 'weak' has no file", "put the image there"),
         Planted("image", 8, "p08.jpg is 24x22 (width x height), but was 24x18", "rerun prepare-data"),
-        Planted("leak", 7, "is trained on and scored: ", "take it out of one of them"),
+        Planted("leak", 7, "is trained on and scored: ", "remove it from one of them"),
         Planted("mask", 2, "p02.png has mode RGB", "write the class ids as an indexed PNG"),
         Planted("mask", 3, "p03.png has values outside the classes: 7 (432 px)", "map the mask's ids"),
         Planted("mask", 4, "p04.png is 24x20 (width x height), expected 24x18", "resize masks with nearest neighbour"),
@@ -477,11 +477,11 @@ def large_mask(number: int) -> np.ndarray:
         ("labels.csv", "file,cat,dog\np14,1,-1\np15,maybe,1\n", "", "line 3, column 'cat': 'maybe' is not a mark"),
         ("labels.csv", "file,cat,width\np14,1,640\n", "", "the columns 'width' are not classes"),
         ("labels.csv", "file,cat\np14,yes\np14,no\n", "", "labels.csv: 1 rows name an image of an earlier row"),
-        ("labels.csv", "file,cat,dog\np14,1,\np15,0,1\n", "", "labels.csv: 1 empty cells are taken for absent labels"),
+        ("labels.csv", "file,cat,dog\np14,1,\np15,0,1\n", "", "labels.csv: 1 empty cells are read as absent labels"),
         ("val.txt", "p12\np13 2\n", "", "val.txt, line 2: 'p13 2' may be one id"),
         ("list.txt", "p01\np02 (1)\n", "labelled", "line 2: 'p02 (1)' is not a list entry"),
         ("list.txt", "p01\np02 1\n", "unlabelled", "list.txt, line 2: 'p02 1' may be one id"),
-        ("list.txt", "p01 3\np02 4\n", "labelled", "list.txt: what stands behind the ids ('p01 3')"),
+        ("list.txt", "p01 3\np02 4\n", "labelled", "list.txt: the numbers after the ids ('p01 3')"),
         ("list.txt", "p14,cat\np15,yes\n", "tag_file", "list.txt, line 2, cell 2: 'yes' is not a class"),
     ],
 )

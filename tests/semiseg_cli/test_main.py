@@ -405,7 +405,7 @@ def test_a_killed_first_run_is_listed_and_can_be_continued_or_removed(capsys: py
     assert record["unfinished"][0]["command"].startswith("semiseg prepare-data --set dataset.train=4 ")
     assert run(capsys, "prepare-data", *TINY)[2].splitlines()[0] == "prepare-data: making runs/default/data"
     _, out, _ = run(capsys, "status")
-    assert "beside the artifact: dataset.train 4 -> 900" in " ".join(out.split())
+    assert "differs from the artifact: dataset.train 4 -> 900" in " ".join(out.split())
     assert run(capsys, "clean", "--yes")[0] == 0
     assert run(capsys, "status", "--check")[0] == 0
 

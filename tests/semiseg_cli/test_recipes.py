@@ -187,8 +187,8 @@ def league_mistakes(*settings: str) -> list[str]:
         ("labelled_batch=4", "--set labelled_batch=4: no parameter 'labelled_batch'"),
         ("snapshots=1", "--set snapshots: expected at least 2, as the stage select chooses among them (found 1)"),
         ("train-cps-*.snapshots=1", "--set train-cps-*.snapshots: expected at least 2, as the stage select chooses"),
-        ("seeds=[]", "--set seeds: expected at least one value: without any, there is nothing to report"),
-        ("labelled=[]", "--set labelled: expected at least one value: without any, there is nothing to report"),
+        ("seeds=[]", "--set seeds: expected at least one value: without any, there is nothing to make"),
+        ("labelled=[]", "--set labelled: expected at least one value: without any, there is nothing to make"),
         ("labelled=1/8", "--set labelled: '1/8' cannot be in a node's name (letters, digits, '-' and '_')"),
     ],
 )

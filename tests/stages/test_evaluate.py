@@ -245,7 +245,7 @@ def test_black_and_white_predictions_are_told(tmp_path):
     found, truth = folders(tmp_path, {"a": [[0, 255, 255, 0]]}, {"a": [[0, 1, 1, 1]]})
     notes: list[str] = []
     assert evaluate_folders(found, truth, 2, workers=1, note=notes.append)["classes"]["1"]["iou"] == 0
-    assert notes == ["the predictions hold 0 and 255 alone, as black-and-white masks do: 255 counts as no answer"]
+    assert notes == ["the predictions hold 0 and 255 alone, as black-and-white masks do: 255 counts as no prediction"]
     Image.fromarray(np.array([[0, 255, 255, 0]], np.uint8)).save(found / "a.png")
     scores = evaluate_folders(found, truth, 2, workers=1, mask_format="binary")
     assert [scores["classes"][name]["iou"] for name in ("0", "1")] == pytest.approx([1 / 2, 2 / 3])

@@ -125,7 +125,7 @@ def test_other_ranks_leave_the_work_to_the_first(tmp_path, monkeypatch):
             {"dataset": {"name": "voc-aug", "source": "/x"}, "classes": "cat,cta"},
             "'cta' is not a class of voc-aug, did you mean 'cat'",
         ),
-        ({"dataset": {"name": "voc-aug", "source": "/x"}, "classes": ["cat", "cat"]}, "a class stands twice"),
+        ({"dataset": {"name": "voc-aug", "source": "/x"}, "classes": ["cat", "cat"]}, "a class occurs twice"),
         ({"dataset": {"name": "voc-aug", "source": "/x"}, "classes": "background"}, "'background' is not a class"),
         (
             {"dataset": {"name": "voc-aug", "source": "/x"}, "labelled": "3/2"},

@@ -318,7 +318,7 @@ def test_given_weights_of_another_network_are_named(training, execution, whole):
     given = {"initial": "whole-supervised"}
     network = {"preset": "tiny", "head_channels": 24, "neck_layers": 1, "neck_channels": 16}
     with pytest.raises(
-        ConfigError, match=r"initial.*of another shape: head\.scores\.weight|initial(.|\n)*another shape"
+        ConfigError, match=r"initial.*of a different shape: head\.scores\.weight|initial(.|\n)*a different shape"
     ):
         train(training, training.config(network=network), "misfit", execution, given)
 
@@ -348,7 +348,7 @@ def test_a_damaged_checkpoint_says_how_to_start_again(training, execution):
     "spoil", ["list", "empty", "keys", "shapes", "types", "NaN", "long moments", "NaN moments", "step"]
 )
 def test_a_checkpoint_of_something_else_is_refused(spoil, training, execution):
-    """Moments of another shape would be walked through beyond their end by a fused optimiser."""
+    """Moments of a different shape would be walked through beyond their end by a fused optimiser."""
     config = training.config(seed=12)
     name = f"foreign-{spoil}".replace(" ", "-")
     with pytest.raises(StoppedError):

@@ -286,7 +286,7 @@ def _check_unique(path: Path, lines: Sequence[_Line]) -> None:
             if first := seen.get((what, key)):
                 shown = colour_name(line.colour or 0) if what == "colour" else key
                 raise DataError(
-                    f"{path}, {line.place}: the {what} {shown} is already on {first}",
+                    f"{path}, {line.place}: the {what} {shown} is already in {first}",
                     "write each class on one line",
                 )
             seen[what, key] = line.place

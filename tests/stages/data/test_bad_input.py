@@ -184,7 +184,7 @@ CASES = {
     "painted masks without classes": (
         folder,
         instead(painted(*ALL)),
-        "which class is which in",
+        "the class of each value or colour in",
         "write a class table and give it (--classes FILE)",
         ["--classes", ""],
     ),
@@ -241,13 +241,13 @@ CASES = {
         voc_aug,
         without("VOC2012/JPEGImages/t2.jpg"),
         "1 ids of others have no image below",
-        "add the files, or take the ids from the lists",
+        "add the files, or remove the ids from the lists",
     ),
     "listed mask that is not there": (
         voc_aug,
         without("VOC2012/SegmentationClass/v1.png", "SBD/dataset/cls/v1.mat"),
         "1 ids of val have no mask: v1",
-        "add the files, or take the ids from the lists",
+        "add the files, or remove the ids from the lists",
     ),
     "two pictures of one stem": (
         folder,
@@ -264,7 +264,7 @@ CASES = {
     "ids that differ in case": (
         folder,
         copied("photos/p3.jpg", "photos/P3.jpg"),
-        "differ in nothing but case: 'P3' and 'p3'",
+        "differ only in case: 'P3' and 'p3'",
         "rename one of each",
     ),
     "a file where the source should be": (

@@ -39,13 +39,13 @@ def test_files_that_were_passed_over_in_silence_are_read_or_named(tmp_path):
     (sentence,) = listing.left_out
     assert sentence.startswith(f"6 of 12 files of {tmp_path} are used as pictures; not used: ")
     for part in (
-        "link.jpg (a link to nothing)",
-        "pipe.png (no regular file)",
-        "bare (a PNG file by its content, but without a suffix that says so)",
-        "photo.jpg_large (a JPEG file by its content, but without a suffix that says so)",
+        "link.jpg (a broken link)",
+        "pipe.png (not a regular file)",
+        "bare (a PNG file by its content, but without its suffix)",
+        "photo.jpg_large (a JPEG file by its content, but without its suffix)",
         "notes.txt (no picture)",
         "h.heic (needs the package pillow-heif)",
-        "sub/ with 1 pictures (only what lies in the folder itself is used)",
+        "sub/ with 1 pictures (only files directly in the folder are used)",
     ):
         assert part in sentence
     assert "empty" not in sentence
@@ -90,8 +90,8 @@ def test_what_is_predicted_is_told_as_what_is_prepared(tmp_path):
     (tmp_path / "broken.tif").write_bytes(b"II*\0 broken")
     left_out, levels, clear = notes_on(PictureFolder(tmp_path), workers=1)
     assert "notes.txt (no picture)" in left_out
-    assert "deep.png (0..63 of 0..65535, 1 grey levels); say which value is white: --set white=4095" in levels
-    assert clear == "1 picture (transparent everywhere, so that the colours are used): clear.png"
+    assert "deep.png (0..63 of 0..65535, 1 grey levels); set the value of white: --set white=4095" in levels
+    assert clear == "1 picture (transparent everywhere: transparency is ignored): clear.png"
     said = PictureFolder(tmp_path, white=63)
     np.testing.assert_array_equal(said.image("deep")[..., 0], np.rint(np.arange(64).reshape(8, 8) * 255 / 63))
     assert len(notes_on(said, workers=1)) == 2

@@ -172,7 +172,7 @@ def test_16_bits_whose_white_is_0_came_as_negatives(tmp_path):
 def test_planes_of_16_bits_were_read_as_planes_of_8(tmp_path):
     values = np.random.default_rng(0).integers(0, 65536, (3, 8, 9)).astype(np.uint16)
     path = tiff(tmp_path / "a.tif", values, photometric="rgb", planarconfig="separate")
-    with pytest.raises(DataError, match=r"a\.tif cannot be read: its channels of 16 bits lie one after the other"):
+    with pytest.raises(DataError, match=r"a\.tif cannot be read: its 16-bit channels are stored as planes"):
         read(path)
     path = tiff(tmp_path / "a.tif", values, photometric="rgb", planarconfig="separate", compression="zlib")
     np.testing.assert_array_equal(read(path).pixels, np.moveaxis(values, 0, -1) // 256)

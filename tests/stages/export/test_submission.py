@@ -227,7 +227,7 @@ def test_neither_time_nor_owner_nor_name_is_in_the_archive(
 def test_missing_and_surplus_ids_are_named(workspace: Workspace, folder: Path, execution: Execution) -> None:
     predictions = publish(workspace, random_masks(["a", "b", "x"]))
     (folder / "test.txt").write_text("a\nb\nc\nd\n")
-    message = r"no masks of 2 pictures of .*test.txt: c, d; 1 that it has are not in .*test.txt: x"
+    message = r"no masks of 2 pictures of .*test.txt: c, d; 1 of its masks are not in .*test.txt: x"
     with pytest.raises(DataError, match=message):
         pack(predictions, folder / "r.tgz", execution, list_file=folder / "test.txt")
     assert [path.name for path in folder.iterdir()] == ["test.txt"]
@@ -356,7 +356,7 @@ def test_predictions_of_fewer_classes_are_refused(workspace: Workspace, folder: 
 
 def test_the_order_of_the_classes_counts(workspace: Workspace, folder: Path, execution: Execution) -> None:
     order = (*VOC_CLASS_NAMES[:1], *reversed(VOC_CLASS_NAMES[1:]))
-    with pytest.raises(DataError, match="another order of the classes"):
+    with pytest.raises(DataError, match="a different order of the classes"):
         pack(publish(workspace, random_masks(["a"]), classes=order), folder / "r.tgz", execution)
 
 
@@ -521,12 +521,12 @@ def test_the_check_passes_what_is_right(folder: Path) -> None:
         (as_png("L", GOOD), "a.png has mode L and 8 bits, expected P and 8"),
         (as_png("RGB", GOOD), "a.png has mode RGB"),
         (as_png("P", GOOD % 3, list(range(9))), "a.png has mode P and 2 bits, expected P and 8"),
-        (as_png("P", GOOD, list(range(256)) * 3), "a.png has another palette"),
+        (as_png("P", GOOD, list(range(256)) * 3), "a.png has a different palette"),
         (encode_mask(np.where(GOOD == 3, np.uint8(21), GOOD)), "a.png has the values 21"),
         (encode_mask(np.where(GOOD == 0, np.uint8(255), GOOD)), "a.png has the values 255"),
         (encode_mask(GOOD.T), "a.png is 4x5, expected 5x4"),
-        (encode_mask(GOOD)[:-9], "a.png is no whole PNG"),
-        (b"GIF89a\r\n" + encode_mask(GOOD)[8:], "a.png is no whole PNG"),
+        (encode_mask(GOOD)[:-9], "a.png is not a whole PNG"),
+        (b"GIF89a\r\n" + encode_mask(GOOD)[8:], "a.png is not a whole PNG"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -540,8 +540,8 @@ def test_the_check_finds_each_fault_of_a_file(folder: Path, data: bytes, message
     [
         (["a"], "it lacks .*b.png"),
         (["b", "a"], "not sorted"),
-        (["a", "a", "b"], "not sorted, or stand there twice"),
-        (["a", "b", "c"], "c.png does not belong there"),
+        (["a", "a", "b"], "not sorted, or occur twice"),
+        (["a", "b", "c"], "c.png must not be in it"),
     ],
 )
 def test_the_check_finds_wrong_names(folder: Path, names: list[str], message: str) -> None:

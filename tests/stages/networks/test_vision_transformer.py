@@ -174,8 +174,8 @@ def test_a_state_dict_of_timm_or_dinov2_is_loaded_whole(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"weights": "imagenet"}, "not trained on ImageNet's labels: use weights pretrained"),
-        ({"head": "fcn"}, "belong together, found the head fcn on dinov2_small"),
-        ({"backbone": "resnet50", "output_stride": 16}, "belong together, found the head dpt on resnet50"),
+        ({"head": "fcn"}, "need each other, found the head fcn on dinov2_small"),
+        ({"backbone": "resnet50", "output_stride": 16}, "need each other, found the head dpt on resnet50"),
         ({"neck_layers": 1}, "neck_layers 0"),
         ({"atrous_rates": [1]}, "no atrous_rates"),
         ({"output_stride": 16}, "dinov2_small has output_stride 14, not 16"),

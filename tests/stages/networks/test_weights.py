@@ -65,7 +65,7 @@ def test_every_key_that_does_not_fit_is_named(tmp_path: Path, mobilenet: dict[st
     message = caught.value.message
     assert "2 missing: features.3.conv.2.weight, features.9.conv.3.running_mean" in message
     assert "1 unexpected: extra.weight" in message
-    assert "1 of another shape: features.0.0.weight (32, 4, 3, 3) instead of (32, 3, 3, 3)" in message
+    assert "1 of a different shape: features.0.0.weight (32, 4, 3, 3) instead of (32, 3, 3, 3)" in message
     assert str(tmp_path / "net.pth") in message
     assert caught.value.hint
 
@@ -185,7 +185,7 @@ def test_an_artifact_that_is_not_whole_is_named(tmp_path: Path) -> None:
     spec = json.loads((folder / "network.json").read_text())
 
     (folder / "network.json").write_text(json.dumps({**spec, "num_classes": 4, "class_names": [*"abcd"]}))
-    with pytest.raises(ArtifactError, match=r"of another shape: head\.scores\.weight"):
+    with pytest.raises(ArtifactError, match=r"of a different shape: head\.scores\.weight"):
         load_network(folder)
     (folder / "network.json").write_text(json.dumps({**spec, "schema": 99}))
     with pytest.raises(ArtifactError, match="schema 99"):
@@ -225,8 +225,8 @@ def test_the_forger_writes_what_is_read_where_it_forges_nothing(tmp_path: Path) 
     ("change", "message"),
     [
         (lambda value: value * float("nan"), "with values that are not finite numbers"),
-        (lambda value: value.half(), r"of another type: .* torch\.float16 instead of torch\.float32"),
-        (lambda value: value.double(), r"of another type: .* torch\.float64 instead of torch\.float32"),
+        (lambda value: value.half(), r"of a different type: .* torch\.float16 instead of torch\.float32"),
+        (lambda value: value.double(), r"of a different type: .* torch\.float64 instead of torch\.float32"),
     ],
 )
 def test_weights_of_an_artifact_are_finite_and_of_the_networks_type(tmp_path: Path, change: Any, message: str) -> None:
@@ -253,7 +253,7 @@ def test_pretrained_weights_in_half_precision_are_taken_and_those_that_are_not_f
         with pytest.raises(ConfigError, match=r"1 with values that are not finite numbers: features\.0\.0\.weight"):
             build_segmenter(_config(tmp_path / f"{number}.pth"), 3, seed=0)
     torch.save({**mobilenet, "features.0.0.weight": torch.ones(32, 3, 3, 3, dtype=torch.long)}, tmp_path / "int.pth")
-    with pytest.raises(ConfigError, match=r"of another type: features\.0\.0\.weight torch\.int64"):
+    with pytest.raises(ConfigError, match=r"of a different type: features\.0\.0\.weight torch\.int64"):
         build_segmenter(_config(tmp_path / "int.pth"), 3, seed=0)
 
 

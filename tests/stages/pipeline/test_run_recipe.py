@@ -230,7 +230,7 @@ def test_unfinished_work_of_other_settings_is_remarked(
     (workspace.path / RECORD_NAME).write_text(json.dumps(record))
     state = states(workspace)["sum-s0"]
     assert state.state == "missing"
-    assert state.remarks == ["unfinished work with other settings (kept until `semiseg clean`)"]
+    assert state.remarks == ["unfinished work with different settings (kept until `semiseg clean`)"]
 
 
 def leave(workspace: Workspace, execution: Execution, name: str, **config: Any) -> None:
@@ -271,7 +271,7 @@ def test_unfinished_work_beside_an_artifact_says_in_what_it_differs(
     run(raw_recipe, workspace, execution)
     leave(workspace, execution, "sum-s0", plus=7.0)
     assert states(workspace)["sum-s0"].state == "fresh"
-    told = ["beside the artifact: mode good -> interrupted, plus 0.0 -> 7.0"]
+    told = ["differs from the artifact: mode good -> interrupted, plus 0.0 -> 7.0"]
     assert listing(workspace) == [("sum-s0", "toy-sum", "partial 1/2", told)]
 
 

@@ -197,7 +197,7 @@ def test_costs_and_plot_come_back_from_the_record(raw_recipe: dict[str, Any], wo
             {"plot": {"over": "labelled", "column": "30 labels", "label": "y"}},
             "table.plot.column: '30 labels' does not refer to {labelled}",
         ),
-        ({"rows": REPEATED["rows"] * 2}, "table.rows: 2 rows are called 'cps'; each needs a label of its own"),
+        ({"rows": REPEATED["rows"] * 2}, "table.rows: 2 rows are called 'cps'; give each its own label"),
     ],
 )
 def test_a_mistake_in_a_repeated_table_is_named(change: dict[str, Any], expected: str) -> None:

@@ -133,7 +133,7 @@ def test_runs_of_other_settings_are_not_compared(raw_recipe: dict[str, Any], wor
     assert record.table is not None
     none = read_results(record.table, workspace, {"score-s0", "cscore-s1"}).equality
     assert none is not None
-    assert none.sentence == "Whether control equals sum, as it must: not yet known, no run of both is there."
+    assert none.sentence == "Whether control equals sum, as it must: not yet known, no run of both is finished."
 
 
 def test_rows_equal_in_the_metric_alone_are_not_called_equal(workspace: Workspace) -> None:

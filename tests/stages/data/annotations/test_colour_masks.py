@@ -76,7 +76,7 @@ def test_what_is_fully_transparent_is_unpainted(tmp_path):
 @pytest.mark.parametrize(
     ("name", "how", "message"),
     [
-        ("a.jpg", {}, r"a.jpg is compressed with loss \(JPEG\): colours bleed"),
+        ("a.jpg", {}, r"a.jpg is compressed with loss \(JPEG\): neighbouring colours are blurred"),
         ("a.png", {"format": "JPEG"}, r"a.png is compressed with loss \(JPEG\)"),  # a wrong suffix
         ("a.tif", {"compression": "jpeg"}, r"compressed with loss \(JPEG\)"),
         ("a.webp", {}, r"compressed with loss \(WEBP\)"),
@@ -165,7 +165,7 @@ def test_two_used_values_of_one_colour_are_remarked_on(tmp_path):
 def test_painted_pixels_that_are_transparent_are_remarked_on(tmp_path):
     pixels = [[[128, 0, 0, 255], [0, 128, 0, 0], [255, 255, 255, 0], [0, 0, 0, 0]]]
     (remark,) = remarks_on_colours(save(tmp_path / "a.png", pixels))
-    assert "a.png: 1 painted pixels are transparent, and taken for unpainted (black)" in remark
+    assert "a.png: 1 painted pixels are transparent, and read as unpainted (black)" in remark
     path = indexed_png(tmp_path / "p.png", np.array([[0, 1, 1]]), THREE, alpha=b"\xff\x00")
     assert read_colours(path).tolist() == [[0, 0, 0]]
     assert "2 painted pixels are transparent" in remarks_on_colours(path)[0]

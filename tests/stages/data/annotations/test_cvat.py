@@ -119,7 +119,7 @@ def test_what_is_no_cvat_shape(cvat, shape, message):
 
 def test_a_cvat_picture_of_a_size_that_no_picture_has(cvat):
     for size in ('width="1000000" height="1000000"', 'width="inf" height="6"', 'width="-8" height="6"'):
-        with pytest.raises(DataError, match=r"annotations\.xml \(sub/street\.jpg\) says the size"):
+        with pytest.raises(DataError, match=r"annotations\.xml \(sub/street\.jpg\) has the size"):
             cvat('<tag label="cat"/>', size)
 
 

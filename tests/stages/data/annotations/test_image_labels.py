@@ -178,23 +178,23 @@ def test_uncertain_labels_are_what_the_setting_says(tmp_path, mark):
     for meant, labels in (("absent", {"dog"}), ("present", {"cat", "dog"})):
         found = table(tmp_path, text, uncertain=meant)
         assert found.labels == {"a": {"cat"}, "b": labels}
-        assert f"1 uncertain labels are taken for {meant}" in found.notes[0]
+        assert f"1 uncertain labels are read as {meant}" in found.notes[0]
 
 
 def test_an_empty_cell_among_marks_is_absent_and_said(tmp_path):
     found = table(tmp_path, "file,cat,dog\na,1,0\nb,,1\n")
     assert found.labels == {"a": {"cat"}, "b": {"dog"}}
-    assert "1 empty cells are taken for absent labels" in found.notes[0]
+    assert "1 empty cells are read as absent labels" in found.notes[0]
     assert table(tmp_path, "file,cat,dog\na,x,\nb,,x\n").notes == ()  # where absence is never written otherwise
 
 
 def test_rows_of_one_picture_are_put_together_and_counted(tmp_path):
     found = table(tmp_path, "image_id,label\na.png,cat\na,dog\nb,\na.jpg,cat\n")
     assert found.labels == {"a": {"cat", "dog"}, "b": set()}
-    assert "2 rows name an image of an earlier row; the labels of the rows are put together: a" in found.notes[0]
+    assert "2 rows name an image of an earlier row; their labels are joined: a" in found.notes[0]
     found = table(tmp_path, "image,cat,dog\na,1,0\na,0,1\nb,0,0\n")
     assert found.labels == {"a": {"cat", "dog"}, "b": set()}
-    assert "present in one row and absent in another, taken for present: a (cat, dog)" in found.notes[-1]
+    assert "present in one row and absent in another, read as present: a (cat, dog)" in found.notes[-1]
 
 
 def test_marks_without_a_column_a_class_are_no_classes(tmp_path):
@@ -238,7 +238,7 @@ def test_columns_and_cells_are_classes_of_the_table_where_there_is_one(tmp_path)
 
 @pytest.mark.parametrize("cells", ["a,Cat\nb,cat", "a,red car\nb,redcar", "a,red car\nb,Red Car"])
 def test_classes_that_differ_in_case_or_spaces_alone_are_refused(tmp_path, cells):
-    assert "differ in nothing but case or spaces" in refusal(tmp_path, f"file,label\n{cells}\n")
+    assert "differ only in case or spaces" in refusal(tmp_path, f"file,label\n{cells}\n")
 
 
 @pytest.mark.parametrize(
@@ -282,13 +282,13 @@ def test_a_picture_may_have_the_name_of_a_column(tmp_path):
     assert table(tmp_path, "image,cat\na,dog\n").labels == {"image": {"cat"}, "a": {"dog"}}
     found = table(tmp_path, "image,cat,dog\na,1,0\nimage,0,1\n")
     assert found.labels == {"a": {"cat"}, "image": {"dog"}}
-    assert "the first line is the header, though there is a picture 'image'" in found.notes[0]
+    assert "the first line is read as the header, although there is a picture 'image'" in found.notes[0]
 
 
 def test_names_of_several_words_are_taken_apart_only_where_that_is_said(tmp_path):
     found = table(tmp_path, "a,red car\nb,red\n")
     assert found.class_names == ("car", "red")
-    assert "cells of several words are taken apart, such as 'red car'" in found.notes[0]
+    assert "cells of several words are split, such as 'red car'" in found.notes[0]
     assert table(tmp_path, "image,label\na,red car\nb,cat\n").class_names == ("cat", "red car")
     assert table(tmp_path, "a,red car;cat\nb,cat\n").class_names == ("cat", "red car")
 

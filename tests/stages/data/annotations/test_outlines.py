@@ -293,7 +293,7 @@ def test_all_unknown_labels_are_named_at_once(labelme):
         (shape("cat", [[0, 0], [1, 1]], "mask", mask=7), "its mask is not a PNG in base64"),
         (
             shape("cat", [[0, 0], [1, 1]], "mask", mask=png_text(np.ones((3, 2), bool))),
-            r"its mask has the shape \(3, 2\), its points ask for \(2, 2\)",
+            r"its mask has the shape \(3, 2\), its points give \(2, 2\)",
         ),
         (shape(" ", square(0, 0, 2)), "it has no label"),
         (shape(None, square(0, 0, 2)), "it has no label"),
@@ -320,7 +320,7 @@ def test_outlines_may_overshoot_a_little(labelme):
 
 def test_a_labelme_file_without_a_size(labelme):
     path = labelme(imageHeight=None, imageWidth=...)
-    with pytest.raises(DataError, match="does not say imageHeight and imageWidth"):
+    with pytest.raises(DataError, match="has no imageHeight and imageWidth"):
         read_labelme(path)
     assert read_labelme(path, (3, 4)).size == (3, 4)
 
@@ -484,7 +484,7 @@ def test_pycocotools_text_is_read(seed, share):
         ([], "it has no outline"),
         (None, "it has no outline"),
         ({"counts": [8, 40], "size": [8, 6]}, r"for the size \[8, 6\], the picture has \[6, 8\]"),
-        ({"counts": [8, 4], "size": [6, 8]}, "its run lengths make 12 pixels, the picture has 48"),
+        ({"counts": [8, 4], "size": [6, 8]}, "its run lengths cover 12 pixels, the picture has 48"),
         ({"counts": [-8, 56], "size": [6, 8]}, "its run lengths hold -8, which is negative"),
         ({"counts": [8.5, 39.5], "size": [6, 8]}, "its run lengths are not whole numbers"),
         ({"counts": ["8", 40], "size": [6, 8]}, "its run lengths are not whole numbers"),
@@ -492,7 +492,7 @@ def test_pycocotools_text_is_read(seed, share):
         ({"counts": [], "size": [6, 8]}, "its run lengths are not whole numbers"),
         ({"counts": "6 <", "size": [6, 8]}, "its run lengths hold the character ' '"),
         ({"counts": "6<n", "size": [6, 8]}, "its run lengths end in the middle of a number"),
-        ({"counts": "o" * 40 + "0", "size": [6, 8]}, "a run length of it has more than 7 characters"),
+        ({"counts": "o" * 40 + "0", "size": [6, 8]}, "one of its run lengths has more than 7 characters"),
     ],
 )
 def test_what_is_no_coco_outline(coco, segmentation, message):
@@ -540,7 +540,7 @@ def test_what_is_no_coco_file(coco, changes, message):
 
 def test_a_coco_picture_without_a_size(coco):
     file = coco(images=[{"id": 7, "file_name": "street.jpg", "width": 8, "height": None}])
-    with pytest.raises(DataError, match="does not say height and width of street"):
+    with pytest.raises(DataError, match="has no height and width of street"):
         file.annotations_of("street")
     assert draw(file.annotations_of("street", (6, 8)), IDS).shape == (6, 8)
 
@@ -658,7 +658,7 @@ def test_a_labelme_kind_that_is_not_known_is_a_problem_and_not_background(labelm
 
 @pytest.mark.parametrize("side", [1e6, 10**6, 1e300, float("inf"), float("nan"), -3, 0.5, True, [6], 10**400, "wide"])
 def test_a_size_that_no_picture_has_is_refused_at_once(labelme, coco, side):
-    message = "at most 178,956,970 pixels are read|which no picture has"
+    message = "at most 178,956,970 pixels are read|which is impossible"
     with pytest.raises(DataError, match=message) as caught:
         read_labelme(labelme(shape("cat", square(0, 0, 2)), imageHeight=side, imageWidth=10**6))
     assert "street.json" in caught.value.message
@@ -677,7 +677,7 @@ def test_two_million_characters_of_run_lengths_are_read_in_one_pass():
     lengths = run_lengths("1" * 2_000_000)
     assert len(lengths) == 2_000_000
     assert lengths[:6].tolist() == [1, 1, 1, 2, 2, 3]
-    with pytest.raises(ValueError, match="a run length of it has more than 7 characters"):
+    with pytest.raises(ValueError, match="one of its run lengths has more than 7 characters"):
         run_lengths("o" * 2_000_000 + "0")
 
 

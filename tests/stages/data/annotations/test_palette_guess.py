@@ -50,7 +50,7 @@ def test_index_masks_are_ids(tmp_path):
     assert guess.kind == "ids"
     assert (
         guess.description
-        == "2 of 2 masks looked at (2 of mode L): values 0..1, 3, 255, taken for class ids and ignore (255)"
+        == "2 of 2 masks looked at (2 of mode L): values 0..1, 3, 255, read as class ids and ignore (255)"
     )
     assert read_back(guess, tmp_path).names == ("background", "class_1", "class_2", "class_3")
 
@@ -59,7 +59,7 @@ def test_voc_index_masks_get_voc_names_with_a_warning(tmp_path):
     write_mask(tmp_path / "a.png", blocks([0, 5, 20, 255]))
     guess = guess_palette([tmp_path / "a.png"])
     assert guess.kind == "ids"
-    assert "no proof that the classes are" in guess.description
+    assert "but the classes may differ" in guess.description
     assert read_back(guess, tmp_path).names == VOC_CLASS_NAMES
     write_mask(tmp_path / "a.png", blocks([0, 21]))
     assert read_back(guess_palette([tmp_path / "a.png"]), tmp_path).names[-1] == "class_21"
@@ -81,7 +81,7 @@ def test_black_and_white_is_an_object_and_not_ignore(tmp_path, mode):
     picture.save(tmp_path / "a.png")
     guess = guess_palette([tmp_path / "a.png"])
     assert guess.kind == "binary"
-    assert "White (255) is taken for the object, not for ignore" in guess.description
+    assert "White (255) is read as the object, not as ignore" in guess.description
     mask = to_indices(read_colours(tmp_path / "a.png"), read_back(guess, tmp_path), tmp_path / "a.png")
     assert mask.tolist() == blocks([0, 1]).tolist()
 
@@ -152,7 +152,7 @@ def test_palettes_that_differ_between_files(tmp_path):
         picture.save(tmp_path / name)
     guess = guess_palette([tmp_path / "a.png", tmp_path / "b.png"])
     assert guess.kind == "colours"
-    assert "a value has other colours in other masks" in guess.description
+    assert "a value has different colours in different masks" in guess.description
 
 
 def test_voc_colours_get_voc_names_and_ignore(tmp_path):

@@ -137,9 +137,9 @@ def test_a_bitmap_that_unpacks_to_gigabytes_is_refused_after_as_much_as_its_pict
 
 def test_a_supervisely_picture_of_a_size_that_no_picture_has(supervisely):
     for side in (1e6, float("inf"), -1):
-        with pytest.raises(DataError, match=r"street\.jpg\.json says the size"):
+        with pytest.raises(DataError, match=r"street\.jpg\.json has the size"):
             supervisely(size={"height": side, "width": 10**6})
-    with pytest.raises(DataError, match="does not say the size of its picture"):
+    with pytest.raises(DataError, match="has no size of its picture"):
         supervisely(size=None)
 
 

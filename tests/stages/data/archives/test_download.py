@@ -424,7 +424,7 @@ def test_a_server_that_does_not_tell_the_size(site, tmp_path):
     site.orders = [whole(tell_size=False, stop=500), whole(tell_size=False, ranges=False)]
     assert get(archive_of(data, f"{site.address}/a.tar"), tmp_path) == data
     site.orders = [whole(tell_size=False)]
-    with pytest.raises(DataError, match="it does not tell the size of the file"):
+    with pytest.raises(DataError, match="the server does not give the size of the file"):
         get(archive_of(data, f"{site.address}/a.tar", bytes=None), tmp_path / "other")
 
 

@@ -157,7 +157,7 @@ def test_somebody_elses_folder_is_left_alone(tmp_path):
     archive = tar_of(tmp_path / "a.tar", *GOOD)
     (tmp_path / "kit").mkdir()
     (tmp_path / "kit" / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"kit is there, but was not extracted from a.tar here") as caught:
+    with pytest.raises(DataError, match=r"kit exists, but was not extracted from a.tar here") as caught:
         extract(archive, tmp_path / "a.tar", tmp_path, Seen())
     assert caught.value.hint == "give it as source instead of downloading, or move it away"
     with pytest.raises(DataError, match="kit is there"):

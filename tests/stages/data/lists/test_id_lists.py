@@ -220,16 +220,19 @@ def test_dots_in_an_id_stay(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\nb\na\n", r"line 3: id a stood already in line 1"),
+        ("a\nb\na\n", r"line 3: id a is already in line 1"),
         ("JPEGImages/a.jpg SegmentationClass/b.png\n", r"line 1: image a is paired with mask b"),
-        ("JPEGImages/a.jpg SegmentationClass/a.pngJPEGImages/b.jpg SegmentationClass/b.png\n", "ran into each other"),
-        ("a.jpgb.jpg\n", "ran into each other"),
+        (
+            "JPEGImages/a.jpg SegmentationClass/a.pngJPEGImages/b.jpg SegmentationClass/b.png\n",
+            "are joined without a line break",
+        ),
+        ("a.jpgb.jpg\n", "are joined without a line break"),
         ("a  1\nb -1\n", "per-class list of ImageSets/Main"),
         ("a\nb cat dog\n", r"line 2: 'b cat dog' is not a list entry"),
-        ("b\n2007_0000322007_000039\n", r"line 2: two entries ran into each other"),
+        ("b\n2007_0000322007_000039\n", r"line 2: two entries are joined"),
         ("2007_000032.jpg 172007_000039.jpg 18\n", r"line 1"),
         ("2007_000032.jpg 172007_000039\n", r"line 1: .* is not a list entry"),  # int() reads 172007_000039
-        ("aachen/aachen_000000_000019aachen/aachen_000001_000019\n", r"line 1: two entries ran into each other"),
+        ("aachen/aachen_000000_000019aachen/aachen_000001_000019\n", r"line 1: two entries are joined"),
         ("a\n/\n", r"line 2: '' cannot be an image id"),
         ("a\nb\x07.jpg\n", r"line 2: 'b\\x07' cannot be an image id"),
         ("", "is empty"),
@@ -250,7 +253,7 @@ def test_files_that_are_no_text(tmp_path):
         read_list(tmp_path / "split_0.pkl")
     assert "pickles are never loaded" in caught.value.hint
     (tmp_path / "latin.txt").write_bytes("bär\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"no UTF-8 text: .* at byte 1"):
+    with pytest.raises(DataError, match=r"not UTF-8 text: .* at byte 1"):
         read_list(tmp_path / "latin.txt")
     with pytest.raises(DataError, match=r"missing.txt cannot be read: No such file"):
         read_list(tmp_path / "missing.txt")
@@ -369,7 +372,7 @@ def test_numbers_behind_known_ids_are_numbers_and_said(tmp_path):
     ]
     assert notes == []
     assert listed(tmp_path, "p1 4\np2 0 7\n", ["p1", "p2"], notes) == ["p1", "p2"]
-    assert "what stands behind the ids ('p1 4') are class or running numbers, which are not used" in notes[0]
+    assert "the numbers after the ids ('p1 4') are read as class or running numbers and not used" in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -380,7 +383,7 @@ def test_numbers_behind_known_ids_are_numbers_and_said(tmp_path):
     ],
 )
 def test_a_number_that_may_belong_to_an_unknown_id_is_refused(tmp_path, text, known, line):
-    with pytest.raises(DataError, match=rf"line {line}: 'photo 3' may be one id, which is not known, or the id photo "):
+    with pytest.raises(DataError, match=rf"line {line}: 'photo 3' may be one unknown id, or the id photo "):
         listed(tmp_path, text, known)
 
 

@@ -300,7 +300,7 @@ def test_files_of_a_mac_are_no_pictures(prepare, tree):
 
 
 def test_a_subset_is_refused_unless_allowed(prepare):
-    with pytest.raises(DataError, match=r"is not the whole of cityscapes: train has 3 pictures, expected 2,975"):
+    with pytest.raises(DataError, match=r"is not all of cityscapes: train has 3 pictures, expected 2,975"):
         prepare(allow_subset=False)
 
 

@@ -153,7 +153,7 @@ def test_ids_without_a_class_table(photos, mode):
     assert_masks(result.dataset, drawn)
     assert len(result.splits["val"]) == 2
     assert sorted([*result.splits["train"], *result.splits["val"]]) == names(10)
-    assert result.said("values 0..2, 255, taken for class ids and ignore (255)")
+    assert result.said("values 0..2, 255, read as class ids and ignore (255)")
     assert result.said("classes: background, class_1, class_2", "--classes FILE")
     assert result.said("10 pictures with masks, 0 with image-level labels alone, 0 with neither")
 
@@ -168,7 +168,7 @@ def test_ids_with_the_palette_of_voc(photos):
     result = photos.prepare()
     assert result.dataset.num_classes == 21
     assert result.dataset.class_names[3] == "bird"
-    assert result.said("palette is VOC's, which is no proof")
+    assert result.said("palette is VOC's, but the classes may differ")
     assert_masks(result.dataset, drawn)
 
 
@@ -257,7 +257,9 @@ def test_colours(photos, mode):
 def test_the_class_table_of_the_error_works(photos):
     drawn = random_masks(names(6), [0, 1, 2])
     photos.paint(drawn, COLOURS)
-    with pytest.raises(DataError, match=r"which class is which in .*masks cannot be seen: .*3 colours") as caught:
+    with pytest.raises(
+        DataError, match=r"the class of each value or colour in .*masks is not known: .*3 colours"
+    ) as caught:
         photos.prepare()
     assert caught.value.hint is not None
     lines = [line.strip() for line in caught.value.hint.splitlines() if line.startswith("    ")]
@@ -442,7 +444,7 @@ def test_black_and_white(photos, mode):
     assert result.dataset.class_names == ("background", "object")
     assert_masks(result.dataset, expected)
     assert result.dataset.tags("p0") == (1,)
-    assert result.said("White (255) is taken for the object, not for ignore")
+    assert result.said("White (255) is read as the object, not as ignore")
     assert result.said("mask_format=binary", "class table pin it")
     named = photos.prepare("named", class_table=photos.write("classes.txt", "background\nweed\n"))
     assert named.dataset.class_names == ("background", "weed")
@@ -729,9 +731,9 @@ def test_a_folder_of_what_is_not_read_is_called_what_it_is(photos, capsys, name,
         ("a.json", '[{"data": {"image": "p0.png"}, "annotations": []}]', ["a Label Studio export"]),
         ("a.zip", "PK\x03\x04", ["a ZIP archive", "extract it"]),
         ("a.xml", "<annotations><track/></annotations>", ["CVAT for video", "CVAT for images 1.1"]),
-        ("a.json", json.dumps(coco([])).replace(str(HEIGHT), "1e999"), ["a.json (sub/p0.png) says the size"]),
+        ("a.json", json.dumps(coco([])).replace(str(HEIGHT), "1e999"), ["a.json (sub/p0.png) has the size"]),
         ("a.json", json.dumps(coco([])).replace(str(HEIGHT), "99"), ["is for a picture of 24x99", "has 24x18"]),
-        ("a.xml", cvat({"p0": '<tag label="x"/>'}).replace("18", "1e9"), ["a.xml (sub/p0.png) says the size"]),
+        ("a.xml", cvat({"p0": '<tag label="x"/>'}).replace("18", "1e9"), ["a.xml (sub/p0.png) has the size"]),
     ],
 )
 def test_a_file_that_cannot_be_the_masks_is_called_what_it_is(photos, capsys, name, text, words):
@@ -998,7 +1000,7 @@ def test_lists_of_names_with_spaces_name_those_pictures_and_no_others(photos):
     assert result.splits["holdout"] == ("photo 4",)
     assert result.splits["weak"] == ("IMG", "IMG (1)", "photo 5", "photo 6", "red,green")
     assert [result.dataset.tags(name) for name in ("IMG", "IMG (1)", "red,green")] == [(), (1,), (1,)]
-    with pytest.raises(DataError, match=r"val\.txt, line 1: 'photo 9' may be one id, which is not known"):
+    with pytest.raises(DataError, match=r"val\.txt, line 1: 'photo 9' may be one unknown id"):
         photos.prepare("b", class_table=table, val=photos.write("val.txt", "photo 9\n"))
 
 
@@ -1019,7 +1021,7 @@ def test_uncertain_labels_become_what_is_said(photos):
     for meant in ("absent", "present"):
         result = photos.prepare(meant, labels=photos.write("l.csv", text), uncertain_labels=meant)
         tags[meant] = result.dataset.tags("p1")
-        assert result.said(f"1 uncertain labels are taken for {meant}")
+        assert result.said(f"1 uncertain labels are read as {meant}")
     assert tags == {"absent": (2,), "present": (1, 2)}
 
 
@@ -1040,12 +1042,12 @@ def test_val_may_be_all_masks_where_labels_are_left_to_train_on(photos):
 
 def test_ids_that_differ_in_case_alone(photos):
     photos.add("IMG.png", "Img.jpg", "img.png")
-    with pytest.raises(DataError, match=r"differ in nothing but case: 'IMG' and 'Img' and 'img'"):
+    with pytest.raises(DataError, match=r"differ only in case: 'IMG' and 'Img' and 'img'"):
         photos.prepare(class_table=photos.write("classes.txt", "background\ncat\n"))
     photos.add("P1.png", folder="more")
     for name in ("IMG.png", "Img.jpg"):
         (photos.images / name).unlink()
-    with pytest.raises(DataError, match=r"differ in nothing but case: 'p1' and 'P1'"):
+    with pytest.raises(DataError, match=r"differ only in case: 'p1' and 'P1'"):
         photos.prepare(class_table=str(photos.root / "classes.txt"), unlabelled=str(photos.root / "more"))
 
 

@@ -303,7 +303,7 @@ def test_pictures_without_annotation_are_no_part(prepare, tree):
 def test_png_folders_of_other_names_need_their_order(prepare, tree):
     folder = tree.convert("masks_png", official)
     with pytest.raises(
-        DataError, match=r"which class is which in the PNG files of .*masks_png cannot be told"
+        DataError, match=r"the order of the classes in the PNG files of .*masks_png is not known"
     ) as caught:
         prepare(annotations=folder)
     assert "dataset.png_order=official" in caught.value.hint
@@ -315,7 +315,7 @@ def test_png_folders_of_other_names_need_their_order(prepare, tree):
 
 
 def test_a_subset_is_refused_unless_allowed(prepare):
-    with pytest.raises(DataError, match=r"is not the whole of pascal-context-60: train has 3 images, expected 4,998"):
+    with pytest.raises(DataError, match=r"is not all of pascal-context-60: train has 3 images, expected 4,998"):
         prepare(allow_subset=False)
 
 
