@@ -58,7 +58,7 @@ def json_ready(value: Any, where: str) -> Any:
     """`value` in the types of JSON, for records that people read: NaN and infinity become None, tuples become lists,
     scalars of numpy and torch become numbers, number keys become text.
 
-    Raises ArtifactError that names the place of what JSON cannot hold; `where` is the name of the whole.
+    Raises ArtifactError with the place of a value that JSON cannot hold; `where` is the name of the whole.
     """
     if value is None or isinstance(value, bool | str):
         return value

@@ -1,10 +1,10 @@
 """Checkpoints: tensors and plain values in PyTorch's zip format, read back with `weights_only=True`.
 
-What may stand in a checkpoint: tensors, None, bool, int, float, str, and dicts, lists and tuples of
-these. No classes, no functions: reading one never runs code. Equal contents give equal bytes.
+A checkpoint may hold tensors, None, bool, int, float, str, and dicts, lists and tuples of these. No classes, no
+functions: reading one never runs code. Equal contents give equal bytes.
 
-A file is looked at before PyTorch reads it, which inflates what is compressed, whatever it grows to, and takes tensors
-with wrong checksums without a word.
+A file is checked before PyTorch reads it, because PyTorch inflates compressed parts to any size, and accepts tensors
+with wrong checksums.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError
 
-MOST_PARTS = 100_000  # of a file: a tensor each; a ResNet-101 with its optimiser's state has about 1,000
-_ZIP = b"PK\x03\x04"  # PyTorch, too, tells its two formats apart by these bytes
+MOST_PARTS = 100_000  # of a file, one for each tensor; a ResNet-101 with its optimiser's state has about 1,000
+_ZIP = b"PK\x03\x04"  # PyTorch, too, distinguishes its two formats by these bytes
 
 
 def save(path: Path | str, obj: Any) -> None:
     """Write `obj` to `path`, all or nothing: a kill leaves the old file or the new one.
 
-    Tensors are stored detached, on the CPU, contiguous and apart from each other (tied weights are written
+    Tensors are stored detached, on the CPU, contiguous and without shared memory (tied weights are written
     twice). Raises TypeError naming the key for values that a checkpoint cannot hold, and ArtifactError when the
     disk is full.
     """
@@ -73,24 +73,24 @@ def load(path: Path | str) -> Any:
         if found := re.search(r"GLOBAL (\S+)|blocklisted module (\S+)", str(error)):
             raise ArtifactError(
                 f"checkpoint {path} holds more than tensors and plain values: {found[1] or found[2]}",
-                "it is not loaded, since that could run code; convert it to a plain state dict where you trust it",
+                "it is not loaded, since that could run code; if you trust it, convert it to a plain state dict",
             ) from error
         raise _damaged(path, "it is not in PyTorch's format") from error
     except PermissionError as error:
         raise ArtifactError(f"checkpoint {path} cannot be read: {error.strerror}", "check its permissions") from error
-    except Exception as error:  # what an unpickler raises for wrong bytes has no kind of its own
+    except Exception as error:  # an unpickler raises errors of any type for wrong bytes
         raise _damaged(path, f"{type(error).__name__}: {str(error).partition('. ')[0][:160]}") from error
 
 
 def _fault_of_zip(path: Path) -> str | None:
-    """What is wrong with the zip of a checkpoint: `torch.save` compresses nothing, so no part is more than the file."""
+    """The mistake in the zip of a checkpoint, or None: `torch.save` compresses nothing, so no part exceeds the file."""
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
         if len(parts) > MOST_PARTS:
             return f"it has {len(parts):,} parts, at most {MOST_PARTS:,} are read"
         if len({part.filename.lower() for part in parts}) < len(parts) or min(p.header_offset for p in parts) > 0:
-            return "its parts have the same name, or something stands before them"
+            return "two parts have the same name, or there are bytes before them"
         for part in parts:
             if part.compress_type != zipfile.ZIP_STORED or part.compress_size != part.file_size:
                 return (
@@ -98,15 +98,15 @@ def _fault_of_zip(path: Path) -> str | None:
                     "which torch.save never does"
                 )
         if (claimed := sum(part.file_size for part in parts)) > size:
-            return f"its parts claim {claimed:,} bytes, the file has {size:,}"
+            return f"its parts have {claimed:,} bytes by their headers, the file has {size:,}"
         broken = archive.testzip()
     return None if broken is None else f"wrong checksum in its part {broken}"
 
 
 def _damaged(path: Path, reason: str) -> ArtifactError:
     return ArtifactError(
-        f"checkpoint {path} is damaged or no checkpoint: {reason}",
-        "delete the file and rerun the stage (a training goes on from the checkpoint before), "
+        f"checkpoint {path} is damaged or not a checkpoint: {reason}",
+        "delete the file and rerun the stage (a training continues from the checkpoint before), "
         "or download the weights again",
     )
 

@@ -1,7 +1,7 @@
-"""Confidences of predicted masks in 8 bits, fine where networks are sure.
+"""Confidences of predicted masks in 8 bits, with small steps near 1.
 
-A trained network gives most pixels a probability above .998. In equal steps of 1/255 these would all be alike, and the
-most confident fifth of a class could not be told from the rest. So the fourth root of the doubt 1 - p is stored:
+A trained network gives most pixels a probability above .998. In equal steps of 1/255 these would all be equal, and the
+most confident fifth of a class could not be selected. So the fourth root of 1 - p is stored:
 
     index k = round(255 (1 - (1 - p)^(1/4))),    p = 1 - (1 - k / 255)^4
 
@@ -22,9 +22,9 @@ Values = TypeVar("Values", np.ndarray, "Tensor")
 
 
 def index_of_doubt(doubt: Values) -> Values:
-    """The index, 0..255 as floats, of each doubt 1 - p in 0..1.
+    """The index, 0..255 as floats, of each 1 - p in 0..1.
 
-    The doubt, since near 1 single precision has few probabilities: sum those of the other classes.
+    1 - p, since single precision is coarse near 1: sum the probabilities of all other classes.
     """
     return ((1 - doubt**0.25) * 255).round()
 
@@ -35,5 +35,5 @@ def probability_of_index(index: Values) -> Values:
 
 
 def lowest_index(probability: float) -> int:
-    """The lowest index that stands for `probability`, 0..1, or more."""
+    """The lowest index that means `probability`, 0..1, or more."""
     return math.ceil(255 * (1 - (1 - probability) ** 0.25) - 1e-9)

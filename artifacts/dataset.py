@@ -1,9 +1,9 @@
-"""Data sets: lists of image ids, image-level labels, images and index masks under one roof.
+"""Data sets: lists of image ids, image-level labels, images and index masks in one artifact.
 
 dataset.json             names, classes, splits, labels: see `write_dataset`
 masks/<id>.png           index masks, values already those of this data set's classes (artifacts.masks)
-images/...               the images, or, where they stay in their own folder,
-local/images.json        {"root": "/absolute/folder"}: a fact of this machine, not part of the content
+images/...               the images, or, if they stay in their own folder,
+local/images.json        {"root": "/absolute/folder"}: valid on this machine only, not part of the content
 
 Class 0 is `background`, which is never an image-level label; or, where the first class has another name (Cityscapes),
 there is no background and every class can be a label.
@@ -35,7 +35,7 @@ Split = Literal["train", "holdout", "weak", "unlabelled", "val", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
 TRAINING: tuple[str, ...] = ("train", "weak", "unlabelled")
 SCORED: tuple[str, ...] = ("holdout", "val", "test")
-MASKED: tuple[str, ...] = ("train", "holdout", "val")  # every picture of them has a mask
+MASKED: tuple[str, ...] = ("train", "holdout", "val")  # splits in which every image has a mask
 MAX_CLASSES = 255  # ids 0..254; 255 is ignore
 MAX_NAME = 200  # characters of a class name
 _NOT_SHOWN = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, lone surrogates and ends of lines
@@ -44,7 +44,7 @@ _SIMPLE_ID = re.compile(r"[0-9A-Za-z_-]{1,200}")
 
 
 def artifact_folder(artifact_or_path: Artifact | Path | str) -> Path:
-    """The folder of an artifact that is given as such or by its path."""
+    """The folder of an artifact, given as `Artifact` or by its path."""
     return Path(artifact_or_path) if isinstance(artifact_or_path, (str, Path)) else artifact_or_path.path
 
 
@@ -68,7 +68,7 @@ def check_image_id(image_id: str) -> str:
     elif any(c in "/\\" for c in image_id):
         reason = "it has a slash or backslash"
     elif image_id.startswith(".") or ".tmp-" in image_id:
-        reason = "names that begin with '.' or hold '.tmp-' are those of hidden and temporary files"
+        reason = "names that begin with '.' or hold '.tmp-' are reserved for hidden and temporary files"
     elif len(image_id.encode()) > 200:
         reason = "it is longer than 200 bytes"
     if reason:
@@ -86,7 +86,7 @@ def check_class_names(names: Sequence[object], where: str = "") -> None:
     if len(names) > MAX_CLASSES:
         raise DataError(
             f"{begin}{len(names)} classes: an 8-bit mask holds {MAX_CLASSES} and 255 for ignore",
-            "join classes, or leave out those that are rare",
+            "merge classes, or leave out rare ones",
         )
     for name in names:
         if reason := _no_class_name(name):
@@ -128,7 +128,7 @@ class _Images(Shape):
 
 
 class _Record(Shape):
-    """dataset.json, see `write_dataset`; `_check_record` checks what its fields say of each other."""
+    """dataset.json, see `write_dataset`; `_check_record` checks that its fields agree with each other."""
 
     schema_version: Literal[2] = Field(alias="schema")
     name: str
@@ -164,11 +164,10 @@ def write_dataset(
     with masks, that are not trained on), "weak" (image-level labels), "unlabelled", "val" (with masks), "test".
     tags: id -> class ids without background, for every id of train and weak. tag_source: "xml", "masks" or "file".
     mask_ids: the ids that have masks/<id>.png. image_pattern: the image's file below the artifact, or below
-    `image_root` where that is given; image_files: exceptions to the pattern, id -> relative file; copied_images: those
-    that lie in the artifact all the same, id -> file in it. sizes: id -> (H, W), checked whenever a mask or an image
-    is read. facts: JSON for people and for the
-    content digest, for example counts and a digest of the images. Raises DataError when lists, labels and
-    files do not agree.
+    `image_root` if that is given; image_files: exceptions to the pattern, id -> relative file; copied_images: images
+    that are in the artifact nevertheless, id -> file in it. sizes: id -> (H, W), checked whenever a mask or an image is
+    read. facts: JSON for people and for the content digest, for example counts and a digest of the images. Raises
+    DataError if lists, labels and files do not agree.
     """
     class_names = list(class_names)
     lists = {split: sorted(splits.get(split, ())) for split in SPLITS}
@@ -190,7 +189,7 @@ def write_dataset(
         if not file.is_file():
             raise DataError(
                 f"id {image_id} in split {_split_of(lists, image_id)!r} has no file {file}",
-                "put the image there, or take the id from the list",
+                "add the image, or remove the id from the list",
             )
     for image_id in masked:
         if not writer.has(f"masks/{image_id}.png"):
@@ -233,7 +232,7 @@ def check_agreement(
 
 
 def _check_record(record: _Record) -> None:
-    """What `write_dataset` checks, and that every id is one of a split and no file of an image leaves its folder."""
+    """The checks of `write_dataset`, and that every id is in a split and every image file inside its folder."""
     given = {str(split): sorted(ids) for split, ids in record.splits.items()}
     lists = {split: given.get(split, []) for split in SPLITS}
     check_agreement(record.classes, lists, record.tags, record.masks)
@@ -241,7 +240,7 @@ def _check_record(record: _Record) -> None:
     of_images = {"images.files": record.images.files, "images.copied": record.images.copied}
     for place, ids in {"tags": record.tags, "masks": record.masks, "sizes": record.sizes, **of_images}.items():
         if unknown := sorted(set(ids) - known):
-            raise DataError(f"{place} has {len(unknown)} ids that stand in no split, e.g. {unknown[0]!r}")
+            raise DataError(f"{place} has {len(unknown)} ids that are in no split, e.g. {unknown[0]!r}")
     for file in (record.images.pattern, *record.images.files.values(), *record.images.copied.values()):
         outside = ".." in file and os.path.normpath(file).startswith("..")
         if outside or not file or file[0] == "/" or "\0" in file:
@@ -255,19 +254,19 @@ def _check_lists(lists: Mapping[str, Sequence[str]], masked: Iterable[str]) -> N
             check_image_id(image_id)
         if len(set(ids)) != len(ids):
             twice = next(a for a, b in itertools.pairwise(ids) if a == b)
-            raise DataError(f"id {twice} stands twice in split {split!r}", "keep one of them in the list")
+            raise DataError(f"id {twice} occurs twice in split {split!r}", "keep one of them in the list")
         if split not in MASKED:
             continue
         if without := [image_id for image_id in ids if image_id not in have_mask]:
             raise DataError(
                 f"{len(without)} ids of split {split!r} have no mask, e.g. {without[0]}",
-                "add the masks, or take the ids from the list",
+                "add the masks, or remove the ids from the list",
             )
     for split, scored in itertools.product(TRAINING, SCORED):
         if both := sorted(set(lists[split]) & set(lists[scored])):
             raise DataError(
-                f"{len(both)} ids stand in both {split!r} and {scored!r}, e.g. {both[0]}",
-                "take them from one of the lists: what is scored must not be trained on",
+                f"{len(both)} ids are in both {split!r} and {scored!r}, e.g. {both[0]}",
+                "remove them from one of the lists: scored images must not be trained on",
             )
 
 
@@ -289,7 +288,7 @@ def _check_tags(lists: Mapping[str, Sequence[str]], tags: Mapping[str, list[int]
 
 
 def first_label(class_names: Sequence[str]) -> int:
-    """The smallest class id that can be an image-level label: 1, or 0 where there is no background."""
+    """The smallest class id that can be an image-level label: 1, or 0 if there is no background."""
     return 1 if class_names and class_names[0] == "background" else 0
 
 
@@ -359,8 +358,8 @@ class Dataset:
         return (*range(self._first_label), *self.tags(image_id))
 
     def tags_vector(self, image_id: str) -> np.ndarray:
-        """The image-level labels as float32 (num_labels,): 1 where the class is present, the first index being that of
-        the first class that is no background. All nan where the labels are unknown: no loss can use them unnoticed.
+        """The image-level labels as float32 (num_labels,): 1 where the class is present, the first index is that of
+        the first foreground class. All nan if the labels are unknown, so that no loss can use them unnoticed.
         """
         if image_id not in self._tags:
             self._known(image_id)
@@ -370,11 +369,11 @@ class Dataset:
         return vector
 
     def require_background(self, what: str) -> None:
-        """DataError where there is no class background, which `what` cannot do without."""
+        """DataError if there is no class background, which `what` needs."""
         if not self.has_background:
             raise DataError(
                 f"{what} needs a class background; the data set {self.name!r} begins with {self.class_names[0]!r}",
-                "it is for data sets of objects on a background",
+                "use a data set of objects on a background",
             )
 
     def has_mask(self, image_id: str) -> bool:
@@ -400,10 +399,10 @@ class Dataset:
         return Path(self._image_root(), relative)
 
     def image(self, image_id: str) -> np.ndarray:
-        """The image, RGB uint8 (H, W, 3), as its pixels lie in the file.
+        """The image, RGB uint8 (H, W, 3), with its pixels as stored in the file.
 
         The EXIF orientation is not applied: masks are drawn on the stored pixels (VOC's images carry none).
-        Raises DataError, with the file's name, when it is missing, truncated or not of the recorded size.
+        Raises DataError, with the file's name, if it is missing, truncated or not of the recorded size.
         """
         path = self.image_path(image_id)
         pixels = read_image(path, self._where(image_id))
@@ -449,11 +448,11 @@ class Dataset:
 
     def _local_root(self) -> str:
         record = self.path / "local" / "images.json"
-        root: str = read_json(record, _LocalImages, "it says where the images lie: rerun prepare-data").root
+        root: str = read_json(record, _LocalImages, "it holds the folder of the images: rerun prepare-data").root
         if not os.path.isdir(root):
             raise DataError(
-                f"the images' folder {root} (recorded in {record}) is not there",
-                "put it back, or write its new place into that file",
+                f"the images' folder {root} (recorded in {record}) does not exist",
+                "put it back, or write its new path into that file",
             )
         return root
 
@@ -482,7 +481,7 @@ def _unreadable(path: Path, where: str, error: Exception) -> DataError:
     begin = f"{where}: " if where else ""
     if not path.is_file():
         begin = f"{where} " if where else "there is "
-        return DataError(f"{begin}has no file {path}" if where else f"there is no image {path}", "put the image there")
+        return DataError(f"{begin}has no file {path}" if where else f"there is no image {path}", "add the image")
     return DataError(
         f"{begin}image {path} cannot be read: {reason(path, error)}", "copy or extract the file again from its source"
     )

@@ -1,4 +1,4 @@
-"""Errors of the disk in words: full, read-only, without permission, too large a file.
+"""Clear messages for errors of the disk: full, read-only, without permission, too large a file.
 
 with disk_errors(path):
     path.write_bytes(data)          # ArtifactError: the disk is full: ... could not be written
@@ -18,7 +18,7 @@ from artifacts.errors import ArtifactError
 
 @contextlib.contextmanager
 def disk_errors(target: Path) -> Iterator[None]:
-    """Turns the disk errors of the block into words; `target` is what it writes. Other errors pass."""
+    """Gives disk errors of the block a clear message; `target` is what it writes. Other errors pass unchanged."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -29,7 +29,7 @@ def disk_errors(target: Path) -> Iterator[None]:
 
 
 def disk_error(error: Exception, target: Path) -> Exception:
-    """A full disk or a read-only folder, in words; any other error unchanged."""
+    """A clear error for a full disk or a read-only folder; any other error unchanged."""
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT) or (code is None and _is_full(error, target)):
         return ArtifactError(
@@ -40,7 +40,7 @@ def disk_error(error: Exception, target: Path) -> Exception:
     if isinstance(named, str | bytes):
         path = Path(os.fsdecode(named))
         if not (path.is_relative_to(target) or path in target.parents or path.parent == target.parent):
-            # some other file, that was being read meanwhile
+            # a different file, which was being read
             return error
     if code == errno.EFBIG:
         return ArtifactError(f"{target} could not be written: it exceeds the file size limit", "raise it: ulimit -f")
@@ -49,12 +49,12 @@ def disk_error(error: Exception, target: Path) -> Exception:
     if code in (errno.ENOTDIR, errno.EEXIST):
         return ArtifactError(f"{target} cannot be made: a file is where a folder should be", "choose another folder")
     if code == errno.EISDIR:
-        return ArtifactError(f"{target} cannot be written: a folder is where a file should be", f"take away {named}")
+        return ArtifactError(f"{target} cannot be written: a folder is where a file should be", f"remove {named}")
     return error
 
 
 def _is_full(error: Exception, target: Path) -> bool:
-    """HDF5 and torch report a failed write without an error number: then the disk itself tells."""
+    """HDF5 and torch report a failed write without an error number: then the free space of the disk decides."""
     if "No space left" in str(error):
         return True
     try:

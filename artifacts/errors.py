@@ -1,4 +1,4 @@
-"""The one error family a person sees: what was found, where, and how to mend it."""
+"""The errors that are shown to people: what was found, where, and how to mend it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 class SemisegError(Exception):
-    """A mistake that a person can mend. `message` says what and where, `hint` how to mend it.
+    """A mistake that can be mended. `message`: what and where; `hint`: how to mend it.
 
     `exit_code` is the exit status of the command line: 2 usage, 3 bad config or data, 4 busy, 5 stale.
     """

@@ -26,7 +26,7 @@ from artifacts.json_items import Count, Shape, Text, parse_json
 from artifacts.provenance import utc_now
 
 MAX_RECORD = 1 << 20  # bytes that are read of a lock file
-PATIENCE_S = 0.25  # `status` probes a lock for an instant: a writer that meets a probe must not call that "busy"
+PATIENCE_S = 0.25  # `status` probes a lock for an instant, which a writer must not report as busy
 
 # A forked child inherits the open lock files, and a lock lives until the last copy is closed: orphans of a killed
 # process (pool and loader workers) would keep its locks. So every child closes its copies.
@@ -43,7 +43,7 @@ os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
 class Holder(Shape):
-    """What the file of an exclusive lock holds."""
+    """The content of the file of an exclusive lock."""
 
     pid: Count
     host: str
@@ -70,7 +70,7 @@ class Lock:
     cure: str
 
     def holder(self) -> dict[str, Any] | None:
-        """Who holds it exclusively ({"pid", "host", "since", "argv"}), or None."""
+        """The process that holds it exclusively ({"pid", "host", "since", "argv"}), or None."""
         try:
             with open(self.file, "rb") as file:
                 try:
@@ -86,9 +86,9 @@ class Lock:
 
     @contextlib.contextmanager
     def held(self, exclusive: bool, patience_s: float = PATIENCE_S) -> Iterator[None]:
-        """Holds the lock while the block runs; a reader holds none where nothing can be written.
+        """Holds the lock while the block runs; a reader holds none if the workspace is read-only.
 
-        Raises BusyError with the holder when it is not free within `patience_s` seconds, ArtifactError when the lock
+        Raises BusyError with the holder if it is not free within `patience_s` seconds, ArtifactError when the lock
         file cannot be written, or not locked.
         """
         file = self._open(exclusive)
@@ -100,7 +100,7 @@ class Lock:
             self._flock(file, exclusive, patience_s)
             if exclusive:
                 record = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now(), "argv": sys.argv}
-                with contextlib.suppress(OSError):  # for people only: a full disk shows at the first item
+                with contextlib.suppress(OSError):  # for messages only: a full disk shows at the first item
                     file.truncate(0)
                     file.write(json.dumps(record).encode())
             yield

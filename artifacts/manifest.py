@@ -1,4 +1,4 @@
-"""`manifest.json`: what an artifact is, what made it and from what. Written last, so its presence means "whole"."""
+"""`manifest.json`: what an artifact is, and what made it and from what. Written last: with it the artifact is whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import AfterValidator, Field
-from typing_extensions import TypedDict  # that of typing is one to pydantic from Python 3.12 on
+from typing_extensions import TypedDict  # pydantic accepts the one of typing from Python 3.12 on
 
 from artifacts.canonical import digest, file_digest, pretty_json
 from artifacts.errors import ArtifactError
@@ -30,7 +30,7 @@ KINDS: dict[str, int] = {
     "refined": 2,
 }
 
-LOCAL = "local"  # facts of this machine and run: kept beside the content, not part of it
+LOCAL = "local"  # facts of this machine and run: stored with the content, but not part of it
 
 
 def check_relative(relative: str) -> str:
@@ -42,7 +42,7 @@ def check_relative(relative: str) -> str:
 
 
 def _check_items(items: Any) -> dict[str, dict[str, Any]]:
-    """Plain code, since there are as many items as images: pydantic would copy them all."""
+    """Plain code, because there are as many items as images, and pydantic would copy them all."""
     if not isinstance(items, dict):
         raise ValueError("expected an object")
     for relative, item in items.items():
@@ -54,11 +54,11 @@ def _check_items(items: Any) -> dict[str, dict[str, Any]]:
 
 
 class InputRecord(TypedDict):
-    """An artifact that was read, as it was then."""
+    """The record of an input when it was read."""
 
     artifact: str
     content: str
-    kind: NotRequired[str]  # from here on for people only
+    kind: NotRequired[str]  # the fields from here on are for people only
     kind_version: NotRequired[Count]
     fingerprint: NotRequired[str]
 
@@ -69,7 +69,7 @@ class SourceRecord(TypedDict):
 
 
 class MadeBy(TypedDict, total=False):
-    """Versions and machine; None where it was not known."""
+    """Versions and machine; None if not known."""
 
     versions: dict[str, str]
     source: SourceRecord | None
@@ -115,7 +115,7 @@ class Manifest(Shape):
 
 
 def has_manifest(folder: Path) -> bool:
-    """Whether the folder is an artifact, whole or damaged: what may not be looked into counts as one."""
+    """Whether the folder is an artifact, whole or damaged; a folder without read permission counts as one."""
     try:
         os.lstat(folder / MANIFEST_NAME)
     except OSError as error:
@@ -126,7 +126,7 @@ def has_manifest(folder: Path) -> bool:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the artifact in `folder`.
 
-    Raises ArtifactError when it is missing, is not JSON, or has a schema, kind or kind version unknown here.
+    Raises ArtifactError if it is missing, is not JSON, or has an unknown schema, kind or kind version.
     """
     path = folder / MANIFEST_NAME
     if not has_manifest(folder):
@@ -159,5 +159,5 @@ def list_items(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def content_digest(items: dict[str, dict[str, Any]]) -> str:
-    """One digest for all items: equal exactly when every path and every byte is equal."""
+    """One digest for all items: equal if and only if every path and every byte is equal."""
     return digest({path: item["sha256"] for path, item in items.items()})

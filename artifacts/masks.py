@@ -1,9 +1,8 @@
 """Index masks: PNG files of mode P whose pixel value is the class id.
 
 Value 0 is background, 1..num_classes-1 are the objects, 255 is "ignore" (void border, unknown). The palette
-is only for the eye. Reading a mask through `convert("L")` would turn ids into the grey values of the
-palette without a word, so `read_mask` takes the indices as they lie in the file and refuses everything that
-is not an index mask.
+is only for viewers. Reading a mask through `convert("L")` would replace ids by the grey values of the palette without
+an error, so `read_mask` reads the indices as stored and raises for everything that is not an index mask.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _WHAT_IT_IS = {
 def voc_palette() -> bytes:
     """Return PASCAL VOC's colour map as 768 bytes: R, G, B of index 0..255 (VOC devkit, VOClabelcolormap.m).
 
-    The bits of the index are dealt to the three channels in turn, the low bits becoming the high bits of the
+    The bits of the index are distributed over the three channels in turn, the low bits becoming the high bits of the
     colour; index 255, ignore, comes out as the cream of VOC's borders, (224, 224, 192).
     """
     palette = bytearray(768)
@@ -51,13 +50,13 @@ def write_mask(path: Path | str, mask: np.ndarray, palette: bytes | None = None)
 
     mask: uint8 (H, W), class ids with 255 for ignore. palette: 768 bytes, default VOC's.
     The bytes are written in one go; inside an artifact wrap the call in `writer.item(...)` so that a kill
-    cannot leave half a file. Raises ValueError for another dtype or shape.
+    cannot leave half a file. Raises ValueError for a wrong dtype or shape.
     """
     Path(path).write_bytes(encode_mask(mask, palette))
 
 
 def encode_mask(mask: np.ndarray, palette: bytes | None = None) -> bytes:
-    """Return the bytes of `write_mask`, for those who write from a queue."""
+    """Return the bytes that `write_mask` writes."""
     if mask.dtype != np.uint8 or mask.ndim != 2 or mask.size == 0:
         raise ValueError(f"a mask is uint8 (H, W) with at least one pixel, got {mask.dtype} {mask.shape}")
     palette = voc_palette() if palette is None else palette
@@ -80,8 +79,8 @@ def read_mask(
 
     num_classes: refuse values >= num_classes (255 excepted if `allow_ignore`); None: any value passes.
     size: the expected (W, H), that of the image, in Pillow's order.
-    Raises DataError, with the file's name, for: a missing, unreadable, empty, truncated or damaged file, another
-    format than PNG, another mode than P or L (8 bits), another size, values outside the classes.
+    Raises DataError, with the file's name, for: a missing, unreadable, empty, truncated or damaged file, a
+    format other than PNG, a mode other than P or L (8 bits), a different size, values outside the classes.
     """
     path = Path(path)
     mode, bits, mask = read_png(path, "mask", ("P", "L"), size)
@@ -104,15 +103,15 @@ def read_mask(
 def read_png(
     path: Path, what: str, modes: Collection[str], size: tuple[int, int] | None = None
 ) -> tuple[str, int, np.ndarray | None]:
-    """Mode, bits of a channel and values, uint8 (H, W), of a PNG; no values where its mode is none of `modes`.
+    """Mode, bits of a channel and values, uint8 (H, W), of a PNG; no values if its mode is not one of `modes`.
 
-    what: "mask", what the file is called in messages. size: the expected (W, H), compared before anything is decoded.
-    Raises DataError for a file that is missing, unreadable, empty, no PNG, damaged, or of another size.
+    what: the name of the file in messages, "mask". size: the expected (W, H), compared before anything is decoded.
+    Raises DataError for a file that is missing, unreadable, empty, not a PNG, damaged, or of a different size.
     """
     try:
         data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise DataError(f"{what} {path} is missing", "put the file there, or take its id from the list") from None
+        raise DataError(f"{what} {path} is missing", "add the file, or remove its id from the list") from None
     except PermissionError:
         raise DataError(f"{what} {path} cannot be read: permission denied", "correct its permissions") from None
     if not data:
@@ -128,7 +127,7 @@ def read_png(
             mode, found = picture.mode, picture.size
             fits = mode in modes and size in (None, found)
             values = np.array(picture, dtype=np.uint8) if fits else None
-    except Exception as error:  # what Pillow raises for forged bytes has no kind of its own
+    except Exception as error:  # Pillow raises errors of any type for forged bytes
         raise DataError(f"{what} {path} is damaged: {error}", _COPY_AGAIN) from error
     if mode in modes and values is None and size is not None:
         raise DataError(
@@ -142,7 +141,7 @@ def read_png(
 def png_damage(data: bytes) -> str | None:
     """Return what is wrong with the bytes of a PNG, or None: its chunks and their CRC-32 are checked.
 
-    Pillow skips the checksums of the pixel data, and does not miss the end of the file once it has all pixels.
+    Pillow skips the checksums of the pixel data, and accepts a file without its end if it has all pixels.
     """
     position = len(PNG_SIGNATURE)
     while position + 12 <= len(data):
@@ -171,5 +170,5 @@ def _check_values(path: Path, mask: np.ndarray, num_classes: int, allow_ignore: 
     ignore = " and 255 for ignore" if allow_ignore else ""
     raise DataError(
         f"mask {path} has values outside the classes: {found}{more}; expected 0..{num_classes - 1}{ignore}",
-        "give the right number of classes, or map the mask's ids to those of the data set",
+        "correct the number of classes, or map the mask's ids to those of the data set",
     )

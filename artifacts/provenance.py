@@ -1,4 +1,4 @@
-"""Who made an artifact: versions, source commit, machine."""
+"""What made an artifact: versions, source commit, machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECORDED_PACKAGES = (
 
 
 def utc_now() -> str:
-    """The time as records hold it: UTC, ISO 8601, whole seconds."""
+    """The time for records: UTC, ISO 8601, whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -64,7 +64,7 @@ def source_commit() -> dict[str, Any] | None:
 
 
 def made_by(device: str | None = None, processes: int = 1) -> dict[str, Any]:
-    """The record that goes into a manifest. `device` is the compute device in words, if the stage used one."""
+    """The record that goes into a manifest. `device` describes the compute device, if the stage used one."""
     return {
         "versions": package_versions(),
         "source": source_commit(),

@@ -1,8 +1,8 @@
-"""One shard of score maps: an HDF5 file, made in memory, and read as if a stranger had written it.
+"""One shard of score maps: an HDF5 file, made in memory, and read as untrusted input.
 
-HDF5 can send a reader elsewhere: links and virtual data sets lead into other files, the values of a data set may lie in
-any file of the system, and filters may be loaded from a plugin folder. So a shard is looked at before it is read: only
-what `write_shard` writes is taken. The layout is specified in docs/formats.md.
+HDF5 can make a reader open different files: links and virtual data sets refer to them, the values of a data set may be
+in any file of the system, and filters may be loaded from a plugin folder. So a shard is checked before it is read: only
+the layout that `write_shard` writes is accepted. It is specified in docs/formats.md.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ MOST_SCORES = 2**29  # of a picture: 24 megapixels at every 4th with 255 classes
 _PACKED = (h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32)
 _FILTERS = {"scores": _PACKED, "classes": (h5z.FILTER_FLETCHER32,)}
 _TYPES = {"scores": h5t.IEEE_F16LE, "classes": h5t.STD_U8LE}
-_CHECKSUM = 4  # bytes behind each chunk
+_CHECKSUM = 4  # bytes after each chunk
 _OVERHEAD = 64  # bytes that deflate may add to a small chunk that it cannot shorten
 _UNPACKED = 1 << 1  # filter mask of a chunk that deflate did not shorten: its bit for the second filter
 
 
 class ShardError(Exception):
-    """What is wrong with a shard, in words."""
+    """A mistake in a shard."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def fault_of(record: MapRecord, num_classes: int, meaning: str) -> str | None:
 
 
 def shape_fault(shape: tuple[int, ...], size: tuple[int, ...], stride: int) -> str | None:
-    """What is wrong with the shape (K, h, w) of scores for a picture of `size` (H, W), or None."""
+    """The mistake in the shape (K, h, w) of scores for an image of `size` (H, W), or None."""
     if len(size) != 2 or min(size) < 1 or stride < 1:
         return f"size is (H, W) and stride at least 1, got size {size}, stride {stride}"
     if size[0] * size[1] > MOST_PIXELS:
@@ -81,9 +81,9 @@ def shape_fault(shape: tuple[int, ...], size: tuple[int, ...], stride: int) -> s
 def write_shard(name: str, records: Iterable[tuple[str, MapRecord]], class_names: Sequence[str], meaning: str) -> bytes:
     """The bytes of a whole shard with the records in the given order.
 
-    It is built in memory, since the HDF5 library writing to a full disk swallows the error and then crashes the
-    process. Format version 1.10 keeps checksums of its own structures too, not only of the data, and needs 6 KiB less
-    an image than the oldest one.
+    It is built in memory, since the HDF5 library ignores the error of a full disk and then crashes the process. Format
+    version 1.10 keeps checksums of its own structures too, not only of the data, and needs 6 KiB less an image than the
+    oldest one.
     """
     with h5py.File(name, "w", driver="core", backing_store=False, libver="v110") as file:
         file.attrs["schema"] = SCHEMA
@@ -151,7 +151,7 @@ def read_record(file: h5py.File, image_id: str, num_classes: int, meaning: str) 
 
 
 def _member(parent: h5py.Group, name: str, kind: type) -> Any:
-    """What lies under `name` in `parent` itself. A link may lead elsewhere, even into another file."""
+    """The member `name` of `parent` itself, not a link, which may lead into a different file."""
     if "/" in name or parent.id.links.get_info(name.encode()).type != h5l.TYPE_HARD:
         raise ShardError(f"{name} is a link")
     member = parent[name]
@@ -160,7 +160,7 @@ def _member(parent: h5py.Group, name: str, kind: type) -> Any:
     if isinstance(member, h5py.Dataset):
         layout = member.id.get_create_plist()
         if layout.get_layout() == h5d.VIRTUAL or layout.get_external_count():
-            raise ShardError(f"the values of {name} lie elsewhere")
+            raise ShardError(f"the values of {name} are in a different file")
     return member
 
 
@@ -172,23 +172,23 @@ def _whole_number(owner: h5py.Group, name: str) -> int:
 
 
 def _values(group: h5py.Group, name: str, chunk: tuple[int, ...]) -> np.ndarray:
-    """The values of a data set whose shape was checked; refused unless type, chunks and filters are ours."""
+    """The values of a data set whose shape was checked; ShardError unless type, chunks and filters are right."""
     dataset = _member(group, name, h5py.Dataset)
     if dataset.id.get_type() != _TYPES[name]:
-        raise ShardError(f"{name} has another type: {dataset.dtype}")
+        raise ShardError(f"{name} has a wrong type: {dataset.dtype}")
     if dataset.size == 0:
         return np.empty(dataset.shape, dataset.dtype)
     layout = dataset.id.get_create_plist()
     filters = tuple(layout.get_filter(number)[0] for number in range(layout.get_nfilters()))
     if filters != _FILTERS[name] or dataset.chunks != chunk:
-        raise ShardError(f"{name} has other chunks or filters: {dataset.chunks}, {filters}")
+        raise ShardError(f"{name} has wrong chunks or filters: {dataset.chunks}, {filters}")
     for number in range(len(dataset) // chunk[0]):
         _check_chunk(dataset, (number, *(0 for _ in chunk[1:])), int(np.prod(chunk)) * dataset.dtype.itemsize, filters)
     return dataset[...]
 
 
 def _check_chunk(dataset: h5py.Dataset, place: tuple[int, ...], expected: int, filters: tuple[int, ...]) -> None:
-    """Refuses a chunk that is missing (HDF5 reads zeros) or does not hold `expected` bytes.
+    """ShardError for a chunk that is missing (HDF5 reads zeros) or does not hold `expected` bytes.
 
     HDF5 inflates without a limit, so a chunk is inflated here first, with one.
     """

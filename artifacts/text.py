@@ -1,4 +1,4 @@
-"""Text that came from outside - file names, class names, messages of libraries - as a person may safely see it."""
+"""Text of external origin - file names, class names, messages of libraries - made safe for the terminal."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 def visible(text: str) -> str:
     """`text` with a backslash escape for each character that is not text.
 
-    An escape sequence would reach the terminal and act on it, a lone surrogate (Python's sign for a byte of a file name
-    that is not UTF-8: it becomes \\xNN) could not be printed at all. Tabs and line feeds stay.
+    An escape sequence would act on the terminal; a lone surrogate (Python's sign for a byte of a file name that is not
+    UTF-8, shown as \\xNN) cannot be printed at all. Tabs and line feeds are kept.
     """
     return _HIDDEN.sub(lambda found: _escaped(ord(found[0])), text)
 
 
 def forbidden_character(text: str) -> str | None:
-    """What keeps `text` from being a name: its first control character or lone surrogate in words; None: nothing."""
+    """Why `text` cannot be a name: a description of its first control character or lone surrogate; None if it can."""
     for character in text:
         if (category := unicodedata.category(character)) in ("Cc", "Cs"):
             what = "a control character" if category == "Cc" else "what is not UTF-8 text"
@@ -45,7 +45,7 @@ def named(ids: Sequence[str]) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str], list_known: bool = True) -> str:
-    """The end of a message about an unknown word: ", did you mean 'x'?", or else what is known (`list_known`)."""
+    """The end of a message about an unknown word: ", did you mean 'x'?", or else the known words (`list_known`)."""
     known = list(known)
     if close := difflib.get_close_matches(word, known, n=1, cutoff=0.5):
         return f", did you mean {close[0]!r}?"

@@ -1,1 +1,1 @@
-"""Where the objects are, from image-level labels: activation maps, saliency, seeds and their growing."""
+"""Object localisation from image-level labels: class-activation maps, saliency, seeds, region growing, refinement."""

@@ -1,11 +1,12 @@
-"""Class-activation maps of many pictures, over scales and mirrors, in batches.
+"""Class-activation maps of many images, over scales and mirror images, in batches.
 
     network = for_inference(classifier, device)
     for maps in class_activation_maps(network, dataset, ids, scales=(0.5, 1, 1.5, 2), device=device):
         store(maps.image_id, maps.scores, maps.classes, size=maps.size, stride=maps.stride)
 
-Every scale and its mirror image give ReLU(CAM); they are resampled to one grid of stride 4 on the picture, summed,
-and divided by each class's maximum (as in AffinityNet, IRNet, SEAM). Only the classes of the image-level labels stay.
+Every scale and its mirror image give ReLU(CAM); they are resampled to one grid of stride 4 on the image, summed,
+and divided by each class's maximum (as in AffinityNet, IRNet, SEAM). Only the classes of the image-level labels are
+kept.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from stages.localization.grid import reduced, resize_maps, resized
 from stages.networks import CamNetwork, Classifier, normalise
 from stages.networks.blocks import Backbone
 
-STRIDE = 4  # picture pixels per cell of a score map
+STRIDE = 4  # image pixels per cell of a score map
 MAXIMUM_FLOOR = 1e-5  # added to a class's maximum before dividing by it
 ALONE_PIXELS = 4_200_000  # a view of more pixels goes through the network without its mirror, to halve the memory
 CPU_PIXELS = 320_000  # of one forward pass on a CPU, mirrors counted: larger ones leave the cache and are slower again
@@ -55,9 +56,9 @@ class ActivationMaps:
 
 
 def for_inference(classifier: N, device: torch.device) -> N:
-    """A copy in eval mode on `device` that gives the same maps sooner: BatchNorm folded into the convolutions, NHWC.
+    """A copy in eval mode on `device` that gives the same maps faster: BatchNorm folded into the convolutions, NHWC.
 
-    On a CPU it is the two together that make batches pay.
+    On a CPU batches are faster only with both.
     """
     network = copy.deepcopy(classifier).eval().requires_grad_(False)
     apart = {
@@ -96,7 +97,7 @@ def class_activation_maps(
         scales: factors on the picture's sides; each is a forward pass.
         flip: add the mirror image of every scale, in the same batch.
         batch_size: pictures of identical size per batch; scales above 1 are cut into smaller batches.
-        max_pixels: of a larger picture the network sees a copy of so many pixels, alone; None: every picture whole.
+        max_pixels: a larger picture is reduced to this many pixels, in a batch of its own; None: no limit.
         dtype: autocast type (bf16, fp16), None for fp32. The maps are summed in fp32.
         threads: threads that decode pictures while the network works.
     """
@@ -143,7 +144,7 @@ def multi_scale_maps(
 ) -> Tensor:
     """Sum over scales and mirrors of ReLU(CAM): uint8 images (B, 3, h, w) -> fp32 (B, K, ceil(H/4), ceil(W/4)).
 
-    `size` is the (H, W) of the pictures that the images are reduced copies of; None: (h, w).
+    `size` is the (H, W) of the pictures before they were reduced; None: (h, w).
     """
     B, _, h, w = images.shape
     H, W = size or (h, w)
@@ -186,8 +187,8 @@ def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
 def _readers(length: int, scaled: int, stride: int, count: int, device: torch.device, mirrored: bool = False) -> Tensor:
     """Weights (cells of the score map, count) that read a map of the scaled (and mirrored) picture at stride 4.
 
-    Reading the mirrored map at mirrored places is exact for every size; turning the map over is not, unless its
-    cells happen to lie symmetrically.
+    Reading the mirrored map at mirrored positions is exact for every size; flipping the map is exact only if its cells
+    are symmetric.
     """
     pixels = np.arange(cells(length, STRIDE)) * STRIDE
     positions = on_copy(pixels, length, scaled)
@@ -239,7 +240,7 @@ def gradient_magnitudes(classifier: Classifier, layer: nn.Module, images: Tensor
 
     def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         kept.append(output)
-        return output.clone()  # for what follows: a ReLU in place would put itself before the gradient
+        return output.clone()  # a copy for the next layer, whose ReLU may be in place
 
     hook = layer.register_forward_hook(keep)
     try:

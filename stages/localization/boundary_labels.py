@@ -1,4 +1,4 @@
-"""Labels that IRNet learns class boundaries from: score maps, sure of their classes or left out. Loads no torch."""
+"""Labels for IRNet's class boundaries: confident pixels of score maps, all others 255. Loads no torch."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ def prepare(settings: Any, known: Known) -> dict[str, NDArray[np.uint8]]:
 
 
 def boundary_labels(known: Known, foreground: float, background: float, crf: CrfParameters) -> NDArray[np.uint8]:
-    """uint8 (H, W): a class where it is sure, 0 where background is sure, 255 elsewhere (IRNet, section 3.3).
+    """uint8 (H, W): a class where it is confident, 0 where background is confident, 255 elsewhere (IRNet, section 3.3).
 
-    The dense CRF smooths two masks, in which background has the score `foreground` (a class must be high to win) and
-    `background` (a little is enough). A class is sure where it wins in the first, background where it wins in both.
+    The dense CRF smooths two masks, in which background has the score `foreground` (only high scores of a class win)
+    and `background` (low scores win, too). A class is confident where it wins in the first, background where it wins in
+    both.
     """
     scores = resize_maps(known.scores.scores, known.scores.size, known.scores.stride)  # (K, H, W)
     sure_class = _refined(known, scores, foreground, crf)

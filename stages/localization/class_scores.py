@@ -1,4 +1,4 @@
-"""How a classifier scores pictures, and how well: logits, average precision."""
+"""A classifier's logits, and its average precision."""
 
 from __future__ import annotations
 

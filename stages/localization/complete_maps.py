@@ -1,4 +1,4 @@
-"""Whether score maps are those of the artifact they lie in: all of its images, its classes. Loads no torch."""
+"""Checks that score maps are complete: all images and classes of their artifact. Loads no torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from artifacts.store import Artifact
 
 
 def check_complete(artifact: Artifact, maps: ScoreMaps, data: Artifact | None) -> None:
-    """ArtifactError unless the score maps are of all images that the artifact was made of.
+    """ArtifactError unless the artifact has score maps of all its images.
 
-    Predictions and refined maps say themselves which these are; of seeds it is known where `data` is what they were
-    made of.
+    Predictions and refined maps record these images; for seeds they are known if `data` is the data set that they were
+    made from.
     """
     if artifact.kind in ("predictions", "refined"):
         classes = artifact.json("classes.json", Classes)
@@ -26,7 +26,7 @@ def check_complete(artifact: Artifact, maps: ScoreMaps, data: Artifact | None) -
         return
     odd = sorted(wanted ^ set(maps.ids))
     if odd or not same:
-        what = f"other images than it was made of: {some(odd)}" if odd else "other classes than it was made of"
+        what = f"images that it was not made from: {some(odd)}" if odd else "different classes than it was made from"
         raise ArtifactError(f"the score maps of {artifact.name!r} are of {what}", MAKE_AGAIN)
 
 

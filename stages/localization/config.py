@@ -24,7 +24,7 @@ class CrfConfig(Config):
     scale: float = Field(
         1.0,
         gt=0,
-        description="How many times smaller the pictures are than those the set was made for (VOC: 500 pixels on the\n"
+        description="By how much the pictures are smaller than those the set was made for (VOC: 500 pixels on the\n"
         "long side; pictures of 160: 3.1). Divides the position widths; the colour width stays.",
     )
     iterations: int | None = Field(None, ge=0, description="Mean-field iterations (10 in most sets; SEAM, Puzzle: 1).")
@@ -36,21 +36,21 @@ class CrfConfig(Config):
     unary: Literal["log", "probability", "labels"] | None = Field(
         None,
         description="Energy of a label: log: -log p. probability: -p (smooths far more). labels: from the argmax,\n"
-        "with label_confidence for the label it names.",
+        "with label_confidence for the label of the map.",
     )
     label_confidence: float | None = Field(None, gt=0, lt=1, description="For unary labels: 0.7 in IRNet, 0.5 in ICD.")
     max_pixels: int = Field(
         4_200_000,
         ge=256,
-        description="A larger picture is refined on a copy of so many pixels, with position widths as much smaller,\n"
-        "which bounds the memory. The mask has the size of the picture all the same.",
+        description="A larger picture is refined on a copy with this many pixels and position widths reduced alike,\n"
+        "which bounds the memory. The mask has the size of the picture nevertheless.",
     )
 
     @pydantic.field_validator("parameters")
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in PARAMETERS:
-            raise ValueError(f"no parameter set is called so; known: {', '.join(PARAMETERS)}")
+            raise ValueError(f"unknown parameter set; known: {', '.join(PARAMETERS)}")
         return value
 
     def resolve(self) -> CrfParameters:

@@ -1,4 +1,4 @@
-"""The fully connected CRF of Krähenbühl and Koltun: score maps in, score maps that follow the edges out.
+"""The fully connected CRF of Krähenbühl and Koltun: refines score maps so that they follow the edges of the image.
 
 Energy (Potts, mean field): every kernel m adds compat_m * sum_j k_m(f_i, f_j) Q_j with symmetric
 normalisation (D^-1/2 K D^-1/2); Q starts as softmax(-unary) and is updated as
@@ -103,13 +103,13 @@ PARAMETERS: dict[str, CrfParameters] = {
     "puzzle": dataclasses.replace(_IRN, iterations=1),
     "wsgcn": CrfParameters(3, 3, 50, 5, 3),
 }
-"""Published parameter sets by name, as in each project's public code; 10 iterations unless said.
+"""Published parameter sets by name, as in each project's public code; 10 iterations unless given.
 
 name        gaussian    bilateral
             sxy/compat  sxy/srgb/compat  source
 dsrg-test   3/3         80/13/10         SEC (ECCV 2016) and DSRG (CVPR 2018) at test time, full size, -log p
 dsrg-train  0.25/3      6.67/13/10       the same at 41x41 (scale factor 12); DSRG's own: unary="probability"
-deeplab-v1  3/3         49/5/4           the DeepLab-LargeFOV release scripts as they circulate
+deeplab-v1  3/3         49/5/4           the scripts of the DeepLab-LargeFOV release
 deeplab-v2  1/3         67/3/4           DeepLabv2 ResNet101; also deeplab-pytorch, DRS, EPS, CONTA
 psa         3/3         80/13/10         AffinityNet (CVPR 2018), -log of the scores
 seam        3/3         80/13/10         SEAM (CVPR 2020), 1 iteration
@@ -141,7 +141,7 @@ def _pydensecrf() -> Any:
 def _mean_field(image: np.ndarray, unary: np.ndarray, parameters: CrfParameters) -> np.ndarray:
     """`unary` float32 (K, H, W) energies, `image` uint8 (H, W, 3) -> Q float32 (K, H, W)."""
     num_labels, height, width = unary.shape
-    if num_labels == 1:  # nothing to decide; the filter would only divide a number by itself
+    if num_labels == 1:  # a single label: the result is 1 everywhere
         return np.ones((1, height, width), np.float32)
     field = _pydensecrf().DenseCRF2D(width, height, num_labels)
     field.setUnaryEnergy(np.ascontiguousarray(unary.reshape(num_labels, -1), np.float32))
@@ -191,10 +191,10 @@ def crf_probabilities(image: np.ndarray, probabilities: np.ndarray, parameters: 
 def crf_labels(
     image: np.ndarray, probabilities: np.ndarray, parameters: CrfParameters, max_pixels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The winner after the CRF, an index 0..K-1 (H, W), and its probability, float32 (H, W).
+    """The most probable label after the CRF, an index 0..K-1 (H, W), and its probability, float32 (H, W).
 
-    An image of more than `max_pixels` pixels is refined on a copy of so many, with widths to match; `probabilities` may
-    have the size of the image or of that copy already (`grid.reduced_size`).
+    An image of more than `max_pixels` pixels is refined on a copy with that many, with widths reduced alike;
+    `probabilities` may have the size of the image or of that copy already (`grid.reduced_size`).
     """
     from stages.localization.grid import reduced, reduced_size, resized
 
@@ -208,7 +208,7 @@ def crf_labels(
     scale = ((size[0] * size[1]) / (seen[0] * seen[1])) ** 0.5
     refined = crf_probabilities(reduced(image, max_pixels), probabilities, parameters.at_scale(scale))
     best, highest = np.zeros(size, np.uint8), resized(refined[0], size)
-    for label, scores in enumerate(refined[1:], 1):  # one by one: all of them at full size would be gigabytes
+    for label, scores in enumerate(refined[1:], 1):  # one by one: all of them at full size would need gigabytes
         grown = resized(scores, size)
         wins = grown > highest
         best[wins], highest[wins] = label, grown[wins]
@@ -218,7 +218,7 @@ def crf_labels(
 def crf_from_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, parameters: CrfParameters) -> np.ndarray:
     """Dense CRF from a label map: `labels` integers (H, W), 0..num_labels-1 -> float32 (num_labels, H, W).
 
-    The label given gets the energy -log c, each other one -log((1-c)/(num_labels-1)), c = `label_confidence`
+    The given label gets the energy -log c, each other label -log((1-c)/(num_labels-1)), c = `label_confidence`
     (pydensecrf's `unary_from_labels` with zero_unsure=False). A pixel of 255 has one energy for all labels.
     """
     _check(image, labels.shape)
@@ -247,8 +247,8 @@ def crf_batch(
 
     `images` uint8 (B, h, w, 3): the pixels on which the cells lie, before normalisation; `probabilities`
     (B, C, h, w). `present[b]` lists the label ids that take part in image b (background included); None: all
-    C, as SEC and DSRG do. Returns float32 (B, C, h, w); labels that take no part get 0. With a `pool` (see
-    `crf_pool`) the images of the batch are computed beside each other; the result is the same.
+    C, as SEC and DSRG do. Returns float32 (B, C, h, w); labels that do not take part get 0. With a `pool` (see
+    `crf_pool`) the images of the batch are computed in parallel; the result is the same.
     """
     probabilities = np.asarray(probabilities, np.float32)
     batch, num_classes = probabilities.shape[:2]

@@ -1,6 +1,6 @@
-"""Estimated masks of a data set's pictures: prediction, restriction to the image-level labels, dense CRF.
+"""Estimated masks of a data set's images: prediction, restriction to the image-level labels, dense CRF.
 
-The network works in this process while a pool refines and writes what it predicted.
+The network runs in this process while a pool refines and writes its predictions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-AHEAD = 4  # pictures per process that wait to be refined: bounds the memory
+AHEAD = 4  # images per process that wait to be refined: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def label_pictures(
 ) -> None:
     """Writes masks/<id>.png for those of `ids` that have none yet; under torchrun each rank its share of them.
 
-    With `restrict_to_labels` only background and the picture's image-level labels may win; without, every class that
+    With `restrict_to_labels` only background and the image's labels may win; without it, every class that
     reaches a probability of 0.01 somewhere.
     """
     from stages.engine.inference import large_pictures, predict_probabilities
@@ -77,7 +77,7 @@ def label_pictures(
             advance()
 
 
-_held: list[Refiner] = []  # a pool process is given its refiner once, not with every picture
+_held: list[Refiner] = []  # the refiner is sent to a pool process once, not with every image
 
 
 def _hold(refiner: Refiner) -> None:
@@ -89,7 +89,7 @@ def _refine(image_id: str, classes: Sequence[int], probabilities: np.ndarray) ->
 
 
 def _pool(refiner: Refiner, workers: int) -> Executor:
-    """Processes for the CRF; without one a thread is enough to encode PNGs beside the network."""
+    """Processes for the CRF; without a CRF one thread is enough to encode PNGs while the network runs."""
     if refiner.crf is None or workers <= 1:
         return ThreadPoolExecutor(1, initializer=_hold, initargs=(refiner,))
     return process_pool(workers, _hold, refiner)

@@ -17,7 +17,7 @@ from stages.engine.interpolation import interpolation_matrix
 
 @lru_cache(maxsize=256)
 def to_every_pixel(length: int, stride: float, count: int) -> NDArray[np.float32]:
-    """The matrix (length, count) that brings a map of `count` cells to every pixel."""
+    """The matrix (length, count) that resamples a map of `count` cells to every pixel."""
     return interpolation_matrix(np.arange(length), stride, count)
 
 
@@ -26,7 +26,7 @@ def resize_maps(
 ) -> NDArray[np.float32]:
     """Maps (..., h, w) of a stride to float32 (..., H, W), size = (H, W) of the picture in pixels.
 
-    `seen`: the size of a reduced copy of the picture to bring them to instead.
+    `seen`: the size of a reduced copy of the picture to resample them to instead.
     """
     if seen is None or seen == size:
         rows = to_every_pixel(size[0], stride, maps.shape[-2])
@@ -40,7 +40,7 @@ def resize_maps(
 
 
 def reduced(image: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) as it is, or a copy of at most `max_pixels` pixels of one that has more."""
+    """A picture (H, W, 3) of at most `max_pixels` pixels: itself, or a reduced copy."""
     size = reduced_size(image.shape[:2], max_pixels)
     if size == image.shape[:2]:
         return image
@@ -48,7 +48,7 @@ def reduced(image: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
 
 
 def reduced_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
-    """(H, W), or one of the same proportions with at most `max_pixels` pixels."""
+    """(H, W), or a size of the same proportions with at most `max_pixels` pixels."""
     factor = (max_pixels / (size[0] * size[1])) ** 0.5
     if factor >= 1:
         return size
@@ -58,7 +58,7 @@ def reduced_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
 
 
 def resized(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """A map (h, w) at another size (H, W), bilinear (means where it becomes smaller); one of that size as it is."""
+    """A map (h, w) resized to (H, W): bilinear, with means if it becomes smaller; a map of that size is unchanged."""
     if values.shape == tuple(size):
         return values
     return np.array(Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.BILINEAR))

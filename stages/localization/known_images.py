@@ -1,4 +1,4 @@
-"""The training images of a data set with their score maps, as methods and refiners may know them. Loads no torch."""
+"""The training images of a data set with their score maps, as given to methods and refiners. Loads no torch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from stages.localization.complete_maps import check_complete
 
 @dataclass(frozen=True)
 class KnownImages:
-    """Reads `Known` images by id; may travel to other processes.
+    """Reads `Known` images by id; can be sent to other processes.
 
     Attributes:
         saliency: the folder of saliency maps that came with the scores; images without one there have none.
-        masked: ids of the images whose true masks may be learned from.
+        masked: ids of the images whose true masks may be used for training.
     """
 
     dataset: Dataset
@@ -29,7 +29,7 @@ class KnownImages:
     masked: Collection[str] = ()
 
     def __getitem__(self, image_id: str) -> Known:
-        """DataError: the score map is of another image size."""
+        """DataError if the size of the score map differs from that of the image."""
         from stages.localization.saliency import read_saliency  # scipy: only where an image is read
 
         image, scores = self.dataset.image(image_id), self.scores[image_id]
@@ -38,7 +38,7 @@ class KnownImages:
             raise DataError(
                 f"the score maps of {image_id} are of {scores.size[1]}x{scores.size[0]} pixels, its image has "
                 f"{size[1]}x{size[0]}",
-                "give the data set that the score maps were made of",
+                "give the data set that the score maps were made from",
             )
         file = self.saliency / f"{image_id}.png"
         return Known(

@@ -1,8 +1,8 @@
-"""Pairs of nearby cells of a map, and how alike the two cells of a pair are.
+"""Pairs of nearby cells of a map, and the affinity of the two cells of a pair.
 
 A pair is a cell and one of the cells within a radius of it. Each pair is taken once, from the cell that comes first row
 by row: `offsets` holds half of a disc. Ahn & Kwak (CVPR 2018, AffinityNet) and Ahn et al. (CVPR 2019, IRNet) learn from
-such pairs, and let scores walk along them (`stages/localization/random_walk.py`).
+such pairs, and propagate scores along them (`stages/localization/random_walk.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def offsets(radius: int) -> tuple[Offset, ...]:
 def line_between(offset: Offset) -> tuple[Offset, ...]:
     """The cells less than one cell away from the line between (0, 0) and `offset`, both ends among them (IRNet, 3.2).
 
-    They are those of the rectangle that has the two ends for corners.
+    They are cells of the rectangle with the two ends as corners.
     """
     dy, dx = offset
     squared = dy * dy + dx * dx

@@ -1,11 +1,11 @@
-"""Scores that walk over the cells of a picture, along pairs of cells that are alike (AffinityNet, IRNet).
+"""Random walk of scores over the cells of an image, along pairs of cells with high affinity (AffinityNet, IRNet).
 
-    alike = boundary_affinities(boundary, radius=5)
-    scores = walk(scores * (1 - boundary), alike, beta=10, doublings=8)
+    affinities = boundary_affinities(boundary, radius=5)
+    scores = walk(scores * (1 - boundary), affinities, beta=10, doublings=8)
 
 The transition matrix of n cells has n x n entries: 552 MB for a picture of 375 x 500 pixels at stride 4, and the
-authors square it eight times. But a cell has 68 neighbours only, and there are few rows of scores: a polynomial of the
-sparse matrix, applied to them by shifts of the picture, gives the same scores in 2 MB and a thousandth of the time.
+authors square it eight times. But a cell has only 68 neighbours, and there are few rows of scores: a polynomial of the
+sparse matrix, applied to them by shifts of the image, gives the same scores in 2 MB and a thousandth of the time.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def boundary_affinities(boundary: NDArray[np.floating], radius: int) -> dict[Off
 def walk_between_boundaries(
     scores: ScoreMap, boundary: NDArray[np.floating], radius: int, beta: float, doublings: int
 ) -> ScoreMap:
-    """IRNet's refined maps (section 4.1): scores times (1 - boundary) walk, then are divided by their joint maximum.
+    """IRNet's refined maps (section 4.1): random walk of scores times (1 - boundary), divided by their joint maximum.
 
-    boundary: (h, w), 0..1, at the cells of the scores. An image without classes stays without scores.
+    boundary: (h, w), 0..1, at the cells of the scores. An image without classes has no scores.
     """
     refined = np.zeros(scores.scores.shape, np.float32)
     if len(scores.classes):
@@ -64,7 +64,7 @@ def walk(
 ) -> NDArray[np.float32]:
     """scores T^s with s = 2^doublings; T: the symmetric affinities^beta, ones on the diagonal, columns divided by sums.
 
-    scores: (K, h, w). affinities: as `boundary_affinities` gives them. A cell's new score is a mean of those around it.
+    scores: (K, h, w). affinities: from `boundary_affinities`. A cell's new score is a mean of those around it.
     Returns float32 (K, h, w), exact to about 1e-6 of the highest score.
     """
     # float64: single precision would lose three digits in the recursion below
@@ -99,7 +99,7 @@ def _weighted_neighbours(x: NDArray[np.float64], weights: Mapping[Offset, NDArra
 
 @functools.cache
 def _power_in_chebyshev_polynomials(power: int, precise_to: float = 1e-7) -> tuple[float, ...]:
-    """c_k of x^s = sum of c_k T_k(x), k up to where all further ones add up to less than `precise_to`.
+    """c_k of x^s = sum of c_k T_k(x), k up to the point from which all further ones sum to less than `precise_to`.
 
     c_k = 2^(1 - s) binomial(s, (s - k) / 2) where s - k is even, half of it for k = 0, else 0. A degree of about
     sqrt(2 s ln(2 / precision)) is enough (Sachdeva & Vishnoi, Faster Algorithms via Approximation Theory, 2014,

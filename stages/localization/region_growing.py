@@ -1,6 +1,6 @@
 """Deep seeded region growing (DSRG, Huang et al., CVPR 2018), by connected components.
 
-The paper visits every class and every pixel until nothing changes. Its fix-point is reached in one pass: a
+The paper visits every class and every pixel until nothing changes. The same fixed point is reached in one pass: a
 connected component of the map "seed or confident prediction" goes to class c exactly if it holds a seed of c.
 """
 
@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from artifacts.masks import IGNORE
 
-# 8-connectivity inside a plane, none between planes: one call labels many classes and pictures.
+# 8-connectivity inside a plane, none between planes: one call labels many classes and images.
 EIGHT_CONNECTED_PLANES = np.zeros((3, 3, 3), dtype=bool)
 EIGHT_CONNECTED_PLANES[1] = True
 
@@ -57,7 +57,7 @@ def grow_batch(
     seeded = seeds[pictures] == classes_of_planes[:, None, None]  # (N, h, w)
     accepted = np.zeros(count + 1, dtype=bool)
     accepted[components[seeded]] = True
-    accepted[0] = False  # component 0 is "not M == c": a seed overridden by a confident prediction lies in it
+    accepted[0] = False  # component 0 is "not M == c": it contains seeds overridden by a confident prediction
     planes_grown = accepted[components]
 
     grown = seeds.copy()
@@ -71,7 +71,7 @@ def confident_or_seed(
 ) -> NDArray:
     """The map M of DSRG's growing step, (h, w): seeds, overridden by predictions above their threshold.
 
-    Only `classes` (ascending, background first) take part; on a tie the lower class id wins. Confident
+    Only `classes` (ascending, background first) take part; in a tie the lower class id wins. Confident
     background must exceed both thresholds, as in the authors' code.
     """
     best = probabilities[classes[0]].copy()  # (h, w)

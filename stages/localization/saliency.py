@@ -1,6 +1,6 @@
 """Saliency maps without a network: boundary connectivity of superpixels, or 8-bit PNG files made elsewhere.
 
-A saliency map says how little a pixel looks like background, 0..1. Seeds take the pixels below a small threshold
+A saliency map is low, 0..1, where a pixel looks like background. Seeds use the pixels below a small threshold
 as background; DSRG used 0.06 on the maps of DRFI, whose trained forest is not needed here.
 """
 
@@ -41,18 +41,18 @@ CODE_SURE = (3.0, 1000.0)  # from this boundary connectivity on, this weight ins
 def boundary_connectivity(image: NDArray, superpixels: int | None = None, terms: Terms = "code") -> NDArray[np.float32]:
     """Saliency by robust background detection (Zhu et al., CVPR 2014): uint8 (H, W, 3) -> float32 (H, W), 0..1.
 
-    A region is background in so far as much of the area that looks alike touches the picture's border. Foreground
-    is what differs in colour from such background nearby; both are joined by a least-squares fit that is smooth
-    between neighbours of similar colour. A picture of one region has no saliency: all 0.
+    A region is the more likely background, the more of the area of similar colour around it touches the image's border.
+    Foreground differs in colour from such background nearby; both are combined by a least-squares fit that is smooth
+    between neighbours of similar colour. An image of one region has no saliency: all 0.
 
     `terms`: the published text and the authors' code differ in each of these parts. The code finds far more
-    background: it takes the mean colour of a region before Lab; counts a band of 8 pixels as border; clips small
+    background: it computes the mean colour of a region before Lab; counts a band of 8 pixels as border; clips small
     differences over two rings of neighbours, not one; draws its colour widths from the picture's own contrast and
     cuts every weight off beyond three widths; sets contrast below Otsu's threshold to 0; weighs background 5 times,
     and sure background 5,000 times. It also removes drawn frames around a picture, which is not done here.
     `superpixels`: None: 200 (paper), or one for 600 pixels (code), but at least 200 and at most 500 (ours).
     """
-    from skimage.segmentation import slic  # a second to import, which those who only read maps need not wait for
+    from skimage.segmentation import slic  # takes a second to import, and is not needed to read maps
 
     if superpixels is None:
         area = image.shape[0] * image.shape[1]
@@ -69,7 +69,7 @@ def boundary_connectivity(image: NDArray, superpixels: int | None = None, terms:
 
 
 def _by_paper(image: NDArray, regions: NDArray, count: int) -> NDArray[np.float64]:
-    """Saliency (N,) of the regions, as the paper writes it."""
+    """Saliency (N,) of the regions, by the paper's formulas."""
     from skimage.color import rgb2lab
 
     colour_distance = _distances(_region_means(regions, rgb2lab(image), count))
@@ -78,7 +78,7 @@ def _by_paper(image: NDArray, regions: NDArray, count: int) -> NDArray[np.float6
     border = _border(regions, count, 1)
     touching, rings, around_border = _links(regions, count, border)
     clip = _smallest(colour_distance, touching)
-    # Differences as small as those between the most alike neighbours are noise: they must not add up on long paths.
+    # Differences as small as those between the most similar neighbours are noise: they must not add up on long paths.
     connectivity = _connectivity(colour_distance, clip, touching | around_border, border, COLOUR_WIDTH)
     background = 1 - _weights(connectivity, CONNECTIVITY_WIDTH)
     contrast = _stretch((colour_distance * _weights(space_distance, SPACE_WIDTH) * background).sum(axis=1))
@@ -156,7 +156,7 @@ def _links(regions: NDArray, count: int, border: NDArray) -> tuple[NDArray, NDAr
 
 
 def _smallest(colour_distance: NDArray, linked: NDArray) -> float:
-    """Mean over the regions of the distance to the most alike of those it is linked to."""
+    """Mean over the regions of the distance to the most similar region that each is linked to."""
     nearest = np.where(linked, colour_distance, np.inf).min(axis=1)
     mean: float = nearest[np.isfinite(nearest)].mean()
     return mean
@@ -196,12 +196,12 @@ def encode_saliency(saliency: NDArray) -> bytes:
 def read_saliency(path: Path | str, size: tuple[int, int]) -> NDArray[np.float32]:
     """Saliency float32 (H, W) in 0..1 from a grey 8-bit PNG; size = (H, W) of its picture.
 
-    Raises DataError, with the file's name: missing, damaged, another mode than L, another size.
+    Raises DataError, with the file's name, if it is missing, damaged, of a mode other than L, or of a different size.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(
-            f"there is no saliency map {path}", "put it there, or choose another background, such as saliency"
+            f"there is no saliency map {path}", "add the file, or choose a different background, such as saliency"
         )
     mode, _, values = read_png(path, "saliency map", ("L",), (size[1], size[0]))
     if values is None:

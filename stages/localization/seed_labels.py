@@ -1,7 +1,7 @@
-"""Score maps and saliency to label maps: sparse seeds with unknown pixels, or dense masks without.
+"""Label maps from score maps and saliency: sparse seeds with unknown pixels, or dense masks.
 
 Sources: SEC (Kolesnikov & Lampert, ECCV 2016) and DSRG (Huang et al., CVPR 2018) for seeds, AffinityNet (Ahn &
-Kwak, CVPR 2018) for dense masks and for the background made of the maps themselves.
+Kwak, CVPR 2018) for dense masks and for the background score computed from the maps.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ def seed_labels(
     claims: Claims = "smaller_area",
     conflict: Conflict = "foreground",
 ) -> NDArray[np.uint8]:
-    """Seeds of one picture: a label map (h, w) with 255 where nothing is known.
+    """Seeds of one image: a label map (h, w) with 255 for unknown pixels.
 
     Args:
         scores: (K, h, w) class-activation maps, not negative; classes: (K,) their class ids.
-        background: bool (h, w), where the background is sure; None: nowhere.
-        threshold: a class claims the pixels with at least this share of its map's maximum (SEC, DSRG: 0.2).
-        claims: whose pixel it is when several classes claim it: "smaller_area" - the class that claims fewer
-            pixels (SEC's rule), on a tie the lower id; "highest_score" - the class with the highest score.
-        conflict: what a pixel becomes that is claimed and also sure background.
+        background: bool (h, w), the pixels that are confident background; None: none.
+        threshold: a class is a candidate for pixels with at least this share of its map's maximum (SEC, DSRG: 0.2).
+        claims: which of several candidate classes a pixel gets: "smaller_area" - the class with fewer candidate
+            pixels (SEC's rule), in a tie the lower id; "highest_score" - the class with the highest score.
+        conflict: the label of a pixel that has a candidate class and is also confident background.
     """
     claimed = foreground_claims(scores, threshold)  # (K, h, w)
     labels = np.full(scores.shape[1:], IGNORE, dtype=np.uint8)
     if claims == "smaller_area":
         areas = claimed.sum(axis=(1, 2))
         for k in sorted(range(len(classes)), key=lambda k: (areas[k], classes[k]), reverse=True):
-            labels[claimed[k]] = classes[k]  # the smallest paints last
+            labels[claimed[k]] = classes[k]  # the smallest is written last
     elif len(classes):
         winner = np.where(claimed, scores, -1).argmax(axis=0)
         labels = np.where(claimed.any(axis=0), np.asarray(classes, dtype=np.uint8)[winner], labels)
@@ -55,7 +55,7 @@ def seed_labels(
 
 
 def foreground_claims(scores: NDArray, threshold: float) -> NDArray[np.bool_]:
-    """bool (K, h, w): where each map reaches `threshold` times its own maximum; a map of zeros claims nothing."""
+    """bool (K, h, w): where each map reaches `threshold` times its own maximum; nowhere for a map of zeros."""
     peak = scores.max(axis=(1, 2), keepdims=True, initial=0)
     claimed: NDArray[np.bool_] = (scores >= threshold * peak) & (peak > 0)
     return claimed
@@ -64,10 +64,10 @@ def foreground_claims(scores: NDArray, threshold: float) -> NDArray[np.bool_]:
 def dense_labels(
     scores: NDArray, classes: NDArray, threshold: float = 0.2, alpha: float | None = None
 ) -> NDArray[np.uint8]:
-    """A full mask (h, w): the class with the highest score, or background where the background scores higher.
+    """A full mask (h, w): the class with the highest score, or background where its score is higher.
 
     The background's score is the constant `threshold` (AffinityNet: 0.2, IRNet: 0.15), or
-    (1 - highest score)^alpha where `alpha` is given (AffinityNet's random walk: 16). Scores lie in 0..1.
+    (1 - highest score)^alpha if `alpha` is given (AffinityNet's random walk: 16). Scores lie in 0..1.
     """
     if not len(classes):
         return np.zeros(scores.shape[1:], dtype=np.uint8)
@@ -78,11 +78,11 @@ def dense_labels(
 
 
 def activation_background(scores: NDArray, alpha: float) -> NDArray:
-    """AffinityNet's background score (h, w): (1 - max_c CAM_c)^alpha. Low alpha: generous, high: shy."""
+    """AffinityNet's background score (h, w): (1 - max_c CAM_c)^alpha. The higher alpha, the less background."""
     return (1 - np.clip(scores.max(axis=0, initial=0), 0, 1)) ** alpha
 
 
 def sure_background(scores: NDArray, alpha: float) -> NDArray[np.bool_]:
-    """bool (h, w): where the background wins against every map even with AffinityNet's shy alpha (32)."""
+    """bool (h, w): where the background wins against every map even with AffinityNet's high alpha (32)."""
     sure: NDArray[np.bool_] = activation_background(scores, alpha) > scores.max(axis=0, initial=0)
     return sure

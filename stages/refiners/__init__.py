@@ -1,7 +1,7 @@
-"""Refiners, one file a paper: from score maps to better ones. `REFINERS` is all the rest of semiseg knows of them.
+"""Refiners, one file for each paper: from score maps to better ones. All other modules use `REFINERS` alone.
 
-A new refiner is one file with its class (and that of its training, where it has one), and one file of the same name in
-`settings` with its settings and its card.
+A new refiner is one file with its class (and the class of its training, if it has one), and one file of the same name
+in `settings` with its settings and its card.
 """
 
 from __future__ import annotations

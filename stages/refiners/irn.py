@@ -1,8 +1,8 @@
-"""IRNet (Ahn et al., CVPR 2019), its semantic half: class boundaries, and scores that walk between them.
+"""The semantic part of IRNet (Ahn et al., CVPR 2019): class boundaries, and a random walk of scores between them.
 
-A network learns, from pairs of cells whose labels are sure, where one class ends and another begins. The scores of an
-image then walk from cell to cell, and do not cross what it takes for a boundary. The displacement field of the paper,
-which tells instances apart, is not made.
+A network learns class boundaries from pairs of cells with confident labels. A random walk then propagates the scores of
+an image from cell to cell, but not across predicted boundaries. The displacement field of the paper, which separates
+instances, is not part of it.
 
     semiseg train-refiner --method irn
     semiseg refine
@@ -92,7 +92,7 @@ def affinity_losses(boundary: Tensor, labels: Tensor, radius: int) -> dict[str, 
 
 
 class Irn(Refiner):
-    """Scores times (1 - boundary) walk 2^doublings steps between the boundaries; then divided by their maximum."""
+    """A random walk of 2^doublings steps of scores times (1 - boundary), divided by the maximum."""
 
     training: ClassVar[type[Method] | None] = IrnTraining
 
@@ -100,7 +100,7 @@ class Irn(Refiner):
         super().__init__(settings, for_inference(network, means.device), means)
 
     def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
-        """The network works on the device, the walks in processes."""
+        """The network runs on the device, the walks in processes."""
         settings = self.settings
         tasks = (
             (known.scores, boundary, settings.radius, settings.beta, settings.doublings)
@@ -115,7 +115,7 @@ class Irn(Refiner):
         device, dtype = self.means.device, self.means.dtype
         pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(device)
         width = pixels.shape[-1]
-        # to 4 n + 1 pixels, so that the cells of the mirror image lie on those of the image
+        # to 4 n + 1 pixels, so that the cells of the mirror image coincide with those of the image
         images = F.pad(normalise(pixels), (0, (1 - width) % STRIDE))
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             logits = self.network(torch.cat([images, images.flip(-1)])).float()  # (2 B, h, w)

@@ -1,4 +1,4 @@
-"""What makes better score maps of score maps: the contract of a refiner."""
+"""The contract of a refiner, which makes better score maps from score maps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.engine.method import Method
 
 @dataclass(frozen=True)
 class Means:
-    """What a refiner may compute with: none of it changes a result.
+    """The resources of a refiner; none of them changes a result.
 
     Attributes:
         dtype: autocast type of networks (bf16), None for fp32.
@@ -29,20 +29,20 @@ class Means:
 
 
 class Refiner:
-    """Base of the refiners: `refine` is to be written."""
+    """Base of the refiners: a subclass implements `refine`."""
 
     training: ClassVar[type[Method] | None] = None
     """The method that trains its network, for those that have one."""
 
     def __init__(self, settings: Any, network: Any, means: Means) -> None:
-        """network: what `train-refiner` made, on the CPU, in eval mode; None without a training."""
+        """network: the one trained by `train-refiner`, on the CPU, in eval mode; None without a training."""
         self.settings, self.network, self.means = settings, network, means
 
     def start(self, dataset: Dataset, scores: Mapping[str, ScoreMap]) -> None:
         """Called once before the first image, for refiners that look at the whole data set first."""
 
     def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
-        """The refined score maps, in the order in which the images come; images of one batch have one size.
+        """The refined score maps, in the order of the images; images of one batch have equal sizes.
 
         Scores float32 (K, h, w) in 0..1, of foreground classes; meaning "refined".
         """

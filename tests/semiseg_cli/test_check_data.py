@@ -290,7 +290,7 @@ def test_lists_annotations_and_files_that_disagree(devkit, capsys):
         ("counts", "train has 6 ids, expected 1,464", "accept it with --allow-subset"),
         ("counts", "trainaug has 6 ids, expected 10,582", "accept it with --allow-subset"),
         ("counts", "val has 2 ids, expected 1,449", "accept it with --allow-subset"),
-        ("lists", "mine.txt and val: p06", "what is scored must not be trained on"),
+        ("lists", "mine.txt and val: p06", "scored images must not be trained on"),
         ("missing-image", "id p01 in split 'train' has no picture below", "or take the id from the list"),
         ("missing-mask", "id p07 in split 'val' has no mask", "or take the id from the list"),
         ("labels", "p04.xml: 'unicorn' is not a class; expected one of aeroplane, ", "correct the name"),
@@ -310,7 +310,7 @@ def test_what_the_reader_refuses_is_one_problem(devkit, capsys):
     options = ["--dataset", "voc-aug", "--source", str(devkit.root), "--workers", "1"]
     code, out, err = run(capsys, "check-data", *options)
     assert code == 3
-    assert out.startswith("layout of the folders (1)\n  1 ids stand in both ")
+    assert out.startswith("layout of the folders (1)\n  1 ids are in both ")
     assert "val.txt: p06\n     -> take them from one of the lists" in out
     assert "error: voc-aug has 1 problem\n" in err
 
@@ -340,7 +340,7 @@ def plant_in_artifact(photos: Photos, artifact: Path) -> list[Planted]:
     return [
         Planted("image", 0, "p00.jpg cannot be read: image file is truncated", "copy or extract the file again"),
         Planted("image", 1, "p01.jpg is empty (0 bytes)", "copy or extract the file again"),
-        Planted("image", 15, "id p15 in split 'weak' has no file", "put the image there"),
+        Planted("image", 15, "id p15 in split 'weak' has no file", "add the image"),
         Planted("image", 8, "p08.jpg is 24x22 (width x height), but was 24x18", "rerun prepare-data"),
         Planted("leak", 7, "is trained on and scored: ", "remove it from one of them"),
         Planted("mask", 2, "p02.png has mode RGB", "write the class ids as an indexed PNG"),
@@ -370,8 +370,8 @@ def test_val_in_train_in_an_artifact(artifact, capsys):
     (problem,) = json.loads(out)["problems"]
     assert code == 3
     assert problem["kind"] == "lists"
-    assert problem["what"] == "1 ids stand in both split 'train' and split 'val': p12"
-    assert problem["hint"].endswith("what is scored must not be trained on")
+    assert problem["what"] == "1 ids are in both split 'train' and split 'val': p12"
+    assert problem["hint"].endswith("scored images must not be trained on")
 
 
 def test_exchanged_and_moved_pictures(photos, artifact, capsys):

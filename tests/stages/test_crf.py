@@ -211,7 +211,7 @@ def test_mistakes_are_named(bench, predictions, tmp_path):
         bench.run("crf", "x", {}, {"predictions": "masks-only"})
     with pytest.raises(DataError, match=r"5 pictures have no score maps in 'for-crf': "):
         bench.run("crf", "x", {"splits": ["weak"]}, {"predictions": "for-crf"})
-    with pytest.raises(ConfigError, match="parameters: no parameter set is called so"):
+    with pytest.raises(ConfigError, match="parameters: unknown parameter set"):
         bench.run("crf", "x", {"parameters": "deeplab"}, {"predictions": "for-crf"})
     Image.new("RGB", (8, 8)).save(tmp_path / "stranger.png")
     with pytest.raises(DataError, match="10 pictures with score maps are not in the data set or folder"):

@@ -1,4 +1,4 @@
-"""The settings of every refiner, and of the training of those that have one. No torch.
+"""The settings of every refiner and of its training, if it has one. No torch.
 
 A refiner's settings are the classes in the module here that has the refiner's name.
 """
@@ -21,15 +21,15 @@ from stages.refiners.settings.base import RefinerSettings
 from stages.refiners.settings.irn import IrnSettings, IrnTrainingSettings
 
 REFINERS = settings_in(__name__, __path__, RefinerSettings)
-"""The settings class of every refiner, by name; its `card` says what the refiner is."""
+"""The settings class of every refiner, by name; its `card` describes the refiner."""
 
 TRAINED = tuple(name for name, settings in REFINERS.items() if settings.training is not None)
-"""The refiners that a training comes before."""
+"""The refiners with a training."""
 
 
 def _one_of(settings: Sequence[Any]) -> Any:
-    """The type of a field that is one of these settings, told apart by their names."""
-    if len(settings) == 1:  # pydantic knows no discriminator of one
+    """The type of a field that is one of these settings, distinguished by their names."""
+    if len(settings) == 1:  # pydantic allows no discriminator for a single type
         return settings[0]
     return Annotated[Union[tuple(settings)], Field(discriminator="name")]  # noqa: UP007  (of a tuple)
 
@@ -50,7 +50,7 @@ class TrainRefinerConfig(MethodTraining):
     )
     network: ClassifierConfig = Field(
         ClassifierConfig.model_validate("tiny"),
-        description="The network: a preset's name, or its parts. Its backbone stays as it is.",
+        description="The network: a preset's name, or its parts. Its backbone is frozen.",
     )
     splits: tuple[Literal["train", "weak"], ...] = Field(
         ("train", "weak"), min_length=1, description="Splits whose score maps are learned from."

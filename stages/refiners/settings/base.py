@@ -1,4 +1,4 @@
-"""What the settings of all refiners have in common. No torch."""
+"""The base of the settings of all refiners. No torch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from stages.methods.settings.base import Card, MethodSettings
 
 
 class RefinerSettings(MethodSettings):
-    """How a refiner makes better score maps of score maps; `name` says which refiner."""
+    """The settings of a refiner; `name` selects it."""
 
     card: ClassVar[Card]
     hard_examples: ClassVar[bool] = False
     training: ClassVar[type[RefinerTrainingSettings] | None] = None
-    """The settings of its training by train-refiner; None: it has none."""
+    """The settings of its training by train-refiner; None if it has none."""
     background: float = Field(
         0.25, ge=0, le=1, description="Score of the background in the masks; refined maps are at most 1."
     )
 
 
 class RefinerTrainingSettings(MethodSettings):
-    """How the network of a refiner learns from score maps."""
+    """The settings of the training of a refiner's network from score maps."""
 
     hard_examples: ClassVar[bool] = False
 

@@ -11,7 +11,7 @@ from stages.methods.settings.base import Card
 from stages.refiners.settings.base import RefinerSettings, RefinerTrainingSettings
 
 CARD = Card(
-    title="IRNet: class boundaries, learned from sure pixels of score maps, hold up scores that walk over the image",
+    title="IRNet: class boundaries, learned from confident pixels of score maps, limit a random walk of the scores",
     paper="Ahn et al., CVPR 2019",
     uses=("tags",),
     forward=1,
@@ -21,14 +21,14 @@ CARD = Card(
         "Ahn et al., CVPR 2019",
         "its code, jiwoon-ahn/irn: step/cam_to_ir_label.py, step/train_irn.py, step/make_sem_seg_labels.py",
     ),
-    inference="scores that walked over the image, the boundary network holding them up",
+    inference="scores after a random walk that the predicted boundaries limit",
     recipe="irn",
     output="refiner",
 )
 
 
 class IrnTrainingSettings(RefinerTrainingSettings):
-    """Ahn et al., CVPR 2019: class boundaries from pairs of sure pixels."""
+    """Ahn et al., CVPR 2019: class boundaries from pairs of confident pixels."""
 
     card: ClassVar[Card] = CARD
     name: Literal["irn"] = "irn"
@@ -39,10 +39,10 @@ class IrnTrainingSettings(RefinerTrainingSettings):
         0.30,
         ge=0,
         le=1,
-        description="A class is sure where it wins against a background of this score (published: .30).",
+        description="A class is confident where it wins against a background of this score (published: .30).",
     )
     background: float = Field(
-        0.05, ge=0, le=1, description="Background is sure where it wins even with this score (published: .05)."
+        0.05, ge=0, le=1, description="Background is confident where it wins even with this score (published: .05)."
     )
     crf: CrfConfig = Field(
         CrfConfig(parameters="irn"), description="The dense CRF that smooths both label maps (published: irn)."
@@ -54,14 +54,14 @@ class IrnTrainingSettings(RefinerTrainingSettings):
 
 
 class IrnSettings(RefinerSettings):
-    """Ahn et al., CVPR 2019: scores walk over the image, boundaries hold them up."""
+    """Ahn et al., CVPR 2019: a random walk of scores, which boundaries limit."""
 
     card: ClassVar[Card] = CARD
     training: ClassVar[type[RefinerTrainingSettings] | None] = IrnTrainingSettings
     name: Literal["irn"] = "irn"
     radius: int = Field(5, ge=2, description="Scores step to cells (4 pixels) nearer than this (published: 5).")
     beta: float = Field(
-        10.0, gt=0, description="Exponent of the affinities; high: steps along sure pairs (published: 10)."
+        10.0, gt=0, description="Exponent of the affinities; high: steps along pairs of high affinity (published: 10)."
     )
     doublings: int = Field(
         8,

@@ -289,13 +289,13 @@ CASES = {
         voc_aug,
         text("mine.txt", "t1\nv2\n"),
         "mine.txt and val: v2",
-        "what is scored must not be trained on",
+        "scored images must not be trained on",
     ),
     "train list that names val": (
         voc_aug,
         text("VOC2012/ImageSets/Segmentation/train.txt", "t1\nt2\nv1\n"),
         "train.txt and val.txt: v1",
-        "what is scored must not be trained on",
+        "scored images must not be trained on",
     ),
     "empty list": (voc_aug, text("mine.txt", " \n\n"), "mine.txt is empty", "write one image id per line"),
     "corrupt .mat": (

@@ -264,7 +264,7 @@ def test_messages_name_five_and_count_the_rest():
     assert named(list("abcdefg")) == "a, b, c, d, e and 2 more"
     with pytest.raises(DataError, match="6 ids of mine are not in all: a, b, c, d, e and 1 more"):
         check_subset("abcdefx", "x", "mine", "all")
-    with pytest.raises(DataError, match="2 ids stand in both mine and val: b, c"):
+    with pytest.raises(DataError, match="2 ids are in both mine and val: b, c"):
         check_disjoint("cab", "bcd", "mine", "val")
     check_subset("ab", "abc", "mine", "all")
     check_disjoint("ab", "cd", "mine", "val")

@@ -358,7 +358,7 @@ def test_polygons_alone_are_no_masks(prepare, tree):
 def test_what_is_scored_is_not_trained_on(prepare, tree):
     shutil.copytree(tree.root / "leftImg8bit" / "val", tree.root / "leftImg8bit" / "train", dirs_exist_ok=True)
     shutil.copytree(tree.root / "gtFine" / "val", tree.root / "gtFine" / "train", dirs_exist_ok=True)
-    with pytest.raises(DataError, match=r"2 ids stand in both the training folders and the folder val"):
+    with pytest.raises(DataError, match=r"2 ids are in both the training folders and the folder val"):
         prepare()
 
 

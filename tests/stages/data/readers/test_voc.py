@@ -107,7 +107,7 @@ def test_a_subset_is_refused_unless_allowed(prepare):
 
 def test_train_and_val_lists_that_overlap(prepare, kit):
     kit.write_list("val.txt", ["v1", "t2", "v2"])
-    with pytest.raises(DataError, match=r"1 ids stand in both .*train.txt and val.txt: t2"):
+    with pytest.raises(DataError, match=r"1 ids are in both .*train.txt and val.txt: t2"):
         prepare()
 
 
@@ -203,7 +203,7 @@ def test_the_content_of_a_holdout_list_counts(prepare, tmp_path):
 
 def test_labelled_list_that_overlaps_val(prepare, tmp_path):
     (tmp_path / "list.txt").write_text("t1\nv1\nv2\n")
-    with pytest.raises(DataError, match=r"2 ids stand in both the labelled list .* and val: v1, v2"):
+    with pytest.raises(DataError, match=r"2 ids are in both the labelled list .* and val: v1, v2"):
         prepare(labelled=str(tmp_path / "list.txt"))
 
 
