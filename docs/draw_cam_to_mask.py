@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -34,7 +35,7 @@ Pixels = NDArray[np.uint8]  # RGB (H, W, 3)
 def columns(workspace: Path) -> dict[str, Callable[[str], Pixels]]:
     """Title of each column -> what it shows of an image."""
     data = Dataset(workspace / "data")
-    maps = ScoreMaps(workspace / "seeds")
+    maps = score_maps(workspace / "seeds")
 
     def masks_of(artifact: str) -> Callable[[str], Pixels]:
         return lambda image_id: coloured(read_mask(workspace / artifact / "masks" / f"{image_id}.png"), data.palette)
@@ -48,6 +49,10 @@ def columns(workspace: Path) -> dict[str, Callable[[str], Pixels]]:
         "dual branch": masks_of("predict-dual-weak"),
         "truth": lambda image_id: coloured(data.mask(image_id), data.palette),
     }
+
+
+def score_maps(artifact: Path) -> ScoreMaps:
+    return ScoreMaps(artifact, next(artifact.glob("*/index.json")).parent.name)
 
 
 def coloured(mask: Pixels, palette: bytes) -> Pixels:
@@ -69,7 +74,7 @@ def heated(image: Pixels, scores: NDArray[np.float32]) -> Pixels:
 
 def likeliest(artifact: Path, image_id: str) -> Pixels:
     """The class of the highest probability, uint8 (H, W)."""
-    found = ScoreMaps(artifact)[image_id]
+    found = score_maps(artifact)[image_id]
     return found.classes[resize_maps(found.scores, found.size, found.stride).argmax(0)]
 
 
@@ -87,9 +92,9 @@ def draw(workspace: Path, path: Path) -> None:
             if row is places[0]:
                 axes.set_title(title, fontsize=10)
         row[0].set_ylabel("\n".join(data.class_names[class_id] for class_id in data.tags(image_id)), fontsize=9)
-    canvas.canvas.draw()
-    drawn = Image.fromarray(np.asarray(canvas.canvas.buffer_rgba())).convert("RGB")
-    drawn.quantize(COLOURS_OF_PNG, dither=Image.Dither.NONE).save(path, optimize=True)
+    drawn = BytesIO()
+    canvas.savefig(drawn)
+    Image.open(drawn).convert("RGB").quantize(COLOURS_OF_PNG, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":
