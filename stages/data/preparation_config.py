@@ -24,7 +24,7 @@ def check_folders(settings: DatasetSettings) -> None:
     for key in ("source", "sbd", "images", "annotations"):
         folder = getattr(settings, key, "")
         if folder and not Path(folder).expanduser().is_dir():
-            raise ConfigError(f"{key} names {folder}, which is no folder", f"correct {key}")
+            raise ConfigError(f"{key} names {folder}, which is not a folder", f"correct {key}")
 
 
 def _text_files(settings: DatasetSettings) -> Mapping[str, Path]:

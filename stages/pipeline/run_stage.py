@@ -24,7 +24,7 @@ class Outcome:
 
 
 def check_input_names(stage: Stage, names: Mapping[str, str | None]) -> None:
-    """The stage has the inputs that are named; ConfigError says which it does not have."""
+    """ConfigError for named inputs that the stage does not have."""
     if unknown := sorted(set(names) - set(stage.takes)):
         raise ConfigError(
             f"{stage.name} has no input {', '.join(map(repr, unknown))}",

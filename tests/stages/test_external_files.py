@@ -86,7 +86,7 @@ def test_the_home_folder_may_be_written_short(monkeypatch: pytest.MonkeyPatch, t
 
 def test_a_folder_of_a_data_set_that_is_not_there_is_named() -> None:
     config = build(PrepareDataConfig, {"dataset": {"name": "voc-aug", "source": "nowhere"}}, "test")
-    with pytest.raises(ConfigError, match="source names nowhere, which is no folder"):
+    with pytest.raises(ConfigError, match="source names nowhere, which is not a folder"):
         external_files(config)
 
 
