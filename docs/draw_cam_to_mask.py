@@ -25,9 +25,8 @@ from artifacts.masks import read_mask
 from artifacts.score_maps import ScoreMaps
 from stages.localization.grid import resize_maps
 
-IMAGE_IDS = ("weak_00003", "weak_00010", "weak_00021")
+IMAGE_IDS = ("weak_00170", "weak_00506", "weak_00095")
 HEAT = 0.6  # opacity of a map where it is 1
-COLOURS_OF_PNG = 128
 
 Pixels = NDArray[np.uint8]  # RGB (H, W, 3)
 
@@ -80,21 +79,21 @@ def likeliest(artifact: Path, image_id: str) -> Pixels:
 
 def draw(workspace: Path, path: Path) -> None:
     data, shown = Dataset(workspace / "data"), columns(workspace)
-    canvas = matplotlib.figure.Figure(figsize=(11, 4.3), dpi=125, layout="constrained")
+    canvas = matplotlib.figure.Figure(figsize=(11, 4.2), dpi=118, layout="constrained")
     canvas.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.02)
     places = canvas.subplots(len(IMAGE_IDS), len(shown), squeeze=False)
     for row, image_id in zip(places, IMAGE_IDS, strict=True):
-        for axes, (title, look) in zip(row, shown.items(), strict=True):
+        for axes, look in zip(row, shown.values(), strict=True):
             axes.imshow(look(image_id), interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_color("0.8")
-            if row is places[0]:
-                axes.set_title(title, fontsize=10)
         row[0].set_ylabel("\n".join(data.class_names[class_id] for class_id in data.tags(image_id)), fontsize=9)
+    for axes, title in zip(places[0], shown, strict=True):
+        axes.set_title(title, fontsize=11)
     drawn = BytesIO()
     canvas.savefig(drawn)
-    Image.open(drawn).convert("RGB").quantize(COLOURS_OF_PNG, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -170,9 +170,9 @@ class CutMixSettings(Config):
 
 
 class StrongAugmentationSettings(Config):
-    """Colour changes, blur and holes of a strong view. The geometry is that of the weak view, pixel by pixel.
+    """Colour changes, blur and cutouts of a strong view. The geometry is that of the weak view, pixel by pixel.
 
-    Defaults: the strong augmentation of ST++ and UniMatch, which has no holes.
+    Defaults: the strong augmentation of ST++ and UniMatch, which has no cutouts.
     """
 
     jitter: Share = Field(0.8, description="Probability of changing brightness, contrast, saturation and hue.")
@@ -183,17 +183,17 @@ class StrongAugmentationSettings(Config):
     grey: Share = Field(0.2, description="Probability of losing all colour.")
     blur: Share = Field(0.5, description="Probability of a Gaussian blur.")
     blur_sigma: tuple[float, float] = Field((0.1, 2.0), description="Its sigma in pixels, drawn uniformly.")
-    cutout: Share = Field(0.0, description="Probability of a hole; its pixels teach nothing (ST: .5).")
+    cutout: Share = Field(0.0, description="Probability of a cutout; its pixels are left out of the loss (ST: .5).")
     cutout_area: tuple[float, float] = Field(
         (0.02, 0.4),
-        description="Share of the picture that the hole takes (ST). It is drawn anew, with shape and place, until the\n"
-        "hole fits, so that small ones are more frequent.",
+        description="Share of the picture that the cutout covers (ST). It is drawn again, with shape and place, until\n"
+        "the cutout fits, so that small ones are more frequent.",
     )
     cutout_ratio: float = Field(
         0.3,
         gt=0,
         le=1,
-        description="Height to width of the hole: drawn between this and its inverse. 1: a square.",
+        description="Height to width of the cutout: drawn between this and its inverse. 1: a square.",
     )
     cutout_fill: Literal["noise", "mean"] = Field("noise", description="noise: random colours (ST). mean: ImageNet's.")
 

@@ -1,4 +1,4 @@
-"""Training methods, one file each. `METHODS` is all the rest of semiseg knows of them.
+"""Training methods, one file each. All other modules use `METHODS` alone.
 
 A new method is one file with its class, and one file of the same name in `settings` with its settings and its card.
 """

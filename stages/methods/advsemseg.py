@@ -1,7 +1,8 @@
 """Adversarial learning for semi-supervised segmentation (Hung et al., BMVC 2018).
 
-A fully convolutional discriminator tells class maps made from masks from predicted ones, pixel by pixel. The segmenter
-learns to fool it; later the pixels of an unlabelled picture that the discriminator trusts become pseudo labels.
+A fully convolutional discriminator distinguishes class maps made from masks from predicted ones, pixel by pixel. The
+segmenter learns to fool it; later the pixels of an unlabelled image with a high score of the discriminator become
+pseudo labels.
 
     semiseg train --method advsemseg
 """
@@ -77,7 +78,7 @@ class AdvSemSeg(Method):
             return discriminator(maps)
 
     def _pseudo(self, logits: Tensor, scores: Tensor, valid: Tensor, step: int) -> Tensor:
-        """Cross-entropy towards the network's own labels on the pixels D trusts; 0 before `start`."""
+        """Cross-entropy with the network's own labels on the pixels with a high score of D; 0 before `start`."""
         trusted = (scores[:, 0].sigmoid() >= self.settings.threshold) & valid
         if step < round(self.settings.start * self.setup.iterations):
             trusted = torch.zeros_like(trusted)

@@ -70,7 +70,7 @@ class Cct(Method):
     def _perturbed(
         self, features: Features, foreground: Tensor, step: int
     ) -> Iterator[tuple[str, nn.Module, Features]]:
-        """Kind, decoder and its features: "high" perturbed; "low", which some heads take beside it, as it is."""
+        """Kind, decoder and its features: "high" perturbed; "low", which some heads need too, unchanged."""
         settings, high, backbone = self.settings, features["high"], self.segmenter.backbone
         grid = backbone.stride, backbone.patches
         boxes = self._object_boxes(foreground)
@@ -97,7 +97,7 @@ class Cct(Method):
             yield kind, decoder, {**features, "high": changed}
 
     def _object_boxes(self, foreground: Tensor) -> list[list[perturbations.Box]]:
-        """By picture; found once a step, on the CPU, where a decoder asks for them."""
+        """By image; computed once per step, on the CPU, if a decoder needs them."""
         if "cutout" not in self.kinds:
             return []
         return [perturbations.object_boxes(picture, self.settings.min_contour) for picture in foreground.cpu().numpy()]

@@ -58,7 +58,7 @@ class Cps(Method):
         return self.settings.weight
 
     def cross(self, logits: Tensor, other: Tensor, valid: Tensor) -> Tensor:
-        """What a network that says `logits` learns from one that says `other`, which gets no gradient."""
+        """The loss of `logits` on the labels of the other network's logits, `other`, which get no gradient."""
         label = other.argmax(1)
         return cross_entropy(logits, label.masked_fill(~valid, IGNORE) if self.settings.ignore_padding else label)
 

@@ -1,8 +1,8 @@
 """Dynamic mutual training (DMT; Feng et al., Pattern Recognition 2022): one round of one of two models.
 
 The other model, as it was a round ago, has labelled the unlabelled pictures; the most confident share of each class is
-kept. This model goes on from its own weights of a round ago. A pixel counts by how much it agrees with its label: it is
-a mistake of the label, or one of this model, and who is surer is believed.
+kept. This model goes on from its own weights of a round ago. A pixel counts by how much it agrees with its label:
+if they disagree, either may be wrong, and the label counts only if the other model was the more confident one.
 
     semiseg predict --segmenter b0 --output masks --set confidence=true --set splits=[weak,unlabelled] --name guesses
     semiseg pseudo-labels --predictions guesses --set share=0.2 --name b0-labels
@@ -61,7 +61,7 @@ class Dmt(Method):
             self.settings.gamma_agree,
             self.settings.gamma_differ,
         )
-        self.observe(believed=weight.sum() / (pseudo.label != IGNORE).sum().clamp(min=1))
+        self.observe(pseudo_label_weight=weight.sum() / (pseudo.label != IGNORE).sum().clamp(min=1))
         weights = torch.cat([torch.ones_like(labelled.label, dtype=torch.float32), self.settings.weight * weight])
         return {"cross_entropy": cross_entropy(logits, torch.cat([labelled.label, pseudo.label]), weights)}
 

@@ -1,7 +1,7 @@
 """FixMatch for segmentation (Sohn et al., NeurIPS 2020; the form of Yang et al., CVPR 2023).
 
-One network. It labels the weak view of an unlabelled picture, and is trained to say the same of a strong view (colours,
-blur, a box of another picture) where it was confident.
+One network. It labels the weak view of an unlabelled image, and is trained to predict the same on a strong view
+(colours, blur, a box of another image) where it was confident.
 
     semiseg train --method fixmatch
 """
@@ -18,7 +18,7 @@ from stages.engine.method import Batch, Sources, segment
 from stages.engine.streams import Stream
 from stages.methods.parts.adversarial_noise import evaluating
 from stages.methods.parts.batch_shares import strong_and_unlabelled
-from stages.methods.parts.strong_weak import Votes, confident_cross_entropy, strong_mix, vote
+from stages.methods.parts.strong_weak import PseudoLabels, confident_cross_entropy, pseudo_labels, strong_mix
 from stages.methods.parts.teacher_student import TeacherStudent
 from stages.methods.settings.base import OwnLabelsSettings
 
@@ -39,13 +39,13 @@ class FixMatch(TeacherStudent):
         settings, labelled, unlabelled = self.settings, batch["strong"], batch["unlabelled"]
         if settings.weight == 0:
             return {"supervised": self.supervised(segment(self.student, labelled), labelled.label)}
-        others = self.votes(batch["partner"])
+        others = self.labels_of(batch["partner"])
         if self.labels_in_passing:
             joint = labelled.replace(image=torch.cat([labelled.image, unlabelled.image]))
             known, plain = segment(self.student, joint).split([len(labelled), len(unlabelled)])
-            own = vote(plain)
+            own = pseudo_labels(plain)
         else:
-            known, own = segment(self.student, labelled), self.votes(unlabelled)
+            known, own = segment(self.student, labelled), self.labels_of(unlabelled)
         self.observe(confident=share(own.confidence >= settings.threshold, unlabelled.valid))
         strong, labels = strong_mix(
             (unlabelled, batch["partner"]), (own, others), settings.strong, settings.mixing, self.setup.seed, step
@@ -58,12 +58,12 @@ class FixMatch(TeacherStudent):
 
     @property
     def labels_in_passing(self) -> bool:
-        """Whether a picture's own labels come from the pass that is learned from."""
+        """Whether an image's own labels come from the training pass."""
         return self.settings.teacher is None and self.settings.label_mode == "train"
 
-    def votes(self, pictures: Batch) -> Votes:
-        """The teacher's labels, or the network's own in eval mode: no trace in BatchNorm, no dropout."""
+    def labels_of(self, pictures: Batch) -> PseudoLabels:
+        """The teacher's labels, or the network's own in eval mode: without effect on BatchNorm, without dropout."""
         if self.settings.teacher is not None:
-            return vote(segment(self.teacher, pictures))
+            return pseudo_labels(segment(self.teacher, pictures))
         with torch.no_grad(), evaluating(self.student):
-            return vote(segment(self.student, pictures))
+            return pseudo_labels(segment(self.student, pictures))

@@ -1,7 +1,7 @@
 """Guided collaborative training (Ke et al., ECCV 2020).
 
-Two networks and a flaw detector, which learns on the labelled pictures where a prediction is wrong. Each network takes
-over the other's probabilities where its own are more flawed, and where both are bad it learns to please the detector.
+Two networks and a flaw detector, which learns on the labelled images where a prediction is wrong. Each network adopts
+the other's probabilities where its own are more flawed; where both are bad, it learns to lower the detector's output.
 
     semiseg train --method gct
 """
@@ -90,8 +90,8 @@ class Gct(Method):
         return terms
 
     def _detection(self, images: Tensor, found: Tensor, label: Tensor) -> Tensor:
-        """How far the detector is from the true flaws of the labelled pictures; BatchNorm wants it to see all."""
+        """The detector's loss on the true flaws of the labelled images; all images pass, for its BatchNorm."""
         settings, known = self.settings, label != IGNORE
-        said = self.networks["flaw_detector"](images, found)[: len(label), 0].float()
+        flaws = self.networks["flaw_detector"](images, found)[: len(label), 0].float()
         target = flaw_target(found[: len(label)], label, settings.mu, settings.dilations)
-        return settings.detector_weight * global_mean(((said - target).square() * known).sum(), known.sum())
+        return settings.detector_weight * global_mean(((flaws - target).square() * known).sum(), known.sum())

@@ -1,4 +1,4 @@
-"""Mean teacher (Tarvainen & Valpola, NeurIPS 2017) for segmentation, as the codes that CPS compares with have it.
+"""Mean teacher (Tarvainen & Valpola, NeurIPS 2017) for segmentation, as in the codes that CPS compares with.
 
 The teacher is the average of the student over the steps. The student learns from masks, and to agree with the teacher
 on every pixel. As published both see the same pictures and differ by their weights, BatchNorm and dropout alone.

@@ -1,8 +1,8 @@
-"""MLMT, the multi-label mean teacher: the classifier beside s4GAN (Mittal et al., PAMI 2021).
+"""MLMT, the multi-label mean teacher: the classifier of s4GAN (Mittal et al., PAMI 2021).
 
 An image classifier learns which classes the masks of the labelled pictures contain, and to agree with its own average
-about strongly augmented unlabelled pictures. `predict --classifier` removes the classes it does not see from what a
-segmenter predicts.
+about strongly augmented unlabelled pictures. `predict --classifier` removes the classes that it does not
+predict from the predictions of a segmenter.
 
     semiseg train-classifier --method mlmt
     semiseg predict --segmenter s4gan --classifier mlmt
@@ -55,7 +55,7 @@ class Mlmt(Method):
         return terms | {"consistency": weight * cosine_distance(found, target)}
 
     def _mirrored(self, images: Tensor, step: int) -> Tensor:
-        """Some of the pictures (B, 3, H, W) mirrored, against what the teacher sees."""
+        """Images (B, 3, H, W), some of them mirrored in contrast to the teacher's."""
         if self.settings.mirror == 0:
             return images
         randoms = picture_generators(len(images), self.setup.seed, "mirror", step)
@@ -80,7 +80,7 @@ class Mlmt(Method):
 def classes_of_masks(logits: Tensor, label: Tensor) -> Tensor:
     """Binary cross-entropy with logits (B, K), column k is class k + 1, on which classes a crop's mask holds.
 
-    int64 label (B, H, W). A mean over pictures and classes; a crop of unknown pixels alone says nothing.
+    int64 label (B, H, W). A mean over pictures and classes; a crop of unknown pixels alone is left out.
     """
     present = one_hot(label, logits.shape[1] + 1).amax((2, 3))[:, 1:]
     known = (label != IGNORE).flatten(1).any(1)

@@ -1,7 +1,7 @@
-"""Puzzle-CAM (Jo & Yu, ICIP 2021): the class-activation maps of tiles, put together, are those of the whole picture.
+"""Puzzle-CAM (Jo & Yu, ICIP 2021): the class-activation maps of tiles, joined, agree with those of the whole image.
 
-A network that sees a quarter of a picture finds more of an object than one that sees it whole, which needs the most
-telling part only. Both maps are asked to be equal, and each to classify.
+On a quarter of an image a network finds more of an object than on the whole image, where the most discriminative part
+is enough. The loss makes both maps equal, and each of them classify.
 
     semiseg train-classifier --method puzzle-cam --set network=resnet50 --set crop_size=512
 """
@@ -56,7 +56,7 @@ class PuzzleCam(Method):
         return self.settings.weight * (min(step / length, 1.0) if length else 1.0)
 
     def _check_size(self, image: Tensor) -> None:
-        """The tiles' cells lie on those of the whole picture only where a tile is a whole number of cells wide."""
+        """ConfigError unless a tile is a whole number of cells wide, so that its cells coincide with the image's."""
         cells = self.settings.tiles * self.predictor.stride
         if image.shape[-1] % cells:
             fitting = round(image.shape[-1] / cells) * cells or cells

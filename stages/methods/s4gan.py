@@ -1,8 +1,8 @@
 """s4GAN (Mittal et al., "Semi-supervised semantic segmentation with high- and low-level consistency", PAMI 2021).
 
-A discriminator looks at a picture together with a class map, a mask's or a predicted one. The segmenter makes the
-discriminator's features of its predictions look like those of masks on average, and learns from its own labels of the
-pictures whose prediction the discriminator takes for a mask. Its other half, the classifier, is the method mlmt.
+A discriminator gets an image together with a class map, from a mask or a prediction. The segmenter learns to match the
+discriminator's mean features of predictions and of masks, and to fit its own labels of those images whose prediction
+the discriminator scores as a mask. The second part of the paper, a classifier, is the method mlmt.
 
     semiseg train --method s4gan
 """
@@ -71,7 +71,7 @@ class S4Gan(Method):
         }
 
     def _pseudo(self, logits: Tensor, scores: Tensor, valid: Tensor, step: int) -> Tensor:
-        """Cross-entropy towards the network's own labels of the pictures that pass for real; 0 while D warms up."""
+        """Cross-entropy with the network's own labels of the images that D scores as real; 0 while D warms up."""
         chosen = scores.float().sigmoid() > self.settings.threshold  # (B,)
         if step < round(self.settings.warmup * self.setup.iterations):
             chosen = chosen & False

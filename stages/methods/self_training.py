@@ -1,7 +1,7 @@
 """Offline self-training (ST; Yang et al., CVPR 2022): the third of its three steps.
 
 A teacher was trained on the labelled pictures and has labelled the others, once. A fresh student learns from both, with
-strong augmentation on the pseudo-labelled pictures alone: that is what keeps it from repeating the teacher.
+strong augmentation on the pseudo-labelled images alone, so that it does more than copy the teacher.
 
     semiseg train --method supervised --name teacher
     semiseg predict --segmenter teacher --output masks --set splits=[weak,unlabelled] --name pseudo
@@ -35,7 +35,7 @@ class SelfTraining(Method):
 
     @classmethod
     def pseudo_labelled(cls, sources: Sources) -> Sequence[str]:
-        """The pictures that a teacher has labelled: all without masks."""
+        """The images that a teacher has labelled: all without masks."""
         return sources.without_masks
 
     @classmethod

@@ -1,4 +1,4 @@
-"""From a config to a trained network on disk: what the stages that train have in common."""
+"""From a config to a trained network on disk: the common part of the stages that train."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def train_network(
 ) -> dict[str, Any]:
     """Trains and writes weights.pt and network.json; returns the summary.
 
-    initial: a network to start from. kind: the method's class, where it is none of METHODS.
+    initial: a network to start from. kind: the method's class, if it is not one of METHODS.
     """
     kind = kind or load_method(config.method.name)
     streams = kind.streams(config.method, sources, config.batch_size)
@@ -106,7 +106,7 @@ def label_sources(
     unlabelled: Sequence[str] = (),
     maps: Mapping[str, ScoreMaps] | None = None,
 ) -> Sources:
-    """What a segmenter's training draws from.
+    """The image lists and label maps of a segmenter's training.
 
     Args:
         strong: ids trained on with the data set's masks; weak: ids without; unlabelled: ids without any label.
@@ -121,13 +121,13 @@ def label_sources(
 
 
 def snapshot_steps(iterations: int, snapshots: int) -> list[int]:
-    """Steps after which weights are kept beside the last ones, evenly spaced."""
+    """Steps after which snapshots are kept, evenly spaced, without the last step."""
     steps = {round(iterations * i / snapshots) for i in range(1, snapshots)}
     return sorted(steps - {0, iterations})
 
 
 def check_labels(streams: Mapping[str, Stream], folders: Mapping[str, MaskFolder], dataset: Dataset) -> None:
-    """DataError when a stream's label maps are not all there: found before the first step, named together."""
+    """One DataError, before the first step, for all missing label maps of the streams."""
     for stream in streams.values():
         for source in sorted({entry.label for entry in stream.entries if entry.label is not None}):
             wanted = sorted({entry.image_id for entry in stream.entries if entry.label == source})
@@ -139,7 +139,7 @@ def check_labels(streams: Mapping[str, Stream], folders: Mapping[str, MaskFolder
                 raise DataError(
                     f"{source}: {len(missing)} of {len(wanted)} pictures have no label map{place}: "
                     f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}",
-                    "make them for the whole split the method trains on",
+                    "make them for the whole split that the method trains on",
                 )
 
 
@@ -181,7 +181,7 @@ def on_cells_of(method: Method, streams: Mapping[str, Stream]) -> dict[str, Stre
 
 
 def publish_network(writer: Writer, network: nn.Module, class_names: Sequence[str]) -> None:
-    """weights.pt (fp32, on the CPU) and network.json, what `load_network` reads."""
+    """Writes weights.pt (fp32, on the CPU) and network.json, which `load_network` reads."""
     _write_weights(writer, "weights.pt", network)
     writer.write_json("network.json", cast(Any, network).spec(class_names))
 

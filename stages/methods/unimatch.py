@@ -1,4 +1,4 @@
-"""UniMatch (Yang et al., CVPR 2023): one weak view teaches two strong views and perturbed features.
+"""UniMatch (Yang et al., CVPR 2023): one weak view labels two strong views and perturbed features.
 
 FixMatch with a second strong view, and with a stream that perturbs the features of the weak view instead of its
 picture: channels are dropped between trunk and head.
@@ -18,7 +18,7 @@ from stages.engine.losses import share
 from stages.engine.method import Batch, at_size, segment
 from stages.methods.fixmatch import FixMatch
 from stages.methods.parts.perturbations import channel_dropout, picture_generators
-from stages.methods.parts.strong_weak import confident_cross_entropy, strong_mix, vote
+from stages.methods.parts.strong_weak import confident_cross_entropy, pseudo_labels, strong_mix
 from stages.networks import Segmenter
 from stages.networks.blocks import Features
 
@@ -36,9 +36,9 @@ class UniMatch(FixMatch):
         labelled, unlabelled, partner = batch["strong"], batch["unlabelled"], batch["partner"]
         if settings.weight == 0:
             return {"supervised": self.supervised(segment(network, labelled), labelled.label)}
-        others = self.votes(partner)
+        others = self.labels_of(partner)
         known, plain, perturbed = self._with_perturbed(network, labelled, unlabelled, step)
-        own = vote(plain) if self.labels_in_passing else self.votes(unlabelled)
+        own = pseudo_labels(plain) if self.labels_in_passing else self.labels_of(unlabelled)
         self.observe(confident=share(own.confidence >= settings.threshold, unlabelled.valid))
         views = [
             strong_mix((unlabelled, partner), (own, others), settings.strong, settings.mixing, self.setup.seed, step, n)
@@ -58,8 +58,8 @@ class UniMatch(FixMatch):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of the labelled, of the unlabelled, and of these with dropped channels: one pass through each part.
 
-        As published the head sees the labelled with dropped channels, too. Nothing is learned from what it makes of
-        them, but a BatchNorm in it normalises by them: where there is one, they take part.
+        As published the head sees the labelled with dropped channels, too. Its output for them is not
+        used, but a BatchNorm in it normalises by them: with one, they take part.
         """
         first, second = len(labelled), len(unlabelled)
         features = network.trunk(torch.cat([labelled.image, unlabelled.image]))
@@ -72,7 +72,7 @@ class UniMatch(FixMatch):
         return known, plain, perturbed
 
     def _dropped(self, features: Features, pictures: slice, purpose: str, step: int) -> Features:
-        """Of some pictures: channels of every level dropped, each level for itself."""
+        """Features of some images with dropped channels, drawn separately for every level."""
         chosen, rate = {name: level[pictures] for name, level in features.items()}, self.settings.feature_dropout
         return {
             name: channel_dropout(level, rate, picture_generators(len(level), self.setup.seed, purpose, step, name))

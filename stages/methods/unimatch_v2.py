@@ -1,8 +1,8 @@
 """UniMatch V2 (Yang et al., 2024): an averaged teacher, two strong views, each with half of the features' channels.
 
-The teacher labels the weak view. Both strong views go through the student, and what one of them lacks of the features'
-channels the other has: UniMatch's stream of perturbed features within its strong views. Made for a vision transformer
-with a DPT head (network: dpt-dinov2-base); any other network does, too.
+The teacher labels the weak view. Both strong views go through the student, each with the features' channels that the
+other lacks: UniMatch's stream of perturbed features within its strong views. Made for a vision transformer
+with a DPT head (network: dpt-dinov2-base); any other network works, too.
 
     semiseg train --method unimatch-v2
 """
@@ -19,7 +19,7 @@ from stages.engine.method import Batch, Sources, at_size, segment
 from stages.engine.streams import Stream
 from stages.methods.parts.batch_shares import strong_and_unlabelled
 from stages.methods.parts.perturbations import complementary_masks
-from stages.methods.parts.strong_weak import confident_cross_entropy, strong_mix, vote
+from stages.methods.parts.strong_weak import confident_cross_entropy, pseudo_labels, strong_mix
 from stages.methods.parts.teacher_student import TeacherStudent
 from stages.methods.settings.unimatch_v2 import UniMatchV2Settings
 
@@ -41,10 +41,10 @@ class UniMatchV2(TeacherStudent):
         supervised = self.supervised(segment(self.student, labelled), labelled.label)
         if settings.weight == 0:
             return {"supervised": supervised}
-        votes = vote(segment(self.teacher, pair[0])), vote(segment(self.teacher, pair[1]))
-        self.observe(confident=share(votes[0].confidence >= settings.threshold, pair[0].valid))
+        given = pseudo_labels(segment(self.teacher, pair[0])), pseudo_labels(segment(self.teacher, pair[1]))
+        self.observe(confident=share(given[0].confidence >= settings.threshold, pair[0].valid))
         views = [
-            strong_mix(pair, votes, settings.strong, settings.mixing, self.setup.seed, step, number)
+            strong_mix(pair, given, settings.strong, settings.mixing, self.setup.seed, step, number)
             for number in (0, 1)
         ]
         logits = self._with_half_the_channels([view for view, _ in views], step)

@@ -1,7 +1,7 @@
 """Virtual adversarial training (Miyato et al., PAMI 2019) for segmentation, on pictures or on features.
 
-Small noise is added in the direction that changes the prediction most; the student has to predict there what the
-teacher predicts without. On pictures: as French et al. (BMVC 2020) compare with; on features: I-VAT of
+Small noise is added in the direction that changes the prediction most; the student has to predict with the noise
+what the teacher predicts without it. On images: the comparison of French et al. (BMVC 2020); on features: I-VAT of
 cross-consistency training (Ouali et al., CVPR 2020). The teacher is evaluated.
 
     semiseg train --method vat
@@ -85,7 +85,7 @@ class Vat(TeacherStudent):
     def _direction(
         self, predict: Callable[[Tensor], Tensor], x: Tensor, valid: Tensor, step: int, distance: Distance
     ) -> Tensor:
-        """d (B, ...), without a graph. What is predicted on padding has no part in it."""
+        """d (B, ...), without a graph. Predictions on padding are left out."""
         start = torch.stack(
             [uniform(x[0], -0.5, 0.5, random) for random in picture_generators(len(x), self.setup.seed, "vat", step)]
         )

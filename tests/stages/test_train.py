@@ -459,7 +459,7 @@ def test_only_the_term_that_was_bad_first_is_named(training, execution, monkeypa
         ("pseudoseg", "confident", {"threshold": 0.0}, 1),
         ("s4gan", "chosen", {"threshold": 0.0}, 1),
         ("advsemseg", "trusted", {"threshold": 0.0, "start": 0.0}, 1),
-        ("dmt", "believed", {"gamma_agree": 0.0, "gamma_differ": 0.0}, None),
+        ("dmt", "pseudo_label_weight", {"gamma_agree": 0.0, "gamma_differ": 0.0}, None),
     ],
 )
 def test_what_a_method_observes_is_logged_beside_its_losses(method, name, changes, expected, training, execution):

@@ -1,1 +1,1 @@
-"""What several papers share: views, CutMix, strong-weak pairs, teachers, discriminators."""
+"""The shared parts of several papers: views, CutMix, strong-weak pairs, teachers, discriminators."""

@@ -39,14 +39,15 @@ def adversarial_direction(
 ) -> Tensor:
     """The unit direction (B, ...) in which the distance from the clean prediction grows fastest, without a graph.
 
-    Each iteration: d <- g / ||g||, g = gradient of distance(predict(x + xi d), softmax(predict(x))) by d. No picture
-    sees another one, so a batch may be shared out over processes. A flat distance gives zeros.
+    Each iteration: d <- g / ||g||, g = gradient of distance(predict(x + xi d), softmax(predict(x))) by d. Images do not
+    depend on each other, so a batch may be distributed over processes. A flat distance gives zeros.
 
     Args:
-        predict: x -> logits (B, C, ...); in eval mode (`evaluating`), or dropout and BatchNorm would speak instead.
+        predict: x -> logits (B, C, ...); in eval mode (`evaluating`), or dropout and BatchNorm would change the
+        prediction.
         x: (B, ...); start: random noise of the same shape.
-        xi: length of the probing step, or one for each picture, broadcast over x. It must not vanish beside x: single
-            precision keeps seven digits.
+        xi: length of the probing step, or one for each picture, broadcast over x. It must not vanish next to x: single
+            precision has seven digits.
         distance: (logits, clean probabilities) -> a sum over pictures.
     """
     with torch.autocast(x.device.type, enabled=False):
@@ -64,7 +65,7 @@ def adversarial_direction(
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every part is in the mode it had."""
+    """Eval mode inside the block; afterwards every part is in its former mode."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""CutMix for segmentation: boxes, and mixing pictures with everything that belongs to them.
+"""CutMix for segmentation: boxes, and mixing images with their labels and maps.
 
 Boxes after French et al. (BMVC 2020), as CPS uses them: n boxes whose joint area share is q. A label map, a
 confidence map and the map of valid pixels must be cut with the same boxes, or pasted padding would be trained on.
@@ -18,7 +18,7 @@ from stages.engine.config import CutMixSettings
 from stages.engine.randomness import generator
 
 SINGLE_BOX_AREA, SINGLE_BOX_RATIO = (0.02, 0.4), 0.3  # UniMatch's code
-CHANCE = {"french": 1.0, "unimatch": 0.5}  # that a picture has boxes, as published
+CHANCE = {"french": 1.0, "unimatch": 0.5}  # probability that an image has boxes, as published
 
 
 def box_mask(
@@ -61,7 +61,7 @@ def single_box_mask(height: int, width: int, random: np.random.Generator) -> np.
 def draw_boxes(settings: CutMixSettings, batch: Batch, seed: int, step: int, view: int = 0) -> Tensor:
     """bool (B, H, W) on the batch's device, for one view of its pictures.
 
-    A picture's boxes depend on its place in the joint batch alone, so that two processes draw what one would.
+    A picture's boxes depend on its place in the joint batch alone, so that two processes draw what one process would.
     """
     height, width = batch.image.shape[-2:]
     offset = distributed.rank() * len(batch)

@@ -1,4 +1,4 @@
-"""What methods with a discriminator share: what it sees, how it is judged, and how to learn from it.
+"""The shared parts of methods with a discriminator: its input, its loss, and training against it.
 
 fake = probabilities(logits, batch.valid)
 with frozen(discriminator):  # the segmenter learns, the discriminator does not
@@ -20,7 +20,7 @@ from stages.engine.losses import IGNORE
 
 
 def one_hot(label: Tensor, num_classes: int) -> Tensor:
-    """int64 (B, H, W) -> float (B, C, H, W), what a perfect prediction would be; zeros where the label is 255."""
+    """int64 (B, H, W) -> float (B, C, H, W), the input of a perfect prediction; zeros where the label is 255."""
     known = label != IGNORE
     planes = F.one_hot(label.masked_fill(~known, 0), num_classes).permute(0, 3, 1, 2)
     return planes.float() * known[:, None]
@@ -48,7 +48,7 @@ def real_or_fake(scores: Tensor, real: bool, counted: Tensor | None = None) -> T
 
 @contextlib.contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """What is computed inside passes gradients through the module, but none to its parameters."""
+    """Inside the block gradients pass through the module, but not to its parameters."""
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in learning:
         parameter.requires_grad_(False)

@@ -1,7 +1,7 @@
-"""Flaw maps of guided collaborative training: what the flaw detector should say, and what is made of what it says.
+"""Flaw maps of guided collaborative training: the targets of the flaw detector, and the use of its output.
 
 Ke et al., "Guided collaborative training for pixel-wise semi-supervised learning", ECCV 2020, with the kernel sizes of
-its code (PixelSSL). No gradient passes through any of these functions, and none changes what it is given.
+its code (PixelSSL). No gradient passes through any of these functions, and none changes its arguments.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def tidy(flaws: Tensor, valid: Tensor, visible: float) -> Tensor:
 
 @torch.no_grad()
 def less_flawed(own: Tensor, other: Tensor, own_flaws: Tensor, other_flaws: Tensor, threshold: float) -> Tensor:
-    """What a network is to predict (B, C, H, W): its own probabilities where they are no worse, else the other's.
+    """The targets of a network (B, C, H, W): its own probabilities where they are no worse, else the other's.
 
-    Above the threshold all flaws are alike: where both are that bad, a network keeps its own.
+    Above the threshold all flaws are equal: where both are that bad, a network keeps its own.
     """
     own_flaws, other_flaws = (f.masked_fill(f > threshold, 1.0) for f in (own_flaws, other_flaws))
     return torch.where((other_flaws >= own_flaws)[:, None], own, other)

@@ -1,10 +1,10 @@
-"""Perturbations of features, as cross-consistency training sets them before its auxiliary decoders.
+"""Perturbations of features, applied by cross-consistency training before its auxiliary decoders.
 
 Features are (B, C, h, w). What happens to a picture depends on its place in the joint batch: each function takes one
 NumPy generator a picture (`picture_generators`), or one seed for the whole batch (`feature_noise`).
 
-Source: Ouali, Hudelot & Tami, CVPR 2020, section 3.3, and its code, where no other is named. Differences are told in
-docs/methods.md.
+Source: Ouali, Hudelot & Tami, CVPR 2020, section 3.3, and its code, unless another source is named. docs/methods.md
+lists the differences.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def keep_cells(features: Tensor, kept: Tensor, stride: int, patches: bool = Fals
     """Con-Msk, Obj-Msk and G-Cutout: cells outside a map of pixels become 0.
 
     Args:
-        kept: bool (B, H, W). A cell is asked at its centre (`on_cells`), as nearest-neighbour sampling does.
+        kept: bool (B, H, W). A cell is read at its centre (`on_cells`), as nearest-neighbour sampling does.
     """
     return features * on_cells(kept, stride, patches)[:, None]
 

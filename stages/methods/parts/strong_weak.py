@@ -1,8 +1,8 @@
-"""From weak to strong: confident labels that a network gives weak views teach it on strong views (FixMatch, UniMatch).
+"""Weak-to-strong consistency: confident labels of weak views are the targets on strong views (FixMatch, UniMatch).
 
-votes = vote(segment(network, pictures)), vote(segment(network, partner))
-mixed, mixed_votes = strong_mix((pictures, partner), votes, strong, mixing, seed, step)
-loss = confident_cross_entropy(segment(network, mixed), mixed_votes, mixed.valid, threshold)
+labels = pseudo_labels(segment(network, pictures)), pseudo_labels(segment(network, partner))
+mixed, mixed_labels = strong_mix((pictures, partner), labels, strong, mixing, seed, step)
+loss = confident_cross_entropy(segment(network, mixed), mixed_labels, mixed.valid, threshold)
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from stages.methods.parts.cutmix import draw_boxes, mix, mix_batches
 from stages.methods.parts.views import strong_view
 
 
-class Votes(NamedTuple):
-    """Hard labels and how sure they are."""
+class PseudoLabels(NamedTuple):
+    """Hard labels and their confidence."""
 
     label: Tensor  # int64 (B, H, W)
     confidence: Tensor  # float (B, H, W), the label's probability
 
 
-def vote(logits: Tensor) -> Votes:
+def pseudo_labels(logits: Tensor) -> PseudoLabels:
     """The most probable class of every pixel of logits (B, C, H, W), without gradient."""
     confidence, label = logits.detach().float().softmax(1).max(1)
-    return Votes(label, confidence)
+    return PseudoLabels(label, confidence)
 
 
 def strong_mix(
     pictures: tuple[Batch, Batch],
-    votes: tuple[Votes, Votes],
+    labels: tuple[PseudoLabels, PseudoLabels],
     strong: StrongAugmentationSettings,
     mixing: CutMixSettings,
     seed: int,
     step: int,
     view: int = 0,
-) -> tuple[Batch, Votes]:
-    """Strong view number `view` of the first pictures, with boxes of the second ones' own strong view in it.
+) -> tuple[Batch, PseudoLabels]:
+    """Strong view number `view` of the first pictures, with boxes of the second pictures' strong view in it.
 
-    The votes of the weak views, labels and valid pixels are cut with the same boxes. Colours and boxes differ between
+    The labels of the weak views and the valid pixels are cut with the same boxes. Colours and boxes differ between
     views, and between a picture and its partner.
     """
     first, second = pictures
@@ -50,14 +50,14 @@ def strong_mix(
     mixed = mix_batches(
         strong_view(first, strong, seed, step, 2 * view), strong_view(second, strong, seed, step, 2 * view + 1), boxes
     )
-    return mixed, Votes(*(mix(own, other, boxes) for own, other in zip(*votes, strict=True)))
+    return mixed, PseudoLabels(*(mix(own, other, boxes) for own, other in zip(*labels, strict=True)))
 
 
-def confident_cross_entropy(logits: Tensor, votes: Votes, valid: Tensor, threshold: float) -> Tensor:
+def confident_cross_entropy(logits: Tensor, labels: PseudoLabels, valid: Tensor, threshold: float) -> Tensor:
     """1/|V| sum_V [confidence >= threshold] CE(f, label): few confident pixels make a small loss.
 
     Args:
         logits: (B, C, H, W); valid: bool (B, H, W), V. Above 1 no threshold is reached: the loss is 0.
     """
-    confident = (votes.confidence >= threshold).float()
-    return cross_entropy(logits, votes.label.masked_fill(~valid, IGNORE), confident)
+    confident = (labels.confidence >= threshold).float()
+    return cross_entropy(logits, labels.label.masked_fill(~valid, IGNORE), confident)

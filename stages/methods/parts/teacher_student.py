@@ -1,4 +1,4 @@
-"""One network and its average: what mean teachers and the methods built on them share."""
+"""One network and its average: the common part of mean teachers and the methods built on them."""
 
 from __future__ import annotations
 

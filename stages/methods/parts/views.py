@@ -1,10 +1,10 @@
-"""Strong views: the pictures of a batch with other colours, blur and holes, on the batch's device.
+"""Strong views: the pictures of a batch with different colours, blur and cutouts, on the batch's device.
 
     strong = strong_view(batch, settings, seed, step)
 
 The geometry stays, so a pseudo label of the weak view fits the strong one pixel by pixel. Colour operations are
 torchvision's, done on whole batches and rounded once at the end; what happens to a picture depends on its place in the
-joint batch, the step and the number of the view, never on the process that holds it.
+joint batch, the step and the number of the view, never on the process that computes it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from stages.networks import normalise
 
 
 def strong_view(batch: Batch, settings: StrongAugmentationSettings, seed: int, step: int, view: int = 0) -> Batch:
-    """The batch with strongly augmented pictures; in holes the label is 255 and `valid` is false."""
+    """The batch with strongly augmented pictures; in cutouts the label is 255 and `valid` is false."""
     offset, size = distributed.rank() * len(batch), (batch.pixels.shape[2], batch.pixels.shape[3])
     randoms = [generator(seed, "strong", step, offset + place, view) for place in range(len(batch))]
     images = strong_colours(batch.pixels, [draw_colours(settings, random) for random in randoms])
@@ -39,17 +39,17 @@ def strong_view(batch: Batch, settings: StrongAugmentationSettings, seed: int, s
     pixels = torch.where(batch.valid[:, None], images, batch.pixels)  # padding keeps its colour
     image = (normalise(pixels) * batch.valid[:, None]).contiguous(memory_format=torch.channels_last)
     label, valid = batch.label, batch.valid
-    if any(hole is not None for hole in holes):
+    if any(cutout is not None for cutout in cutouts):
         label, valid = label.clone(), valid.clone()
-        for number, hole in enumerate(holes):
-            if hole is not None:
-                label[number][hole] = IGNORE
-                valid[number][hole] = False
+        for number, cutout in enumerate(cutouts):
+            if cutout is not None:
+                label[number][cutout] = IGNORE
+                valid[number][cutout] = False
     return batch.replace(image=image, pixels=pixels, label=label, valid=valid)
 
 
 class Colours(NamedTuple):
-    """What happens to one picture; every number is drawn, whether it is used or not."""
+    """The changes of one image; every number is drawn, whether it is used or not."""
 
     jitter: bool
     grey: bool
@@ -139,19 +139,20 @@ def _weighted_sum(x: Tensor, taps: Tensor, radii: Sequence[int], axis: int) -> T
     padded = F.pad(x, (radius, radius, 0, 0) if axis == 3 else (0, 0, radius, radius), mode="reflect")
     total = x * taps[0]
     for distance in range(1, radius + 1):
-        far = sum(own >= distance for own in radii)  # the first pictures: the others end before
+        far = sum(own >= distance for own in radii)  # the first images: all others end before
         for start in (radius - distance, radius + distance):
             total[:far].addcmul_(padded[:far].narrow(axis, start, length), taps[distance, :far])
     return total
 
 
-def draw_hole(
+def draw_cutout(
     settings: StrongAugmentationSettings, size: tuple[int, int], random: np.random.Generator
 ) -> tuple[slice, slice] | None:
-    """Rows and columns of a hole, or None.
+    """Rows and columns of a cutout, or None.
 
-    Share of the picture's area, shape and place are all drawn anew until the hole fits, as in ST's code: large holes
-    are rejected more often. UniMatch's boxes, else alike, keep their area (`single_box_mask` of cutmix.py).
+    Share of the picture's area, shape and place are all drawn again until the cutout fits, as in ST's code, so that
+    large ones are rejected more often. UniMatch's boxes, otherwise the same, keep their area (`single_box_mask` of
+    cutmix.py).
     """
     if random.random() >= settings.cutout:
         return None
@@ -166,12 +167,12 @@ def draw_hole(
 
 
 def _fill(
-    image: Tensor, hole: tuple[slice, slice], settings: StrongAugmentationSettings, random: np.random.Generator
+    image: Tensor, cutout: tuple[slice, slice], settings: StrongAugmentationSettings, random: np.random.Generator
 ) -> None:
-    """Noise or mean colour into the hole of a picture uint8 (3, H, W)."""
-    rows, columns = (part.stop - part.start for part in hole)
+    """Noise or mean colour into the cutout of a picture uint8 (3, H, W)."""
+    rows, columns = (part.stop - part.start for part in cutout)
     if settings.cutout_fill == "noise":
         colours = torch.from_numpy(random.integers(0, 256, (3, rows, columns), dtype=np.uint8))
     else:
         colours = torch.tensor(PADDING_COLOUR, dtype=torch.uint8)[:, None, None]
-    image[(slice(None), *hole)] = colours.to(image.device, non_blocking=True)
+    image[(slice(None), *cutout)] = colours.to(image.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""The settings of every method, and of training with one. No torch: `status`, `config` and `methods` read these.
+"""The settings of every method, and of training with one. No torch: `status`, `config` and `methods` read them.
 
 A method's settings are the class with a card in the module here that has the method's name.
 """
@@ -19,7 +19,7 @@ from stages.methods.settings.supervised import SupervisedSettings
 from stages.networks.config import ClassifierConfig, NetworkConfig
 
 METHODS = settings_in(__name__, __path__, MethodSettings)
-"""The settings class of every method, by name; its `card` says what the method is."""
+"""The settings class of every method, by name; its `card` describes the method."""
 
 
 def trained_by(output: str) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def name_alone(value: Any) -> Any:
 
 
 class MethodTraining(TrainingConfig):
-    """What trainings with a method have in common."""
+    """The common part of trainings with a method."""
 
     if TYPE_CHECKING:
         method: Any
@@ -83,7 +83,7 @@ class TrainConfig(MethodTraining):
     snapshots: int = Field(
         1,
         ge=1,
-        description="Weights kept on the way, evenly spaced, the last among them; 1: the last alone. ST++ compares 3,\n"
+        description="Snapshots of the weights, evenly spaced, including the last; 1: the last only. ST++ compares 3,\n"
         "the stage select chooses among them.",
     )
     train_split: str = Field("train", description="Split with exact masks (the strong pictures).")
@@ -117,7 +117,8 @@ class TrainClassifierConfig(MethodTraining):
         AugmentationConfig(scale=(0.75, 1.5)), description="Random changes of the pictures."
     )
     optimizer: OptimizerConfig = Field(
-        # pretrained layers forget at 1e-3; without pretrained weights all layers are new, and learn at that rate
+        # pretrained layers would be destroyed at 1e-3; without pretrained weights all layers are new, and learn at that
+        # rate
         OptimizerConfig(name="adamw", lr=1e-4, new_lr_factor=10.0),
         description="The optimiser.",
     )

@@ -191,7 +191,7 @@ class StudentSettings(SemiSupervisedSettings):
     )
     strong: StrongAugmentationSettings = Field(
         StrongAugmentationSettings(cutout=0.5),
-        description="Augmentation of the pseudo-labelled pictures (published: colours, blur, a noisy hole).",
+        description="Augmentation of the pseudo-labelled pictures (published: colours, blur, a noisy cutout).",
     )
 
     def inputs(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from stages.engine.method import segment
 from stages.engine.randomness import generator
 from stages.methods.parts.cutmix import single_box_mask
-from stages.methods.parts.strong_weak import strong_mix, vote
+from stages.methods.parts.strong_weak import pseudo_labels, strong_mix
 from stages.methods.parts.views import strong_view
 
 
@@ -93,21 +93,21 @@ def test_with_a_teacher_all_labels_are_its_own(method, factors, threshold, case)
             parameter.add_(0.2 * parameter.std() * torch.randn(parameter.shape, generator=random))
     pair, (student, teacher) = (made.batch["unlabelled"], made.batch["partner"]), made.method.networks.values()
     settings, losses = made.method.settings, made.losses()
-    told, thought = ([vote(segment(network, pictures)) for pictures in pair] for network in (teacher, student))
+    told, thought = ([pseudo_labels(segment(network, pictures)) for pictures in pair] for network in (teacher, student))
 
-    def loss(view, votes):
+    def loss(view, pseudo):
         """CE of the student against confident labels, over the valid pixels."""
-        pixels = F.cross_entropy(segment(student, view), votes.label, reduction="none")
-        return pixels[view.valid & (votes.confidence >= threshold)].sum() / view.valid.sum()
+        pixels = F.cross_entropy(segment(student, view), pseudo.label, reduction="none")
+        return pixels[view.valid & (pseudo.confidence >= threshold)].sum() / view.valid.sum()
 
     for number, factor in enumerate(factors):
-        (view, votes), (_, others) = (
+        (view, pseudo), (_, others) = (
             strong_mix(pair, labels, settings.strong, settings.mixing, 0, 0, view=number) for labels in (told, thought)
         )
-        assert (votes.label != others.label)[view.valid].float().mean() > 0.1
-        assert (threshold > 0) == bool((votes.confidence < threshold)[view.valid].any())
+        assert (pseudo.label != others.label)[view.valid].float().mean() > 0.1
+        assert (threshold > 0) == bool((pseudo.confidence < threshold)[view.valid].any())
         term = "strong" if method == "fixmatch" else f"strong_{number + 1}"
-        torch.testing.assert_close(losses[term], factor * loss(view, votes))
+        torch.testing.assert_close(losses[term], factor * loss(view, pseudo))
     if method == "unimatch":
         torch.testing.assert_close(losses["features"], 0.25 * loss(pair[0], told[0]))
 
@@ -138,8 +138,8 @@ def test_labels_of_the_picture_itself_in_eval_mode_know_no_dropout(method, case)
         made = case(method, threshold=0.0, network=network, label_mode=mode)
         assert made.method.labels_in_passing is not same
         seen = []
-        real = made.method.votes
-        made.method.votes = lambda pictures, real=real, seen=seen: seen.append(pictures.ids) or real(pictures)
+        real = made.method.labels_of
+        made.method.labels_of = lambda pictures, real=real, seen=seen: seen.append(pictures.ids) or real(pictures)
         made.losses()
         assert (made.batch["unlabelled"].ids in seen) is same
         assert made.batch["partner"].ids in seen

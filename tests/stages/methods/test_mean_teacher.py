@@ -236,13 +236,13 @@ def test_without_a_strong_view_both_see_the_same(case):
 
 
 def test_a_strong_view_is_the_students_alone(case):
-    """Student on the strong view with holes, teacher on the weak one; holes and padding teach nothing."""
+    """Student on the strong view with cutouts, teacher on the weak one; cutouts and padding teach nothing."""
     made = case("mean-teacher", pictures="unlabelled", weight=1.0, strong={"cutout": 1.0}, seed=2)
     move_student(made)
     weak, method = made.batch["unlabelled"], made.method
     strong = strong_view(weak, method.settings.strong, 2, 0)
-    holes = weak.valid & ~strong.valid
-    assert holes.any()
+    cutouts = weak.valid & ~strong.valid
+    assert cutouts.any()
     found, target = segment(method.student, strong).detach().softmax(1), segment(method.teacher, weak).softmax(1)
     total, count = 0.0, 0
     for b, y, x in np.argwhere(strong.valid.numpy()):

@@ -14,7 +14,7 @@ from artifacts.errors import DataError
 from artifacts.store import Workspace
 from stages.engine.method import Sources, segment
 from stages.engine.randomness import generator
-from stages.methods.parts.views import draw_hole, strong_view
+from stages.methods.parts.views import draw_cutout, strong_view
 from stages.methods.pseudoseg import PseudoSeg, fuse, tags_of
 from stages.methods.settings.pseudoseg import PseudoSegSettings
 from tests.stages import drawn_training
@@ -74,7 +74,7 @@ def test_terms_are_torchs_means(case):
     target = fuse(logits, coarse, 0.5)
     strong = strong_view(unlabelled, PseudoSegSettings().strong, 0, 0)
     pixels = -(target * segment(method.segmenter, strong).log_softmax(1)).sum(1)
-    assert strong.valid.sum() < valid.sum()  # a hole, beside the padding
+    assert strong.valid.sum() < valid.sum()  # a cutout, beside the padding
     torch.testing.assert_close(losses["pseudo"], 0.7 * pixels[strong.valid].mean())
 
 
@@ -112,17 +112,17 @@ def test_pixels_below_the_threshold_teach_nothing_and_are_counted(case):
     torch.testing.assert_close(losses["pseudo"], expected)
 
 
-def test_the_strong_view_has_a_square_hole_of_mean_colour_that_teaches_nothing(case):
+def test_the_strong_view_has_a_square_cutout_of_mean_colour_that_teaches_nothing(case):
     settings = PseudoSegSettings().strong
-    rows, columns = draw_hole(settings, (513, 513), generator(0, "test"))
+    rows, columns = draw_cutout(settings, (513, 513), generator(0, "test"))
     assert (rows.stop - rows.start, columns.stop - columns.start) == (100, 100)
     unlabelled = case("pseudoseg").batch["unlabelled"]
     strong = strong_view(unlabelled, settings, 0, 0)
     for number in range(2):
-        hole = np.argwhere((unlabelled.valid & ~strong.valid)[number].numpy())
-        assert np.ptp(hole, axis=0).tolist() == [5, 5]
-        assert len(hole) == 36
-        assert {tuple(strong.pixels[number, :, y, x].tolist()) for y, x in hole} == {(124, 116, 104)}
+        cutout = np.argwhere((unlabelled.valid & ~strong.valid)[number].numpy())
+        assert np.ptp(cutout, axis=0).tolist() == [5, 5]
+        assert len(cutout) == 36
+        assert {tuple(strong.pixels[number, :, y, x].tolist()) for y, x in cutout} == {(124, 116, 104)}
 
 
 def test_strong_views_are_new_at_every_step(case):

@@ -46,7 +46,7 @@ def test_the_weight_acts_on_pseudo_labelled_pixels_alone(case):
 
 
 def test_pictures_with_masks_are_not_augmented_strongly(case):
-    """With holes and colours at their utmost the labelled half of the loss is that of the weak view."""
+    """With cutouts and colours at their utmost the labelled half of the loss is that of the weak view."""
     utmost = {"jitter": 1.0, "grey": 1.0, "blur": 1.0, "cutout": 1.0}
     made, plain = case("self-training", strong=utmost), case("supervised", batch_size=2)
     made.batch["unlabelled"] = made.batch["unlabelled"].replace(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.engine.method import at_size, segment
-from stages.methods.parts.strong_weak import strong_mix, vote
+from stages.methods.parts.strong_weak import pseudo_labels, strong_mix
 
 DEEPLAB = {"preset": "tiny", "head": "deeplabv3plus", "dropout": 0.0, "head_channels": 16}
 
@@ -25,8 +25,8 @@ def test_the_second_view_by_hand(case):
     made = case("unimatch", threshold=0.0)
     network, settings = made.method.networks["segmenter"], made.method.settings
     pair = made.batch["unlabelled"], made.batch["partner"]
-    votes = tuple(vote(segment(network, pictures)) for pictures in pair)
-    view, labels = strong_mix(pair, votes, settings.strong, settings.mixing, 0, 0, view=1)
+    pseudo = tuple(pseudo_labels(segment(network, pictures)) for pictures in pair)
+    view, labels = strong_mix(pair, pseudo, settings.strong, settings.mixing, 0, 0, view=1)
     label = labels.label.masked_fill(~view.valid, 255)
     expected = 0.125 * F.cross_entropy(segment(network, view), label, ignore_index=255)
     torch.testing.assert_close(made.losses()["strong_2"], expected)
@@ -63,7 +63,9 @@ def test_whole_channels_of_the_features_are_dropped(network, case):
     logits = at_size(
         segmenter.head({name: level[8:] for name, level in features.items()}), made.batch["strong"], segmenter
     )
-    own = vote(segment(segmenter, made.batch["unlabelled"])).label.masked_fill(~made.batch["unlabelled"].valid, 255)
+    own = pseudo_labels(segment(segmenter, made.batch["unlabelled"])).label.masked_fill(
+        ~made.batch["unlabelled"].valid, 255
+    )
     torch.testing.assert_close(losses["features"], 0.25 * F.cross_entropy(logits, own, ignore_index=255))
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.engine.method import at_size, segment
-from stages.methods.parts.strong_weak import strong_mix, vote
+from stages.methods.parts.strong_weak import pseudo_labels, strong_mix
 from stages.methods.parts.views import strong_view
 
 DEEPLAB = {"preset": "tiny", "head": "deeplabv3plus", "dropout": 0.0, "head_channels": 16}
@@ -29,8 +29,8 @@ def test_a_term_by_hand_without_dropout(number, case):
     other_teacher(made)
     student, teacher, settings = made.method.student, made.method.teacher, made.method.settings
     pair = made.batch["unlabelled"], made.batch["partner"]
-    votes = tuple(vote(segment(teacher, pictures)) for pictures in pair)
-    view, labels = strong_mix(pair, votes, settings.strong, settings.mixing, 0, 0, view=number)
+    pseudo = tuple(pseudo_labels(segment(teacher, pictures)) for pictures in pair)
+    view, labels = strong_mix(pair, pseudo, settings.strong, settings.mixing, 0, 0, view=number)
     pixels = F.cross_entropy(segment(student, view), labels.label, reduction="none")
     taught = view.valid & (labels.confidence >= 0.4)
     assert 0 < taught.sum() < view.valid.sum()
@@ -99,7 +99,7 @@ def test_the_views_have_complementary_channels(network, case):
         made.method.student.head({n: v[:4] for n, v in features.items()}), made.batch["strong"], made.method.student
     )
     pictures = made.batch["unlabelled"]
-    label = vote(segment(made.method.teacher, pictures)).label.masked_fill(~pictures.valid, 255)
+    label = pseudo_labels(segment(made.method.teacher, pictures)).label.masked_fill(~pictures.valid, 255)
     torch.testing.assert_close(losses["strong_1"], 0.25 * F.cross_entropy(logits, label, ignore_index=255))
 
 

@@ -118,10 +118,10 @@ def test_guided_cutout_erases_a_part_of_each_object():
     kept = p.guided_cutout(boxes, (40, 50), 0.4, randoms())
     assert kept[1].all()
     for rows, columns in boxes[0]:
-        hole = np.argwhere(~kept[0][rows, columns])
+        cutout = np.argwhere(~kept[0][rows, columns])
         height, width = rows.stop - rows.start, columns.stop - columns.start
-        assert np.ptp(hole, axis=0).tolist() == [int(0.4 * height) - 1, int(0.4 * width) - 1]
-        assert len(hole) == int(0.4 * height) * int(0.4 * width)
+        assert np.ptp(cutout, axis=0).tolist() == [int(0.4 * height) - 1, int(0.4 * width) - 1]
+        assert len(cutout) == int(0.4 * height) * int(0.4 * width)
     assert (~kept[0]).sum() == 4 * 8 + 4 * 4
     places = {tuple(np.argwhere(~p.guided_cutout(boxes, (40, 50), 0.4, randoms(2, s))[0])[0]) for s in range(20)}
     assert len(places) > 10

@@ -183,39 +183,39 @@ def test_padding_stays_what_it_is():
 
 
 @pytest.mark.parametrize("fill", ["noise", "mean"])
-def test_holes_are_unlabelled_and_not_valid(fill):
+def test_cutouts_are_unlabelled_and_not_valid(fill):
     """And 2 to 40 % of the picture; what lies outside is as it was."""
     made = batch(6)
     view = strong_view(made, StrongAugmentationSettings(**NOTHING | {"cutout": 1.0, "cutout_fill": fill}), 0, 0)
     for number in range(6):
-        hole = made.valid[number] & ~view.valid[number]
-        assert (view.label[number][hole] == 255).all()
-        assert torch.equal(view.label[number][~hole], made.label[number][~hole])
-        assert torch.equal(view.pixels[number][:, ~hole], made.pixels[number][:, ~hole])
-        assert hole.any(1).sum() * hole.any(0).sum() == hole.sum()  # a rectangle
-        assert (view.pixels[number][:, hole].float().std() < 10) == (fill == "mean" and bool(hole.any()))
+        cutout = made.valid[number] & ~view.valid[number]
+        assert (view.label[number][cutout] == 255).all()
+        assert torch.equal(view.label[number][~cutout], made.label[number][~cutout])
+        assert torch.equal(view.pixels[number][:, ~cutout], made.pixels[number][:, ~cutout])
+        assert cutout.any(1).sum() * cutout.any(0).sum() == cutout.sum()  # a rectangle
+        assert (view.pixels[number][:, cutout].float().std() < 10) == (fill == "mean" and bool(cutout.any()))
     assert made.valid[:, :, :35].all()
     assert (made.label[:, :, :35] == 1).all()  # the batch itself is left alone
 
 
-def test_the_share_of_holes():
-    areas, holed = [], 0
+def test_the_share_of_cutouts():
+    areas, cut = [], 0
     for number in range(400):
-        hole = draw_hole(StrongAugmentationSettings(cutout=0.5), (60, 80), generator(0, number))
-        if hole is not None:
-            holed += 1
-            areas.append((hole[0].stop - hole[0].start) * (hole[1].stop - hole[1].start) / 4800)
-            assert 0 <= hole[0].start < hole[0].stop <= 60
-            assert 0 <= hole[1].start < hole[1].stop <= 80
-    assert 160 < holed < 240
+        cutout = draw_cutout(StrongAugmentationSettings(cutout=0.5), (60, 80), generator(0, number))
+        if cutout is not None:
+            cut += 1
+            areas.append((cutout[0].stop - cutout[0].start) * (cutout[1].stop - cutout[1].start) / 4800)
+            assert 0 <= cutout[0].start < cutout[0].stop <= 60
+            assert 0 <= cutout[1].start < cutout[1].stop <= 80
+    assert 160 < cut < 240
     assert 0.01 < min(areas) < 0.06
     assert 0.3 < max(areas) <= 0.4
 
 
-def share_of_holes_by_exact_sums(height, width, area, narrow):
-    """Mean share of the picture's area over holes that fit, by sums over a fine grid of areas and shapes.
+def share_of_cutouts_by_exact_sums(height, width, area, narrow):
+    """Mean share of the picture's area over cutouts that fit, by sums over a fine grid of areas and shapes.
 
-    A hole of r rows and c columns fits at (height - r + 1) (width - c + 1) of the height x width drawn places.
+    A cutout of r rows and c columns fits at (height - r + 1) (width - c + 1) of the height x width drawn places.
     """
     areas = np.linspace(*area, 801)[:, None] * height * width
     ratios = np.linspace(narrow, 1 / narrow, 801)[None]
@@ -224,12 +224,12 @@ def share_of_holes_by_exact_sums(height, width, area, narrow):
     return (chance * rows * columns).sum() / chance.sum() / (height * width)
 
 
-def test_the_area_of_a_hole_is_drawn_again_for_each_rejected_try():
-    """Drawn once before the tries, large holes were as frequent as small ones: .21 of the picture instead of .14."""
+def test_the_area_of_a_cutout_is_drawn_again_for_each_rejected_try():
+    """Drawn once before the tries, large cutouts were as frequent as small ones: .21 of the picture instead of .14."""
     settings, random = StrongAugmentationSettings(cutout=1.0), generator(0, "area")
-    holes = [draw_hole(settings, (321, 321), random) for _ in range(4000)]
-    shares = [(rows.stop - rows.start) * (columns.stop - columns.start) / 321**2 for rows, columns in holes]
-    expected = share_of_holes_by_exact_sums(321, 321, (0.02, 0.4), 0.3)
+    cutouts = [draw_cutout(settings, (321, 321), random) for _ in range(4000)]
+    shares = [(rows.stop - rows.start) * (columns.stop - columns.start) / 321**2 for rows, columns in cutouts]
+    expected = share_of_cutouts_by_exact_sums(321, 321, (0.02, 0.4), 0.3)
     assert expected == pytest.approx(0.142, abs=0.002)
     assert np.mean(shares) == pytest.approx(expected, abs=4 * np.std(shares) / math.sqrt(len(shares)))
 
