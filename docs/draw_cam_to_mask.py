@@ -93,7 +93,8 @@ def draw(workspace: Path, path: Path) -> None:
         axes.set_title(title, fontsize=11)
     drawn = BytesIO()
     canvas.savefig(drawn)
-    Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    figure = Image.open(drawn).convert("RGB")
+    figure.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

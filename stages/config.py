@@ -27,14 +27,14 @@ class Config(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     shorthand: ClassVar[str] = ""
-    """The field a bare text stands for: with "preset", `network: tiny` means `network: {preset: tiny}`.
+    """The field that a plain text sets: with "preset", `network: tiny` means `network: {preset: tiny}`.
 
-    A field that is a union with a discriminator needs none: a bare text is the discriminator, and a mapping without
-    it means the default: `dataset: {train: 4}` is of the data set that is prepared when none is named.
+    A field that is a union with a discriminator needs none: a plain text is the discriminator, and a mapping without
+    it means the default: `dataset: {train: 4}` is of the default data set.
     """
 
     starts_anew: ClassVar[bool] = False
-    """Whether a mapping for this config says all of it (presets), instead of changing the field's default."""
+    """Whether a mapping for this config is complete (presets), instead of changing the field's default."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -57,8 +57,8 @@ class Config(pydantic.BaseModel):
 
 
 def _over_default(default: Config, given: dict[str, Any]) -> dict[str, Any]:
-    """What was given, over what a field's default sets apart from its class: `mixing: {boxes: 2}` keeps the share that
-    the method has, not that of CutMix in general.
+    """The given values over those of the field's default, which may differ from its class's: `mixing: {boxes: 2}` keeps
+    the method's share, not that of CutMix in general.
     """
     if default.shorthand or default.starts_anew:
         return given
@@ -130,7 +130,7 @@ def _marker(part: Any) -> External | None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without the traps of version 1.1, and a key that stands twice in a mapping is an error.
+    """YAML without the pitfalls of version 1.1, and a key that occurs twice in a mapping is an error.
 
     `1e-3` is a number (1.1 reads text); `2007_000033`, `0o17`, `1:30`, `no` and `2012-01-01` are text (1.1 reads an
     integer, an integer, 90, false and a date). What is small in the file and huge in memory is an error: aliases of
@@ -151,7 +151,7 @@ class _Loader(yaml.SafeLoader):
         node: Any = super().compose_node(parent, index)
         self._depth -= 1
         if is_alias and node not in self._written:
-            raise yaml.MarkedYAMLError(problem="an alias stands inside its own anchor", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem="an alias is inside its own anchor", problem_mark=mark)
         if not is_alias:
             self._written[node] = self._characters(node)
         if self._written[node] > MOST_WRITTEN:
@@ -174,7 +174,7 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if (key.tag, key.value) in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key.value!r} stands twice, first on line {seen[key.tag, key.value]}",
+                    problem=f"the key {key.value!r} occurs twice, first on line {seen[key.tag, key.value]}",
                     problem_mark=key.start_mark,
                 )
             seen[key.tag, key.value] = line

@@ -2,8 +2,8 @@
 
     semiseg crf --predictions predictions --set parameters=deeplab-v2
 
-Only the labels that have a chance in a picture take part, which is several times faster than all of them and changes
-next to nothing; pictures are spread over processes. The result has `masks/<id>.png` and `classes.json`.
+Only the labels that can win a pixel of an image take part, which is several times faster than all of them and changes
+almost nothing; images are distributed over processes. The result has `masks/<id>.png` and `classes.json`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 
 class CrfStageConfig(CrfConfig):
-    """Which CRF, over which labels of each picture."""
+    """The CRF, and the labels of each image that take part."""
 
     labels: Literal["predicted", "tags", "all"] = Field(
         "predicted",
-        description="Labels that take part in a picture, besides background. predicted: those that win a pixel or\n"
+        description="Labels that take part in a picture, plus background. predicted: those that win a pixel or\n"
         "reach present_threshold somewhere. tags: the image-level labels. all: every class that has a score map.",
     )
     present_threshold: float = Field(
@@ -67,9 +67,7 @@ class CrfStageConfig(CrfConfig):
     splits: tuple[Split, ...] = Field(
         (), description="Only the pictures of these splits of the data set; empty: every picture that has score maps."
     )
-    images: ExternalFile = Field(
-        "", description="Folder of pictures of one's own, as given to predict, instead of a data set."
-    )
+    images: ExternalFile = Field("", description="Folder of pictures, as given to predict, instead of a data set.")
     white: float = Field(0, ge=0, description="With images: what is white in them, as given to predict.")
 
 
@@ -122,7 +120,7 @@ def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarra
         classes, scores = _with_background(record, scores, config)
     if config.labels == "tags":
         if not isinstance(task.pictures, Dataset):
-            raise ConfigError("labels: tags needs a data set; pictures of one's own have no labels")
+            raise ConfigError("labels: tags needs a data set; a folder of pictures has no labels")
         keep = np.isin(classes, task.pictures.possible_classes(image_id))
         if not keep.any():
             raise DataError(
@@ -154,7 +152,7 @@ def present(scores: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def _with_background(record: ScoreMap, scores: np.ndarray, config: CrfStageConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Activation maps with a background score in front, as AffinityNet (alpha) and IRNet (constant) add it."""
+    """Activation maps with a background score as first map, as in AffinityNet (alpha) and IRNet (constant)."""
     if config.background_alpha is not None:
         background = activation_background(scores, config.background_alpha)
     else:
@@ -210,14 +208,14 @@ def _shown(ids: Sequence[str]) -> str:
 
 
 def check(config: CrfStageConfig, inputs: CrfInputs) -> None:
-    """Whether the score maps, the pictures and the labels belong together, and the parameters are sound."""
+    """Checks that score maps, images and labels belong together, and that the parameters are valid."""
     config.resolve()
     if config.white and not config.images:
         raise ConfigError("white has no effect without images", "a data set says it itself (dataset.white)")
     pictures, maps, ids = _open(config, inputs)
     if config.labels == "tags":
         if not isinstance(pictures, Dataset):
-            raise ConfigError("labels: tags needs a data set; pictures of one's own have no labels")
+            raise ConfigError("labels: tags needs a data set; a folder of pictures has no labels")
         for image_id in ids:
             pictures.tags(image_id)
     if isinstance(pictures, Dataset) and pictures.class_names != maps.class_names:

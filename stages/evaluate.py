@@ -3,8 +3,8 @@
     semiseg evaluate --predictions predictions
     semiseg evaluate --predictions DIR --ground-truth DIR --num-classes 21
 
-The result is `metrics.json`: mean IoU, pixel accuracy, IoU, precision and recall of each class (fractions 0..1), what
-was ignored or left unanswered, and the confusion matrix.
+The result is `metrics.json`: mean IoU, pixel accuracy, IoU, precision and recall of each class (fractions 0..1), the
+shares of ignored pixels and of pixels without a prediction, and the confusion matrix.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EvaluateConfig(Config):
     )
     classes: tuple[str, ...] = Field(
         (),
-        description="Names of the classes that enter the mean IoU; empty: all. Every class is listed all the same.",
+        description="Names of the classes that enter the mean IoU; empty: all. All are listed.",
     )
 
 
@@ -63,7 +63,7 @@ def find_pairs(config: EvaluateConfig, dataset: Dataset, predictions: Artifact) 
     if not folder.is_dir():
         raise ArtifactError(
             f"artifact {predictions.name!r} ({predictions.kind}) holds no masks",
-            "predict with output=masks or output=both, or score what crf makes of it",
+            "predict with output=masks or output=both, or evaluate the masks of crf",
         )
     ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
     splits = ", ".join(config.splits)
@@ -84,7 +84,7 @@ def find_pairs(config: EvaluateConfig, dataset: Dataset, predictions: Artifact) 
 
 
 def headline(scores: Scores) -> dict[str, Any]:
-    """The few figures a person looks for first; fractions 0..1."""
+    """The main figures; fractions 0..1."""
     full = scores.to_json()
     return {
         "mean_iou": full["mean_iou"],
@@ -109,14 +109,14 @@ class EvaluateInputs(Inputs):
 
 
 def check(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
-    """Whether every picture of the splits has a prediction and a ground truth."""
+    """Checks that every image of the splits has a prediction and a ground truth."""
     dataset = Dataset(inputs.data)
     class_ids(dataset.class_names, config.classes)
     find_pairs(config, dataset, inputs.predictions)
 
 
 def run(config: EvaluateConfig, inputs: EvaluateInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
-    """Scores all pictures (seconds: nothing is kept of a run that was cut off). Under torchrun rank 0 does it alone."""
+    """Scores all images; it takes seconds, so an interrupted run keeps nothing. Under torchrun rank 0 does it alone."""
     from stages.evaluation.confusion import remarks
     from stages.evaluation.scoring import score_pairs
 
@@ -161,7 +161,7 @@ def evaluate_folders(
     `common_only`: then only the common ones are scored), and every file that cannot be read or compared.
     `class_names` (default "0", "1", ...) has `num_classes` names; `classes`: those that enter the mean IoU.
     mask_format: "binary": the ground truth is black and white, and white is class 1; "ids": 255 is ignored; "auto": the
-    latter, and a DataError where the ground truth holds 0 and 255 alone. note: is told what a person should know.
+    latter, and a DataError where the ground truth holds 0 and 255 alone. note: called with each remark.
     """
     from stages.evaluation.confusion import remarks
     from stages.evaluation.scoring import score_pairs
@@ -201,7 +201,7 @@ def evaluate_folders(
 
 
 def _masks_in(folder: Path, note: Callable[[str], object]) -> dict[str, Path]:
-    """The masks of a folder by name; what else lies in it is told."""
+    """The masks of a folder by name; other files are reported."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder", "name a folder of index masks (PNG)")
     files: dict[str, Path] = {}
@@ -217,7 +217,7 @@ def _masks_in(folder: Path, note: Callable[[str], object]) -> dict[str, Path]:
         there = f", but {len(others)} other files or folders: {shown(others[:5])}" if others else ""
         raise DataError(f"{folder} holds no PNG{there}", "name a folder of index masks (PNG)")
     if others:
-        note(f"{folder}: {len(others)} files or folders are no PNG and passed over: {shown(others[:5])}")
+        note(f"{folder}: {len(others)} files or folders are not PNG files and not used: {shown(others[:5])}")
     return files
 
 

@@ -1,4 +1,4 @@
-"""`predict`: class probabilities and masks of a trained network, for splits of a data set or for pictures of one's own.
+"""`predict`: class probabilities and masks of a trained network, for splits of a data set or a folder of images.
 
     semiseg predict --set splits=[val]
     semiseg predict --set images=holiday/ --set output=masks
@@ -6,7 +6,7 @@
 The result has `masks/<id>.png` (index masks of the picture's size), `scores/` (score maps: softmax at every
 `stride`-th pixel) or both, and `classes.json` with the class names and what was predicted.
 
-With a classifier (`--classifier mlmt`) only the classes that it sees in a picture, and the background, may win.
+With a classifier (`--classifier mlmt`) only the classes that it predicts for an image, and the background, may win.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ class PredictConfig(InferenceConfig):
     splits: tuple[Split, ...] = Field(
         ("val",), description="Splits of the data set to predict. Not used with `images`."
     )
-    images: ExternalFile = Field(
-        "", description="Folder of pictures of one's own (jpg, png, ...), instead of a data set."
-    )
+    images: ExternalFile = Field("", description="Folder of pictures (jpg, png, ...), instead of a data set.")
     white: float = Field(
         0,
         ge=0,
@@ -66,7 +64,7 @@ class PredictConfig(InferenceConfig):
     restrict_to_labels: bool = Field(
         False,
         description="Only background and the image-level labels of a picture may win; probabilities are renormalised\n"
-        "over them. For pseudo labels: it can only help where the labels are right.",
+        "over them. For pseudo labels.",
     )
     confidence: bool = Field(
         False, description="With masks: also keep the highest probability of each pixel, confidence/<id>.png (255 p)."
@@ -96,11 +94,11 @@ class PredictConfig(InferenceConfig):
     @pydantic.model_validator(mode="after")
     def _one_source(self) -> PredictConfig:
         if self.images and self.restrict_to_labels:
-            raise ValueError("restrict_to_labels needs a data set with labels; pictures of one's own have none")
+            raise ValueError("restrict_to_labels needs a data set with labels; a folder of pictures has none")
         if self.confidence and self.output == "probabilities":
-            raise ValueError("confidence goes with masks: set output to masks or both")
+            raise ValueError("confidence needs masks: set output to masks or both")
         if self.images and self.part != "all":
-            raise ValueError("part chooses among the pictures of a data set; images is a folder of one's own")
+            raise ValueError("part chooses among the pictures of a data set, but images is a folder")
         if self.white and not self.images:
             raise ValueError("white has no effect without images (a data set says it itself: dataset.white)")
         if not self.images and not self.splits:
@@ -127,7 +125,7 @@ class PredictInputs(Inputs):
 
 
 def check(config: PredictConfig, inputs: PredictInputs) -> None:
-    """Whether there are pictures, labels where they are wanted, and a network for the same classes."""
+    """Checks that there are images, labels if they are needed, and a network for the same classes."""
     from stages.networks.loading import check_classes
 
     pictures, ids = open_pictures(inputs.data, config.images, config.splits, config.white)
@@ -165,10 +163,10 @@ def chosen_ids(ids: list[str], config: PredictConfig, selection: Artifact | None
     if config.part == "all" or selection is None:  # which every other part needs
         return ids
     record = selection.json("reliability.json", Reliability)
-    if strangers := [image_id for image_id in ids if image_id not in record.scores]:
+    if unranked := [image_id for image_id in ids if image_id not in record.scores]:
         raise ConfigError(
-            f"{len(strangers)} of the {len(ids)} pictures of {', '.join(config.splits)} are not ranked in "
-            f"{selection.name!r}: {', '.join(strangers[:5])}",
+            f"{len(unranked)} of the {len(ids)} pictures of {', '.join(config.splits)} are not ranked in "
+            f"{selection.name!r}: {', '.join(unranked[:5])}",
             "predict the splits that were ranked, of the data set that was ranked",
         )
     part = set(record.reliable if config.part == "reliable" else record.unreliable)
@@ -257,7 +255,7 @@ def _save(
     maps: ScoreMapWriter,
     encoders: ThreadPoolExecutor,
 ) -> Iterator[int]:
-    """Writes batch after batch; yields how many pictures are finished. PNGs are encoded while the network works."""
+    """Writes batch after batch; yields how many images are finished. PNGs are encoded while the network runs."""
     encoding: deque[tuple[list[Future[None]], list[tuple[str, np.ndarray, list[int], tuple[int, int]]]]] = deque()
 
     def finish() -> int:
@@ -281,7 +279,7 @@ def _save(
                 for image_id, mask, confidence in zip(ids, masks, confidences, strict=True)
             ]
         encoding.append((futures, list(_records(ids, probabilities, config))))
-        del probabilities  # of a large picture that is gigabytes, which the next one needs
+        del probabilities  # gigabytes for a large image, which the next one needs
         while len(encoding) > 2:
             yield finish()
     while encoding:
@@ -291,7 +289,7 @@ def _save(
 def _allowed(
     config: PredictConfig, pictures: Pictures, classifier: Artifact | None, device: torch.device, execution: Execution
 ) -> list[Allowed]:
-    """What says which classes may win in a picture: its image-level labels, a classifier, both or none."""
+    """The sources of the classes that may win in an image: its image-level labels, a classifier, both or none."""
     from stages.localization.class_scores import class_scores
     from stages.networks import load_network
 
@@ -318,7 +316,7 @@ def seen_classes(logits: np.ndarray, threshold: float) -> list[int]:
 
 
 def _in_all(allowed: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
-    """The classes of each picture that every source allows; where that leaves none, those of the first: the labels."""
+    """The classes of each picture that every source allows; if that leaves none, those of the first: the labels."""
     return [sorted(set(first).intersection(*others)) or list(first) for first, *others in zip(*allowed, strict=True)]
 
 
@@ -351,7 +349,7 @@ def _masks(probabilities: Tensor, min_confidence: float) -> tuple[np.ndarray, np
     parts = []
     for strip in probabilities.split(max(STRIP_PIXELS // probabilities.shape[3], 1), dim=2):
         highest, classes = strip.max(1)
-        doubt = strip.scatter(1, classes[:, None], 0.0).sum(1)  # not 1 - highest, of which little is left near 1
+        doubt = strip.scatter(1, classes[:, None], 0.0).sum(1)  # not 1 - highest, which loses its digits near 1
         if min_confidence > 0:
             classes = classes.masked_fill(highest < min_confidence, IGNORE)
         parts.append((classes.byte().cpu().numpy(), index_of_doubt(doubt.clamp(0, 1)).byte().cpu().numpy()))

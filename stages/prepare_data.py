@@ -1,10 +1,10 @@
-"""`prepare-data`: one data set artifact from the embedded shapes, a published data set, or your own pictures.
+"""`prepare-data`: one data set artifact from the embedded shapes, a published data set, or a folder of images.
 
     semiseg prepare-data --dataset shapes
     semiseg prepare-data --dataset voc-aug --source VOCdevkit/VOC2012 --sbd benchmark_RELEASE
     semiseg prepare-data --dataset folder --images photos --masks masks --classes classes.txt
 
-The artifact holds the lists of the splits `train` (masks), `holdout` (masks that are not trained on, to choose by),
+The artifact holds the lists of the splits `train` (masks), `holdout` (masks that are not trained on, for selection),
 `weak` (image-level labels), `unlabelled`, `val` (scored) and `test`, the labels, the masks, and for shapes the images;
 other images stay where they are unless `copy_images` is set.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def run(config: PrepareDataConfig, inputs: Inputs, writer: Writer, execution: Execution) -> dict[str, Any]:
-    """Write the data set; returns what a person wants to know of it."""
+    """Write the data set; returns its summary."""
     if execution.rank != 0:
         return {}  # under torchrun one process prepares, with a pool of its own
     if isinstance(config.dataset, ShapesConfig):
@@ -41,7 +41,7 @@ def run(config: PrepareDataConfig, inputs: Inputs, writer: Writer, execution: Ex
 
 
 def find_raw(settings: DatasetSettings, execution: Execution) -> RawDataset:
-    """The data set as it lies on disk, found by its reader."""
+    """The data set on disk, found by its reader."""
     return reader_of(settings).find(settings, execution)
 
 

@@ -62,7 +62,7 @@ def thresholds(counts: np.ndarray, config: PseudoLabelsConfig) -> np.ndarray:
     """The lowest index of a confidence (0..255) that is kept, for each of 256 classes.
 
     counts: int64 (256, 256), pixels by class and index; row 255 is ignored. At least the share is kept: all pixels of
-    the last index that is needed. With share 1 everything is.
+    the last index that is needed. With share 1 all are.
     """
     counts = counts.copy()
     counts[IGNORE] = 0
@@ -107,7 +107,7 @@ def check(config: PseudoLabelsConfig, inputs: PseudoLabelsInputs) -> None:
 
 
 def run(config: PseudoLabelsConfig, inputs: PseudoLabelsInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
-    """Two walks over the masks. Under torchrun rank 0 does it alone."""
+    """Two passes over the masks. Under torchrun rank 0 does it alone."""
     predictions = inputs.predictions
     if execution.rank != 0:
         return {}

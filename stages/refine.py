@@ -1,10 +1,10 @@
-"""`refine`: better score maps of class-activation maps, and masks made of them.
+"""`refine`: better score maps from class-activation maps, and masks from them.
 
     semiseg refine --data data --seeds seeds --refiner train-refiner
     semiseg refine --seeds seeds --refiner train-refiner --name sharper --set method.beta=12
 
-The artifact holds the refined maps (scores/, HDF5), label maps made of them (masks/, indexed PNG, no unknown pixels)
-and classes.json. What `train-refiner` made serves all settings: beta, steps and background are chosen here.
+The artifact holds the refined maps (scores/, HDF5), label maps made from them (masks/, indexed PNG, no unknown pixels)
+and classes.json. One result of `train-refiner` serves all settings: beta, steps and background are chosen here.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class RefineInputs(Inputs):
 
 
 def check(config: RefineConfig, inputs: RefineInputs) -> None:
-    """The score maps are of the data set, the network is one of this refiner and of these classes."""
+    """Checks that the score maps are of the data set, and that the network is of this refiner and these classes."""
     dataset, _, _ = _open(config, inputs)
     refiner, name = inputs.refiner, config.method.name
     if refiner is None:
         return
     if config.method.training is None:
-        raise ConfigError(f"{name} has no training and makes no use of the input 'refiner'", "leave --refiner out")
+        raise ConfigError(f"{name} has no training and does not use the input 'refiner'", "leave --refiner out")
     if (trained := refiner.recorded("config", "method", dict).get("name")) != name:
         raise ConfigError(f"{refiner.name!r} was trained for {trained}, not for {name}", f"--method {trained}")
     known = network_class_names(refiner)
@@ -76,7 +76,7 @@ def _open(config: RefineConfig, inputs: RefineInputs) -> tuple[Dataset, KnownIma
     if foreign := sorted(set(ids) - known):
         raise DataError(
             f"{len(foreign)} images with score maps are not in the data set, e.g. {foreign[0]}",
-            "give the data set that the score maps were made of",
+            "give the data set that the score maps were made from",
         )
     if not ids:
         raise DataError(f"there are no images to refine in the splits {', '.join(config.splits)}", "name other splits")

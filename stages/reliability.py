@@ -1,4 +1,4 @@
-"""`reliability`: which unlabelled pictures a training agrees on with itself, from its snapshots (ST++).
+"""`reliability`: ranks unlabelled images by the agreement of a training's snapshots (ST++).
 
     semiseg train --method supervised --set snapshots=3 --name teacher
     semiseg reliability --segmenter teacher
@@ -73,7 +73,7 @@ def check(config: ReliabilityConfig, inputs: ReliabilityInputs) -> None:
 
 def reliable_count(share: float, pictures: int) -> int:
     """How many pictures are reliable: the share rounded down, n // 2 for a half as in the authors' code."""
-    return math.floor(share * pictures + 1e-9)  # .29 of 100 are 29, which 28.999999999999996 is not
+    return math.floor(share * pictures + 1e-9)  # .29 of 100 must give 29, but floating point gives 28.999999999999996
 
 
 def evenly_spaced(files: Sequence[str], count: int) -> list[str]:
@@ -156,7 +156,7 @@ def _scores(
     if remark := large_pictures(dataset, ids, config):
         execution.progress.note(remark)
     totals = dict.fromkeys(ids, 0.0)
-    # all networks walk through the pictures in the same order and batches
+    # all networks get the images in the same order and batches
     walks = [
         predict_probabilities(network, dataset, ids, config, device, workers=execution.workers) for network in networks
     ]

@@ -1,10 +1,10 @@
-"""Another round: a trained segmenter labels pictures, a fresh one is trained on those masks.
+"""Another round: a trained segmenter labels images, and a fresh one is trained on these masks.
 
     semiseg retrain --segmenter dsrg --set labels=estimated
 
 `labels: estimated` is DSRG's "Retrain" (Huang et al., CVPR 2018: masks for all training pictures, then full
-supervision); `mixed` and `oversampled` are plain self-training beside exact masks. The result is a segmenter, with the
-masks it was trained on.
+supervision); `mixed` and `oversampled` are plain self-training in addition to exact masks. The result is a segmenter,
+with the masks it was trained on.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class RetrainConfig(Config):
     )
     inference: InferenceConfig = Field(InferenceConfig(), description="How the pictures are predicted.")
     restrict_to_labels: bool = Field(
-        True, description="Only background and the picture's image-level labels may win. It can only help."
+        True, description="Only background and the picture's image-level labels may win. Helps if the labels are right."
     )
     crf: CrfConfig | None = Field(CrfConfig(), description="The dense CRF on the predictions; null: none.")
     min_confidence: float = Field(
-        0.0, ge=0, lt=1, description="Pixels whose highest probability is below this become 255 and teach nothing."
+        0.0, ge=0, lt=1, description="Pixels whose highest probability is below this become 255 and are not trained on."
     )
     start: Literal["fresh", "segmenter"] = Field(
         "fresh",
-        description="fresh: the network's own initial weights. segmenter: go on from the given one (DSRG's code).",
+        description="fresh: the network's own initial weights. segmenter: continue from the given one (DSRG's code).",
     )
     training: TrainConfig = Field(TrainConfig(), description="The training; its method is supervised, set by `labels`.")
 

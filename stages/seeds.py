@@ -1,4 +1,4 @@
-"""`seeds`: where the objects are, from a classifier and the image-level labels.
+"""`seeds`: localises the objects with a classifier and the image-level labels.
 
     semiseg seeds --data data --classifier classifier
     semiseg seeds --data data --maps seeds --name dense --set labels=dense --set labels.background.score=0.3

@@ -4,8 +4,8 @@
     semiseg select --segmenter fixmatch --split holdout --name fixmatch-selected
 
 Most published figures are of the best epoch on val, which is optimistic by one to several points. Here a training
-publishes its last weights; who wants another choice asks for it, on the held-out share of the labelled pictures
-(`semiseg prepare-data --set holdout=0.2`) or, as the field does it, on val, and the result says on which split.
+publishes its last weights; this stage selects others, on the held-out share of the labelled images
+(`semiseg prepare-data --set holdout=0.2`) or, as in most papers, on val, and the result records the split.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PART = 200  # pictures of a snapshot between two records: what a killed run scor
 
 
 class SelectConfig(InferenceConfig):
-    """On which pictures the snapshots are compared."""
+    """The images on which the snapshots are compared."""
 
     splits: tuple[Split, ...] = Field(
         (),
         description="Splits with masks. Empty: holdout, the labelled pictures set aside (prepare-data), where there "
-        "are any, else val.\nval, as the field does it: the figure on val is then optimistic.",
+        "are any, else val.\nval, as in most papers: the figure on val is then optimistic.",
     )
 
 
@@ -110,7 +110,7 @@ def run(config: SelectConfig, inputs: SelectInputs, writer: Writer, execution: E
     if execution.rank != 0:
         return {}
     scores = {step: _mean_iou(writer, [part for part in parts if part[0] == step], dataset, splits) for step in files}
-    best = max(scores, key=lambda step: (scores[step], step))  # of equal ones the later
+    best = max(scores, key=lambda step: (scores[step], step))  # of equal ones the later one
     for name, file in (("weights.pt", files[best]), ("network.json", "network.json")):
         with writer.item(name) as temporary:
             shutil.copyfile(segmenter.file(file), temporary)
@@ -142,7 +142,7 @@ def _mean_iou(writer: Writer, parts: Sequence[tuple[int, int]], dataset: Dataset
         matrix.counts += np.array(counts, np.int64)
     if not matrix.counts.any():
         raise DataError(
-            f"no pixel of the masks of {', '.join(splits)} has a class, all are 255", "choose on another split"
+            f"no pixel of the masks of {', '.join(splits)} has a class, all are 255", "choose a different split"
         )
     return matrix.scores().mean_iou
 

@@ -40,7 +40,7 @@ class TrainInputs(Inputs):
     initial: Annotated[Artifact | None, Input(("segmenter",), "a segmenter whose weights the training starts from")]
 
     def labels(self) -> dict[str, Artifact]:
-        """The label maps made elsewhere that are given, by the name that methods know them by."""
+        """The given label maps of other stages, by the names that methods use for them."""
         given = {"weak_labels": self.weak_labels, "seeds": self.seeds}
         return {name: artifact for name, artifact in given.items() if artifact is not None}
 
@@ -50,8 +50,8 @@ def check(config: TrainConfig, inputs: TrainInputs) -> None:
     for name in inputs.labels():
         if name not in config.method.inputs():
             raise ConfigError(
-                f"method {config.method.name} with these settings makes no use of the input {name!r}",
-                f"leave --{name.replace('_', '-')} out, or choose another method or other settings",
+                f"method {config.method.name} with these settings does not use the input {name!r}",
+                f"leave --{name.replace('_', '-')} out, or choose a different method or different settings",
             )
 
 

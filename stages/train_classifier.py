@@ -1,4 +1,4 @@
-"""Trains a multi-label image classifier on image-level labels: data set -> weights whose activation maps localise.
+"""Trains a multi-label image classifier on image-level labels: data set -> weights, for class-activation maps.
 
 semiseg train-classifier --data data --set network=mobilenet_v2
 semiseg train-classifier --method puzzle-cam --set network=resnet50
@@ -22,7 +22,7 @@ class TrainClassifierInputs(Inputs):
 
 
 def check(config: TrainClassifierConfig, inputs: TrainClassifierInputs) -> None:
-    """The weights can be had, and there is a background: without one the maps serve nothing, seeds needs it."""
+    """Checks that weights are available and that there is a background class, which seeds needs."""
     config.network.check()
     Dataset(inputs.data).require_background("the stage train-classifier")
 

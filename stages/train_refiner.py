@@ -2,7 +2,7 @@
 
     semiseg train-refiner --method irn --data data --seeds seeds
 
-The label maps that it learns from are made first, in processes, and stay in the artifact (labels/, indexed PNG).
+The label maps that it learns from are made first, in processes, and are kept in the artifact (labels/, indexed PNG).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TrainRefinerInputs(Inputs):
 
 
 def check(config: TrainRefinerConfig, inputs: TrainRefinerInputs) -> None:
-    """The score maps are of the data set, and the weights can be had."""
+    """Checks that the score maps are of the data set, and that weights are available."""
     from stages.localization.known_images import score_maps_of
 
     dataset, initial = Dataset(inputs.data), inputs.initial

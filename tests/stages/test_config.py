@@ -117,7 +117,7 @@ def test_yaml_scalars_read_as_a_person_means_them(text, value):
 
 
 def test_a_key_that_stands_twice_is_an_error_with_its_line():
-    with pytest.raises(ConfigError, match=r"t\.yaml, line 4, column 1.*'lr' stands twice, first on line 1"):
+    with pytest.raises(ConfigError, match=r"t\.yaml, line 4, column 1.*'lr' occurs twice, first on line 1"):
         yaml_of("lr: 1\nnetwork:\n  lr: 3\nlr: 2\n")
     with pytest.raises(ConfigError, match=r"line 3.*'dropout' stands twice"):
         yaml_of("network:\n  dropout: 1\n  dropout: 2\n")
@@ -355,7 +355,7 @@ MERGED = "a: &a {k: v}\n" + "".join(
     [
         (LAUGHS, "with its aliases written out it has more than 1,000,000 characters"),
         (MERGED, "with its aliases written out it has more than 1,000,000 characters"),
-        ("a: &a [1, *a]", "line 1, column 11: not YAML: an alias stands inside its own anchor"),
+        ("a: &a [1, *a]", "line 1, column 11: not YAML: an alias is inside its own anchor"),
         ("[" * 100_000, "nested deeper than 100 levels"),
         ("- " * 3_000 + "a", "nested deeper than 100 levels"),
         ("a: " + "9" * 20, "line 1, column 4: not YAML: a whole number of more than 64 bits"),

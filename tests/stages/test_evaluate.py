@@ -215,7 +215,7 @@ def test_what_is_left_out_of_a_score_is_counted(tmp_path):
     notes: list[str] = []
     evaluate_folders(found, truth, 2, common_only=True, workers=1, note=notes.append)
     assert notes == [
-        f"{truth}: 2 files or folders are no PNG and passed over: b.tif, more",
+        f"{truth}: 2 files or folders are not PNG files and not used: b.tif, more",
         f"left out of the score: 3 without a prediction in {found}",
         f"left out of the score: 2 without a ground truth in {truth}",
     ]

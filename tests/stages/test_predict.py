@@ -334,7 +334,7 @@ def test_mistakes_are_named(bench, tmp_path):
         bench.run("predict", "x", {"images": str(tmp_path)}, {"data": None})
     with pytest.raises(ConfigError, match="restrict_to_labels needs a data set"):
         build(PredictConfig, {"images": "holiday", "restrict_to_labels": True}, "test")
-    with pytest.raises(ConfigError, match="confidence goes with masks"):
+    with pytest.raises(ConfigError, match="confidence needs masks"):
         build(PredictConfig, {"output": "probabilities", "confidence": True}, "test")
     with pytest.raises(ConfigError, match="nothing to predict"):
         build(PredictConfig, {"splits": []}, "test")
