@@ -1,1 +1,1 @@
-"""The one training loop and what it stands on: samples, augmentation, losses, checkpoints, processes, inference."""
+"""The training loop and its parts: samples, augmentation, losses, checkpoints, processes, inference."""

@@ -1,7 +1,7 @@
 """BatchNorm over the pictures of all processes on CPUs, where torch's SyncBatchNorm does not run.
 
     network = join_batch_norm(network)
-    with single_values_refused():        # says what to change where a layer gets one value a channel
+    with single_values_refused():        # a clear error if a layer gets one value a channel
         losses = method.losses(batch, step)
 
 With one process nothing is converted: the plain layer does it.
@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from artifacts.errors import ConfigError
 from stages.engine import distributed
 
-_ONE_VALUE = "Expected more than 1 value per channel when training"  # torch's words, of every kind of BatchNorm
+_ONE_VALUE = "Expected more than 1 value per channel when training"  # torch's message, for every kind of BatchNorm
 
 
 class JointBatchNorm(_BatchNorm):
@@ -60,7 +60,7 @@ class JointBatchNorm(_BatchNorm):
 
 
 class _JointSum(torch.autograd.Function):
-    """A tensor's sum over all processes, in each of them. Its gradient adds up what all of them ask for."""
+    """A tensor's sum over all processes, in each of them. Its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def join_batch_norm(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def single_values_refused() -> Iterator[None]:
-    """ConfigError in the place of torch's ValueError where BatchNorm is to normalise one value a channel: a batch of
+    """ConfigError in place of torch's ValueError if BatchNorm has to normalise one value a channel: a batch of
     one image whose map is 1 x 1, as after image pooling or in the last layers of a small crop.
     """
     try:

@@ -1,4 +1,4 @@
-"""Configs that every training shares. No torch here: `--help` and `status` read these."""
+"""Configs shared by all trainings. No torch here: `--help` and `status` read them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class ScheduleConfig(Config):
 
 
 class TrainingConfig(Config):
-    """What every training has, a segmenter's as well as a classifier's."""
+    """The settings of every training, of segmenters and classifiers."""
 
     iterations: int = Field(1000, ge=1, description="Optimiser steps.")
     batch_size: int = Field(16, ge=1, description="Pictures of one step, over all streams and processes.")

@@ -1,4 +1,4 @@
-"""Choosing a device and an arithmetic, and saying which."""
+"""Chooses a device and an arithmetic, and describes them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc refuses more
 
 
 def select_device(name: str) -> torch.device:
-    """ "auto": the GPU of this process if there is one, else the CPU. ConfigError for one that is not there.
+    """ "auto": the GPU of this process if there is one, else the CPU. ConfigError for one that does not exist.
 
     A process that is to compute on the CPU keeps the memory it frees from now on, see `keep_freed_memory`.
     """
@@ -39,7 +39,7 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Gives the memory that is kept after all back to the system, once. No effect without glibc."""
+    """Returns the kept memory to the system, once. No effect without glibc."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -63,7 +63,7 @@ def _device(name: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words, for manifests and people."""
+    """A description of the device, for manifests and messages."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 

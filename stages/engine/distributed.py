@@ -44,7 +44,7 @@ def process_group(device: str) -> Iterator[None]:
             )
         torch.cuda.set_device(local)
     store, number, size = _rendezvous()
-    # Keys of their own for every group: a later one would find the addresses of the one before in the same store.
+    # Own keys for every group: a later group would find the addresses of the former in the same store.
     group = f"semiseg/{next(_groups)}"
     own = dist.PrefixStore(group, store)
     dist.init_process_group("nccl" if on_gpu else "gloo", store=own, rank=number, world_size=size)
@@ -86,7 +86,7 @@ def global_mean(total: Tensor, count: Tensor | int) -> Tensor:
 
     Args:
         total: this process's sum (a scalar with gradient).
-        count: how many terms this process summed. If nobody has any, the result is 0 with zero gradient.
+        count: how many terms this process summed. If no process has any, the result is 0 with zero gradient.
     """
     number = torch.as_tensor(count, dtype=torch.float32, device=total.device)
     if world_size() > 1:

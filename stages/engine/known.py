@@ -1,4 +1,4 @@
-"""What a method may know of one training image. Loads no torch: label maps are prepared in other processes."""
+"""The data of one training image for methods. Loads no torch: label maps are prepared in other processes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Known:
-    """A training image with its image-level labels and the score maps that were made of them.
+    """A training image with its image-level labels and the score maps made from them.
 
     Attributes:
         image: RGB, uint8 (H, W, 3).
         classes: the image-level labels as class ids, ascending, without background.
         scores: its score maps.
-        mask: the true mask, uint8 (H, W), only of images whose masks the method may learn from.
+        mask: the true mask, uint8 (H, W), only of images whose masks may be used for training.
         saliency: float32 (H, W), 0..1, where the score maps came with one.
     """
 

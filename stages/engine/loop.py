@@ -4,7 +4,7 @@
 
 It owns the optimiser, the schedule, mixed precision, processes, logging and checkpoints. A run killed at any line
 and started again continues from its last checkpoint; on a CPU it ends in the same bits as one that was not killed:
-samples and random numbers depend on the step alone, and the checkpoint holds everything else (weights, optimiser,
+samples and random numbers depend on the step only, and the checkpoint holds everything else (weights, optimiser,
 scaler, averages, sums of the log).
 """
 
@@ -39,7 +39,7 @@ from stages.engine.memory import PeakMemory
 from stages.engine.method import Method
 from stages.engine.optimizers import MAIN, build_optimizers, check_state, lay_out_state, learning_rate_factor
 from stages.engine.randomness import derive_seed
-from stages.engine.streams import Parcel, SampleMaker
+from stages.engine.streams import PackedBatches, SampleMaker
 from stages.engine.teacher import update_average
 from stages.engine.training_log import Means, TrainingLog
 from stages.networks.weights import load_strictly
@@ -49,7 +49,7 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training gave: the module to publish and figures for the summary."""
+    """The result of a training: the module to publish and figures for the summary."""
 
     predictor: nn.Module
     summary: dict[str, Any]
@@ -81,7 +81,7 @@ def fit(
     `keep(step, predictor)` is called in the main process after the steps `keep_at` (counted from 1), to write what the
     network is then; a resumed training may call it again for a step it had finished, with the same weights.
 
-    Raises SemisegError when a loss is not a number (naming step and term), ArtifactError for a damaged checkpoint.
+    Raises SemisegError if a loss is not a number (with step and term), ArtifactError for a damaged checkpoint.
     """
     trainer = _Trainer(method, maker, config, writer, execution)
     if keep is not None and trainer.main:
@@ -140,7 +140,7 @@ class _Trainer:
         begin, first_step = time.monotonic(), self.step
         with contextlib.ExitStack() as stack:
             stack.enter_context(_deaths_of_readers())
-            # One of several processes cannot stop alone, and waiting for the others it would never end its step.
+            # One of several processes cannot stop alone: the others would wait for it in the step.
             interruption = stack.enter_context(Interruption(distributed.world_size() == 1))
             log = stack.enter_context(TrainingLog(self.writer, self.step)) if self.main else None
             tracker = None
@@ -192,7 +192,7 @@ class _Trainer:
 
     @property
     def _predictor(self) -> nn.Module:
-        """What is published: the average where there is one."""
+        """The network to publish: the average, if there is one."""
         return self.average if self.average is not None else self.method.predictor
 
     def _batch_size(self) -> int:
@@ -215,7 +215,7 @@ class _Trainer:
         for samples in loader:
             if isinstance(samples, SemisegError):
                 raise samples
-            yield samples.unpack() if isinstance(samples, Parcel) else samples
+            yield samples.unpack() if isinstance(samples, PackedBatches) else samples
 
     def _one_step(self, samples: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
         factor = learning_rate_factor(self.config.schedule, self.step, self.config.iterations)
@@ -254,7 +254,7 @@ class _Trainer:
             log.write(self.step, self.means.losses | self.means.observed | {"lr": rate})
 
     def _refuse(self, bad: tuple[int, list[str]] | None) -> None:
-        """SemisegError where there is a step at which losses were not finite."""
+        """SemisegError if the losses of a step were not finite."""
         if bad is not None:
             step, terms = bad
             raise SemisegError(
@@ -268,7 +268,7 @@ class _Trainer:
         return f"the checkpoint before it, of step {self.saved}, is {self.writer.scratch / CHECKPOINT}"
 
     def _check_weights(self) -> None:
-        """SemisegError when a weight is not finite: a last gradient of NaN shows in no loss."""
+        """SemisegError when a weight is not finite: a NaN in the last gradient shows in no loss."""
         for name, value in self.method.networks.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise SemisegError(
@@ -298,18 +298,18 @@ class _Trainer:
     def _checkpoint_due(self, seconds: float, reported: bool) -> bool:
         """Whether to save, `seconds` after the last time; the same answer in every process.
 
-        Several processes save at the steps of the log only: there they meet anyway, and no sums are pending.
+        Several processes save at the steps of the log only: they synchronise there anyway, and no sums are pending.
         """
         due = seconds >= self.execution.checkpoint_every_s
         if distributed.world_size() == 1:
             return due
         if not reported:
             return False
-        vote = torch.tensor(float(due and self.main), device=self.device)
-        return bool(distributed.sum_over_processes(vote) > 0)
+        answer = torch.tensor(float(due and self.main), device=self.device)
+        return bool(distributed.sum_over_processes(answer) > 0)
 
     def _save(self) -> None:
-        """Writes the checkpoint, in every process at the same step; never one that a NaN has spoilt."""
+        """Writes the checkpoint, in every process at the same step; never one with NaN."""
         self._refuse(self.means.not_finite(self.step))
         self._check_weights()
         state = self._state()
@@ -355,22 +355,22 @@ class _Trainer:
 
 
 class _Samples:
-    """The batches by step; a mistake in the data comes as a value, or a DataLoader would bury it in a traceback."""
+    """The batches by step; errors in the data are returned, since a DataLoader would wrap them in a traceback."""
 
     def __init__(self, maker: SampleMaker) -> None:
         self.maker = maker
 
-    def __getitem__(self, step: int) -> dict[str, dict[str, Any]] | Parcel | SemisegError:
+    def __getitem__(self, step: int) -> dict[str, dict[str, Any]] | PackedBatches | SemisegError:
         try:
             batches = self.maker[step]
         except SemisegError as error:
             return error
-        return batches if get_worker_info() is None else Parcel.pack(batches)
+        return batches if get_worker_info() is None else PackedBatches.pack(batches)
 
 
 @contextlib.contextmanager
 def _deaths_of_readers() -> Iterator[None]:
-    """SemisegError where a process that reads pictures died: torch raises RuntimeError, at whatever line runs then."""
+    """SemisegError if a process that reads images died: torch raises RuntimeError, at whatever line is running."""
     try:
         yield
     except RuntimeError as error:
@@ -385,7 +385,7 @@ def _deaths_of_readers() -> Iterator[None]:
 
 
 def _compile(networks: nn.ModuleDict) -> None:
-    """torch.compile in place. Of segmenters the parts: methods call trunk and head apart from each other."""
+    """torch.compile in place. Of segmenters the parts: methods call trunk and head separately."""
     for network in networks.values():
         parts = [getattr(network, name) for name in ("backbone", "neck", "head") if hasattr(network, "head")]
         for part in parts or [network]:

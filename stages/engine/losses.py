@@ -1,4 +1,4 @@
-"""Losses that several methods share. Each is one formula; means run over the joint batch of all processes."""
+"""Losses shared by several methods. Each is one formula; means are over the joint batch of all processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -
     Args:
         logits: (B, C, H, W), already at the label's size.
         label: int64 (B, H, W), 255 is left out. With no labelled pixel at all the loss is 0.
-        weight: float (B, H, W), or None for ones; it does not enter N.
+        weight: float (B, H, W), or None for ones; it is not part of N.
     """
     pixels = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
     if weight is not None:
@@ -77,7 +77,7 @@ def confident_squared_difference(
     per_pixel: bool = False,
     reduction: Literal["sum", "mean"] = "sum",
 ) -> Tensor:
-    """`squared_difference` weighted by how sure the target is (French et al., BMVC 2020).
+    """`squared_difference` weighted by the confidence of the target (French et al., BMVC 2020).
 
     The weight is one number: the share of pixels of the joint batch, padding included, whose highest probability in
     `target` reaches `threshold`. With `per_pixel` it is 1 on these pixels and 0 elsewhere.
@@ -90,7 +90,7 @@ def confident_squared_difference(
 
 
 def share(chosen: Tensor, among: Tensor) -> Tensor:
-    """How many of the `among` are `chosen` too, 0..1, in this process; 0 of none. Both bool, of one shape."""
+    """The share of `among` that is `chosen`, 0..1, in this process; 0 if `among` is empty. Both bool, of one shape."""
     return (chosen & among).sum() / among.sum().clamp(min=1)
 
 
@@ -110,7 +110,7 @@ def multilabel_soft_margin(logits: Tensor, tags: Tensor, known: Tensor | None = 
     Args:
         logits: (B, K) scores of the foreground classes.
         tags: float (B, K), 1 where the class is present.
-        known: bool (B,), the pictures that count; None: all.
+        known: bool (B,), the images that are included; None: all.
     """
     terms = F.binary_cross_entropy_with_logits(logits.float(), tags, reduction="none").mean(1)
     if known is None:

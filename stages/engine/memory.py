@@ -1,4 +1,4 @@
-"""How much memory a training needs at most: what a method costs beside time."""
+"""The most memory that a training needs: the cost of a method in addition to time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PeakMemory:
             self._known = False
 
     def mib(self) -> int | None:
-        """MiB; None where it cannot be known."""
+        """MiB; None if it is not known."""
         if self._device.type == "cuda":
             return round(torch.cuda.max_memory_allocated(self._device) / 2**20)
         with suppress(OSError, ValueError):

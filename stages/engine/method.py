@@ -1,4 +1,4 @@
-"""What the engine expects of a method, and what a method may expect of the engine.
+"""The contract between engine and method.
 
 A method owns its networks and its losses. The engine owns optimiser, schedule, mixed precision, processes,
 checkpoints and logging.
@@ -30,14 +30,14 @@ from stages.networks.weights import load_strictly
 
 @dataclass(frozen=True)
 class Setup:
-    """What a method is built from.
+    """The arguments that a method is built from.
 
     Attributes:
         network: the network's config: a NetworkConfig for segmenters, a ClassifierConfig for classifiers.
         num_classes: with background.
         seed: of the initial weights.
         iterations: all optimiser steps.
-        workers: CPU processes the method may use beside its own.
+        workers: CPU processes that the method may use in addition to its own.
         initial: weights to start from instead (a segmenter's state dict).
         hard_examples: OHEM on exact masks; None: plain cross-entropy.
     """
@@ -58,7 +58,7 @@ class Setup:
     def segmenter(self, which: int = 0) -> Segmenter:
         """A segmenter with the config's initial weights; `which` = 1, 2, ... gives other random layers.
 
-        From given weights the others take all but the head: networks that start equal would stay equal.
+        Further networks take all given weights but the head's: networks that start equal would stay equal.
         """
         seed = self.seed if which == 0 else derive_seed(self.seed, "network", which)
         network = build_segmenter(self.segmenter_config, self.num_classes, seed)
@@ -74,7 +74,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Sources:
-    """The pictures a method may draw from.
+    """The image lists and label maps that a method may draw from.
 
     Attributes:
         strong: ids with masks; weak: ids with image-level labels only; unlabelled: ids without any.
@@ -96,11 +96,11 @@ class Sources:
 
     @property
     def without_masks(self) -> list[str]:
-        """All pictures whose masks are not used: what semi-supervised methods call unlabelled."""
+        """All images whose masks are not used: the unlabelled images of semi-supervised methods."""
         return sorted({*self.weak, *self.unlabelled})
 
     def require(self, method: str, *names: str) -> None:
-        """ConfigError when the method lacks data it needs, saying what provides it."""
+        """ConfigError if data that the method needs is missing, with the command that provides it."""
         what = {
             "strong": "pictures with masks",
             "weak": "pictures with image-level labels only",
@@ -138,7 +138,7 @@ class Sources:
 
 
 class Method:
-    """Base of the methods: two parts to write, the rest has sensible defaults."""
+    """Base of the methods: a subclass writes two parts, the rest has defaults."""
 
     networks: nn.ModuleDict
     """Every module with parameters or buffers: trained ones and frozen ones (teachers, requires_grad False)."""
@@ -146,10 +146,10 @@ class Method:
     def __init__(self, settings: Any, setup: Setup) -> None:
         self.settings, self.setup = settings, setup
         self.observed: dict[str, Tensor] = {}
-        """Figures of this step that are logged beside the losses, and are none; see `observe`."""
+        """Figures of this step that are logged in addition to the losses; see `observe`."""
 
     def observe(self, **figures: Tensor) -> None:
-        """Notes figures of a step, scalars, for the log: the share of confident pixels, of chosen pictures."""
+        """Records figures of a step, scalars, for the log: the share of confident pixels, of chosen pictures."""
         self.observed |= {name: value.detach().float() for name, value in figures.items()}
 
     @classmethod
@@ -168,15 +168,15 @@ class Method:
         """Label maps of one image, uint8 (H, W), by the names in `prepared`.
 
         They are made once, before the first step, in other processes: by a function of a module that loads no torch.
-        The artifact keeps them for people to look at, NAME/<image id>.png.
+        The artifact keeps them, for inspection: NAME/<image id>.png.
         """
         return {}
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         """Named loss terms of one step, already weighted: the engine minimises their sum.
 
-        Every parameter that learns has a part in every step, a gradient of 0 where need be: several processes exchange
-        all gradients. A network that the settings make no use of is not built.
+        Every trained parameter takes part in every step, if need be with a gradient of 0: several processes exchange
+        all gradients. A network that the settings do not use is not built.
         """
         raise NotImplementedError  # every method has a loss
 
@@ -188,26 +188,26 @@ class Method:
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep beside the networks (tensors and plain values).
+        """What a checkpoint must keep in addition to the networks (tensors and plain values).
 
-        Every process calls it at the same step; what that of rank 0 gives is kept and restored in all of them.
+        Every process calls it at the same step; the result of rank 0 is kept and restored in all of them.
         """
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave."""
+        """Restores the result of `state`."""
 
     @property
     def predictor(self) -> nn.Module:
-        """What is evaluated, exported and saved for inference; it has `spec(class_names)`."""
+        """The network that is evaluated, exported and saved for inference; it has `spec(class_names)`."""
         return self.networks["segmenter"]
 
     def optimizers(self) -> dict[str, OptimizerConfig]:
-        """Networks with an optimiser of their own, by name (discriminators); the others take that of the training."""
+        """Networks with their own optimiser, by name (discriminators); all others use that of the training."""
         return {}
 
     def supervised(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The loss on exact masks: cross-entropy, over the hard pixels alone where `hard_examples` says so."""
+        """The loss on exact masks: cross-entropy, over the hard pixels only if `hard_examples` is set."""
         hard = self.setup.hard_examples
         if hard is None:
             return cross_entropy(logits, label)
@@ -222,7 +222,7 @@ class Method:
         ]
 
     def close(self) -> None:
-        """Gives back what the method holds (process pools)."""
+        """Releases the resources of the method (process pools)."""
 
 
 def segment(network: nn.Module, batch: Batch) -> Tensor:

@@ -52,8 +52,8 @@ def build_optimizers(
 ) -> dict[str, torch.optim.Optimizer]:
     """The training's optimiser (`MAIN`), and one for each network in `own`; groups are named "network.origin.role".
 
-    All step at once, from the gradients of one backward pass: in an adversarial pair each then learns against the
-    other as it was before the step, which is what the published codes do.
+    All step at once, from the gradients of one backward pass: in an adversarial pair each learns against the other
+    as it was before the step, as in the published codes.
     """
     shares: dict[str, list[dict[str, Any]]] = {MAIN: [], **{name: [] for name in own}}
     for group in groups:
@@ -63,9 +63,9 @@ def build_optimizers(
 
 
 def check_state(optimizer: torch.optim.Optimizer) -> None:
-    """ValueError where the state of a parameter is neither of its shape nor a number, or not finite.
+    """ValueError if the state of a parameter is neither of its shape nor a number, or not finite.
 
-    A fused optimiser would walk through it by addresses, beyond its end.
+    A fused optimiser would read beyond its end.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():

@@ -36,7 +36,7 @@ from stages.engine.randomness import generator
 if TYPE_CHECKING:
     from torch import Tensor
 
-PLACE = 64  # bytes: where a tensor may begin in a parcel
+PLACE = 64  # bytes: where a tensor may begin in packed batches
 
 
 class Entry(NamedTuple):
@@ -293,7 +293,7 @@ class SampleMaker:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class PackedBatches:
     """The batches of a step with all tensors in one block of bytes: sent between processes as one piece.
 
     Sending a tensor to another process costs as much as making two samples, however small it is.
@@ -303,7 +303,7 @@ class Parcel:
     contents: dict[str, dict[str, Any]]  # stream -> name -> ids, or a tensor's (dtype, shape, strides, first byte)
 
     @classmethod
-    def pack(cls, batches: Mapping[str, Mapping[str, Any]]) -> Parcel:
+    def pack(cls, batches: Mapping[str, Mapping[str, Any]]) -> PackedBatches:
         """`batches` as `SampleMaker` makes them; tensors keep their strides."""
         import torch
 
@@ -315,10 +315,10 @@ class Parcel:
                     contents[stream][name] = place = (value.dtype, tuple(value.shape), value.stride(), end)
                     tensors.append((value, place))
                     end += -(-value.numel() * value.element_size() // PLACE) * PLACE
-        parcel = cls(torch.empty(end, dtype=torch.uint8), contents)
+        packed = cls(torch.empty(end, dtype=torch.uint8), contents)
         for value, place in tensors:
-            parcel._tensor(place).copy_(value)
-        return parcel
+            packed._tensor(place).copy_(value)
+        return packed
 
     def unpack(self) -> dict[str, dict[str, Any]]:
         """The batches again; their tensors are views of the block."""
@@ -327,9 +327,9 @@ class Parcel:
             for stream, batch in self.contents.items()
         }
 
-    def pin_memory(self) -> Parcel:
+    def pin_memory(self) -> PackedBatches:
         """Called by DataLoader where there is a GPU."""
-        return Parcel(self.block.pin_memory(), self.contents)
+        return PackedBatches(self.block.pin_memory(), self.contents)
 
     def _tensor(self, place: tuple[Any, tuple[int, ...], tuple[int, ...], int]) -> Tensor:
         dtype, shape, strides, first = place

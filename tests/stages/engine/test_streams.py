@@ -125,10 +125,10 @@ def assert_equal(first, second):
             assert torch.equal(first[name][key], second[name][key]), (name, key)
 
 
-def test_a_parcel_brings_the_same_batch_with_the_same_strides(make):
+def test_packed_batches_bring_the_same_batch_with_the_same_strides(make):
     batch = make()[3]
-    parcel = Parcel.pack(batch)
-    again = parcel.unpack()
+    packed = PackedBatches.pack(batch)
+    again = packed.unpack()
     assert_equal(again, batch)
     storages = set()
     for name, stream in again.items():
@@ -136,16 +136,16 @@ def test_a_parcel_brings_the_same_batch_with_the_same_strides(make):
             assert stream[key].dtype == batch[name][key].dtype
             assert stream[key].stride() == batch[name][key].stride(), key
             storages.add(stream[key].untyped_storage().data_ptr())
-    assert storages == {parcel.block.untyped_storage().data_ptr()}  # one piece
+    assert storages == {packed.block.untyped_storage().data_ptr()}  # one piece
 
 
-def test_workers_of_the_training_send_parcels_and_mistakes(make, tmp_path):
+def test_workers_of_the_training_send_packed_batches_and_mistakes(make, tmp_path):
     from stages.engine.loop import _Samples  # as beside a GPU
 
     maker = make()
-    for step, parcel in enumerate(DataLoader(_Samples(maker), batch_size=None, sampler=range(3), num_workers=1)):
-        assert isinstance(parcel, Parcel)
-        assert_equal(parcel.unpack(), maker[step])
+    for step, packed in enumerate(DataLoader(_Samples(maker), batch_size=None, sampler=range(3), num_workers=1)):
+        assert isinstance(packed, PackedBatches)
+        assert_equal(packed.unpack(), maker[step])
     maker = make()  # one that has read nothing yet
     maker.sources = maker.sources | {"weak_labels": MaskFolder(tmp_path / "nowhere", 4)}
     (answer,) = DataLoader(_Samples(maker), batch_size=None, sampler=[5], num_workers=1)
