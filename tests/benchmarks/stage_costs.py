@@ -19,8 +19,8 @@ import torch
 from artifacts.store import Artifact, Workspace
 from tests.benchmarks.inputs import stage
 
-WEAK, STEPS, FIRST = 200, 50, 10
-DATA = {"dataset": {"train": 40, "weak": WEAK, "val": 40}}
+TRAIN, WEAK, STEPS, FIRST = 40, 100, 30, 10
+DATA = {"dataset": {"train": TRAIN, "weak": WEAK, "val": 40}}
 NETWORK = {"network": "tiny", "crop_size": 96, "batch_size": 16}
 WEAK_ONLY = {"splits": ["weak"]}
 
@@ -56,9 +56,9 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         costs = Costs(Path(folder))
-        costs.images("prepare-data", "data", DATA, WEAK + 80)
+        costs.images("prepare-data", "data", DATA, TRAIN + WEAK + 40)
         costs.training("train-classifier", "classifier", NETWORK, data="data")
-        costs.images("seeds", "seeds", WEAK_ONLY, WEAK, data="data", classifier="classifier")
+        costs.images("seeds", "seeds", {}, TRAIN + WEAK, data="data", classifier="classifier")
         costs.training("train-refiner", "irn", {**NETWORK, **WEAK_ONLY}, data="data", seeds="seeds")
         costs.images("refine", "refined", WEAK_ONLY, WEAK, data="data", seeds="seeds", refiner="irn")
         dsrg = {"name": "dsrg", "map_stride": 4, "crf_scale": 20}
