@@ -31,7 +31,7 @@ SEEN_MOST = ("supervised", "cps", "fixmatch", "unimatch", "mean-teacher", "cutmi
 LABELS = tuple(dict.fromkeys([*SEEN_MOST, *trained_by("segmenter"), *METHODS]))
 LINES = len(COLOURS) * len(DASHES)  # as many places have lines that differ
 LOOKS = math.lcm(LINES, len(MARKERS))  # as many differ by line or marker
-BESIDE = 0.15  # points of one column stand beside each other, in all this share of the distance to the next column
+SPREAD = 0.15  # points of one column stand beside each other, in all this share of the distance to the next column
 
 
 def draw_plot(results: Results, path: Path, made: HowMade | None = None) -> None:

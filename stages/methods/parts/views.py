@@ -32,10 +32,10 @@ def strong_view(batch: Batch, settings: StrongAugmentationSettings, seed: int, s
     offset, size = distributed.rank() * len(batch), (batch.pixels.shape[2], batch.pixels.shape[3])
     randoms = [generator(seed, "strong", step, offset + place, view) for place in range(len(batch))]
     images = strong_colours(batch.pixels, [draw_colours(settings, random) for random in randoms])
-    holes = [draw_hole(settings, size, random) for random in randoms]
-    for image, hole, random in zip(images, holes, randoms, strict=True):
-        if hole is not None:
-            _fill(image, hole, settings, random)
+    cutouts = [draw_cutout(settings, size, random) for random in randoms]
+    for image, cutout, random in zip(images, cutouts, randoms, strict=True):
+        if cutout is not None:
+            _fill(image, cutout, settings, random)
     pixels = torch.where(batch.valid[:, None], images, batch.pixels)  # padding keeps its colour
     image = (normalise(pixels) * batch.valid[:, None]).contiguous(memory_format=torch.channels_last)
     label, valid = batch.label, batch.valid

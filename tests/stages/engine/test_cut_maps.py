@@ -170,8 +170,8 @@ def test_they_are_the_same_from_any_number_of_processes_and_after_a_fork(trainin
     expected = [maker[step]["weak"]["maps"] for step in range(6)]  # opens the shards here
     for workers in (1, 2):
         loader = DataLoader(_Samples(maker), batch_size=None, sampler=range(6), num_workers=workers)
-        for parcel, value in zip(loader, expected, strict=True):
-            assert torch.equal(parcel.unpack()["weak"]["maps"], value)
+        for packed, value in zip(loader, expected, strict=True):
+            assert torch.equal(packed.unpack()["weak"]["maps"], value)
     assert torch.equal(pickle.loads(pickle.dumps(maker))[5]["weak"]["maps"], expected[5])
     assert torch.equal(make(training, maps)[5]["weak"]["maps"], expected[5])  # with space to keep them
     left, right = (make(training, maps, rank, 2)[5]["weak"]["maps"] for rank in range(2))

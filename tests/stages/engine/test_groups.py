@@ -140,8 +140,8 @@ def test_two_processes_see_the_groups_of_one(training):
 def test_groups_reach_the_training_from_other_processes(training):
     maker = make(training)
     loader = torch.utils.data.DataLoader(_Samples(maker), batch_size=None, sampler=range(2), num_workers=1)
-    for step, parcel in enumerate(loader):
-        batch = parcel.unpack()["labelled"]
+    for step, packed in enumerate(loader):
+        batch = packed.unpack()["labelled"]
         assert batch["group"] == 3
         assert batch["id"] == maker[step]["labelled"]["id"]
         assert torch.equal(batch["image"], maker[step]["labelled"]["image"])

@@ -15,7 +15,7 @@ from artifacts.errors import ConfigError, DataError
 from stages.config import build
 from stages.engine.config import AugmentationConfig
 from stages.engine.randomness import derive_seed, generator
-from stages.engine.streams import Entry, MaskFolder, Order, Parcel, SampleMaker, Stream
+from stages.engine.streams import Entry, MaskFolder, Order, PackedBatches, SampleMaker, Stream
 
 AUGMENTATION = build(AugmentationConfig, {"scale": [0.7, 1.5], "brightness": 0.2}, "test")
 

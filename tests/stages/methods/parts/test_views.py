@@ -18,7 +18,7 @@ from stages.engine import distributed
 from stages.engine.batch import Batch
 from stages.engine.config import StrongAugmentationSettings
 from stages.engine.randomness import generator
-from stages.methods.parts.views import Colours, draw_colours, draw_hole, strong_colours, strong_view
+from stages.methods.parts.views import Colours, draw_colours, draw_cutout, strong_colours, strong_view
 from stages.networks import normalise
 
 NOTHING = {"jitter": 0.0, "grey": 0.0, "blur": 0.0, "cutout": 0.0}
