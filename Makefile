@@ -35,7 +35,7 @@ demo: install
 	$(BIN)/semiseg run demo $(REPLACING)
 
 reproduce-table1: install
-	@echo "Table 1, profile $(PROFILE)$(if $(filter shapes,$(PROFILE)), (the embedded data set; PROFILE=small or paper DATA=DEVKIT for real pictures))"
+	@echo "Table 1, profile $(PROFILE)$(if $(filter shapes,$(PROFILE)), (the embedded data set; PROFILE=small or paper DATA=DEVKIT for real images))"
 	$(BIN)/semiseg run table1 --profile $(PROFILE) $(SETTINGS) $(REPLACING)
 
 test: install

@@ -160,7 +160,7 @@ def write_dataset(
 ) -> None:
     """Write dataset.json (and local/images.json); call it last, when masks and images are in place.
 
-    class_names: background first, if there is one. splits: ids of "train" (with masks), "holdout" (labelled pictures,
+    class_names: background first, if there is one. splits: ids of "train" (with masks), "holdout" (labelled images,
     with masks, that are not trained on), "weak" (image-level labels), "unlabelled", "val" (with masks), "test".
     tags: id -> class ids without background, for every id of train and weak. tag_source: "xml", "masks" or "file".
     mask_ids: the ids that have masks/<id>.png. image_pattern: the image's file below the artifact, or below
@@ -424,9 +424,9 @@ class Dataset:
         if image_id not in self._sizes_from_files:
             path = self.image_path(image_id)
             try:
-                with open_image(path) as picture:
-                    height, width = stored_size(picture)
-                    itself = picture.format == "TIFF" and orientation(picture) >= 5
+                with open_image(path) as image:
+                    height, width = stored_size(image)
+                    itself = image.format == "TIFF" and orientation(image) >= 5
                 self._sizes_from_files[image_id] = (width, height) if itself else (height, width)
             except Exception as error:
                 raise _unreadable(path, self._where(image_id), error) from error
@@ -467,12 +467,12 @@ def read_image(path: Path | str, where: str = "") -> np.ndarray:
         data = path.read_bytes()
         if data.startswith(PNG_SIGNATURE) and (damage := png_damage(data)):
             raise ValueError(damage)
-        with open_image(io.BytesIO(data)) as picture:
-            if picture.mode.startswith("I") or picture.mode == "F":
-                raise ValueError(f"mode {picture.mode} has more than 8 bits a channel")
-            if picture.format == "TIFF":
-                return np.array(turned(picture, orientation(picture)).convert("RGB"))
-            return np.array(picture.convert("RGB"))
+        with open_image(io.BytesIO(data)) as image:
+            if image.mode.startswith("I") or image.mode == "F":
+                raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+            if image.format == "TIFF":
+                return np.array(turned(image, orientation(image)).convert("RGB"))
+            return np.array(image.convert("RGB"))
     except Exception as error:
         raise _unreadable(path, where, error) from error
 

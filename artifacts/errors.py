@@ -42,7 +42,7 @@ class ConfigError(SemisegError):
 
 
 class DataError(SemisegError):
-    """A picture, mask, list or label file is missing, damaged or inconsistent."""
+    """An image, mask, list or label file is missing, damaged or inconsistent."""
 
 
 class ArtifactError(SemisegError):

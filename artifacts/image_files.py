@@ -52,7 +52,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it writes to the terminal
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd tags and large pictures; what cannot be read is an error
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd tags and large images; what cannot be read is an error
 _WHOLE = {3: "H", 4: "I", 8: "h", 9: "i"}  # types of EXIF for whole numbers
 _HEIF = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1"}  # brands of ISO/IEC 23008-12
 
@@ -165,7 +165,7 @@ def reason(path: Path, error: Exception) -> str:
         return "there is too little memory for its pixels"
     if isinstance(error, UnidentifiedImageError):
         needed = _package_for(path)
-        unknown = _tiff_in_words(path) or "cannot identify it: no picture, or of an unknown format"
+        unknown = _tiff_in_words(path) or "cannot identify it: no image, or of an unknown format"
         return f"it needs the package {needed} (pip install {needed}), or to be saved as JPEG" if needed else unknown
     words = str(error) if isinstance(error, (OSError, SyntaxError, ValueError)) else ""
     return words or f"it is damaged ({type(error).__name__}: {error})"

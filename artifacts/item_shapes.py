@@ -63,7 +63,7 @@ class NetworkSpec(Shape):
 
 
 class Reliability(Shape):
-    """reliability.json: the score of every picture that was ranked, and which part it is in."""
+    """reliability.json: the score of every image that was ranked, and which part it is in."""
 
     scores: dict[str, Annotated[float, Field(ge=0, le=1.000001)]]  # a mean is rounded
     reliable: Ids
@@ -74,7 +74,7 @@ class Reliability(Shape):
         parts = [*self.reliable, *self.unreliable]
         if len(parts) != len(self.scores) or set(parts) != self.scores.keys():
             odd = sorted(set(parts) ^ self.scores.keys()) or sorted(set(self.reliable) & set(self.unreliable))
-            raise ValueError(f"not every picture with a score is in one of the two parts: {some(odd)}")
+            raise ValueError(f"not every image with a score is in one of the two parts: {some(odd)}")
         return self
 
 

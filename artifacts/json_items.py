@@ -28,7 +28,7 @@ from pydantic import AfterValidator, Field
 
 from artifacts.errors import ArtifactError, SemisegError
 
-MAX_BYTES = 1 << 30  # a data set of a million pictures takes 0.1 GiB
+MAX_BYTES = 1 << 30  # a data set of a million images takes 0.1 GiB
 MAX_DEPTH = 100
 MAX_COUNT = 2**63 - 1  # what the formats beside JSON hold
 OTHER_VERSION = "use the version of semiseg that made it, or make it again"

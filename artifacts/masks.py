@@ -24,10 +24,10 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _COPY_AGAIN = "copy or extract the file again from its source"
 _WHAT_IT_IS = {
-    "RGB": "a colour picture, not an index mask",
-    "RGBA": "a colour picture with transparency, not an index mask",
-    "LA": "a grey picture with transparency, not an index mask",
-    "1": "a black-and-white picture, not an index mask",
+    "RGB": "a colour image, not an index mask",
+    "RGBA": "a colour image with transparency, not an index mask",
+    "LA": "a grey image with transparency, not an index mask",
+    "1": "a black-and-white image, not an index mask",
 }
 
 
@@ -62,10 +62,10 @@ def encode_mask(mask: np.ndarray, palette: bytes | None = None) -> bytes:
     palette = voc_palette() if palette is None else palette
     if len(palette) != 768:
         raise ValueError(f"a palette has 256 x 3 = 768 bytes, got {len(palette)}")
-    picture = Image.fromarray(np.ascontiguousarray(mask))  # mode L ...
-    picture.putpalette(palette)  # ... and P from here on; the full palette keeps it at 8 bits a pixel
+    image = Image.fromarray(np.ascontiguousarray(mask))  # mode L ...
+    image.putpalette(palette)  # ... and P from here on; the full palette keeps it at 8 bits a pixel
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", compress_level=6)  # level 9: ten times the time for a fifth fewer bytes
+    image.save(buffer, format="PNG", compress_level=6)  # level 9: ten times the time for a fifth fewer bytes
     return buffer.getvalue()
 
 
@@ -123,10 +123,10 @@ def read_png(
     if damage := png_damage(data):
         raise DataError(f"{what} {path} is damaged: {damage}", _COPY_AGAIN)
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            mode, found = picture.mode, picture.size
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            mode, found = image.mode, image.size
             fits = mode in modes and size in (None, found)
-            values = np.array(picture, dtype=np.uint8) if fits else None
+            values = np.array(image, dtype=np.uint8) if fits else None
     except Exception as error:  # Pillow raises errors of any type for forged bytes
         raise DataError(f"{what} {path} is damaged: {error}", _COPY_AGAIN) from error
     if mode in modes and values is None and size is not None:

@@ -205,8 +205,8 @@ class ScoreMapWriter:
         if scores.size > MOST_SCORES:
             raise DataError(
                 f"{image_id}: {scores.shape[0]} maps of {scores.shape[1]} x {scores.shape[2]} scores; "
-                f"at most {MOST_SCORES:,} scores of a picture are kept",
-                "set a larger stride, or make the picture smaller",
+                f"at most {MOST_SCORES:,} scores of an image are kept",
+                "set a larger stride, or make the image smaller",
             )
         order = np.argsort(classes)
         record = MapRecord(scores[order].astype(np.float16), classes[order], (int(size[0]), int(size[1])), int(stride))

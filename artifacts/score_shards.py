@@ -20,8 +20,8 @@ from h5py import h5d, h5l, h5t, h5z
 from artifacts.cells import cells
 
 SCHEMA = 2  # of index.json, too
-MOST_PIXELS = 2**28  # of a picture; Pillow opens no picture of more than 179 million
-MOST_SCORES = 2**29  # of a picture: 24 megapixels at every 4th with 255 classes are 380 million
+MOST_PIXELS = 2**28  # of an image; Pillow opens no image of more than 179 million
+MOST_SCORES = 2**29  # of an image: 24 megapixels at every 4th with 255 classes are 380 million
 
 # Not h5py's lzf, which is faster but leaves a table uninitialised: it never gives the same bytes twice.
 _PACKED = (h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32)
@@ -38,7 +38,7 @@ class ShardError(Exception):
 
 @dataclass(frozen=True)
 class MapRecord:
-    """The maps of one picture as they are stored."""
+    """The maps of one image as they are stored."""
 
     scores: np.ndarray  # float16 (K, h, w)
     classes: np.ndarray  # uint8 (K,)
@@ -47,7 +47,7 @@ class MapRecord:
 
 
 def fault_of(record: MapRecord, num_classes: int, meaning: str) -> str | None:
-    """Which rule of docs/formats.md a picture's maps break, or None; for what is written and what is read alike."""
+    """Which rule of docs/formats.md an image's maps break, or None; for what is written and what is read alike."""
     classes = record.classes.astype(np.int64)
     if len(classes) and (classes[0] < 0 or classes[-1] >= num_classes or (np.diff(classes) <= 0).any()):
         return f"classes are distinct ids 0..{num_classes - 1}, ascending; got {classes.tolist()}"
@@ -71,7 +71,7 @@ def shape_fault(shape: tuple[int, ...], size: tuple[int, ...], stride: int) -> s
     if len(size) != 2 or min(size) < 1 or stride < 1:
         return f"size is (H, W) and stride at least 1, got size {size}, stride {stride}"
     if size[0] * size[1] > MOST_PIXELS:
-        return f"a picture has at most {MOST_PIXELS:,} pixels, got size {size}"
+        return f"an image has at most {MOST_PIXELS:,} pixels, got size {size}"
     rows, columns = cells(size[0], stride), cells(size[1], stride)
     if len(shape) != 3 or shape[1:] != (rows, columns):
         return f"scores are (K, {rows}, {columns}) for size {size} and stride {stride}, got {shape}"
@@ -133,7 +133,7 @@ def open_shard(path: Path, class_names: Sequence[str], meaning: str) -> h5py.Fil
 
 
 def read_record(file: h5py.File, image_id: str, num_classes: int, meaning: str) -> MapRecord:
-    """The maps of one picture. Raises ShardError or what h5py raises."""
+    """The maps of one image. Raises ShardError or what h5py raises."""
     group = _member(file, image_id, h5py.Group)
     size = (_whole_number(group, "height"), _whole_number(group, "width"))
     stride = _whole_number(group, "stride")

@@ -66,7 +66,7 @@ def _check_data(
     settings: list[str] | None,
     **given: Any,
 ) -> None:
-    """Read every picture, mask and label, and list all problems; exit with 3 if there is one.
+    """Read every image, mask and label, and list all problems; exit with 3 if there is one.
 
     Before a data set is prepared: the options of prepare-data, such as --dataset voc-aug --source DEVKIT. After it: its
     name (data, when left out).
@@ -160,7 +160,7 @@ def _only_dataset(workspace: Workspace) -> str:
 
 def _tell(report: Report, as_json: bool) -> None:
     """All findings on stdout; DataError when one of them is a problem."""
-    line = f"{report.name}: {report.pictures:,} pictures, {report.masks:,} masks, {duration(report.seconds)}"
+    line = f"{report.name}: {report.images:,} images, {report.masks:,} masks, {duration(report.seconds)}"
     counts = [
         f"{len(some):,} {what}{'s' if len(some) != 1 else ''}"
         for some, what in ((report.problems, "problem"), (report.remarks, "remark"))
@@ -190,7 +190,7 @@ def _as_json(report: Report) -> dict[str, Any]:
 
     return {
         "name": report.name,
-        "pictures": report.pictures,
+        "images": report.images,
         "masks": report.masks,
         "seconds": round(report.seconds, 2),
         "problems": records(report.problems),

@@ -39,7 +39,7 @@ ListOption = Annotated[
     typer.Option(
         "--list",
         metavar="FILE",
-        help="List of the test pictures; left out: the split test of the data set, else all that were predicted.",
+        help="List of the test images; left out: the split test of the data set, else all that were predicted.",
         show_default=False,
     ),
 ]
@@ -50,7 +50,7 @@ DataOption = Annotated[
     ),
 ]
 SubsetOption = Annotated[
-    bool, typer.Option("--allow-subset", help="Pack fewer or more pictures than the server expects.")
+    bool, typer.Option("--allow-subset", help="Pack fewer or more images than the server expects.")
 ]
 
 
@@ -81,7 +81,7 @@ def onnx(
     file: Annotated[Path, typer.Argument(help="A new file, .onnx.")],
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Write a segmenter as one ONNX file: pictures of any size in, class probabilities out.
+    """Write a segmenter as one ONNX file: images of any size in, class probabilities out.
 
     The input is uint8 RGB (N, 3, H, W); normalisation and upsampling are part of the file, the class names are in its
     metadata. Needs the extra onnx.
@@ -116,7 +116,7 @@ def voc_test(
         typer.Option(
             "--images",
             metavar="DIR",
-            help="Folder of the test pictures (JPEGImages), to compare the sizes with; left out: those predicted.",
+            help="Folder of the test images (JPEGImages), to compare the sizes with; left out: those predicted.",
             show_default=False,
         ),
     ] = None,
@@ -177,7 +177,7 @@ def _submit(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    from stages.export.submission import make_submission, predicted_pictures
+    from stages.export.submission import make_submission, predicted_images
 
     target = existing_workspace(workspace)
     for given in filter(None, (name, data)):
@@ -192,14 +192,14 @@ def _submit(
             execution("cpu", workers),
             list_file=list_file,
             images=images,
-            made_on=Dataset(artifacts[data]) if data else predicted_pictures(artifacts[name], target),
+            made_on=Dataset(artifacts[data]) if data else predicted_images(artifacts[name], target),
             allow_subset=allow_subset,
         )
     if as_json:
         write_json(figures)
     else:
         _show(figures)
-    say(f"wrote {archive}: {figures['pictures']:,} pictures, {size(figures['bytes'])}")
+    say(f"wrote {archive}: {figures['images']:,} images, {size(figures['bytes'])}")
 
 
 def _show(figures: dict[str, Any]) -> None:
@@ -207,13 +207,11 @@ def _show(figures: dict[str, Any]) -> None:
     checks = plain_table("", "")
     checks.show_header = False
     checks.add_row("server", figures["server"])
-    checks.add_row("pictures", f"{figures['pictures']:,} of {figures['expected']:,}")
+    checks.add_row("images", f"{figures['images']:,} of {figures['expected']:,}")
     checks.add_row("folder", figures["folder"] or "-")
     checks.add_row("PNG", {"P": "8-bit indexed, VOC palette", "L": "8-bit grey"}[figures["mode"]])
-    unknown = figures["pictures"] - figures["sizes_checked"]
-    checks.add_row(
-        "sizes", f"{figures['sizes_checked']:,} as the pictures" + (f", {unknown:,} unknown" * bool(unknown))
-    )
+    unknown = figures["images"] - figures["sizes_checked"]
+    checks.add_row("sizes", f"{figures['sizes_checked']:,} as the images" + (f", {unknown:,} unknown" * bool(unknown)))
     checks.add_row("sha256", figures["sha256"])
     classes = plain_table("class", "value", "share")
     for column in classes.columns[1:]:

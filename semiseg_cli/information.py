@@ -59,8 +59,8 @@ def _known_methods() -> dict[str, type[MethodSettings]]:
     return {**METHODS, **REFINERS}
 
 
-_NEEDS = {"masks": "L", "tags": "W", "pictures": "U"}
-_WORDS = {"masks": "labelled", "tags": "weak", "pictures": "unlabelled"}
+_NEEDS = {"masks": "L", "tags": "W", "images": "U"}
+_WORDS = {"masks": "labelled", "tags": "weak", "images": "unlabelled"}
 
 
 def _list_methods() -> None:
@@ -76,8 +76,8 @@ def _list_methods() -> None:
         for text in (card.title, card.paper):
             console.print(textwrap.fill(text, console.width, initial_indent="  ", subsequent_indent="    "))
     console.print()
-    say("needs: L labelled pictures (masks), W image-level labels (weak), U unlabelled pictures")
-    say("passes: forward / backward, for each labelled picture of a step; +: further work in addition")
+    say("needs: L labelled images (masks), W image-level labels (weak), U unlabelled images")
+    say("passes: forward / backward, for each labelled image of a step; +: further work in addition")
     say("recipe: reproduces the paper; league: no recipe does, league compares the method with others on equal terms")
     say("semiseg methods NAME: loss, cost, command, sources and settings of one")
 
@@ -86,7 +86,7 @@ def _recipe(name: str) -> str:
     """The recipe that reproduces a method, else the league where it can be compared; empty: no recipe has it."""
     from stages.methods.settings import learning_from
 
-    league = "league" if name in learning_from(("masks", "pictures")) else ""
+    league = "league" if name in learning_from(("masks", "images")) else ""
     return _known_methods()[name].card.recipe or league
 
 
@@ -141,7 +141,7 @@ def _describe_method(name: str) -> None:
         "paper": card.paper,
         "needs": ", ".join(f"{_WORDS[part]} ({part})" for part in card.uses),
         "inputs": ", ".join(inputs) or "the data set alone",
-        "cost": f"for each labelled picture of a step: {card.cost}",
+        "cost": f"for each labelled image of a step: {card.cost}",
         "evaluated": card.inference,
         "recipe": _command(name),
     }

@@ -215,6 +215,6 @@ def _cost_line(results: Results) -> list[str]:
     if not any(cost and cost.images_per_second for cost in results.costs.values()):
         return [seconds]
     return [
-        f"{seconds} steps/s and images/s: of the run's last training. Every picture of a step's batch counts, labelled "
+        f"{seconds} steps/s and images/s: of the run's last training. Every image of a step's batch counts, labelled "
         "or not: rows with batches of different sizes compare by steps/s."
     ]

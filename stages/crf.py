@@ -22,7 +22,7 @@ from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
 from stages.config import ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
-from stages.data.pictures import Pictures, open_pictures, unless_images
+from stages.data.images import Images, open_images, unless_images
 from stages.localization.config import CrfConfig
 from stages.localization.dense_crf import CrfParameters, crf_labels
 from stages.localization.grid import reduced_size, resize_maps
@@ -39,7 +39,7 @@ class CrfStageConfig(CrfConfig):
 
     labels: Literal["predicted", "tags", "all"] = Field(
         "predicted",
-        description="Labels that take part in a picture, plus background. predicted: those that win a pixel or\n"
+        description="Labels that take part in an image, plus background. predicted: those that win a pixel or\n"
         "reach present_threshold somewhere. tags: the image-level labels. all: every class that has a score map.",
     )
     present_threshold: float = Field(
@@ -65,17 +65,17 @@ class CrfStageConfig(CrfConfig):
         "(PSA 4..32).",
     )
     splits: tuple[Split, ...] = Field(
-        (), description="Only the pictures of these splits of the data set; empty: every picture that has score maps."
+        (), description="Only the images of these splits of the data set; empty: every image that has score maps."
     )
-    images: ExternalFile = Field("", description="Folder of pictures, as given to predict, instead of a data set.")
+    images: ExternalFile = Field("", description="Folder of images, as given to predict, instead of a data set.")
     white: float = Field(0, ge=0, description="With images: what is white in them, as given to predict.")
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """What a process needs to refine pictures; travels to it once. Score maps open on first use there."""
+    """What a process needs to refine images; travels to it once. Score maps open on first use there."""
 
-    pictures: Pictures
+    images: Images
     maps: ScoreMaps
     parameters: CrfParameters
     config: CrfStageConfig
@@ -83,9 +83,9 @@ class Refinement:
 
 
 def refine(task: Refinement, image_id: str) -> int:
-    """Writes the refined mask of one picture; returns how many labels took part."""
+    """Writes the refined mask of one image; returns how many labels took part."""
     try:
-        image = task.pictures.image(image_id)
+        image = task.images.image(image_id)
         labels, scores = label_scores(task, image_id)
         best, confidence = crf_labels(image, scores, task.parameters, task.config.max_pixels)
     except SemisegError as error:
@@ -101,14 +101,14 @@ def refine(task: Refinement, image_id: str) -> int:
 def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarray]:
     """The labels that take part, uint8 (K,), background first, and their scores float32 (K, H, W), 0..1.
 
-    (H, W) is the size of the picture, or of its reduced copy where it has more than `max_pixels` pixels.
+    (H, W) is the size of the image, or of its reduced copy where it has more than `max_pixels` pixels.
     """
     config, record = task.config, task.maps[image_id]
-    if record.size != (size := tuple(task.pictures.size(image_id))):
+    if record.size != (size := tuple(task.images.size(image_id))):
         raise DataError(
-            f"the score maps of {image_id} are of a picture of {record.size[1]}x{record.size[0]} (width x height), "
-            f"the picture has {size[1]}x{size[0]}",
-            "give the pictures that were predicted, or predict these",
+            f"the score maps of {image_id} are of an image of {record.size[1]}x{record.size[0]} (width x height), "
+            f"the image has {size[1]}x{size[0]}",
+            "give the images that were predicted, or predict these",
         )
     chance = np.ones(len(record.classes), bool)
     if config.labels == "predicted" and record.meaning == "probability":
@@ -119,9 +119,9 @@ def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarra
     if record.meaning != "probability":
         classes, scores = _with_background(record, scores, config)
     if config.labels == "tags":
-        if not isinstance(task.pictures, Dataset):
-            raise ConfigError("labels: tags needs a data set; a folder of pictures has no labels")
-        keep = np.isin(classes, task.pictures.possible_classes(image_id))
+        if not isinstance(task.images, Dataset):
+            raise ConfigError("labels: tags needs a data set; a folder of images has no labels")
+        keep = np.isin(classes, task.images.possible_classes(image_id))
         if not keep.any():
             raise DataError(
                 f"none of the labels of {image_id} has a score map: all were too improbable to be kept",
@@ -164,7 +164,7 @@ def _with_background(record: ScoreMap, scores: np.ndarray, config: CrfStageConfi
 @dataclass(frozen=True)
 class CrfInputs(Inputs):
     data: Annotated[
-        Artifact | None, Input(("dataset",), "the data set with the pictures", default=("data",), needed=unless_images)
+        Artifact | None, Input(("dataset",), "the data set with the images", default=("data",), needed=unless_images)
     ]
     predictions: Annotated[
         Artifact,
@@ -176,7 +176,7 @@ class CrfInputs(Inputs):
     ]
 
 
-def _open(config: CrfStageConfig, inputs: CrfInputs) -> tuple[Pictures, ScoreMaps, list[str]]:
+def _open(config: CrfStageConfig, inputs: CrfInputs) -> tuple[Images, ScoreMaps, list[str]]:
     from artifacts.score_maps import FOLDER, ScoreMaps
     from stages.localization.complete_maps import check_complete
 
@@ -188,19 +188,19 @@ def _open(config: CrfStageConfig, inputs: CrfInputs) -> tuple[Pictures, ScoreMap
         )
     maps = ScoreMaps(predictions)
     check_complete(predictions, maps, inputs.data)
-    pictures, known = open_pictures(inputs.data, config.images, config.splits or SPLITS, config.white)
+    images, known = open_images(inputs.data, config.images, config.splits or SPLITS, config.white)
     ids = known if config.splits else list(maps.ids)
     if missing := sorted(set(ids) - set(maps.ids)):
         raise DataError(
-            f"{len(missing)} pictures have no score maps in {predictions.name!r}: {_shown(missing)}",
+            f"{len(missing)} images have no score maps in {predictions.name!r}: {_shown(missing)}",
             "predict these splits too, or name fewer splits",
         )
     if unknown := sorted(set(ids) - set(known)):
         raise DataError(
-            f"{len(unknown)} pictures with score maps are not in the data set or folder: {_shown(unknown)}",
+            f"{len(unknown)} images with score maps are not in the data set or folder: {_shown(unknown)}",
             "give the data set (or the folder) that was predicted",
         )
-    return pictures, maps, ids
+    return images, maps, ids
 
 
 def _shown(ids: Sequence[str]) -> str:
@@ -212,28 +212,28 @@ def check(config: CrfStageConfig, inputs: CrfInputs) -> None:
     config.resolve()
     if config.white and not config.images:
         raise ConfigError("white has no effect without images", "a data set says it itself (dataset.white)")
-    pictures, maps, ids = _open(config, inputs)
+    images, maps, ids = _open(config, inputs)
     if config.labels == "tags":
-        if not isinstance(pictures, Dataset):
-            raise ConfigError("labels: tags needs a data set; a folder of pictures has no labels")
+        if not isinstance(images, Dataset):
+            raise ConfigError("labels: tags needs a data set; a folder of images has no labels")
         for image_id in ids:
-            pictures.tags(image_id)
-    if isinstance(pictures, Dataset) and pictures.class_names != maps.class_names:
+            images.tags(image_id)
+    if isinstance(images, Dataset) and images.class_names != maps.class_names:
         raise ConfigError(
             f"the score maps are of the classes {', '.join(maps.class_names)}; "
-            f"the data set has {', '.join(pictures.class_names)}",
+            f"the data set has {', '.join(images.class_names)}",
             "give the data set that was predicted",
         )
 
 
 def run(config: CrfStageConfig, inputs: CrfInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
-    """Refines what is still missing; under torchrun each rank its share of the pictures."""
-    pictures, maps, ids = _open(config, inputs)
+    """Refines what is still missing; under torchrun each rank its share of the images."""
+    images, maps, ids = _open(config, inputs)
     masks = share_of(ids, execution, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
-    task = Refinement(pictures, maps, config.resolve(), config, writer)
-    if execution.rank == 0 and (large := sum(math.prod(pictures.size(i)) > config.max_pixels for i in ids)):
+    task = Refinement(images, maps, config.resolve(), config, writer)
+    if execution.rank == 0 and (large := sum(math.prod(images.size(i)) > config.max_pixels for i in ids)):
         execution.progress.note(
-            f"{large:,} of {len(ids):,} pictures have more than {config.max_pixels:,} pixels: each is refined on a "
+            f"{large:,} of {len(ids):,} images have more than {config.max_pixels:,} pixels: each is refined on a "
             "copy of so many (max_pixels)"
         )
     with counted(writer, execution, "crf", masks) as advance:

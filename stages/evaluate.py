@@ -36,7 +36,7 @@ class EvaluateConfig(Config):
         ("val",),
         min_length=1,
         description="Splits that are scored, together. val for a trained network; train for pseudo labels, whose\n"
-        "published figures are on VOC's 1,464 training pictures.",
+        "published figures are on VOC's 1,464 training images.",
     )
     classes: tuple[str, ...] = Field(
         (),
@@ -71,12 +71,12 @@ def find_pairs(config: EvaluateConfig, dataset: Dataset, predictions: Artifact) 
         raise DataError(f"the splits {splits} of {dataset.name!r} are empty", "name another split")
     if without := [image_id for image_id in ids if not dataset.has_mask(image_id)]:
         raise DataError(
-            f"{len(without)} of {len(ids)} pictures of {splits} have no ground truth: {shown(without)}",
+            f"{len(without)} of {len(ids)} images of {splits} have no ground truth: {shown(without)}",
             "score a split that has masks",
         )
     if missing := [image_id for image_id in ids if not (folder / f"{image_id}.png").is_file()]:
         raise DataError(
-            f"artifact {predictions.name!r} has no mask for {len(missing)} of {len(ids)} pictures of {splits}: "
+            f"artifact {predictions.name!r} has no mask for {len(missing)} of {len(ids)} images of {splits}: "
             f"{shown(missing)}",
             "predict these splits, or score the splits that were predicted",
         )

@@ -3,7 +3,7 @@
     semiseg predict --set splits=[val]
     semiseg predict --set images=holiday/ --set output=masks
 
-The result has `masks/<id>.png` (index masks of the picture's size), `scores/` (score maps: softmax at every
+The result has `masks/<id>.png` (index masks of the image's size), `scores/` (score maps: softmax at every
 `stride`-th pixel) or both, and `classes.json` with the class names and what was predicted.
 
 With a classifier (`--classifier mlmt`) only the classes that it predicts for an image, and the background, may win.
@@ -30,7 +30,7 @@ from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
 from stages.config import ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
-from stages.data.pictures import Pictures, notes_on, open_pictures, unless_images
+from stages.data.images import Images, notes_on, open_images, unless_images
 from stages.engine.config import InferenceConfig
 from stages.parallel.share import Share, counted, share_of
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from artifacts.score_maps import ScoreMapWriter
 
-Allowed = Callable[[Sequence[str]], Sequence[Sequence[int]]]  # ids -> the classes that may win in each picture
+Allowed = Callable[[Sequence[str]], Sequence[Sequence[int]]]  # ids -> the classes that may win in each image
 
 SHARD_SIZE = 100  # images per file of score maps: what a killed run makes again, and a rank's share
 
@@ -51,11 +51,11 @@ class PredictConfig(InferenceConfig):
     splits: tuple[Split, ...] = Field(
         ("val",), description="Splits of the data set to predict. Not used with `images`."
     )
-    images: ExternalFile = Field("", description="Folder of pictures (jpg, png, ...), instead of a data set.")
+    images: ExternalFile = Field("", description="Folder of images (jpg, png, ...), instead of a data set.")
     white: float = Field(
         0,
         ge=0,
-        description="With images: the value that is white in pictures of more than 8 bits, as the data set was\n"
+        description="With images: the value that is white in images of more than 8 bits, as the data set was\n"
         "prepared with (dataset.white). 0: what a file declares, see prepare-data.",
     )
     output: Literal["masks", "probabilities", "both"] = Field(
@@ -63,7 +63,7 @@ class PredictConfig(InferenceConfig):
     )
     restrict_to_labels: bool = Field(
         False,
-        description="Only background and the image-level labels of a picture may win; probabilities are renormalised\n"
+        description="Only background and the image-level labels of an image may win; probabilities are renormalised\n"
         "over them. For pseudo labels.",
     )
     confidence: bool = Field(
@@ -73,11 +73,11 @@ class PredictConfig(InferenceConfig):
         0.2,
         ge=0,
         le=1,
-        description="With a classifier: classes it gives less than this get probability 0 in the whole picture, the\n"
+        description="With a classifier: classes it gives less than this get probability 0 in the whole image, the\n"
         "background never does (s4GAN with MLMT: 0.2).",
     )
     part: Literal["all", "reliable", "unreliable"] = Field(
-        "all", description="Only the reliable or the unreliable pictures of the input `selection` (ST++)."
+        "all", description="Only the reliable or the unreliable images of the input `selection` (ST++)."
     )
     min_confidence: float = Field(
         0.0, ge=0, lt=1, description="Pixels of a mask whose highest probability is below this become 255 (unknown)."
@@ -87,18 +87,18 @@ class PredictConfig(InferenceConfig):
         0.01,
         ge=0,
         lt=1,
-        description="A class whose probability stays below this in the whole picture is left out of its score maps,\n"
+        description="A class whose probability stays below this in the whole image is left out of its score maps,\n"
         "unless it wins a position (class 0, the background, is always kept).",
     )
 
     @pydantic.model_validator(mode="after")
     def _one_source(self) -> PredictConfig:
         if self.images and self.restrict_to_labels:
-            raise ValueError("restrict_to_labels needs a data set with labels; a folder of pictures has none")
+            raise ValueError("restrict_to_labels needs a data set with labels; a folder of images has none")
         if self.confidence and self.output == "probabilities":
             raise ValueError("confidence needs masks: set output to masks or both")
         if self.images and self.part != "all":
-            raise ValueError("part chooses among the pictures of a data set, but images is a folder")
+            raise ValueError("part chooses among the images of a data set, but images is a folder")
         if self.white and not self.images:
             raise ValueError("white has no effect without images (a data set says it itself: dataset.white)")
         if not self.images and not self.splits:
@@ -117,7 +117,7 @@ class PredictInputs(Inputs):
         Artifact | None,
         Input(
             ("reliability",),
-            "which pictures are reliable, for `part`",
+            "which images are reliable, for `part`",
             needed=lambda config, given: config.part != "all",
         ),
     ]
@@ -128,18 +128,18 @@ def check(config: PredictConfig, inputs: PredictInputs) -> None:
     """Checks that there are images, labels if they are needed, and a network for the same classes."""
     from stages.networks.loading import check_classes
 
-    pictures, ids = open_pictures(inputs.data, config.images, config.splits, config.white)
+    images, ids = open_images(inputs.data, config.images, config.splits, config.white)
     ids = chosen_ids(ids, config, inputs.selection)
     keep = inputs.keep
     if keep is not None and (config.output != "masks" or config.confidence):
         raise ConfigError("masks are taken over from 'keep', probabilities cannot be", "set output=masks")
     if keep is not None and not (keep.path / "masks").is_dir():
         raise ConfigError(f"artifact {keep.name!r}, given as keep, holds no masks", "make it with output=masks")
-    if config.restrict_to_labels and isinstance(pictures, Dataset):
+    if config.restrict_to_labels and isinstance(images, Dataset):
         for image_id in ids:
-            if not (pictures.tags(image_id) or pictures.possible_classes(image_id)):
+            if not (images.tags(image_id) or images.possible_classes(image_id)):
                 raise DataError(
-                    f"restrict_to_labels: picture {image_id!r} has no label, and this data set has no background: "
+                    f"restrict_to_labels: image {image_id!r} has no label, and this data set has no background: "
                     "no class may win",
                     "leave it out of the split, or predict without restrict_to_labels",
                 )
@@ -154,8 +154,8 @@ def check(config: PredictConfig, inputs: PredictInputs) -> None:
             f"the classifier knows the classes {', '.join(others)}; the segmenter {', '.join(names)}",
             "use networks that were trained on the same classes",
         )
-    if isinstance(pictures, Dataset):
-        check_classes(inputs.segmenter, pictures.class_names)
+    if isinstance(images, Dataset):
+        check_classes(inputs.segmenter, images.class_names)
 
 
 def chosen_ids(ids: list[str], config: PredictConfig, selection: Artifact | None) -> list[str]:
@@ -165,15 +165,15 @@ def chosen_ids(ids: list[str], config: PredictConfig, selection: Artifact | None
     record = selection.json("reliability.json", Reliability)
     if unranked := [image_id for image_id in ids if image_id not in record.scores]:
         raise ConfigError(
-            f"{len(unranked)} of the {len(ids)} pictures of {', '.join(config.splits)} are not ranked in "
+            f"{len(unranked)} of the {len(ids)} images of {', '.join(config.splits)} are not ranked in "
             f"{selection.name!r}: {', '.join(unranked[:5])}",
             "predict the splits that were ranked, of the data set that was ranked",
         )
     part = set(record.reliable if config.part == "reliable" else record.unreliable)
     if not (chosen := [image_id for image_id in ids if image_id in part]):
         raise ConfigError(
-            f"none of the pictures of {', '.join(config.splits)} is in the {config.part} part of {selection.name!r}",
-            "rank more pictures, or set another share",
+            f"none of the images of {', '.join(config.splits)} is in the {config.part} part of {selection.name!r}",
+            "rank more images, or set another share",
         )
     return chosen
 
@@ -192,29 +192,29 @@ def take_over(kept: Artifact | None, ids: Sequence[str], writer: Writer, main: b
 
 
 def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
-    """Predicts what is still missing; under torchrun each rank its share of the pictures."""
+    """Predicts what is still missing; under torchrun each rank its share of the images."""
     from artifacts.score_maps import ScoreMapWriter
     from stages.engine.device import describe_device, select_device
-    from stages.engine.inference import large_pictures, predict_probabilities
+    from stages.engine.inference import large_images, predict_probabilities
     from stages.networks import load_network
 
-    pictures, ids = open_pictures(inputs.data, config.images, config.splits, config.white)
+    images, ids = open_images(inputs.data, config.images, config.splits, config.white)
     ids = chosen_ids(ids, config, inputs.selection)
     if execution.rank == 0:
-        for sentence in notes_on(pictures, execution.workers):
+        for sentence in notes_on(images, execution.workers):
             execution.progress.note(sentence)
     todo = take_over(inputs.keep, ids, writer, execution.rank == 0)
     names = network_class_names(inputs.segmenter)
-    if execution.rank == 0 and (remark := large_pictures(pictures, todo, config)):
+    if execution.rank == 0 and (remark := large_images(images, todo, config)):
         execution.progress.note(remark)
     device = select_device(execution.device)
     network = load_network(inputs.segmenter).to(device)
-    allowed = _allowed(config, pictures, inputs.classifier, device, execution)
+    allowed = _allowed(config, images, inputs.classifier, device, execution)
     with ScoreMapWriter(writer, class_names=names, shard_size=SHARD_SIZE, meaning="probability") as maps:
         share, parts = _plan(config, todo, writer, maps, execution)
         with counted(writer, execution, "predict", share) as advance, ThreadPoolExecutor(2) as encoders:
             for part in parts:
-                views = predict_probabilities(network, pictures, part, config, device, workers=execution.workers)
+                views = predict_probabilities(network, images, part, config, device, workers=execution.workers)
                 for count in _save(views, config, allowed, writer, maps, encoders):
                     advance(count)
     if execution.rank == 0:
@@ -229,7 +229,7 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
         )
     return {
         "images": len(ids),
-        "splits": "own pictures" if config.images else ", ".join(config.splits),
+        "splits": "own images" if config.images else ", ".join(config.splits),
         "output": config.output,
         "device": describe_device(device),
     }
@@ -259,7 +259,7 @@ def _save(
     encoding: deque[tuple[list[Future[None]], list[tuple[str, np.ndarray, list[int], tuple[int, int]]]]] = deque()
 
     def finish() -> int:
-        # A picture's mask is whole before its score map is: a whole shard means that all its masks are there.
+        # An image's mask is whole before its score map is: a whole shard means that all its masks are there.
         futures, records = encoding.popleft()
         for future in futures:
             future.result()
@@ -287,22 +287,22 @@ def _save(
 
 
 def _allowed(
-    config: PredictConfig, pictures: Pictures, classifier: Artifact | None, device: torch.device, execution: Execution
+    config: PredictConfig, images: Images, classifier: Artifact | None, device: torch.device, execution: Execution
 ) -> list[Allowed]:
     """The sources of the classes that may win in an image: its image-level labels, a classifier, both or none."""
     from stages.localization.class_scores import class_scores
     from stages.networks import load_network
 
     sources: list[Allowed] = []
-    if config.restrict_to_labels and isinstance(pictures, Dataset):
-        dataset = pictures
+    if config.restrict_to_labels and isinstance(images, Dataset):
+        dataset = images
         sources.append(lambda ids: [dataset.possible_classes(image_id) for image_id in ids])
     if classifier is not None:
         network = load_network(classifier).to(device)
         side = classifier.recorded("config", "crop_size", int)  # as it was trained and scored
 
         def seen(ids: Sequence[str]) -> list[list[int]]:
-            scores = class_scores(network, pictures, ids, side, device, execution.workers)
+            scores = class_scores(network, images, ids, side, device, execution.workers)
             return [seen_classes(row, config.class_threshold) for row in scores]
 
         sources.append(seen)
@@ -316,12 +316,12 @@ def seen_classes(logits: np.ndarray, threshold: float) -> list[int]:
 
 
 def _in_all(allowed: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
-    """The classes of each picture that every source allows; if that leaves none, those of the first: the labels."""
+    """The classes of each image that every source allows; if that leaves none, those of the first: the labels."""
     return [sorted(set(first).intersection(*others)) or list(first) for first, *others in zip(*allowed, strict=True)]
 
 
 def _restrict(probabilities: Tensor, allowed: Sequence[Sequence[int]]) -> Tensor:
-    """(B, C, H, W), in place: probability 0 for every class that is not allowed in its picture, renormalised over the
+    """(B, C, H, W), in place: probability 0 for every class that is not allowed in its image, renormalised over the
     others.
     """
     import torch
@@ -360,7 +360,7 @@ def _masks(probabilities: Tensor, min_confidence: float) -> tuple[np.ndarray, np
 def _records(
     ids: Sequence[str], probabilities: Tensor, config: PredictConfig
 ) -> Iterator[tuple[str, np.ndarray, list[int], tuple[int, int]]]:
-    """(id, scores (K, h, w), the K classes, (H, W)) of each picture, for its score map."""
+    """(id, scores (K, h, w), the K classes, (H, W)) of each image, for its score map."""
     size = (probabilities.shape[2], probabilities.shape[3])
     if config.output == "masks":
         yield from ((image_id, np.empty(0), [], size) for image_id in ids)
@@ -381,13 +381,13 @@ def _let_win(rounded: Tensor, winners: Tensor) -> None:
     """
     import torch
 
-    pictures, rows, columns = (rounded.float().max(1).indices != winners).nonzero(as_tuple=True)
-    places = (pictures, winners[pictures, rows, columns], rows, columns)
+    images, rows, columns = (rounded.float().max(1).indices != winners).nonzero(as_tuple=True)
+    places = (images, winners[images, rows, columns], rows, columns)
     rounded[places] = (rounded[places].view(torch.int16) + 1).view(torch.float16)  # of numbers above 0, the next one
 
 
 def _write(writer: Writer, image_id: str, mask: np.ndarray, confidence: np.ndarray | None) -> None:
-    if confidence is not None:  # before the mask, which says that the picture is done
+    if confidence is not None:  # before the mask, which says that the image is done
         with writer.item(f"confidence/{image_id}.png") as temporary:
             write_mask(temporary, confidence)
     with writer.item(f"masks/{image_id}.png") as temporary:

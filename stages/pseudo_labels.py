@@ -3,7 +3,7 @@
     semiseg predict --split weak --output masks --set confidence=true --name guesses
     semiseg pseudo-labels --predictions guesses --set share=0.4
 
-Of each predicted class the same share of pixels is kept, the most confident ones over all pictures, so that rare and
+Of each predicted class the same share of pixels is kept, the most confident ones over all images, so that rare and
 hard classes are not lost to one threshold (Zou et al., ECCV 2018; DMT: Feng et al., 2022). The others become 255.
 The result has `masks/<id>.png`, the confidences, `confidence/<id>.png` (see artifacts.confidence), and the predictions'
 `classes.json`.
@@ -42,7 +42,7 @@ class PseudoLabelsConfig(Config):
 
 @dataclass(frozen=True)
 class Selection:
-    """What a process needs to select the pixels of a picture; travels to it once."""
+    """What a process needs to select the pixels of an image; travels to it once."""
 
     masks: Path
     confidences: Path
@@ -51,7 +51,7 @@ class Selection:
 
 
 def histogram(task: tuple[Path, Path, int], image_id: str) -> np.ndarray:
-    """int64 (256, 256): pixels of each class and index of a confidence in one picture."""
+    """int64 (256, 256): pixels of each class and index of a confidence in one image."""
     masks, confidences, num_classes = task
     mask = read_mask(masks / f"{image_id}.png", num_classes)
     confidence = read_mask(confidences / f"{image_id}.png", size=(mask.shape[1], mask.shape[0]))
@@ -75,7 +75,7 @@ def thresholds(counts: np.ndarray, config: PseudoLabelsConfig) -> np.ndarray:
 
 
 def select_pixels(task: Selection, image_id: str) -> tuple[int, int]:
-    """Writes the mask and the confidences of one picture; returns (pixels kept, pixels labelled before)."""
+    """Writes the mask and the confidences of one image; returns (pixels kept, pixels labelled before)."""
     mask = read_mask(task.masks / f"{image_id}.png")
     confidence = read_mask(task.confidences / f"{image_id}.png", size=(mask.shape[1], mask.shape[0]))
     known = mask != IGNORE

@@ -3,8 +3,8 @@
     semiseg train --method supervised --set snapshots=3 --name teacher
     semiseg reliability --segmenter teacher
 
-A picture whose mask changed little while the network trained is likely to have a good one (Yang et al., CVPR 2022).
-The result, `reliability.json`, holds the score of every picture, and the ids of the reliable and of the
+An image whose mask changed little while the network trained is likely to have a good one (Yang et al., CVPR 2022).
+The result, `reliability.json`, holds the score of every image, and the ids of the reliable and of the
 unreliable part; `predict` takes it as `selection`.
 """
 
@@ -23,7 +23,7 @@ from artifacts.errors import ArtifactError, ConfigError
 from artifacts.item_shapes import some
 from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage, has_snapshots
-from stages.data.pictures import pictures_of_splits
+from stages.data.images import images_of_splits
 from stages.engine.config import InferenceConfig
 from stages.parallel.share import counted, share_of
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-PART = 200  # pictures between two records: what a killed run predicts again, and a rank's share
+PART = 200  # images between two records: what a killed run predicts again, and a rank's share
 
 
 class ReliabilityConfig(InferenceConfig):
-    """Which pictures are ranked, and how many of them count as reliable."""
+    """Which images are ranked, and how many of them count as reliable."""
 
     splits: tuple[Split, ...] = Field(
-        ("weak", "unlabelled"), min_length=1, description="Splits whose pictures are ranked."
+        ("weak", "unlabelled"), min_length=1, description="Splits whose images are ranked."
     )
     snapshots: int = Field(
         3,
@@ -46,7 +46,7 @@ class ReliabilityConfig(InferenceConfig):
         description="How many of the training's weights are compared, evenly spaced, the last among them (ST++: 3).",
     )
     share: float = Field(
-        0.5, gt=0, lt=1, description="Share of the pictures that count as reliable, rounded down (ST++: 0.5)."
+        0.5, gt=0, lt=1, description="Share of the images that count as reliable, rounded down (ST++: 0.5)."
     )
 
 
@@ -61,7 +61,7 @@ class ReliabilityInputs(Inputs):
 def check(config: ReliabilityConfig, inputs: ReliabilityInputs) -> None:
     from stages.networks.loading import check_classes, snapshots_of
 
-    dataset, _ = pictures_of_splits(inputs.data, config.splits)
+    dataset, _ = images_of_splits(inputs.data, config.splits)
     segmenter = inputs.segmenter
     if not snapshots_of(segmenter):
         raise ConfigError(
@@ -71,9 +71,9 @@ def check(config: ReliabilityConfig, inputs: ReliabilityInputs) -> None:
     check_classes(segmenter, dataset.class_names)
 
 
-def reliable_count(share: float, pictures: int) -> int:
-    """How many pictures are reliable: the share rounded down, n // 2 for a half as in the authors' code."""
-    return math.floor(share * pictures + 1e-9)  # .29 of 100 must give 29, but floating point gives 28.999999999999996
+def reliable_count(share: float, images: int) -> int:
+    """How many images are reliable: the share rounded down, n // 2 for a half as in the authors' code."""
+    return math.floor(share * images + 1e-9)  # .29 of 100 must give 29, but floating point gives 28.999999999999996
 
 
 def evenly_spaced(files: Sequence[str], count: int) -> list[str]:
@@ -84,7 +84,7 @@ def evenly_spaced(files: Sequence[str], count: int) -> list[str]:
 
 
 def agreement(first: Tensor, second: Tensor, num_classes: int) -> Tensor:
-    """Mean IoU of two class maps (B, H, W), picture by picture, over the classes that occur in either: (B,)."""
+    """Mean IoU of two class maps (B, H, W), image by image, over the classes that occur in either: (B,)."""
     import torch
 
     pairs = (first * num_classes + second).flatten(1)  # (B, pixels)
@@ -98,18 +98,18 @@ def agreement(first: Tensor, second: Tensor, num_classes: int) -> Tensor:
 
 
 def run(config: ReliabilityConfig, inputs: ReliabilityInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
-    """Scores what is still missing; under torchrun each rank its share of the pictures."""
+    """Scores what is still missing; under torchrun each rank its share of the images."""
     from stages.engine.device import select_device
     from stages.engine.distributed import barrier
     from stages.networks import load_network
     from stages.networks.loading import snapshots_of
 
-    dataset, ids = pictures_of_splits(inputs.data, config.splits)
+    dataset, ids = images_of_splits(inputs.data, config.splits)
     segmenter = inputs.segmenter
     device = select_device(execution.device)
     files = evenly_spaced([*snapshots_of(segmenter).values(), "weights.pt"], config.snapshots)
     networks = [load_network(segmenter, file).to(device) for file in files]
-    # record -> the pictures whose scores it holds, the same for any number of processes
+    # record -> the images whose scores it holds, the same for any number of processes
     records = {f"{SCRATCH}/scores-{first}.json": ids[first : first + PART] for first in range(0, len(ids), PART)}
     mine = share_of([*records], execution, writer.has, lambda record: len(records[record]))
     with counted(writer, execution, "reliability", mine) as advance:
@@ -151,9 +151,9 @@ def _scores(
     execution: Execution,
 ) -> dict[str, float]:
     """id -> mean over the earlier networks of the agreement with the last one."""
-    from stages.engine.inference import large_pictures, predict_probabilities
+    from stages.engine.inference import large_images, predict_probabilities
 
-    if remark := large_pictures(dataset, ids, config):
+    if remark := large_images(dataset, ids, config):
         execution.progress.note(remark)
     totals = dict.fromkeys(ids, 0.0)
     # all networks get the images in the same order and batches
@@ -173,7 +173,7 @@ def _scores(
 STAGE = Stage(
     name="reliability",
     version=2,
-    summary="Rank unlabelled pictures by how little their masks changed while a network trained (ST++).",
+    summary="Rank unlabelled images by how little their masks changed while a network trained (ST++).",
     config=ReliabilityConfig,
     inputs=ReliabilityInputs,
     output="reliability",

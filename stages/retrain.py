@@ -2,7 +2,7 @@
 
     semiseg retrain --segmenter dsrg --set labels=estimated
 
-`labels: estimated` is DSRG's "Retrain" (Huang et al., CVPR 2018: masks for all training pictures, then full
+`labels: estimated` is DSRG's "Retrain" (Huang et al., CVPR 2018: masks for all training images, then full
 supervision); `mixed` and `oversampled` are plain self-training in addition to exact masks. The result is a segmenter,
 with the masks it was trained on.
 """
@@ -26,7 +26,7 @@ from stages.methods.settings.supervised import SupervisedSettings
 
 
 class RetrainConfig(Config):
-    """Which pictures are labelled and how, and the training on these masks."""
+    """Which images are labelled and how, and the training on these masks."""
 
     labels: Literal["estimated", "mixed", "oversampled"] = Field(
         "oversampled",
@@ -38,9 +38,9 @@ class RetrainConfig(Config):
         min_length=1,
         description="Splits that get estimated masks (DSRG: train and weak, labels: estimated).",
     )
-    inference: InferenceConfig = Field(InferenceConfig(), description="How the pictures are predicted.")
+    inference: InferenceConfig = Field(InferenceConfig(), description="How the images are predicted.")
     restrict_to_labels: bool = Field(
-        True, description="Only background and the picture's image-level labels may win. Helps if the labels are right."
+        True, description="Only background and the image's image-level labels may win. Helps if the labels are right."
     )
     crf: CrfConfig | None = Field(CrfConfig(), description="The dense CRF on the predictions; null: none.")
     min_confidence: float = Field(
@@ -59,7 +59,7 @@ METHOD_LABELS = {"estimated": "weak", "mixed": "mixed", "oversampled": "oversamp
 @dataclass(frozen=True)
 class RetrainInputs(Inputs):
     data: Annotated[Artifact, Input(("dataset",), "the data set", default=("data",))]
-    segmenter: Annotated[Artifact, Input(("segmenter",), "the segmenter that labels the pictures", default=("dsrg",))]
+    segmenter: Annotated[Artifact, Input(("segmenter",), "the segmenter that labels the images", default=("dsrg",))]
 
 
 def check(config: RetrainConfig, inputs: RetrainInputs) -> None:
@@ -79,7 +79,7 @@ def check(config: RetrainConfig, inputs: RetrainInputs) -> None:
 def run(config: RetrainConfig, inputs: RetrainInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     from stages.engine import distributed
     from stages.engine.device import select_device
-    from stages.localization.estimated_masks import Refiner, label_pictures
+    from stages.localization.estimated_masks import Refiner, label_images
     from stages.methods.training import label_sources, train_network
     from stages.networks import load_network
 
@@ -94,7 +94,7 @@ def run(config: RetrainConfig, inputs: RetrainInputs, writer: Writer, execution:
         max_pixels=(config.crf or CrfConfig()).max_pixels,
         min_confidence=config.min_confidence,
     )
-    label_pictures(load_network(inputs.segmenter).to(device), ids, refiner, config.inference, device, execution)
+    label_images(load_network(inputs.segmenter).to(device), ids, refiner, config.inference, device, execution)
     distributed.barrier()  # every process trains on the masks of all
     training = config.training.model_copy(
         update={"method": SupervisedSettings.model_validate({"labels": METHOD_LABELS[config.labels]})}
@@ -109,7 +109,7 @@ def run(config: RetrainConfig, inputs: RetrainInputs, writer: Writer, execution:
 STAGE = Stage(
     name="retrain",
     version=2,
-    summary="Label pictures with a trained segmenter and train a fresh one on the masks.",
+    summary="Label images with a trained segmenter and train a fresh one on the masks.",
     config=RetrainConfig,
     inputs=RetrainInputs,
     output="segmenter",

@@ -38,8 +38,8 @@ from stages.localization.seeds_config import (
 from stages.parallel.processes import one_thread, process_pool
 from stages.parallel.share import counted, images_of, share_of
 
-CHUNK = 16  # pictures a pool process takes at a time
-SHARD_SIZE = 500  # pictures in one file of class-activation maps
+CHUNK = 16  # images a pool process takes at a time
+SHARD_SIZE = 500  # images in one file of class-activation maps
 
 
 def _classifier_needed(config: SeedsConfig, given: Collection[str]) -> bool:
@@ -79,7 +79,7 @@ def check(config: SeedsConfig, inputs: SeedsInputs) -> None:
         missing = [image_id for image_id in ids if not (background.folder / f"{image_id}.png").is_file()]
         if missing:
             raise DataError(
-                f"{background.folder} has no saliency map for {len(missing)} of {len(ids)} pictures, "
+                f"{background.folder} has no saliency map for {len(missing)} of {len(ids)} images, "
                 f"e.g. {missing[0]}.png",
                 "add the files, or choose another labels.background.kind, such as saliency",
             )
@@ -92,7 +92,7 @@ def _check_maps(config: SeedsConfig, maps: Artifact, class_names: Sequence[str],
     _same_classes(earlier.class_names, class_names, f"maps {maps.name!r}")
     if missing := sorted(set(ids) - set(earlier.ids)):
         raise ArtifactError(
-            f"maps {maps.name!r} has no class-activation maps for {len(missing)} of {len(ids)} pictures, "
+            f"maps {maps.name!r} has no class-activation maps for {len(missing)} of {len(ids)} images, "
             f"e.g. {missing[0]}",
             "choose the splits it was made for, or compute the maps: leave out --maps",
         )
@@ -106,8 +106,8 @@ def _check_maps(config: SeedsConfig, maps: Artifact, class_names: Sequence[str],
         )
 
 
-def large_pictures(dataset: Any, ids: Sequence[str], max_pixels: int) -> int:
-    """How many of the pictures have more pixels than that."""
+def large_images(dataset: Any, ids: Sequence[str], max_pixels: int) -> int:
+    """How many of the images have more pixels than that."""
     sizes = (dataset.size(image_id) for image_id in ids)
     return sum(height * width > max_pixels for height, width in sizes)
 
@@ -136,10 +136,10 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     same = maps.path if maps and _same_saliency(config, maps) else None
     job = LabelJob(inputs.data.path, writer, config.labels, same, config.max_pixels)
     source = _Source(config, inputs, dataset, execution)
-    if execution.rank == 0 and (large := large_pictures(dataset, everything, config.max_pixels)):
+    if execution.rank == 0 and (large := large_images(dataset, everything, config.max_pixels)):
         execution.progress.note(
-            f"{large:,} of {len(everything):,} pictures have more than {config.max_pixels:,} pixels: a copy of so many "
-            "pixels stands for each (max_pixels); maps and labels have the picture's size"
+            f"{large:,} of {len(everything):,} images have more than {config.max_pixels:,} pixels: a copy of so many "
+            "pixels stands for each (max_pixels); maps and labels have the image's size"
         )
 
     scores = ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE)
@@ -212,7 +212,7 @@ class _Source:
         )
 
     def _fitting(self, found: Any) -> Any:
-        """Earlier maps of a picture; ArtifactError when they are not of its labels and its size."""
+        """Earlier maps of an image; ArtifactError when they are not of its labels and its size."""
         labels, size = self.dataset.tags(found.image_id), tuple(self.dataset.size(found.image_id))
         if (tuple(found.classes.tolist()), found.size) != (labels, size):
             made, wanted = (", ".join(self.dataset.class_names[c] for c in ids) for ids in (found.classes, labels))
@@ -265,7 +265,7 @@ class _Source:
 
 @functools.lru_cache(maxsize=1)
 def _opened(data: Path) -> Any:
-    """The data set, which a process of the pool opens once for all its pictures."""
+    """The data set, which a process of the pool opens once for all its images."""
     from artifacts.dataset import Dataset
 
     return Dataset(data)
@@ -273,7 +273,7 @@ def _opened(data: Path) -> Any:
 
 @dataclass(frozen=True)
 class LabelJob:
-    """What a pool process needs to make saliency and label maps of pictures known by id. Loads no torch.
+    """What a pool process needs to make saliency and label maps of images known by id. Loads no torch.
 
     Label maps are always made of what is stored (float16 scores, 8-bit saliency), so a run that was cut off and
     continued writes the same bytes.

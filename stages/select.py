@@ -23,11 +23,11 @@ from artifacts.dataset import Dataset, Split
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage, has_snapshots
-from stages.data.pictures import pictures_of_splits
+from stages.data.images import images_of_splits
 from stages.engine.config import InferenceConfig
 from stages.parallel.share import counted, share_of
 
-PART = 200  # pictures of a snapshot between two records: what a killed run scores again, and a rank's share
+PART = 200  # images of a snapshot between two records: what a killed run scores again, and a rank's share
 
 
 class SelectConfig(InferenceConfig):
@@ -35,7 +35,7 @@ class SelectConfig(InferenceConfig):
 
     splits: tuple[Split, ...] = Field(
         (),
-        description="Splits with masks. Empty: holdout, the labelled pictures set aside (prepare-data), where there "
+        description="Splits with masks. Empty: holdout, the labelled images set aside (prepare-data), where there "
         "are any, else val.\nval, as in most papers: the figure on val is then optimistic.",
     )
 
@@ -59,10 +59,10 @@ def check(config: SelectConfig, inputs: SelectInputs) -> None:
     from stages.networks.loading import check_classes, snapshots_of
 
     splits = choose_splits(config, inputs.data)
-    dataset, ids = pictures_of_splits(inputs.data, splits)
+    dataset, ids = images_of_splits(inputs.data, splits)
     if without := [image_id for image_id in ids if not dataset.has_mask(image_id)]:
         raise DataError(
-            f"{len(without)} of the {len(ids)} pictures of {', '.join(splits)} have no mask: {', '.join(without[:5])}",
+            f"{len(without)} of the {len(ids)} images of {', '.join(splits)} have no mask: {', '.join(without[:5])}",
             "choose on a split that has masks",
         )
     segmenter = inputs.segmenter
@@ -75,21 +75,21 @@ def check(config: SelectConfig, inputs: SelectInputs) -> None:
 
 
 def run(config: SelectConfig, inputs: SelectInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
-    """Scores what is still missing; under torchrun each rank its share of the pictures of every snapshot."""
+    """Scores what is still missing; under torchrun each rank its share of the images of every snapshot."""
     from stages.engine.device import select_device
     from stages.engine.distributed import barrier
-    from stages.engine.inference import large_pictures, predict_probabilities
+    from stages.engine.inference import large_images, predict_probabilities
     from stages.evaluation.confusion import ConfusionMatrix
     from stages.networks import load_network
     from stages.networks.loading import snapshots_of
 
     splits = choose_splits(config, inputs.data)
-    dataset, ids = pictures_of_splits(inputs.data, splits)
+    dataset, ids = images_of_splits(inputs.data, splits)
     segmenter = inputs.segmenter
     device = select_device(execution.device)
     last = segmenter.recorded("summary", "iterations", int)
     files = {**snapshots_of(segmenter), last: "weights.pt"}
-    if execution.rank == 0 and (remark := large_pictures(dataset, ids, config)):
+    if execution.rank == 0 and (remark := large_images(dataset, ids, config)):
         execution.progress.note(remark)
     parts = {(step, first): ids[first : first + PART] for step in files for first in range(0, len(ids), PART)}
     mine = share_of([*parts], execution, lambda part: writer.has(_record(*part)), lambda part: len(parts[part]))
@@ -125,7 +125,7 @@ def run(config: SelectConfig, inputs: SelectInputs, writer: Writer, execution: E
 
 
 def _record(step: int, first: int) -> str:
-    """The file of the counts of one snapshot in the pictures from `first` on, the same for any number of processes."""
+    """The file of the counts of one snapshot in the images from `first` on, the same for any number of processes."""
     return f"{SCRATCH}/counts-{step}-{first}.json"
 
 

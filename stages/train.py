@@ -22,7 +22,7 @@ class TrainInputs(Inputs):
         Artifact | None,
         Input(
             ("masks", "predictions", "seeds", "refined"),
-            "estimated masks of the weak pictures",
+            "estimated masks of the weak images",
             default=("weak-labels", "masks"),
             needed=lambda config, given: "weak_labels" in config.method.inputs(),
             made_by=lambda config: config.method.labels_from,

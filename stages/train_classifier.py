@@ -40,7 +40,7 @@ def run(
     without_label = [image_id for image_id in ids if not dataset.tags(image_id)]
     if len(without_label) == len(ids) and "tags" in config.method.card.uses:
         raise DataError(
-            f"no picture of the splits {', '.join(config.splits)} has an image-level label",
+            f"no image of the splits {', '.join(config.splits)} has an image-level label",
             "prepare the data with labels (--set tag_source=...)",
         )
     sources = Sources(

@@ -37,10 +37,10 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder with real pictures and weights; the test is skipped where the environment names none."""
+    """The folder with real images and weights; the test is skipped where the environment names none."""
     folder = os.environ.get("SEMISEG_TEST_DATA")
     if not folder:
-        pytest.skip("SEMISEG_TEST_DATA names no folder with real pictures and weights")
+        pytest.skip("SEMISEG_TEST_DATA names no folder with real images and weights")
     if not Path(folder).is_dir():
         pytest.skip(f"SEMISEG_TEST_DATA names {folder}, which is not a folder")
     return Path(folder)

@@ -18,7 +18,7 @@ from stages.refiners import REFINERS
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 ALL = {**METHODS, **REFINERS}
 BLOCK = re.compile(r"<!-- (cards|formula of ([a-z0-9-]+)) -->\n.*?<!-- end -->", re.DOTALL)
-USES = {"masks": "masks", "tags": "image labels", "pictures": "images alone"}
+USES = {"masks": "masks", "tags": "image labels", "images": "images alone"}
 
 
 def updated(text: str) -> str:

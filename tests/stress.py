@@ -38,7 +38,7 @@ from stages.pipeline.run_stage import run_stage
 ITEMS = 12
 MOST_KILLS = 8  # a round, then it runs through
 
-# Every real stage, in order, on a data set of a few pictures: (stage, artifact name, config).
+# Every real stage, in order, on a data set of a few images: (stage, artifact name, config).
 REAL: list[tuple[str, str, dict[str, Any]]] = [
     ("prepare-data", "data", {"dataset": {"name": "shapes", "train": 8, "weak": 12, "val": 8, "long_side": 64}}),
     ("train-classifier", "classifier", {"network": "tiny", "iterations": 12, "batch_size": 4, "crop_size": 48}),

@@ -29,7 +29,7 @@ from artifacts.text import named
 from stages.contract import Execution
 from stages.data.findings import Finding, Looked, Report, gather, in_order, of_all
 from stages.data.lists.id_lists import check_disjoint
-from stages.data.photographs import Picture, look_at
+from stages.data.photographs import ImageFile, look_at
 from stages.data.pixels import HINTS, REMARKS
 from stages.data.preparation import (
     check_mask_size,
@@ -108,14 +108,14 @@ def _of_prepared_lists(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _exchanged(dataset: Dataset, looked: Mapping[str, Looked]) -> Iterator[Finding]:
-    """Whether the pictures' files have the recorded sizes in bytes; reported only if all of them exist."""
+    """Whether the images' files have the recorded sizes in bytes; reported only if all of them exist."""
     recorded = dataset.facts.get("images_sha256_of_id_and_bytes")
     if not recorded or dataset.facts.get("converted_images") or not all(one.digest for one in looked.values()):
         return
     if digest_images({image_id: one.file_bytes for image_id, one in looked.items()}) != recorded:
         yield Finding(
             "exchanged",
-            "the sizes of the pictures' files have changed since the data set was made",
+            "the sizes of the images' files have changed since the data set was made",
             "put the old files back, or run prepare-data again, so that results record what they were made from",
         )
 
@@ -150,7 +150,7 @@ def look_raw(raw: RawDataset, item: tuple[str, Any]) -> Looked:
     """Decode an image and its mask as prepare-data does. item: (id, its entry of `RawDataset.masks` or None)."""
     image_id, entry = item
     findings: list[Finding] = []
-    path, picture, mask = raw.image(image_id), None, None
+    path, image, mask = raw.image(image_id), None, None
     looked = look_at_file(path, image_id)
     if entry is not None:
         with gather(findings, "mask", entry, image_id):
@@ -163,21 +163,21 @@ def look_raw(raw: RawDataset, item: tuple[str, Any]) -> Looked:
     if not any(finding.is_problem for finding in looked.findings):
         with gather(findings, "image", path, image_id):
             shape = None if mask is None else mask.shape
-            picture = look_at(path, shape, raw.photographs, raw.exif, decode=True, white=raw.white)
-            findings += _of_reading(picture, path, image_id)
-    if picture is not None and mask is not None:
+            image = look_at(path, shape, raw.photographs, raw.exif, decode=True, white=raw.white)
+            findings += _of_reading(image, path, image_id)
+    if image is not None and mask is not None:
         with gather(findings, "mask", entry, image_id):
-            check_mask_size(entry, mask.shape, picture.size)
-    if picture is not None and picture.ambiguous:
+            check_mask_size(entry, mask.shape, image.size)
+    if image is not None and image.ambiguous:
         what = f"{path} is turned by EXIF; it is square, so that its mask fits with and without the turn"
         hint = "look at it in the contact sheet, then set dataset.exif (apply or ignore)"
         findings.append(Finding("turned", what, hint, str(path), image_id, is_problem=False))
     return replace(looked, findings=(*looked.findings, *findings), values=_values(mask))
 
 
-def _of_reading(picture: Picture, path: Path, image_id: str) -> Iterator[Finding]:
-    """Remarks on a picture that may have been read differently from how it was meant."""
-    for kind, found in picture.remarks.items():
+def _of_reading(image: ImageFile, path: Path, image_id: str) -> Iterator[Finding]:
+    """Remarks on an image that may have been read differently from how it was meant."""
+    for kind, found in image.remarks.items():
         what = f"{path} ({REMARKS[kind]})" + (f": {found}" if found else "")
         yield Finding(f"read-{kind}", what, HINTS.get(kind, ""), str(path), image_id, is_problem=False)
 
@@ -209,7 +209,7 @@ def _choose_splits(
 
 
 def _of_raw_lists(raw: RawDataset, splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
-    """Ids that are invalid, that lack their picture or mask, or that are both trained on and scored."""
+    """Ids that are invalid, that lack their image or mask, or that are both trained on and scored."""
     add = "add the file, or take the id from the list"
     for split, ids in splits.items():
         for image_id in ids:
@@ -218,7 +218,7 @@ def _of_raw_lists(raw: RawDataset, splits: Mapping[str, Sequence[str]]) -> Itera
                 check_image_id(image_id)
             yield from findings
             if image_id not in raw.images:
-                what = f"id {image_id} in split {split!r} has no picture below {raw.root}"
+                what = f"id {image_id} in split {split!r} has no image below {raw.root}"
                 yield Finding("missing-image", what, add, image_id=image_id)
             if split in MASKED and image_id not in raw.masks:
                 yield Finding("missing-mask", f"id {image_id} in split {split!r} has no mask", add, image_id=image_id)
@@ -289,16 +289,16 @@ def _message(source: TagSource, ids: Sequence[str]) -> str | None:
 
 
 def look_at_file(path: Path, image_id: str) -> Looked:
-    """The file of a picture: whether it has bytes, and whether they are of the type that its name says."""
+    """The file of an image: whether it has bytes, and whether they are of the type that its name says."""
     try:
         data = path.read_bytes()
     except OSError:
-        return Looked((), str(path))  # reading the picture says why
+        return Looked((), str(path))  # reading the image says why
     if not data:
         empty = Finding("image", f"image {path} is empty (0 bytes)", _AGAIN, str(path), image_id)
         return Looked((empty,), str(path))
     findings = []
-    with contextlib.suppress(Exception):  # reading the picture says why
+    with contextlib.suppress(Exception):  # reading the image says why
         with open_image(io.BytesIO(data)) as opened:
             kind, mode = opened.format, opened.mode
         if kind not in FORMATS.get(path.suffix.lower(), (kind,)):

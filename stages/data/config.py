@@ -232,7 +232,7 @@ class CocoConfig(DatasetSettings):
     )
 
     unlabelled: bool = Field(
-        False, description="Take the 123,403 pictures of unlabeled2017, which have no annotations, as split unlabelled."
+        False, description="Take the 123,403 images of unlabeled2017, which have no annotations, as split unlabelled."
     )
 
     @field_validator("year", mode="before")
@@ -243,7 +243,7 @@ class CocoConfig(DatasetSettings):
     @model_validator(mode="after")
     def _unlabelled_is_of_2017(self) -> CocoConfig:
         if self.unlabelled and self.year != "2017":
-            raise ValueError("unlabelled has no effect with year 2014: the pictures are those of 2017")
+            raise ValueError("unlabelled has no effect with year 2014: the images are those of 2017")
         return self
 
 
@@ -271,15 +271,15 @@ class PascalContextConfig(DatasetSettings):
 
 
 class FolderConfig(DatasetSettings):
-    """Your own pictures: a folder of images, and masks, labels or nothing for each of them."""
+    """Your own images: a folder of images, and masks, labels or nothing for each of them."""
 
     name: Literal["folder"] = "folder"
     reader: ClassVar[str] = "folder"
-    images: str = Field(description="Folder of pictures; the id of one is its file name without suffix.")
+    images: str = Field(description="Folder of images; the id of one is its file name without suffix.")
     masks: str = Field(
         "",
         description="Folder of masks of the same file names (PNG of class ids or of colours, LabelMe or Supervisely "
-        "JSON), a COCO JSON file or a CVAT XML file. Pictures without a mask become weak (with labels) or unlabelled.",
+        "JSON), a COCO JSON file or a CVAT XML file. Images without a mask become weak (with labels) or unlabelled.",
     )
     mask_format: Literal["auto", "ids", "colours", "binary", "labelme", "coco", "cvat", "supervisely"] = Field(
         "auto", description="How masks are read; auto looks at the masks, and prints what it found."
@@ -295,10 +295,10 @@ class FolderConfig(DatasetSettings):
     uncertain_labels: Literal["refuse", "absent", "present"] = Field(
         "refuse", description="What marks such as -1, ? and nan in a column of `labels` mean."
     )
-    unlabelled: str = Field("", description="Folder of further pictures without any label.")
+    unlabelled: str = Field("", description="Folder of further images without any label.")
     val: str = Field(
         "0.2",
-        description="Pictures with masks to evaluate on: a list file, a number, or a fraction (drawn with val_seed).",
+        description="Images with masks to evaluate on: a list file, a number, or a fraction (drawn with val_seed).",
     )
     val_seed: int = Field(0, ge=0, description="Seed of that draw.")
     exif: Literal["auto", "apply", "ignore"] = Field(
@@ -308,7 +308,7 @@ class FolderConfig(DatasetSettings):
     white: float = Field(
         0,
         ge=0,
-        description="The value of white in pictures with more than 8 bits a channel (4095 for 12 bits, 1 for floats "
+        description="The value of white in images with more than 8 bits a channel (4095 for 12 bits, 1 for floats "
         "of 0..1). 0: as the file declares; else 65535, and for floats the first of 1, 255, 65535 that holds them.",
     )
 

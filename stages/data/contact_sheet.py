@@ -26,9 +26,9 @@ from artifacts.dataset import MASKED, SPLITS, Dataset
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE
 
-COUNT = 24  # pictures on a sheet
+COUNT = 24  # images on a sheet
 COLUMNS = 6
-TILE = 232  # width of a picture's place, in pixels
+TILE = 232  # width of an image's place, in pixels
 GAP, MARGIN = 22, 36
 SHARES = {
     "train": 10,
@@ -37,7 +37,7 @@ SHARES = {
     "weak": 6,
     "unlabelled": 1,
     "test": 1,
-}  # of 24 pictures; masks are what there is to see
+}  # of 24 images; masks are what there is to see
 
 INK, FAINT, PAPER, BED = "#1f2328", "#636c76", "#ffffff", "#eef0f2"
 CHIPS = {  # split -> ground and ink of its name
@@ -52,7 +52,7 @@ OPACITY = 0.5  # of a class's colour on its pixels; its outline has the full col
 
 
 def write_contact_sheet(dataset: Dataset, path: Path, count: int = COUNT, seed: int = 0) -> None:
-    """Write the sheet as PNG, whole or not at all. DataError if no picture can be read, OSError for a failed write."""
+    """Write the sheet as PNG, whole or not at all. DataError if no image can be read, OSError for a failed write."""
     sheet = contact_sheet(dataset, count, seed)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
@@ -63,14 +63,14 @@ def write_contact_sheet(dataset: Dataset, path: Path, count: int = COUNT, seed: 
 
 
 def contact_sheet(dataset: Dataset, count: int = COUNT, seed: int = 0) -> Image.Image:
-    """The sheet, RGB: heading, legend of the class colours, and up to `count` pictures.
+    """The sheet, RGB: heading, legend of the class colours, and up to `count` images.
 
-    A picture that cannot be read is replaced by a note; DataError if none can be read.
+    An image that cannot be read is replaced by a note; DataError if none can be read.
     """
-    tiles = [_tile(dataset, split, image_id) for split, image_id in choose_pictures(dataset, count, seed)]
-    if tiles and all(tile.picture is None for tile in tiles):
-        raise DataError(f"none of {len(tiles)} pictures can be read: {tiles[0].problem}", "semiseg check-data")
-    height = _picture_height(tiles)
+    tiles = [_tile(dataset, split, image_id) for split, image_id in choose_images(dataset, count, seed)]
+    if tiles and all(tile.image is None for tile in tiles):
+        raise DataError(f"none of {len(tiles)} images can be read: {tiles[0].problem}", "semiseg check-data")
+    height = _image_height(tiles)
     legend = _Legend(dataset)
     columns = COLUMNS if len(tiles) > COLUMNS else max(3, len(tiles))
     width = 2 * MARGIN + columns * (TILE + GAP) - GAP
@@ -83,19 +83,19 @@ def contact_sheet(dataset: Dataset, count: int = COUNT, seed: int = 0) -> Image.
     for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
         left, top = MARGIN + column * (TILE + GAP), MARGIN + head + row * step
-        _draw_picture(sheet, draw, tile, dataset, (left, top), height)
+        _draw_image(sheet, draw, tile, dataset, (left, top), height)
         _draw_caption(draw, tile, dataset, (left, top + height + 7))
     return sheet
 
 
-# ------------------------------------------------------------------------------------------------- which pictures
+# ------------------------------------------------------------------------------------------------- which images
 
 
-def choose_pictures(dataset: Dataset, count: int = COUNT, seed: int = 0) -> list[tuple[str, str]]:
-    """(split, id) of the pictures to show: those of a split together, sorted by id.
+def choose_images(dataset: Dataset, count: int = COUNT, seed: int = 0) -> list[tuple[str, str]]:
+    """(split, id) of the images to show: those of a split together, sorted by id.
 
     Each split gets its share of the places; places that a small split leaves go to the others. In a split, the class
-    chosen least so far gets its next picture by seeded rank. While more classes than places are left, pictures with
+    chosen least so far gets its next image by seeded rank. While more classes than places are left, images with
     several new classes are preferred, so that every class is shown if possible.
     """
     places = share_places({split: len(ids) for split, ids in dataset.splits.items() if ids}, count)
@@ -127,18 +127,18 @@ def share_places(sizes: Mapping[str, int], count: int) -> dict[str, int]:
 
 
 class _Queue:
-    """The pictures of a split in seeded order, by class."""
+    """The images of a split in seeded order, by class."""
 
     def __init__(self, classes: Mapping[str, Collection[int]], seed: int) -> None:
         self.classes = classes
-        self.waiting: dict[int | None, deque[str]] = {}  # None: all pictures
+        self.waiting: dict[int | None, deque[str]] = {}  # None: all images
         for image_id in sorted(classes, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest()):
             for class_id in (None, *classes[image_id]):
                 self.waiting.setdefault(class_id, deque()).append(image_id)
         self.taken: set[str] = set()
 
     def take(self, seen: Mapping[int, int], unseen: Collection[int], wanted: int) -> str:
-        """A picture of the class seen least; the first one with `wanted` unseen classes, or the one with most."""
+        """An image of the class seen least; the first one with `wanted` unseen classes, or the one with most."""
         there = [class_id for class_id in self.waiting if class_id is not None and self._candidates(class_id, 1)]
         rarest = min(there, key=lambda class_id: (seen.get(class_id, 0), class_id)) if there else None
         new = {i: len(set(self.classes[i]) & set(unseen)) for i in self._candidates(rarest, 256)}
@@ -153,14 +153,14 @@ class _Queue:
         return list(itertools.islice((i for i in waiting if i not in self.taken), most))
 
 
-# ------------------------------------------------------------------------------------------------- one picture
+# ------------------------------------------------------------------------------------------------- one image
 
 
 @dataclass(frozen=True)
 class _Tile:
     split: str
     image_id: str
-    picture: np.ndarray | None  # RGB uint8 (H, W, 3); None where it cannot be read
+    image: np.ndarray | None  # RGB uint8 (H, W, 3); None where it cannot be read
     mask: np.ndarray | None  # uint8 (H, W)
     labels: tuple[int, ...] | None  # None: not known, or not shown
     problem: str = ""
@@ -170,30 +170,30 @@ def _tile(dataset: Dataset, split: str, image_id: str) -> _Tile:
     known = split in (*MASKED, "weak") and dataset.has_tags(image_id)
     labels = dataset.tags(image_id) if known else None
     try:
-        picture = dataset.image(image_id)
+        image = dataset.image(image_id)
         mask = dataset.mask(image_id) if split in MASKED else None
-        if mask is not None and mask.shape != picture.shape[:2]:
-            raise DataError(f"the mask of {image_id} has a size different from its picture's")
+        if mask is not None and mask.shape != image.shape[:2]:
+            raise DataError(f"the mask of {image_id} has a size different from its image's")
     except DataError as error:
         return _Tile(split, image_id, None, None, labels, error.message)
-    return _Tile(split, image_id, picture, mask, labels)
+    return _Tile(split, image_id, image, mask, labels)
 
 
-def _picture_height(tiles: Sequence[_Tile]) -> int:
-    """The height at which most pictures fill the width of their place."""
-    shapes = sorted(tile.picture.shape[0] / tile.picture.shape[1] for tile in tiles if tile.picture is not None)
+def _image_height(tiles: Sequence[_Tile]) -> int:
+    """The height at which most images fill the width of their place."""
+    shapes = sorted(tile.image.shape[0] / tile.image.shape[1] for tile in tiles if tile.image is not None)
     ratio = shapes[(3 * len(shapes)) // 4] if shapes else 0.75
     return round(TILE * min(1.0, max(0.5, ratio)))
 
 
-def overlay(picture: np.ndarray, mask: np.ndarray, palette: bytes, has_background: bool) -> np.ndarray:
-    """The picture with its mask on it, RGB uint8 (H, W, 3).
+def overlay(image: np.ndarray, mask: np.ndarray, palette: bytes, has_background: bool) -> np.ndarray:
+    """The image with its mask on it, RGB uint8 (H, W, 3).
 
     Classes are drawn half transparent, their outlines opaque; background is left as it is; 255 is hatched in grey.
     """
     colours = np.frombuffer(palette, np.uint8).reshape(256, 3)
     height, width = mask.shape
-    result = picture.astype(np.float32)
+    result = image.astype(np.float32)
     shown = mask != IGNORE
     if has_background:
         shown &= mask != 0
@@ -217,18 +217,18 @@ def _outline(mask: np.ndarray) -> np.ndarray:
     return found
 
 
-def _draw_picture(
+def _draw_image(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: _Tile, dataset: Dataset, corner: tuple[int, int], height: int
 ) -> None:
     left, top = corner
     draw.rectangle((left, top, left + TILE - 1, top + height - 1), fill=BED)
-    if tile.picture is None:
+    if tile.image is None:
         draw.text((left + TILE / 2, top + height / 2), "cannot be read", fill=FAINT, font=_font(14), anchor="mm")
         return
-    rows, columns = tile.picture.shape[:2]
+    rows, columns = tile.image.shape[:2]
     scale = min(TILE / columns, height / rows)
     size = max(1, round(columns * scale)), max(1, round(rows * scale))
-    scaled = np.asarray(Image.fromarray(tile.picture).resize(size, Image.Resampling.LANCZOS))
+    scaled = np.asarray(Image.fromarray(tile.image).resize(size, Image.Resampling.LANCZOS))
     if tile.mask is not None:
         mask = np.asarray(Image.fromarray(tile.mask).resize(size, Image.Resampling.NEAREST))
         scaled = overlay(scaled, mask, dataset.palette, dataset.has_background)
@@ -278,7 +278,7 @@ def _draw_heading(draw: ImageDraw.ImageDraw, dataset: Dataset, shown: int, width
             draw.text((left, middle), f"{count:,}", fill=INK, font=_font(16), anchor="lm")
             left += _font(16).getlength(f"{count:,}") + 22
     classes = f"{dataset.num_labels} class{'es' if dataset.num_labels != 1 else ''}"
-    for fact in (classes, f"labels from {dataset.tag_source}", f"{shown} pictures shown"):
+    for fact in (classes, f"labels from {dataset.tag_source}", f"{shown} images shown"):
         if left + _font(15).getlength(fact) <= end:
             draw.text((left, middle), fact, fill=FAINT, font=_font(15), anchor="lm")
             left += _font(15).getlength(fact) + 22

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from artifacts.errors import DataError, SemisegError, about
-from stages.data.pictures import Pictures
+from stages.data.images import Images
 
 BATCHES = 3  # in memory at a time: the one that is worked on, and what is decoded meanwhile
 
@@ -35,7 +35,7 @@ def size_batches(sizes: Mapping[str, tuple[int, int]], batch_size: Callable[[int
 
 
 def decoded_ahead(
-    pictures: Pictures,
+    images: Images,
     batches: Iterable[list[str]],
     threads: int,
     change: Callable[[np.ndarray], np.ndarray] = lambda image: image,
@@ -54,7 +54,7 @@ def decoded_ahead(
 
     try:
         for members in batches:
-            waiting.append((members, [pool.submit(_decoded, pictures, image_id, change) for image_id in members]))
+            waiting.append((members, [pool.submit(_decoded, images, image_id, change) for image_id in members]))
             if len(waiting) == BATCHES:
                 yield next_batch()
         while waiting:
@@ -63,13 +63,13 @@ def decoded_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _decoded(pictures: Pictures, image_id: str, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _decoded(images: Images, image_id: str, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     try:
-        image = pictures.image(image_id)
-        if image.shape[:2] != tuple(pictures.size(image_id)):
+        image = images.image(image_id)
+        if image.shape[:2] != tuple(images.size(image_id)):
             raise DataError(
                 f"image {image_id} has {image.shape[0]} rows and {image.shape[1]} columns, "
-                f"its header or list says {pictures.size(image_id)}",
+                f"its header or list says {images.size(image_id)}",
                 "copy the image again, or prepare the data again",
             )
         return change(image)

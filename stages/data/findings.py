@@ -23,20 +23,20 @@ KINDS = {
     "counts": "other counts than the published ones",
     "settings": "settings",
     "lists": "lists",
-    "missing-image": "missing pictures",
+    "missing-image": "missing images",
     "missing-mask": "missing masks",
-    "image": "pictures that cannot be used",
+    "image": "images that cannot be used",
     "mask": "masks that cannot be used",
     "labels": "image-level labels",
-    "leak": "leaks: the same picture is trained on and scored",
-    "exchanged": "exchanged pictures",
-    "same-picture": "pictures that are there several times",
+    "leak": "leaks: the same image is trained on and scored",
+    "exchanged": "exchanged images",
+    "same-image": "images that are there several times",
     "case": "ids that differ only in case, or in how accents are written",
     "left-out": "files that are not used",
-    **{f"read-{kind}": f"pictures: {words}" for kind, words in REMARKS.items()},
-    "suffix": "pictures whose content is not what their name says",
-    "cmyk": "CMYK pictures",
-    "turned": "pictures turned by EXIF, whose mask fits either way",
+    **{f"read-{kind}": f"images: {words}" for kind, words in REMARKS.items()},
+    "suffix": "images whose content is not what their name says",
+    "cmyk": "CMYK images",
+    "turned": "images turned by EXIF, whose mask fits either way",
     "blank-mask": "masks that show nothing",
     "mask-colours": "masks whose colours may not be meant so",
     "class-without-label": "masks with classes that are no label of their image",
@@ -62,7 +62,7 @@ class Report:
 
     name: str
     findings: tuple[Finding, ...]
-    pictures: int
+    images: int
     masks: int
     seconds: float
 
@@ -82,7 +82,7 @@ class Looked:
     findings: tuple[Finding, ...]
     file: str = ""
     file_bytes: int = 0
-    digest: str = ""  # SHA-256 of the picture's bytes; empty where there are none
+    digest: str = ""  # SHA-256 of the image's bytes; empty where there are none
     values: frozenset[int] | None = None  # in the mask; None without one that can be used
 
 
@@ -95,7 +95,7 @@ def gather(findings: list[Finding], kind: str, file: Path | str = "", image_id: 
         # Pillow names the buffer it was given, by its address in memory.
         what = re.sub(
             r"cannot identify image file <[^>]*>",
-            "cannot identify it: no picture, or of an unknown format",
+            "cannot identify it: no image, or of an unknown format",
             error.message,
         )
         findings.append(Finding(kind, what, error.hint or "", str(file), image_id))
@@ -122,7 +122,7 @@ def of_all(
 ) -> Iterator[Finding]:
     """The findings on single images, and what shows only when they are held against each other or their labels."""
     yield from (finding for one in looked.values() for finding in one.findings)
-    yield from _same_pictures(looked, splits)
+    yield from _same_images(looked, splits)
     yield from _same_names(looked)
     first = first_label(class_names)
     for image_id, one in looked.items():
@@ -139,12 +139,12 @@ def _disagreements(image_id: str, shown: set[int], labels: set[int], class_names
     for kind, (text, classes) in words.items():
         if classes:
             names = ", ".join(class_names[class_id] for class_id in sorted(classes))
-            hint = "look at the picture, and correct the one that is wrong"
+            hint = "look at the image, and correct the one that is wrong"
             yield Finding(kind, text.format(image_id, names), hint, image_id=image_id, is_problem=False)
 
 
-def _same_pictures(looked: Mapping[str, Looked], splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
-    """Pictures with the same bytes. Trained on and scored: a leak; else a remark."""
+def _same_images(looked: Mapping[str, Looked], splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    """Images with the same bytes. Trained on and scored: a leak; else a remark."""
     split_of = {image_id: split for split, ids in splits.items() for image_id in ids}
     groups: dict[str, list[str]] = {}
     for image_id in sorted(looked):
@@ -156,12 +156,12 @@ def _same_pictures(looked: Mapping[str, Looked], splits: Mapping[str, Sequence[s
         first = [*trained[:1], *scored[:1]] if trained and scored else []  # of a leak, one of each is named
         where = named([f"{looked[i].file} ({split_of[i]})" for i in dict.fromkeys([*first, *same])])
         if first:
-            what = f"one picture, byte by byte, is trained on and scored: {where}"
-            hint = "take it out of one of them: a score on pictures that were trained on says nothing"
+            what = f"one image, byte by byte, is trained on and scored: {where}"
+            hint = "take it out of one of them: a score on images that were trained on says nothing"
             yield Finding("leak", what, hint, looked[trained[0]].file, trained[0])
         elif len(same) > 1:
-            what = f"one picture, byte by byte, is there {len(same)} times: {where}"
-            yield Finding("same-picture", what, "", looked[same[0]].file, same[0], is_problem=False)
+            what = f"one image, byte by byte, is there {len(same)} times: {where}"
+            yield Finding("same-image", what, "", looked[same[0]].file, same[0], is_problem=False)
 
 
 def _same_names(ids: Iterable[str]) -> Iterator[Finding]:

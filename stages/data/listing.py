@@ -1,8 +1,8 @@
-"""The files in a folder of pictures or masks: those that are used, and sentences on those that are left out.
+"""The files in a folder of images or masks: those that are used, and sentences on those that are left out.
 
 listing = list_files(Path("photos"), SUFFIXES)
 listing.files        # stem -> path
-listing.left_out     # ("4 of 6 files of photos are used as pictures; not used: notes.txt (no picture); ...",)
+listing.left_out     # ("4 of 6 files of photos are used as images; not used: notes.txt (no image); ...",)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Listing:
     left_out: tuple[str, ...]
 
 
-def list_files(folder: Path, suffixes: Sequence[str], what: str = "picture", used: Iterable[Path] = ()) -> Listing:
+def list_files(folder: Path, suffixes: Sequence[str], what: str = "image", used: Iterable[Path] = ()) -> Listing:
     """The files directly in `folder` with one of the suffixes. DataError for two of one name without suffix.
 
     Of two files of one name, one of a common format is preferred to one of a rare format. Hidden files, and files used
@@ -58,9 +58,7 @@ def list_files(folder: Path, suffixes: Sequence[str], what: str = "picture", use
             if path.suffix.lower() not in RARE or twin.suffix.lower() in RARE:
                 several = f"two {what}s {'of' if what == 'mask' else 'named'} {path.stem!r}"
                 cure = (
-                    "remove one of them"
-                    if what == "mask"
-                    else "rename one of them: a result is named after its picture"
+                    "remove one of them" if what == "mask" else "rename one of them: a result is named after its image"
                 )
                 raise DataError(f"{folder} has {several}: {twin.name} and {path.name}", cure)
             why = f"a {what} of the same name has a more common format"
@@ -82,12 +80,12 @@ def _files(names: Sequence[str]) -> str:
 
 
 def _sub_folders(folder: Path, spoken_for: Collection[Path]) -> list[str]:
-    """The sub-folders that hold pictures at any depth, each with their number."""
+    """The sub-folders that hold images at any depth, each with their number."""
     shown = []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith(".") and Path(os.path.abspath(path)) not in spoken_for:
             inside = sum(name.lower().endswith(SUFFIXES) for _, _, names in os.walk(path) for name in names)
-            shown += [f"{path.name}/ with {inside:,} pictures"] if inside else []
+            shown += [f"{path.name}/ with {inside:,} images"] if inside else []
     return shown
 
 
@@ -108,7 +106,7 @@ def _why_not(path: Path, suffixes: Sequence[str], what: str) -> str:
 
 
 def _kind(path: Path) -> str:
-    """The type of a file by its first bytes; empty if they are not those of a picture, or cannot be read."""
+    """The type of a file by its first bytes; empty if they are not those of an image, or cannot be read."""
     try:
         with open(path, "rb") as file:
             head = file.read(12)

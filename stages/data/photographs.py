@@ -1,7 +1,7 @@
-"""One picture of a data set: its size, and an RGB copy if it cannot be used as it is on disk.
+"""One image of a data set: its size, and an RGB copy if it cannot be used as it is on disk.
 
 Data sets are read pixel by pixel as they are stored (artifacts.dataset.read_image): masks are drawn on stored pixels,
-and published data sets need no more. User pictures do: they have 16 bits a channel, transparent parts, or the camera's
+and published data sets need no more. User images do: they have 16 bits a channel, transparent parts, or the camera's
 orientation in EXIF. Those become 8-bit RGB copies, once, when the data set is prepared.
 """
 
@@ -24,8 +24,8 @@ PLAIN_MODES = ("RGB", "L", "CMYK", "YCbCr")  # modes that read_image converts to
 
 
 @dataclass(frozen=True)
-class Picture:
-    """The facts on a picture. `copy` holds the bytes of its RGB copy (PNG) until they are written."""
+class ImageFile:
+    """The facts on an image. `copy` holds the bytes of its RGB copy (PNG) until they are written."""
 
     size: tuple[int, int]  # (H, W) as it will be read
     file_bytes: int
@@ -39,15 +39,15 @@ class Picture:
 
 def look_at(
     path: Path, mask_shape: tuple[int, ...] | None, photograph: bool, exif: str, decode: bool, white: float = 0
-) -> Picture:
-    """The picture at `path`.
+) -> ImageFile:
+    """The image at `path`.
 
     Args:
         mask_shape: (H, W) of its mask, if it has one.
         photograph: make an RGB copy if it is needed, see `RawDataset.photographs`.
         exif: "apply", "ignore", or "auto": apply it unless the mask has the size of the stored pixels only.
         decode: read every pixel, not only the header. A DataError names the file.
-        white: value of white in pictures with more than 8 bits, see `stages.data.pixels.read`.
+        white: value of white in images with more than 8 bits, see `stages.data.pixels.read`.
     """
     try:
         bytes_of_file = path.stat().st_size
@@ -60,7 +60,7 @@ def look_at(
     turn = side > 1 and (exif == "apply" or (exif == "auto" and mask_shape in (None, shown)))
     ambiguous = turn and mask_shape == stored == shown
     as_stored = side > 1 and exif == "auto" and not turn
-    known = Picture(shown if itself else stored, bytes_of_file, turned=turn, ambiguous=ambiguous, as_stored=as_stored)
+    known = ImageFile(shown if itself else stored, bytes_of_file, turned=turn, ambiguous=ambiguous, as_stored=as_stored)
     plain = header.mode in (*PLAIN_MODES, "P") and not header.deep and not header.transparent
     if not photograph or (plain and turn == (itself and side > 1)):
         size = read_image(path).shape[:2] if decode else known.size

@@ -1,8 +1,8 @@
-"""Any picture as 8-bit RGB, with remarks on how it was read.
+"""Any image as 8-bit RGB, with remarks on how it was read.
 
-User pictures have 16 bits or floats, transparent parts, a fourth band, several pages. The value of white is the one
+User images have 16 bits or floats, transparent parts, a fourth band, several pages. The value of white is the one
 that the file declares (see `_declared_bits`), else that of the setting `white`, else that of `_white`: one rule for
-all pictures of a kind, since a guess from the values of each picture would change the brightness between pictures.
+all images of a kind, since a guess from the values of each image would change the brightness between images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from artifacts.image_files import open_image, orientation, reason, stored_size, 
 from artifacts.masks import PNG_SIGNATURE, png_damage
 from artifacts.text import named
 
-FRAMED = ("GIF", "TIFF", "WEBP", "PNG", "AVIF")  # cameras write MPO files, whose second picture is a preview
+FRAMED = ("GIF", "TIFF", "WEBP", "PNG", "AVIF")  # cameras write MPO files, whose second image is a preview
 # Tags of TIFF 6.0.
 _BITS, _PHOTOMETRIC, _MAX_SAMPLE, _EXTRA_SAMPLES = 258, 262, 281, 338
 _SIXTEEN = ("RGB", "RGBX", "RGBA", "CMYK")  # raw modes of Pillow that can be read in both orders of bytes
@@ -35,7 +35,7 @@ REMARKS = {
     "transparent": "transparent everywhere: transparency is ignored",
     "half-transparent": "half transparent in most places: put on white",
     "fourth-band": "a fourth band that is not declared as alpha, not used",
-    "frames": "several pictures in one file: the first is read",
+    "frames": "several images in one file: the first is read",
 }
 HINTS = {
     "levels": "set the value of white: --set dataset.white=4095 for 12 bits",
@@ -46,13 +46,13 @@ HINTS = {
 
 @dataclass(frozen=True)
 class Header:
-    """The facts in the header of a picture's file.
+    """The facts in the header of an image's file.
 
     Attributes:
         stored: (H, W) of the pixels in the file. orientation: of EXIF, 1..8. mode, format: Pillow's.
         deep: more than 8 bits a channel. inverted: 0 is white (TIFF).
         transparent: has alpha, or a colour that means transparent.
-        fourth_band: a fourth band that no tag declares as alpha. frames: pictures in the file.
+        fourth_band: a fourth band that no tag declares as alpha. frames: images in the file.
     """
 
     stored: tuple[int, int]
@@ -74,7 +74,7 @@ class Header:
     def remarks(self) -> dict[str, str]:
         """The remarks that need no pixels, see `Reading`."""
         found = {"fourth-band": ""} if self.fourth_band else {}
-        return found | ({"frames": f"{self.frames} pictures"} if self.frames > 1 else {})
+        return found | ({"frames": f"{self.frames} images"} if self.frames > 1 else {})
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Reading:
 
 
 def read_header(path: Path, whole: bool = True) -> Header:
-    """The header of a picture's file. Raises what Pillow raises, which may be anything.
+    """The header of an image's file. Raises what Pillow raises, which may be anything.
 
     whole: read the orientation, too; PNG files are decoded for it, since it may come after the pixels.
     """
@@ -95,9 +95,9 @@ def read_header(path: Path, whole: bool = True) -> Header:
 
 
 def read(path: Path, turn: bool = True, white: float = 0) -> Reading:
-    """Any picture as RGB uint8, turned by EXIF if `turn`.
+    """Any image as RGB uint8, turned by EXIF if `turn`.
 
-    white: the value of white in pictures with more than 8 bits; 0: see `_white`. DataError names the file.
+    white: the value of white in images with more than 8 bits; 0: see `_white`. DataError names the file.
     """
     try:
         data = path.read_bytes()
@@ -138,28 +138,28 @@ def _header(image: Image.Image, file: Path | io.BytesIO, whole: bool = True) -> 
 
 
 def _frames(file: Path | io.BytesIO) -> int:
-    """How many pictures a file holds; 1 if that is not known."""
+    """How many images a file holds; 1 if that is not known."""
     with contextlib.suppress(Exception), open_image(file) as image:  # a damaged second one leaves the first as it is
         return getattr(image, "n_frames", 1)
     return 1
 
 
 def unreadable(path: Path, error: Exception) -> DataError:
-    """The DataError of a picture that is missing, damaged or of an unknown kind."""
+    """The DataError of an image that is missing, damaged or of an unknown kind."""
     if not path.is_file():
-        return DataError(f"there is no picture {path}", "add the file, or remove it from the list")
+        return DataError(f"there is no image {path}", "add the file, or remove it from the list")
     cure = "correct its permissions" if isinstance(error, PermissionError) else "open it in a viewer; save it again"
-    return DataError(f"picture {path} cannot be read: {reason(path, error)}", cure)
+    return DataError(f"image {path} cannot be read: {reason(path, error)}", cure)
 
 
 def remarks_in_words(remarks: Mapping[str, Mapping[str, str]], setting: str = "dataset.white") -> list[str]:
-    """A sentence for each kind of remark: how many pictures, which ones, what was found. remarks: by picture name."""
+    """A sentence for each kind of remark: how many images, which ones, what was found. remarks: by image name."""
     sentences = []
     for kind, words in REMARKS.items():
         if some := [name for name in sorted(remarks) if kind in remarks[name]]:
             shown = named([f"{name}{_in_brackets(remarks[name][kind])}" for name in some])
             hint = HINTS.get(kind, "").replace("dataset.white", setting)
-            count = "1 picture" if len(some) == 1 else f"{len(some):,} pictures"
+            count = "1 image" if len(some) == 1 else f"{len(some):,} images"
             sentences.append(f"{count} ({words}): {shown}" + (f"; {hint}" if hint else ""))
     return sentences
 
@@ -173,7 +173,7 @@ def _in_brackets(text: str) -> str:
 
 @dataclass(frozen=True)
 class File:
-    """The bytes of a picture's file, how its pixels lie in them, and how they are turned."""
+    """The bytes of an image's file, how its pixels lie in them, and how they are turned."""
 
     data: bytes
     raw_mode: str
@@ -182,7 +182,7 @@ class File:
 
 
 def _rgb(image: Image.Image, header: Header, file: File, white: float, remarks: dict[str, str]) -> np.ndarray:
-    """RGB uint8 (H, W, 3) of a loaded picture; adds to `remarks`."""
+    """RGB uint8 (H, W, 3) of a loaded image; adds to `remarks`."""
     if image.mode.startswith("I") or image.mode == "F":
         grey = _eight_bits(np.asarray(image), white, file.bits, remarks, alpha=False)
         grey = 255 - grey if header.inverted else grey  # which Pillow does for 8 bits alone
@@ -290,7 +290,7 @@ def _significant_bits(data: bytes) -> int:
 
 
 def _fills_sixteen(values: np.ndarray, bits: int) -> bool:
-    """Whether values of fewer bits are in the upper bits of 16, as PNG requires; those of a dark picture are small."""
+    """Whether values of fewer bits are in the upper bits of 16, as PNG requires; those of a dark image are small."""
     return bool(values.any()) and not (values.astype(np.int64) & (2 ** (16 - bits) - 1)).any()
 
 
@@ -302,13 +302,13 @@ def _lower_bytes(file: File) -> np.ndarray:
 
 
 def _read_as(file: File, raw_mode: str) -> Image.Image:
-    """The picture of a file whose pixels are stored differently from what its header declares."""
+    """The image of a file whose pixels are stored differently from what its header declares."""
     with open_image(io.BytesIO(file.data)) as opened:
         tiles = []
         for tile in getattr(opened, "tile", []):
             args = (raw_mode, *tile[3][1:]) if isinstance(tile[3], tuple) else raw_mode
             tiles.append(tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args))
-        opened.tile = tiles  # type: ignore[attr-defined]  # where the pixels lie: of pictures of files alone
+        opened.tile = tiles  # type: ignore[attr-defined]  # where the pixels lie: of images of files alone
         return turned(opened, file.orientation)
 
 

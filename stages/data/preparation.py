@@ -35,7 +35,7 @@ from stages.data.lists.splits import (
     parse_amount,
     set_aside,
 )
-from stages.data.photographs import Picture, look_at
+from stages.data.photographs import ImageFile, look_at
 from stages.data.pixels import remarks_in_words
 from stages.data.readers.raw import RawDataset, TagSource, unreadable
 from stages.parallel.each_image import for_each_image
@@ -205,7 +205,7 @@ class Plan:
 class Prepared:
     """The facts on an image, and the bytes to write unless they were written before."""
 
-    picture: Picture
+    image: ImageFile
     pixels: Mapping[int, int] | None  # class id -> pixels in the mask, after the class map; None without a mask
     mask: bytes | None
     remarks: Sequence[str] = ()  # on the mask
@@ -230,7 +230,7 @@ def prepare_image(plan: Plan, item: tuple[str, Any]) -> Prepared:
     elif entry is not None:
         mask = plan.table[checked_mask(raw, entry)]
         data = encode_mask(mask)
-    picture = look_at(
+    image = look_at(
         raw.image(image_id),
         None if mask is None else mask.shape,
         raw.photographs,
@@ -239,11 +239,11 @@ def prepare_image(plan: Plan, item: tuple[str, Any]) -> Prepared:
         raw.white,
     )
     if mask is None:
-        return Prepared(picture, None, None)
-    check_mask_size(entry, mask.shape, picture.size)
+        return Prepared(image, None, None)
+    check_mask_size(entry, mask.shape, image.size)
     counts = np.bincount(mask.ravel(), minlength=256)
     pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-    return Prepared(picture, pixels, data, raw.remarks(entry) if raw.remarks else ())
+    return Prepared(image, pixels, data, raw.remarks(entry) if raw.remarks else ())
 
 
 def mask_entry(raw: RawDataset, image_id: str) -> Any:
@@ -283,16 +283,14 @@ def _prepare_images(
     prepared: dict[str, Prepared] = {}
     with counted(writer, execution, "preparing", alone(ids)) as advance:
         for image_id, one in for_each_image(prepare_image, plan, ids, execution.workers, partial(mask_entry, raw)):
-            picture = one.picture
-            if picture.copy is not None:
-                _write(writer, f"images/{image_id}.png", picture.copy)
+            image = one.image
+            if image.copy is not None:
+                _write(writer, f"images/{image_id}.png", image.copy)
             elif copy_images:
                 _write(writer, f"images/{raw.image(image_id).name}", raw.image(image_id).read_bytes())
             if one.mask is not None:
                 writer.write_bytes(_mask_item(image_id), one.mask)
-            prepared[image_id] = replace(
-                one, mask=None, picture=replace(picture, copy=None, copied=picture.copy is not None)
-            )
+            prepared[image_id] = replace(one, mask=None, image=replace(image, copy=None, copied=image.copy is not None))
             advance()
     return {image_id: prepared[image_id] for image_id in ids}
 
@@ -384,11 +382,11 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
         "images_with_labels_their_mask_does_not_show": sum(
             1 for i in masked if i in tagged and not set(tagged[i]) <= set(shown[i] or ())
         ),
-        "images_sha256_of_id_and_bytes": digest_images({i: prepared[i].picture.file_bytes for i in ids}),
+        "images_sha256_of_id_and_bytes": digest_images({i: prepared[i].image.file_bytes for i in ids}),
         **_conversions(prepared, ids),
         "classes": class_figures(kept, splits, pixels, tagged),
     }
-    copied = {i: f"images/{i}.png" for i in ids if prepared[i].picture.copied}
+    copied = {i: f"images/{i}.png" for i in ids if prepared[i].image.copied}
     if config.copy_images:
         copied = {i: f"images/{raw.image(i).name}" for i in ids} | copied
     write_dataset(
@@ -403,13 +401,13 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
         image_files={i: raw.images[i] for i in ids if raw.images[i] != f"{i}.jpg"},
         image_root=raw.root,
         copied_images=copied,
-        sizes={image_id: prepared[image_id].picture.size for image_id in ids},
+        sizes={image_id: prepared[image_id].image.size for image_id in ids},
         facts=facts,
     )
     note(in_words(facts["labelled"], raw.official is not None))
     if raw.exif == "auto" and (sentence := _exif_in_words(facts)):
         note(sentence)
-    for sentence in remarks_in_words({raw.images[i]: prepared[i].picture.remarks for i in ids}):
+    for sentence in remarks_in_words({raw.images[i]: prepared[i].image.remarks for i in ids}):
         note(sentence)
     trained = [*labelled, *others]
     return {
@@ -434,9 +432,9 @@ def in_words(labelled: Mapping[str, Any], several_kinds: bool) -> str:
 
 
 def _exif_in_words(facts: Mapping[str, Any]) -> str:
-    """How EXIF orientations were handled and how to pin that; empty if no picture has one."""
+    """How EXIF orientations were handled and how to pin that; empty if no image has one."""
     turned, stored, either = (facts.get(key, 0) for key in _EXIF)
-    parts = [f"{turned:,} pictures are turned by their EXIF orientation" if turned else ""]
+    parts = [f"{turned:,} images are turned by their EXIF orientation" if turned else ""]
     parts += [f"{either:,} of them have a mask that fits with and without it" if either else ""]
     parts += [f"{stored:,} are left as stored, because their masks fit that way" if stored else ""]
     text = ", ".join(filter(None, parts))
@@ -482,18 +480,18 @@ def _count_masks(ids: Sequence[str], raw: RawDataset) -> dict[str, int]:
 
 
 def digest_images(file_bytes: Mapping[str, int]) -> str:
-    """Detects exchanged pictures without reading them: SHA-256 of the lines "id bytes", sorted by id."""
+    """Detects exchanged images without reading them: SHA-256 of the lines "id bytes", sorted by id."""
     lines = "\n".join(f"{image_id} {file_bytes[image_id]}" for image_id in sorted(file_bytes))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _conversions(prepared: Mapping[str, Prepared], ids: Sequence[str]) -> dict[str, int]:
-    """How many pictures became RGB copies, and how many were turned; empty if none was."""
-    pictures = [prepared[i].picture for i in ids]
+    """How many images became RGB copies, and how many were turned; empty if none was."""
+    images = [prepared[i].image for i in ids]
     counts = {
-        "converted_images": sum(picture.copied for picture in pictures),
-        _EXIF[0]: sum(picture.turned for picture in pictures),
-        _EXIF[1]: sum(picture.as_stored for picture in pictures),
-        _EXIF[2]: sum(picture.ambiguous for picture in pictures),
+        "converted_images": sum(image.copied for image in images),
+        _EXIF[0]: sum(image.turned for image in images),
+        _EXIF[1]: sum(image.as_stored for image in images),
+        _EXIF[2]: sum(image.ambiguous for image in images),
     }
     return {name: count for name, count in counts.items() if count}

@@ -1,6 +1,6 @@
 """Paired augmentation: geometry on the CPU, sample by sample (colour and normalisation: batch by batch, on the device).
 
-Pictures and labels stay uint8 until they are on the device. All draws come from one generator per sample, so a sample
+Images and labels stay uint8 until they are on the device. All draws come from one generator per sample, so a sample
 is the same whoever makes it and whenever.
 """
 
@@ -22,7 +22,7 @@ PADDING_COLOUR = (124, 116, 104)  # ImageNet's mean: zero after normalisation
 
 @dataclass(frozen=True)
 class Geometry:
-    """One draw: the part of the picture that is shown, at which size, mirrored or not.
+    """One draw: the part of the image that is shown, at which size, mirrored or not.
 
     `box` is (left, top, right, bottom) in pixels of the original, `size` is (width, height) of its copy in the
     crop's upper left corner; the rest of the crop is padding.
@@ -36,7 +36,7 @@ class Geometry:
 def draw_geometry(
     config: AugmentationConfig, size: tuple[int, ...], crop_size: int, random: np.random.Generator
 ) -> Geometry:
-    """Random scale, crop position and mirroring for a picture of `size` (height, width) pixels."""
+    """Random scale, crop position and mirroring for an image of `size` (height, width) pixels."""
     height, width = size
     if config.mode == "resize":
         return Geometry((0, 0, width, height), (crop_size, crop_size), config.flip and random.random() < 0.5)
@@ -50,9 +50,9 @@ def draw_geometry(
     return Geometry(box, (shown_width, shown_height), config.flip and random.random() < 0.5)
 
 
-def cut_picture(picture: np.ndarray, geometry: Geometry, crop_size: int) -> np.ndarray:
+def cut_image(image: np.ndarray, geometry: Geometry, crop_size: int) -> np.ndarray:
     """uint8 (H, W, 3) -> uint8 (crop_size, crop_size, 3), bilinear; padding has ImageNet's mean colour."""
-    part = Image.fromarray(picture).resize(geometry.size, Image.Resampling.BILINEAR, box=geometry.box)
+    part = Image.fromarray(image).resize(geometry.size, Image.Resampling.BILINEAR, box=geometry.box)
     width, height = geometry.size
     shown, padding = slice(0, width), slice(width, crop_size)
     if geometry.flip:  # by Pillow: several times faster than an array turned over
@@ -98,7 +98,7 @@ def cut_maps(
 
 
 def valid_area(geometry: Geometry, crop_size: int) -> np.ndarray:
-    """bool (crop_size, crop_size): true where the crop shows the picture, false on padding."""
+    """bool (crop_size, crop_size): true where the crop shows the image, false on padding."""
     valid = np.zeros((crop_size, crop_size), bool)
     valid[: geometry.size[1], : geometry.size[0]] = True
     return valid[:, ::-1] if geometry.flip else valid

@@ -21,7 +21,7 @@ class Batch:
     Attributes:
         ids: image ids, B of them.
         image: float (B, 3, H, W), normalised; padding is 0.
-        pixels: uint8 (B, 3, H, W), the same pictures as RGB bytes (for the dense CRF).
+        pixels: uint8 (B, 3, H, W), the same images as RGB bytes (for the dense CRF).
         label: int64 (B, H, W), class ids, 255 where unknown or padded.
         valid: bool (B, H, W), false on padding.
         tags: float (B, K), image-level labels; column k is class k + 1.
@@ -52,7 +52,7 @@ class Batch:
 def to_device(sample: dict[str, Any], device: torch.device) -> Batch:
     """The stacked samples of one stream as a `Batch`: moved as bytes, then coloured and normalised there.
 
-    The pictures have channels_last memory.
+    The images have channels_last memory.
     """
     tensors = {key: value for key, value in sample.items() if key not in ("id", "colour", "group")}
     moved = {key: value.to(device, non_blocking=True) for key, value in tensors.items()}

@@ -1,4 +1,4 @@
-"""BatchNorm over the pictures of all processes on CPUs, where torch's SyncBatchNorm does not run.
+"""BatchNorm over the images of all processes on CPUs, where torch's SyncBatchNorm does not run.
 
     network = join_batch_norm(network)
     with single_values_refused():        # a clear error if a layer gets one value a channel

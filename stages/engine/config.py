@@ -13,12 +13,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class AugmentationConfig(Config):
-    """Random changes of a training picture; label maps follow its geometry, pixel by pixel."""
+    """Random changes of a training image; label maps follow its geometry, pixel by pixel."""
 
     mode: Literal["crop", "resize"] = Field(
         "crop",
-        description="crop: random scale, then a random crop_size square (smaller pictures are padded at the right and\n"
-        "bottom, labels there are 255). resize: the whole picture to crop_size x crop_size (SEC, DSRG).",
+        description="crop: random scale, then a random crop_size square (smaller images are padded at the right and\n"
+        "bottom, labels there are 255). resize: the whole image to crop_size x crop_size (SEC, DSRG).",
     )
     scale: tuple[float, float] = Field(
         (0.5, 2.0), description="Range of the random scale factor, uniform. Used by mode crop."
@@ -108,9 +108,9 @@ class TrainingConfig(Config):
     """The settings of every training, of segmenters and classifiers."""
 
     iterations: int = Field(1000, ge=1, description="Optimiser steps.")
-    batch_size: int = Field(16, ge=1, description="Pictures of one step, over all streams and processes.")
+    batch_size: int = Field(16, ge=1, description="Images of one step, over all streams and processes.")
     crop_size: int = Field(321, ge=16, description="Side of the square training crop, pixels.")
-    augmentation: AugmentationConfig = Field(AugmentationConfig(), description="Random changes of the pictures.")
+    augmentation: AugmentationConfig = Field(AugmentationConfig(), description="Random changes of the images.")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="The optimiser.")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="The learning rate over time.")
     clip_grad_norm: float | None = Field(None, gt=0, description="Clip the gradient's total L2 norm; null: off.")
@@ -144,7 +144,7 @@ class HardExamples(Config):
 
 
 class CutMixSettings(Config):
-    """Boxes in which a picture shows another one."""
+    """Boxes in which an image shows another one."""
 
     style: Literal["french", "unimatch"] = Field(
         "french",
@@ -152,13 +152,13 @@ class CutMixSettings(Config):
         "BMVC 2020; CPS). unimatch: one box of 2 to 40 % of the area, aspect .3 to 3.3 (CutMix as UniMatch draws it);\n"
         "boxes and share do not matter then.",
     )
-    boxes: int = Field(1, ge=1, description="Boxes a picture (CutMix-Seg: 1, CPS: 3).")
+    boxes: int = Field(1, ge=1, description="Boxes an image (CutMix-Seg: 1, CPS: 3).")
     share: tuple[float, float] = Field(
-        (0.5, 0.5), description="Share of the picture that the boxes cover, drawn uniformly (CPS: .25 to .5)."
+        (0.5, 0.5), description="Share of the image that the boxes cover, drawn uniformly (CPS: .25 to .5)."
     )
 
     chance: Share | None = Field(
-        None, description="Probability that a picture has boxes at all; 0: none. null: 1 (french), .5 (unimatch)."
+        None, description="Probability that an image has boxes at all; 0: none. null: 1 (french), .5 (unimatch)."
     )
 
     @pydantic.field_validator("share")
@@ -186,7 +186,7 @@ class StrongAugmentationSettings(Config):
     cutout: Share = Field(0.0, description="Probability of a cutout; its pixels are left out of the loss (ST: .5).")
     cutout_area: tuple[float, float] = Field(
         (0.02, 0.4),
-        description="Share of the picture that the cutout covers (ST). It is drawn again, with shape and place, until\n"
+        description="Share of the image that the cutout covers (ST). It is drawn again, with shape and place, until\n"
         "the cutout fits, so that small ones are more frequent.",
     )
     cutout_ratio: float = Field(
@@ -232,14 +232,14 @@ class TeacherSettings(Config):
 
 
 class InferenceConfig(Config):
-    """How a picture is predicted: whole, at which scales, mirrored or not, and how these views become one."""
+    """How an image is predicted: whole, at which scales, mirrored or not, and how these views become one."""
 
     scales: tuple[float, ...] = Field(
         (1.0,),
-        description="Factors by which the picture is resized. 1: as it is (the protocol of most papers).\n"
+        description="Factors by which the image is resized. 1: as it is (the protocol of most papers).\n"
         "DSRG: [0.75, 1, 1.25]; SEAM: [0.5, 0.75, 1, 1.25, 1.5, 1.75] with flip.",
     )
-    flip: bool = Field(False, description="Also predict the mirrored picture and take the mean of the two.")
+    flip: bool = Field(False, description="Also predict the mirrored image and take the mean of the two.")
     merge: Literal["logits", "logits-sum", "probabilities"] = Field(
         "logits",
         description="How views become one. logits: mean of the logits, then softmax (SEAM). logits-sum: sum, then\n"

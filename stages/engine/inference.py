@@ -1,7 +1,7 @@
-"""Whole-image inference: pictures in, class probabilities at the size of the picture out.
+"""Whole-image inference: images in, class probabilities at the size of the image out.
 
-Pictures of equal size are batched, with their mirror images in the same batch. Nothing is padded, so the result of a
-picture does not depend on the others. While the network works, threads decode what comes next.
+Images of equal size are batched, with their mirror images in the same batch. Nothing is padded, so the result of an
+image does not depend on the others. While the network works, threads decode what comes next.
 
     for ids, probabilities in predict_probabilities(network, dataset, dataset.ids("val"), InferenceConfig(), device):
         masks = probabilities.argmax(1)  # of (B, C, H, W) on `device`
@@ -21,46 +21,46 @@ from torch import Tensor, nn
 from artifacts.cells import on_copy
 from artifacts.errors import DataError
 from stages.data.decoding import decoded_ahead, size_batches
-from stages.data.pictures import Pictures
+from stages.data.images import Images
 from stages.engine.config import InferenceConfig
 from stages.engine.device import autocast_dtype
 from stages.networks import normalise, upsample
 
 WINDOW = 1024  # side of the windows in which a view of too many pixels is predicted
-STRIP_PIXELS = 2_100_000  # per-pixel steps take a picture of more pixels in strips of rows
+STRIP_PIXELS = 2_100_000  # per-pixel steps take an image of more pixels in strips of rows
 BATCH_PIXELS = {"cuda": 4_000_000, "cpu": 400_000}  # of all views of one scale: bounds the memory of a batch
 
 
 def predict_probabilities(
     network: nn.Module,
-    pictures: Pictures,
+    images: Images,
     ids: Sequence[str],
     protocol: InferenceConfig,
     device: torch.device,
     batch_size: int | None = None,
     workers: int = 2,
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Class probabilities of whole pictures: yields (ids, float32 (B, C, H, W) on `device`), the largest first.
+    """Class probabilities of whole images: yields (ids, float32 (B, C, H, W) on `device`), the largest first.
 
     `network` is on `device` and maps normalised images (B, 3, H, W) to logits (B, C, ceil(H / s), ceil(W / s)) with
-    s = `network.stride`. The logits of every view are brought to the size of the picture (cell i of a view lies on its
+    s = `network.stride`. The logits of every view are brought to the size of the image (cell i of a view lies on its
     pixel s * i, as in training) and merged there, by `protocol.merge`.
-    `batch_size` pictures of equal size go together (None: as many as fit a pixel budget); neither it nor `workers`, the
+    `batch_size` images of equal size go together (None: as many as fit a pixel budget); neither it nor `workers`, the
     decoding threads, changes a result beyond rounding. The network is in eval mode while this runs.
     """
     budget = BATCH_PIXELS.get(device.type, BATCH_PIXELS["cpu"])
-    views = max(*protocol.scales, 1.0) ** 2 * (1 + protocol.flip)  # pixels of the largest ones for one of the picture
+    views = max(*protocol.scales, 1.0) ** 2 * (1 + protocol.flip)  # pixels of the largest ones for one of the image
 
     def fitting(height: int, width: int) -> int:
         return batch_size or max(1, int(budget / (height * width * views)))
 
-    batches = size_batches({image_id: pictures.size(image_id) for image_id in ids}, fitting)
-    with _evaluating(network), contextlib.closing(decoded_ahead(pictures, batches, workers)) as decoded:
+    batches = size_batches({image_id: images.size(image_id) for image_id in ids}, fitting)
+    with _evaluating(network), contextlib.closing(decoded_ahead(images, batches, workers)) as decoded:
         for batch, pixels in decoded:
-            images = torch.from_numpy(pixels)
+            inputs = torch.from_numpy(pixels)
             if device.type == "cuda":
-                images = images.pin_memory()
-            probabilities = _predict(network, images.to(device, non_blocking=True), protocol)
+                inputs = inputs.pin_memory()
+            probabilities = _predict(network, inputs.to(device, non_blocking=True), protocol)
             if bool(probabilities[:, 0].isnan().any()):  # the softmax of one number that is not finite is NaN
                 raise DataError(
                     f"the network gives numbers that are not finite for {', '.join(batch[:5])}",
@@ -69,15 +69,15 @@ def predict_probabilities(
             yield batch, probabilities
 
 
-def large_pictures(pictures: Pictures, ids: Sequence[str], protocol: InferenceConfig) -> str | None:
-    """What to tell people about pictures that are predicted in windows for their size, if there are any."""
+def large_images(images: Images, ids: Sequence[str], protocol: InferenceConfig) -> str | None:
+    """What to tell people about images that are predicted in windows for their size, if there are any."""
     scale = max(protocol.scales)
-    sizes = (pictures.size(image_id) for image_id in ids)
+    sizes = (images.size(image_id) for image_id in ids)
     count = sum(h * w * scale**2 > protocol.whole_pixels and max(h, w) * scale > WINDOW for h, w in sizes)
     if not count or protocol.window is not None:
         return None
     return (
-        f"{count:,} of {len(ids):,} pictures have views of more than {protocol.whole_pixels:,} pixels: they are "
+        f"{count:,} of {len(ids):,} images have views of more than {protocol.whole_pixels:,} pixels: they are "
         f"predicted in windows of {WINDOW} pixels (whole_pixels; window chooses another side)"
     )
 
@@ -122,7 +122,7 @@ def _predict(network: Any, images: Tensor, protocol: InferenceConfig) -> Tensor:
 def _scores(
     network: Any, view: Tensor, size: tuple[int, int], protocol: InferenceConfig, dtype: torch.dtype | None
 ) -> Tensor:
-    """What is merged of a view (B, 3, h, w), at the size of the picture: logits or probabilities (B, C, H, W)."""
+    """What is merged of a view (B, 3, h, w), at the size of the image: logits or probabilities (B, C, H, W)."""
     seen = (view.shape[2], view.shape[3])
     large = seen[0] * seen[1] > protocol.whole_pixels
     window = protocol.window or (WINDOW if large else max(seen))
@@ -131,7 +131,7 @@ def _scores(
             logits, stride = network(view).float(), network.stride
         else:
             logits, stride = _windows(network, view, window), 1
-    scores = _to_picture(logits, size, seen, stride)
+    scores = _to_image(logits, size, seen, stride)
     return softmax_by_rows(scores) if protocol.merge == "probabilities" else scores
 
 
@@ -179,10 +179,10 @@ def _resize(images: Tensor, scale: float) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
 
 
-def _to_picture(logits: Tensor, size: tuple[int, int], view: tuple[int, int], stride: int) -> Tensor:
-    """Logits (B, C, h, w) of a picture that was resized to `view` -> (B, C, H, W), in one bilinear step.
+def _to_image(logits: Tensor, size: tuple[int, int], view: tuple[int, int], stride: int) -> Tensor:
+    """Logits (B, C, h, w) of an image that was resized to `view` -> (B, C, H, W), in one bilinear step.
 
-    Pixel y of the picture lies at (y + 1/2) * view / size - 1/2 of the resized one, and that over `stride` is its cell.
+    Pixel y of the image lies at (y + 1/2) * view / size - 1/2 of the resized one, and that over `stride` is its cell.
     """
     if view == size:
         return upsample(logits, size, stride)

@@ -379,7 +379,7 @@ def _deaths_of_readers() -> Iterator[None]:
             raise
         how = f"was killed by a signal ({found[2]})" if found[2] else "ended unexpectedly"
         raise SemisegError(
-            f"the process {found[1]}, which read pictures for the training, {how}",
+            f"the process {found[1]}, which read images for the training, {how}",
             "this usually means too little memory: use fewer workers (--workers); the same command continues",
         ) from error
 

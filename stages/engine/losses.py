@@ -105,7 +105,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 
 def multilabel_soft_margin(logits: Tensor, tags: Tensor, known: Tensor | None = None) -> Tensor:
-    """Mean over pictures and classes of the binary cross-entropy with logits (torch's MultiLabelSoftMarginLoss).
+    """Mean over images and classes of the binary cross-entropy with logits (torch's MultiLabelSoftMarginLoss).
 
     Args:
         logits: (B, K) scores of the foreground classes.

@@ -82,7 +82,7 @@ class Sources:
         folders: the label maps of "weak_labels", "seeds", "confidence".
         maps: the score maps that came with "weak_labels" or "seeds"; a stream carries them by its `MapSource`.
         tagged: ids whose image-level labels a classifier learns, those with masks among them.
-        dataset: to ask which pictures have masks, where the logging of label quality may look at them.
+        dataset: to ask which images have masks, where the logging of label quality may look at them.
     """
 
     strong: Sequence[str]
@@ -102,18 +102,18 @@ class Sources:
     def require(self, method: str, *names: str) -> None:
         """ConfigError if data that the method needs is missing, with the command that provides it."""
         what = {
-            "strong": "pictures with masks",
-            "weak": "pictures with image-level labels only",
-            "without_masks": "pictures without masks",
+            "strong": "images with masks",
+            "weak": "images with image-level labels only",
+            "without_masks": "images without masks",
             "weak_labels": "estimated masks",
             "seeds": "seeds",
             "confidence": "estimated masks with confidences",
         }
         cure = {
             "strong": "the data set's split 'train' is empty: prepare it with --labelled",
-            "weak": "the data set's split 'weak' is empty: prepare it with fewer labelled pictures",
+            "weak": "the data set's split 'weak' is empty: prepare it with fewer labelled images",
             "without_masks": "the data set's splits 'weak' and 'unlabelled' are empty: prepare it with fewer labelled "
-            "pictures, or with unlabelled ones",
+            "images, or with unlabelled ones",
             "weak_labels": "give estimated masks: --weak-labels NAME (made by predict, crf, seeds or refine)",
             "seeds": "give seeds: --seeds NAME (made by the stage seeds)",
             "confidence": "make them with predict --set confidence=true, then pseudo-labels",
@@ -149,7 +149,7 @@ class Method:
         """Figures of this step that are logged in addition to the losses; see `observe`."""
 
     def observe(self, **figures: Tensor) -> None:
-        """Records figures of a step, scalars, for the log: the share of confident pixels, of chosen pictures."""
+        """Records figures of a step, scalars, for the log: the share of confident pixels, of chosen images."""
         self.observed |= {name: value.detach().float() for name, value in figures.items()}
 
     @classmethod
@@ -158,7 +158,7 @@ class Method:
 
         A stream may give groups of images (`Stream.group`), and may carry score maps (`Stream.maps`).
         """
-        raise NotImplementedError  # every method says where its pictures come from
+        raise NotImplementedError  # every method says where its images come from
 
     prepared: ClassVar[tuple[str, ...]] = ()
     """Names of the label maps that `prepare` makes: sources that streams may name."""
@@ -226,11 +226,11 @@ class Method:
 
 
 def segment(network: nn.Module, batch: Batch) -> Tensor:
-    """Logits (B, C, H, W) of a segmenter at the size of the pictures, fp32."""
+    """Logits (B, C, H, W) of a segmenter at the size of the images, fp32."""
     return at_size(network(batch.image), batch, network)
 
 
 def at_size(logits: Tensor, batch: Batch, network: nn.Module) -> Tensor:
-    """Logits of a head of `network`, (B, C, h, w), at the size of the pictures, fp32."""
+    """Logits of a head of `network`, (B, C, h, w), at the size of the images, fp32."""
     height, width = batch.image.shape[-2:]
     return upsample(logits.float(), (height, width), cast(Segmenter, network).stride)

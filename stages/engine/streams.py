@@ -1,4 +1,4 @@
-"""Streams of training samples: which pictures a step takes, stateless, so that a step can be made again alone.
+"""Streams of training samples: which images a step takes, stateless, so that a step can be made again alone.
 
 A method asks for one or more streams (strong, weak, unlabelled, ...). Step k of a stream is a fixed slice of an endless
 sequence of shuffled epochs; the shuffle of each epoch depends only on (seed, stream, epoch). A resumed run, another
@@ -22,9 +22,9 @@ from artifacts.score_maps import ScoreMap, ScoreMaps
 from stages.engine.augmentation import (
     IGNORE,
     Geometry,
+    cut_image,
     cut_label,
     cut_maps,
-    cut_picture,
     draw_geometry,
     valid_area,
 )
@@ -40,7 +40,7 @@ PLACE = 64  # bytes: where a tensor may begin in packed batches
 
 
 class Entry(NamedTuple):
-    """One picture of a stream and where its label map comes from: a key of the label sources, or None."""
+    """One image of a stream and where its label map comes from: a key of the label sources, or None."""
 
     image_id: str
     label: str | None
@@ -174,7 +174,7 @@ class MaskFolder:
 class SampleMaker:
     """Makes the batches of steps, on the CPU: `maker[step]` is {stream: {"image", "label", "valid", ...}}.
 
-    A map-style data set for torch's DataLoader with `batch_size=None`: one item is one step. Decoded pictures and
+    A map-style data set for torch's DataLoader with `batch_size=None`: one item is one step. Decoded images and
     labels are kept in memory up to `cache_bytes` per worker process.
     """
 
@@ -240,27 +240,27 @@ class SampleMaker:
         stream = order.stream
         entry = stream.entries[place.entry]
         random = generator(self.seed, "augment", order.names[place.member], place.epoch, place.position)
-        picture = self._read("image", entry.image_id)
-        geometry = draw_geometry(self.augmentation, picture.shape[:2], self.crop_size, random)
+        image = self._read("image", entry.image_id)
+        geometry = draw_geometry(self.augmentation, image.shape[:2], self.crop_size, random)
         sample: dict[str, Any] = {
             "id": entry.image_id,
-            "image": cut_picture(picture, geometry, self.crop_size).transpose(2, 0, 1),
+            "image": cut_image(image, geometry, self.crop_size).transpose(2, 0, 1),
             "valid": valid_area(geometry, self.crop_size),
             "tags": self.dataset.tags_vector(entry.image_id),
             "colour": draw_factors(self.augmentation, random).astype(np.float32),
         }
         if stream.maps is not None:
-            sample["maps"] = self._maps(stream.maps, entry.image_id, picture.shape[:2], geometry)
+            sample["maps"] = self._maps(stream.maps, entry.image_id, image.shape[:2], geometry)
         for key, source in {"label": entry.label, **stream.extra}.items():
             if source is None:
                 sample[key] = np.full((self.crop_size, self.crop_size), IGNORE, np.uint8)
                 continue
             label = self._read(source, entry.image_id)
-            if label.shape != picture.shape[:2]:
+            if label.shape != image.shape[:2]:
                 raise DataError(
                     f"{source} of {entry.image_id} is {label.shape[1]}x{label.shape[0]} pixels, "
-                    f"its picture {picture.shape[1]}x{picture.shape[0]}",
-                    "a label map has the size of its picture: rerun the stage that made it",
+                    f"its image {image.shape[1]}x{image.shape[0]}",
+                    "a label map has the size of its image: rerun the stage that made it",
                 )
             sample[key] = cut_label(label, geometry, self.crop_size)
         return sample
@@ -340,12 +340,12 @@ class PackedBatches:
 def check_stream(name: str, stream: Stream, world_size: int) -> None:
     """ConfigError for an empty stream or a batch that does not divide over the processes."""
     if not stream.entries:
-        raise ConfigError(f"the stream {name!r} has no pictures", "check the splits of the data set")
+        raise ConfigError(f"the stream {name!r} has no images", "check the splits of the data set")
     if stream.batch_size < 1:
         raise ConfigError(f"the stream {name!r} gets no share of the batch", "raise batch_size")
     if stream.batch_size % world_size:
         raise ConfigError(
-            f"the stream {name!r} has {stream.batch_size} pictures a step: not divisible by {world_size} processes",
+            f"the stream {name!r} has {stream.batch_size} images a step: not divisible by {world_size} processes",
             f"choose a batch_size whose shares are multiples of {world_size}",
         )
     if stream.group < 1 or len(stream.apart) not in (0, stream.group - 1):

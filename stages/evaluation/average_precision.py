@@ -8,7 +8,7 @@ import numpy as np
 def average_precision(scores: np.ndarray, present: np.ndarray) -> float | None:
     """Area under the precision-recall curve as a sum over the ranks of the positives (scikit-learn's definition).
 
-    AP = sum_n (R_n - R_{n-1}) P_n; equal scores share a threshold. None when no picture has the class.
+    AP = sum_n (R_n - R_{n-1}) P_n; equal scores share a threshold. None when no image has the class.
 
     Args:
         scores: (N,), larger means more certain.

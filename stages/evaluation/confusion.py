@@ -41,7 +41,7 @@ class ConfusionMatrix:
         self.ignored = 0
         self.images = 0
         self.blank = 0
-        # One table look-up and one bincount a picture: value -> row or column, C: 255, C + 1: outside the classes.
+        # One table look-up and one bincount an image: value -> row or column, C: 255, C + 1: outside the classes.
         self._code = np.full(256, num_classes + 1, np.int64)
         self._code[:num_classes] = np.arange(num_classes)
         self._code[IGNORE] = num_classes
@@ -192,7 +192,7 @@ def remarks(scores: Scores) -> list[str]:
     """Remarks on the masks that put the scores in doubt. DataError if nothing is scored."""
     if not scores.counts.any():
         raise DataError(
-            f"the ground truth of all {scores.images:,} pictures is 255 (ignore) everywhere: nothing is scored",
+            f"the ground truth of all {scores.images:,} images is 255 (ignore) everywhere: nothing is scored",
             "give masks that hold class ids",
         )
     found = []
@@ -207,7 +207,7 @@ def remarks(scores: Scores) -> list[str]:
             "predicted have IoU 0, the others are left out of the mean"
         )
     if scores.blank:
-        found.append(f"the ground truth of {scores.blank:,} of {scores.images:,} pictures is 255 everywhere")
+        found.append(f"the ground truth of {scores.blank:,} of {scores.images:,} images is 255 everywhere")
     if scores.counts[:, -1].any() and not scores.predicted[1:].any() and scores.truth[1:].any():
         found.append("the predictions hold 0 and 255 alone, as black-and-white masks do: 255 counts as no prediction")
     return found

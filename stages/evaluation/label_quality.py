@@ -18,7 +18,7 @@ from artifacts.masks import IGNORE
 def count_labels(labels: NDArray, mask: NDArray, num_classes: int) -> NDArray[np.int64]:
     """int64 (C, C + 1): pixels of true class (row) by given label (column); the last column is unknown (255).
 
-    Add the counts of several pictures. Raises ValueError for different shapes or a value outside the classes.
+    Add the counts of several images. Raises ValueError for different shapes or a value outside the classes.
     """
     if labels.shape != mask.shape:
         raise ValueError(f"labels {labels.shape} and mask {mask.shape} differ in shape")

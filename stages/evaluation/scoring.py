@@ -42,7 +42,7 @@ def score_pairs(
     if problems:
         lines = [f"  {problems[image_id]}" for image_id in sorted(problems)[:SHOWN]]
         lines += [f"  and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        raise DataError(f"{len(problems)} of {len(pairs)} pictures cannot be scored:\n" + "\n".join(lines))
+        raise DataError(f"{len(problems)} of {len(pairs)} images cannot be scored:\n" + "\n".join(lines))
     return matrix
 
 

@@ -39,19 +39,19 @@ def _require_free_sizes(model: nn.Module) -> None:
     """
     traced = torch.jit.trace(model, torch.zeros(EXAMPLE, dtype=torch.uint8), check_trace=False)
     if "_upsample_bicubic2d_aa" in str(traced.inlined_graph):
-        raise RuntimeError("its position embedding is resized to the picture")
+        raise RuntimeError("its position embedding is resized to the image")
     image = torch.arange(2 * 3 * 75 * 50, dtype=torch.int32).remainder(251).to(torch.uint8).view(2, 3, 75, 50)
     with torch.no_grad():
         found, expected = traced(image), model(image)
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
-        raise RuntimeError("its operators depend on the size of the picture")
+        raise RuntimeError("its operators depend on the size of the image")
 
 
 def export_onnx(network: Segmenter, path: Path) -> None:
     """Writes `network` with its class names (metadata `class_names`, JSON).
 
     ConfigError without the package onnx, and for networks that ONNX cannot hold (transformers, whose position
-    embedding is resized to the picture).
+    embedding is resized to the image).
     """
     try:
         import onnx

@@ -5,7 +5,7 @@
 
 VOC expects results/VOC2012/Segmentation/comp6_test_cls/<id>.png, packed as .tgz: indexed PNGs with VOC's colour map, of
 the size of the image, indices 0..20 (development kit of VOC 2012, section 5.3). Cityscapes expects one zip with a
-file <city>_<sequence>_<frame>*.png for each picture: 2048 x 1024 pixels, 8-bit grey, and the label ids 7 (road) to 33
+file <city>_<sequence>_<frame>*.png for each image: 2048 x 1024 pixels, 8-bit grey, and the label ids 7 (road) to 33
 (bicycle), not the train ids 0..18 of networks (cityscapesScripts: evalPixelLevelSemanticLabeling.py and
 labels.py). Neither server reports clearly what is wrong with an archive, so it is checked here.
 
@@ -42,8 +42,8 @@ from artifacts.store import Artifact, Workspace
 from artifacts.text import named
 from stages.contract import Execution
 from stages.data.config import CITYSCAPES_LABEL_IDS, VOC_CLASS_NAMES
+from stages.data.images import ImageFolder, Images
 from stages.data.lists.id_lists import Names, check_subset, read_list
-from stages.data.pictures import PictureFolder, Pictures
 from stages.parallel.each_image import for_each_image
 
 COMPETITIONS = ("comp5", "comp6")
@@ -56,14 +56,14 @@ class Server:
     """What a test server accepts."""
 
     name: str
-    count: int  # pictures of its test set
+    count: int  # images of its test set
     other_counts: Mapping[int, str]  # lengths of lists that are often confused with it
     classes: tuple[str, ...]  # by class id
     values: tuple[int, ...]  # pixel value of each class id in the archive
     palette: bytes | None  # of indexed PNGs; None: 8-bit grey
-    size: tuple[int, int] | None  # (H, W) of all its pictures, where they have one size
-    picture: re.Pattern[str]  # the part of an image id that names the picture
-    member: str  # file in the archive, {picture} being the name of the picture
+    size: tuple[int, int] | None  # (H, W) of all its images, where they have one size
+    image: re.Pattern[str]  # the part of an image id that names the image
+    member: str  # file in the archive, {image} being the name of the image
     suffixes: tuple[str, ...]
     form: Literal["tar.gz", "zip"]
 
@@ -78,13 +78,13 @@ def voc_test(competition: str = "comp6") -> Server:
     return Server(
         name="PASCAL VOC 2012",
         count=1456,
-        other_counts={1449: "val", 1464: "train", 16135: "all test pictures, most of them for detection"},
+        other_counts={1449: "val", 1464: "train", 16135: "all test images, most of them for detection"},
         classes=VOC_CLASS_NAMES,
         values=tuple(range(len(VOC_CLASS_NAMES))),
         palette=voc_palette(),
         size=None,
-        picture=re.compile(r".+"),
-        member=f"results/VOC2012/Segmentation/{competition}_test_cls/{{picture}}.png",
+        image=re.compile(r".+"),
+        member=f"results/VOC2012/Segmentation/{competition}_test_cls/{{image}}.png",
         suffixes=(".tgz", ".tar.gz"),
         form="tar.gz",
     )
@@ -98,8 +98,8 @@ CITYSCAPES_TEST = Server(
     values=tuple(CITYSCAPES_LABEL_IDS.values()),
     palette=None,
     size=(1024, 2048),
-    picture=re.compile(r"[^_]+_\d{6}_\d{6}(?=_|$)"),
-    member="{picture}_pred_labelIds.png",
+    image=re.compile(r"[^_]+_\d{6}_\d{6}(?=_|$)"),
+    member="{image}_pred_labelIds.png",
     suffixes=(".zip",),
     form="zip",
 )
@@ -113,7 +113,7 @@ def make_submission(
     *,
     list_file: Path | None = None,
     images: Path | None = None,
-    made_on: Pictures | None = None,
+    made_on: Images | None = None,
     allow_subset: bool = False,
 ) -> dict[str, Any]:
     """Packs the masks of `predictions` as `archive`, checks it, and returns the figures of the check.
@@ -130,9 +130,9 @@ def make_submission(
     members, left_out = choose_members(server, predictions.name, predicted, source, listed, allow_subset)
     if left_out:
         execution.progress.note(
-            f"{predictions.name!r} has {len(left_out):,} pictures that {source} lacks; left out: {named(left_out)}"
+            f"{predictions.name!r} has {len(left_out):,} images that {source} lacks; left out: {named(left_out)}"
         )
-    sizes = picture_sizes(server, list(members.values()), images, made_on)
+    sizes = image_sizes(server, list(members.values()), images, made_on)
     figures = write_archive(server, predictions, archive, members, sizes, execution)
     return {**figures, "left_out": len(left_out)}
 
@@ -190,7 +190,7 @@ def _listed(
     predictions: Artifact,
     predicted: Sequence[str],
     list_file: Path | None,
-    made_on: Pictures | None,
+    made_on: Images | None,
     note: Callable[[str], None],
 ) -> tuple[str, Sequence[str] | None]:
     """The source of the ids, for messages, and the ids; None: all that were predicted."""
@@ -207,54 +207,54 @@ def choose_members(
     """({file in the archive: image id}, sorted; predicted ids that the list lacks).
 
     predicted: ids of the masks of the artifact `name`. listed: the ids of `source`; None: those that were predicted.
-    DataError for a listed picture without a mask, and unless there are as many as the test set has.
+    DataError for a listed image without a mask, and unless there are as many as the test set has.
     """
-    have = _by_picture(server, predicted, repr(name))
-    wanted = have if listed is None else _by_picture(server, listed, source)
-    surplus = sorted(have[picture] for picture in have.keys() - wanted.keys())
+    have = _by_image(server, predicted, repr(name))
+    wanted = have if listed is None else _by_image(server, listed, source)
+    surplus = sorted(have[image] for image in have.keys() - wanted.keys())
     if len(wanted) != server.count and not allow_subset:
         known = server.other_counts.get(len(wanted))
         raise DataError(
-            f"{source} has {len(wanted):,} pictures{f' ({known})' if known else ''}, "
+            f"{source} has {len(wanted):,} images{f' ({known})' if known else ''}, "
             f"the {server.name} server takes exactly the {server.count:,} of its test set",
             "give the list of the test set (--list FILE); --allow-subset packs the others, but no server scores them",
         )
     if missing := sorted(wanted.keys() - have.keys()):
         others = f"; {len(surplus):,} of its masks are not in {source}: {named(surplus)}" if surplus else ""
         raise DataError(
-            f"{name!r} has no masks of {len(missing):,} pictures of {source}: {named(missing)}{others}",
-            "predict these pictures (semiseg predict --images DIR --output masks), or give the list that belongs to it",
+            f"{name!r} has no masks of {len(missing):,} images of {source}: {named(missing)}{others}",
+            "predict these images (semiseg predict --images DIR --output masks), or give the list that belongs to it",
         )
-    members = {server.member.replace("{picture}", picture): have[picture] for picture in wanted}
+    members = {server.member.replace("{image}", image): have[image] for image in wanted}
     return dict(sorted(members.items())), surplus
 
 
-def _by_picture(server: Server, ids: Iterable[str], source: str) -> dict[str, str]:
+def _by_image(server: Server, ids: Iterable[str], source: str) -> dict[str, str]:
     """Image ids by the name of their image; DataError for ids that name none, and for two of one image."""
     found: dict[str, str] = {}
     unknown = []
     for image_id in sorted(ids):
-        match = server.picture.match(image_id)
+        match = server.image.match(image_id)
         if match is None:
             unknown.append(image_id)
         elif found.setdefault(match[0], image_id) != image_id:
             raise DataError(
-                f"{source} has two entries of the picture {match[0]}: {found[match[0]]}, {image_id}",
-                "keep one: the server takes exactly one file for each picture",
+                f"{source} has two entries of the image {match[0]}: {found[match[0]]}, {image_id}",
+                "keep one: the server takes exactly one file for each image",
             )
     if unknown:
         raise DataError(
-            f"{len(unknown):,} ids of {source} are not names of {server.name} pictures: {named(unknown)}",
+            f"{len(unknown):,} ids of {source} are not names of {server.name} images: {named(unknown)}",
             "expected names such as berlin_000000_000019 or berlin_000000_000019_leftImg8bit",
         )
     return found
 
 
-def predicted_pictures(predictions: Artifact, workspace: Workspace) -> Pictures | None:
+def predicted_images(predictions: Artifact, workspace: Workspace) -> Images | None:
     """The folder of images or the data set that was predicted, if it still exists; else None."""
     if folder := predictions.config.get("images"):
         with contextlib.suppress(DataError):
-            return PictureFolder(folder)
+            return ImageFolder(folder)
         return None
     record = predictions.manifest.inputs.get("data")
     if record is None or record["artifact"] not in workspace.names():
@@ -263,14 +263,14 @@ def predicted_pictures(predictions: Artifact, workspace: Workspace) -> Pictures 
     return Dataset(data) if data.manifest.content == record["content"] else None
 
 
-def picture_sizes(
-    server: Server, ids: Sequence[str], images: Path | None, made_on: Pictures | None
+def image_sizes(
+    server: Server, ids: Sequence[str], images: Path | None, made_on: Images | None
 ) -> dict[str, tuple[int, int]]:
-    """(H, W) of the pictures, as far as they are known; DataError where `images` is given and lacks one."""
+    """(H, W) of the images, as far as they are known; DataError where `images` is given and lacks one."""
     if server.size is not None:
         return dict.fromkeys(ids, server.size)
     if images is not None:
-        folder = PictureFolder(images)
+        folder = ImageFolder(images)
         check_subset(ids, folder.ids, "the archive", str(images))
         return {image_id: folder.size(image_id) for image_id in ids}
     if made_on is None:
@@ -294,8 +294,8 @@ class Packing:
     sizes: Mapping[str, tuple[int, int]]
 
 
-def encode_picture(task: Packing, image_id: str) -> bytes:
-    """The PNG of one picture as the server accepts it; DataError, with the picture's name, if there is none."""
+def encode_image(task: Packing, image_id: str) -> bytes:
+    """The PNG of one image as the server accepts it; DataError, with the image's name, if there is none."""
     server, relative = task.server, f"masks/{image_id}.png"
     path = task.predictions.file(relative)
     if file_digest(path) != task.predictions.manifest.items[relative]["sha256"]:
@@ -304,7 +304,7 @@ def encode_picture(task: Packing, image_id: str) -> bytes:
     mask = read_mask(path, len(server.classes), None if size is None else (size[1], size[0]))
     if unanswered := int(np.count_nonzero(mask == IGNORE)):
         raise DataError(
-            f"picture {image_id}: {unanswered:,} pixels of its mask are 255 (unknown), expected a class at every pixel",
+            f"image {image_id}: {unanswered:,} pixels of its mask are 255 (unknown), expected a class at every pixel",
             "predict with min_confidence 0, and run the CRF with it, too",
         )
     values = np.array(server.values, np.uint8)[mask]
@@ -331,7 +331,7 @@ def write_archive(
     try:
         with disk_errors(archive):
             with execution.progress.track(len(ids), "pack") as tracker, _writing(partial, server.form) as add:
-                encoded = for_each_image(encode_picture, task, ids, execution.workers)
+                encoded = for_each_image(encode_image, task, ids, execution.workers)
                 for name, data in zip(members, _in_order(encoded, ids), strict=True):
                     add(name, data)
                     tracker.advance()
@@ -389,7 +389,7 @@ def check_archive(
 ) -> dict[str, Any]:
     """Opens an archive and checks whether the server would accept it; returns the figures, or raises ArtifactError.
 
-    expected: file in the archive -> (H, W) of its picture, None if that is not known. Checked are the names and
+    expected: file in the archive -> (H, W) of its image, None if that is not known. Checked are the names and
     their order, and whether each file is a whole PNG with the right mode, palette, values and size.
     """
     pixels = np.zeros(256, np.int64)
@@ -408,7 +408,7 @@ def check_archive(
         raise _wrong(path, f"it lacks {named(missing)}" if missing else "its files are not sorted, or occur twice")
     return {
         "server": server.name,
-        "pictures": len(names),
+        "images": len(names),
         "expected": server.count,
         "folder": server.member.rpartition("/")[0],
         "mode": "L" if server.palette is None else "P",
@@ -442,8 +442,8 @@ def _check_png(path: Path, server: Server, name: str, data: bytes, size: tuple[i
     """The number of pixels of each value, int64 (256,); ArtifactError says what is wrong with the file."""
     if not data.startswith(PNG_SIGNATURE) or png_damage(data):
         raise _wrong(path, f"{name} is not a whole PNG")
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-        mode, palette, values = picture.mode, picture.getpalette(), np.asarray(picture)
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        mode, palette, values = image.mode, image.getpalette(), np.asarray(image)
     wanted, bits = "L" if server.palette is None else "P", data[24]  # IHDR: the byte after width and height
     if (mode, bits) != (wanted, 8):
         raise _wrong(path, f"{name} has mode {mode} and {bits} bits, expected {wanted} and 8")

@@ -46,7 +46,7 @@ N = TypeVar("N", bound=nn.Module)
 
 @dataclass(frozen=True)
 class ActivationMaps:
-    """The maps of one picture: scores float16 (K, h, w) in 0..1, classes uint8 (K,) as class ids, size (H, W)."""
+    """The maps of one image: scores float16 (K, h, w) in 0..1, classes uint8 (K,) as class ids, size (H, W)."""
 
     image_id: str
     scores: NDArray[np.float16]
@@ -90,16 +90,16 @@ def class_activation_maps(
     dtype: torch.dtype | None = None,
     threads: int = 2,
 ) -> Iterator[ActivationMaps]:
-    """Maps of the pictures `ids`, in the order of their sizes; the batch size does not change them.
+    """Maps of the images `ids`, in the order of their sizes; the batch size does not change them.
 
     Args:
         classifier: from `for_inference`, or any on `device` in eval mode.
-        scales: factors on the picture's sides; each is a forward pass.
+        scales: factors on the image's sides; each is a forward pass.
         flip: add the mirror image of every scale, in the same batch.
-        batch_size: pictures of identical size per batch; scales above 1 are cut into smaller batches.
-        max_pixels: a larger picture is reduced to this many pixels, in a batch of its own; None: no limit.
+        batch_size: images of identical size per batch; scales above 1 are cut into smaller batches.
+        max_pixels: a larger image is reduced to this many pixels, in a batch of its own; None: no limit.
         dtype: autocast type (bf16, fp16), None for fp32. The maps are summed in fp32.
-        threads: threads that decode pictures while the network works.
+        threads: threads that decode images while the network works.
     """
     pending: deque[tuple[list[str], tuple[int, int], Tensor]] = deque()
     for members, size, pixels in _decoded(dataset, ids, batch_size, threads, max_pixels):
@@ -121,9 +121,9 @@ def _unpack(dataset: Dataset, members: list[str], size: tuple[int, int], maps: T
 def _decoded(
     dataset: Dataset, ids: Sequence[str], batch_size: int, threads: int, max_pixels: int | None
 ) -> Iterator[tuple[list[str], tuple[int, int], Tensor]]:
-    """(ids, (H, W), uint8 (B, 3, h, w)) of pictures of identical size, the next batches being decoded in threads.
+    """(ids, (H, W), uint8 (B, 3, h, w)) of images of identical size, the next batches being decoded in threads.
 
-    (h, w) is (H, W), or smaller where H * W is above `max_pixels`; such pictures come one by one.
+    (h, w) is (H, W), or smaller where H * W is above `max_pixels`; such images come one by one.
     """
     sizes = {image_id: dataset.size(image_id) for image_id in ids}
     limit = max_pixels or max((height * width for height, width in sizes.values()), default=1)
@@ -144,11 +144,11 @@ def multi_scale_maps(
 ) -> Tensor:
     """Sum over scales and mirrors of ReLU(CAM): uint8 images (B, 3, h, w) -> fp32 (B, K, ceil(H/4), ceil(W/4)).
 
-    `size` is the (H, W) of the pictures before they were reduced; None: (h, w).
+    `size` is the (H, W) of the images before they were reduced; None: (h, w).
     """
     B, _, h, w = images.shape
     H, W = size or (h, w)
-    pictures = normalise(images)
+    normalised = normalise(images)
     total = torch.zeros(B, classifier.num_foreground, cells(H, STRIDE), cells(W, STRIDE), device=images.device)
     for scale in scales:
         seen = (max(round(h * scale), 1), max(round(w * scale), 1))
@@ -156,7 +156,7 @@ def multi_scale_maps(
         if images.device.type == "cpu":
             step = max(1, min(step, CPU_PIXELS // (seen[0] * seen[1] * (1 + flip))))
         for start in range(0, B, step):
-            part = _resized(pictures[start : start + step], seen)
+            part = _resized(normalised[start : start + step], seen)
             count = len(part)
             if flip:
                 part = torch.cat([part, part.flip(-1)])
@@ -177,15 +177,15 @@ def _relu_maps(classifier: CamNetwork, views: Tensor) -> Tensor:
     return classifier.activation_maps(views.contiguous(memory_format=torch.channels_last)).float().relu_()
 
 
-def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    if size == tuple(pictures.shape[-2:]):
-        return pictures
-    return F.interpolate(pictures, size=size, mode="bilinear", align_corners=False, antialias=True)
+def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    if size == tuple(images.shape[-2:]):
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 @lru_cache(maxsize=512)
 def _readers(length: int, scaled: int, stride: int, count: int, device: torch.device, mirrored: bool = False) -> Tensor:
-    """Weights (cells of the score map, count) that read a map of the scaled (and mirrored) picture at stride 4.
+    """Weights (cells of the score map, count) that read a map of the scaled (and mirrored) image at stride 4.
 
     Reading the mirrored map at mirrored positions is exact for every size; flipping the map is exact only if its cells
     are symmetric.
@@ -212,10 +212,10 @@ def gradient_ranks(
     device: torch.device,
     threads: int = 2,
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """SEC's background cue as a saliency map: (id, float32 (H, W) in 0..1), in the order of the pictures' sizes.
+    """SEC's background cue as a saliency map: (id, float32 (H, W) in 0..1), in the order of the images' sizes.
 
     Ones are propagated back from the class scores to a layer of stride 8 (VGG16: conv4_1); the highest |gradient|
-    over the channels, smoothed by a 3x3 median, is replaced by its rank among the positions of the picture. So
+    over the channels, smoothed by a 3x3 median, is replaced by its rank among the positions of the image. So
     SEC's "lowest 10 % of the positions" are the pixels below 0.1.
     """
     if not classifier.backbone.gradient_layer:

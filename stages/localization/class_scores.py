@@ -13,7 +13,7 @@ from torch import nn
 from artifacts.dataset import Dataset
 from stages.contract import Execution
 from stages.data.decoding import decoded_ahead
-from stages.data.pictures import Pictures
+from stages.data.images import Images
 from stages.engine.device import select_device
 from stages.evaluation.average_precision import average_precision
 from stages.networks import normalise
@@ -23,9 +23,9 @@ BATCH = 32
 
 @torch.inference_mode()
 def class_scores(
-    network: nn.Module, pictures: Pictures, ids: Sequence[str], size: int, device: torch.device, workers: int
+    network: nn.Module, images: Images, ids: Sequence[str], size: int, device: torch.device, workers: int
 ) -> np.ndarray:
-    """Logits float32 (N, K) of pictures resized to `size` x `size`."""
+    """Logits float32 (N, K) of images resized to `size` x `size`."""
     network.eval()
 
     def resized(image: np.ndarray) -> np.ndarray:
@@ -35,13 +35,13 @@ def class_scores(
     return np.concatenate(
         [
             network(normalise(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))).float().cpu().numpy()
-            for _, pixels in decoded_ahead(pictures, batches, workers, resized)
+            for _, pixels in decoded_ahead(images, batches, workers, resized)
         ]
     )
 
 
 def scored(network: nn.Module, dataset: Dataset, split: str, size: int, execution: Execution) -> dict[str, Any]:
-    """Average precision on those pictures of a split that have labels, for a training's summary; {} for none."""
+    """Average precision on those images of a split that have labels, for a training's summary; {} for none."""
     ids = [image_id for image_id in dataset.ids(split) if dataset.has_tags(image_id)]
     if not ids:
         return {}
@@ -58,7 +58,7 @@ def scored(network: nn.Module, dataset: Dataset, split: str, size: int, executio
 def precision_of_classes(
     network: nn.Module, dataset: Dataset, ids: Sequence[str], size: int, device: torch.device, workers: int
 ) -> dict[str, float | None]:
-    """Average precision by class name over the pictures `ids`; None for a class that none of them has."""
+    """Average precision by class name over the images `ids`; None for a class that none of them has."""
     scores = class_scores(network, dataset, ids, size, device, workers)
     present = np.stack([dataset.tags_vector(image_id) for image_id in ids]) > 0
     return {name: average_precision(scores[:, k], present[:, k]) for k, name in enumerate(dataset.label_names)}

@@ -30,7 +30,7 @@ AHEAD = 4  # images per process that wait to be refined: bounds the memory
 
 @dataclass(frozen=True)
 class Refiner:
-    """From the class probabilities of one picture to its estimated mask; made for a pool of processes."""
+    """From the class probabilities of one image to its estimated mask; made for a pool of processes."""
 
     dataset: Dataset
     writer: Writer
@@ -53,7 +53,7 @@ class Refiner:
         return image_id
 
 
-def label_pictures(
+def label_images(
     network: nn.Module,
     ids: Sequence[str],
     refiner: Refiner,
@@ -66,14 +66,14 @@ def label_pictures(
     With `restrict_to_labels` only background and the image's labels may win; without it, every class that
     reaches a probability of 0.01 somewhere.
     """
-    from stages.engine.inference import large_pictures, predict_probabilities
+    from stages.engine.inference import large_images, predict_probabilities
 
     masks = share_of(ids, execution, lambda image_id: refiner.writer.has(f"masks/{image_id}.png"))
     views = predict_probabilities(network, refiner.dataset, masks.left, inference, device, workers=execution.workers)
-    if remark := large_pictures(refiner.dataset, masks.left, inference):
+    if remark := large_images(refiner.dataset, masks.left, inference):
         execution.progress.note(remark)
     with _pool(refiner, execution.workers) as pool, counted(refiner.writer, execution, "labelling", masks) as advance:
-        for _ in _in_order(pool, _pictures(views, refiner), AHEAD * max(execution.workers, 1)):
+        for _ in _in_order(pool, _images(views, refiner), AHEAD * max(execution.workers, 1)):
             advance()
 
 
@@ -95,9 +95,7 @@ def _pool(refiner: Refiner, workers: int) -> Executor:
     return process_pool(workers, _hold, refiner)
 
 
-def _pictures(
-    views: Iterable[tuple[list[str], Tensor]], refiner: Refiner
-) -> Iterator[tuple[str, list[int], np.ndarray]]:
+def _images(views: Iterable[tuple[list[str], Tensor]], refiner: Refiner) -> Iterator[tuple[str, list[int], np.ndarray]]:
     for ids, batch in views:
         for image_id, probabilities in zip(ids, batch.cpu().numpy(), strict=True):
             if refiner.restrict_to_labels:
@@ -112,10 +110,10 @@ def _pictures(
             yield image_id, classes, kept / np.maximum(kept.sum(0), 1e-30)
 
 
-def _in_order(pool: Executor, pictures: Iterable[tuple[str, list[int], np.ndarray]], ahead: int) -> Iterator[str]:
+def _in_order(pool: Executor, images: Iterable[tuple[str, list[int], np.ndarray]], ahead: int) -> Iterator[str]:
     waiting: list[Future[str]] = []
-    for picture in pictures:
-        waiting.append(pool.submit(_refine, *picture))
+    for image in images:
+        waiting.append(pool.submit(_refine, *image))
         if len(waiting) >= ahead:
             yield waiting.pop(0).result()
     for future in waiting:

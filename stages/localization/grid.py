@@ -24,9 +24,9 @@ def to_every_pixel(length: int, stride: float, count: int) -> NDArray[np.float32
 def resize_maps(
     maps: NDArray, size: tuple[int, int], stride: int, seen: tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
-    """Maps (..., h, w) of a stride to float32 (..., H, W), size = (H, W) of the picture in pixels.
+    """Maps (..., h, w) of a stride to float32 (..., H, W), size = (H, W) of the image in pixels.
 
-    `seen`: the size of a reduced copy of the picture to resample them to instead.
+    `seen`: the size of a reduced copy of the image to resample them to instead.
     """
     if seen is None or seen == size:
         rows = to_every_pixel(size[0], stride, maps.shape[-2])
@@ -40,7 +40,7 @@ def resize_maps(
 
 
 def reduced(image: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) of at most `max_pixels` pixels: itself, or a reduced copy."""
+    """An image (H, W, 3) of at most `max_pixels` pixels: itself, or a reduced copy."""
     size = reduced_size(image.shape[:2], max_pixels)
     if size == image.shape[:2]:
         return image

@@ -3,7 +3,7 @@
     affinities = boundary_affinities(boundary, radius=5)
     scores = walk(scores * (1 - boundary), affinities, beta=10, doublings=8)
 
-The transition matrix of n cells has n x n entries: 552 MB for a picture of 375 x 500 pixels at stride 4, and the
+The transition matrix of n cells has n x n entries: 552 MB for an image of 375 x 500 pixels at stride 4, and the
 authors square it eight times. But a cell has only 68 neighbours, and there are few rows of scores: a polynomial of the
 sparse matrix, applied to them by shifts of the image, gives the same scores in 2 MB and a thousandth of the time.
 """

@@ -44,7 +44,7 @@ def grow_batch(
             f"probabilities {probabilities.shape} need seeds {(B, h, w)} and present {(B, C)}, "
             f"found seeds {seeds.shape} and present {present.shape}"
         )
-    planes: list[NDArray] = []  # M == c, one plane for every picture and present class
+    planes: list[NDArray] = []  # M == c, one plane for every image and present class
     owners: list[tuple[int, int]] = []
     for index in range(B):
         classes = [0, *(np.flatnonzero(present[index, 1:]) + 1).tolist()]
@@ -53,8 +53,8 @@ def grow_batch(
         owners.extend((index, label) for label in classes)
 
     components, count = ndimage.label(np.stack(planes), structure=EIGHT_CONNECTED_PLANES)  # (N, h, w)
-    pictures, classes_of_planes = np.array(owners).T
-    seeded = seeds[pictures] == classes_of_planes[:, None, None]  # (N, h, w)
+    images, classes_of_planes = np.array(owners).T
+    seeded = seeds[images] == classes_of_planes[:, None, None]  # (N, h, w)
     accepted = np.zeros(count + 1, dtype=bool)
     accepted[components[seeded]] = True
     accepted[0] = False  # component 0 is "not M == c": it contains seeds overridden by a confident prediction

@@ -47,9 +47,9 @@ def boundary_connectivity(image: NDArray, superpixels: int | None = None, terms:
 
     `terms`: the published text and the authors' code differ in each of these parts. The code finds far more
     background: it computes the mean colour of a region before Lab; counts a band of 8 pixels as border; clips small
-    differences over two rings of neighbours, not one; draws its colour widths from the picture's own contrast and
+    differences over two rings of neighbours, not one; draws its colour widths from the image's own contrast and
     cuts every weight off beyond three widths; sets contrast below Otsu's threshold to 0; weighs background 5 times,
-    and sure background 5,000 times. It also removes drawn frames around a picture, which is not done here.
+    and sure background 5,000 times. It also removes drawn frames around an image, which is not done here.
     `superpixels`: None: 200 (paper), or one for 600 pixels (code), but at least 200 and at most 500 (ours).
     """
     from skimage.segmentation import slic  # takes a second to import, and is not needed to read maps
@@ -194,7 +194,7 @@ def encode_saliency(saliency: NDArray) -> bytes:
 
 
 def read_saliency(path: Path | str, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Saliency float32 (H, W) in 0..1 from a grey 8-bit PNG; size = (H, W) of its picture.
+    """Saliency float32 (H, W) in 0..1 from a grey 8-bit PNG; size = (H, W) of its image.
 
     Raises DataError, with the file's name, if it is missing, damaged, of a mode other than L, or of a different size.
     """

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat
 
 from stages.config import Config, External
 
-MAX_PIXELS = 2_100_000  # a picture of 1024 x 2048 is looked at whole
+MAX_PIXELS = 2_100_000  # an image of 1024 x 2048 is looked at whole
 
 
 def _usually(key: str, value: str) -> pydantic.BeforeValidator:
@@ -26,12 +26,10 @@ class ActivationMapConfig(Config):
     scales: tuple[PositiveFloat, ...] = Field(
         (0.5, 1.0, 1.5, 2.0),
         min_length=1,
-        description="Factors on the picture's sides; the maps of all are summed (AffinityNet, IRNet: .5 1 1.5 2).",
+        description="Factors on the image's sides; the maps of all are summed (AffinityNet, IRNet: .5 1 1.5 2).",
     )
     flip: bool = Field(True, description="Add the mirror image of every scale.")
-    batch_size: int = Field(
-        16, ge=1, description="Pictures of identical size in one forward pass (with their mirrors)."
-    )
+    batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass (with their mirrors).")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Arithmetic of the network. auto: bf16 on GPUs that have it, else fp32."
     )
@@ -48,7 +46,7 @@ class ComputedSaliency(Config):
         "paper: as their text has it.",
     )
     superpixels: int | None = Field(
-        None, ge=2, description="Superpixels in a picture. null: 200 (paper); one for 600 pixels, 200 to 500 (code)."
+        None, ge=2, description="Superpixels in an image. null: 200 (paper); one for 600 pixels, 200 to 500 (code)."
     )
 
 
@@ -57,13 +55,13 @@ class SaliencyFolder(Config):
 
     kind: Literal["folder"]
     folder: Annotated[Path, External(), pydantic.AfterValidator(Path.expanduser)] = Field(
-        description="Folder with <image id>.png: grey, 8 bits, size of the picture, 255 = salient."
+        description="Folder with <image id>.png: grey, 8 bits, size of the image, 255 = salient."
     )
     threshold: float = Field(0.06, ge=0, le=1, description="Background is below this value / 255 (DSRG: 0.06).")
 
 
 class GradientBackground(Config):
-    """Background: where the class scores depend least on the picture (SEC). Needs the classifier."""
+    """Background: where the class scores depend least on the image (SEC). Needs the classifier."""
 
     kind: Literal["gradient"]
     share: float = Field(0.10, gt=0, lt=1, description="Share of the positions with the lowest |gradient| (SEC: 0.10).")
@@ -136,14 +134,14 @@ class SeedsConfig(Config):
     """Class-activation maps and the label maps made of them."""
 
     splits: tuple[Literal["train", "holdout", "weak", "val"], ...] = Field(
-        ("train", "weak"), min_length=1, description="Splits of the data set whose pictures are labelled."
+        ("train", "weak"), min_length=1, description="Splits of the data set whose images are labelled."
     )
     cam: ActivationMapConfig = Field(ActivationMapConfig.model_validate({}), description="The class-activation maps.")
     max_pixels: int = Field(
         MAX_PIXELS,
         ge=1024,
-        description="Of a larger picture the classifier and the saliency see a copy of so many pixels, which bounds\n"
-        "the memory. Maps and labels have the size of the picture all the same.",
+        description="Of a larger image the classifier and the saliency see a copy of so many pixels, which bounds\n"
+        "the memory. Maps and labels have the size of the image all the same.",
     )
     labels: Annotated[SeedRule | DenseRule, Field(discriminator="mode"), _usually("mode", "seeds")] = Field(
         SeedRule.model_validate({}),

@@ -1,7 +1,7 @@
 """Cross-consistency training (Ouali et al., CVPR 2020).
 
 One encoder, one main decoder trained on masks, and many auxiliary decoders. Each of these sees the features of the
-unlabelled pictures perturbed in its own way and has to predict what the main decoder predicts from the clean ones.
+unlabelled images perturbed in its own way and has to predict what the main decoder predicts from the clean ones.
 Only encoder and main decoder are evaluated.
 
     semiseg train --method cct
@@ -76,7 +76,7 @@ class Cct(Method):
         boxes = self._object_boxes(foreground)
         for number, (kind, decoder) in enumerate(zip(self.kinds, self.auxiliary, strict=True)):
             purpose = ("cct", step, number)
-            randoms = perturbations.picture_generators(len(high), self.setup.seed, *purpose)
+            randoms = perturbations.image_generators(len(high), self.setup.seed, *purpose)
             if kind == "vat":
                 changed = high + self._adversarial(decoder, features, randoms)
             elif kind == "dropout":
@@ -100,7 +100,7 @@ class Cct(Method):
         """By image; computed once per step, on the CPU, if a decoder needs them."""
         if "cutout" not in self.kinds:
             return []
-        return [perturbations.object_boxes(picture, self.settings.min_contour) for picture in foreground.cpu().numpy()]
+        return [perturbations.object_boxes(image, self.settings.min_contour) for image in foreground.cpu().numpy()]
 
     def _adversarial(self, decoder: nn.Module, features: Features, randoms: Sequence[np.random.Generator]) -> Tensor:
         """The noise (B, C, h, w) of a given length that changes this decoder's prediction most; no gradient."""
@@ -113,11 +113,11 @@ class Cct(Method):
         return self.settings.vat_radius * direction
 
     def _logits(self, decoder: nn.Module, features: Features, batch: Batch) -> Tensor:
-        """(B, C, H, W) at the size of the pictures, fp32."""
+        """(B, C, H, W) at the size of the images, fp32."""
         logits = decoder(features)
         if isinstance(decoder, ShuffleDecoder):
             height, width = batch.image.shape[-2:]
-            return logits[..., :height, :width].float()  # the last cells reach beyond the picture
+            return logits[..., :height, :width].float()  # the last cells reach beyond the image
         return at_size(logits, batch, self.segmenter)
 
     @property

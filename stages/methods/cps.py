@@ -1,6 +1,6 @@
 """Cross pseudo supervision (Chen et al., CVPR 2021), with and without CutMix.
 
-Two networks of one architecture with different initial heads. Each is trained on the masks of the labelled pictures
+Two networks of one architecture with different initial heads. Each is trained on the masks of the labelled images
 and on the hard labels the other gives; labels pass no gradient. Network 1 is evaluated.
 
     semiseg train --method cps

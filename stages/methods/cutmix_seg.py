@@ -1,6 +1,6 @@
-"""CutMix-Seg (French et al., BMVC 2020): a mean teacher whose student sees mixed pictures.
+"""CutMix-Seg (French et al., BMVC 2020): a mean teacher whose student sees mixed images.
 
-The teacher labels two whole pictures, softly. The student sees one with a box of the other and has to predict the
+The teacher labels two whole images, softly. The student sees one with a box of the other and has to predict the
 teacher's probabilities mixed with the same box. The teacher is evaluated.
 
     semiseg train --method cutmix-seg
@@ -40,7 +40,7 @@ class CutMixSeg(TeacherStudent):
             return terms
         first, second = batch["unlabelled"], batch["partner"]
         boxes = draw_boxes(settings.mixing, first, self.setup.seed, step)
-        whole = [segment(self.teacher, pictures).softmax(1) for pictures in (first, second)]
+        whole = [segment(self.teacher, samples).softmax(1) for samples in (first, second)]
         mixed, target = mix_batches(first, second, boxes), mix(whole[0], whole[1], boxes)
         self.observe(confident=share(target.amax(1) >= settings.threshold, mixed.valid))
         consistency = confident_squared_difference(

@@ -1,6 +1,6 @@
 """Dynamic mutual training (DMT; Feng et al., Pattern Recognition 2022): one round of one of two models.
 
-The other model, as it was a round ago, has labelled the unlabelled pictures; the most confident share of each class is
+The other model, as it was a round ago, has labelled the unlabelled images; the most confident share of each class is
 kept. This model goes on from its own weights of a round ago. A pixel counts by how much it agrees with its label:
 if they disagree, either may be wrong, and the label counts only if the other model was the more confident one.
 

@@ -1,6 +1,6 @@
 """Deep seeded region growing (Huang et al., CVPR 2018): a segmenter from image-level labels.
 
-Seeds cover a part of each picture. At every step the output, smoothed by a dense CRF, lets the seeds grow into
+Seeds cover a part of each image. At every step the output, smoothed by a dense CRF, lets the seeds grow into
 confident neighbours of the same class; the network is trained on the grown seeds and pulled towards the CRF's output.
 Growing starts from the original seeds each time. SEC (Kolesnikov & Lampert, ECCV 2016) is `region_growing`, `balanced`
 and `clip_ratio` false, `expansion_weight` 1 and `crf_unary` scores.
@@ -59,26 +59,26 @@ class Dsrg(Method):
         }
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
-        pictures, network = batch["weak"], cast(Segmenter, self.networks["segmenter"])
-        logits = network(pictures.image).float()
+        samples, network = batch["weak"], cast(Segmenter, self.networks["segmenter"])
+        logits = network(samples.image).float()
         stride = self.settings.map_stride or network.stride
         cells = slice(None, None, stride)  # cell i lies on pixel stride * i
         if stride != network.stride:
-            logits = at_size(logits, pictures, network)[..., cells, cells]
+            logits = at_size(logits, samples, network)[..., cells, cells]
         # logits: (B, C, h, w), and everything below lives on this grid
-        seeds = pictures.label[:, cells, cells]  # (B, h, w)
-        valid = pictures.valid[:, cells, cells]
-        present = torch.cat([torch.ones_like(pictures.tags[:, :1]), pictures.tags], 1).bool()  # (B, C)
+        seeds = samples.label[:, cells, cells]  # (B, h, w)
+        valid = samples.valid[:, cells, cells]
+        present = torch.cat([torch.ones_like(samples.tags[:, :1]), samples.tags], 1).bool()  # (B, C)
 
         probabilities = logits.softmax(1) + SMALLEST
         probabilities = probabilities / probabilities.sum(1, keepdim=True)  # H
         if self.settings.region_growing or self.settings.boundary_weight:
             evidence = logits if self.settings.crf_unary == "scores" else probabilities
-            refined = self._crf(pictures.pixels[..., cells, cells], evidence)  # Q
+            refined = self._crf(samples.pixels[..., cells, cells], evidence)  # Q
         if self.settings.region_growing:
             seeds = self._grow(refined, seeds, present)
-        if "reference" in pictures.extra:
-            self._count(seeds, pictures.extra["reference"][:, cells, cells])
+        if "reference" in samples.extra:
+            self._count(seeds, samples.extra["reference"][:, cells, cells])
 
         terms = {"seed": seed_loss(probabilities, seeds, self.settings.balanced)}
         if self.settings.boundary_weight:
@@ -154,7 +154,7 @@ class Dsrg(Method):
 def seed_loss(probabilities: Tensor, seeds: Tensor, balanced: bool = True) -> Tensor:
     """Balanced seed loss of DSRG (Eq. 2), or SEC's seed loss.
 
-    -1/|S_0| sum_{u in S_0} log H_u0 - 1/sum_c |S_c| sum_c sum_{u in S_c} log H_uc, a mean over pictures. SEC divides
+    -1/|S_0| sum_{u in S_0} log H_u0 - 1/sum_c |S_c| sum_c sum_{u in S_c} log H_uc, a mean over images. SEC divides
     both parts by the number of all seeds. An empty set contributes 0.
 
     Args:
@@ -167,10 +167,10 @@ def seed_loss(probabilities: Tensor, seeds: Tensor, balanced: bool = True) -> Te
     counts = [part.sum((1, 2)).float() for part in parts]
     if not balanced:
         counts = [counts[0] + counts[1]] * 2
-    pictures = sum(
+    samples = sum(
         -(log * part).sum((1, 2)) / count.clamp(min=SMALLEST) for part, count in zip(parts, counts, strict=True)
     )
-    return global_mean(torch.as_tensor(pictures).sum(), len(seeds))
+    return global_mean(torch.as_tensor(samples).sum(), len(seeds))
 
 
 def boundary_loss(probabilities: Tensor, refined: Tensor, valid: Tensor, clip: bool = True) -> Tensor:
@@ -190,7 +190,7 @@ def expansion_loss(probabilities: Tensor, present: Tensor) -> Tensor:
     """Expansion loss of SEC (Eq. 4-5) by global weighted rank pooling.
 
     G_c = sum_i w_i H_(i)c / sum_i w_i, values sorted: the largest with weight 1, each next with d times the last.
-    L = -mean_{c present} log G_c - mean_{c absent} log(1 - max H_c) - log G_0, a mean over pictures. SEC's d are for
+    L = -mean_{c present} log G_c - mean_{c absent} log(1 - max H_c) - log G_0, a mean over images. SEC's d are for
     1,681 values; for another number n they are raised to 1681/n, so that they reach over the same share of the map.
 
     Args:
@@ -209,9 +209,9 @@ def expansion_loss(probabilities: Tensor, present: Tensor) -> Tensor:
     foreground = -pool(EXPANSION_DECAY["foreground"])[:, 1:].log()
     absent = -torch.log1p(-values[:, 1:, 0].clamp(max=1 - 1e-6))
     there = present[:, 1:].float()
-    pictures = (
+    samples = (
         background
         + (foreground * there).sum(1) / there.sum(1).clamp(min=1)
         + (absent * (1 - there)).sum(1) / (1 - there).sum(1).clamp(min=1)
     )
-    return global_mean(pictures.sum(), len(pictures))
+    return global_mean(samples.sum(), len(samples))

@@ -1,7 +1,7 @@
 """Strong-weak dual-branch network (Luo & Yang, ECCV 2020).
 
-A trunk (backbone and neck) shared by two branches of one architecture and separate parameters. Pictures with exact
-masks train the strong branch, pictures with estimated masks the weak one; every batch takes as many of one as of the
+A trunk (backbone and neck) shared by two branches of one architecture and separate parameters. Images with exact
+masks train the strong branch, images with estimated masks the weak one; every batch takes as many of one as of the
 other. The weak branch only regularises the trunk: it is left out at inference and in the exported weights.
 
     semiseg train --method dual-branch --weak-labels masks

@@ -61,9 +61,9 @@ class FixMatch(TeacherStudent):
         """Whether an image's own labels come from the training pass."""
         return self.settings.teacher is None and self.settings.label_mode == "train"
 
-    def labels_of(self, pictures: Batch) -> PseudoLabels:
+    def labels_of(self, samples: Batch) -> PseudoLabels:
         """The teacher's labels, or the network's own in eval mode: without effect on BatchNorm, without dropout."""
         if self.settings.teacher is not None:
-            return pseudo_labels(segment(self.teacher, pictures))
+            return pseudo_labels(segment(self.teacher, samples))
         with torch.no_grad(), evaluating(self.student):
-            return pseudo_labels(segment(self.student, pictures))
+            return pseudo_labels(segment(self.student, samples))

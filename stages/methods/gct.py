@@ -54,26 +54,26 @@ class Gct(Method):
         return {"flaw_detector": self.settings.flaw_detector.optimizer} if "flaw_detector" in self.networks else {}
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
-        pictures, label = batch["strong"], batch["strong"].label
+        samples, label = batch["strong"], batch["strong"].label
         guided = "flaw_detector" in self.networks
         if guided:  # both halves in one pass, as in the authors' code: one joint batch for BatchNorm
             images, valid = (
-                torch.cat([getattr(half, part) for half in (pictures, batch["unlabelled"])])
+                torch.cat([getattr(half, part) for half in (samples, batch["unlabelled"])])
                 for part in ("image", "valid")
             )
-            pictures = pictures.replace(image=images, valid=valid)
-        logits = [segment(self.networks[name], pictures) for name in NUMBERED]
+            samples = samples.replace(image=images, valid=valid)
+        logits = [segment(self.networks[name], samples) for name in NUMBERED]
         terms = {
             f"supervised_{number}": self.supervised(found[: len(label)], label)
             for number, found in zip(NUMBERED.values(), logits, strict=True)
         }
-        return terms | (self._guided(pictures, logits, label, step) if guided else {})
+        return terms | (self._guided(samples, logits, label, step) if guided else {})
 
-    def _guided(self, pictures: Batch, logits: list[Tensor], label: Tensor, step: int) -> dict[str, Tensor]:
-        settings, valid, detector = self.settings, pictures.valid, self.networks["flaw_detector"]
+    def _guided(self, samples: Batch, logits: list[Tensor], label: Tensor, step: int) -> dict[str, Tensor]:
+        settings, valid, detector = self.settings, samples.valid, self.networks["flaw_detector"]
         found = [probabilities(scores, valid) for scores in logits]
         with frozen(detector):
-            raw = [detector(pictures.image, p).float()[:, 0] for p in found]
+            raw = [detector(samples.image, p).float()[:, 0] for p in found]
         flaws = [
             tidy(seen, valid, settings.visible) for seen in raw
         ]  # new tensors: `raw` is what the losses are made of
@@ -86,7 +86,7 @@ class Gct(Method):
             consistency = squared_difference(found[own], target, valid, reduction="mean")
             terms[f"flaw_correction_{number}"] = settings.flaw_correction * correction
             terms[f"consistency_{number}"] = weight * consistency
-            terms[f"flaw_detector_{number}"] = 0.5 * self._detection(pictures.image, found[own].detach(), label)
+            terms[f"flaw_detector_{number}"] = 0.5 * self._detection(samples.image, found[own].detach(), label)
         return terms
 
     def _detection(self, images: Tensor, found: Tensor, label: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Mean teacher (Tarvainen & Valpola, NeurIPS 2017) for segmentation, as in the codes that CPS compares with.
 
 The teacher is the average of the student over the steps. The student learns from masks, and to agree with the teacher
-on every pixel. As published both see the same pictures and differ by their weights, BatchNorm and dropout alone.
+on every pixel. As published both see the same images and differ by their weights, BatchNorm and dropout alone.
 
     semiseg train --method mean-teacher
 """
@@ -45,7 +45,7 @@ class MeanTeacher(TeacherStudent):
             seen = strong_view(unlabelled, settings.strong, self.setup.seed, step)
         logits = self._logits(self.student, labelled, seen)
         terms = {"supervised": self.supervised(logits[0], labelled.label)}
-        compared, kinds = slice(0 if settings.pictures == "all" else 1, 2), [labelled, unlabelled]
+        compared, kinds = slice(0 if settings.samples == "all" else 1, 2), [labelled, unlabelled]
         if settings.joint_pass:
             targets = self._logits(self.teacher, *kinds)[compared]
         else:
@@ -67,7 +67,7 @@ class MeanTeacher(TeacherStudent):
         return terms | {"consistency": weight * consistency}
 
     def _logits(self, network: nn.Module, *batches: Batch) -> list[Tensor]:
-        """Of each batch, from one pass over all pictures or from one pass each."""
+        """Of each batch, from one pass over all images or from one pass each."""
         if not self.settings.joint_pass:
             return [segment(network, batch) for batch in batches]
         images = torch.cat([batch.image for batch in batches])

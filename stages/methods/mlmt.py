@@ -1,7 +1,7 @@
 """MLMT, the multi-label mean teacher: the classifier of s4GAN (Mittal et al., PAMI 2021).
 
-An image classifier learns which classes the masks of the labelled pictures contain, and to agree with its own average
-about strongly augmented unlabelled pictures. `predict --classifier` removes the classes that it does not
+An image classifier learns which classes the masks of the labelled images contain, and to agree with its own average
+about strongly augmented unlabelled images. `predict --classifier` removes the classes that it does not
 predict from the predictions of a segmenter.
 
     semiseg train-classifier --method mlmt
@@ -24,7 +24,7 @@ from stages.engine.streams import Stream
 from stages.engine.teacher import Teacher
 from stages.methods.parts.batch_shares import strong_and_unlabelled
 from stages.methods.parts.discrimination import one_hot
-from stages.methods.parts.perturbations import picture_generators
+from stages.methods.parts.perturbations import image_generators
 from stages.methods.parts.views import strong_view
 from stages.methods.settings.mlmt import MlmtSettings
 
@@ -58,7 +58,7 @@ class Mlmt(Method):
         """Images (B, 3, H, W), some of them mirrored in contrast to the teacher's."""
         if self.settings.mirror == 0:
             return images
-        randoms = picture_generators(len(images), self.setup.seed, "mirror", step)
+        randoms = image_generators(len(images), self.setup.seed, "mirror", step)
         turned = torch.tensor([random.random() < self.settings.mirror for random in randoms])
         return torch.where(turned.to(images.device, non_blocking=True)[:, None, None, None], images.flip(-1), images)
 
@@ -80,7 +80,7 @@ class Mlmt(Method):
 def classes_of_masks(logits: Tensor, label: Tensor) -> Tensor:
     """Binary cross-entropy with logits (B, K), column k is class k + 1, on which classes a crop's mask holds.
 
-    int64 label (B, H, W). A mean over pictures and classes; a crop of unknown pixels alone is left out.
+    int64 label (B, H, W). A mean over images and classes; a crop of unknown pixels alone is left out.
     """
     present = one_hot(label, logits.shape[1] + 1).amax((2, 3))[:, 1:]
     known = (label != IGNORE).flatten(1).any(1)
@@ -88,6 +88,6 @@ def classes_of_masks(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def cosine_distance(found: Tensor, target: Tensor) -> Tensor:
-    """Mean over pictures of 1 - cos of the angle between logits (B, K); no gradient passes to `target`."""
+    """Mean over images of 1 - cos of the angle between logits (B, K); no gradient passes to `target`."""
     distance = 1 - F.cosine_similarity(found.float(), target.detach().float())
     return global_mean(distance.sum(), len(distance))

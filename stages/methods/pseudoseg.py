@@ -1,7 +1,7 @@
 """PseudoSeg (Zou et al., ICLR 2021).
 
 One network with two heads: the segmenter's, and a coarse one from class-activation maps spread by self-attention. On
-the weak view of an unlabelled picture both are fused into a sharp soft label, which the strong view has to predict.
+the weak view of an unlabelled image both are fused into a sharp soft label, which the strong view has to predict.
 
     semiseg train --method pseudoseg
 """

@@ -57,10 +57,10 @@ class S4Gan(Method):
             return terms
         discriminator = self.networks["discriminator"]
         logits = segment(segmenter, unlabelled)
-        fake, picture = probabilities(logits, unlabelled.valid), between_0_and_1(unlabelled.image)
+        fake, image = probabilities(logits, unlabelled.valid), between_0_and_1(unlabelled.image)
         with frozen(discriminator):
-            scores, features = discriminator(fake, picture)
-        caught, _ = discriminator(fake.detach(), picture)
+            scores, features = discriminator(fake, image)
+        caught, _ = discriminator(fake.detach(), image)
         planes = one_hot(labelled.label, self.setup.num_classes)
         real, real_features = discriminator(planes, between_0_and_1(labelled.image))
         matching = mean_difference(real_features.detach(), features)
@@ -81,13 +81,13 @@ class S4Gan(Method):
 
 
 def between_0_and_1(images: Tensor) -> Tensor:
-    """Each picture (B, 3, H, W) by its own smallest and largest value; the published code takes another batch's."""
+    """Each image (B, 3, H, W) by its own smallest and largest value; the published code takes another batch's."""
     lowest, highest = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
     return (images - lowest) / (highest - lowest).clamp(min=1e-6)
 
 
 def mean_difference(first: Tensor, second: Tensor) -> Tensor:
-    """mean_k |E a_k - E b_k| of features (B, K), E the mean over the pictures of all processes."""
+    """mean_k |E a_k - E b_k| of features (B, K), E the mean over the images of all processes."""
     difference = first.float().mean(0) - second.float().mean(0)
     # |d| is sign(d) d: with the sign of the joint difference, the processes' terms average to the joint one.
     return (sum_over_processes(difference.detach()).sign() * difference).mean()

@@ -1,6 +1,6 @@
 """Offline self-training (ST; Yang et al., CVPR 2022): the third of its three steps.
 
-A teacher was trained on the labelled pictures and has labelled the others, once. A fresh student learns from both, with
+A teacher was trained on the labelled images and has labelled the others, once. A fresh student learns from both, with
 strong augmentation on the pseudo-labelled images alone, so that it does more than copy the teacher.
 
     semiseg train --method supervised --name teacher

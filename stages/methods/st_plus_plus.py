@@ -1,6 +1,6 @@
-"""ST++ (Yang et al., CVPR 2022): self-training in two rounds, the reliable pictures first.
+"""ST++ (Yang et al., CVPR 2022): self-training in two rounds, the reliable images first.
 
-The stage `reliability` ranks the unlabelled pictures by how stable their masks were while the teacher trained. A first
+The stage `reliability` ranks the unlabelled images by how stable their masks were while the teacher trained. A first
 student learns from the reliable half and labels the other half; the last student learns from all.
 
     semiseg train --method supervised --set snapshots=3 --name teacher
@@ -31,7 +31,7 @@ class StPlusPlus(SelfTraining):
         ids = sources.with_map("weak_labels", sources.without_masks)
         if not ids:
             raise DataError(
-                "st-plus-plus: the estimated masks are of none of the pictures without masks",
+                "st-plus-plus: the estimated masks are of none of the images without masks",
                 "predict the splits weak and unlabelled of this data set (--set part=reliable)",
             )
         return ids

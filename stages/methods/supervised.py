@@ -42,5 +42,5 @@ class Supervised(Method):
         return {settings.labels: Stream(entries, batch_size)}
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
-        (pictures,) = batch.values()
-        return {"cross_entropy": self.supervised(segment(self.networks["segmenter"], pictures), pictures.label)}
+        (samples,) = batch.values()
+        return {"cross_entropy": self.supervised(segment(self.networks["segmenter"], samples), samples.label)}

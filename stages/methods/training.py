@@ -69,7 +69,7 @@ def train_network(
         for name, stream in streams.items():
             if (number := len({entry.image_id for entry in stream.entries})) < stream.batch_size:
                 execution.progress.note(
-                    f"{name}: {number} pictures for batches of {stream.batch_size}, a batch holds some of them twice"
+                    f"{name}: {number} images for batches of {stream.batch_size}, a batch holds some of them twice"
                 )
             alike = maker.orders[name].alike
             if alike is not None and (few := alike.short(stream.group - 1)):
@@ -94,7 +94,7 @@ def train_network(
     if distributed.rank() == 0:
         publish_network(writer, fitted.predictor, dataset.class_names)
     counts = {name: len({entry.image_id for entry in stream.entries}) for name, stream in streams.items()}
-    summary = {"method": config.method.name, "pictures": counts, **fitted.summary}
+    summary = {"method": config.method.name, "images": counts, **fitted.summary}
     return summary | ({"snapshots": [*steps, config.iterations]} if steps else {})
 
 
@@ -137,7 +137,7 @@ def check_labels(streams: Mapping[str, Stream], folders: Mapping[str, MaskFolder
                 missing, place = [image_id for image_id in wanted if not dataset.has_mask(image_id)], ""
             if missing:
                 raise DataError(
-                    f"{source}: {len(missing)} of {len(wanted)} pictures have no label map{place}: "
+                    f"{source}: {len(missing)} of {len(wanted)} images have no label map{place}: "
                     f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}",
                     "make them for the whole split that the method trains on",
                 )

@@ -1,7 +1,7 @@
 """UniMatch (Yang et al., CVPR 2023): one weak view labels two strong views and perturbed features.
 
 FixMatch with a second strong view, and with a stream that perturbs the features of the weak view instead of its
-picture: channels are dropped between trunk and head.
+image: channels are dropped between trunk and head.
 
     semiseg train --method unimatch
 """
@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from stages.engine.losses import share
 from stages.engine.method import Batch, at_size, segment
 from stages.methods.fixmatch import FixMatch
-from stages.methods.parts.perturbations import channel_dropout, picture_generators
+from stages.methods.parts.perturbations import channel_dropout, image_generators
 from stages.methods.parts.strong_weak import confident_cross_entropy, pseudo_labels, strong_mix
 from stages.networks import Segmenter
 from stages.networks.blocks import Features
@@ -71,10 +71,10 @@ class UniMatch(FixMatch):
         known, plain, perturbed = at_size(used, unlabelled, network).split([first, second, second])
         return known, plain, perturbed
 
-    def _dropped(self, features: Features, pictures: slice, purpose: str, step: int) -> Features:
+    def _dropped(self, features: Features, samples: slice, purpose: str, step: int) -> Features:
         """Features of some images with dropped channels, drawn separately for every level."""
-        chosen, rate = {name: level[pictures] for name, level in features.items()}, self.settings.feature_dropout
+        chosen, rate = {name: level[samples] for name, level in features.items()}, self.settings.feature_dropout
         return {
-            name: channel_dropout(level, rate, picture_generators(len(level), self.setup.seed, purpose, step, name))
+            name: channel_dropout(level, rate, image_generators(len(level), self.setup.seed, purpose, step, name))
             for name, level in chosen.items()
         }

@@ -1,4 +1,4 @@
-"""Virtual adversarial training (Miyato et al., PAMI 2019) for segmentation, on pictures or on features.
+"""Virtual adversarial training (Miyato et al., PAMI 2019) for segmentation, on images or on features.
 
 Small noise is added in the direction that changes the prediction most; the student has to predict with the noise
 what the teacher predicts without it. On images: the comparison of French et al. (BMVC 2020); on features: I-VAT of
@@ -20,7 +20,7 @@ from stages.engine.method import Batch, Sources, at_size, segment
 from stages.engine.streams import Stream
 from stages.methods.parts.adversarial_noise import Distance, adversarial_direction, evaluating, kl_divergence
 from stages.methods.parts.batch_shares import strong_and_unlabelled
-from stages.methods.parts.perturbations import picture_generators, uniform
+from stages.methods.parts.perturbations import image_generators, uniform
 from stages.methods.parts.teacher_student import TeacherStudent
 from stages.methods.settings.vat import VatSettings
 
@@ -47,7 +47,7 @@ class Vat(TeacherStudent):
             return terms
         target = segment(self.teacher, unlabelled).softmax(1)
         self.observe(confident=share(target.amax(1) >= settings.threshold, unlabelled.valid))
-        changed = self._changed_pictures if settings.level == "image" else self._changed_features
+        changed = self._changed_images if settings.level == "image" else self._changed_features
         consistency = confident_squared_difference(
             changed(unlabelled, step).softmax(1),
             target,
@@ -58,7 +58,7 @@ class Vat(TeacherStudent):
         )
         return terms | {"consistency": settings.weight * consistency}
 
-    def _changed_pictures(self, batch: Batch, step: int) -> Tensor:
+    def _changed_images(self, batch: Batch, step: int) -> Tensor:
         """The student's logits of u + r d; the direction is the teacher's."""
         network = self.teacher.network
 
@@ -87,7 +87,7 @@ class Vat(TeacherStudent):
     ) -> Tensor:
         """d (B, ...), without a graph. Predictions on padding are left out."""
         start = torch.stack(
-            [uniform(x[0], -0.5, 0.5, random) for random in picture_generators(len(x), self.setup.seed, "vat", step)]
+            [uniform(x[0], -0.5, 0.5, random) for random in image_generators(len(x), self.setup.seed, "vat", step)]
         )
         xi = self.settings.xi
         if xi is None:
@@ -102,7 +102,7 @@ class Vat(TeacherStudent):
         return PUBLISHED_RADIUS[self.settings.level] if given is None else given
 
     def lengths(self, image: Tensor) -> Tensor | float:
-        """r of pictures (B, 3, H, W): (B, 1, 1, 1), or one for all."""
+        """r of images (B, 3, H, W): (B, 1, 1, 1), or one for all."""
         if not self.settings.adaptive:
             return self.radius * image[0].numel() ** 0.5
         return self.radius * roughness(image)
@@ -111,7 +111,7 @@ class Vat(TeacherStudent):
 def roughness(image: Tensor) -> Tensor:
     """(B, 1, 1, 1): half the root of the summed squared differences of pixels two apart, down and to the right.
 
-    The length of the picture's gradient, and so a measure of how far a patch is from its neighbours.
+    The length of the image's gradient, and so a measure of how far a patch is from its neighbours.
     """
     down, right = image[:, :, 2:] - image[:, :, :-2], image[..., 2:] - image[..., :-2]
     total = down.square().sum((1, 2, 3)) + right.square().sum((1, 2, 3))
@@ -119,5 +119,5 @@ def roughness(image: Tensor) -> Tensor:
 
 
 def squared_change(logits: Tensor, target: Tensor) -> Tensor:
-    """sum (softmax(logits) - Q)^2 over pictures, classes and pixels."""
+    """sum (softmax(logits) - Q)^2 over images, classes and pixels."""
     return (logits.softmax(1) - target).square().sum()

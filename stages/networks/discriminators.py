@@ -47,7 +47,7 @@ class PixelDiscriminator(nn.Module):
 class ImageDiscriminator(nn.Module):
     """Predicts for a whole image and class map whether the map is a mask (s4GAN: Mittal et al., PAMI 2021).
 
-    Maps (B, C, H, W) and pictures (B, 3, H, W) in 0..1 -> logits (B,), high for masks, and features (B, channels[-1]),
+    Maps (B, C, H, W) and images (B, 3, H, W) in 0..1 -> logits (B,), high for masks, and features (B, channels[-1]),
     the mean of the last maps. `dropout` drops whole channels after each layer but the last.
     """
 
@@ -56,15 +56,15 @@ class ImageDiscriminator(nn.Module):
         self.features = _halvings(num_classes + 3, channels, dropout)
         self.score = nn.Linear(channels[-1], 1)
 
-    def forward(self, maps: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.features(torch.cat([maps, pictures], 1)).mean((2, 3))
+    def forward(self, maps: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(torch.cat([maps, images], 1)).mean((2, 3))
         return self.score(features)[:, 0], features
 
 
 class FlawDetector(nn.Module):
     """Predicts where a prediction is wrong (GCT: Ke et al., ECCV 2020; layers of its code, PixelSSL).
 
-    Normalised pictures (B, 3, H, W) and probabilities (B, C, H, W) -> flaw map (B, 1, H, W), without an activation.
+    Normalised images (B, 3, H, W) and probabilities (B, C, H, W) -> flaw map (B, 1, H, W), without an activation.
     Each width but the first has a second layer of stride 1 (there a map loses a row and a column, here it does not).
     Published: 64, 128, 256, 512 channels.
     """
@@ -81,9 +81,9 @@ class FlawDetector(nn.Module):
                 before = width
         self.flaws = Convolution(before, 1)
 
-    def forward(self, pictures: Tensor, probabilities: Tensor) -> Tensor:
-        flaws = self.flaws(self.features(torch.cat([pictures, probabilities], 1)))
-        return F.interpolate(flaws, size=pictures.shape[-2:], mode="bilinear", align_corners=True)
+    def forward(self, images: Tensor, probabilities: Tensor) -> Tensor:
+        flaws = self.flaws(self.features(torch.cat([images, probabilities], 1)))
+        return F.interpolate(flaws, size=images.shape[-2:], mode="bilinear", align_corners=True)
 
 
 class HalfBatchNorm(nn.Module):

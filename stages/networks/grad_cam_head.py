@@ -54,11 +54,11 @@ class GradCamHead(nn.Module):
         return scores, self.calibrate(torch.cat([background, spread], dim=1))
 
     def _attend(self, hypercolumns: Tensor, maps: Tensor, valid: Tensor) -> Tensor:
-        """sum_j softmax_j(q_i k_j / sqrt(dim)) maps_j over the valid cells j of the picture; shape of `maps`."""
+        """sum_j softmax_j(q_i k_j / sqrt(dim)) maps_j over the valid cells j of the image; shape of `maps`."""
         query, key = self.query(hypercolumns).flatten(2).float(), self.key(hypercolumns).flatten(2).float()
         with torch.autocast(maps.device.type, enabled=False):
             alike = query.transpose(1, 2) @ key / math.sqrt(self.dim)  # (B, hw, hw)
-            alike = alike.masked_fill(~valid.flatten(1)[:, None], -1e9)  # finite: a picture may be all padding
+            alike = alike.masked_fill(~valid.flatten(1)[:, None], -1e9)  # finite: an image may be all padding
             return (maps.flatten(2) @ alike.softmax(2).transpose(1, 2)).view_as(maps)
 
 

@@ -22,7 +22,7 @@ class HRNet(Backbone):
     """`high`: all four branches at stride 4, concatenated (HRNetV2); `low`: the first layer's output at stride 4.
 
     Sun et al., "High-Resolution Representations for Labeling Pixels and Regions", arXiv 1904.04514. Parameter names are
-    timm's. Pictures are padded with zeros at the right and bottom to multiples of 32, so that the branches
+    timm's. Images are padded with zeros at the right and bottom to multiples of 32, so that the branches
     fit each other; maps are cut to ceil(size / 4) cells.
     """
 
@@ -63,7 +63,7 @@ class HRNet(Backbone):
         return {"low": low[..., :rows, :columns], "high": high[..., :rows, :columns]}
 
     def _branches(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The first layer's output, and the four branches, of the padded picture."""
+        """The first layer's output, and the four branches, of the padded image."""
         x = pad_to_multiples(x, COARSEST)
         for part in STEM:
             x = self.get_submodule(part)(x)

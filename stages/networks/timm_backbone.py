@@ -21,7 +21,7 @@ from stages.networks.vision_transformer import LEVELS
 class TimmBackbone(Backbone):
     """A network of timm: its last map is `high`, the first at stride 4 (or the next coarser one) `low`.
 
-    Pictures are padded with zeros at the right and bottom to multiples of the coarsest stride. If the network cuts
+    Images are padded with zeros at the right and bottom to multiples of the coarsest stride. If the network cuts
     patches (transformers, ConvNeXt), half a cell of zeros is added at the left and top, too, so that cell i of `high`
     is centred half a pixel before pixel stride * i; the finer maps of such a network stay within half a cell. Pixels
     are normalised as for the network's published weights. Transformers: the maps after four blocks, evenly spaced,
@@ -113,14 +113,14 @@ class TimmBackbone(Backbone):
                 maps = self.eval().levels(torch.zeros(1, 3, *sides))
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             raise ConfigError(
-                f"timm's {self.name} cannot be a backbone: a picture of {sides[1]} x {sides[0]} pixels failed: {error}",
-                "use a network that accepts pictures of any size",
+                f"timm's {self.name} cannot be a backbone: an image of {sides[1]} x {sides[0]} pixels failed: {error}",
+                "use a network that accepts images of any size",
             ) from error
         found = [tuple(level.shape[1:]) for level in maps]
         if found != expected:
             raise ConfigError(
                 f"timm's {self.name} cannot be a backbone: its maps are {found}, expected {expected}",
-                "use a network whose maps keep the proportions of the picture",
+                "use a network whose maps keep the proportions of the image",
             )
         parameters = list(self.parameters())
         reached = torch.autograd.grad(maps[-1].sum(), parameters, allow_unused=True)
@@ -155,7 +155,7 @@ def _plain(key: str) -> str:
 
 
 def _cuts_patches(net: nn.Module) -> bool:
-    """Whether the first strided convolution cuts the picture into patches that do not overlap."""
+    """Whether the first strided convolution cuts the image into patches that do not overlap."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d) and max(module.stride) > 1:
             return module.kernel_size == module.stride and module.padding in ((0, 0), 0, "valid")

@@ -37,10 +37,10 @@ class DinoV2(Backbone):
     """Four maps of one cell a patch, with the parameter names of timm and of DINOv2's own files.
 
     Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024. Each map is the output of a
-    block after the final LayerNorm, without the class token. Pictures are padded with zeros at the right and bottom to
+    block after the final LayerNorm, without the class token. Images are padded with zeros at the right and bottom to
     multiples of 14; the position embedding is resized to their grid. Cell i covers the pixels from 14 i to 14 i + 13:
     its centre is pixel 14 i + 6.5 (`patches`), which DPT takes into account; other heads do not, so they are an error.
-    With `centred` (classifiers) pictures are also padded by half a patch at the left and top: cell i is centred on
+    With `centred` (classifiers) images are also padded by half a patch at the left and top: cell i is centred on
     pixel 14 i, as in all other networks.
     """
 
@@ -129,7 +129,7 @@ class DPT(nn.Module):
     """Ranftl et al., "Vision Transformers for Dense Prediction", ICCV 2021, in the form of UniMatch V2's code.
 
     The four maps become a pyramid of 4, 2, 1 and 1/2 cells a patch, fused from coarse to fine; logits are those of the
-    pixels of the padded picture, (B, num_classes, patch h, patch w). Each upsampling keeps the position of every
+    pixels of the padded image, (B, num_classes, patch h, patch w). Each upsampling keeps the position of every
     cell: sub-cells are symmetric in their patch, and cell j of the strided convolution is centred on cell 2 j.
     """
 

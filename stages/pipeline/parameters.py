@@ -1,14 +1,14 @@
 """A recipe's parameters: the possible values, the given values, and the parameters that a mistake comes from.
 
     parameters:
-      batch_size: {default: 16, help: "Pictures of a step."}
+      batch_size: {default: 16, help: "Images of a step."}
       seeds: {default: [0, 1], help: "..."}                    # a single value is read as a list of one
       methods:
         default: [cps]
         choices: [cps, fixmatch]                               # all that may be given, or stand in the list
         instead: {dmt: "dmt trains in rounds: semiseg run dmt"}  # said where one of these is given
       others:
-        choices: {methods_using: [masks, pictures]}            # every method of train that learns from these alone;
+        choices: {methods_using: [masks, images]}            # every method of train that learns from these alone;
         instead: {cps: "the parameter mutual has it"}          # but these
 
 `${batch_size}` is replaced by the value, `${batch_size / 2}` by half of it, which must be a whole number.

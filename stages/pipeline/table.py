@@ -19,7 +19,7 @@ averaged over the values that neither its label nor the column fixes. With `plot
 value:
 
   columns: ["{labelled} labels"]
-  plot: {over: labelled, column: "{labelled} labels", label: labelled pictures, note: "points: last weights"}
+  plot: {over: labelled, column: "{labelled} labels", label: labelled images, note: "points: last weights"}
   rows:
     - label: "{method}"
       nodes: {"{labelled} labels": "evaluate-{method}-n{labelled}-s{seed}"}

@@ -31,11 +31,11 @@ _WORDS_OF_WEIGHTS = {
 
 @dataclass(frozen=True)
 class Data:
-    """One data set of the recipe, prepared: its name, and pictures by split (None: not made yet)."""
+    """One data set of the recipe, prepared: its name, and images by split (None: not made yet)."""
 
     artifact: str
     dataset: str
-    pictures: dict[str, int] | None
+    images: dict[str, int] | None
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,8 @@ def data_words(made: HowMade) -> str:
     words: dict[tuple[str, str], list[str]] = {}
     for data in made.data:
         counts = "not made yet"
-        if data.pictures is not None:
-            counts = ", ".join(f"{split} {count:,}" for split, count in data.pictures.items())
+        if data.images is not None:
+            counts = ", ".join(f"{split} {count:,}" for split, count in data.images.items())
         words.setdefault((data.dataset, counts), []).append(data.artifact)
     return "; ".join(f"{dataset} ({', '.join(names)}): {counts}" for (dataset, counts), names in words.items())
 

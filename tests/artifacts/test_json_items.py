@@ -121,7 +121,7 @@ def test_an_item_that_nobody_published_is_refused(workspace, published):
 # --- the shapes of items ---
 
 CLASSES = {"class_names": ["background", "cat"], "ids": ["a", "b"], "splits": ["val"]}
-ODD = "not every picture with a score is in one of the two parts: "
+ODD = "not every image with a score is in one of the two parts: "
 RANKED = {"scores": {"a": 0.5, "b": 1.0}, "reliable": ["b"], "unreliable": ["a"]}
 SPEC = {
     "schema": 1,

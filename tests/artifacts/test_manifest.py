@@ -59,7 +59,7 @@ def test_garbage_is_damaged(folder, text):
     [
         ({"schema": 2}, "schema 2, this version of semiseg reads 1"),
         ({"schema": "absent"}, "lacks schema"),
-        ({"kind": "pictures"}, "unknown kind 'pictures', known: dataset"),
+        ({"kind": "images"}, "unknown kind 'images', known: dataset"),
         ({"kind": ["masks"]}, 'damaged at kind: expected text, found \\["masks"\\]'),
         ({"kind_version": 99}, "masks has version 99, this version of semiseg reads version 1"),
         ({"fingerprint": "absent", "items": "absent"}, "lacks fingerprint, items"),

@@ -31,14 +31,14 @@ VOC_COLOURS = {
 
 @pytest.fixture
 def mask() -> np.ndarray:
-    picture = np.kron(np.random.default_rng(0).integers(0, 21, (5, 7)), np.ones((6, 6))).astype(np.uint8)
-    picture[0] = 255
-    return picture  # (30, 42)
+    image = np.kron(np.random.default_rng(0).integers(0, 21, (5, 7)), np.ones((6, 6))).astype(np.uint8)
+    image[0] = 255
+    return image  # (30, 42)
 
 
 def png_of(path: Path, array: np.ndarray, mode: str | None = None, **options) -> Path:
-    picture = Image.fromarray(array)
-    (picture.convert(mode) if mode else picture).save(path, **options)
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path, **options)
     return path
 
 
@@ -58,10 +58,10 @@ def test_any_mask_comes_back_as_it_was(tmp_path_factory, any_mask):
     path = tmp_path_factory.getbasetemp() / "any.png"
     write_mask(path, any_mask)
     np.testing.assert_array_equal(read_mask(path), any_mask)
-    with Image.open(path) as picture:  # the independent reader
-        assert picture.mode == "P"
-        assert bytes(picture.getpalette()) == voc_palette()
-        np.testing.assert_array_equal(np.asarray(picture), any_mask)
+    with Image.open(path) as image:  # the independent reader
+        assert image.mode == "P"
+        assert bytes(image.getpalette()) == voc_palette()
+        np.testing.assert_array_equal(np.asarray(image), any_mask)
 
 
 def test_voc_palette_has_vocs_colours():
@@ -78,8 +78,8 @@ def test_equal_masks_give_equal_bytes(mask):
 def test_own_palette(tmp_path, mask):
     palette = bytes(reversed(range(256))) * 3
     write_mask(tmp_path / "m.png", mask, palette)
-    with Image.open(tmp_path / "m.png") as picture:
-        assert bytes(picture.getpalette()) == palette
+    with Image.open(tmp_path / "m.png") as image:
+        assert bytes(image.getpalette()) == palette
     np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), mask)
 
 
@@ -101,17 +101,17 @@ def test_grey_8_bit_masks_are_read_by_value(tmp_path, mask):
 def test_palette_is_not_turned_into_grey_values(tmp_path, mask):
     """Pillow's convert("L") would read class 1, dark red, as 38."""
     write_mask(tmp_path / "m.png", mask)
-    with Image.open(tmp_path / "m.png") as picture:
-        assert not np.array_equal(np.asarray(picture.convert("L")), mask)
+    with Image.open(tmp_path / "m.png") as image:
+        assert not np.array_equal(np.asarray(image.convert("L")), mask)
     np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), mask)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_indexed_masks_of_few_bits_are_read_by_index(tmp_path, bits):
     mask = np.arange(2**bits, dtype=np.uint8)[None].repeat(3, axis=0)
-    picture = Image.fromarray(mask)
-    picture.putpalette(voc_palette())
-    picture.save(tmp_path / "m.png", bits=bits)
+    image = Image.fromarray(mask)
+    image.putpalette(voc_palette())
+    image.save(tmp_path / "m.png", bits=bits)
     np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), mask)
 
 
@@ -133,14 +133,14 @@ def test_grey_masks_of_few_bits_are_refused_since_pillow_stretches_them(tmp_path
     path = tmp_path / "m.png"
     values = np.array([[0, 1, 2, 3, 1]])
     path.write_bytes(grey_png(values, bits))
-    with Image.open(path) as picture:
-        assert np.asarray(picture).tolist() != values.tolist()  # the trap
+    with Image.open(path) as image:
+        assert np.asarray(image).tolist() != values.tolist()  # the trap
     assert "less than 8 bits" in refusal(path)
 
 
-def test_colour_picture_is_refused_by_name(tmp_path, mask):
+def test_colour_image_is_refused_by_name(tmp_path, mask):
     path = png_of(tmp_path / "m.png", np.repeat(mask[:, :, None], 3, axis=2))
-    assert "has mode RGB: a colour picture, not an index mask" in refusal(path)
+    assert "has mode RGB: a colour image, not an index mask" in refusal(path)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "1", "I;16"])

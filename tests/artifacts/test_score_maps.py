@@ -444,7 +444,7 @@ def test_a_forged_shard_is_refused_and_nothing_outside_it_is_read(tmp_path, name
     with pytest.raises(ArtifactError, match=r"shard-00000\.h5 is damaged") as caught:
         ScoreMaps(folder)["b"]
     assert caught.value.hint
-    if "cannot be read" in caught.value.message:  # the other pictures can still be read
+    if "cannot be read" in caught.value.message:  # the other images can still be read
         np.testing.assert_array_equal(ScoreMaps(folder)["a"].scores, scores_of("a"))
 
 
@@ -481,7 +481,7 @@ def test_a_chunk_that_would_grow_a_thousandfold_is_refused_before_it_is_inflated
     ],
 )
 def test_probabilities_without_the_class_that_wins_are_refused(tmp_path, change, message):
-    """Class 2 is the likely one; without it another class would win the whole picture."""
+    """Class 2 is the likely one; without it another class would win the whole image."""
     probabilities = np.stack([np.full((2, 2), share) for share in (0.1, 0.2, 0.7)])
     given = change(probabilities)
     classes = [1, 2] if len(given) == 2 and given[0, 0, 0] == 0.2 else list(range(len(given)))

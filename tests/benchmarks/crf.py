@@ -15,7 +15,7 @@ from stages.data.config import VOC_CLASS_NAMES
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import Result, in_turn
 
-# (pictures, their size, repeats)
+# (images, their size, repeats)
 SIZES: dict[str, tuple[int, tuple[int, int], int]] = {
     "tiny": (2, (48, 64), 1),
     "quick": (8, inputs.VOC_SIZE, 2),
@@ -35,13 +35,13 @@ def _crf(name: str, parameters: str, scale: str, folder: Path) -> Result:
     """From the same score maps to refined masks on disk, as `semiseg crf` does it."""
     count, size, repeats = SIZES[scale]
     workspace = Workspace(folder)
-    _, ids = inputs.pictures(workspace, count, size)
+    _, ids = inputs.images(workspace, count, size)
 
     def fill(writer: Writer) -> None:
         with ScoreMapWriter(writer, class_names=VOC_CLASS_NAMES, meaning="probability") as maps:
             maps.plan(ids)
             for number, image_id in enumerate(ids):
-                scores = inputs.class_probabilities(inputs.picture(number, size)[1], seed=number)
+                scores = inputs.class_probabilities(inputs.image(number, size)[1], seed=number)
                 maps.add(image_id, scores, range(inputs.NUM_CLASSES), size=size, stride=4)
         writer.write_json("classes.json", {"class_names": list(VOC_CLASS_NAMES), "ids": sorted(ids), "splits": ["val"]})
 
@@ -61,7 +61,7 @@ def _crf(name: str, parameters: str, scale: str, folder: Path) -> Result:
     return Result(
         name,
         f"dense CRF {parameters}, labels present, {workers} processes; baseline: all 21 labels, one process",
-        f"{count} drawn pictures of {size[0]}x{size[1]}, score maps of 21 classes",
+        f"{count} drawn images of {size[0]}x{size[1]}, score maps of 21 classes",
         baseline,
         ours,
         f"{100 * equal:.3f} % of the pixels equal (wanted: 99.9)",
@@ -71,6 +71,6 @@ def _crf(name: str, parameters: str, scale: str, folder: Path) -> Result:
             "workers": workers,
             "equal_pixels": equal,
             "images_per_s": count / ours.median,
-            "classes_a_picture": float(np.mean([len(np.unique(mask)) for mask in masks[1]])),
+            "classes_a_image": float(np.mean([len(np.unique(mask)) for mask in masks[1]])),
         },
     )

@@ -14,7 +14,7 @@ from stages.evaluation.scoring import Pairs, score_pairs
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import Result, alone, in_turn
 
-# (pictures, different ones among them, their size, repeats)
+# (images, different ones among them, their size, repeats)
 SIZES = {
     "tiny": (9, 3, (48, 64), 1),
     "quick": (300, 12, inputs.VOC_SIZE, 2),
@@ -70,10 +70,10 @@ def evaluation_sklearn(scale: str, folder: Path) -> Result:
 
 
 def _pairs(folder: Path, count: int, different: int, size: tuple[int, int]) -> Pairs:
-    """Files of `count` pairs: the masks of `different` drawn pictures, and what a network would make of them."""
+    """Files of `count` pairs: the masks of `different` drawn images, and what a network would make of them."""
     encoded = []
     for number in range(different):
-        truth = inputs.picture(number, size)[1]
+        truth = inputs.image(number, size)[1]
         coarse = inputs.class_probabilities(truth, seed=number, stride=4).argmax(axis=0).astype(np.uint8)
         found = coarse.repeat(4, axis=0).repeat(4, axis=1)[: size[0], : size[1]]
         encoded.append((encode_mask(found), encode_mask(truth)))

@@ -1,4 +1,4 @@
-"""Score maps on disk: our HDF5 shards against one compressed NumPy file per picture."""
+"""Score maps on disk: our HDF5 shards against one compressed NumPy file per image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stages.data.config import VOC_CLASS_NAMES
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import Result, in_turn
 
-# (pictures, different ones among them, their size, repeats)
+# (images, different ones among them, their size, repeats)
 SIZES = {
     "tiny": (3, 2, (48, 64), 1),
     "quick": (60, 12, inputs.VOC_SIZE, 2),
@@ -55,8 +55,8 @@ def score_maps(scale: str, folder: Path) -> Result:
     baseline, ours, expected, found = in_turn(one_file_each, in_shards, repeats)
     return Result(
         "score-maps",
-        "maps written to HDF5 shards and read back; baseline: one compressed .npz per picture",
-        f"{count} pictures of {size[0]}x{size[1]}, maps of stride 4 in float16",
+        "maps written to HDF5 shards and read back; baseline: one compressed .npz per image",
+        f"{count} images of {size[0]}x{size[1]}, maps of stride 4 in float16",
         baseline,
         ours,
         "the maps read back, value by value",
@@ -71,7 +71,7 @@ def score_maps(scale: str, folder: Path) -> Result:
 
 def _maps(number: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Scores float16 (K, h, w) of the classes present, background among them, and their ids."""
-    mask = inputs.picture(number, size)[1]
+    mask = inputs.image(number, size)[1]
     classes = np.unique(mask[mask < inputs.NUM_CLASSES]).astype(np.uint8)
     return inputs.class_probabilities(mask, seed=number)[classes].astype(np.float16), classes
 

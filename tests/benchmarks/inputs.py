@@ -1,4 +1,4 @@
-"""What the benchmarks work on: drawn pictures of VOC's size, and class scores that look like a network's."""
+"""What the benchmarks work on: drawn images of VOC's size, and class scores that look like a network's."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def hand_made(workspace: Workspace, name: str, kind: str, fill: Callable[[Writer
         return workspace.publish(name, writer, work, {})
 
 
-def pictures(workspace: Workspace, count: int, size: tuple[int, int]) -> tuple[Artifact, Sequence[str]]:
-    """A data set `data` of `count` drawn pictures in VOC's 21 classes, all in the split val."""
-    ids = [f"picture-{number}" for number in range(count)]
+def images(workspace: Workspace, count: int, size: tuple[int, int]) -> tuple[Artifact, Sequence[str]]:
+    """A data set `data` of `count` drawn images in VOC's 21 classes, all in the split val."""
+    ids = [f"image-{number}" for number in range(count)]
 
     def fill(writer: Writer) -> None:
         masks = {}
         for number, image_id in enumerate(ids):
-            image, masks[image_id] = picture(number, size)
+            image, masks[image_id] = drawn_image(number, size)
             with writer.item(f"images/{image_id}.jpg") as temporary:
                 Image.fromarray(image).save(temporary, format="JPEG", quality=92)
             writer.write_bytes(f"masks/{image_id}.png", encode_mask(masks[image_id]))
@@ -100,15 +100,15 @@ def pictures(workspace: Workspace, count: int, size: tuple[int, int]) -> tuple[A
 
 
 @lru_cache(maxsize=64)
-def picture(number: int, size: tuple[int, int] = VOC_SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """A drawn picture uint8 (H, W, 3) and its mask uint8 (H, W) in VOC's class ids, 255 on outlines.
+def drawn_image(number: int, size: tuple[int, int] = VOC_SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """A drawn image uint8 (H, W, 3) and its mask uint8 (H, W) in VOC's class ids, 255 on outlines.
 
-    One or two objects a picture, so that about 1.4 classes are present, as in VOC (1.5).
+    One or two objects an image, so that about 1.4 classes are present, as in VOC (1.5).
     `size` has three rows to four columns, as the data set `shapes` draws them.
     """
     height, width = size
     config = ShapesConfig(long_side=width, shortest_side=height / width, border=2, most_objects=2)
-    drawing = draw(config, f"picture-{number}")
+    drawing = draw(config, f"image-{number}")
     image, mask = drawing.image, drawing.mask
     if image.shape[0] > image.shape[1]:
         image, mask = image.transpose(1, 0, 2), mask.T

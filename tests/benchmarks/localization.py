@@ -21,9 +21,9 @@ from tests.benchmarks.measure import Result, in_turn
 from tests.stages.localization import reference_region_growing as reference
 
 GROWING_SIDE = 41  # cells of DSRG's maps
-# (pictures of a batch, batches, repeats)
+# (images of a batch, batches, repeats)
 GROWING = {"tiny": (2, 1, 1), "quick": (8, 1, 3), "full": (20, 3, 5)}
-# (pictures, their long side, repeats); the classifier's scales are those of the stage seeds
+# (images, their long side, repeats); the classifier's scales are those of the stage seeds
 CAMS = {
     "tiny": {"tiny": (5, 48, 1), "quick": (24, 96, 3), "full": (96, 96, 5)},
     "mobilenet_v2": {"tiny": (3, 48, 1), "quick": (8, 160, 2), "full": (48, 160, 5)},
@@ -69,7 +69,7 @@ def _growing_case(batch: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.nda
     """Probabilities (B, C, h, w), sharp as after the CRF, seeds (B, h, w) inside the objects, present (B, C)."""
     probabilities, seeds, present = [], [], []
     for number in range(batch):
-        mask = inputs.picture(number + batch * seed, (120, 160))[1]
+        mask = inputs.image(number + batch * seed, (120, 160))[1]
         mask = mask[np.ix_(*(np.linspace(0, side - 1, GROWING_SIDE).round().astype(int) for side in mask.shape))]
         mask = np.where(mask == IGNORE, 0, mask)
         sharp = inputs.class_probabilities(mask, seed=number, stride=1) ** 3
@@ -89,10 +89,10 @@ def cams_mobilenet(scale: str, folder: Path) -> Result:
 
 
 def _cams(name: str, backbone: str, scale: str, folder: Path) -> Result:
-    """Multi-scale activation maps as the stage seeds makes them, against the plain network on single pictures."""
+    """Multi-scale activation maps as the stage seeds makes them, against the plain network on single images."""
     count, side, repeats = CAMS[backbone][scale]
     size = (side * 3 // 4, side)
-    artifact, ids = inputs.pictures(Workspace(folder), count, size)
+    artifact, ids = inputs.images(Workspace(folder), count, size)
     dataset, device = Dataset(artifact), select_device("cpu")
     config = ClassifierConfig.model_validate({"preset": backbone, "weights": "none", "freeze_batch_norm": False})
     classifier = _settled(build_classifier(config, inputs.NUM_CLASSES - 1, seed=0), dataset)
@@ -110,8 +110,8 @@ def _cams(name: str, backbone: str, scale: str, folder: Path) -> Result:
     difference = max(float(np.abs(expected[i].scores - found[i].scores).max(initial=0)) for i in ids)
     return Result(
         name,
-        "activation maps of 4 scales and mirrors in batches; baseline: one picture (and its mirror) at a time",
-        f"{count} drawn pictures of {size[0]}x{size[1]}, network {backbone}",
+        "activation maps of 4 scales and mirrors in batches; baseline: one image (and its mirror) at a time",
+        f"{count} drawn images of {size[0]}x{size[1]}, network {backbone}",
         baseline,
         ours,
         f"the maps, largest difference {difference:.1e} of 1 (wanted: 0.002)",
@@ -123,11 +123,11 @@ def _cams(name: str, backbone: str, scale: str, folder: Path) -> Result:
 
 @torch.no_grad()
 def _settled(classifier: Classifier, dataset: Dataset) -> Classifier:
-    """Random weights with the BatchNorm statistics of a few pictures, and maps that differ by more than rounding."""
+    """Random weights with the BatchNorm statistics of a few images, and maps that differ by more than rounding."""
     for layer in classifier.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 1.0  # the statistics of the one batch below
-    pictures = np.stack([dataset.image(image_id) for image_id in dataset.ids("val")[:8]])
-    classifier.train()(normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2)))
+    images = np.stack([dataset.image(image_id) for image_id in dataset.ids("val")[:8]])
+    classifier.train()(normalise(torch.from_numpy(images).permute(0, 3, 1, 2)))
     classifier.scores.weight.mul_(100)
     return classifier.eval()

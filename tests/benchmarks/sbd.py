@@ -26,9 +26,9 @@ SIZES = {
 
 
 def sbd(scale: str, folder: Path) -> Result:
-    """Reading and checking every picture's header, converting and writing every mask, lists and figures."""
+    """Reading and checking every image's header, converting and writing every mask, lists and figures."""
     count, different, size, repeats = SIZES[scale]
-    truths = [inputs.picture(number, size)[1] for number in range(different)]
+    truths = [inputs.image(number, size)[1] for number in range(different)]
     truths = [np.where(truth == IGNORE, 0, truth).astype(np.uint8) for truth in truths]
     devkit = folder / "devkit"
     _draw(devkit, truths, count)
@@ -61,13 +61,13 @@ def sbd(scale: str, folder: Path) -> Result:
 
 
 def _draw(devkit: Path, truths: list[np.ndarray], count: int) -> None:
-    """A devkit of one training and one val picture, and `count` pictures of SBD that are links to a few files."""
+    """A devkit of one training and one val image, and `count` images of SBD that are links to a few files."""
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation", "sbd/cls"):
         (devkit / name).mkdir(parents=True)
-    picture = Image.new("RGB", truths[0].shape[::-1], "grey")
+    image = Image.new("RGB", truths[0].shape[::-1], "grey")
     for name in ("t", "v"):
         (devkit / "ImageSets" / "Segmentation" / ("train.txt" if name == "t" else "val.txt")).write_text(f"{name}\n")
-        picture.save(devkit / "JPEGImages" / f"{name}.jpg")
+        image.save(devkit / "JPEGImages" / f"{name}.jpg")
         (devkit / "SegmentationClass" / f"{name}.png").write_bytes(encode_mask(truths[0]))
     for number, truth in enumerate(truths):
         boundaries = np.empty((20, 1), object)

@@ -27,7 +27,7 @@ from stages.networks import upsample
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import Result, in_turn
 
-# network -> (pictures, their long side, config, repeats)
+# network -> (images, their long side, config, repeats)
 SIZES: dict[str, dict[str, tuple[int, int, dict[str, Any], int]]] = {
     "tiny": {
         "tiny": (4, 48, {"iterations": 3, "batch_size": 2, "crop_size": 48}, 1),
@@ -80,7 +80,7 @@ def _training(name: str, network: dict[str, Any], scale: str, folder: Path) -> R
 
     baseline, ours, expected, found = in_turn(lambda: _bare(method(), config, ready, device), engine, repeats)
     difference = abs(found / expected - 1)
-    pictures = config.iterations * config.batch_size
+    images = config.iterations * config.batch_size
     return Result(
         name,
         "fit: reading, augmentation, log and checkpoint; baseline: a bare loop, torch's default AdamW, ready tensors",
@@ -92,20 +92,20 @@ def _training(name: str, network: dict[str, Any], scale: str, folder: Path) -> R
         difference <= 0.02,
         target_ratio=0.95,
         figures={
-            "images_per_s": pictures / ours.median,
-            "bare_images_per_s": pictures / baseline.median,
+            "images_per_s": images / ours.median,
+            "bare_images_per_s": images / baseline.median,
         },
     )
 
 
 def _maker(config: TrainConfig, dataset: Dataset, streams: Mapping[str, Any]) -> SampleMaker:
-    """A new one each time: it remembers decoded pictures."""
+    """A new one each time: it remembers decoded images."""
     return SampleMaker(dataset, streams, {"masks": dataset}, config.augmentation, config.crop_size, config.seed)
 
 
 def _bare(method: Supervised, config: TrainConfig, ready: list[Batch], device: torch.device) -> float:
     """The loop without an engine: forward, loss, backward, step. Returns the mean loss of the last steps."""
-    network = method.networks["segmenter"].to(device).to(memory_format=torch.channels_last)  # as the pictures
+    network = method.networks["segmenter"].to(device).to(memory_format=torch.channels_last)  # as the images
     network.train()
     optimizer = build_optimizer(config.optimizer, method.parameter_groups(), fused=device.type == "cuda")
     rates = [group["lr"] for group in optimizer.param_groups]

@@ -63,7 +63,7 @@ def _good_maps(meaning: str) -> dict[str, bytes]:
 
 
 def write_maps(folder: Path, meaning: str = "cam") -> Path:
-    """Three pictures of score maps below `folder`; the path of their shard."""
+    """Three images of score maps below `folder`; the path of their shard."""
     (folder / "scores").mkdir(parents=True)
     for name, data in _good_maps(meaning).items():
         (folder / name).write_bytes(data)
@@ -71,7 +71,7 @@ def write_maps(folder: Path, meaning: str = "cam") -> Path:
 
 
 def _read_maps(folder: Path) -> str:
-    """Reads every picture; AssertionError unless it is as it was or refused."""
+    """Reads every image; AssertionError unless it is as it was or refused."""
     refused = 0
     try:
         maps = ScoreMaps(folder)
@@ -213,21 +213,21 @@ def _regions(file: h5py.File) -> None:
 
 
 SHARD_FORGERIES: dict[str, Forgery] = {
-    "an external link to a picture": lambda f, o, r: _linked(f, "b", h5py.ExternalLink(str(o), "/c")),
+    "an external link to an image": lambda f, o, r: _linked(f, "b", h5py.ExternalLink(str(o), "/c")),
     "an external link to scores": lambda f, o, r: _linked(f, "b/scores", h5py.ExternalLink(str(o), "/c/scores")),
     "an external link to classes": lambda f, o, r: _linked(f, "b/classes", h5py.ExternalLink(str(o), "/c/classes")),
-    "a soft link to a picture": lambda f, o, r: _linked(f, "b", h5py.SoftLink("/a")),
+    "a soft link to an image": lambda f, o, r: _linked(f, "b", h5py.SoftLink("/a")),
     "a soft link to scores": lambda f, o, r: _linked(f, "b/scores", h5py.SoftLink("/a/scores")),
     "a soft link to nothing": lambda f, o, r: _linked(f, "b/scores", h5py.SoftLink("/b/scores")),
     "scores stored in another file": lambda f, o, r: _stored_outside(f, "scores", o),
     "classes stored in another file": lambda f, o, r: _stored_outside(f, "classes", o),
     "virtual scores": lambda f, o, r: _virtual(f, o),
-    "a data set for a picture": lambda f, o, r: _linked(f, "b", np.zeros(3)),
-    "a type for a picture": lambda f, o, r: _linked(f, "b", np.dtype("f4")),
+    "a data set for an image": lambda f, o, r: _linked(f, "b", np.zeros(3)),
+    "a type for an image": lambda f, o, r: _linked(f, "b", np.dtype("f4")),
     "a group for scores": lambda f, o, r: _linked(f, "b/scores", f["a"]),
     "no scores": lambda f, o, r: f.__delitem__("b/scores"),
     "no classes": lambda f, o, r: f.__delitem__("b/classes"),
-    "no picture": lambda f, o, r: f.__delitem__("b"),
+    "no image": lambda f, o, r: f.__delitem__("b"),
     "no height": lambda f, o, r: f["b"].attrs.__delitem__("height"),
     "a stride of 0": _attribute("stride", 0),
     "a negative stride": _attribute("stride", -4),
@@ -287,7 +287,7 @@ SHARD_FORGERIES: dict[str, Forgery] = {
 
 
 def forge_shard(folder: Path, name: str, rng: random.Random, meaning: str = "cam") -> None:
-    """Score maps below `folder`, a forgery in picture b of them, and beside it the files that it leads to."""
+    """Score maps below `folder`, a forgery in image b of them, and beside it the files that it leads to."""
     shard = write_maps(folder, meaning)
     other = folder.parent / "outside.h5"
     other.write_bytes(shard.read_bytes())
@@ -460,9 +460,9 @@ def _read_png(path: Path, grey: bool, truth: np.ndarray) -> str:
     try:
         found = read_saliency(path, SIZE) if grey else read_mask(path, len(NAMES), (SIZE[1], SIZE[0]))
     except DataError:
-        return "picture refused"
+        return "image refused"
     assert np.array_equal(found, truth / np.float32(255) if grey else truth)
-    return "picture read"
+    return "image read"
 
 
 def _good_png(grey: bool) -> tuple[bytes, np.ndarray]:
@@ -489,7 +489,7 @@ def _png_forged(rng: random.Random, folder: Path) -> str:
     kind = rng.choice(["IHDR", "sizes", "zTXt", "iTXt", "iCCP", "tRNS", "acTL", "fdAT", "eXIf", "pHYs", "PLTE", "gAMA"])
     extra = b""
     if kind == "IHDR":
-        field = rng.randrange(5)  # bits (1, 2 or 4 would make it another picture, not a forged one), colours, ...
+        field = rng.randrange(5)  # bits (1, 2 or 4 would make it another image, not a forged one), colours, ...
         head[8 + field] = rng.choice([0, 3, 16, 255] if field == 0 else [0, 1, 2, 3, 4, 6, 7, 8, 16, 255])
     elif kind == "sizes":
         struct.pack_into(">I", head, rng.choice([0, 4]), rng.choice([0, 1, 2**14, 2**16, 2**31 - 1, 2**32 - 1]))

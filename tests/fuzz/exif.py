@@ -1,6 +1,6 @@
-"""EXIF blocks as no camera writes them, in JPEG, PNG, WebP and TIFF files, through the readers of pictures.
+"""EXIF blocks as no camera writes them, in JPEG, PNG, WebP and TIFF files, through the readers of images.
 
-A picture has its size whatever its EXIF says, and its pixels lie as one of the eight orientations has them: as the tag
+An image has its size whatever its EXIF says, and its pixels lie as one of the eight orientations has them: as the tag
 says it where it is a whole number of 1 to 8, whatever else is broken; as they are stored where it is anything else.
 """
 
@@ -19,8 +19,8 @@ from PIL import Image
 
 from artifacts.dataset import read_image
 from artifacts.errors import DataError
+from stages.data.images import ImageFolder
 from stages.data.photographs import look_at
-from stages.data.pictures import PictureFolder
 
 H, W = 3, 5
 PIXELS = np.random.default_rng(0).integers(0, 256, (H, W, 3), np.uint8)
@@ -53,9 +53,9 @@ def fuzz(rng: random.Random, folder: Path) -> str:
 
 
 def _read(path: Path, orientation: int | None) -> str:
-    """Reads a picture in all ways; `orientation`: the one it must have, None: any."""
-    pictures = PictureFolder(path.parent)
-    readers = (pictures.image, pictures.size, lambda _: look_at(path, None, True, "auto", True))
+    """Reads an image in all ways; `orientation`: the one it must have, None: any."""
+    images = ImageFolder(path.parent)
+    readers = (images.image, images.size, lambda _: look_at(path, None, True, "auto", True))
     refusals = [message for reader in readers if (message := refusal(reader))]
     assert all(str(path) in message for message in refusals)
     if refusals:
@@ -63,12 +63,12 @@ def _read(path: Path, orientation: int | None) -> str:
         assert len(refusals) >= 2
         assert orientation is None or path.suffix == ".tif", refusals
         return "refused"
-    pixels = pictures.image("a")
-    assert pictures.size("a") == pixels.shape[:2]
+    pixels = images.image("a")
+    assert images.size("a") == pixels.shape[:2]
     for exif in ("apply", "ignore", "auto"):
-        picture = look_at(path, None, True, exif, True)
-        kept = read_image(path) if picture.copy is None else np.asarray(Image.open(io.BytesIO(picture.copy)))
-        assert picture.size == kept.shape[:2]
+        image = look_at(path, None, True, exif, True)
+        kept = read_image(path) if image.copy is None else np.asarray(Image.open(io.BytesIO(image.copy)))
+        assert image.size == kept.shape[:2]
         if exif != "ignore":
             np.testing.assert_array_equal(kept, pixels)
     if orientation is None:

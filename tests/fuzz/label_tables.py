@@ -62,7 +62,7 @@ def fuzz(rng: random.Random, folder: Path) -> str:
     possible = CLASSES if known_too or form != "names" else [name for name in CLASSES if " " not in name]
     classes = rng.sample(possible, 1 + rng.randrange(4))
     rows = [(i, {name for name in classes if rng.random() < 0.5}) for i in ids]
-    rows += [(i, {rng.choice(classes)}) for i in ids if rng.random() < 0.2]  # a second row of a picture
+    rows += [(i, {rng.choice(classes)}) for i in ids if rng.random() < 0.2]  # a second row of an image
     separator = rng.choice("\t;,|")
     if form == "one-hot":
         table = one_hot(rng, rows, classes)

@@ -71,14 +71,14 @@ def fuzz(rng: random.Random, folder: Path) -> str:
     dialect = rng.choice(["id", "id", "file", "pair", "number", "quoted", "quoted pair"])
     lines = []
     for number, one in enumerate(listed):
-        picture, mask = f"{place}{one}{suffix}", f"{masks}{one}.png"
+        image, mask = f"{place}{one}{suffix}", f"{masks}{one}.png"
         lines.append(
             {
                 "id": one,
-                "file": picture,
-                "quoted": quoted(rng, rng.choice([one, picture])),
-                "pair": f"{picture}{between}{mask}",
-                "quoted pair": f'"{picture}"{between}"{mask}"',
+                "file": image,
+                "quoted": quoted(rng, rng.choice([one, image])),
+                "pair": f"{image}{between}{mask}",
+                "quoted pair": f'"{image}"{between}"{mask}"',
                 "number": f"{one}{suffix}{between}{number + 1}",
             }[dialect]
         )
@@ -97,7 +97,7 @@ def fuzz(rng: random.Random, folder: Path) -> str:
         assert dialect != "id" or missing, f"{lines} of {ids}: {refusal}"
         assert str(path) in refusal
         return f"{dialect}: refused"
-    if missing:  # the pictures of a list that are there, and no others in the place of one that is not
+    if missing:  # the images of a list that are there, and no others in the place of one that is not
         known, meant = ([one for one in part if one in ids and one not in missing] for part in (found, listed))
         assert known == meant or notes, f"{lines} of {ids} without {missing} meant {meant}, read as {known}"
         return f"{dialect}, an unknown id: read"

@@ -1,6 +1,6 @@
 """Made-up masks of every mode and format, with palettes of every length, and class tables of ids and of colours.
 
-A picture of class ids is drawn, written as people's programs write such masks, and read by the reader of folders: what
+An image of class ids is drawn, written as people's programs write such masks, and read by the reader of folders: what
 comes back equals what was drawn, or a DataError says why not. A value without a colour, a colour or value that is in no
 table, and a mask whose values do not survive its format never become background.
 """
@@ -67,9 +67,9 @@ def indexed_tiff(path: Path, values: np.ndarray, colours: Sequence[Colour], scal
 
 def short_gif(path: Path, values: np.ndarray, colours: Sequence[Colour]) -> Path:
     """A GIF whose colour table has the next power of two of entries, though values may be larger."""
-    picture = Image.fromarray(values)
-    picture.putpalette([channel for value in range(256) for channel in (value, 255 - value, 7)])
-    picture.save(path, optimize=False)
+    image = Image.fromarray(values)
+    image.putpalette([channel for value in range(256) for channel in (value, 255 - value, 7)])
+    image.save(path, optimize=False)
     data, bits = path.read_bytes(), max(1, (len(colours) - 1).bit_length())
     assert data[10] & 0x87 == 0x87, "a global colour table of 256 entries"
     table = bytes(channel for colour in colours for channel in colour).ljust(3 << bits, b"\0")
@@ -86,9 +86,9 @@ def with_palette(rng: random.Random, path: Path, values: np.ndarray, colours: Se
     if kind == "gif":
         return short_gif(path.with_suffix(".gif"), values, colours)
     if kind == "bmp":
-        picture = Image.fromarray(values)
-        picture.putpalette([channel for colour in colours for channel in colour])
-        picture.save(path.with_suffix(".bmp"))
+        image = Image.fromarray(values)
+        image.putpalette([channel for colour in colours for channel in colour])
+        image.save(path.with_suffix(".bmp"))
         return path.with_suffix(".bmp")
     return indexed_tiff(path.with_suffix(".tif"), values, colours, 1 if kind == "tif8" else 257)
 
@@ -123,13 +123,13 @@ def write_ids(rng: random.Random, path: Path, values: np.ndarray) -> bool:
     spoilt = how in ("I;16", "I", "F") and rng.random() < 0.1
     if spoilt:
         pixels[-1, -1] = pixels[-1, -1] + rng.choice({"I;16": (256, 2560), "I": (256, -256)}.get(how, (0.5, np.nan)))
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     if how in ("RGB", "RGBA", "LA"):
-        picture = picture.convert(how)
+        image = image.convert(how)
     if how in ("RGBA", "LA") and suffix != ".bmp" and values[0, 0] and rng.random() < 0.1:
-        picture.putpixel((0, 0), (*picture.getpixel((0, 0))[:-1], rng.choice((0, 128))))
+        image.putpixel((0, 0), (*image.getpixel((0, 0))[:-1], rng.choice((0, 128))))
         spoilt = True
-    picture.save(path.with_suffix(suffix))
+    image.save(path.with_suffix(suffix))
     return not spoilt
 
 
@@ -152,7 +152,7 @@ def write_colours(rng: random.Random, path: Path, classes: np.ndarray, colours: 
 
 
 def fuzz(rng: random.Random, folder: Path) -> str:
-    """Three pictures and masks, a class table, and perhaps the setting that says how the masks are meant."""
+    """Three images and masks, a class table, and perhaps the setting that says how the masks are meant."""
     count = rng.randint(2, len(NAMES))
     painted = rng.random() < 0.5
     ignored = rng.random() < 0.5

@@ -35,9 +35,9 @@ def drawn_mask(number: int) -> np.ndarray:
 
 
 def index_png(path: Path, mask: np.ndarray) -> None:
-    picture = Image.fromarray(mask)
-    picture.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
-    picture.save(path)
+    image = Image.fromarray(mask)
+    image.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
+    image.save(path)
 
 
 def noise(path: Path, seed: int, size: tuple[int, int] = (WIDTH, HEIGHT), **options: Any) -> None:
@@ -55,14 +55,14 @@ class Photos:
         for name in ("photos", "masks"):
             (self.root / name).mkdir(parents=True)
         for number in range(18):
-            noise(self.picture(number), number)
+            noise(self.image(number), number)
         for number in range(14):
             index_png(self.mask(number), drawn_mask(number))
         (self.root / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
         (self.root / "labels.csv").write_text("image,labels\np14.jpg,cat\np15.jpg,cat;dog\n")
         (self.root / "val.txt").write_text("p12\np13\n")
 
-    def picture(self, number: int) -> Path:
+    def image(self, number: int) -> Path:
         return self.root / "photos" / f"p{number:02d}.jpg"
 
     def mask(self, number: int) -> Path:
@@ -108,7 +108,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Planted:
-    """What is wrong and what is to be said of it: its kind, the picture, a part of the sentence and of the cure."""
+    """What is wrong and what is to be said of it: its kind, the image, a part of the sentence and of the cure."""
 
     kind: str
     number: int
@@ -123,7 +123,7 @@ def check(capsys: pytest.CaptureFixture[str], arguments: list[str], planted: lis
     report = json.loads(out)
     wrong = sum(one.is_problem for one in planted)
     assert code == (3 if wrong else 0), err
-    assert (report["pictures"], report["masks"]) == (18, 14)
+    assert (report["images"], report["masks"]) == (18, 14)
     for key, some in (("problems", True), ("remarks", False)):
         expected = sorted((one.kind, f"p{one.number:02d}") for one in planted if one.is_problem is some)
         assert sorted((one["kind"], one["id"]) for one in report[key]) == expected
@@ -142,7 +142,7 @@ def check(capsys: pytest.CaptureFixture[str], arguments: list[str], planted: lis
         assert f"  {record['what']}\n" in text
         assert f"     -> {record['hint']}\n" in text or not record["hint"]
     summary = text.splitlines()[-1]
-    assert re.search(r": 18 pictures, 14 masks, .* s: ", summary)
+    assert re.search(r": 18 images, 14 masks, .* s: ", summary)
     assert summary.endswith("no problem") is not bool(planted)
 
 
@@ -150,19 +150,19 @@ def check(capsys: pytest.CaptureFixture[str], arguments: list[str], planted: lis
 
 
 def plant_in_folders(photos: Photos) -> list[Planted]:
-    picture, mask = photos.picture, photos.mask
-    picture(0).write_bytes(picture(0).read_bytes()[:-200])
-    picture(1).write_bytes(b"")
-    picture(14).write_text("<html>not found</html>")
+    image, mask = photos.image, photos.mask
+    image(0).write_bytes(image(0).read_bytes()[:-200])
+    image(1).write_bytes(b"")
+    image(14).write_text("<html>not found</html>")
     Image.new("RGB", (WIDTH, HEIGHT), (10, 200, 30)).save(mask(2))
     index_png(mask(3), np.where(drawn_mask(3) == 2, 7, drawn_mask(3)).astype(np.uint8))
     index_png(mask(4), np.ones((HEIGHT + 2, WIDTH), np.uint8))
     mask(5).write_bytes(b"")
     mask(6).write_bytes(mask(6).read_bytes()[:60])
-    shutil.copy(picture(12), picture(7))
-    shutil.copy(picture(16), picture(17))
-    noise(picture(8), 8, format="PNG")
-    Image.new("CMYK", (WIDTH, HEIGHT), (10, 20, 30, 40)).save(picture(9))
+    shutil.copy(image(12), image(7))
+    shutil.copy(image(16), image(17))
+    noise(image(8), 8, format="PNG")
+    Image.new("CMYK", (WIDTH, HEIGHT), (10, 20, 30, 40)).save(image(9))
     index_png(mask(10), np.full((HEIGHT, WIDTH), 255, np.uint8))
     index_png(mask(11), np.zeros((HEIGHT, WIDTH), np.uint8))
     with open(photos.root / "labels.csv", "a") as table:
@@ -171,14 +171,14 @@ def plant_in_folders(photos: Photos) -> list[Planted]:
     return [
         Planted("image", 0, "p00.jpg cannot be read: image file is truncated", "copy or extract the file again"),
         Planted("image", 1, "p01.jpg is empty (0 bytes)", "copy or extract the file again"),
-        Planted("image", 14, "p14.jpg cannot be read: cannot identify it: no picture", "copy or extract the file"),
-        Planted("mask", 2, "p02.png has mode RGB: a colour picture", "write the class ids as an indexed PNG"),
+        Planted("image", 14, "p14.jpg cannot be read: cannot identify it: no image", "copy or extract the file"),
+        Planted("mask", 2, "p02.png has mode RGB: a colour image", "write the class ids as an indexed PNG"),
         Planted("mask", 3, "p03.png has values that are not a class: 7 (80 px)", "add them to the class table"),
         Planted("mask", 4, "p04.png is 24x20 (width x height), expected 24x18", "resize masks with nearest neighbour"),
         Planted("mask", 5, "p05.png is empty", ""),
         Planted("mask", 6, "p06.png is damaged: truncated after 60 bytes", "copy or extract the file again"),
         Planted("leak", 7, "is trained on and scored: ", "remove it from one of them"),
-        Planted("same-picture", 16, "the same picture, byte by byte, occurs 2 times: ", "", False),
+        Planted("same-image", 16, "the same image, byte by byte, occurs 2 times: ", "", False),
         Planted("suffix", 8, "p08.jpg is a PNG file by its content; it is read as that", "rename it", False),
         Planted("cmyk", 9, "p09.jpg is CMYK; it is read", "", False),
         Planted("blank-mask", 10, "p10.png is 255 everywhere", "draw it, or leave it out", False),
@@ -202,7 +202,7 @@ def test_every_problem_of_folders_is_named_at_once(photos, capsys):
 def test_how_masks_are_read_is_found_out_though_some_are_damaged(photos, capsys):
     """One empty mask hid all other problems: what the masks are was to be seen before any of them was checked."""
     photos.mask(5).write_bytes(b"")
-    photos.picture(1).write_bytes(b"")
+    photos.image(1).write_bytes(b"")
     check(
         capsys,
         photos.options,
@@ -238,7 +238,7 @@ def test_clean_folders(photos, capsys):
 
 @dataclass
 class Devkit:
-    """A VOC devkit of eight of the pictures: cats and dogs as classes 8 and 12."""
+    """A VOC devkit of eight of the images: cats and dogs as classes 8 and 12."""
 
     root: Path
 
@@ -248,7 +248,7 @@ class Devkit:
         table = np.array([0, 8, 12, *range(3, 256)], np.uint8)
         for number in range(8):
             mask = drawn_mask(number)
-            shutil.copy(photos.picture(number), self.root / "JPEGImages")
+            shutil.copy(photos.image(number), self.root / "JPEGImages")
             index_png(self.root / "SegmentationClass" / f"p{number:02d}.png", table[mask])
             names = [name for value, name in enumerate(CLASSES) if value and (mask == value).any()]
             self.annotate(number, "".join(f"<object><name>{name}</name></object>" for name in names))
@@ -291,7 +291,7 @@ def test_lists_annotations_and_files_that_disagree(devkit, capsys):
         ("counts", "trainaug has 6 ids, expected 10,582", "accept it with --allow-subset"),
         ("counts", "val has 2 ids, expected 1,449", "accept it with --allow-subset"),
         ("lists", "mine.txt and val: p06", "scored images must not be trained on"),
-        ("missing-image", "id p01 in split 'train' has no picture below", "or take the id from the list"),
+        ("missing-image", "id p01 in split 'train' has no image below", "or take the id from the list"),
         ("missing-mask", "id p07 in split 'val' has no mask", "or take the id from the list"),
         ("labels", "p04.xml: 'unicorn' is not a class; expected one of aeroplane, ", "correct the name"),
         ("labels", "p03.xml is damaged", "extract it again from the devkit"),
@@ -319,15 +319,15 @@ def test_what_the_reader_refuses_is_one_problem(devkit, capsys):
 
 
 def plant_in_artifact(photos: Photos, artifact: Path) -> list[Planted]:
-    picture = photos.picture
+    image = photos.image
     record = json.loads((artifact / "dataset.json").read_text())
     for number in range(2, 7):
         assert record["splits"]["train"][number] == f"p{number:02d}"
-    picture(0).write_bytes(picture(0).read_bytes()[:-200])
-    picture(1).write_bytes(b"")
-    picture(15).unlink()
-    noise(picture(8), 8, (WIDTH, HEIGHT + 4))
-    shutil.copy(picture(13), picture(7))
+    image(0).write_bytes(image(0).read_bytes()[:-200])
+    image(1).write_bytes(b"")
+    image(15).unlink()
+    noise(image(8), 8, (WIDTH, HEIGHT + 4))
+    shutil.copy(image(13), image(7))
     Image.new("RGB", (WIDTH, HEIGHT), (10, 200, 30)).save(artifact / "masks" / "p02.png")
     index_png(artifact / "masks" / "p03.png", np.full((HEIGHT, WIDTH), 7, np.uint8))
     index_png(artifact / "masks" / "p04.png", np.ones((HEIGHT + 2, WIDTH), np.uint8))
@@ -374,13 +374,13 @@ def test_val_in_train_in_an_artifact(artifact, capsys):
     assert problem["hint"].endswith("scored images must not be trained on")
 
 
-def test_exchanged_and_moved_pictures(photos, artifact, capsys):
-    noise(photos.picture(14), 1000)
+def test_exchanged_and_moved_images(photos, artifact, capsys):
+    noise(photos.image(14), 1000)
     code, out, _ = run(capsys, "check-data", "data", "--json", "--workers", "1")
     (problem,) = json.loads(out)["problems"]
     assert (code, problem["kind"]) == (3, "exchanged")
     assert "put the old files back" in problem["hint"]
-    photos.picture(14).parent.rename(photos.root / "moved")
+    photos.image(14).parent.rename(photos.root / "moved")
     code, out, _ = run(capsys, "check-data", "data", "--json", "--workers", "1")
     problems = json.loads(out)["problems"]
     assert code == 3
@@ -457,7 +457,7 @@ def test_the_class_table_is_that_of_a_plain_loop(photos, artifact, capsys):
 
 # ------------------------------------------------------------------------------------------------- the contact sheet
 
-TILE, MARGIN, GAP = 232, 36, 22  # of a picture on the sheet; these need no scaling
+TILE, MARGIN, GAP = 232, 36, 22  # of an image on the sheet; these need no scaling
 GREY = (90, 120, 150)
 UPRIGHT = 174
 
@@ -504,12 +504,10 @@ def test_a_class_table_with_a_comma_in_its_path_is_no_two_classes(photos, capsys
 
 @pytest.fixture
 def even(photos: Photos) -> Photos:
-    """Pictures of one colour, each as large as its place on the sheet: what is drawn on them is the mask."""
+    """Images of one colour, each as large as its place on the sheet: what is drawn on them is the mask."""
     for number in range(18):
-        Image.new("RGB", (TILE, UPRIGHT), (*GREY[:2], GREY[2] + number)).save(
-            photos.picture(number).with_suffix(".png")
-        )
-        photos.picture(number).unlink()
+        Image.new("RGB", (TILE, UPRIGHT), (*GREY[:2], GREY[2] + number)).save(photos.image(number).with_suffix(".png"))
+        photos.image(number).unlink()
     for number in range(14):
         index_png(photos.mask(number), large_mask(number))
     labels = photos.root / "labels.csv"
@@ -517,8 +515,8 @@ def even(photos: Photos) -> Photos:
     return photos
 
 
-def expected_tile(picture: tuple[int, ...], mask: np.ndarray) -> np.ndarray:
-    """A loop: a class lies half transparent on the picture, and full where another value is within two pixels."""
+def expected_tile(image: tuple[int, ...], mask: np.ndarray) -> np.ndarray:
+    """A loop: a class lies half transparent on the image, and full where another value is within two pixels."""
     tile = np.zeros((*mask.shape, 3))
     edges = ((0, 2), (1, 2), (2, 0), (2, 1), (2, 3), (2, 4), (3, 2), (4, 2))
     padded = np.pad(mask, 2, mode="edge")
@@ -526,18 +524,18 @@ def expected_tile(picture: tuple[int, ...], mask: np.ndarray) -> np.ndarray:
         value = int(mask[y, x])
         if value == 255:
             stripe = (y + x) % 7 < 2
-            tile[y, x] = 110 if stripe else 0.45 * np.array(picture) + 0.55 * 200
+            tile[y, x] = 110 if stripe else 0.45 * np.array(image) + 0.55 * 200
         elif value == 0:
-            tile[y, x] = picture
+            tile[y, x] = image
         else:
             edge = any(padded[y + down, x + right] != value for down, right in edges)
             colour = np.array(COLOURS[value])
-            tile[y, x] = colour if edge else 0.5 * np.array(picture) + 0.5 * colour
+            tile[y, x] = colour if edge else 0.5 * np.array(image) + 0.5 * colour
     return tile
 
 
 def place(sheet: np.ndarray, colour: tuple[int, ...]) -> tuple[int, int]:
-    """(left, top) of the picture of one colour: its upper left corner is background."""
+    """(left, top) of the image of one colour: its upper left corner is background."""
     found = np.argwhere((sheet == colour).all(axis=-1))
     return int(found[:, 1].min()), int(found[:, 0].min())
 
@@ -554,15 +552,15 @@ def test_masks_lie_in_their_colours_where_they_were_drawn(even, capsys):
     assert sheet.shape[1] == 2 * MARGIN + 6 * (TILE + GAP) - GAP
     rows = set()
     for number in range(18):
-        picture = (*GREY[:2], GREY[2] + number)
-        left, top = place(sheet, picture)
+        image = (*GREY[:2], GREY[2] + number)
+        left, top = place(sheet, image)
         assert (left - MARGIN) % (TILE + GAP) == 0
         rows.add(top)
         if number not in (0, 7, 13, 14, 16):  # train, val, weak, unlabelled
             continue
         mask = large_mask(number) if number < 14 else np.zeros((UPRIGHT, TILE), np.uint8)
         tile = sheet[top : top + UPRIGHT, left : left + TILE].astype(float)
-        np.testing.assert_allclose(tile, expected_tile(picture, mask), atol=0.51, err_msg=f"p{number:02d}")
+        np.testing.assert_allclose(tile, expected_tile(image, mask), atol=0.51, err_msg=f"p{number:02d}")
     assert len(rows) == 3  # six to a row: 12 train, 2 weak, 2 unlabelled, 2 val
     assert sheet.shape[0] > max(rows) + UPRIGHT
     assert (sheet[-10:] == 255).all()
@@ -581,7 +579,7 @@ def test_the_sheet_in_the_artifact_is_drawn_once_and_is_no_part_of_it(artifact, 
     assert run(capsys, "verify")[0] == 0
     assert run(capsys, "status", "--check")[0] == 0
     assert run(capsys, "show", "data", "--sheet", "again.png")[0] == 0
-    assert Path("again.png").read_bytes() == drawn  # of the same pictures, on every machine
+    assert Path("again.png").read_bytes() == drawn  # of the same images, on every machine
 
 
 def test_a_sheet_that_cannot_be_drawn_or_written(photos, artifact, capsys):
@@ -591,7 +589,7 @@ def test_a_sheet_that_cannot_be_drawn_or_written(photos, artifact, capsys):
     code, _, err = run(capsys, "show", "data", "--sheet", "nowhere/sheet.png")
     assert code == 3
     assert "nowhere/sheet.png cannot be written: No such file or directory" in err
-    photos.picture(0).write_bytes(b"")
+    photos.image(0).write_bytes(b"")
     assert run(capsys, "show", "data", "--sheet", "sheet.png")[0] == 0  # its place says so
     shutil.rmtree(photos.root / "photos")
     code, out, err = run(capsys, "show", "data")

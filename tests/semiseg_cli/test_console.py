@@ -92,7 +92,7 @@ def _prepare(folder: Path, classes: list[str]) -> None:
     (folder / "classes.txt").write_text("\n".join(["background", *classes]) + "\n")
 
 
-def test_classes_and_pictures_named_like_markup_are_prepared_and_shown(
+def test_classes_and_images_named_like_markup_are_prepared_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -40,14 +40,14 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 def publish(name: str, masks: dict[str, np.ndarray], classes: Sequence[str] = VOC_CLASS_NAMES) -> None:
-    """An artifact as `semiseg predict --images pictures` makes it, and the folder of pictures."""
-    work = Work("predict", 1, "predictions", digest([name, sorted(masks)]), {"images": "pictures"}, {}, {})
+    """An artifact as `semiseg predict --images images` makes it, and the folder of images."""
+    work = Work("predict", 1, "predictions", digest([name, sorted(masks)]), {"images": "images"}, {}, {})
     workspace = Workspace(WORK)
-    Path("pictures").mkdir(exist_ok=True)
+    Path("images").mkdir(exist_ok=True)
     with workspace.writing(name, work) as writer:
         for image_id, mask in masks.items():
             writer.write_bytes(f"masks/{image_id}.png", encode_mask(mask))
-            Image.new("RGB", mask.shape[::-1]).save(f"pictures/{image_id}.jpg")
+            Image.new("RGB", mask.shape[::-1]).save(f"images/{image_id}.jpg")
         writer.write_json("classes.json", {"class_names": list(classes), "ids": sorted(masks), "splits": []})
         workspace.publish(name, writer, work, {})
 
@@ -102,10 +102,10 @@ def test_a_voc_archive_and_what_is_printed(capsys: pytest.CaptureFixture[str]) -
     assert code == 0, err
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "server PASCAL VOC 2012" in lines
-    assert "pictures 2 of 1,456" in lines
-    assert "sizes 2 as the pictures" in lines
+    assert "images 2 of 1,456" in lines
+    assert "sizes 2 as the images" in lines
     assert any(line.startswith("tvmonitor 20 ") and line.endswith("%") for line in lines)
-    assert "wrote r.tgz: 2 pictures" in err
+    assert "wrote r.tgz: 2 images" in err
     with tarfile.open("r.tgz") as tar:
         assert tar.getnames() == [f"{VOC_FOLDER}/2008_000006.png", f"{VOC_FOLDER}/2008_000011.png"]
 
@@ -113,11 +113,11 @@ def test_a_voc_archive_and_what_is_printed(capsys: pytest.CaptureFixture[str]) -
 def test_the_figures_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     publish("predictions", masks("a", "b", "c"))
     Path("test.txt").write_text("a\nb\n")
-    options = ["--list", "test.txt", "--images", "pictures", "--comp", "comp5", "--allow-subset", "--json"]
+    options = ["--list", "test.txt", "--images", "images", "--comp", "comp5", "--allow-subset", "--json"]
     code, out, err = run(capsys, "export", "voc-test", "predictions", "r.tar.gz", *options)
     assert code == 0, err
     figures = json.loads(out)
-    assert (figures["pictures"], figures["expected"], figures["left_out"], figures["sizes_checked"]) == (2, 1456, 1, 2)
+    assert (figures["images"], figures["expected"], figures["left_out"], figures["sizes_checked"]) == (2, 1456, 1, 2)
     assert figures["folder"] == "results/VOC2012/Segmentation/comp5_test_cls"
     assert figures["sha256"] == hashlib.sha256(Path("r.tar.gz").read_bytes()).hexdigest()
     assert figures["bytes"] == Path("r.tar.gz").stat().st_size
@@ -133,7 +133,7 @@ def test_bad_data_is_exit_3_and_leaves_nothing(capsys: pytest.CaptureFixture[str
     publish("few", {"a": np.zeros((8, 9), np.uint8)}, classes=("background", "cat", "dog"))
     before = sorted(Path().iterdir())
     for name, options, expected in [
-        ("unknown", ["--allow-subset"], "picture b: 1 pixels of its mask are 255"),
+        ("unknown", ["--allow-subset"], "image b: 1 pixels of its mask are 255"),
         ("few", ["--allow-subset"], "Found 3: background, cat, dog"),
         ("predictions", [], "takes exactly the 1,456 of its test set"),
         ("predictions", ["--allow-subset", "--list", "none.txt"], "the list none.txt cannot be read"),

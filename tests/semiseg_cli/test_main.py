@@ -33,8 +33,8 @@ TINY = [
 ]
 RECIPE = """
 name: little
-description: Draws pictures and scores the true masks.
-parameters: {images: {default: 3, help: Pictures to score.}}
+description: Draws images and scores the true masks.
+parameters: {images: {default: 3, help: Images to score.}}
 nodes:
   data:
     stage: prepare-data
@@ -129,7 +129,7 @@ def test_the_list_of_methods_fits_the_terminal_and_leaves_nothing_out(
         assert f" {name} " in f" {told} "
         assert f"{card.title} {card.paper}" in told
         (line,) = [line.split() for line in out.splitlines() if line.startswith(f"{name} ")]
-        needs = [{"masks": "L", "tags": "W", "pictures": "U"}[part] for part in card.uses]
+        needs = [{"masks": "L", "tags": "W", "images": "U"}[part] for part in card.uses]
         passes = f"{card.forward}/{card.backward}" + ("+" if card.beside else "")
         recipe = json.loads(run(capsys, "methods", name, "--json")[1])["recipe"]
         assert recipe == card.recipe or not card.recipe
@@ -596,7 +596,7 @@ def test_a_dry_run_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     Path("little.yaml").write_text(RECIPE)
     code, out, _ = run(capsys, "run", "little.yaml", "--dry-run", "--set", "images=2")
     assert code == 0
-    assert "Draws pictures" in out
+    assert "Draws images" in out
     assert not Path("runs").exists()
 
 
@@ -621,7 +621,7 @@ def test_a_report_without_a_table_says_so(capsys: pytest.CaptureFixture[str]) ->
 
 SCORED = """
 name: scored
-description: A step of training with few and with more pictures, scored.
+description: A step of training with few and with more images, scored.
 repeat: {labelled: [3, 6], seed: [0], left-out: []}
 nodes:
   data-n{labelled}:
@@ -637,7 +637,7 @@ nodes:
 table:
   title: Scored
   columns: ["{labelled} labels"]
-  plot: {over: labelled, column: "{labelled} labels", label: labelled pictures}
+  plot: {over: labelled, column: "{labelled} labels", label: labelled images}
   rows:
     - label: supervised
       nodes: {"{labelled} labels": "select-n{labelled}-s{seed}"}
@@ -676,9 +676,9 @@ def test_a_run_with_a_table_writes_its_report(
     assert row["cost"]["seconds"] == pytest.approx(sum(seconds) / 2)
     _, out, _ = run(capsys, "report", "--markdown", "-", "--workspace", str(place))
     assert out == (place / "report.md").read_text()
-    with Image.open(place / "report.png") as picture:
-        assert picture.format == "PNG"
-        assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
+    with Image.open(place / "report.png") as image:
+        assert image.format == "PNG"
+        assert np.asarray(image.convert("L")).std() > 5  # something is drawn
 
 
 def test_a_plot_is_drawn_where_it_is_wanted(

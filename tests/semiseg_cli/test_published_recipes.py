@@ -23,7 +23,7 @@ from stages.methods.settings import TrainConfig
 from stages.networks.config import NetworkConfig
 from stages.pipeline.recipe import Recipe, read_recipe
 
-VOC = 10_582  # pictures of VOC's train set with SBD
+VOC = 10_582  # images of VOC's train set with SBD
 CITYSCAPES = 2_975
 BLENDED = {16: 32, 8: 34, 4: 40, 2: 60}  # share -> epochs: TorchSemiSeg's README, its config.py has 34 at 1/8
 FOLDERS = ["data=devkit", "lists=lists"]
@@ -39,7 +39,7 @@ def trained(made: Recipe) -> dict[str, TrainConfig]:
 
 
 def step(config: TrainConfig, labels: Path | None = None) -> dict[str, int]:
-    """Pictures of a step by stream, as the method itself shares its batch out; `labels`: a folder with b.png, c.png."""
+    """Images of a step by stream, as the method itself shares its batch out; `labels`: a folder with b.png, c.png."""
     folders = {"weak_labels": MaskFolder(labels, None)} if labels else {}
     given = frozenset({"masks", "weak_labels", "confidence"})
     sources = Sources(strong=["a"], weak=["b", "c"], available=given, folders=folders)
@@ -47,8 +47,8 @@ def step(config: TrainConfig, labels: Path | None = None) -> dict[str, int]:
     return {name: stream.batch_size for first, stream in streams.items() for name in (first, *stream.apart)}
 
 
-def steps(epochs: int, pictures: int, a_step: int) -> float:
-    return epochs * pictures / a_step
+def steps(epochs: int, images: int, a_step: int) -> float:
+    return epochs * images / a_step
 
 
 def alike(*configs: TrainConfig, but: tuple[str, ...] = ()) -> bool:
@@ -70,7 +70,7 @@ def check_sgd(config: TrainConfig, backbone: float, new: float, decay: float, sc
 def check_crops(
     config: TrainConfig, side: int, scale: tuple[float, float] | None, scales: tuple[float, ...] = ()
 ) -> None:
-    """Random scale, crop and mirroring, and no colours on the labelled pictures."""
+    """Random scale, crop and mirroring, and no colours on the labelled images."""
     augmentation = config.augmentation
     assert (config.crop_size, augmentation.mode, augmentation.scales) == (side, "crop", scales)
     assert scale is None or augmentation.scale == scale
@@ -191,9 +191,9 @@ def test_the_methods_of_voc_blended_are_those_of_cpss_code(profile: str | None) 
     assert (cps.cutmix, cps.mixing.style, cps.ignore_padding) == (True, "french", True)
     assert cps.weight == pytest.approx(1.5 * shown_share((375, 500), 512, rows["train-cps-8-s0"]), rel=0.08)
     assert (cps.mixing.boxes, cps.mixing.share) == (3, (0.25, 0.5))
-    # MeanTeacher/config.py: unsup_weight 100, ema_decay .99; train.py: MSE of softmax, all pictures, no ramp
+    # MeanTeacher/config.py: unsup_weight 100, ema_decay .99; train.py: MSE of softmax, all images, no ramp
     mean_teacher = rows["train-mean-teacher-8-s0"].method
-    assert (mean_teacher.weight, mean_teacher.ramp, mean_teacher.pictures) == (100, 0, "all")
+    assert (mean_teacher.weight, mean_teacher.ramp, mean_teacher.images) == (100, 0, "all")
     assert (mean_teacher.consistency, mean_teacher.reduction) == ("softmax", "mean")
     assert (mean_teacher.teacher.decay, mean_teacher.teacher.average, mean_teacher.teacher.mode) == (
         0.99,
@@ -211,7 +211,7 @@ def test_the_methods_of_voc_blended_are_those_of_cpss_code(profile: str | None) 
 
 
 def shown_share(size: tuple[int, int], crop: int, config: TrainConfig) -> float:
-    """Share of a crop that shows the picture, not padding: mean over the scales."""
+    """Share of a crop that shows the image, not padding: mean over the scales."""
     shares = [
         math.prod(min(round(side * scale), crop) for side in size) / crop**2 for scale in config.augmentation.scales
     ]
@@ -266,7 +266,7 @@ def test_cityscapes_takes_as_many_hard_pixels_a_labelled_crop_as_published(profi
 
 
 @pytest.mark.parametrize("row", ["cps", "fixmatch", "unimatch"])
-def test_the_hard_examples_of_cityscapes_are_of_the_labelled_pictures_alone(row: str) -> None:
+def test_the_hard_examples_of_cityscapes_are_of_the_labelled_images_alone(row: str) -> None:
     config = city(None)[row]
     losses = {}
     for kind, hard in {
@@ -282,7 +282,7 @@ def test_the_hard_examples_of_cityscapes_are_of_the_labelled_pictures_alone(row:
 
 
 def drawn(seed: int) -> Batch:
-    """Two pictures of noise; labels of which the network knows some."""
+    """Two images of noise; labels of which the network knows some."""
     random = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (2, 3, 33, 33), generator=random, dtype=torch.uint8)
     label = torch.randint(19, (2, 33, 33), generator=random)
@@ -359,7 +359,7 @@ def test_self_training_is_sts_code(tmp_path: Path) -> None:
     assert teacher.iterations == steps(80, 1464, 16)
     assert st.iterations == last.iterations == steps(80, enlarged(1464, unlabelled), 16) == 96_830
     assert first.iterations == steps(80, enlarged(1464, unlabelled // 2), 16) == 52_075
-    # dataset/semi.py: colours, blur and a hole on pictures with pseudo labels
+    # dataset/semi.py: colours, blur and a hole on images with pseudo labels
     for config in (st, first, last):
         check_strong_view(config.method.strong)
         strong = config.method.strong
@@ -459,7 +459,7 @@ def test_s4gan_is_its_code() -> None:
 
 def test_mlmt_is_its_code_as_near_as_the_settings_allow() -> None:
     config = recipe("s4gan", "paper", "data=devkit").nodes["train-mlmt-s0"].config
-    # train_mlmt.py: whole pictures at 320 x 320, mirrored
+    # train_mlmt.py: whole images at 320 x 320, mirrored
     assert (config.crop_size, config.augmentation.mode, config.augmentation.flip) == (320, "resize", True)
     # SGD .03, momentum .9, Nesterov, 1e-5 on all, cosine to eta_min 1e-4
     check_sgd(config, 0.03, 0.03, 1e-5, "cosine")
@@ -469,10 +469,10 @@ def test_mlmt_is_its_code_as_near_as_the_settings_allow() -> None:
     network = config.network
     assert (network.backbone, network.weights) == ("resnet101", "imagenet")
     assert (network.freeze_batch_norm, network.dropout) == (False, 0)
-    # 100 epochs of int(.125 * 10,582) labelled pictures, 16 a step, the last batch of an epoch smaller; 80 others
+    # 100 epochs of int(.125 * 10,582) labelled images, 16 a step, the last batch of an epoch smaller; 80 others
     assert step(config) == {"strong": 16, "unlabelled": 80}
     assert config.iterations == 100 * math.ceil(int(0.125 * VOC) / 16)
-    # w_cons: 0 up to epoch 10, 1 from epoch 60 on; ema_decay .999; ColorJitter(.4, .4, .4, .1), blur of every picture
+    # w_cons: 0 up to epoch 10, 1 from epoch 60 on; ema_decay .999; ColorJitter(.4, .4, .4, .1), blur of every image
     method, strong = config.method, config.method.strong
     assert (method.weight, method.start, method.ramp, method.teacher.decay) == (1, 0.1, 0.5, 0.999)
     assert method.teacher.warmup  # update_ema_variables: min(1 - 1 / (step + 1), .999)

@@ -158,7 +158,7 @@ def test_the_lists_of_labels_do_not_depend_on_the_seed_of_the_training() -> None
 
 
 def test_every_method_of_a_training_can_be_in_a_league() -> None:
-    online = learning_from(["masks", "pictures"])
+    online = learning_from(["masks", "images"])
     nodes = league(f"methods=[{','.join(online)}]").nodes
     assert all(f"train-{name}-n30-s0" in nodes for name in online)
     parameters = {parameter.name: parameter for parameter in declared_parameters(shipped_recipes()["league"])}

@@ -107,7 +107,7 @@ def wide(methods: tuple[str, ...] = METHODS, numbers: tuple[str, ...] = NUMBERS,
         runs = [[f"train-{node}"] for column in nodes.values() for node in column] if costs else []
         rows.append(Row(method, nodes, None, runs))
     points = {f"{n} labels": n for n in numbers}
-    return Table("Methods", "mean_iou", list(points), rows, plot=Plot("labelled pictures", points))
+    return Table("Methods", "mean_iou", list(points), rows, plot=Plot("labelled images", points))
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ def test_the_plot_shows_means_and_spreads_and_nothing_covers_anything(full: Work
     (axes,) = canvas.axes
     (legend,) = canvas.legends
     assert [text.get_text() for text in axes.get_xticklabels()] == list(NUMBERS)
-    assert axes.get_xlabel() == "labelled pictures"
+    assert axes.get_xlabel() == "labelled images"
     assert axes.get_ylabel() == "mean IoU, %"
     names = [text.get_text() for text in legend.get_texts()]
     assert names == list(reversed(METHODS))  # as the lines end
@@ -298,8 +298,8 @@ def test_the_subtitle_says_what_points_and_bars_are(full: Workspace, workspace: 
 def test_a_plot_without_any_figure_is_empty_and_no_mistake(workspace: Workspace, tmp_path: Path) -> None:
     draw_plot(read_results(wide(), workspace), tmp_path / "empty.png")
     draw_plot(read_results(wide(numbers=()), workspace), tmp_path / "no-columns.png")
-    with Image.open(tmp_path / "empty.png") as picture:
-        assert picture.size == (1200, 750)
+    with Image.open(tmp_path / "empty.png") as image:
+        assert image.size == (1200, 750)
 
 
 def test_the_suffix_says_the_format(full: Workspace, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def by_two_ranks(
 ) -> Callable[..., tuple[dict[str, Any], dict[str, Any], list[str]]]:
     """Runs a stage's module as two ranks would, the first one last, as behind the barrier.
 
-    by_two_ranks(module, values, inputs) -> (JSON files written, the first rank's summary, ids of the pictures read)
+    by_two_ranks(module, values, inputs) -> (JSON files written, the first rank's summary, ids of the images read)
     """
 
     def run(module: Any, values: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> Any:

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that train: fourteen small drawn pictures, estimated masks, seeds, and configs."""
+"""Fixtures of the tests that train: fourteen small drawn images, estimated masks, seeds, and configs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
         "name": "mean-teacher",
         "consistency": "logits",
         "reduction": "sum",
-        "pictures": "unlabelled",
+        "images": "unlabelled",
         "weight": 10.0,
         "ramp": 0.5,
         "teacher": {"mode": "eval", "average": "floats", "warmup": True},
@@ -77,7 +77,7 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
 
 
 def draw(index: int) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy picture with one or two coloured boxes, and its mask with unlabelled columns: more in later pictures."""
+    """A noisy image with one or two coloured boxes, and its mask with unlabelled columns: more in later images."""
     from PIL import Image
 
     random = np.random.default_rng(index)
@@ -87,9 +87,9 @@ def draw(index: int) -> tuple[np.ndarray, np.ndarray]:
     if index % 2:
         mask[12:28, 14:26] = 1 + (index + 1) % 3
     colours = np.array([[90, 90, 90], [220, 40, 40], [40, 220, 40], [40, 40, 220]])
-    picture = np.clip(colours[mask] + random.integers(-40, 40, (height, width, 3)), 0, 255).astype(np.uint8)
+    image = np.clip(colours[mask] + random.integers(-40, 40, (height, width, 3)), 0, 255).astype(np.uint8)
     mask[:, : index % 6] = IGNORE
-    return np.array(Image.fromarray(picture)), mask
+    return np.array(Image.fromarray(image)), mask
 
 
 def publish(
@@ -114,7 +114,7 @@ def publish(
 def publish_dataset(
     workspace: Workspace, name: str = "data", splits: Any = None, untagged: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
-    """The data set of drawn pictures, those of `untagged` without image-level labels; returns the masks by id."""
+    """The data set of drawn images, those of `untagged` without image-level labels; returns the masks by id."""
     from PIL import Image
 
     splits = SPLITS if splits is None else splits
@@ -123,9 +123,9 @@ def publish_dataset(
     masks = {image_id: mask for image_id, (_, mask) in drawn.items()}
     work = Work("prepare-data", 1, "dataset", name.encode().hex().ljust(64, "1")[:64], {}, {}, {})
     with workspace.writing(name, work) as writer:
-        for image_id, (picture, mask) in drawn.items():
+        for image_id, (image, mask) in drawn.items():
             with writer.item(f"images/{image_id}.png") as temporary:
-                Image.fromarray(picture).save(temporary)
+                Image.fromarray(image).save(temporary)
             with writer.item(f"masks/{image_id}.png") as temporary:
                 write_mask(temporary, mask)
         tags = {image_id: sorted(set(np.unique(mask).tolist()) - {0, IGNORE}) for image_id, mask in masks.items()}
@@ -138,7 +138,7 @@ def publish_dataset(
 
 
 def fill(workspace: Workspace) -> Workspace:
-    """data, weak-labels (noisy masks of the weak pictures) and seeds (sparse masks of all training pictures)."""
+    """data, weak-labels (noisy masks of the weak images) and seeds (sparse masks of all training images)."""
     masks = publish_dataset(workspace)
     random = np.random.default_rng(0)
     noisy = {}

@@ -86,20 +86,20 @@ def test_a_missing_external_file_is_named_with_its_key(tmp_path):
 
 def test_an_external_file_that_cannot_be_read_is_named_with_the_cure(nobodys_folder):
     """In a folder it is the file that needs mending, not the folder."""
-    folder = nobodys_folder / "pictures"
+    folder = nobodys_folder / "images"
     folder.mkdir()
     for name in ("a.png", "b.png"):
         (folder / name).write_bytes(b"x")
     locked = folder / "b.png"
     locked.chmod(0)
-    with pytest.raises(ConfigError, match=r"weights names .*pictures, unreadable: b\.png: Perm") as caught:
+    with pytest.raises(ConfigError, match=r"weights names .*images, unreadable: b\.png: Perm") as caught:
         of(Settings(weights=str(folder)))
     assert str(locked) in caught.value.hint
     with pytest.raises(ConfigError, match=r"weights names .*b\.png, unreadable: Perm") as caught:
         of(Settings(weights=str(locked)))
     assert str(locked) in caught.value.hint
     folder.chmod(0o300)
-    with pytest.raises(ConfigError, match=r"weights names .*pictures, unreadable: Perm"):
+    with pytest.raises(ConfigError, match=r"weights names .*images, unreadable: Perm"):
         of(Settings(weights=str(folder)))
     folder.chmod(0o700)
 

@@ -91,19 +91,19 @@ def test_equals_the_crf_called_directly_on_the_labels_present(bench, predictions
     assert artifact.kind == "masks"
 
 
-def test_a_large_picture_is_refined_on_a_copy_and_people_are_told(bench, predictions, capsys):
+def test_a_large_image_is_refined_on_a_copy_and_people_are_told(bench, predictions, capsys):
     whole = masks_of(bench.run("crf", "crf-whole", SETTINGS, {"predictions": "for-crf"}))
     capsys.readouterr()
     values = SETTINGS | {"max_pixels": 1500, "min_confidence": 0.3}
     limited = masks_of(bench.run("crf", "crf-limited", values, {"predictions": "for-crf"}))
-    assert "of 10 pictures have more than 1,500 pixels" in capsys.readouterr().err
+    assert "of 10 images have more than 1,500 pixels" in capsys.readouterr().err
     assert limited.keys() == whole.keys()
     agreeing = [np.mean(limited[name] == whole[name]) for name in whole]
     assert all(limited[name].shape == whole[name].shape for name in whole)
     assert np.mean(agreeing) > 0.85
 
 
-def test_labels_of_a_large_picture_are_those_of_the_crf_on_a_copy_with_smaller_widths():
+def test_labels_of_a_large_image_are_those_of_the_crf_on_a_copy_with_smaller_widths():
     rng = np.random.default_rng(0)
     image = np.array(Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((120, 100)))
     scores = rng.dirichlet(np.ones(3), (20, 24)).transpose(2, 0, 1).repeat(5, 1).repeat(5, 2).astype(np.float32)
@@ -177,7 +177,7 @@ def test_activation_maps_get_a_background(bench, seeds, values):
         np.testing.assert_array_equal(mask[clear], classes[keep][refined.argmax(0)][clear])
 
 
-def test_own_pictures_are_refined_too(bench, tmp_path):
+def test_own_images_are_refined_too(bench, tmp_path):
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         Image.fromarray(rng.integers(0, 256, (24, 30, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
@@ -209,19 +209,19 @@ def test_mistakes_are_named(bench, predictions, tmp_path):
     bench.run("predict", "masks-only", {"output": "masks"})
     with pytest.raises(ArtifactError, match="has masks only"):
         bench.run("crf", "x", {}, {"predictions": "masks-only"})
-    with pytest.raises(DataError, match=r"5 pictures have no score maps in 'for-crf': "):
+    with pytest.raises(DataError, match=r"5 images have no score maps in 'for-crf': "):
         bench.run("crf", "x", {"splits": ["weak"]}, {"predictions": "for-crf"})
     with pytest.raises(ConfigError, match="parameters: unknown parameter set"):
         bench.run("crf", "x", {"parameters": "deeplab"}, {"predictions": "for-crf"})
     Image.new("RGB", (8, 8)).save(tmp_path / "stranger.png")
-    with pytest.raises(DataError, match="10 pictures with score maps are not in the data set or folder"):
+    with pytest.raises(DataError, match="10 images with score maps are not in the data set or folder"):
         bench.run("crf", "x", {"images": str(tmp_path)}, {"data": None, "predictions": "for-crf"})
     with pytest.raises(ArtifactError, match=r"needs the input .data."):
         bench.run("crf", "x", {}, {"data": None, "predictions": "for-crf"})
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_damaged_chunk_names_shard_and_picture(bench, predictions, workers):
+def test_a_damaged_chunk_names_shard_and_image(bench, predictions, workers):
     def write(writer):
         for path in predictions.path.glob("scores/*"):
             writer.write_bytes(f"scores/{path.name}", path.read_bytes())
@@ -244,7 +244,7 @@ def test_a_damaged_chunk_names_shard_and_picture(bench, predictions, workers):
     assert shard.name in caught.value.message
 
 
-def test_score_maps_of_a_picture_of_another_size_are_named_before_they_are_resized(bench, predictions):
+def test_score_maps_of_a_image_of_another_size_are_named_before_they_are_resized(bench, predictions):
     victim = bench.dataset.ids("val")[0]
 
     def write(writer):
@@ -255,11 +255,11 @@ def test_score_maps_of_a_picture_of_another_size_are_named_before_they_are_resiz
         writer.write_json("classes.json", {"class_names": names, "ids": [victim], "splits": ["val"]})
 
     bench.publish("of-other-size", "predictions", write)
-    with pytest.raises(DataError, match=f"score maps of {victim} are of a picture of 10000x10000"):
+    with pytest.raises(DataError, match=f"score maps of {victim} are of an image of 10000x10000"):
         bench.run("crf", "x", SETTINGS, {"predictions": "of-other-size"})
 
 
-def test_a_picture_that_is_gone_is_named(bench, predictions):
+def test_a_image_that_is_gone_is_named(bench, predictions):
     victim = bench.dataset.image_path(bench.dataset.ids("val")[1])
     hidden = victim.with_suffix(".away")
     victim.rename(hidden)
@@ -272,7 +272,7 @@ def test_a_picture_that_is_gone_is_named(bench, predictions):
 
 @pytest.mark.parametrize("kind", ["predictions", "seeds"])
 def test_an_image_that_is_gone_from_the_index_of_score_maps_is_missed(bench, predictions, seeds, kind):
-    """It was refined without that picture, and nobody said so."""
+    """It was refined without that image, and nobody said so."""
     name = f"short-{kind}"
     source = predictions if kind == "predictions" else seeds
     shutil.copytree(source.path, bench.workspace.folder(name))

@@ -83,7 +83,7 @@ def test_missing_predictions_are_listed(bench, predictions):
             writer.write_bytes(f"masks/{image_id}.png", predictions.file(f"masks/{image_id}.png").read_bytes())
 
     bench.publish("incomplete", "masks", write)
-    with pytest.raises(DataError, match=rf"no mask for 2 of 6 pictures of val: {ids[0]}, {ids[1]}\n"):
+    with pytest.raises(DataError, match=rf"no mask for 2 of 6 images of val: {ids[0]}, {ids[1]}\n"):
         bench.run("evaluate", "x", {}, {"predictions": "incomplete"})
     bench.publish("empty", "seeds", lambda writer: writer.write_json("notes.json", {}))
     with pytest.raises(ArtifactError, match="holds no masks"):
@@ -133,8 +133,8 @@ def test_every_file_that_cannot_be_scored_is_listed(tmp_path):
     with pytest.raises(DataError) as caught:
         evaluate_folders(found, truth, 2, workers=2)
     message = caught.value.message
-    assert message.startswith("4 of 5 pictures cannot be scored")
-    for part in ("b-size.png is 3x1", "9 (1 px)", "has mode RGB: a colour picture", "e-cut.png is damaged"):
+    assert message.startswith("4 of 5 images cannot be scored")
+    for part in ("b-size.png is 3x1", "9 (1 px)", "has mode RGB: a colour image", "e-cut.png is damaged"):
         assert part in message
 
 
@@ -167,10 +167,10 @@ def test_truth_of_0_and_255_alone_is_refused_unless_it_is_said_what_255_is(tmp_p
 @pytest.mark.parametrize("mode", ["L", "1", "RGB", "P"])
 def test_white_is_the_object_if_masks_are_black_and_white(tmp_path, mode):
     found, truth = folders(tmp_path, {"a": FOUND}, {})
-    picture = Image.fromarray(np.array(OBJECT, np.uint8))
+    image = Image.fromarray(np.array(OBJECT, np.uint8))
     if mode == "P":
-        picture.putpalette([value for index in range(256) for value in (index, index, index)])
-    (picture if mode == "P" else picture.convert(mode)).save(truth / "a.png")
+        image.putpalette([value for index in range(256) for value in (index, index, index)])
+    (image if mode == "P" else image.convert(mode)).save(truth / "a.png")
     scores = evaluate_folders(found, truth, 2, workers=1, mask_format="binary")
     # object: 2 of {3 true, 3 found}; background: 4 right, 1 found too many, 1 missed
     assert [scores["classes"][name]["iou"] for name in ("0", "1")] == pytest.approx([4 / 6, 2 / 4])
@@ -191,11 +191,11 @@ def test_black_and_white_means_two_classes_and_two_colours(tmp_path):
 
 def test_nothing_is_scored_where_all_truth_is_255(tmp_path):
     found, truth = folders(tmp_path, {"a": FOUND, "b": FOUND}, {"a": np.full((2, 4), 255), "b": np.full((2, 4), 255)})
-    with pytest.raises(DataError, match=r"all 2 pictures is 255 \(ignore\) everywhere: nothing is scored"):
+    with pytest.raises(DataError, match=r"all 2 images is 255 \(ignore\) everywhere: nothing is scored"):
         evaluate_folders(found, truth, 2, workers=1)
 
 
-def test_classes_that_occur_in_no_truth_and_blank_pictures_are_told(tmp_path):
+def test_classes_that_occur_in_no_truth_and_blank_images_are_told(tmp_path):
     truth_masks = {"a": [[0, 1], [1, 1]], "b": [[255, 255], [255, 255]]}
     found, truth = folders(tmp_path, {"a": [[0, 3], [1, 1]], "b": [[0, 0], [0, 0]]}, truth_masks)
     notes: list[str] = []
@@ -203,7 +203,7 @@ def test_classes_that_occur_in_no_truth_and_blank_pictures_are_told(tmp_path):
     assert notes == [
         "2 of 4 classes occur in no ground truth: 2, 3; those that are predicted have IoU 0, the others are left out "
         "of the mean",
-        "the ground truth of 1 of 2 pictures is 255 everywhere",
+        "the ground truth of 1 of 2 images is 255 everywhere",
     ]
 
 

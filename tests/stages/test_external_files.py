@@ -14,7 +14,7 @@ from artifacts.manifest import KINDS
 from artifacts.store import Work, Workspace
 from stages.config import Config, External, ExternalFile, build, external_files
 from stages.contract import external_digests, load_stage
-from stages.data.pictures import PictureFolder
+from stages.data.images import ImageFolder
 from stages.data.preparation_config import PrepareDataConfig
 from stages.pipeline.changes import is_made_by
 from stages.pipeline.run_stage import plan_work
@@ -79,7 +79,7 @@ def test_the_home_folder_may_be_written_short(monkeypatch: pytest.MonkeyPatch, t
     assert external_files(Files(file="~/a")) == {"file": tmp_path / "a"}
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.png").write_bytes(b"x")
-    assert PictureFolder("~/a").file("1") == tmp_path / "a" / "1.png"
+    assert ImageFolder("~/a").file("1") == tmp_path / "a" / "1.png"
     saliency = SaliencyFolder(kind="folder", folder=Path("~/a"))
     assert saliency.folder == external_files(saliency)["folder"] == tmp_path / "a"
 

@@ -1,4 +1,4 @@
-"""The stage predict: masks and score maps against the network itself, own pictures, resume."""
+"""The stage predict: masks and score maps against the network itself, own images, resume."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.stages.data.conftest import Notes
 
 
 def softmax_of(bench, image: np.ndarray) -> np.ndarray:
-    """The network on one picture, written out: (C, H, W)."""
+    """The network on one image, written out: (C, H, W)."""
     network = load_network(bench.workspace.artifact("segmenter"))
     inputs = normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_only_what_is_asked_for_is_written(bench, both, output, folders):
             np.testing.assert_array_equal(mask_of(artifact, image_id), mask_of(both, image_id))
 
 
-def test_restricted_to_the_labels_of_the_picture(bench):
+def test_restricted_to_the_labels_of_the_image(bench):
     artifact = bench.run("predict", "restricted", {"splits": ["weak"], "restrict_to_labels": True})
     maps = ScoreMaps(artifact)
     for image_id in bench.dataset.ids("weak"):
@@ -150,7 +150,7 @@ def test_an_id_that_is_gone_from_a_part_of_the_selection_is_missed(bench, halves
     gone = halves["reliable"][0]
     publish_selection(bench, "short", halves["reliable"], halves["unreliable"])
     change_json(bench.workspace.folder("short"), "reliability.json", lambda record: record["reliable"].remove(gone))
-    with pytest.raises(ArtifactError, match=f"not every picture with a score is in one of the two parts: {gone}"):
+    with pytest.raises(ArtifactError, match=f"not every image with a score is in one of the two parts: {gone}"):
         bench.run("predict", "x", {"splits": ["weak"], "part": "reliable"}, {"selection": "short"})
 
 
@@ -184,15 +184,15 @@ def test_a_selection_that_does_not_fit_is_refused(bench, halves):
     with pytest.raises(ArtifactError, match="expected reliability"):
         bench.run("predict", "x", values, {"selection": "data"})
     publish_selection(bench, "foreign", ["2007_000032"], ["2007_000033"])
-    with pytest.raises(ConfigError, match="5 of the 5 pictures of weak are not ranked in 'foreign'") as caught:
+    with pytest.raises(ConfigError, match="5 of the 5 images of weak are not ranked in 'foreign'") as caught:
         bench.run("predict", "x", values, {"selection": "foreign"})
     assert caught.value.hint
-    with pytest.raises(ConfigError, match="4 of the 9 pictures of weak, train are not ranked in 'ranks'"):
+    with pytest.raises(ConfigError, match="4 of the 9 images of weak, train are not ranked in 'ranks'"):
         bench.run("predict", "x", values | {"splits": ["weak", "train"]}, {"selection": "ranks"})
     publish_selection(bench, "none-reliable", [], list(bench.dataset.ids("weak")))
-    with pytest.raises(ConfigError, match="none of the pictures of weak is in the reliable part of 'none-reliable'"):
+    with pytest.raises(ConfigError, match="none of the images of weak is in the reliable part of 'none-reliable'"):
         bench.run("predict", "x", values, {"selection": "none-reliable"})
-    with pytest.raises(ConfigError, match="part chooses among the pictures of a data set"):
+    with pytest.raises(ConfigError, match="part chooses among the images of a data set"):
         build(PredictConfig, {"images": "holiday", "part": "reliable"}, "test")
 
 
@@ -229,7 +229,7 @@ def test_keep_that_does_not_fit_is_refused(bench):
             bench.run("predict", "x", values, {"keep": "both"})
 
 
-def test_own_pictures_of_every_kind(bench, tmp_path):
+def test_own_images_of_every_kind(bench, tmp_path):
     rng = np.random.default_rng(0)
     colour = rng.integers(0, 256, (30, 44, 3), dtype=np.uint8)
     Image.fromarray(colour).save(tmp_path / "photo.png")
@@ -251,7 +251,7 @@ def test_own_pictures_of_every_kind(bench, tmp_path):
             assert (mask.size, mask.mode) == ((44, 30), "P")
     np.testing.assert_array_equal(mask_of(artifact, "grey"), mask_of(artifact, "deep"))
     assert json.loads(artifact.file("classes.json").read_text())["ids"][0] == "camera"
-    # the pictures' content, not the folder's name, decides whether a result is fresh
+    # the images' content, not the folder's name, decides whether a result is fresh
     assert not bench.outcome("predict", "own", values, {"data": None}).ran
     Image.fromarray(255 - colour).save(tmp_path / "photo.png")
     assert bench.outcome("predict", "own", values, {"data": None}).ran
@@ -317,7 +317,7 @@ def test_a_run_that_was_cut_off_is_continued_to_the_same_bytes(bench, monkeypatc
 
 
 @pytest.mark.parametrize("output", ["masks", "both"])
-def test_a_rank_that_begins_when_another_has_ended_leaves_no_picture_out(bench, by_two_ranks, monkeypatch, output):
+def test_a_rank_that_begins_when_another_has_ended_leaves_no_image_out(bench, by_two_ranks, monkeypatch, output):
     """It finds fewer masks missing than the other did: what it makes must not depend on that."""
     import stages.predict as module
 
@@ -330,7 +330,7 @@ def test_a_rank_that_begins_when_another_has_ended_leaves_no_picture_out(bench, 
 def test_mistakes_are_named(bench, tmp_path):
     with pytest.raises(ArtifactError, match=r"needs the input .data."):
         bench.run("predict", "x", {}, {"data": None})
-    with pytest.raises(DataError, match="holds no picture"):
+    with pytest.raises(DataError, match="holds no image"):
         bench.run("predict", "x", {"images": str(tmp_path)}, {"data": None})
     with pytest.raises(ConfigError, match="restrict_to_labels needs a data set"):
         build(PredictConfig, {"images": "holiday", "restrict_to_labels": True}, "test")
@@ -353,7 +353,7 @@ def test_a_network_for_other_classes_is_refused(bench):
 
 @pytest.fixture(scope="module")
 def hardly_trained(bench, tmp_path_factory):
-    """Pictures of one's own, predicted by a network whose 182 classes are all about as probable, 1 % and less."""
+    """Images of one's own, predicted by a network whose 182 classes are all about as probable, 1 % and less."""
     names = ("background", *(f"class {number}" for number in range(1, 182)))
     network = build_segmenter(NetworkConfig.model_validate("tiny"), len(names), seed=3)
     with torch.no_grad():
@@ -440,16 +440,16 @@ def test_a_network_that_overflows_is_named_and_no_mask_is_made_of_it(bench):
 
 @pytest.fixture(scope="module")
 def classifier(bench):
-    """Trained for a few steps, so that its scores differ between classes and pictures."""
+    """Trained for a few steps, so that its scores differ between classes and images."""
     values = {"iterations": 4, "batch_size": 4, "crop_size": 48, "optimizer": {"lr": 1e-2}}
     return bench.run("train-classifier", "classifier", values)
 
 
 def seen_by(bench, classifier, image_id: str) -> np.ndarray:
-    """Its probabilities of one picture, resized as in training: (K,)."""
-    picture = Image.fromarray(bench.dataset.image(image_id)).resize((48, 48), Image.Resampling.BILINEAR)
+    """Its probabilities of one image, resized as in training: (K,)."""
+    image = Image.fromarray(bench.dataset.image(image_id)).resize((48, 48), Image.Resampling.BILINEAR)
     with torch.no_grad():
-        logits = load_network(classifier)(normalise(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]))
+        logits = load_network(classifier)(normalise(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]))
     return logits[0].sigmoid().numpy()
 
 
@@ -509,7 +509,7 @@ def test_the_background_is_always_seen(logits, threshold):
     assert expected <= set(classes) <= set(range(len(logits) + 1))
 
 
-def test_a_classifier_on_own_pictures(bench, classifier, tmp_path):
+def test_a_classifier_on_own_images(bench, classifier, tmp_path):
     image_id = bench.dataset.ids("val")[0]
     Image.fromarray(bench.dataset.image(image_id)).save(tmp_path / "photo.png")
     values = {"images": str(tmp_path), "output": "masks", "class_threshold": 1.0}
@@ -536,7 +536,7 @@ class Counted(str):
 
 
 def test_the_parts_of_long_lists_are_found_without_comparing_all_with_all(tmp_path, monkeypatch):
-    """ST++'s code looks ids up in lists: minutes of a hundred thousand pictures."""
+    """ST++'s code looks ids up in lists: minutes of a hundred thousand images."""
     count = 3000
     ids, names = [Counted(f"{number:06d}") for number in range(count)], [f"{number:06d}" for number in range(count)]
     record = {"scores": dict.fromkeys(names, 0.5), "reliable": names[::2], "unreliable": names[1::2]}

@@ -87,7 +87,7 @@ def test_a_broken_off_drawing_is_continued(tmp_path):
 
 
 def test_some_labelled_shapes_are_held_out(tmp_path):
-    """The pictures stay as they are; only the list they stand in changes."""
+    """The images stay as they are; only the list they stand in changes."""
     whole = Dataset(prepare(tmp_path, SMALL, "whole").artifact)
     held = prepare(tmp_path, SMALL | {"holdout": 0.4}, "held").artifact
     dataset = Dataset(held)

@@ -101,7 +101,7 @@ def maps(artifact, folder: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("balanced", [True, False])
 @pytest.mark.parametrize(("share", "lowest"), [(0.3, 0.0), (1.0, 0.0), (0.8, 0.6)])
-def test_the_most_confident_pixels_over_all_pictures_are_kept(bench, guesses, share, lowest, balanced):
+def test_the_most_confident_pixels_over_all_images_are_kept(bench, guesses, share, lowest, balanced):
     values = {"share": share, "class_balanced": balanced, "min_confidence": lowest}
     made = bench.run("pseudo-labels", "kept", values, {"predictions": "guesses"})
     masks, confidences = maps(guesses, "masks"), maps(guesses, "confidence")

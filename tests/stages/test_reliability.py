@@ -1,4 +1,4 @@
-"""The stage reliability: the agreement of two class maps, the ranking of pictures, killed and continued."""
+"""The stage reliability: the agreement of two class maps, the ranking of images, killed and continued."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def computed(first: np.ndarray, second: np.ndarray) -> list[float]:
 
 @settings(max_examples=40)
 @given(pairs_of_maps)
-def test_agreement_is_a_mean_over_the_classes_of_each_picture(maps):
+def test_agreement_is_a_mean_over_the_classes_of_each_image(maps):
     first, second = maps
     found = computed(first, second)
     assert found == pytest.approx([by_pixels(a, b) for a, b in zip(first, second, strict=True)])
@@ -76,7 +76,7 @@ def trained(bench):
 
 @pytest.fixture(scope="module")
 def expected(bench, trained):
-    """Scores of all training pictures, from maps made one by one."""
+    """Scores of all training images, from maps made one by one."""
     networks = [load_network(trained, file) for file in ("snapshots/2.pt", "snapshots/4.pt", "weights.pt")]
     scores = {}
     for image_id in [*bench.dataset.ids("weak"), *bench.dataset.ids("train")]:
@@ -106,13 +106,13 @@ def test_the_share_with_the_highest_scores_is_reliable(bench, trained, expected,
     assert made.summary["least_reliable_score"] == pytest.approx(expected[ranked[count - 1]], abs=2e-3)
 
 
-def test_of_an_odd_number_of_pictures_the_smaller_half_is_reliable():
+def test_of_an_odd_number_of_images_the_smaller_half_is_reliable():
     """n // 2 in ST++'s code; rounding gave 2 of 3, 4 of 7 and 6 of 11, but 2 of 5."""
     assert [reliable_count(0.5, n) for n in range(12)] == [n // 2 for n in range(12)]
 
 
-def test_a_share_that_is_a_whole_number_of_pictures_loses_none():
-    """k of n pictures for the share k / n, also where its product with n is a little less than k: .29 of 100."""
+def test_a_share_that_is_a_whole_number_of_images_loses_none():
+    """k of n images for the share k / n, also where its product with n is a little less than k: .29 of 100."""
     assert 0.29 * 100 < 29
     assert reliable_count(0.29, 100) == 29
     assert all(reliable_count(k / n, n) == k for n in (3, 7, 10, 49, 100, 10_582) for k in range(1, n))

@@ -21,7 +21,7 @@ def masks(artifact) -> dict[str, np.ndarray]:
 
 
 def by_hand(bench, ids, crf: bool) -> dict[str, np.ndarray]:
-    """The same masks, picture by picture, from the parts."""
+    """The same masks, image by image, from the parts."""
     import torch
 
     network = load_network(bench.workspace.artifact("segmenter"))
@@ -50,11 +50,11 @@ def test_masks_are_the_restricted_refined_predictions(bench, name, crf, workers)
         assert set(np.unique(made[image_id])) <= {0, *bench.dataset.tags(image_id)}
 
 
-def test_estimated_labels_every_training_picture_and_sees_no_mask(bench):
+def test_estimated_labels_every_training_image_and_sees_no_mask(bench):
     values = {"labels": "estimated", "splits": ["train", "weak"], "crf": None, "training": TRAINING}
     artifact = bench.run("retrain", "retrain-estimated", values)
     assert sorted(masks(artifact)) == sorted({*bench.dataset.ids("train"), *bench.dataset.ids("weak")})
-    assert artifact.summary["pictures"] == {"weak": 9}
+    assert artifact.summary["images"] == {"weak": 9}
     assert artifact.kind == "segmenter"
     assert load_network(artifact).class_names == bench.dataset.class_names
 

@@ -1,4 +1,4 @@
-"""The stage seeds, end to end on a few drawn pictures and a small classifier."""
+"""The stage seeds, end to end on a few drawn images and a small classifier."""
 
 from __future__ import annotations
 
@@ -118,10 +118,10 @@ def test_processes_do_not_change_the_content(workspace, seeds):
     assert run_seeds(workspace, {}, "pooled", workers=2).artifact.manifest.content == seeds.manifest.content
 
 
-def test_large_pictures_are_looked_at_as_copies_and_people_are_told(workspace, seeds, capsys):
+def test_large_images_are_looked_at_as_copies_and_people_are_told(workspace, seeds, capsys):
     ids = sorted(seeds.path.glob("masks/*.png"))
     small = run_seeds(workspace, {"max_pixels": 1024}, "small-copies").artifact
-    assert "of 20 pictures have more than 1,024 pixels" in capsys.readouterr().err
+    assert "of 20 images have more than 1,024 pixels" in capsys.readouterr().err
     assert {path.name for path in small.path.glob("masks/*.png")} == {path.name for path in ids}
     known = agreeing = 0
     for path in ids:
@@ -129,7 +129,7 @@ def test_large_pictures_are_looked_at_as_copies_and_people_are_told(workspace, s
         assert one.shape == other.shape
         both = (one != UNKNOWN) & (other != UNKNOWN)
         known, agreeing = known + both.sum(), agreeing + (one == other)[both].sum()
-    assert agreeing / known > 0.6  # an untrained classifier on pictures of 32 pixels
+    assert agreeing / known > 0.6  # an untrained classifier on images of 32 pixels
     assert (
         run_seeds(workspace, {"max_pixels": 64 * 64}, "all-whole").artifact.manifest.content == seeds.manifest.content
     )
@@ -201,7 +201,7 @@ def test_a_folder_of_saliency_maps(workspace, seeds, tmp_path):
     first.write_bytes(encode_saliency(np.ones(np.array(Image.open(first)).shape)))
     assert run_seeds(workspace, values, "folder").ran  # another content of the folder is other work
     first.unlink()
-    with pytest.raises(DataError, match=rf"no saliency map for 1 of 20 pictures, e.g. {first.name}"):
+    with pytest.raises(DataError, match=rf"no saliency map for 1 of 20 images, e.g. {first.name}"):
         run_seeds(workspace, values, "folder")
 
 
@@ -213,7 +213,7 @@ def test_inputs_that_do_not_belong_together_are_refused(workspace, seeds):
         run_seeds(workspace, {"labels": {"background": {"kind": "gradient"}}}, "refused", maps_only)
     with pytest.raises(ConfigError, match="cam differs from the settings that made maps 'seeds'"):
         run_seeds(workspace, {"cam": {"flip": False}}, "refused", maps_only)
-    with pytest.raises(ArtifactError, match="no class-activation maps for 3 of 3 pictures"):
+    with pytest.raises(ArtifactError, match="no class-activation maps for 3 of 3 images"):
         run_seeds(workspace, {"splits": ["val"]}, "refused", maps_only)
     with pytest.raises(ConfigError, match="did you mean 'threshold'"):
         run_seeds(workspace, {"labels": {"treshold": 0.3}}, "refused")
@@ -229,7 +229,7 @@ def test_classes_of_another_data_set_are_refused(workspace, tmp_path):
         run_seeds(workspace, {}, "refused", {"data": "data", "classifier": "foreign"})
 
 
-def test_a_truncated_picture_is_named_and_what_was_made_stays(workspace, tmp_path):
+def test_a_truncated_image_is_named_and_what_was_made_stays(workspace, tmp_path):
     space = Workspace(tmp_path)
     config = build(
         PrepareDataConfig, {"dataset": {"name": "shapes", "train": 2, "weak": 2, "val": 1, "long_side": 64}}, "test"

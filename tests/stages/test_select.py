@@ -69,7 +69,7 @@ def test_the_result_says_on_which_splits_it_was_chosen(bench, trained):
 
 
 def test_the_holdout_is_chosen_on_where_there_is_one(bench, trained):
-    """And its pictures are those of train, so the scores are known from them."""
+    """And its images are those of train, so the scores are known from them."""
     shapes = {"name": "shapes", "train": 4, "weak": 5, "val": 6, "long_side": 64}
     bench.run("prepare-data", "with-holdout", {"dataset": shapes, "holdout": 2}, {})
     inputs = {"data": "with-holdout", "segmenter": trained.name}
@@ -83,7 +83,7 @@ def test_the_holdout_is_chosen_on_where_there_is_one(bench, trained):
 
 
 def test_every_rank_scores_its_share_and_the_first_adds_them_up(bench, trained, by_two_ranks, monkeypatch):
-    """Five pictures' parts of two are not divisible by two ranks: none is padded, none is counted twice."""
+    """Five images' parts of two are not divisible by two ranks: none is padded, none is counted twice."""
     whole = bench.run("select", "by-one", {"splits": ["weak"]}, {"segmenter": trained.name})
     monkeypatch.setattr(module, "PART", 2)
     inputs = {"data": bench.workspace.artifact("data"), "segmenter": trained}
@@ -162,7 +162,7 @@ def test_splits_without_masks_are_named_before_any_work(bench, trained):
 
     bench.publish("partly", "dataset", write)
     inputs = {"data": "partly", "segmenter": trained.name}
-    with pytest.raises(DataError, match="2 of the 5 pictures of train, weak have no mask: c, e") as caught:
+    with pytest.raises(DataError, match="2 of the 5 images of train, weak have no mask: c, e") as caught:
         bench.run("select", "x", {"splits": ["train", "weak"]}, inputs)
     assert caught.value.hint
     with pytest.raises(DataError, match="no pixel of the masks of test has a class"):

@@ -264,9 +264,9 @@ def test_the_exported_weights_are_one_network(method, training, execution, whole
     network = load_network(artifact)
     assert list(network.state_dict()) == list(state)
     assert network.class_names == ("background", "red", "green", "blue")
-    picture = torch.from_numpy(training.dataset.image("v0")).permute(2, 0, 1)[None]
+    image = torch.from_numpy(training.dataset.image("v0")).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        assert network(normalise(picture)).shape[1] == (3 if kind == "classifier" else 4)  # without background
+        assert network(normalise(image)).shape[1] == (3 if kind == "classifier" else 4)  # without background
     assert artifact.kind == kind
     assert artifact.verify() == []
     expected = {
@@ -276,7 +276,7 @@ def test_the_exported_weights_are_one_network(method, training, execution, whole
         "cam": {"labelled": 11},
         "puzzle-cam": {"labelled": 11},
     }.get(method, {"strong": 6, "unlabelled": 5})
-    assert expected.items() <= artifact.summary["pictures"].items()
+    assert expected.items() <= artifact.summary["images"].items()
 
 
 @pytest.mark.parametrize("method", trained_by("classifier"))
@@ -405,11 +405,11 @@ def test_fewer_labels_than_the_batch_holds_are_told(training, execution):
     progress = StopAt(None)
     config = training.config("cps", batch_size=16, iterations=1)
     train(training, config, "few", execution, progress=progress)
-    assert "strong: 6 pictures for batches of 8, a batch holds some of them twice" in progress.notes
+    assert "strong: 6 images for batches of 8, a batch holds some of them twice" in progress.notes
 
 
 def test_a_batch_of_one_has_no_halves(training, execution):
-    with pytest.raises(ConfigError, match=r"batch_size 1 is 0\.5 pictures") as caught:
+    with pytest.raises(ConfigError, match=r"batch_size 1 is 0\.5 images") as caught:
         train(training, training.config("mean-teacher", batch_size=1), "one", execution)
     assert caught.value.hint == "use batch_size 2, or set another method.labelled_share"
 
@@ -536,20 +536,20 @@ def test_a_missing_weak_label_is_named_before_the_first_step(own_training, execu
     for image_id in ("w1", "w3"):
         (folder / f"{image_id}.png").unlink()
     progress = StopAt(None)
-    with pytest.raises(DataError, match="weak_labels: 2 of 5 pictures have no label map") as caught:
+    with pytest.raises(DataError, match="weak_labels: 2 of 5 images have no label map") as caught:
         train(own_training, own_training.config("dual-branch"), "m", execution, progress=progress)
     assert "w1, w3" in caught.value.message
     assert not progress.shown
 
 
-def test_pictures_without_masks_cannot_be_strong(own_training, execution):
+def test_images_without_masks_cannot_be_strong(own_training, execution):
     """A weak split used as the strong one: named before the first step."""
     dataset = own_training.space.folder("data") / "dataset.json"
     record = json.loads(dataset.read_text())
     record["masks"] = [image_id for image_id in record["masks"] if image_id != "w2"]
     dataset.write_text(json.dumps(record))
     sign_again(dataset.parent)
-    with pytest.raises(DataError, match="masks: 1 of 5 pictures have no label map: w2"):
+    with pytest.raises(DataError, match="masks: 1 of 5 images have no label map: w2"):
         train(own_training, own_training.config({"name": "supervised"}, train_split="weak"), "m", execution)
 
 
@@ -559,7 +559,7 @@ def test_a_label_map_of_another_size_is_named_in_words(workers, own_training, ex
     size = own_training.dataset.image("w2").shape[:2]
     wrong = np.zeros((size[0] + 1, size[1]), np.uint8)
     write_mask(own_training.space.folder("weak-labels") / "masks" / "w2.png", wrong)
-    expected = f"weak_labels of w2 is {size[1]}x{size[0] + 1} pixels, its picture {size[1]}x{size[0]}"
+    expected = f"weak_labels of w2 is {size[1]}x{size[0] + 1} pixels, its image {size[1]}x{size[0]}"
     with pytest.raises(DataError) as caught:
         train(own_training, own_training.config("dual-branch"), "m", execution, workers=workers)
     assert caught.value.message == expected
@@ -570,10 +570,10 @@ def test_a_label_map_of_another_size_is_named_in_words(workers, own_training, ex
     ("method", "message", "hint"),
     [
         ("dual-branch", "batch_size 5 is odd", "use batch_size 6"),
-        ({"name": "cps"}, "labelled_share 0.5 of batch_size 5 is 2.5 pictures", "use batch_size 6, or set"),
-        ({"name": "dmt"}, "labelled_share 0.125 of batch_size 5 is 0.625 pictures", "use batch_size 8, or set"),
-        ({"name": "vat", "labelled_share": 0.99}, "is 4.95 pictures; whole ones are needed", "use batch_size 95, or"),
-        ({"name": "vat", "labelled_share": 0.004}, "is 0.02 pictures", "set another method.labelled_share"),
+        ({"name": "cps"}, "labelled_share 0.5 of batch_size 5 is 2.5 images", "use batch_size 6, or set"),
+        ({"name": "dmt"}, "labelled_share 0.125 of batch_size 5 is 0.625 images", "use batch_size 8, or set"),
+        ({"name": "vat", "labelled_share": 0.99}, "is 4.95 images; whole ones are needed", "use batch_size 95, or"),
+        ({"name": "vat", "labelled_share": 0.004}, "is 0.02 images", "set another method.labelled_share"),
     ],
 )
 def test_a_batch_that_cannot_be_shared_is_refused(method, message, hint, training, execution):
@@ -607,7 +607,7 @@ def test_what_a_method_lacks_is_named(method, changes, inputs, message, training
 def test_an_empty_split_is_named(method, missing, own_training, execution):
     splits = {name: ids for name, ids in own_training.dataset.splits.items() if name != missing}
     publish_dataset(own_training.space, "less", splits)
-    with pytest.raises(ConfigError, match="needs pictures") as caught:
+    with pytest.raises(ConfigError, match="needs images") as caught:
         train(own_training, own_training.config(method), "empty", execution, {"data": "less"})
     assert f"'{missing}' " in str(caught.value)
 

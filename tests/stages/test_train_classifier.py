@@ -52,7 +52,7 @@ def test_it_learns_the_drawn_colours(training, execution):
         training, "classifier", execution, iterations=60, network={"preset": "tiny", "dropout": 0.0}, ema_decay=None
     )
     assert artifact.kind == "classifier"
-    assert artifact.summary["pictures"] == {"labelled": 11}
+    assert artifact.summary["images"] == {"labelled": 11}
     network, dataset = load_network(artifact), training.dataset
     ids = dataset.ids("train")
     scores = class_scores(network, dataset, ids, 33, torch.device("cpu"), workers=2)
@@ -67,7 +67,7 @@ def test_it_learns_the_drawn_colours(training, execution):
         assert artifact.summary["average_precision"][name] == pytest.approx(expected)
 
 
-def test_scores_are_those_of_one_picture_at_a_time(training, monkeypatch):
+def test_scores_are_those_of_one_image_at_a_time(training, monkeypatch):
     from stages.localization import class_scores as scoring
     from stages.networks import build_classifier
     from stages.networks.config import ClassifierConfig
@@ -78,9 +78,9 @@ def test_scores_are_those_of_one_picture_at_a_time(training, monkeypatch):
     monkeypatch.setattr(scoring, "BATCH", 5)  # three batches, the last one short
     scores = class_scores(network, training.dataset, ids, 40, torch.device("cpu"), workers=2)
     for row, image_id in zip(scores, ids, strict=True):
-        picture = Image.fromarray(training.dataset.image(image_id)).resize((40, 40), Image.Resampling.BILINEAR)
+        image = Image.fromarray(training.dataset.image(image_id)).resize((40, 40), Image.Resampling.BILINEAR)
         with torch.inference_mode():
-            alone = network(normalise(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]))[0]
+            alone = network(normalise(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]))[0]
         np.testing.assert_allclose(row, alone.numpy(), rtol=1e-4, atol=1e-5)
 
 
@@ -92,7 +92,7 @@ def test_masks_are_not_looked_at(own_training, execution):
     assert train(own_training, "without-masks", execution, iterations=2).manifest.content == before
 
 
-def test_pictures_without_labels_are_counted_and_a_data_set_without_any_is_refused(own_training, execution):
+def test_images_without_labels_are_counted_and_a_data_set_without_any_is_refused(own_training, execution):
     masks = publish_dataset(own_training.space, untagged=["s1"])
     assert train(own_training, "fewer", execution, iterations=1).summary["without_label"] == 1
     publish_dataset(own_training.space, untagged=list(masks))

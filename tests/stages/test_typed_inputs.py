@@ -58,7 +58,7 @@ def test_what_a_config_and_the_other_inputs_need(sharp: bool, given: list[str], 
 
 
 def test_they_reach_check_and_run_by_their_names(workspace: Workspace, execution: Execution) -> None:
-    data = publish(workspace, "pictures", "dataset", lambda writer: writer.write_bytes("x.txt", b"x"))
+    data = publish(workspace, "images", "dataset", lambda writer: writer.write_bytes("x.txt", b"x"))
     seen: list[Any] = []
 
     def run(config: SharpConfig, inputs: ImagesAndMasks, writer: Any, execution: Execution) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def test_they_reach_check_and_run_by_their_names(workspace: Workspace, execution
         return {}
 
     toy = Stage("toy", 1, "", SharpConfig, ImagesAndMasks, "masks", run, lambda config, inputs: seen.append(inputs))
-    run_stage(toy, SharpConfig(), workspace, "m", {"data": "pictures", "masks": None}, execution)
+    run_stage(toy, SharpConfig(), workspace, "m", {"data": "images", "masks": None}, execution)
     assert len(seen) == 2
     for inputs in seen:
         assert isinstance(inputs, ImagesAndMasks)

@@ -1,4 +1,4 @@
-"""The masks of a folder of pictures, drawn from annotation files: LabelMe, COCO, CVAT, Supervisely.
+"""The masks of a folder of images, drawn from annotation files: LabelMe, COCO, CVAT, Supervisely.
 
 All mistakes of all files are reported at once; shapes without area are left out, counted and reported.
 """
@@ -32,28 +32,28 @@ from stages.data.annotations.formats import begins_as_xml, what_json_is, what_te
 from stages.data.annotations.labelme import read_labelme
 from stages.data.annotations.reading import not_read, read_json, read_xml
 from stages.data.annotations.supervisely import is_undrawn, read_classes, read_supervisely
+from stages.data.images import ImageFolder
 from stages.data.lists.id_lists import meant_ids
-from stages.data.pictures import PictureFolder
 
-MOST_NAMED = 50  # pictures that one message lists
+MOST_NAMED = 50  # images that one message lists
 _READERS = {"labelme": read_labelme, "supervisely": read_supervisely}
 
 
 @dataclass(frozen=True)
 class Given:
-    """What there is: the annotations' place, their files by picture (empty where one file is about all), the pictures,
-    the id of the picture of a name (None without one), the class table, and where remarks go.
+    """What there is: the annotations' place, their files by image (empty where one file is about all), the images,
+    the id of the image of a name (None without one), the class table, and where remarks go.
     """
 
     place: Path
     files: Mapping[str, Path]
-    folder: PictureFolder
+    folder: ImageFolder
     id_of: Callable[[str], str | None]
     table: ClassTable | None
     note: Callable[[str], None]
 
     def size(self, name: str) -> Size | None:
-        """Size of a picture; None if it is missing or cannot be read, which is reported when it is read."""
+        """Size of an image; None if it is missing or cannot be read, which is reported when it is read."""
         image_id = self.id_of(name)
         try:
             return None if image_id is None else self.folder.size(image_id)
@@ -75,7 +75,7 @@ class Outlines:
 
 @dataclass(frozen=True)
 class AnnotationFile:
-    """A file for one picture, read again when it is drawn: the drawings of all would need gigabytes."""
+    """A file for one image, read again when it is drawn: the drawings of all would need gigabytes."""
 
     path: Path
     kind: str
@@ -90,7 +90,7 @@ class AnnotationFile:
 
 @dataclass(frozen=True)
 class Annotated:
-    """The masks by picture, how to draw them, and their classes."""
+    """The masks by image, how to draw them, and their classes."""
 
     entries: Mapping[str, Any]
     read: Outlines
@@ -171,7 +171,7 @@ def _one_each(kind: str, given: Given) -> Annotated:
 def _cvat(given: Given) -> Annotated:
     file = read_cvat(given.place, given.size)
     drawings = {given.id_of(stem) or stem: drawing for stem, drawing in file.drawings.items()}
-    _check_pictures(given, drawings)
+    _check_images(given, drawings)
     errors = []
     for image_id, drawing in drawings.items():
         try:
@@ -191,7 +191,7 @@ def _coco(given: Given) -> Annotated:
     file = read_coco(given.place)
     refuse_problems(str(file.path), file.problems)
     file = replace(file, image_ids={given.id_of(stem) or stem: key for stem, key in file.image_ids.items()})
-    _check_pictures(given, file.image_ids)
+    _check_images(given, file.image_ids)
     order = [file.categories[key] for key in sorted(file.categories, key=lambda key: (isinstance(key, str), key))]
     sizes = {image_id: size for image_id in file.image_ids if (size := given.size(image_id)) is not None}
     drawings, errors = [], []
@@ -212,8 +212,8 @@ def _coco(given: Given) -> Annotated:
     if empty := [image_id for image_id in sorted(file.image_ids) if not file.labels_of(image_id)]:
         ground = "background" if "background" in ids else "unknown (255)"
         given.note(
-            f"{len(empty)} pictures of {file.path} have no annotation, so their masks are {ground}: {named(empty)} "
-            "(pictures that are not in the file have no mask)"
+            f"{len(empty)} images of {file.path} have no annotation, so their masks are {ground}: {named(empty)} "
+            "(images that are not in the file have no mask)"
         )
     return Annotated(CocoMasks((file,), sizes), Outlines(ids), names)
 
@@ -222,23 +222,23 @@ def _coco(given: Given) -> Annotated:
 
 
 def _of_its_size(drawing: Drawing, own: Size | None) -> Drawing:
-    """The drawing; DataError if it is for a picture of a different size (EXIF orientation is handled later)."""
+    """The drawing; DataError if it is for an image of a different size (EXIF orientation is handled later)."""
     if own is not None and drawing.size not in (own, own[::-1]):
         (height, width), (rows, columns) = drawing.size, own
         raise DataError(
-            f"{drawing} is for a picture of {width}x{height}, the picture has {columns}x{rows} (width x height)",
-            "give the pictures that were annotated, in their size",
+            f"{drawing} is for an image of {width}x{height}, the image has {columns}x{rows} (width x height)",
+            "give the images that were annotated, in their size",
         )
     return drawing
 
 
-def _check_pictures(given: Given, image_ids: Iterable[str]) -> None:
+def _check_images(given: Given, image_ids: Iterable[str]) -> None:
     if lonely := sorted(set(image_ids) - set(given.folder.ids)):
         more = f" and {len(lonely) - MOST_NAMED} more" if len(lonely) > MOST_NAMED else ""
         raise DataError(
-            f"{len(lonely)} pictures of {given.place} are not in {given.folder.path}: "
+            f"{len(lonely)} images of {given.place} are not in {given.folder.path}: "
             f"{', '.join(lonely[:MOST_NAMED])}{more}",
-            meant_ids(lonely, given.folder.ids) + "add the pictures, or take them from the file",
+            meant_ids(lonely, given.folder.ids) + "add the images, or take them from the file",
         )
 
 
@@ -249,14 +249,14 @@ def _raise_all(errors: Sequence[DataError]) -> None:
     if errors:
         shown = "".join(f"\n  {error.message}" for error in errors[:SHOWN])
         more = f"\n  and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
-        raise DataError(f"{len(errors)} annotation files or pictures cannot be used:{shown}{more}", errors[0].hint)
+        raise DataError(f"{len(errors)} annotation files or images cannot be used:{shown}{more}", errors[0].hint)
 
 
 def say_what_is_left_out(place: Path, drawings: Iterable[Drawing], note: Callable[[str], None]) -> None:
     """DataError for wrong shapes, and where no shape covers anything; a remark on the shapes that cover nothing."""
     problems, passed, covered = [], [], False
     for drawing in drawings:
-        name = drawing.path.name if place.is_dir() else drawing.picture
+        name = drawing.path.name if place.is_dir() else drawing.image
         problems += [f"{name}: {problem}" for problem in drawing.problems]
         passed += [f"{name}: {sentence}" for sentence in drawing.not_drawn]
         covered = covered or bool(drawing.regions)
@@ -273,11 +273,11 @@ def say_what_is_left_out(place: Path, drawings: Iterable[Drawing], note: Callabl
 def _tell_undrawn(given: Given, image_ids: Sequence[str], drawn: Collection[str]) -> None:
     if not drawn:
         raise DataError(
-            f"no picture of {given.place} has a shape", "annotate some, or tag those that show nothing with background"
+            f"no image of {given.place} has a shape", "annotate some, or tag those that show nothing with background"
         )
     if image_ids:
         given.note(
-            f"{len(image_ids)} pictures of {given.place} have no shape and count as not annotated: "
+            f"{len(image_ids)} images of {given.place} have no shape and count as not annotated: "
             f"{named(sorted(image_ids))} (tag those that show nothing with background)"
         )
 

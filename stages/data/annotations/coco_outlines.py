@@ -1,4 +1,4 @@
-"""COCO's JSON files, one for many pictures: instances, or stuff as polygons or run lengths.
+"""COCO's JSON files, one for many images: instances, or stuff as polygons or run lengths.
 
 file = read_coco(Path("instances_val2017.json"))
 mask = draw(file.annotations_of("000000000139"), {name: ... for name in file.categories.values()})
@@ -17,18 +17,18 @@ from artifacts.errors import DataError
 from artifacts.text import named
 from stages.data.annotations.drawing import Drawing, Region, Runs, Size
 from stages.data.annotations.reading import NoAreaError, RegionError, polygon, read_json, size_of, wrong_json
-from stages.data.pictures import SUFFIXES
+from stages.data.images import SUFFIXES
 
 Key = int | str  # an id of a COCO file
-_MOST_DIGITS = 7  # characters of one run length as text: 35 bits, more than a picture has pixels
+_MOST_DIGITS = 7  # characters of one run length as text: 35 bits, more than an image has pixels
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """A COCO JSON file, indexed by picture.
+    """A COCO JSON file, indexed by image.
 
     Attributes: path, image_ids (stem of the file name -> id in the file), categories (id -> name), problems (a sentence
-    for every annotation of an unknown picture or category).
+    for every annotation of an unknown image or category).
     """
 
     path: Path
@@ -39,14 +39,14 @@ class CocoFile:
     _annotations: Mapping[Key, Sequence[Mapping[str, Any]]] = field(repr=False)
 
     def file_name(self, stem: str) -> str:
-        """The picture's file name in the JSON file, which may contain a sub-folder."""
+        """The image's file name in the JSON file, which may contain a sub-folder."""
         return str(self._image(stem)["file_name"])
 
     def annotations_of(self, stem: str, size: Size | None = None) -> Drawing:
-        """The drawing of a picture: larger objects first, so that small ones stay visible; labels are category names.
+        """The drawing of an image: larger objects first, so that small ones stay visible; labels are category names.
 
         Objects of equal area keep their order. The area is that of the outline: some programs write that of the box
-        into the file. size: of the picture, (H, W), for files without it. DataError for an unknown picture.
+        into the file. size: of the image, (H, W), for files without it. DataError for an unknown image.
         """
         image = self._image(stem)
         size = size_of(image, "height", "width", f"{self.path} ({image['file_name']})") or size
@@ -64,22 +64,22 @@ class CocoFile:
         return Drawing(self.path, str(image["file_name"]), size, tuple(regions), tuple(not_drawn), tuple(problems))
 
     def labels_of(self, stem: str) -> frozenset[str]:
-        """Names of the categories that have an annotation in the picture, crowd regions too."""
+        """Names of the categories that have an annotation in the image, crowd regions too."""
         self._image(stem)
         annotations = self._annotations.get(self.image_ids[stem], ())
         return frozenset(self.categories[annotation["category_id"]] for annotation in annotations)
 
     def _image(self, stem: str) -> Mapping[str, Any]:
         if stem not in self.image_ids:
-            raise DataError(f"{self.path} has no picture {stem!r}", "take it from the list, or add it to the file")
+            raise DataError(f"{self.path} has no image {stem!r}", "take it from the list, or add it to the file")
         return self._images[self.image_ids[stem]]
 
 
 @dataclass(frozen=True)
 class CocoMasks(Mapping[str, Drawing]):
-    """The drawings of all pictures of some COCO files by id, made on demand: together they need gigabytes.
+    """The drawings of all images of some COCO files by id, made on demand: together they need gigabytes.
 
-    sizes: of the pictures, (H, W), for files without them.
+    sizes: of the images, (H, W), for files without them.
     """
 
     files: tuple[CocoFile, ...]
@@ -104,10 +104,10 @@ class CocoMasks(Mapping[str, Drawing]):
 def read_coco(path: Path) -> CocoFile:
     """Read the annotations of a COCO JSON file (instances, or stuff as polygons or runs).
 
-    One pass indexes them by picture, nothing is copied: 860,000 annotations (as many as COCO's train2017 has) took
+    One pass indexes them by image, nothing is copied: 860,000 annotations (as many as COCO's train2017 has) took
     15 s and 1.6 GB.
-    Raises DataError for a file of another kind, entries without id or name, and two pictures of one stem.
-    Annotations of unknown pictures or categories are in `CocoFile.problems`, wrong outlines in `Drawing.problems`.
+    Raises DataError for a file of another kind, entries without id or name, and two images of one stem.
+    Annotations of unknown images or categories are in `CocoFile.problems`, wrong outlines in `Drawing.problems`.
     """
     content = read_json(path, _pack)
     parts = {
@@ -155,13 +155,13 @@ def _stems(path: Path, images: Mapping[Key, Mapping[str, Any]]) -> dict[str, Key
         stem = stem_of(str(entry["file_name"]))
         if stem in stems:
             both = f"{images[stems[stem]]['file_name']} and {entry['file_name']}"
-            raise DataError(f"{path} has two pictures named {stem!r}: {both}", "rename one of them, or split the file")
+            raise DataError(f"{path} has two images named {stem!r}: {both}", "rename one of them, or split the file")
         stems[stem] = image_id
     return stems
 
 
 def stem_of(file_name: str) -> str:
-    """The id of a picture with this file name, which may contain folders."""
+    """The id of an image with this file name, which may contain folders."""
     name = PurePosixPath(file_name.replace("\\", "/"))
     return name.stem if name.suffix.lower() in SUFFIXES else name.name
 
@@ -169,7 +169,7 @@ def stem_of(file_name: str) -> str:
 def _index_annotations(
     path: Path, content: Mapping[str, Any], images: Mapping[Key, Any], categories: Mapping[Key, str]
 ) -> tuple[dict[Key, list[dict[str, Any]]], list[str]]:
-    """Annotations by image id, and a sentence for each of an unknown picture or category."""
+    """Annotations by image id, and a sentence for each of an unknown image or category."""
     index: dict[Key, list[dict[str, Any]]] = {}
     problems = []
     known: Mapping[str, Mapping[Any, Any]] = {"image": images, "category": categories}
@@ -230,7 +230,7 @@ def _runs(segmentation: Mapping[str, Any], size: Size) -> Runs:
     counts, given = segmentation.get("counts"), segmentation.get("size")
     if given != list(size):
         raise RegionError(
-            f"its run lengths are for the size {repr(given)[:40]}, the picture has {list(size)} (height, width)"
+            f"its run lengths are for the size {repr(given)[:40]}, the image has {list(size)} (height, width)"
         )
     try:
         lengths = run_lengths(counts) if isinstance(counts, str) else np.asarray(counts)
@@ -247,7 +247,7 @@ def _runs(segmentation: Mapping[str, Any], size: Size) -> Runs:
         raise RegionError(f"its run lengths hold {whole.min()}, which is negative")
     total = whole.sum(dtype=np.float64)
     if total != size[0] * size[1]:
-        raise RegionError(f"its run lengths cover {total:.0f} pixels, the picture has {size[0] * size[1]}")
+        raise RegionError(f"its run lengths cover {total:.0f} pixels, the image has {size[0] * size[1]}")
     return Runs(0, 0, size, whole)
 
 

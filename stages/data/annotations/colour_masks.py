@@ -40,7 +40,7 @@ _EXPORT = "export the masks without transparency and without smoothed edges (ant
 
 
 def open_mask(path: Path) -> Image.Image:
-    """The loaded picture of a mask file; DataError unless its format and mode keep colours or ids."""
+    """The loaded image of a mask file; DataError unless its format and mode keep colours or ids."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -48,11 +48,11 @@ def open_mask(path: Path) -> Image.Image:
     if data.startswith(PNG_SIGNATURE) and (damage := png_damage(data)):
         raise _damaged(path, damage)
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            _refuse_lossy(path, picture)
-            _refuse_kind(path, picture, data)
-            picture.load()
-            return picture
+        with Image.open(io.BytesIO(data)) as image:
+            _refuse_lossy(path, image)
+            _refuse_kind(path, image, data)
+            image.load()
+            return image
     except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
         raise _damaged(path, reason(path, error)) from None
 
@@ -61,43 +61,37 @@ def _damaged(path: Path, reason: str) -> DataError:
     return DataError(f"the mask {path} is damaged: {reason}", "copy or export the file again")
 
 
-def _refuse_lossy(path: Path, picture: Image.Image) -> None:
-    compression = str(picture.info.get("compression", ""))  # of TIFF
-    lossy = next((name for name in ("jpeg", "webp") if name in compression), str(picture.format).lower())
+def _refuse_lossy(path: Path, image: Image.Image) -> None:
+    compression = str(image.info.get("compression", ""))  # of TIFF
+    lossy = next((name for name in ("jpeg", "webp") if name in compression), str(image.format).lower())
     if lossy in _LOSSY:
         raise DataError(
             f"the mask {path} is compressed with loss ({lossy.upper()}): neighbouring colours are blurred, so that "
             "classes cannot be distinguished",
             "export the masks as PNG from the program that drew them; saving these files as PNG does not help",
         )
-    if picture.format not in FORMATS:
-        raise DataError(f"the mask {path} is a {picture.format} file, expected {', '.join(FORMATS)}", "save it as PNG")
+    if image.format not in FORMATS:
+        raise DataError(f"the mask {path} is a {image.format} file, expected {', '.join(FORMATS)}", "save it as PNG")
 
 
-def _refuse_kind(path: Path, picture: Image.Image, data: bytes) -> None:
-    tiles = getattr(picture, "tile", None)  # [(decoder, box, offset, raw mode)] before the pixels are loaded
-    if (
-        picture.format == "PPM"
-        and tiles
-        and tiles[0][0] in _STRETCHED
-        and tiles[0][3][-1] != 255
-        and picture.mode != "1"
-    ):
+def _refuse_kind(path: Path, image: Image.Image, data: bytes) -> None:
+    tiles = getattr(image, "tile", None)  # [(decoder, box, offset, raw mode)] before the pixels are loaded
+    if image.format == "PPM" and tiles and tiles[0][0] in _STRETCHED and tiles[0][3][-1] != 255 and image.mode != "1":
         words = f"says that {tiles[0][3][-1]} is white: its values would be stretched to 0..255"
         raise DataError(f"the mask {path} {words}", "save it as PNG")
     raw_mode = str(tiles[0][3]) if tiles else ""
-    if picture.mode not in (*MODES, *_DEEP):
-        raise DataError(f"the mask {path} has no RGB colours (mode {picture.mode})", _AS_8_BIT)
-    if picture.mode not in _DEEP and ";16" in raw_mode:  # Pillow reads the upper 8 bits alone
+    if image.mode not in (*MODES, *_DEEP):
+        raise DataError(f"the mask {path} has no RGB colours (mode {image.mode})", _AS_8_BIT)
+    if image.mode not in _DEEP and ";16" in raw_mode:  # Pillow reads the upper 8 bits alone
         raise DataError(f"the mask {path} has more than 8 bits a channel", _AS_8_BIT)
-    if picture.format == "BMP":
+    if image.format == "BMP":
         bits = data[24 if data[14] == 12 else 28]  # the header of OS/2 has 12 bytes
-        if bits != {"1": 1, "L": 8}.get(picture.mode, bits):
+        if bits != {"1": 1, "L": 8}.get(image.mode, bits):
             # Pillow (13.0) takes a palette of black and white for 1 bit a pixel, and one of greys for 8: other pixels.
             raise DataError(f"the mask {path} is a BMP file of {bits} bits in black and white alone", "save it as PNG")
-    if (pages := getattr(picture, "n_frames", 1)) > 1:
-        raise DataError(f"the mask {path} holds {pages} pictures", "export each mask as a file of its own")
-    picture.info[_GREY_IN_FEW_BITS] = bool(re.search(r"\bL;[24I]", raw_mode))
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise DataError(f"the mask {path} holds {pages} images", "export each mask as a file of its own")
+    image.info[_GREY_IN_FEW_BITS] = bool(re.search(r"\bL;[24I]", raw_mode))
 
 
 # ------------------------------------------------------------------------------------------------- colours of a file
@@ -112,9 +106,9 @@ def read_colours(path: Path) -> np.ndarray:
     return codes_of(path, open_mask(path))
 
 
-def codes_of(path: Path, picture: Image.Image) -> np.ndarray:
+def codes_of(path: Path, image: Image.Image) -> np.ndarray:
     """The colours of an opened mask, uint32 (H, W), see `read_colours`."""
-    codes, alpha = _codes_and_alpha(path, picture)
+    codes, alpha = _codes_and_alpha(path, image)
     if alpha is None:
         return codes
     if half := int(((alpha > 0) & (alpha < 255)).sum()):
@@ -124,49 +118,49 @@ def codes_of(path: Path, picture: Image.Image) -> np.ndarray:
     return np.where(alpha == 0, np.uint32(BLACK), codes)
 
 
-def _codes_and_alpha(path: Path, picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+def _codes_and_alpha(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     """The colours as they are stored, uint32 (H, W), those of transparent pixels too; alpha, uint8 (H, W), or None."""
-    if picture.mode in _DEEP:
+    if image.mode in _DEEP:
         raise DataError(f"the mask {path} has more than 8 bits a channel", _AS_8_BIT)
-    if picture.mode in ("P", "PA"):
-        values, palette, alpha = _values_and_alpha(picture), palette_of(picture), _alpha_of_values(picture)
+    if image.mode in ("P", "PA"):
+        values, palette, alpha = _values_and_alpha(image), palette_of(image), _alpha_of_values(image)
         if (beyond := values[0] >= len(palette)).any():
             raise _beyond(path, values[0][beyond], len(palette))
         return palette[values[0]], values[1] if alpha is None else alpha[values[0]]
-    transparent = picture.mode in ("LA", "RGBA") or "transparency" in picture.info
-    channels = np.asarray(picture.convert("RGBA" if transparent else "RGB")).astype(np.uint32)  # (H, W, 3 or 4)
+    transparent = image.mode in ("LA", "RGBA") or "transparency" in image.info
+    channels = np.asarray(image.convert("RGBA" if transparent else "RGB")).astype(np.uint32)  # (H, W, 3 or 4)
     codes = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
     return codes, channels[..., 3] if transparent else None
 
 
-def _values_and_alpha(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+def _values_and_alpha(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     """Of mode P and PA: the indices, uint8 (H, W), and the alpha channel, where there is one."""
-    pixels = np.asarray(picture)
-    return (pixels[..., 0], pixels[..., 1]) if picture.mode == "PA" else (pixels, None)
+    pixels = np.asarray(image)
+    return (pixels[..., 0], pixels[..., 1]) if image.mode == "PA" else (pixels, None)
 
 
-def palette_of(picture: Image.Image) -> np.ndarray:
+def palette_of(image: Image.Image) -> np.ndarray:
     """The codes of the file's colour table, uint32 (colours,), without the black that fills it up at its end.
 
     A TIFF file has all 256 colours, a GIF file a power of two, and some programs write 256 into every file.
     """
-    assert picture.palette is not None
-    table = np.frombuffer(bytes(picture.palette.palette), np.uint8)
-    channels = table.reshape(-1, len(picture.palette.mode))[:, :3].astype(np.uint32)
-    if picture.format == "TIFF":  # 16 bits a channel, of which Pillow takes the upper 8; some programs write 8
-        words = np.array(getattr(picture, "tag_v2", {}).get(320, ()), np.uint32)
+    assert image.palette is not None
+    table = np.frombuffer(bytes(image.palette.palette), np.uint8)
+    channels = table.reshape(-1, len(image.palette.mode))[:, :3].astype(np.uint32)
+    if image.format == "TIFF":  # 16 bits a channel, of which Pillow takes the upper 8; some programs write 8
+        words = np.array(getattr(image, "tag_v2", {}).get(320, ()), np.uint32)
         if words.size and 0 < words.max() < 256:
             channels = words.reshape(3, -1).T
     codes = channels[:, 0] << 16 | channels[:, 1] << 8 | channels[:, 2]
     last, black = np.flatnonzero(codes)[-1:], np.flatnonzero(codes == BLACK)[:1]
     end = int(max([0, *(last + 1), *(black + 1)]))
-    filled_up = len(codes) - end >= (1 if picture.format in ("TIFF", "GIF") else 2)
+    filled_up = len(codes) - end >= (1 if image.format in ("TIFF", "GIF") else 2)
     return codes[:end] if filled_up else codes
 
 
-def _alpha_of_values(picture: Image.Image) -> np.ndarray | None:
+def _alpha_of_values(image: Image.Image) -> np.ndarray | None:
     """The alpha of the palette's 256 values, uint8; None where the file says nothing of it."""
-    said = picture.info.get("transparency")
+    said = image.info.get("transparency")
     if said is None:
         return None
     alpha = np.full(256, 255, np.uint8)
@@ -202,13 +196,13 @@ def remarks_on_colours(path: Path) -> list[str]:
         if header.mode in ("1", "L", "RGB") and "transparency" not in header.info:
             return []
     try:
-        picture = open_mask(path)
-        codes, alpha = _codes_and_alpha(path, picture)
+        image = open_mask(path)
+        codes, alpha = _codes_and_alpha(path, image)
     except DataError:  # reported when the mask is read
         return []
     remarks = []
-    if picture.mode in ("P", "PA"):
-        palette, used = palette_of(picture), np.unique(_values_and_alpha(picture)[0])
+    if image.mode in ("P", "PA"):
+        palette, used = palette_of(image), np.unique(_values_and_alpha(image)[0])
         for code in sorted({code for code, count in Counter(palette[used].tolist()).items() if count > 1}):
             same = ", ".join(map(str, used[palette[used] == code].tolist()))
             remarks.append(
@@ -239,33 +233,33 @@ def read_values(path: Path) -> np.ndarray:
     return values_of(path, open_mask(path))
 
 
-def values_of(path: Path, picture: Image.Image) -> np.ndarray:
+def values_of(path: Path, image: Image.Image) -> np.ndarray:
     """The values of an opened mask, see `read_values`."""
-    if picture.mode in _DEEP:
-        return _whole_numbers(path, np.asarray(picture))
-    if picture.mode == "1":
+    if image.mode in _DEEP:
+        return _whole_numbers(path, np.asarray(image))
+    if image.mode == "1":
         raise DataError(
-            f"the mask {path} has mode 1: a black-and-white picture, not an index mask",
+            f"the mask {path} has mode 1: a black-and-white image, not an index mask",
             "if white is the object, say --set dataset.mask_format=binary",
         )
-    if picture.mode == "P" and picture.format == "GIF":
+    if image.mode == "P" and image.format == "GIF":
         raise DataError(
             f"the mask {path} is a GIF file, whose values are not ids: programs renumber its colours",
             "export the masks as PNG, or give each class its colour in the class table",
         )
-    if picture.mode == "P":
-        return np.array(picture, np.uint8)
-    if picture.info[_GREY_IN_FEW_BITS]:
+    if image.mode == "P":
+        return np.array(image, np.uint8)
+    if image.info[_GREY_IN_FEW_BITS]:
         raise DataError(
             f"the mask {path} is grey with less than 8 bits a pixel, or inverted: its values would be changed",
             "write the class ids as an 8-bit indexed PNG (mode P)",
         )
-    channels = np.atleast_3d(np.asarray(picture))  # (H, W, 1 to 4)
-    bands = picture.getbands()
+    channels = np.atleast_3d(np.asarray(image))  # (H, W, 1 to 4)
+    bands = image.getbands()
     values, alpha = channels[..., 0], channels[..., -1] if bands[-1] == "A" else None
     if bands[:3] == ("R", "G", "B") and (channels[..., :3] != values[..., None]).any():
         raise DataError(
-            f"the mask {path} has mode {picture.mode}: a colour picture, expected class ids (or equal channels)",
+            f"the mask {path} has mode {image.mode}: a colour image, expected class ids (or equal channels)",
             "write the class ids as an indexed PNG, or say --set dataset.mask_format=colours and give each class its "
             "colour in the class table",
         )

@@ -1,4 +1,4 @@
-"""CVAT's XML file "CVAT for images 1.1", one file for many pictures.
+"""CVAT's XML file "CVAT for images 1.1", one file for many images.
 
     file = read_cvat(Path("annotations.xml"))
     mask = draw(file.drawings["0001"], {"car": 1, "road": 2})
@@ -36,7 +36,7 @@ _WITHOUT_AREA = ("polyline", "points", "tag", "cuboid", "skeleton")  # cuboids a
 
 @dataclass(frozen=True)
 class CvatFile:
-    """A CVAT file. drawings: of each picture, by the stem of its file name; undrawn: the stems of those without any
+    """A CVAT file. drawings: of each image, by the stem of its file name; undrawn: the stems of those without any
     shape or tag, which are not annotated; labels: of the task, in its order.
     """
 
@@ -46,10 +46,10 @@ class CvatFile:
     labels: tuple[str, ...]
 
 
-def read_cvat(path: Path, size_of_picture: Callable[[str], Size | None] = lambda stem: None) -> CvatFile:
-    """Read a CVAT XML file. size_of_picture: (H, W) by stem, for files without it.
+def read_cvat(path: Path, size_of_image: Callable[[str], Size | None] = lambda stem: None) -> CvatFile:
+    """Read a CVAT XML file. size_of_image: (H, W) by stem, for files without it.
 
-    DataError for a file of another kind, and for two pictures of one stem; wrong shapes are in `Drawing.problems`.
+    DataError for a file of another kind, and for two images of one stem; wrong shapes are in `Drawing.problems`.
     """
     root = read_xml(path)
     images = root.findall("image")
@@ -61,13 +61,13 @@ def read_cvat(path: Path, size_of_picture: Callable[[str], Size | None] = lambda
         name = image.get("name") or ""
         stem = stem_of(name)
         if not stem:
-            raise DataError(f"{path} has a picture without a name", "export it again")
+            raise DataError(f"{path} has an image without a name", "export it again")
         if stem in drawings or stem in undrawn:
-            raise DataError(f"{path} has two pictures named {stem!r}, one of them {name}", "export them apart")
+            raise DataError(f"{path} has two images named {stem!r}, one of them {name}", "export them apart")
         if len(image) == 0:
             undrawn.append(stem)
             continue
-        size = size_of(image.attrib, "height", "width", f"{path} ({name})") or size_of_picture(stem)
+        size = size_of(image.attrib, "height", "width", f"{path} ({name})") or size_of_image(stem)
         if size is None:
             raise DataError(f"{path} has no width and height of {name}", "export it again")
         drawings[stem] = _drawing(path, image, name, size)
@@ -81,7 +81,7 @@ def _drawing(path: Path, image: ElementTree.Element, name: str, size: Size) -> D
     for number, shape in enumerate(image, start=1):
         where = f"{shape.tag[:40]} {number}"
         if shape.tag == "tag" and shape.get("label") in BACKGROUND_LABELS:
-            continue  # the picture was annotated and shows no object
+            continue  # the image was annotated and shows no object
         try:
             found.append((_number(shape, "z_order", 0), _region(shape, where, size)))
         except NoAreaError as reason:
@@ -121,7 +121,7 @@ def _pairs(text: str) -> list[list[str]]:
 def _box(shape: ElementTree.Element, size: Size) -> np.ndarray:
     degrees = _number(shape, "rotation", 0)
     corners = [_number(shape, key) for key in ("xtl", "ytl", "xbr", "ytl", "xbr", "ybr", "xtl", "ybr")]
-    # a turned box may have lain outside the picture before it was turned
+    # a turned box may have lain outside the image before it was turned
     points = check_points(corners, size, float(max(size))) if degrees else check_points(corners, size)
     return turned(points, points.mean(axis=0), degrees)
 
@@ -130,7 +130,7 @@ def _mask(shape: ElementTree.Element, size: Size) -> Runs:
     left, top, width, height = (int(_number(shape, key)) for key in ("left", "top", "width", "height"))
     if left < 0 or top < 0 or width < 1 or height < 1 or left + width > size[1] or top + height > size[0]:
         raise RegionError(
-            f"its box of {width}x{height} at ({left}, {top}) lies outside the picture of {size[1]}x{size[0]}"
+            f"its box of {width}x{height} at ({left}, {top}) lies outside the image of {size[1]}x{size[0]}"
         )
     try:
         counts = np.array((shape.get("rle") or "").split(","), dtype=np.int64)

@@ -1,13 +1,13 @@
-"""The shapes that an annotation file has for a picture, and the index mask drawn from them.
+"""The shapes that an annotation file has for an image, and the index mask drawn from them.
 
-A `Drawing` holds the shapes of one picture, and is small enough to be sent to another process; `draw` makes the mask,
+A `Drawing` holds the shapes of one image, and is small enough to be sent to another process; `draw` makes the mask,
 uint8 (H, W): 0 outside all shapes, class ids, 255 for ignore.
 
     mask = draw(read_labelme(Path("street.json")), {"car": 1, "person": 2})
     file = read_coco(Path("instances_val2017.json"))
     mask = draw(file.annotations_of("000000000139"), {name: ... for name in file.categories.values()})
 
-x runs to the right and y downwards, in pixels from the upper left corner of the picture, so the centre of the first
+x runs to the right and y downwards, in pixels from the upper left corner of the image, so the centre of the first
 pixel is (0.5, 0.5): the convention of LabelMe, COCO and CVAT. A pixel belongs to an outline if its centre lies inside,
 where a line out of it crosses the outline an odd number of times (even-odd). A centre exactly on an edge counts as
 right of it or below it: outlines that share an edge neither share pixels nor leave a gap. LabelMe's own export and
@@ -80,22 +80,22 @@ class Region:
 
 @dataclass(frozen=True)
 class Drawing:
-    """The shapes of one picture in an annotation file; later regions are drawn over earlier ones.
+    """The shapes of one image in an annotation file; later regions are drawn over earlier ones.
 
-    Attributes: path (the annotation file), picture (its file name, as written there), size (H, W), regions,
+    Attributes: path (the annotation file), image (its file name, as written there), size (H, W), regions,
     not_drawn (a sentence for each shape without area, which is left out: points, lines, polygons of two points),
     problems (a sentence for each region that is left out because of a mistake).
     """
 
     path: Path
-    picture: str
+    image: str
     size: Size
     regions: tuple[Region, ...]
     not_drawn: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.path} ({self.picture})"
+        return f"{self.path} ({self.image})"
 
 
 def draw(
@@ -177,7 +177,7 @@ Box = tuple[slice, slice]
 
 
 def _covered(region: Region, shape: Size) -> Iterator[tuple[Box, np.ndarray]]:
-    """(box, bool (h, w) of its pixels) of every part of a region; the box is cut to the picture."""
+    """(box, bool (h, w) of its pixels) of every part of a region; the box is cut to the image."""
     for outline in region.outlines:
         yield from _inside(outline, shape)
     for runs in region.runs:

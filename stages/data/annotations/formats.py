@@ -23,7 +23,7 @@ _PANOPTIC: Named = (
 # (name, what to do, the keys that a file of this kind has at its top)
 _BY_KEYS: tuple[tuple[str, str, frozenset[str]], ...] = (
     (
-        "a LabelMe file, which is for one picture",
+        "a LabelMe file, which is for one image",
         "name the folder of such files as masks",
         frozenset({"shapes"}),
     ),
@@ -43,8 +43,8 @@ _BY_KEYS: tuple[tuple[str, str, frozenset[str]], ...] = (
         frozenset({"imgHeight", "imgWidth", "objects"}),
     ),
     (
-        "a Supervisely file, which is for one picture",
-        "name the folder ann as masks, which holds such a file for each picture",
+        "a Supervisely file, which is for one image",
+        "name the folder ann as masks, which holds such a file for each image",
         frozenset({"objects", "size"}),
     ),
     ("a V7 Darwin file", f"export it as COCO from V7; {READ}", frozenset({"item", "annotations"})),
@@ -128,7 +128,7 @@ def what_text_is(data: bytes) -> Named | None:
     if data.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
         return "a compressed archive", "extract it, and name what was in it"
     if data.startswith((b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")):
-        return "a picture", "masks is the folder of the masks, not one of them"
+        return "an image", "masks is the folder of the masks, not one of them"
     if begins_as_xml(data):
         return "XML, no JSON", "name it .xml: of XML, CVAT for images 1.1 is read"
     words = data[:4096].split(b"\n")[0].split()

@@ -177,7 +177,7 @@ def _sheet(path: Path, names: Names | None) -> _Sheet:
     if separator == "\t":  # editors take tabs off the end of a line
         rows = [_Row(row.number, row.cells + [""] * (len(rows[0].cells) - len(row.cells))) for row in rows]
     if names is not None and names.find(rows[0].cells[0]) is not None:
-        notes += (f"{path}: the first line is read as the header, although there is a picture {rows[0].cells[0]!r}",)
+        notes += (f"{path}: the first line is read as the header, although there is an image {rows[0].cells[0]!r}",)
     return _Sheet(path, tuple(rows[0].cells[1:]), rows[1:], separator, notes)
 
 
@@ -223,16 +223,16 @@ def _column(name: str) -> str:
 
 
 def _begins_with_header(rows: Sequence[_Row], names: Names | None) -> bool:
-    """Whether the first row names columns. A picture may be called image.jpg, and a column `my pictures`."""
+    """Whether the first row names columns. An image may be called image.jpg, and a column `my images`."""
     first, *others = rows[0].cells
-    is_picture = names is not None and names.find(first) is not None
+    is_image = names is not None and names.find(first) is not None
     called = [_column(name) for name in others]
     below = [cell for row in rows[1:_LOOKED_AT] for cell in row.cells[1:] if cell]
     marked = sum(map(like_a_mark, below)) * 2 > len(below) and not any(map(like_a_mark, others))
     of_labels = bool(called) and all(map(_LABEL_COLUMN.fullmatch, called))
     if _IMAGE_COLUMN.fullmatch(_column(first)):
-        return not is_picture or marked or (of_labels and not any(name[-1].isdecimal() for name in called))
-    if is_picture or first.lower().endswith(ENTRY_SUFFIXES):
+        return not is_image or marked or (of_labels and not any(name[-1].isdecimal() for name in called))
+    if is_image or first.lower().endswith(ENTRY_SUFFIXES):
         return False
     return bool(others) and (marked or of_labels or any(map(_IMAGE_COLUMN.fullmatch, filter(None, called))))
 

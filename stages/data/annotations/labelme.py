@@ -1,4 +1,4 @@
-"""LabelMe's JSON files, one for each picture.
+"""LabelMe's JSON files, one for each image.
 
 drawing = read_labelme(Path("street.json"))
 """
@@ -35,7 +35,7 @@ def read_labelme(path: Path, size: Size | None = None) -> Drawing:
     """The drawing of a LabelMe JSON file, shapes in their order.
 
     Polygons, (turned) rectangles, circles and masks are regions; points and lines are in `not_drawn`. Coordinates
-    are those of the picture as LabelMe shows it: turned by its EXIF orientation. size: of the picture, (H, W), for old
+    are those of the image as LabelMe shows it: turned by its EXIF orientation. size: of the image, (H, W), for old
     files without it. Raises DataError for a file that is missing or not LabelMe's, and for one without a size.
     """
     content = read_json(path)
@@ -54,8 +54,8 @@ def read_labelme(path: Path, size: Size | None = None) -> Drawing:
             not_drawn.append(f"{where}, {shape['label']!r}: {reason}")
         except RegionError as wrong:
             problems.append(f"{where}: {wrong}")
-    picture = PurePosixPath(str(content.get("imagePath") or path.stem).replace("\\", "/")).name
-    return Drawing(path, picture, size, tuple(regions), tuple(not_drawn), tuple(problems))
+    image = PurePosixPath(str(content.get("imagePath") or path.stem).replace("\\", "/")).name
+    return Drawing(path, image, size, tuple(regions), tuple(not_drawn), tuple(problems))
 
 
 def _region(shape: Any, where: str, size: Size) -> Region:

@@ -103,14 +103,14 @@ def _look(paths: Iterable[Path]) -> _Seen:
         if len(colours) > 100 * MAX_CLASSES:
             break  # enough to know that these are none
         try:
-            picture = open_mask(path)
-            pixels = _index_values(path, picture)
-            codes, no_colours = _codes(path, picture, pixels)
+            image = open_mask(path)
+            pixels = _index_values(path, image)
+            codes, no_colours = _codes(path, image, pixels)
         except DataError as error:
             errors.append(error)
             continue
         only_ids |= no_colours
-        modes.setdefault(picture.mode, []).append(path)
+        modes.setdefault(image.mode, []).append(path)
         colours += _counted(codes)
         if pixels is None:
             values = None
@@ -124,27 +124,27 @@ def _look(paths: Iterable[Path]) -> _Seen:
     return _Seen(modes, values, colours, palette, differ, only_ids)
 
 
-def _index_values(path: Path, picture: Image.Image) -> np.ndarray | None:
+def _index_values(path: Path, image: Image.Image) -> np.ndarray | None:
     """The values of a mask that can be an index mask, or black and white; None if it can only be painted."""
-    if picture.mode == "1":
-        return np.asarray(picture.convert("L"))
-    if picture.mode not in MODES:  # grey of more than 8 bits: ids or nothing
-        return values_of(path, picture)
+    if image.mode == "1":
+        return np.asarray(image.convert("L"))
+    if image.mode not in MODES:  # grey of more than 8 bits: ids or nothing
+        return values_of(path, image)
     with contextlib.suppress(DataError):
-        return values_of(path, picture)
+        return values_of(path, image)
     return None
 
 
-def _codes(path: Path, picture: Image.Image, pixels: np.ndarray | None) -> tuple[np.ndarray, bool]:
+def _codes(path: Path, image: Image.Image, pixels: np.ndarray | None) -> tuple[np.ndarray, bool]:
     """The colours of a mask, and whether some pixels have no certain colour: then it can only be an index mask."""
-    if pixels is not None and picture.mode not in MODES:
+    if pixels is not None and image.mode not in MODES:
         return pixels * np.uint32(0x010101), False
     try:
-        return codes_of(path, picture), False
+        return codes_of(path, image), False
     except DataError:  # values beyond the palette, half transparent colours
-        if pixels is None or picture.mode != "P":
+        if pixels is None or image.mode != "P":
             raise
-    known = palette_of(picture)
+    known = palette_of(image)
     return known[pixels[pixels < len(known)]], True
 
 
@@ -179,7 +179,7 @@ def _judge(seen: _Seen, kind: str = "auto") -> _Judgement:
 
 def _is_black_and_white(colours: Counter[int]) -> bool:
     """Whether there is white, and otherwise only black, or many greys on few pixels: the smoothed edges of a
-    black-and-white picture. (Ids are greys too, but low ones.)
+    black-and-white image. (Ids are greys too, but low ones.)
     """
     others = [code for code in colours if code not in (BLACK, WHITE)]
     if not colours[WHITE] or not others:
@@ -189,7 +189,7 @@ def _is_black_and_white(colours: Counter[int]) -> bool:
 
 
 def _grey_levels(values: set[int]) -> str:
-    """A sentence if the values of grey pictures are shades and no ids; else nothing."""
+    """A sentence if the values of grey images are shades and no ids; else nothing."""
     shades = sorted(values - {0, IGNORE})
     if not shades or shades[-1] <= 40:
         return ""
@@ -203,9 +203,9 @@ def _grey_levels(values: set[int]) -> str:
 
 
 def _voc_greys() -> set[int]:
-    picture = Image.frombytes("P", (256, 1), bytes(range(256)))
-    picture.putpalette(voc_palette())
-    greys = np.asarray(picture.convert("L"))[0].tolist()
+    image = Image.frombytes("P", (256, 1), bytes(range(256)))
+    image.putpalette(voc_palette())
+    greys = np.asarray(image.convert("L"))[0].tolist()
     return {*greys[: len(VOC_CLASS_NAMES)], greys[IGNORE]}
 
 

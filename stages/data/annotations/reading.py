@@ -22,8 +22,8 @@ from artifacts.errors import DataError
 from stages.data.annotations.drawing import Size
 from stages.data.annotations.formats import what_json_is, what_text_is, what_xml_is
 
-MARGIN = 2.0  # pixels by which drawing tools may overshoot the picture; what lies outside is cut off
-MOST_PIXELS = 178_956_970  # of a picture: no larger one is read (Pillow's limit)
+MARGIN = 2.0  # pixels by which drawing tools may overshoot the image; what lies outside is cut off
+MOST_PIXELS = 178_956_970  # of an image: no larger one is read (Pillow's limit)
 MOST_LENGTH = 4_000_000  # pixels of the outline of one polygon
 MOST_BYTES = 2_000_000_000  # of an annotation file; COCO's largest has 470 MB
 MOST_XML_BYTES = 500_000_000
@@ -47,7 +47,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         size = path.stat().st_size
         if size > most:
             raise DataError(
-                f"the annotation file {path} has {size:,} bytes; at most {most:,} are read", "split it by pictures"
+                f"the annotation file {path} has {size:,} bytes; at most {most:,} are read", "split it by images"
             )
         return path.read_bytes()
     except OSError as error:
@@ -127,7 +127,7 @@ def size_of(entry: Mapping[str, Any], height: str, width: str, where: str) -> Si
     if rows * columns > MOST_PIXELS:
         raise DataError(
             f"{where} has the size {columns:.0f}x{rows:.0f} (width x height); at most {MOST_PIXELS:,} pixels are read",
-            "correct the size, or cut the picture and its annotations into tiles",
+            "correct the size, or cut the image and its annotations into tiles",
         )
     return int(rows), int(columns)
 
@@ -150,7 +150,7 @@ def check_points(values: Any, size: Size, margin: float = MARGIN) -> np.ndarray:
     outside = (points < -margin) | (points > (width + margin, height + margin))
     if outside.any():
         x, y = points[outside.any(axis=1)][0]
-        raise RegionError(f"its point ({x:g}, {y:g}) lies outside the picture of {width}x{height} (width x height)")
+        raise RegionError(f"its point ({x:g}, {y:g}) lies outside the image of {width}x{height} (width x height)")
     return points
 
 
@@ -166,9 +166,9 @@ def polygon(values: Any, size: Size) -> np.ndarray:
 
 
 def ellipse(centre: np.ndarray, radii: tuple[float, float], size: Size, degrees: float = 0.0) -> np.ndarray:
-    """The polygon of an ellipse that is turned clockwise; RegionError if a radius exceeds the picture."""
+    """The polygon of an ellipse that is turned clockwise; RegionError if a radius exceeds the image."""
     if not 0 <= max(radii) <= math.hypot(*size) + 2 * MARGIN or min(radii) < 0:
-        raise RegionError(f"its radius {max(radii):g} is larger than the picture of {size[1]}x{size[0]}")
+        raise RegionError(f"its radius {max(radii):g} is larger than the image of {size[1]}x{size[0]}")
     corners = 3 + math.ceil(math.pi * math.sqrt(max(radii) / (2 * _CIRCLE_ERROR)))
     angle = np.linspace(0, 2 * math.pi, corners, endpoint=False)
     return turned(centre + np.stack([radii[0] * np.cos(angle), radii[1] * np.sin(angle)], axis=1), centre, degrees)
@@ -186,15 +186,15 @@ def turned(points: np.ndarray, centre: np.ndarray, degrees: float) -> np.ndarray
 def open_png(data: bytes, most: Size) -> Image.Image:
     """A PNG inside an annotation, decoded; RegionError for anything else, and for one larger than `most`."""
     try:
-        picture = Image.open(io.BytesIO(data), formats=["PNG"])
-        if picture.height > most[0] or picture.width > most[1]:
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        if image.height > most[0] or image.width > most[1]:
             raise RegionError(
-                f"its mask has {picture.width}x{picture.height} pixels, more than the {most[1]}x{most[0]} it may cover"
+                f"its mask has {image.width}x{image.height} pixels, more than the {most[1]}x{most[0]} it may cover"
             )
-        picture.load()
+        image.load()
     except RegionError:
         raise
     except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
         shown = "cannot identify it" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise RegionError(f"its mask is not a PNG: {shown}") from None
-    return picture
+    return image

@@ -1,4 +1,4 @@
-"""Supervisely's JSON files, one for each picture: ann/street.jpg.json and img/street.jpg, with meta.json above both.
+"""Supervisely's JSON files, one for each image: ann/street.jpg.json and img/street.jpg, with meta.json above both.
 
     drawing = read_supervisely(Path("ann/street.jpg.json"))
     labels = read_classes(Path("ann"))                         # of the project's meta.json, in its order
@@ -36,7 +36,7 @@ _WITHOUT_AREA = ("point", "line", "polyline", "graph", "cuboid", "cuboid_2d")
 
 
 def read_supervisely(path: Path, size: Size | None = None) -> Drawing:
-    """The drawing of a Supervisely JSON file, objects in their order. size: of the picture, for files without it."""
+    """The drawing of a Supervisely JSON file, objects in their order. size: of the image, for files without it."""
     content = read_json(path)
     objects = content.get("objects") if isinstance(content, dict) else None
     if not isinstance(objects, list):
@@ -44,7 +44,7 @@ def read_supervisely(path: Path, size: Size | None = None) -> Drawing:
     said = content.get("size")
     size = (size_of(said, "height", "width", str(path)) if isinstance(said, dict) else None) or size
     if size is None:
-        raise DataError(f"{path} has no size of its picture", "export it again")
+        raise DataError(f"{path} has no size of its image", "export it again")
     regions, not_drawn, problems = [], [], []
     for number, one in enumerate(objects, start=1):
         where = f"object {number}"
@@ -58,7 +58,7 @@ def read_supervisely(path: Path, size: Size | None = None) -> Drawing:
 
 
 def is_undrawn(path: Path) -> bool:
-    """Whether the picture is not annotated: no object, and no tag that marks all of it as background."""
+    """Whether the image is not annotated: no object, and no tag that marks all of it as background."""
     content = read_json(path)
     if not isinstance(content, dict) or content.get("objects") != []:
         return False
@@ -163,11 +163,11 @@ def _bitmap(bitmap: Any, size: Size) -> Runs:
     except (TypeError, ValueError, binascii.Error, zlib.error) as error:
         raise RegionError(f"its bitmap is not a PNG packed in zlib and base64: {error}") from None
     if unpacking.unconsumed_tail:
-        raise RegionError(f"its bitmap unpacks to more than {most:,} bytes, the most for its picture")
-    picture = open_png(data, size)
-    if "transparency" in picture.info or picture.mode in ("LA", "PA", "RGBA"):
-        covered = np.asarray(picture.convert("RGBA"))[:, :, 3] > 0
+        raise RegionError(f"its bitmap unpacks to more than {most:,} bytes, the most for its image")
+    image = open_png(data, size)
+    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
+        covered = np.asarray(image.convert("RGBA"))[:, :, 3] > 0
     else:
-        covered = np.asarray(picture) > 0
+        covered = np.asarray(image) > 0
     covered = covered.max(axis=2) if covered.ndim == 3 else covered
     return runs_of(covered[: size[0] - top, : size[1] - left], top, left)

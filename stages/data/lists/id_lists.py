@@ -38,7 +38,7 @@ from artifacts.errors import DataError
 from artifacts.image_files import SUFFIXES
 from artifacts.text import SHOWN, named
 
-# What a file name in a list may end with: every kind of picture that is read, and what masks are stored as.
+# What a file name in a list may end with: every kind of image that is read, and what masks are stored as.
 ENTRY_SUFFIXES = (*SUFFIXES, ".mat", ".npy")
 _SUFFIX = rf"\.(?:{'|'.join(suffix[1:] for suffix in sorted(ENTRY_SUFFIXES, key=len, reverse=True))})"
 _BEHIND_FILE = re.compile(rf"({_SUFFIX}[\"']?)[\s,;]+", re.IGNORECASE)  # what parts a file name from what follows it

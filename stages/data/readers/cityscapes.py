@@ -33,7 +33,7 @@ from stages.data.lists.id_lists import check_disjoint
 from stages.data.readers.raw import RawDataset, says_what_cannot_be_read
 from stages.data.readers.voc import files_by_id
 
-PICTURES, FINE, COARSE = "leftImg8bit", "gtFine", "gtCoarse"
+IMAGES, FINE, COARSE = "leftImg8bit", "gtFine", "gtCoarse"
 MASKS = {"train": FINE, "val": FINE, "train_extra": COARSE}
 EXPECTED = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19_997}
 BLACK = "troisdorf_000000_000073"
@@ -62,7 +62,7 @@ class Tree:
     def files(self, kind: str, split: str) -> dict[str, str]:
         """id -> file below `root` of all cities. `labelIds` win over `labelTrainIds`."""
         place = self.folder(kind, split)
-        names = (kind,) if kind == PICTURES else (f"{kind}_labelIds", f"{kind}_labelTrainIds")
+        names = (kind,) if kind == IMAGES else (f"{kind}_labelIds", f"{kind}_labelTrainIds")
         found: dict[str, str] = {}
         for city in sub_folders(self.root / place) if place else ():
             files = files_by_id(city, [f"_{name}.png" for name in names])
@@ -72,7 +72,7 @@ class Tree:
     def lack(self, kind: str, split: str) -> str:
         """A sentence on what is missing if `files` found nothing."""
         place, name = self.folder(kind, split), archive(kind, split)
-        wanted = f"{kind}/{split}/CITY/*_{PICTURES if kind == PICTURES else f'{kind}_labelIds'}.png"
+        wanted = f"{kind}/{split}/CITY/*_{IMAGES if kind == IMAGES else f'{kind}_labelIds'}.png"
         if place is None:
             unpack = "lies there, to be extracted" if (self.root / f"{name}.zip").is_file() else "brings them"
             return f"{self.root} has no files {wanted} ({name}.zip {unpack})"
@@ -97,24 +97,24 @@ def find_root(source: Path) -> Path:
 
     DataError where there is none, or more than one. With leftImg8bit alone, its folder: the rest is reported later.
     """
-    parts = {name for kind in (PICTURES, FINE, COARSE) for split in EXPECTED for name in (kind, archive(kind, split))}
+    parts = {name for kind in (IMAGES, FINE, COARSE) for split in EXPECTED for name in (kind, archive(kind, split))}
     above = source.absolute()
     while above.name in parts | EXPECTED.keys():
         above = above.parent
     children = sub_folders(source)
-    whole = [root for root in (source, above) if Tree(root).holds(PICTURES) and Tree(root).holds(FINE)][:1]
-    whole = whole or [root for root in children if Tree(root).holds(PICTURES) and Tree(root).holds(FINE)]
+    whole = [root for root in (source, above) if Tree(root).holds(IMAGES) and Tree(root).holds(FINE)][:1]
+    whole = whole or [root for root in children if Tree(root).holds(IMAGES) and Tree(root).holds(FINE)]
     if len(whole) > 1:
         raise DataError(
             f"{source} holds Cityscapes more than once: {named([root.name for root in whole])}", "give one of them"
         )
     candidates = (*whole, source, above, *children)
-    root = next((root for root in candidates if Tree(root).holds(PICTURES)), None)
+    root = next((root for root in candidates if Tree(root).holds(IMAGES)), None)
     if root is None:
-        unpack = sorted(path.name for path in source.glob(f"{PICTURES}_*.zip"))
+        unpack = sorted(path.name for path in source.glob(f"{IMAGES}_*.zip"))
         raise DataError(
-            f"{source} is not a folder of Cityscapes: no folder {PICTURES} with train and val in, above or below it",
-            f"extract {', '.join(unpack)} there" if unpack else f"give the folder that holds {PICTURES} and {FINE}",
+            f"{source} is not a folder of Cityscapes: no folder {IMAGES} with train and val in, above or below it",
+            f"extract {', '.join(unpack)} there" if unpack else f"give the folder that holds {IMAGES} and {FINE}",
         )
     return root
 
@@ -158,29 +158,29 @@ def find(settings: CityscapesConfig, execution: Execution) -> RawDataset:
     tree = Tree(find_root(source))
     if tree.root != source:
         execution.progress.note(f"Cityscapes is in {tree.root}")
-    pictures, masks = list_files(tree, settings.coarse)
-    extra = pictures.get("train_extra", {})
+    photos, masks = list_files(tree, settings.coarse)
+    extra = photos.get("train_extra", {})
     for split in ("val", "test"):
-        training = pictures["train"].keys() | extra
-        check_disjoint(training, pictures.get(split, ()), "the training folders", f"the folder {split} of {PICTURES}")
+        training = photos["train"].keys() | extra
+        check_disjoint(training, photos.get(split, ()), "the training folders", f"the folder {split} of {IMAGES}")
     coarse = {image_id: tree.root / file for image_id, file in masks.get("train_extra", {}).items()}
     fine = {image_id: tree.root / file for split in ("train", "val") for image_id, file in masks[split].items()}
     return RawDataset(
         name="cityscapes",
         class_names=CITYSCAPES_CLASS_NAMES,
         root=tree.root,
-        images={image_id: file for files in pictures.values() for image_id, file in files.items()},
+        images={image_id: file for files in photos.values() for image_id, file in files.items()},
         masks=coarse | fine,
         read_mask=read_label_image,
-        train=tuple(sorted(pictures["train"])),
-        pool=tuple(sorted(pictures["train"].keys() | (extra if settings.coarse == "weak" else {}))),
-        val=tuple(sorted(pictures["val"])),
-        test=tuple(sorted(pictures.get("test", ()))),
+        train=tuple(sorted(photos["train"])),
+        pool=tuple(sorted(photos["train"].keys() | (extra if settings.coarse == "weak" else {}))),
+        val=tuple(sorted(photos["val"])),
+        test=tuple(sorted(photos.get("test", ()))),
         unlabelled=tuple(sorted(extra)) if settings.coarse == "unlabelled" else (),
         official=frozenset(fine) if coarse else None,
-        expected={split: EXPECTED[split] for split in pictures},
-        found={split: len(files) for split, files in pictures.items()},
-        deviations=tuple(deviations(pictures, masks)),
+        expected={split: EXPECTED[split] for split in photos},
+        found={split: len(files) for split, files in photos.items()},
+        deviations=tuple(deviations(photos, masks)),
         facts={"coarse": settings.coarse},
     )
 
@@ -191,30 +191,30 @@ def text_files(settings: CityscapesConfig) -> dict[str, Path]:
 
 
 def list_files(tree: Tree, coarse: str) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
-    """(pictures, masks) of the wanted splits, by split and id. DataError for missing files, except those of test."""
+    """(images, masks) of the wanted splits, by split and id. DataError for missing files, except those of test."""
     splits = ("train", "val") if coarse == "none" else ("train", "val", "train_extra")
-    pictures = {split: tree.files(PICTURES, split) for split in splits}
+    images = {split: tree.files(IMAGES, split) for split in splits}
     masks = {split: tree.files(MASKS[split], split) for split in splits if split != "train_extra" or coarse == "weak"}
-    problems = [tree.lack(PICTURES, split) for split, files in pictures.items() if not files]
+    problems = [tree.lack(IMAGES, split) for split, files in images.items() if not files]
     problems += [tree.lack(MASKS[split], split) for split, files in masks.items() if not files]
-    for files in (pictures.get("train_extra", {}), masks.get("train_extra", {})):
+    for files in (images.get("train_extra", {}), masks.get("train_extra", {})):
         files.pop(BLACK, None)
     for split, files in masks.items():
-        if files and (bare := sorted(pictures[split].keys() - files.keys())):
-            problems.append(f"{len(bare)} pictures of {split} have no mask in {MASKS[split]}: {named(bare)}")
+        if files and (bare := sorted(images[split].keys() - files.keys())):
+            problems.append(f"{len(bare)} images of {split} have no mask in {MASKS[split]}: {named(bare)}")
     if problems:
         raise DataError("\n".join(problems), "extract all archives into one folder, and give that (--source)")
-    if test := tree.files(PICTURES, "test"):
-        pictures["test"] = test
-    return pictures, masks
+    if test := tree.files(IMAGES, "test"):
+        images["test"] = test
+    return images, masks
 
 
-def deviations(pictures: Mapping[str, Mapping[str, str]], masks: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """A sentence for each count that is not the published one, and for masks whose pictures lack."""
-    for split, files in pictures.items():
+def deviations(images: Mapping[str, Mapping[str, str]], masks: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """A sentence for each count that is not the published one, and for masks whose images lack."""
+    for split, files in images.items():
         if (count := len(files)) != EXPECTED[split]:
             hint = COUNT_HINTS.get(count)
-            yield f"{split} has {count:,} pictures, expected {EXPECTED[split]:,}" + (f" ({hint})" if hint else "")
+            yield f"{split} has {count:,} images, expected {EXPECTED[split]:,}" + (f" ({hint})" if hint else "")
     for split, files in masks.items():
-        if lonely := sorted(files.keys() - pictures[split].keys()):
-            yield f"{len(lonely):,} masks of {split} have no picture: {named(lonely)}"
+        if lonely := sorted(files.keys() - images[split].keys()):
+            yield f"{len(lonely):,} masks of {split} have no image: {named(lonely)}"

@@ -8,7 +8,7 @@ smaller one is drawn on top, so that it stays visible; crowd regions become 255 
 programs differ there. An outline without area covers nothing and is left out (with a remark, except in the official
 files); wrong outlines are an error.
 
-Pictures of train and val have ids such as 000000000009 (2017) or COCO_train2014_000000000009; 1,021 pictures of
+Images of train and val have ids such as 000000000009 (2017) or COCO_train2014_000000000009; 1,021 images of
 train2017 show nothing of the 80 classes, and have background masks and no labels.
 """
 
@@ -28,8 +28,8 @@ from stages.data.annotations.annotated_masks import say_what_is_left_out
 from stages.data.annotations.coco_outlines import CocoFile, CocoMasks, read_coco, stem_of
 from stages.data.annotations.drawing import Drawing, draw, refuse_problems
 from stages.data.config import CocoConfig
+from stages.data.images import SUFFIXES
 from stages.data.lists.id_lists import check_disjoint
-from stages.data.pictures import SUFFIXES
 from stages.data.readers.raw import RawDataset, says_what_cannot_be_read
 from stages.data.readers.voc import files_by_id
 
@@ -57,7 +57,7 @@ class CocoTags:
 
 @dataclass(frozen=True)
 class Drawer:
-    """Draws a picture's mask; travels to other processes."""
+    """Draws an image's mask; travels to other processes."""
 
     class_ids: Mapping[str, int]
     crowd: str
@@ -81,7 +81,7 @@ def find(settings: CocoConfig, execution: Execution) -> RawDataset:
     images = _images(root, year, (train, val))
     extra = files_by_id(root / "unlabeled2017", (".jpg",)) if settings.unlabelled else {}
     if settings.unlabelled and not extra:
-        raise DataError(f"{root} has no pictures in unlabeled2017", "extract unlabeled2017.zip there")
+        raise DataError(f"{root} has no images in unlabeled2017", "extract unlabeled2017.zip there")
     found = {"train": len(train.image_ids), "val": len(val.image_ids), "classes": len(train.categories)}
     expected = EXPECTED[year] | ({"unlabelled": UNLABELLED} if extra else {})
     found |= {"unlabelled": len(extra)} if extra else {}
@@ -124,7 +124,7 @@ def _root(settings: CocoConfig) -> Path:
     if not (root / "annotations").is_dir():
         raise DataError(
             f"{root} is not a folder of COCO: it has no folder annotations",
-            "give the folder that holds annotations and the pictures (--source)",
+            "give the folder that holds annotations and the images (--source)",
         )
     return root
 
@@ -144,7 +144,7 @@ def _annotations(root: Path, year: str) -> tuple[Path, Path]:
 
 
 def _images(root: Path, year: str, files: Sequence[CocoFile]) -> dict[str, str]:
-    """id -> file below `root`, of all listed pictures. They lie in train2017/, or in images/train2017/."""
+    """id -> file below `root`, of all listed images. They lie in train2017/, or in images/train2017/."""
     images: dict[str, str] = {}
     problems: list[str] = []
     for split, file in zip(("train", "val"), files, strict=True):
@@ -152,29 +152,29 @@ def _images(root: Path, year: str, files: Sequence[CocoFile]) -> dict[str, str]:
         if folder is None:
             problems.append(f"{root} has no folder {split}{year}")
             continue
-        there = _pictures(root / folder)
+        there = _file_names(root / folder)
         found = {image_id: _place(root, folder, file.file_name(image_id), there) for image_id in file.image_ids}
         images |= {image_id: place for image_id, place in found.items() if place is not None}
         if missing := sorted(image_id for image_id, place in found.items() if place is None):
             problems.append(
-                f"{len(missing)} pictures of {file.path.name} are not in {root / folder}: "
+                f"{len(missing)} images of {file.path.name} are not in {root / folder}: "
                 f"{named([file.file_name(image_id) for image_id in missing])} (there are "
-                f"{named(sorted(there.values())) or 'no pictures'})"
+                f"{named(sorted(there.values())) or 'no images'})"
             )
     if problems:
-        raise DataError("\n".join(problems), "extract the archives of the pictures there")
+        raise DataError("\n".join(problems), "extract the archives of the images there")
     return images
 
 
-def _pictures(folder: Path) -> dict[str, str]:
-    """File names of pictures by stem, of any suffix in any case; where two have one stem, the JPEG."""
+def _file_names(folder: Path) -> dict[str, str]:
+    """File names of images by stem, of any suffix in any case; where two have one stem, the JPEG."""
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in SUFFIXES)
     return {Path(name).stem: name for name in sorted(names, key=lambda name: name.lower().endswith((".jpg", ".jpeg")))}
 
 
 def _place(root: Path, folder: str, file_name: str, there: Mapping[str, str]) -> str | None:
-    """Where a picture lies below `root`: in its folder under its name or another suffix, or where its name says."""
+    """Where an image lies below `root`: in its folder under its name or another suffix, or where its name says."""
     written = PurePosixPath(file_name.replace("\\", "/"))
     if (name := there.get(stem_of(file_name))) is not None:
         return f"{folder}/{name}"

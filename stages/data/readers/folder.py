@@ -1,10 +1,10 @@
-"""Your own pictures: a folder of images, and for each of them a mask, image-level labels, or nothing.
+"""Your own images: a folder of images, and for each of them a mask, image-level labels, or nothing.
 
     raw = find(FolderConfig(images="photos", masks="masks", class_table="classes.txt", labels="labels.csv"), execution)
 
-Pictures and masks are matched by file name without suffix. A picture with a mask is labelled (split train, or val), one
+Images and masks are matched by file name without suffix. An image with a mask is labelled (split train, or val), one
 with image-level labels alone is weak, one with neither is unlabelled. Masks are index PNGs, painted colours, black and
-white, LabelMe's or Supervisely's JSON files (beside the pictures or in a folder), one COCO JSON file or one CVAT XML
+white, LabelMe's or Supervisely's JSON files (beside the images or in a folder), one COCO JSON file or one CVAT XML
 file. Settings that are not given are inferred from the files, printed, and can be set.
 """
 
@@ -47,13 +47,13 @@ from stages.data.annotations.image_labels import read_label_table
 from stages.data.annotations.palette_guess import Guess, guess_palette
 from stages.data.annotations.supervisely import classes_file
 from stages.data.config import FolderConfig
+from stages.data.images import ImageFolder
 from stages.data.listing import list_files
 from stages.data.lists.id_lists import Names, check_subset, composed, meant_ids, read_list
 from stages.data.lists.splits import draw_labelled, parse_amount
-from stages.data.pictures import PictureFolder
 from stages.data.readers.raw import RawDataset, says_what_cannot_be_read
 
-ONE_FILE = ("coco", "cvat")  # formats of masks that are one file for all pictures
+ONE_FILE = ("coco", "cvat")  # formats of masks that are one file for all images
 ONE_EACH = {"labelme": "LabelMe", "supervisely": "Supervisely"}  # and those with a JSON file for each
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".pnm", ".pbm")
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".hif")
@@ -63,7 +63,7 @@ _ENDING = re.compile(r"[ _.-]*(mask|masks|label|labels|gt|seg|segmentation|annot
 
 @dataclass(frozen=True)
 class Masks:
-    """The masks that were found, by picture, and how to read them."""
+    """The masks that were found, by image, and how to read them."""
 
     entries: Mapping[str, Any]
     read: Callable[[Any], np.ndarray]
@@ -95,18 +95,18 @@ class MaskFiles:
 
 @says_what_cannot_be_read
 def find(settings: FolderConfig, execution: Execution) -> RawDataset:
-    """The pictures, and what there is for each of them."""
+    """The images, and what there is for each of them."""
     note = execution.progress.note
     images = Path(settings.images).expanduser()
     beside = settings.masks and Path(settings.masks).expanduser().resolve() == images.resolve()
-    folder = PictureFolder(images, [*_used(settings, images), *(images.glob("*.json") if beside else ())])
+    folder = ImageFolder(images, [*_used(settings, images), *(images.glob("*.json") if beside else ())])
     files = {image_id: folder.file(image_id) for image_id in folder.ids}
     table = read_class_table(Path(settings.class_table).expanduser()) if settings.class_table else None
     for sentence in table.notes if table else ():
         note(sentence)
     try:
         masks = find_masks(settings, table, folder, note)
-    except DataError as error:  # a mask may have no picture, because the picture was left out
+    except DataError as error:  # a mask may have no image, because the image was left out
         raise DataError("\n".join([error.message, *folder.left_out]), error.hint) from None
     further = _unlabelled(settings, files)
     more = {image_id: further.file(image_id) for image_id in further.ids} if further else {}
@@ -151,7 +151,7 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
 
 @says_what_cannot_be_read
 def text_files(settings: FolderConfig) -> dict[str, Path]:
-    """Class table, labels, the list of val, and the folders: a corrected mask or one more picture is a new data set.
+    """Class table, labels, the list of val, and the folders: a corrected mask or one more image is a new data set.
 
     DataError for a folder that may not be read, and for file names that are not text.
     """
@@ -169,7 +169,7 @@ def text_files(settings: FolderConfig) -> dict[str, Path]:
 
 
 def _used(settings: FolderConfig, folder: Path) -> list[Path]:
-    """Tables, lists and folders of the settings, which may be in a folder of pictures or masks without being one."""
+    """Tables, lists and folders of the settings, which may be in a folder of images or masks without being one."""
     names = (settings.images, settings.masks, settings.unlabelled, settings.class_table, settings.labels, settings.val)
     return [path for name in names if name and (path := Path(name).expanduser()).resolve() != folder.resolve()]
 
@@ -189,9 +189,9 @@ def _check_folder(path: Path) -> None:
 
 
 def _tell(note: Callable[[str], None], settings: FolderConfig, masked: int, weak: int, bare: int, val: int) -> None:
-    note(f"{masked:,} pictures with masks, {weak:,} with image-level labels alone, {bare:,} with neither")
+    note(f"{masked:,} images with masks, {weak:,} with image-level labels alone, {bare:,} with neither")
     if val and not isinstance(_wanted(settings), Path):
-        note(f"val: {val:,} of the pictures with masks, drawn with val_seed {settings.val_seed} (--val LIST pins them)")
+        note(f"val: {val:,} of the images with masks, drawn with val_seed {settings.val_seed} (--val LIST pins them)")
 
 
 def choose_val(
@@ -201,14 +201,14 @@ def choose_val(
     note: Callable[[str], None],
     some_left: bool = False,
 ) -> list[str]:
-    """The ids of split val: a list, or a seeded draw from the pictures with masks. Some must be left for training.
+    """The ids of split val: a list, or a seeded draw from the images with masks. Some must be left for training.
 
-    names: of all pictures, which a list may name. some_left: there are others with image-level labels.
+    names: of all images, which a list may name. some_left: there are others with image-level labels.
     """
     wanted = _wanted(settings)
     if isinstance(wanted, Path):
         ids = read_list(wanted, names, note)
-        check_subset(ids, masked, f"the list {wanted}", "the pictures with masks")
+        check_subset(ids, masked, f"the list {wanted}", "the images with masks")
         count = len(ids)
     elif wanted is None or not masked:
         return []
@@ -216,7 +216,7 @@ def choose_val(
         count = math.ceil(wanted * len(masked)) if isinstance(wanted, Fraction) else wanted
     if count >= len(masked) and not (some_left and count == len(masked)):
         raise DataError(
-            f"val asks for {count} of the {len(masked)} pictures with masks: none is left to train on",
+            f"val asks for {count} of the {len(masked)} images with masks: none is left to train on",
             "ask for fewer (--val), for none (--val ''), or draw more masks",
         )
     return sorted(ids) if isinstance(wanted, Path) else draw_labelled(masked, count, settings.val_seed)
@@ -239,7 +239,7 @@ def _check_case(ids: Iterable[str]) -> None:
         folded.setdefault(composed(image_id).casefold(), []).append(image_id)
     if same := [" and ".join(map(repr, several)) for several in folded.values() if len(several) > 1]:
         raise DataError(
-            f"the names of some pictures differ only in case: {named(same)}",
+            f"the names of some images differ only in case: {named(same)}",
             "rename one of each: on other computers they would be the same file",
         )
 
@@ -248,9 +248,9 @@ def _check_case(ids: Iterable[str]) -> None:
 
 
 def find_masks(
-    settings: FolderConfig, table: ClassTable | None, folder: PictureFolder, note: Callable[[str], None]
+    settings: FolderConfig, table: ClassTable | None, folder: ImageFolder, note: Callable[[str], None]
 ) -> Masks | None:
-    """The masks that the settings name, each with its picture; None where they name none."""
+    """The masks that the settings name, each with its image; None where they name none."""
     if not settings.masks:
         if settings.mask_format != "auto":
             raise DataError(f"mask_format is {settings.mask_format}, but no masks are given", "name them (--masks)")
@@ -308,7 +308,7 @@ def find_masks(
 
 
 def match(files: Mapping[str, Path], ids: Sequence[str], place: Path, note: Callable[[str], None]) -> dict[str, Path]:
-    """Masks by picture: equal stems, or all masks with one ending such as `_mask`. DataError for masks without one."""
+    """Masks by image: equal stems, or all masks with one ending such as `_mask`. DataError for masks without one."""
     same = {composed(image_id): image_id for image_id in ids}
     files = {same.get(composed(stem), stem): path for stem, path in files.items()}
     if not set(files) & set(ids):
@@ -316,13 +316,13 @@ def match(files: Mapping[str, Path], ids: Sequence[str], place: Path, note: Call
         if len(endings) == 1 and all(stem.endswith(next(iter(endings))) for stem in files):
             ending = endings.pop()
             files = {stem.removesuffix(ending): path for stem, path in files.items()}
-            note(f"masks are named after their pictures, with {ending!r} appended")
+            note(f"masks are named after their images, with {ending!r} appended")
     if lonely := sorted(set(files) - set(ids)):
         shown = ", ".join(files[stem].name for stem in lonely[:MOST_NAMED])
         more = f" and {len(lonely) - MOST_NAMED} more" if len(lonely) > MOST_NAMED else ""
         raise DataError(
-            f"{len(lonely)} of {len(files)} masks in {place} have no picture of that name: {shown}{more}",
-            meant_ids(lonely, ids) + "a mask has the file name of its picture; rename or remove them",
+            f"{len(lonely)} of {len(files)} masks in {place} have no image of that name: {shown}{more}",
+            meant_ids(lonely, ids) + "a mask has the file name of its image; rename or remove them",
         )
     return {stem: files[stem] for stem in sorted(files)}
 
@@ -402,7 +402,7 @@ def _annotated(
     entries: Mapping[str, Path],
     place: Path,
     table: ClassTable | None,
-    folder: PictureFolder,
+    folder: ImageFolder,
     note: Callable[[str], None],
 ) -> Masks:
     """The masks drawn from annotation files."""
@@ -413,7 +413,7 @@ def _annotated(
 
 
 def _unsuffixed(files: Mapping[str, Path], ids: Sequence[str]) -> dict[str, Path]:
-    """Files such as `street.jpg.json` by the id of their picture; DataError for two of one picture."""
+    """Files such as `street.jpg.json` by the id of their image; DataError for two of one image."""
     known = {composed(image_id) for image_id in ids}
     found: dict[str, Path] = {}
     for stem, path in files.items():
@@ -436,7 +436,7 @@ def _labels(
     names: Names,
     note: Callable[[str], None],
 ) -> dict[str, frozenset[str]]:
-    """Image-level labels by picture; DataError lists all that have no picture. known: the class names there are."""
+    """Image-level labels by image; DataError lists all that have no image. known: the class names there are."""
     if not settings.labels:
         return {}
     path = Path(settings.labels).expanduser()
@@ -448,8 +448,8 @@ def _labels(
             f" and {len(lonely) - MOST_NAMED} more" if lonely[MOST_NAMED:] else ""
         )
         raise DataError(
-            f"{len(lonely)} of {len(table.labels)} images of {path} have no picture: {shown}",
-            meant_ids(lonely, files) + "add the pictures, or take the rows out",
+            f"{len(lonely)} of {len(table.labels)} images of {path} have no image: {shown}",
+            meant_ids(lonely, files) + "add the images, or take the rows out",
         )
     return dict(table.labels)
 
@@ -470,16 +470,16 @@ def _names_of(
     return ("background", *names)
 
 
-def _unlabelled(settings: FolderConfig, files: Mapping[str, Path]) -> PictureFolder | None:
-    """The further pictures; DataError where one has the name of a picture that is there already."""
+def _unlabelled(settings: FolderConfig, files: Mapping[str, Path]) -> ImageFolder | None:
+    """The further images; DataError where one has the name of an image that is there already."""
     if not settings.unlabelled:
         return None
     place = Path(settings.unlabelled).expanduser()
-    folder = PictureFolder(place, _used(settings, place))
+    folder = ImageFolder(place, _used(settings, place))
     if twice := sorted(set(folder.ids) & set(files)):
         raise DataError(
-            f"{len(twice)} pictures of {folder.path} have the name of one of {settings.images}: "
+            f"{len(twice)} images of {folder.path} have the name of one of {settings.images}: "
             f"{', '.join(twice[:MOST_NAMED])}",
-            "rename them, or take them out: are they the same pictures?",
+            "rename them, or take them out: are they the same images?",
         )
     return folder

@@ -1,4 +1,4 @@
-"""PASCAL-Context: all pixels of VOC 2010's pictures labelled; the 59 most frequent classes, with or without background.
+"""PASCAL-Context: all pixels of VOC 2010's images labelled; the 59 most frequent classes, with or without background.
 
     raw = find(PascalContextConfig(source="VOCdevkit"), Execution())
     # VOCdevkit/VOC2010/JPEGImages/2008_000002.jpg, ImageSets/Main/{train,val}.txt, trainval/2008_000002.mat, labels.txt
@@ -6,13 +6,13 @@
 The annotations exist in three forms with three numberings. All become one here: the classes in the order of
 59_labels.txt, with the names of labels.txt.
 
-- trainval.tar.gz of the authors: a .mat file a picture, whose LabelMap holds ids of labels.txt (459 names). Labels
+- trainval.tar.gz of the authors: a .mat file an image, whose LabelMap holds ids of labels.txt (459 names). Labels
   outside the 59 become background.
 - 59_context_labels.tar.gz of the authors: PNG files, 0 background, 1..59 in the order of 59_labels.txt.
 - SegmentationClassContext, made with the `detail` API for mmsegmentation and others: PNG files, 0 background, 1..59 in
   alphabetical order. With it come lists of its own, ImageSets/SegmentationContext.
 
-train and val are those of VOC 2010's ImageSets/Main, restricted to annotated pictures: 4,998 and 5,105. The lists of
+train and val are those of VOC 2010's ImageSets/Main, restricted to annotated images: 4,998 and 5,105. The lists of
 the detail API lack three of them: 4,996 and 5,104.
 
 With num_classes 60 background is class 0. With 59 there is none: it becomes 255, and class ids are 0..58.
@@ -195,7 +195,7 @@ def read_label_map(path: Path) -> np.ndarray:
         ) from None
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer) or labels.size == 0 or labels.min() < 0:
         raise DataError(
-            f"{path}: LabelMap is {labels.dtype} {labels.shape}, expected label ids of one picture",
+            f"{path}: LabelMap is {labels.dtype} {labels.shape}, expected label ids of one image",
             "the .mat files of other data sets (PASCAL-Part, SBD) are not masks of PASCAL-Context",
         )
     return labels

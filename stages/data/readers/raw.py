@@ -50,9 +50,9 @@ class RawDataset:
         tags_of_masks_too: an image that a tag source does not cover has the labels of its mask, where it has one.
         expected: list -> the count that the published data set has; found: the counts here.
         deviations: a sentence for each difference; refused unless a subset is allowed.
-        photographs: pictures of any kind: those that cannot be used as they are (16 bits, transparent parts, turned by
+        photographs: images of any kind: those that cannot be used as they are (16 bits, transparent parts, turned by
             EXIF) become RGB copies in the artifact. exif: "apply", "ignore", or "auto": what gives the mask's size.
-        white: the value that is white in pictures of more than 8 bits; 0: see `stages.data.pixels.read`.
+        white: the value that is white in images of more than 8 bits; 0: see `stages.data.pixels.read`.
         left_out: sentences on files of its folders that are not used.
         facts: further facts for the artifact to record.
     """

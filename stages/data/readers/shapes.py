@@ -56,7 +56,7 @@ COMPANION_OF = {STAR: RING, RING: BOAT, BOAT: FISH, MUSHROOM: BEETLE, FISH: STAR
 COMPANION_CHANCE = 0.3
 WORN_TEXTURE_CHANCE = 0.45  # of a thing of no class: it wears stripes, checks, dots or scales
 MOST_TURN = {BOAT: 0.2, MUSHROOM: 0.45}  # radians; the other classes turn freely
-SUPERSAMPLING = 2  # pictures are drawn this much larger, then averaged: soft outlines
+SUPERSAMPLING = 2  # images are drawn this much larger, then averaged: soft outlines
 SMALLEST_VISIBLE_SHARE = 0.4  # objects that are hidden more than this are removed
 SMALLEST_VISIBLE_AREA = 40  # pixels
 
@@ -365,7 +365,7 @@ def _photograph(canvas: FloatArray, noise: float, rng: np.random.Generator) -> n
 
 
 def _mask(instances: np.ndarray, class_ids: list[int], border: int) -> np.ndarray:
-    """Class ids at picture size, 255 within `border` pixels of an outline (also between two objects)."""
+    """Class ids at image size, 255 within `border` pixels of an outline (also between two objects)."""
     numbers = instances[::SUPERSAMPLING, ::SUPERSAMPLING]
     mask = np.array([0, *class_ids], np.uint8)[numbers]
     padded = np.pad(numbers, border, mode="edge")

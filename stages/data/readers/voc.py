@@ -273,7 +273,7 @@ def find(settings: VocAugConfig, execution: Execution) -> RawDataset:
 
 
 def _test_ids(devkit: Devkit) -> tuple[str, ...]:
-    """VOC's test list, where the devkit holds its pictures: they come in an archive of their own."""
+    """VOC's test list, where the devkit holds its images: they come in an archive of their own."""
     path = devkit.lists / "test.txt"
     ids = sorted(read_list(path, Names(devkit.images))) if path.is_file() else []
     return tuple(ids) if ids and all(image_id in devkit.images for image_id in ids) else ()

@@ -19,12 +19,12 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
-    """sum sum_c Q_c (log Q_c - log softmax(logits)_c) over pictures and pixels; logits, target Q (B, C, ...)."""
+    """sum sum_c Q_c (log Q_c - log softmax(logits)_c) over images and pixels; logits, target Q (B, C, ...)."""
     return (torch.xlogy(target, target) - target * logits.log_softmax(1)).sum()
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """Each picture's x / ||x||_2, shape (B, ...); zeros stay zeros."""
+    """Each image's x / ||x||_2, shape (B, ...); zeros stay zeros."""
     lengths = x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
     return x / lengths.clamp(min=torch.finfo(x.dtype).tiny)
 
@@ -46,9 +46,9 @@ def adversarial_direction(
         predict: x -> logits (B, C, ...); in eval mode (`evaluating`), or dropout and BatchNorm would change the
         prediction.
         x: (B, ...); start: random noise of the same shape.
-        xi: length of the probing step, or one for each picture, broadcast over x. It must not vanish next to x: single
+        xi: length of the probing step, or one for each image, broadcast over x. It must not vanish next to x: single
             precision has seven digits.
-        distance: (logits, clean probabilities) -> a sum over pictures.
+        distance: (logits, clean probabilities) -> a sum over images.
     """
     with torch.autocast(x.device.type, enabled=False):
         x, direction = x.detach().float(), unit_length(start.float())

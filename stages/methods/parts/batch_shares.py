@@ -1,4 +1,4 @@
-"""How a batch is shared between labelled and unlabelled pictures, and the streams they come from."""
+"""How a batch is shared between labelled and unlabelled images, and the streams they come from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from stages.engine.method import Sources
 from stages.engine.streams import Stream
 from stages.methods.settings.base import SemiSupervisedSettings
 
-SHARE_TOLERANCE = 0.05  # pictures: a share of .333 is a third
+SHARE_TOLERANCE = 0.05  # images: a share of .333 is a third
 
 
 def strong_and_unlabelled(
@@ -25,7 +25,7 @@ def strong_and_unlabelled(
 
 
 def shares(settings: SemiSupervisedSettings, batch_size: int) -> tuple[int, int]:
-    """How many pictures of a batch are labelled and how many are not; ConfigError where these are not whole numbers."""
+    """How many images of a batch are labelled and how many are not; ConfigError where these are not whole numbers."""
 
     def labelled(size: int) -> int | None:
         exact = size * settings.labelled_share
@@ -36,16 +36,16 @@ def shares(settings: SemiSupervisedSettings, batch_size: int) -> tuple[int, int]
     fitting = next((size for size in range(batch_size + 1, batch_size + 100) if labelled(size)), None)
     raise ConfigError(
         f"method {settings.name}: labelled_share {settings.labelled_share:g} of batch_size {batch_size} is "
-        f"{batch_size * settings.labelled_share:.4g} pictures; whole ones are needed, of both kinds",
+        f"{batch_size * settings.labelled_share:.4g} images; whole ones are needed, of both kinds",
         (f"use batch_size {fitting}, or " if fitting else "") + "set another method.labelled_share",
     )
 
 
 def halves(batch_size: int, method: str) -> int:
-    """Half of the batch, for methods that take as many pictures of one kind as of the other."""
+    """Half of the batch, for methods that take as many images of one kind as of the other."""
     if batch_size % 2:
         raise ConfigError(
-            f"method {method} takes equal halves of two kinds of pictures: batch_size {batch_size} is odd",
+            f"method {method} takes equal halves of two kinds of images: batch_size {batch_size} is odd",
             f"use batch_size {batch_size + 1}",
         )
     return batch_size // 2

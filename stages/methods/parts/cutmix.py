@@ -27,7 +27,7 @@ def box_mask(
     """bool (height, width), true inside an odd number of the boxes.
 
     For each box an area share q ~ U(share); its height share is exp(U(0, 1) ln q) (log-uniform aspect), its width
-    share q / that; both times sqrt(1 / boxes). Boxes lie inside the picture; where they overlap they cancel.
+    share q / that; both times sqrt(1 / boxes). Boxes lie inside the image; where they overlap they cancel.
     """
     mask = np.zeros((height, width), bool)
     for _ in range(boxes):
@@ -45,7 +45,7 @@ def box_mask(
 def single_box_mask(height: int, width: int, random: np.random.Generator) -> np.ndarray:
     """bool (height, width), true in one box as UniMatch draws it.
 
-    Area U(.02, .4) of the picture, height to width U(.3, 1 / .3); drawn anew until the box fits.
+    Area U(.02, .4) of the image, height to width U(.3, 1 / .3); drawn anew until the box fits.
     """
     mask = np.zeros((height, width), bool)
     area = random.uniform(*SINGLE_BOX_AREA) * height * width
@@ -59,9 +59,9 @@ def single_box_mask(height: int, width: int, random: np.random.Generator) -> np.
 
 
 def draw_boxes(settings: CutMixSettings, batch: Batch, seed: int, step: int, view: int = 0) -> Tensor:
-    """bool (B, H, W) on the batch's device, for one view of its pictures.
+    """bool (B, H, W) on the batch's device, for one view of its images.
 
-    A picture's boxes depend on its place in the joint batch alone, so that two processes draw what one process would.
+    An image's boxes depend on its place in the joint batch alone, so that two processes draw what one process would.
     """
     height, width = batch.image.shape[-2:]
     offset = distributed.rank() * len(batch)
@@ -82,7 +82,7 @@ def mix(first: Tensor, second: Tensor, boxes: Tensor) -> Tensor:
     """`second` inside the boxes, `first` outside.
 
     Args:
-        first, second: (B, ..., H, W), maps of the same kind (pictures, labels, logits, valid).
+        first, second: (B, ..., H, W), maps of the same kind (images, labels, logits, valid).
         boxes: bool (B, H, W).
     """
     shape = (boxes.shape[0], *[1] * (first.ndim - 3), *boxes.shape[-2:])
@@ -90,7 +90,7 @@ def mix(first: Tensor, second: Tensor, boxes: Tensor) -> Tensor:
 
 
 def mix_batches(first: Batch, second: Batch, boxes: Tensor) -> Batch:
-    """The pictures of `second` pasted into those of `first`, with their labels and valid pixels."""
+    """The images of `second` pasted into those of `first`, with their labels and valid pixels."""
     return first.replace(
         image=mix(first.image, second.image, boxes),
         pixels=mix(first.pixels, second.pixels, boxes),

@@ -13,7 +13,7 @@ from torch import Tensor
 from stages.engine.losses import IGNORE
 from stages.methods.parts.discrimination import one_hot
 
-BLURS = {"found": 16, "target": 8, "dilated": 4}  # kernels: the height of the picture divided by this
+BLURS = {"found": 16, "target": 8, "dilated": 4}  # kernels: the height of the image divided by this
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def flaw_target(probabilities: Tensor, label: Tensor, mu: float, dilations: int)
     """C (B, H, W) in 0..1: where a prediction (B, C, H, W) differs from the mask (B, H, W), smooth and widened.
 
     mu sum_c |onehot - P| is blurred, then `dilations` times widened by a pixel and blurred again, then stretched to
-    0..1 picture by picture. Unknown pixels (255) show no flaw; zero planes alone would make them half a flaw.
+    0..1 image by image. Unknown pixels (255) show no flaw; zero planes alone would make them half a flaw.
     """
     difference = (one_hot(label, probabilities.shape[1]) - probabilities.float()).abs().sum(1)
     flaws = mu * difference * (label != IGNORE)
@@ -35,7 +35,7 @@ def flaw_target(probabilities: Tensor, label: Tensor, mu: float, dilations: int)
 
 @torch.no_grad()
 def tidy(flaws: Tensor, valid: Tensor, visible: float) -> Tensor:
-    """The flaw detector's output (B, H, W), blurred and stretched to 0..1 picture by picture.
+    """The flaw detector's output (B, H, W), blurred and stretched to 0..1 image by image.
 
     Negative values and padding show no flaw, and no pixel of a map that is nowhere above `visible`.
     """
@@ -68,7 +68,7 @@ def blur(maps: Tensor, kernel: int) -> Tensor:
 
 
 def stretch(maps: Tensor) -> Tensor:
-    """(B, H, W) from 0 at a picture's lowest value to 1 at its highest; a constant picture becomes 0."""
+    """(B, H, W) from 0 at an image's lowest value to 1 at its highest; a constant image becomes 0."""
     lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     # Rounding makes a constant map one of tiny differences: they must not be stretched.
     span = torch.maximum(highest - lowest, 1e-3 * highest.abs()).clamp(min=1e-9)

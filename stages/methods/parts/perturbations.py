@@ -1,7 +1,7 @@
 """Perturbations of features, applied by cross-consistency training before its auxiliary decoders.
 
-Features are (B, C, h, w). What happens to a picture depends on its place in the joint batch: each function takes one
-NumPy generator a picture (`picture_generators`), or one seed for the whole batch (`feature_noise`).
+Features are (B, C, h, w). What happens to an image depends on its place in the joint batch: each function takes one
+NumPy generator an image (`image_generators`), or one seed for the whole batch (`feature_noise`).
 
 Source: Ouali, Hudelot & Tami, CVPR 2020, section 3.3, and its code, unless another source is named. docs/methods.md
 lists the differences.
@@ -24,8 +24,8 @@ Box = tuple[slice, slice]  # rows, columns
 EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 
-def picture_generators(count: int, seed: int, *purpose: str | int) -> list[np.random.Generator]:
-    """One generator for each of this process's `count` pictures, by place in the joint batch."""
+def image_generators(count: int, seed: int, *purpose: str | int) -> list[np.random.Generator]:
+    """One generator for each of this process's `count` images, by place in the joint batch."""
     first = distributed.rank() * count
     return [generator(seed, *purpose, place) for place in range(first, first + count)]
 
@@ -48,11 +48,11 @@ def complementary_masks(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Factors of the channels of two views, float32 (count, channels) each: 0 in one where 2 in the other.
 
-    One draw a picture, half of its channels to either view on average. A random share `whole` of the pictures of the
+    One draw an image, half of its channels to either view on average. A random share `whole` of the images of the
     joint batch, rounded down, keeps all channels in both views: factors 1 (Yang et al., UniMatch V2, and its code).
     """
     first, joint = distributed.rank() * count, distributed.world_size() * count
-    randoms = picture_generators(count, seed, *purpose)
+    randoms = image_generators(count, seed, *purpose)
     masks = np.stack([2 * random.integers(0, 2, channels) for random in randoms]).astype(np.float32)
     kept = generator(seed, *purpose, "whole").permutation(joint)[: int(joint * whole)]
     masks[[place - first for place in kept if first <= place < first + count]] = 1
@@ -60,9 +60,9 @@ def complementary_masks(
 
 
 def feature_drop(features: Tensor, share: tuple[float, float], randoms: Sequence[np.random.Generator]) -> Tensor:
-    """F-Drop: cells whose mean over the channels reaches gamma times the picture's largest become 0.
+    """F-Drop: cells whose mean over the channels reaches gamma times the image's largest become 0.
 
-    gamma ~ U(share), one a picture.
+    gamma ~ U(share), one an image.
     """
     gamma = torch.tensor([random.uniform(*share) for random in randoms], dtype=features.dtype)
     strength = features.detach().mean(1, keepdim=True)
@@ -71,7 +71,7 @@ def feature_drop(features: Tensor, share: tuple[float, float], randoms: Sequence
 
 
 def feature_noise(features: Tensor, spread: float, seed: int, *purpose: str | int) -> Tensor:
-    """F-Noise: z + z n, n ~ U(-spread, spread) for every channel and cell, the same n for all pictures."""
+    """F-Noise: z + z n, n ~ U(-spread, spread) for every channel and cell, the same n for all images."""
     noise = uniform(features[0], -spread, spread, generator(seed, *purpose))
     return features * (1 + noise).to(features.dtype)
 
@@ -102,9 +102,9 @@ def guided_cutout(
 ) -> np.ndarray:
     """G-Cutout: bool (B, H, W), false in a random box inside each object's, `erase` times as high and wide."""
     kept = np.ones((len(boxes), *size), bool)
-    for picture, own, random in zip(kept, boxes, randoms, strict=True):
+    for image, own, random in zip(kept, boxes, randoms, strict=True):
         for rows, columns in own:
-            picture[_part(rows, erase, random), _part(columns, erase, random)] = False
+            image[_part(rows, erase, random), _part(columns, erase, random)] = False
     return kept
 
 

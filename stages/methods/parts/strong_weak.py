@@ -1,7 +1,7 @@
 """Weak-to-strong consistency: confident labels of weak views are the targets on strong views (FixMatch, UniMatch).
 
-labels = pseudo_labels(segment(network, pictures)), pseudo_labels(segment(network, partner))
-mixed, mixed_labels = strong_mix((pictures, partner), labels, strong, mixing, seed, step)
+labels = pseudo_labels(segment(network, images)), pseudo_labels(segment(network, partner))
+mixed, mixed_labels = strong_mix((images, partner), labels, strong, mixing, seed, step)
 loss = confident_cross_entropy(segment(network, mixed), mixed_labels, mixed.valid, threshold)
 """
 
@@ -32,7 +32,7 @@ def pseudo_labels(logits: Tensor) -> PseudoLabels:
 
 
 def strong_mix(
-    pictures: tuple[Batch, Batch],
+    samples: tuple[Batch, Batch],
     labels: tuple[PseudoLabels, PseudoLabels],
     strong: StrongAugmentationSettings,
     mixing: CutMixSettings,
@@ -40,12 +40,12 @@ def strong_mix(
     step: int,
     view: int = 0,
 ) -> tuple[Batch, PseudoLabels]:
-    """Strong view number `view` of the first pictures, with boxes of the second pictures' strong view in it.
+    """Strong view number `view` of the first images, with boxes of the second images' strong view in it.
 
     The labels of the weak views and the valid pixels are cut with the same boxes. Colours and boxes differ between
-    views, and between a picture and its partner.
+    views, and between an image and its partner.
     """
-    first, second = pictures
+    first, second = samples
     boxes = draw_boxes(mixing, first, seed, step, view)
     mixed = mix_batches(
         strong_view(first, strong, seed, step, 2 * view), strong_view(second, strong, seed, step, 2 * view + 1), boxes

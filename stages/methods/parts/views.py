@@ -1,9 +1,9 @@
-"""Strong views: the pictures of a batch with different colours, blur and cutouts, on the batch's device.
+"""Strong views: the images of a batch with different colours, blur and cutouts, on the batch's device.
 
     strong = strong_view(batch, settings, seed, step)
 
 The geometry stays, so a pseudo label of the weak view fits the strong one pixel by pixel. Colour operations are
-torchvision's, done on whole batches and rounded once at the end; what happens to a picture depends on its place in the
+torchvision's, done on whole batches and rounded once at the end; what happens to an image depends on its place in the
 joint batch, the step and the number of the view, never on the process that computes it.
 """
 
@@ -28,7 +28,7 @@ from stages.networks import normalise
 
 
 def strong_view(batch: Batch, settings: StrongAugmentationSettings, seed: int, step: int, view: int = 0) -> Batch:
-    """The batch with strongly augmented pictures; in cutouts the label is 255 and `valid` is false."""
+    """The batch with strongly augmented images; in cutouts the label is 255 and `valid` is false."""
     offset, size = distributed.rank() * len(batch), (batch.pixels.shape[2], batch.pixels.shape[3])
     randoms = [generator(seed, "strong", step, offset + place, view) for place in range(len(batch))]
     images = strong_colours(batch.pixels, [draw_colours(settings, random) for random in randoms])
@@ -60,7 +60,7 @@ class Colours(NamedTuple):
 
 
 def draw_colours(settings: StrongAugmentationSettings, random: np.random.Generator) -> Colours:
-    """The colour changes of a picture."""
+    """The colour changes of an image."""
     chances = random.random(3)
     amounts = (*draw_factors(settings, random).tolist(), settings.hue * random.uniform(-1, 1))
     order = tuple(random.permutation(4).tolist())
@@ -68,13 +68,13 @@ def draw_colours(settings: StrongAugmentationSettings, random: np.random.Generat
     return Colours(jitter, grey, blur, amounts, order, random.uniform(*settings.blur_sigma))
 
 
-def strong_colours(pictures: Tensor, draws: Sequence[Colours]) -> Tensor:
-    """Jitter in each picture's own order, then loss of colour, then blur.
+def strong_colours(samples: Tensor, draws: Sequence[Colours]) -> Tensor:
+    """Jitter in each image's own order, then loss of colour, then blur.
 
-    uint8 (B, 3, H, W) -> uint8 (B, 3, H, W). Every operation runs once over the pictures that have it next.
+    uint8 (B, 3, H, W) -> uint8 (B, 3, H, W). Every operation runs once over the images that have it next.
     """
     # planes of one colour: faster by far than the bytes' own layout
-    x = pictures.to(torch.float32, memory_format=torch.contiguous_format)
+    x = samples.to(torch.float32, memory_format=torch.contiguous_format)
     changes = (brightness, contrast, saturation, turn_hue, saturation)  # the last one to 0: loss of colour
     groups = [
         (number, [n for n, draw in enumerate(draws) if draw.jitter and draw.order[turn] == number])
@@ -117,7 +117,7 @@ def _blurred(x: Tensor, draws: Sequence[Colours]) -> Tensor:
     chosen = sorted((n for n, draw in enumerate(draws) if draw.blur), key=lambda n: -draws[n].sigma)
     if not chosen:
         return x
-    # not beyond what mirroring has: a whole picture without its last row or column
+    # not beyond what mirroring has: a whole image without its last row or column
     radii = [min(math.ceil(3 * draws[n].sigma), min(x.shape[2:]) - 1) for n in chosen]
     distances, sigmas = np.arange(radii[0] + 1), np.array([[draws[n].sigma] for n in chosen])
     weights = np.exp(-0.5 * (distances / sigmas) ** 2) * (distances <= np.array(radii)[:, None])
@@ -131,7 +131,7 @@ def _blurred(x: Tensor, draws: Sequence[Colours]) -> Tensor:
 
 
 def _weighted_sum(x: Tensor, taps: Tensor, radii: Sequence[int], axis: int) -> Tensor:
-    """sum_d taps[|d|] x shifted by d along an axis, |d| <= radius of each picture; radii fall.
+    """sum_d taps[|d|] x shifted by d along an axis, |d| <= radius of each image; radii fall.
 
     x (b, 3, H, W), taps (r + 1, b, 1, 1, 1).
     """
@@ -150,7 +150,7 @@ def draw_cutout(
 ) -> tuple[slice, slice] | None:
     """Rows and columns of a cutout, or None.
 
-    Share of the picture's area, shape and place are all drawn again until the cutout fits, as in ST's code, so that
+    Share of the image's area, shape and place are all drawn again until the cutout fits, as in ST's code, so that
     large ones are rejected more often. UniMatch's boxes, otherwise the same, keep their area (`single_box_mask` of
     cutmix.py).
     """
@@ -169,7 +169,7 @@ def draw_cutout(
 def _fill(
     image: Tensor, cutout: tuple[slice, slice], settings: StrongAugmentationSettings, random: np.random.Generator
 ) -> None:
-    """Noise or mean colour into the cutout of a picture uint8 (3, H, W)."""
+    """Noise or mean colour into the cutout of an image uint8 (3, H, W)."""
     rows, columns = (part.stop - part.start for part in cutout)
     if settings.cutout_fill == "noise":
         colours = torch.from_numpy(random.integers(0, 256, (3, rows, columns), dtype=np.uint8))

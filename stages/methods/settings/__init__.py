@@ -86,8 +86,8 @@ class TrainConfig(MethodTraining):
         description="Snapshots of the weights, evenly spaced, including the last; 1: the last only. ST++ compares 3,\n"
         "the stage select chooses among them.",
     )
-    train_split: str = Field("train", description="Split with exact masks (the strong pictures).")
-    weak_split: str = Field("weak", description="Split with image-level labels only (the weak pictures).")
+    train_split: str = Field("train", description="Split with exact masks (the strong images).")
+    weak_split: str = Field("weak", description="Split with image-level labels only (the weak images).")
 
     @pydantic.model_validator(mode="after")
     def _hard_examples_have_a_place(self) -> TrainConfig:
@@ -112,9 +112,9 @@ class TrainClassifierConfig(MethodTraining):
         description="Splits whose image-level labels are learned; only mlmt looks at masks, those of split train.",
     )
     score_split: str = Field("val", description="Split on which average precision is measured after training.")
-    crop_size: int = Field(96, ge=16, description="Side of the square training crop, and of scored pictures, pixels.")
+    crop_size: int = Field(96, ge=16, description="Side of the square training crop, and of scored images, pixels.")
     augmentation: AugmentationConfig = Field(
-        AugmentationConfig(scale=(0.75, 1.5)), description="Random changes of the pictures."
+        AugmentationConfig(scale=(0.75, 1.5)), description="Random changes of the images."
     )
     optimizer: OptimizerConfig = Field(
         # pretrained layers would be destroyed at 1e-3; without pretrained weights all layers are new, and learn at that

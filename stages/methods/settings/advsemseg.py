@@ -22,7 +22,7 @@ class AdvSemSegSettings(SemiSupervisedSettings):
     card: ClassVar[Card] = Card(
         title="Adversarial training: a discriminator says which pixels of a prediction look like a mask's",
         paper="Hung et al., BMVC 2018",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=2,
         backward=2,
         beside="5 passes of the discriminator",
@@ -32,10 +32,10 @@ class AdvSemSegSettings(SemiSupervisedSettings):
     adversarial: float = Field(
         0.01,
         ge=0,
-        description="a: weight of the adversarial term on labelled pictures (published; the code's own is .1).",
+        description="a: weight of the adversarial term on labelled images (published; the code's own is .1).",
     )
     adversarial_unlabelled: float = Field(
-        0.001, ge=0, description="b: weight of the adversarial term on unlabelled pictures (published)."
+        0.001, ge=0, description="b: weight of the adversarial term on unlabelled images (published)."
     )
     weight: float = Field(0.1, ge=0, description="c: weight of the pseudo labels (published).")
     threshold: Share = Field(

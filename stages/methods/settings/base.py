@@ -27,8 +27,8 @@ Settings = TypeVar("Settings", bound=Config)
 Implementation = TypeVar("Implementation")
 
 Reduction = Literal["sum", "mean"]
-USES = ("masks", "tags", "pictures")
-"""Parts of a data set: "pictures" are those without any label."""
+USES = ("masks", "tags", "images")
+"""Parts of a data set: "images" are those without any label."""
 _FORMULA = re.compile(r"\w+ = ")
 REDUCTION = "Squared differences over the classes: their sum, or their mean (the sum divided by the number of classes)."
 
@@ -41,7 +41,7 @@ class Card:
         title: one line.
         paper: authors, venue, year.
         uses: those of USES that it learns from.
-        forward, backward: passes through a network for each labelled picture of a step (with one unlabelled beside it),
+        forward, backward: passes through a network for each labelled image of a step (with one unlabelled beside it),
             those of teachers and further networks included.
         beside: what a step costs beside these passes, or whose they are.
         sources: where formula and defaults come from; what differs is in docs/methods.md.
@@ -100,10 +100,10 @@ class MethodSettings(Config):
 
 
 class SemiSupervisedSettings(MethodSettings):
-    """Base of the settings of methods that learn from pictures with masks and pictures without."""
+    """Base of the settings of methods that learn from images with masks and images without."""
 
     labelled_share: Share = Field(
-        0.5, gt=0, lt=1, description="Share of labelled pictures in a batch; the others have no masks."
+        0.5, gt=0, lt=1, description="Share of labelled images in a batch; the others have no masks."
     )
 
 
@@ -166,7 +166,7 @@ class ConfidentSettings(TeacherStudentSettings):
 class MutualSettings(SemiSupervisedSettings):
     """What cps and cpc share."""
 
-    cutmix: bool = Field(True, description="Mix two unlabelled pictures with random boxes (CutMix).")
+    cutmix: bool = Field(True, description="Mix two unlabelled images with random boxes (CutMix).")
     weight: float = Field(1.0, ge=0, description="lambda of what the networks learn from each other.")
     mixing: CutMixSettings = Field(
         CutMixSettings(boxes=3, share=(0.25, 0.5)),
@@ -191,7 +191,7 @@ class StudentSettings(SemiSupervisedSettings):
     )
     strong: StrongAugmentationSettings = Field(
         StrongAugmentationSettings(cutout=0.5),
-        description="Augmentation of the pseudo-labelled pictures (published: colours, blur, a noisy cutout).",
+        description="Augmentation of the pseudo-labelled images (published: colours, blur, a noisy cutout).",
     )
 
     def inputs(self) -> tuple[str, ...]:
@@ -204,7 +204,7 @@ class StrongWeakSettings(SemiSupervisedSettings):
     weight: Share = Field(
         0.5,
         description="w: the unlabelled part of the loss; the supervised one gets 1 - w (published: .5 each). 0: the\n"
-        "unlabelled pictures do not take part, and what is left is `supervised`.",
+        "unlabelled images do not take part, and what is left is `supervised`.",
     )
     threshold: Share = Field(
         0.95,
@@ -213,7 +213,7 @@ class StrongWeakSettings(SemiSupervisedSettings):
     )
     strong: StrongAugmentationSettings = Field(StrongAugmentationSettings(), description="The strong views.")
     mixing: CutMixSettings = Field(
-        CutMixSettings(style="unimatch"), description="The box of another picture in a strong view."
+        CutMixSettings(style="unimatch"), description="The box of another image in a strong view."
     )
 
 
@@ -222,7 +222,7 @@ class OwnLabelsSettings(StrongWeakSettings, TeacherStudentSettings):
 
     label_mode: Literal["train", "eval"] = Field(
         "train",
-        description="Labels of the picture itself. train: from the pass through labelled and unlabelled pictures\n"
+        description="Labels of the image itself. train: from the pass through labelled and unlabelled images\n"
         "together (published). eval: from a pass in eval mode, as those of its partner.",
     )
     teacher: TeacherSettings | None = Field(

@@ -48,7 +48,7 @@ class CctSettings(SemiSupervisedSettings):
     card: ClassVar[Card] = Card(
         title="Cross-consistency training: one encoder, many decoders on perturbed features",
         paper="Ouali, Hudelot & Tami, CVPR 2020",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=2,
         backward=2,
         beside="K decoders forward and backward",
@@ -65,14 +65,14 @@ class CctSettings(SemiSupervisedSettings):
     )
     decoder: Literal["published", "head"] = Field(
         "published",
-        description="The auxiliary decoders. published: 1x1 convolutions and PixelShuffle x2 up to the pictures.\n"
+        description="The auxiliary decoders. published: 1x1 convolutions and PixelShuffle x2 up to the images.\n"
         "head: heads like the segmenter's (for output strides that are not a power of two, too).",
     )
     decoders: CctDecoders = Field(CctDecoders(), description="Auxiliary decoders by kind.")
     vat_radius: float = Field(
         2.0,
         ge=0,
-        description="I-VAT: length (L2) of a picture's noise (as published; .003 in effect in the authors' code).",
+        description="I-VAT: length (L2) of an image's noise (as published; .003 in effect in the authors' code).",
     )
     vat_step: float = Field(
         0.01,

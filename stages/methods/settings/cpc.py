@@ -26,7 +26,7 @@ class CpcSettings(MutualSettings):
     card: ClassVar[Card] = Card(
         title="Cross probability consistency of two networks",
         paper="Ke et al., ECCV 2020 (GCT without its flaw detector), as compared with by Chen et al., CVPR 2021",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=4,
         backward=4,
         beside="with CutMix 4 more forward",
@@ -35,7 +35,7 @@ class CpcSettings(MutualSettings):
     )
     name: Literal["cpc"] = "cpc"
     cutmix: bool = Field(
-        False, description="Mix two unlabelled pictures with random boxes (CutMix), and leave out the labelled ones."
+        False, description="Mix two unlabelled images with random boxes (CutMix), and leave out the labelled ones."
     )
     weight: float = Field(100.0, ge=0, description="lambda of the consistency (ours, from GCT: 100 on the mean).")
     reduction: Reduction = Field("mean", description=f"{REDUCTION} Ours: mean, as in GCT.")

@@ -13,12 +13,12 @@ from stages.methods.settings.base import (
 
 
 class CpsSettings(MutualSettings):
-    """Chen et al., CVPR 2021: each network learns from the other's hard labels on the unlabelled pictures."""
+    """Chen et al., CVPR 2021: each network learns from the other's hard labels on the unlabelled images."""
 
     card: ClassVar[Card] = Card(
         title="Cross pseudo supervision of two networks, with or without CutMix",
         paper="Chen et al., CVPR 2021",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=8,
         backward=4,
         beside="without CutMix 4 forward",

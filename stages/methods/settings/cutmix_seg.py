@@ -16,18 +16,18 @@ from stages.methods.settings.base import (
 
 
 class CutMixSegSettings(ConfidentSettings):
-    """French et al., BMVC 2020: the student sees two pictures mixed, the teacher has seen each of them whole."""
+    """French et al., BMVC 2020: the student sees two images mixed, the teacher has seen each of them whole."""
 
     card: ClassVar[Card] = Card(
-        title="CutMix-Seg: mean teacher on pictures mixed by CutMix",
+        title="CutMix-Seg: mean teacher on images mixed by CutMix",
         paper="French, Laine, Aila, Mackiewicz & Finlayson, BMVC 2020",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=4,
         backward=2,
         beside="2 of the forward passes are the teacher's",
         sources=(
             "French et al., BMVC 2020",
-            "its code: Adam, 3e-5, teacher .99, one box of half the picture",
+            "its code: Adam, 3e-5, teacher .99, one box of half the image",
         ),
         inference="the teacher (evaluate student: the network)",
     )

@@ -21,7 +21,7 @@ class DmtSettings(SemiSupervisedSettings):
     card: ClassVar[Card] = Card(
         title="Dynamic mutual training: the other model's labels, weighted by agreement, in growing shares",
         paper="Feng et al., Pattern Recognition 2022",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=8,
         backward=8,
         beside="7 of them on pseudo labels; ten trainings (five rounds, two models), a prediction before each",
@@ -40,7 +40,7 @@ class DmtSettings(SemiSupervisedSettings):
     gamma_differ: float = Field(5.0, ge=0, description="gamma2: where they do not and the label is the surer one.")
     weight: float = Field(1.0, ge=0, description="Factor on the weights of pseudo-labelled pixels (published: 1).")
     labelled_share: Share = Field(
-        0.125, gt=0, lt=1, description="Share of labelled pictures in a batch (published: 1 of 8; Cityscapes 2 of 8)."
+        0.125, gt=0, lt=1, description="Share of labelled images in a batch (published: 1 of 8; Cityscapes 2 of 8)."
     )
 
     def inputs(self) -> tuple[str, ...]:

@@ -49,19 +49,19 @@ class DsrgSettings(MethodSettings):
     crf_scale: float = Field(
         12.0,
         gt=0,
-        description="Spatial widths of the training CRF: those of a whole VOC picture (80, 3 pixels) divided by this.\n"
+        description="Spatial widths of the training CRF: those of a whole VOC image (80, 3 pixels) divided by this.\n"
         "12 is SEC's and DSRG's value for maps of 41 x 41 cells.",
     )
     map_stride: int | None = Field(
         None,
         ge=1,
         description="Pixels per cell of the maps on which seeds, CRF and losses live. null: the network's own stride\n"
-        "(VGG16 at 321 pixels: 8, 41 x 41 cells). Smaller: the logits are upsampled, which small pictures need.",
+        "(VGG16 at 321 pixels: 8, 41 x 41 cells). Smaller: the logits are upsampled, which small images need.",
     )
     log_quality: bool = Field(
         True,
         description="Log precision, recall and IoU of the grown seeds once an epoch, where the data set has masks of\n"
-        "the same pictures; the masks are used for this alone.",
+        "the same images; the masks are used for this alone.",
     )
 
     def inputs(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ class FixMatchSettings(OwnLabelsSettings):
     card: ClassVar[Card] = Card(
         title="FixMatch: confident labels of the weak view teach a strong view",
         paper="Sohn et al., NeurIPS 2020; for segmentation Yang et al., CVPR 2023",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=4,
         backward=3,
         sources=("Yang et al., CVPR 2023", "its code: fixmatch.py"),

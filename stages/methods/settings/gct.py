@@ -23,7 +23,7 @@ class GctSettings(SemiSupervisedSettings):
     card: ClassVar[Card] = Card(
         title="Guided collaborative training: a flaw detector says which of two networks to follow, pixel by pixel",
         paper="Ke et al., ECCV 2020",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=4,
         backward=4,
         beside="8 passes of the flaw detector",

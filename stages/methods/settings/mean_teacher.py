@@ -25,14 +25,14 @@ from stages.methods.settings.base import (
 class MeanTeacherSettings(TeacherStudentSettings):
     """Tarvainen & Valpola, NeurIPS 2017, per pixel: the network agrees with its own average over the steps.
 
-    Defaults: TorchSemiSeg, which CPS compares with. PixelSSL: consistency logits, weight 1, pictures unlabelled, ramp.
-    French et al. without CutMix: reduction sum, weight 1, pictures unlabelled, threshold .97, strong, evaluate teacher.
+    Defaults: TorchSemiSeg, which CPS compares with. PixelSSL: consistency logits, weight 1, images unlabelled, ramp.
+    French et al. without CutMix: reduction sum, weight 1, images unlabelled, threshold .97, strong, evaluate teacher.
     """
 
     card: ClassVar[Card] = Card(
         title="Mean teacher: consistency with the average of the network's weights",
         paper="Tarvainen & Valpola, NeurIPS 2017",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=4,
         backward=2,
         beside="2 of the forward passes are the teacher's",
@@ -47,12 +47,12 @@ class MeanTeacherSettings(TeacherStudentSettings):
         "suits one network only).",
     )
     reduction: Reduction = Field("mean", description=f"{REDUCTION} Published: mean.")
-    pictures: Literal["all", "unlabelled"] = Field(
+    samples: Literal["all", "unlabelled"] = Field(
         "all", description="Where they have to agree: labelled and unlabelled (TorchSemiSeg), or unlabelled (PixelSSL)."
     )
     joint_pass: bool = Field(
         False,
-        description="Labelled and unlabelled pictures go through each network together, which matters to BatchNorm\n"
+        description="Labelled and unlabelled images go through each network together, which matters to BatchNorm\n"
         "(PixelSSL), or one kind after the other (TorchSemiSeg, French et al.).",
     )
     weight: float = Field(
@@ -70,7 +70,7 @@ class MeanTeacherSettings(TeacherStudentSettings):
     )
     strong: StrongAugmentationSettings | None = Field(
         None,
-        description="Strong view of the unlabelled pictures for the student, the teacher sees the weak one; {}: the\n"
+        description="Strong view of the unlabelled images for the student, the teacher sees the weak one; {}: the\n"
         "usual one. null: both see the same (published).",
     )
     threshold: Share = Field(0.0, description=f"{SURE} Both codes: 0; French et al.: .97, on probabilities.")

@@ -23,7 +23,7 @@ class MlmtSettings(SemiSupervisedSettings):
     card: ClassVar[Card] = Card(
         title="MLMT: multi-label mean teacher, an image classifier that s4GAN's predictions are filtered with",
         paper="Mittal et al., PAMI 2021",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=3,
         backward=2,
         beside="of a classifier, one of them of its average",
@@ -48,10 +48,10 @@ class MlmtSettings(SemiSupervisedSettings):
     )
     strong: StrongAugmentationSettings = Field(
         StrongAugmentationSettings(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.0),
-        description="The student's view of unlabelled pictures (published: jitter .4 .4 .4 .1, blur .1 to 2).",
+        description="The student's view of unlabelled images (published: jitter .4 .4 .4 .1, blur .1 to 2).",
     )
     mirror: Share = Field(
         0.0,
-        description="Probability that the student sees an unlabelled picture mirrored against the teacher (published:\n"
+        description="Probability that the student sees an unlabelled image mirrored against the teacher (published:\n"
         ".5, as both mirror theirs by chance).",
     )

@@ -25,7 +25,7 @@ class PseudoSegSettings(SemiSupervisedSettings):
     card: ClassVar[Card] = Card(
         title="Soft labels fused from a decoder and a self-attention Grad-CAM, for strong views",
         paper="Zou et al. (PseudoSeg), ICLR 2021",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=3,
         backward=2,
         sources=("Zou et al., ICLR 2021", "its code: scale s over all logits, losses added with weight 1"),

@@ -11,10 +11,10 @@ from stages.methods.settings.base import Card, MethodSettings
 
 
 class PuzzleCamSettings(MethodSettings):
-    """Jo & Yu, ICIP 2021: maps of a picture's tiles, put together, agree with the maps of the picture."""
+    """Jo & Yu, ICIP 2021: maps of an image's tiles, put together, agree with the maps of the image."""
 
     card: ClassVar[Card] = Card(
-        title="Puzzle-CAM: the maps of a picture's tiles, put together, agree with those of the picture",
+        title="Puzzle-CAM: the maps of an image's tiles, put together, agree with those of the image",
         paper="Jo & Yu, ICIP 2021",
         uses=("tags",),
         forward=2,
@@ -27,7 +27,7 @@ class PuzzleCamSettings(MethodSettings):
     )
     hard_examples: ClassVar[bool] = False
     name: Literal["puzzle-cam"] = "puzzle-cam"
-    tiles: int = Field(2, ge=2, le=8, description="Tiles along each side of a picture (published: 2).")
+    tiles: int = Field(2, ge=2, le=8, description="Tiles along each side of an image (published: 2).")
     weight: float = Field(
         4.0, ge=0, description="Largest alpha: weight of the reconstruction (its README: 4; default of its code: 1)."
     )

@@ -17,12 +17,12 @@ from stages.methods.settings.base import (
 
 
 class S4GanSettings(SemiSupervisedSettings):
-    """Mittal et al., PAMI 2021: a discriminator of pictures matches features and chooses whole pictures."""
+    """Mittal et al., PAMI 2021: a discriminator of images matches features and chooses whole images."""
 
     card: ClassVar[Card] = Card(
-        title="s4GAN: feature matching, and pseudo labels for the pictures a discriminator takes for real",
+        title="s4GAN: feature matching, and pseudo labels for the images a discriminator takes for real",
         paper="Mittal et al., PAMI 2021",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=2,
         backward=2,
         beside="3 passes of the discriminator",
@@ -34,12 +34,12 @@ class S4GanSettings(SemiSupervisedSettings):
     feature_matching: float = Field(0.1, ge=0, description="m: weight of the feature matching (published).")
     weight: float = Field(1.0, ge=0, description="c: weight of the pseudo labels (published).")
     threshold: Share = Field(
-        0.6, description="g: pictures scored above this, sigmoid(D), have pseudo labels (published; Cityscapes .7)."
+        0.6, description="g: images scored above this, sigmoid(D), have pseudo labels (published; Cityscapes .7)."
     )
     warmup: Share = Field(
         0.0,
-        description="Share of the iterations before pictures are chosen. Published: 0; but a discriminator that has\n"
-        "learned little scores nearly every picture above .6 (issue 4 of ALS4GAN).",
+        description="Share of the iterations before images are chosen. Published: 0; but a discriminator that has\n"
+        "learned little scores nearly every image above .6 (issue 4 of ALS4GAN).",
     )
     dropout: float = Field(
         0.5, ge=0, lt=1, description="Probability that D drops a channel, after all layers but the last (published)."

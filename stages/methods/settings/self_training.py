@@ -16,10 +16,10 @@ class SelfTrainingSettings(StudentSettings):
     card: ClassVar[Card] = Card(
         title="Offline self-training: a fresh student learns from a teacher's masks, strongly augmented (ST)",
         paper="Yang et al., ST++, CVPR 2022 (its ST)",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=2,
         backward=2,
-        beside="before it a supervised training and one prediction of all pictures",
+        beside="before it a supervised training and one prediction of all images",
         sources=("Yang et al., CVPR 2022", "its code, LiheYoung/ST-PlusPlus"),
         recipe="self-training",
         profile="paper",

@@ -11,12 +11,12 @@ from stages.methods.settings.base import (
 
 
 class StPlusPlusSettings(StudentSettings):
-    """Yang et al., CVPR 2022: self-training on the reliable pictures first, then on all of them."""
+    """Yang et al., CVPR 2022: self-training on the reliable images first, then on all of them."""
 
     card: ClassVar[Card] = Card(
-        title="Self-training that begins with the pictures whose masks were stable (ST++)",
+        title="Self-training that begins with the images whose masks were stable (ST++)",
         paper="Yang et al., CVPR 2022",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=2,
         backward=2,
         beside="in two trainings; before them a supervised one; two predictions",

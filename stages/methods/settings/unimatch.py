@@ -21,7 +21,7 @@ class UniMatchSettings(OwnLabelsSettings):
     card: ClassVar[Card] = Card(
         title="UniMatch: two strong views and perturbed features learn from one weak view",
         paper="Yang et al., CVPR 2023",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=5,
         backward=4,
         beside="once more both through the head",

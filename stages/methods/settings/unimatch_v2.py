@@ -23,7 +23,7 @@ class UniMatchV2Settings(StrongWeakSettings, TeacherStudentSettings):
     card: ClassVar[Card] = Card(
         title="UniMatch V2: an averaged teacher teaches two strong views, each with half of the channels",
         paper="Yang et al., 2024 (arXiv 2410.10777)",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=5,
         backward=3,
         beside="2 of the forward passes are the teacher's",
@@ -36,6 +36,6 @@ class UniMatchV2Settings(StrongWeakSettings, TeacherStudentSettings):
     teacher: TeacherSettings = Field(TeacherSettings(decay=0.996), description="The average (published: .996, eval).")
     whole: Share = Field(
         0.5,
-        description="Share of the pictures, drawn anew each step, whose features keep all channels (published: .5).\n"
+        description="Share of the images, drawn anew each step, whose features keep all channels (published: .5).\n"
         "1: no dropout of channels, FixMatch with an averaged teacher and two strong views.",
     )

@@ -13,12 +13,12 @@ from stages.methods.settings.base import (
 
 
 class VatSettings(ConfidentSettings):
-    """Virtual adversarial training on pictures (as French et al. compare with) or on features (I-VAT of CCT)."""
+    """Virtual adversarial training on images (as French et al. compare with) or on features (I-VAT of CCT)."""
 
     card: ClassVar[Card] = Card(
-        title="Virtual adversarial training on pictures or features, with a mean teacher",
+        title="Virtual adversarial training on images or features, with a mean teacher",
         paper="Miyato et al., PAMI 2019; French et al., BMVC 2020; Ouali et al., CVPR 2020",
-        uses=("masks", "pictures"),
+        uses=("masks", "images"),
         forward=5,
         backward=3,
         beside="2 of them forward and 1 backward for d, 1 forward of the teacher",
@@ -28,7 +28,7 @@ class VatSettings(ConfidentSettings):
     name: Literal["vat"] = "vat"
     level: Literal["image", "feature"] = Field(
         "image",
-        description="What the noise is added to. image: the pictures; direction from the teacher and the squared\n"
+        description="What the noise is added to. image: the images; direction from the teacher and the squared\n"
         "difference. feature: what the head sees; direction from the student's head and the KL divergence.",
     )
     weight: float = Field(
@@ -40,7 +40,7 @@ class VatSettings(ConfidentSettings):
     radius: float | None = Field(
         None,
         ge=0,
-        description="r. feature: the length (L2) of a picture's noise. image: see adaptive. null: the published one,\n"
+        description="r. feature: the length (L2) of an image's noise. image: see adaptive. null: the published one,\n"
         "1 for image (VOC), 2 for feature.",
     )
     adaptive: bool = Field(
@@ -52,6 +52,6 @@ class VatSettings(ConfidentSettings):
     xi: float | None = Field(
         None,
         gt=0,
-        description="Length of the probing step. null: .01 of the length of picture or features. Published: 1e-6\n"
+        description="Length of the probing step. null: .01 of the length of image or features. Published: 1e-6\n"
         "(image: times height x width / 1000), of which single precision leaves rounding noise.",
     )

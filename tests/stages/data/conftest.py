@@ -35,7 +35,7 @@ class Notes(PlainProgress):
         self.said.append(text)
 
 
-def picture_mask(classes: Sequence[int], border: bool = True) -> np.ndarray:
+def image_mask(classes: Sequence[int], border: bool = True) -> np.ndarray:
     """One upright bar per class, each with a 255 column on its left."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     for place, class_id in enumerate(classes):
@@ -48,9 +48,9 @@ def picture_mask(classes: Sequence[int], border: bool = True) -> np.ndarray:
 
 def save_index_png(path: Path, mask: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(mask)
-    picture.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
-    picture.save(path)
+    image = Image.fromarray(mask)
+    image.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
+    image.save(path)
 
 
 @dataclass
@@ -75,12 +75,12 @@ class Kit:
         Image.fromarray(noise).save(folder / f"{image_id}.jpg")
 
     def add_voc_mask(self, image_id: str, classes: Sequence[int]) -> None:
-        save_index_png(self.root / "SegmentationClass" / f"{image_id}.png", picture_mask(classes))
+        save_index_png(self.root / "SegmentationClass" / f"{image_id}.png", image_mask(classes))
 
     def add_sbd_mask(self, image_id: str, classes: Sequence[int]) -> None:
         folder = self.sbd / "dataset" / "cls"
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"Segmentation": picture_mask(classes, border=False), "CategoriesPresent": np.array(classes)}
+        content = {"Segmentation": image_mask(classes, border=False), "CategoriesPresent": np.array(classes)}
         scipy.io.savemat(folder / f"{image_id}.mat", {"GTcls": content})
 
     def add_xml(self, image_id: str, classes: Sequence[int]) -> None:

@@ -34,7 +34,7 @@ from stages.data.annotations.image_labels import read_label_file, read_label_tab
 from stages.data.annotations.labelme import read_labelme
 from stages.data.annotations.palette_guess import guess_palette
 from stages.data.lists.id_lists import read_list
-from stages.data.pixels import read as read_picture
+from stages.data.pixels import read as read_image
 from stages.data.readers.voc import read_sbd_mask
 from tests.fuzz.palettes import indexed_png
 
@@ -71,7 +71,7 @@ def voc_aug(root: Path, kit: Any) -> Source:
 
 
 def folder(root: Path, kit: Any) -> Source:
-    """Pictures p0 ... p5; masks of the classes 0..2 for the first four."""
+    """Images p0 ... p5; masks of the classes 0..2 for the first four."""
     rng = np.random.default_rng(0)
     for name in ("photos", "masks"):
         (root / name).mkdir(parents=True)
@@ -86,9 +86,9 @@ def folder(root: Path, kit: Any) -> Source:
 
 def coco(root: Path, kit: Any) -> Source:
     for split, number in (("train", 1), ("val", 7)):
-        picture = {"id": number, "file_name": f"{number:012d}.jpg", "width": WIDTH, "height": HEIGHT}
+        image = {"id": number, "file_name": f"{number:012d}.jpg", "width": WIDTH, "height": HEIGHT}
         shape = {"id": number, "image_id": number, "category_id": 17, "segmentation": [[2, 2, 9, 2, 9, 9, 2, 9]]}
-        content = {"images": [picture], "annotations": [shape], "categories": [{"id": 17, "name": "cat"}]}
+        content = {"images": [image], "annotations": [shape], "categories": [{"id": 17, "name": "cat"}]}
         (root / "annotations").mkdir(parents=True, exist_ok=True)
         (root / f"annotations/instances_{split}2017.json").write_text(json.dumps(content))
         (root / f"{split}2017").mkdir()
@@ -97,9 +97,9 @@ def coco(root: Path, kit: Any) -> Source:
 
 
 def index_png(path: Path, mask: np.ndarray) -> None:
-    picture = Image.fromarray(mask)
-    picture.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
-    picture.save(path)
+    image = Image.fromarray(mask)
+    image.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
+    image.save(path)
 
 
 def prepare(source: Source, workspace: Path, *more: str) -> int:
@@ -171,8 +171,8 @@ ALL = [f"masks/p{number}.png" for number in range(4)]
 CASES = {
     # data set, what is done to it, message, hint, further options
     "truncated JPEG": (voc_aug, cut("VOC2012/JPEGImages/t2.jpg", -200), "t2.jpg cannot be read: image file is", AGAIN),
-    "empty picture": (voc_aug, cut("VOC2012/JPEGImages/t2.jpg", 0), "t2.jpg cannot be read: it is empty", AGAIN),
-    "text for a picture": (folder, text("photos/p1.jpg", "<html>"), "p1.jpg cannot be read: cannot identify it", AGAIN),
+    "empty image": (voc_aug, cut("VOC2012/JPEGImages/t2.jpg", 0), "t2.jpg cannot be read: it is empty", AGAIN),
+    "text for an image": (folder, text("photos/p1.jpg", "<html>"), "p1.jpg cannot be read: cannot identify it", AGAIN),
     "empty mask": (folder, cut("masks/p1.png", 0), "masks/p1.png is empty", ""),
     "truncated mask": (folder, cut("masks/p1.png", 60), "masks/p1.png is damaged: truncated after 60 bytes", AGAIN),
     "all masks empty": (
@@ -231,13 +231,13 @@ CASES = {
         "2 images cannot be used:",
         "copy or extract the file again; a mask has the size of its image",
     ),
-    "mask without picture": (
+    "mask without image": (
         folder,
         without("photos/p2.jpg"),
         "1 of 4 masks in",
-        "a mask has the file name of its picture",
+        "a mask has the file name of its image",
     ),
-    "listed picture that is not there": (
+    "listed image that is not there": (
         voc_aug,
         without("VOC2012/JPEGImages/t2.jpg"),
         "1 ids of others have no image below",
@@ -249,10 +249,10 @@ CASES = {
         "1 ids of val have no mask: v1",
         "add the files, or remove the ids from the lists",
     ),
-    "two pictures of one stem": (
+    "two images of one stem": (
         folder,
         copied("photos/p3.jpg", "photos/p3.jpeg"),
-        "two pictures named 'p3': p3.jpeg and p3.jpg",
+        "two images named 'p3': p3.jpeg and p3.jpg",
         "rename one of them",
     ),
     "two masks of one stem": (
@@ -273,7 +273,7 @@ CASES = {
         "VOC2012, which is not a folder",
         "correct source",
     ),
-    "a file where the pictures should be": (
+    "a file where the images should be": (
         folder,
         file_for_folder("photos"),
         "photos, which is not a folder",
@@ -316,11 +316,11 @@ CASES = {
         "t1.xml is damaged",
         "extract it again from the devkit",
     ),
-    "COCO annotation without its picture": (
+    "COCO annotation without its image": (
         coco,
         without("train2017/000000000001.jpg"),
-        "1 pictures of instances_train2017.json are not in",
-        "extract the archives of the pictures there",
+        "1 images of instances_train2017.json are not in",
+        "extract the archives of the images there",
     ),
     "half of a COCO file": (coco, cut("annotations/instances_val2017.json", 90), "instances_val2017.json", "again"),
 }
@@ -353,8 +353,8 @@ def shades(mode: str, *values: int, kind: Any = np.uint8, suffix: str = ".png") 
         mask = np.resize(np.array(values, kind), (HEIGHT, WIDTH))
         for name in ALL:
             (root / name).unlink()
-            picture = Image.fromarray(mask)
-            (picture if mode in "LF" else picture.convert(mode)).save((root / name).with_suffix(suffix))
+            image = Image.fromarray(mask)
+            (image if mode in "LF" else image.convert(mode)).save((root / name).with_suffix(suffix))
 
     return spoil
 
@@ -423,7 +423,7 @@ def test_check_data_says_of_masks_and_classes_what_prepare_data_says(case, kit, 
 
 @pytest.mark.parametrize(("mode", "kind"), [("RGB", "PNG"), ("CMYK", "JPEG"), ("L", "JPEG")])
 @pytest.mark.parametrize("build", [voc_aug, folder])
-def test_pictures_that_are_read_whatever_their_name_says(build, mode, kind, kit, tmp_path, capsys):
+def test_images_that_are_read_whatever_their_name_says(build, mode, kind, kit, tmp_path, capsys):
     source = build(tmp_path / "source", kit)
     path = source.root / ("VOC2012/JPEGImages/t2.jpg" if build is voc_aug else "photos/p1.jpg")
     Image.new("RGB", (WIDTH, HEIGHT), (200, 40, 40)).convert(mode).save(path, format=kind, quality=100)
@@ -532,7 +532,7 @@ def test_an_output_that_may_not_be_written(kit, common_place, capsys):
 
 
 def test_a_full_disk_is_told_and_the_same_command_continues(kit, tmp_path, small_disk, capsys):
-    """A file system of 256 KiB, with ballast that leaves no room for the copies of the pictures."""
+    """A file system of 256 KiB, with ballast that leaves no room for the copies of the images."""
     disk = small_disk("256k")
     source = folder(tmp_path / "source", kit)
     (disk / "ballast").write_bytes(b"\0" * 208 * 1024)
@@ -596,16 +596,16 @@ def test_any_pixels_and_any_damage_are_read_or_refused_in_words(tmp_path_factory
     wanted = data.draw(st.sampled_from(sorted(modes)))
     pixels = data.draw(st.binary(min_size=4 * height * width, max_size=4 * height * width))
     size = height * ((width + 7) // 8) if wanted == "1" else modes[wanted] * height * width
-    picture = Image.frombytes(wanted, (width, height), pixels[:size])
+    image = Image.frombytes(wanted, (width, height), pixels[:size])
     if wanted == "P":
-        picture.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
-    picture.save(path, format="PNG")
+        image.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
+    image.save(path, format="PNG")
     if wanted in ("L", "P"):
         np.testing.assert_array_equal(read_mask(path).ravel(), np.frombuffer(pixels[:size], np.uint8))
     content = bytearray(path.read_bytes())
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
         content[place] = data.draw(st.integers(0, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    for read in (read_mask, read_colours, read_picture, read_sbd_mask, lambda path: guess_palette([path])):
+    for read in (read_mask, read_colours, read_image, read_sbd_mask, lambda path: guess_palette([path])):
         with contextlib.suppress(SemisegError):
             read(path)

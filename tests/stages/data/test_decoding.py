@@ -67,36 +67,36 @@ def test_batches_hold_one_size_each_every_image_once_and_the_largest_first(sizes
 @settings(max_examples=40, deadline=None)
 @given(sizes=drawn_sizes, threads=st.integers(0, 4))
 def test_the_order_of_the_batches_is_kept(sizes, threads):
-    pictures = Drawn(sizes)
+    images = Drawn(sizes)
     batches = size_batches(sizes, lambda height, width: 2)
-    found = list(decoded_ahead(pictures, iter(batches), threads, change=lambda image: image + 1))
+    found = list(decoded_ahead(images, iter(batches), threads, change=lambda image: image + 1))
     assert [members for members, _ in found] == batches
     for members, pixels in found:
         numbers = [sorted(sizes).index(image_id) + 1 for image_id in members]
         expected = np.array(numbers, np.uint8)[:, None, None, None]
         np.testing.assert_array_equal(pixels, np.broadcast_to(expected, (len(members), *sizes[members[0]], 3)))
-    assert sorted(pictures.reads) == sorted(sizes)
+    assert sorted(images.reads) == sorted(sizes)
 
 
 def test_only_a_few_batches_are_in_memory_at_a_time():
-    pictures = Drawn({f"{number:03d}": (8, 8) for number in range(60)})
-    batches = size_batches(pictures.sizes, lambda height, width: 2)
+    images = Drawn({f"{number:03d}": (8, 8) for number in range(60)})
+    batches = size_batches(images.sizes, lambda height, width: 2)
     made = []
-    for number, (_, pixels) in enumerate(decoded_ahead(pictures, (made.append(b) or b for b in batches), threads=4)):
+    for number, (_, pixels) in enumerate(decoded_ahead(images, (made.append(b) or b for b in batches), threads=4)):
         time.sleep(0.002)
         gc.collect()
         assert len(made) <= number + BATCHES
-        assert pictures.alive <= 2 * (BATCHES - 1)  # those of the batch at hand live on in `pixels` alone
+        assert images.alive <= 2 * (BATCHES - 1)  # those of the batch at hand live on in `pixels` alone
         assert pixels.shape == (2, 8, 8, 3)
-    assert pictures.most <= 2 * BATCHES
+    assert images.most <= 2 * BATCHES
 
 
 def test_nothing_is_read_for_a_caller_that_stops_early():
-    pictures = Drawn({f"{number:03d}": (8, 8) for number in range(60)})
-    batches = decoded_ahead(pictures, size_batches(pictures.sizes, lambda height, width: 1), threads=2)
+    images = Drawn({f"{number:03d}": (8, 8) for number in range(60)})
+    batches = decoded_ahead(images, size_batches(images.sizes, lambda height, width: 1), threads=2)
     next(batches)
     batches.close()
-    assert len(pictures.reads) <= BATCHES
+    assert len(images.reads) <= BATCHES
     assert not [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
 
 
@@ -129,8 +129,8 @@ def test_an_id_within_a_number_or_word_is_no_name():
 
 
 def test_an_image_of_another_size_than_its_header_says_is_named():
-    pictures = Drawn({"a": (4, 4), "b": (4, 4)})
-    pictures.size = lambda image_id: (5, 4)
+    images = Drawn({"a": (4, 4), "b": (4, 4)})
+    images.size = lambda image_id: (5, 4)
     with pytest.raises(DataError, match="image a has 4 rows and 4 columns, its header or list says") as caught:
-        list(decoded_ahead(pictures, [["a", "b"]], 1))
+        list(decoded_ahead(images, [["a", "b"]], 1))
     assert "prepare the data again" in caught.value.hint

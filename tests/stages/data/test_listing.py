@@ -11,15 +11,15 @@ from PIL import Image
 
 from artifacts.errors import DataError
 from artifacts.image_files import SUFFIXES
+from stages.data.images import ImageFolder, notes_on
 from stages.data.listing import list_files
-from stages.data.pictures import PictureFolder, notes_on
 
-PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8))
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8))
 
 
 def save(path: Path, kind: str | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    PICTURE.save(path, format=kind)
+    IMAGE.save(path, format=kind)
 
 
 def test_files_that_were_passed_over_in_silence_are_read_or_named(tmp_path):
@@ -37,15 +37,15 @@ def test_files_that_were_passed_over_in_silence_are_read_or_named(tmp_path):
     listing = list_files(tmp_path, SUFFIXES)
     assert sorted(listing.files) == ["a", "b", "c", "d", "e", "f"]
     (sentence,) = listing.left_out
-    assert sentence.startswith(f"6 of 12 files of {tmp_path} are used as pictures; not used: ")
+    assert sentence.startswith(f"6 of 12 files of {tmp_path} are used as images; not used: ")
     for part in (
         "link.jpg (a broken link)",
         "pipe.png (not a regular file)",
         "bare (a PNG file by its content, but without its suffix)",
         "photo.jpg_large (a JPEG file by its content, but without its suffix)",
-        "notes.txt (no picture)",
+        "notes.txt (no image)",
         "h.heic (needs the package pillow-heif)",
-        "sub/ with 1 pictures (only files directly in the folder are used)",
+        "sub/ with 1 images (only files directly in the folder are used)",
     ):
         assert part in sentence
     assert "empty" not in sentence
@@ -61,37 +61,37 @@ def test_where_all_files_are_used_nothing_is_said(tmp_path):
     assert list_files(tmp_path, SUFFIXES).left_out != ()
 
 
-def test_of_two_pictures_of_one_name_the_common_format_is_used_and_the_other_named(tmp_path):
+def test_of_two_images_of_one_name_the_common_format_is_used_and_the_other_named(tmp_path):
     """A camera's HEIC or a preview's GIF beside the JPEG never stood in the way."""
     save(tmp_path / "a.jpg")
     save(tmp_path / "a.gif")
     listing = list_files(tmp_path, SUFFIXES)
     assert listing.files == {"a": tmp_path / "a.jpg"}
-    assert "a.gif (a picture of the same name has a more common format)" in listing.left_out[0]
+    assert "a.gif (an image of the same name has a more common format)" in listing.left_out[0]
     save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"two pictures named 'a': a\.jpg and a\.png"):
+    with pytest.raises(DataError, match=r"two images named 'a': a\.jpg and a\.png"):
         list_files(tmp_path, SUFFIXES)
 
 
-def test_a_folder_without_a_picture_says_what_it_holds(tmp_path):
+def test_a_folder_without_a_image_says_what_it_holds(tmp_path):
     save(tmp_path / "train" / "a.jpg")
     (tmp_path / "b.txt").write_text("b")
-    with pytest.raises(DataError, match=r"(?s)holds no picture.*b\.txt \(no picture\); train/ with 1 pictures"):
-        PictureFolder(tmp_path)
+    with pytest.raises(DataError, match=r"(?s)holds no image.*b\.txt \(no image\); train/ with 1 images"):
+        ImageFolder(tmp_path)
 
 
 def test_what_is_predicted_is_told_as_what_is_prepared(tmp_path):
     save(tmp_path / "a.jpg")
     (tmp_path / "notes.txt").write_text("b")
     Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)).save(tmp_path / "deep.png")
-    rgba = PICTURE.convert("RGBA")
+    rgba = IMAGE.convert("RGBA")
     rgba.putalpha(0)
     rgba.save(tmp_path / "clear.png")
     (tmp_path / "broken.tif").write_bytes(b"II*\0 broken")
-    left_out, levels, clear = notes_on(PictureFolder(tmp_path), workers=1)
-    assert "notes.txt (no picture)" in left_out
+    left_out, levels, clear = notes_on(ImageFolder(tmp_path), workers=1)
+    assert "notes.txt (no image)" in left_out
     assert "deep.png (0..63 of 0..65535, 1 grey levels); set the value of white: --set white=4095" in levels
-    assert clear == "1 picture (transparent everywhere: transparency is ignored): clear.png"
-    said = PictureFolder(tmp_path, white=63)
+    assert clear == "1 image (transparent everywhere: transparency is ignored): clear.png"
+    said = ImageFolder(tmp_path, white=63)
     np.testing.assert_array_equal(said.image("deep")[..., 0], np.rint(np.arange(64).reshape(8, 8) * 255 / 63))
     assert len(notes_on(said, workers=1)) == 2

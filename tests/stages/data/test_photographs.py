@@ -1,4 +1,4 @@
-"""Pictures as cameras and programs leave them: turned by EXIF, 16 bits, transparent, palettes, CMYK, grey."""
+"""Images as cameras and programs leave them: turned by EXIF, 16 bits, transparent, palettes, CMYK, grey."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from artifacts.store import Artifact, Workspace
 from semiseg_cli.main import main
 from stages.config import build
 from stages.contract import Execution
+from stages.data.images import ImageFolder
 from stages.data.photographs import look_at
-from stages.data.pictures import PictureFolder
 from stages.data.preparation_config import PrepareDataConfig
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE
@@ -70,17 +70,17 @@ class Result:
 
 @dataclass
 class Album:
-    """Pictures, and masks for some of them; `prepare` makes a data set of them."""
+    """Images, and masks for some of them; `prepare` makes a data set of them."""
 
     root: Path
 
     def add(self, name: str, pixels: np.ndarray | Image.Image, orientation: int | None = None, **options: Any) -> Path:
         (self.root / "photos").mkdir(exist_ok=True)
-        picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+        image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
         if orientation is not None:
             options["exif"] = Image.Exif()
             options["exif"][ORIENTATION] = orientation
-        picture.save(self.root / "photos" / name, **options)
+        image.save(self.root / "photos" / name, **options)
         return self.root / "photos" / name
 
     def add_mask(self, name: str, mask: np.ndarray) -> None:
@@ -121,7 +121,7 @@ FORMATS = {"png": {}, "webp": {"lossless": True}, "tif": {}}  # without loss, so
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_pictures_without_a_mask_with_one_as_stored_and_with_one_as_shown(album, suffix, orientation):
+def test_turned_images_without_a_mask_with_one_as_stored_and_with_one_as_shown(album, suffix, orientation):
     stored = noise()
     upright = shown(stored, orientation)
     for name in ("bare", "as_stored", "as_shown"):
@@ -132,7 +132,7 @@ def test_turned_pictures_without_a_mask_with_one_as_stored_and_with_one_as_shown
     data = result.dataset
     np.testing.assert_array_equal(data.image("bare"), upright)
     np.testing.assert_array_equal(data.image("as_shown"), upright)
-    either = upright.shape == stored.shape  # then the picture is taken as viewers show it
+    either = upright.shape == stored.shape  # then the image is taken as viewers show it
     np.testing.assert_array_equal(data.image("as_stored"), upright if either else stored)
     np.testing.assert_array_equal(data.mask("as_stored"), labels(H, W))
     for name in ("bare", "as_shown", "as_stored"):
@@ -141,7 +141,7 @@ def test_turned_pictures_without_a_mask_with_one_as_stored_and_with_one_as_shown
     assert data.facts.get("turned_by_exif", 0) == turned
     assert data.facts.get("left_as_stored_against_exif", 0) == (0 if either else 1)
     if not either:
-        assert any("2 pictures are turned" in note and "1 are left as stored" in note for note in result.notes)
+        assert any("2 images are turned" in note and "1 are left as stored" in note for note in result.notes)
     assert data.facts.get("turned_by_exif_where_either_fits", 0) == (2 if either and turned else 0)
     copied = {"bare.png", "as_shown.png"} | ({"as_stored.png"} if either else set())
     if suffix == "tif":  # Pillow shows these turned: those that are wanted as stored are copied
@@ -151,7 +151,7 @@ def test_turned_pictures_without_a_mask_with_one_as_stored_and_with_one_as_shown
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_square_pictures_say_how_many_fit_either_way(album, suffix, orientation):
+def test_square_images_say_how_many_fit_either_way(album, suffix, orientation):
     stored = noise(7, 7)
     album.add(f"a.{suffix}", stored, orientation, **FORMATS[suffix])
     album.add_mask("a", labels(7, 7))
@@ -188,8 +188,8 @@ def test_apply_and_ignore_hold_whatever_the_size_of_the_mask(album, suffix, orie
 
 def test_a_turned_jpeg_has_the_pixels_of_its_decoder(album):
     path = album.add("a.jpg", noise(16, 24), 6, quality=80)
-    with Image.open(path) as picture:
-        stored = np.asarray(picture)
+    with Image.open(path) as image:
+        stored = np.asarray(image)
     result = album.prepare()
     assert result.copies == ["a.png"]
     np.testing.assert_array_equal(result.dataset.image("a"), shown(stored, 6))
@@ -219,11 +219,11 @@ def exif_of(kind: int, count: int, value: bytes) -> bytes:
     ids=["text", "bytes", "0", "9", "-1", "too long", "no type", "junk", "cut"],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_exif_leaves_the_picture_as_it_is_stored(tmp_path, suffix, block):
+def test_damaged_exif_leaves_the_image_as_it_is_stored(tmp_path, suffix, block):
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(noise()).save(path, exif=block)
-    picture = look_at(path, None, True, "auto", True)
-    assert (picture.size, picture.copy, picture.turned) == ((H, W), None, False)
+    image = look_at(path, None, True, "auto", True)
+    assert (image.size, image.copy, image.turned) == ((H, W), None, False)
 
 
 ODD = {
@@ -250,20 +250,20 @@ def test_one_photo_with_an_odd_orientation_took_down_a_whole_folder(album, worke
     execution = Execution(workers=workers, progress=Notes())
     config = build(PrepareDataConfig, {"dataset": {"name": "folder", **config}}, "test")
     data = Dataset(run_stage(STAGE, config, Workspace(album.root / "ws"), "data", {}, execution).artifact)
-    pictures = PictureFolder(album.root / "photos")
-    assert len(pictures.ids) == 3 * len(ODD)
-    for image_id in pictures.ids:
-        assert pictures.size(image_id) == data.size(image_id) == (H, W)
-        np.testing.assert_array_equal(pictures.image(image_id), data.image(image_id))
+    images = ImageFolder(album.root / "photos")
+    assert len(images.ids) == 3 * len(ODD)
+    for image_id in images.ids:
+        assert images.size(image_id) == data.size(image_id) == (H, W)
+        np.testing.assert_array_equal(images.image(image_id), data.image(image_id))
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_picture_of_ones_own_is_turned_once_and_its_size_with_it(album, suffix, orientation):
+def test_a_turned_image_of_ones_own_is_turned_once_and_its_size_with_it(album, suffix, orientation):
     album.add(f"a.{suffix}", noise(), orientation, **FORMATS[suffix])
-    pictures = PictureFolder(album.root / "photos")
-    np.testing.assert_array_equal(pictures.image("a"), shown(noise(), orientation))
-    assert pictures.size("a") == shown(noise(), orientation).shape[:2]
+    images = ImageFolder(album.root / "photos")
+    np.testing.assert_array_equal(images.image("a"), shown(noise(), orientation))
+    assert images.size("a") == shown(noise(), orientation).shape[:2]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
@@ -289,9 +289,9 @@ def test_a_broken_tag_beside_the_orientation_stopped_the_turning(album, suffix, 
     Image.fromarray(noise()).save(path, exif=b"Exif\0\0" + block, **options)
     with Image.open(path) as opened:
         stored = np.asarray(opened.convert("RGB"))
-    pictures = PictureFolder(album.root / "photos")
-    assert pictures.size("a") == (W, H)
-    np.testing.assert_array_equal(pictures.image("a"), shown(stored, 6))
+    images = ImageFolder(album.root / "photos")
+    assert images.size("a") == (W, H)
+    np.testing.assert_array_equal(images.image("a"), shown(stored, 6))
     np.testing.assert_array_equal(album.prepare().dataset.image("a"), shown(stored, 6))
 
 
@@ -301,11 +301,11 @@ def test_a_turned_tiff_with_a_directory_that_is_not_there(album):
     tifffile.imwrite(
         path, noise(), photometric="rgb", extratags=[(ORIENTATION, "H", 1, 6, True), (0x8769, "I", 1, 2**31, True)]
     )
-    np.testing.assert_array_equal(PictureFolder(album.root / "photos").image("a"), shown(noise(), 6))
+    np.testing.assert_array_equal(ImageFolder(album.root / "photos").image("a"), shown(noise(), 6))
     np.testing.assert_array_equal(album.prepare("again").dataset.image("a"), shown(noise(), 6))
 
 
-def test_every_picture_that_cannot_be_read_is_named_at_once(album, capsys):
+def test_every_image_that_cannot_be_read_is_named_at_once(album, capsys):
     for name in ("a.jpg", "b.png", "c.tif", "d.webp", "good.jpg"):
         path = album.add(name, noise(40, 40))
         if name != "good.jpg":
@@ -333,8 +333,8 @@ def test_random_exif_never_stops_anything(tmp_path_factory, data):
         block[place] = value
     path = tmp_path_factory.mktemp("exif") / "a.jpg"
     Image.fromarray(noise()).save(path, exif=bytes(block))
-    picture = look_at(path, None, True, "auto", True)
-    assert picture.size == ((W, H) if picture.turned and picture.size != (H, W) else (H, W))
+    image = look_at(path, None, True, "auto", True)
+    assert image.size == ((W, H) if image.turned and image.size != (H, W) else (H, W))
 
 
 # ------------------------------------------------------------------------------------------------- kinds of pixels
@@ -374,9 +374,9 @@ def test_transparent_parts_lie_on_white(album, mode):
 def test_palettes_with_transparency(album, transparency):
     values = labels(H, W) + labels(H, W, 7) // 2
     colours = np.array([[10, 20, 30], [200, 0, 0], [0, 99, 0], [7, 8, 9]], np.uint8)
-    picture = Image.fromarray(values)
-    picture.putpalette(colours.ravel().tolist())
-    album.add("a.png", picture, transparency=transparency)
+    image = Image.fromarray(values)
+    image.putpalette(colours.ravel().tolist())
+    album.add("a.png", image, transparency=transparency)
     alphas = np.full(4, 255)
     if isinstance(transparency, int):
         alphas[transparency] = 0
@@ -397,7 +397,7 @@ def test_a_colour_that_stands_for_transparent(album):
     np.testing.assert_array_equal(album.prepare().dataset.image("a"), expected)
 
 
-def test_pictures_that_can_stay_are_not_copied(album):
+def test_images_that_can_stay_are_not_copied(album):
     grey, cmyk, values = noise(channels=1), noise(channels=4), labels(H, W)
     colours = np.array([[10, 20, 30], [200, 0, 0], [0, 99, 0]], np.uint8)
     palette = Image.fromarray(values)
@@ -430,7 +430,7 @@ def test_a_cmyk_jpeg(album):
     np.testing.assert_allclose(result.dataset.image("a"), np.full((H, W, 3), (200, 40, 40)), atol=6)
 
 
-def test_black_and_white_pictures(album):
+def test_black_and_white_images(album):
     values = labels(H, W) > 0
     album.add("a.png", Image.fromarray(values))
     np.testing.assert_array_equal(
@@ -439,7 +439,7 @@ def test_black_and_white_pictures(album):
 
 
 def test_copies_of_everything(album):
-    """With copy_images, pictures that can stay are copied as they are, and the others as RGB."""
+    """With copy_images, images that can stay are copied as they are, and the others as RGB."""
     plain = album.add("plain.jpg", noise())
     album.add("turned.jpg", noise(), 6)
     album.add("clear.png", noise(channels=4))
@@ -481,12 +481,12 @@ def test_published_sets_are_read_as_stored(tmp_path):
     ("spoil", "message"),
     [
         (lambda path: path.write_bytes(b""), r"a\.png cannot be read: it is empty \(0 bytes\)"),
-        (lambda path: path.write_bytes(b"no picture"), r"a\.png cannot be read"),
+        (lambda path: path.write_bytes(b"no image"), r"a\.png cannot be read"),
         (lambda path: path.write_bytes(path.read_bytes()[:-30]), r"a\.png cannot be read"),
         (lambda path: path.unlink(), r"there is no image .*a\.png"),
     ],
 )
-def test_pictures_that_are_none(tmp_path, spoil: Callable[[Path], Any], message):
+def test_images_that_are_none(tmp_path, spoil: Callable[[Path], Any], message):
     path = tmp_path / "a.png"
     Image.fromarray(noise(40, 40)).save(path)
     spoil(path)
@@ -495,11 +495,11 @@ def test_pictures_that_are_none(tmp_path, spoil: Callable[[Path], Any], message)
 
 
 @pytest.mark.real
-@pytest.mark.skipif("SEMISEG_TEST_DATA" not in os.environ, reason="SEMISEG_TEST_DATA names no folder of real pictures")
+@pytest.mark.skipif("SEMISEG_TEST_DATA" not in os.environ, reason="SEMISEG_TEST_DATA names no folder of real images")
 def test_real_photographs_stay_where_they_are(tmp_path):
     folder = Path(os.environ["SEMISEG_TEST_DATA"]) / "data" / "voc-animals" / "JPEGImages"
     for path in sorted(folder.glob("*.jpg"))[:200]:
-        picture = look_at(path, None, True, "auto", False)
-        assert picture.copy is None
+        image = look_at(path, None, True, "auto", False)
+        assert image.copy is None
         with Image.open(path) as opened:
-            assert picture.size == opened.size[::-1]
+            assert image.size == opened.size[::-1]

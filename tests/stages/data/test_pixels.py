@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits, with alpha, further bands or several pages: what becomes of them, and what is said."""
+"""Images of more than 8 bits, with alpha, further bands or several pages: what becomes of them, and what is said."""
 
 from __future__ import annotations
 
@@ -204,17 +204,17 @@ COLOURS = np.random.default_rng(1).integers(0, 256, (6, 9, 3), np.uint8)
 
 
 @pytest.mark.parametrize("how", ["png", "tif", "multiplied", "grey", "palette", "webp"])
-def test_alpha_of_0_everywhere_made_a_picture_white(tmp_path, how):
+def test_alpha_of_0_everywhere_made_a_image_white(tmp_path, how):
     rgba = np.dstack([COLOURS, np.zeros((6, 9), np.uint8)])
     expected, path = COLOURS, tmp_path / f"a.{how if how in ('tif', 'webp') else 'png'}"
     if how == "grey":
         Image.fromarray(rgba[..., 2:], "LA").save(path)
         expected = grey(COLOURS[..., 2])
     elif how == "palette":
-        picture = Image.fromarray(COLOURS[..., 0] % 4)
-        picture.putpalette([9, 8, 7, 60, 50, 40, 1, 2, 3, 99, 98, 97])
-        picture.save(path, transparency=bytes(4))
-        expected = np.asarray(picture.convert("RGB"))
+        image = Image.fromarray(COLOURS[..., 0] % 4)
+        image.putpalette([9, 8, 7, 60, 50, 40, 1, 2, 3, 99, 98, 97])
+        image.save(path, transparency=bytes(4))
+        expected = np.asarray(image.convert("RGB"))
     elif how == "multiplied":
         path = tiff(tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=["assocalpha"])
     elif how == "webp":
@@ -270,18 +270,18 @@ def test_of_several_pages_and_frames_the_first_is_read_and_the_others_are_spoken
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
         reading = read(tmp_path / name)
         np.testing.assert_array_equal(reading.pixels, np.full((6, 9, 3), 40))
-        assert reading.remarks == {"frames": "3 pictures"}
+        assert reading.remarks == {"frames": "3 images"}
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.ppm", "a.jp2", "a.jfif", "a.tga", "a.pbm"])
 def test_further_formats_of_pillow_are_read(tmp_path, name):
-    picture = Image.fromarray(COLOURS).convert("1" if name == "a.pbm" else "RGB")
-    picture.save(tmp_path / name, format="JPEG" if name == "a.jfif" else None)
+    image = Image.fromarray(COLOURS).convert("1" if name == "a.pbm" else "RGB")
+    image.save(tmp_path / name, format="JPEG" if name == "a.jfif" else None)
     with Image.open(tmp_path / name) as opened:
         np.testing.assert_array_equal(read(tmp_path / name).pixels, np.asarray(opened.convert("RGB")))
 
 
-def test_a_picture_without_pixels_or_with_too_many_is_refused_by_name(tmp_path, monkeypatch):
+def test_a_image_without_pixels_or_with_too_many_is_refused_by_name(tmp_path, monkeypatch):
     (tmp_path / "a.pgm").write_bytes(b"P5 0 4 255\n")
     with pytest.raises(DataError, match=r"a\.pgm cannot be read"):
         read(tmp_path / "a.pgm")
@@ -291,9 +291,9 @@ def test_a_picture_without_pixels_or_with_too_many_is_refused_by_name(tmp_path, 
         read(tmp_path / "b.png")
 
 
-def test_remarks_are_counted_and_name_pictures():
+def test_remarks_are_counted_and_name_images():
     found = {f"{n}.tif": {"levels": f"0..{n} of 0..65535"} for n in range(7)}
     (sentence,) = remarks_in_words(found, "white")
-    assert sentence.startswith("7 pictures (values in a small part of the range): 0.tif (0..0 of 0..65535), 1.tif")
+    assert sentence.startswith("7 images (values in a small part of the range): 0.tif (0..0 of 0..65535), 1.tif")
     assert "and 2 more" in sentence
     assert "--set white=4095" in sentence

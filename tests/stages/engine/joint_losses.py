@@ -12,8 +12,8 @@ from stages.engine.losses import hard_cross_entropy, soft_cross_entropy, squared
 SHARES = (slice(0, 1), slice(1, 4))  # unequal, as the numbers of labelled and valid pixels are
 
 
-def pictures() -> dict[str, Tensor]:
-    """Four pictures, some with few labels or valid pixels, or without any."""
+def images() -> dict[str, Tensor]:
+    """Four images, some with few labels or valid pixels, or without any."""
     random = torch.Generator().manual_seed(0)
     label = torch.randint(0, 5, (4, 7, 6), generator=random)
     label[0, 4:], label[1], label[2, 1:] = 255, 255, 255
@@ -48,7 +48,7 @@ def computed(share: slice) -> dict[str, tuple[Tensor, Tensor]]:
     """Each loss and its gradient by the logits."""
     found = {}
     for name, loss in LOSSES.items():
-        given = {key: value[share] for key, value in pictures().items()}
+        given = {key: value[share] for key, value in images().items()}
         given["logits"].requires_grad_()
         value = loss(given)
         found[name] = value.detach(), torch.autograd.grad(value, given["logits"])[0]

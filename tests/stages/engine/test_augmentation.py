@@ -1,4 +1,4 @@
-"""stages/engine/augmentation.py: the label follows the picture, padding is known as such, colour is exact at one."""
+"""stages/engine/augmentation.py: the label follows the image, padding is known as such, colour is exact at one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from stages.engine.augmentation import (
     IGNORE,
     PADDING_COLOUR,
     Geometry,
+    cut_image,
     cut_label,
-    cut_picture,
     draw_geometry,
     valid_area,
 )
@@ -26,16 +26,16 @@ from stages.engine.colour import change_colours, draw_factors
 from stages.engine.config import AugmentationConfig
 from stages.networks import normalise
 
-LEVELS = 60  # of red for each class: far enough apart to read the label off the picture
+LEVELS = 60  # of red for each class: far enough apart to read the label off the image
 
 
-def labelled_picture(height, width, random):
-    """A label of blocks, and a picture whose red channel is LEVELS times the label."""
+def labelled_image(height, width, random):
+    """A label of blocks, and an image whose red channel is LEVELS times the label."""
     label = random.integers(0, 5, (-(-height // 8), -(-width // 8))).astype(np.uint8)
     label = label.repeat(8, 0).repeat(8, 1)[:height, :width]
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[..., 0] = label * LEVELS
-    return picture, label
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = label * LEVELS
+    return image, label
 
 
 def config_of(**values):
@@ -56,18 +56,18 @@ def test_random_scales_and_mirroring_are_on_unless_told_otherwise():
     st.sampled_from(["crop", "resize"]),
     st.integers(0, 1000),
 )
-def test_the_label_follows_the_picture(height, width, crop, mode, seed):
+def test_the_label_follows_the_image(height, width, crop, mode, seed):
     random = np.random.default_rng(seed)
-    picture, label = labelled_picture(height, width, random)
+    original, label = labelled_image(height, width, random)
     geometry = draw_geometry(config_of(mode=mode), (height, width), crop, random)
-    image = cut_picture(picture, geometry, crop)
+    image = cut_image(original, geometry, crop)
     cut = cut_label(label, geometry, crop)
     valid = valid_area(geometry, crop)
     assert image.shape == (crop, crop, 3)
     assert cut.shape == valid.shape == (crop, crop)
     assert (valid == (cut != IGNORE)).all()  # the label itself has no 255 here
     assert (image[~valid] == PADDING_COLOUR).all()
-    # bilinear pictures mix colours where classes meet, as far as one pixel of the original (or of the copy) reaches
+    # bilinear images mix colours where classes meet, as far as one pixel of the original (or of the copy) reaches
     sides = geometry.box[:2], geometry.box[2:]
     scale = [size / (high - low) for size, low, high in zip(geometry.size, *sides, strict=True)]
     # (pixels beyond the crop's border, too)
@@ -97,15 +97,15 @@ def edges(label, distance):
     return changed
 
 
-def test_at_scale_one_a_crop_is_a_part_of_the_picture_bit_by_bit():
+def test_at_scale_one_a_crop_is_a_part_of_the_image_bit_by_bit():
     random = np.random.default_rng(0)
-    picture, label = random.integers(0, 256, (50, 70, 3), np.uint8), random.integers(0, 5, (50, 70)).astype(np.uint8)
+    image, label = random.integers(0, 256, (50, 70, 3), np.uint8), random.integers(0, 5, (50, 70)).astype(np.uint8)
     for _ in range(20):
         geometry = draw_geometry(config_of(scale=[1, 1]), (50, 70), 33, random)
         left, top = int(geometry.box[0]), int(geometry.box[1])
-        expected = picture[top : top + 33, left : left + 33], label[top : top + 33, left : left + 33]
+        expected = image[top : top + 33, left : left + 33], label[top : top + 33, left : left + 33]
         turn = slice(None, None, -1 if geometry.flip else 1)
-        assert (cut_picture(picture, geometry, 33) == expected[0][:, turn]).all()
+        assert (cut_image(image, geometry, 33) == expected[0][:, turn]).all()
         assert (cut_label(label, geometry, 33) == expected[1][:, turn]).all()
         assert valid_area(geometry, 33).all()
 
@@ -119,17 +119,17 @@ def test_crops_reach_every_corner_and_flips_are_half():
 
 
 def test_padding_lies_right_and_below_or_mirrored_left():
-    picture, label = np.full((10, 20, 3), 7, np.uint8), np.ones((10, 20), np.uint8)
+    image, label = np.full((10, 20, 3), 7, np.uint8), np.ones((10, 20), np.uint8)
     for flip in (False, True):
         geometry = Geometry((0, 0, 20, 10), (20, 10), flip)
         valid = np.zeros((33, 33), bool)
         valid[:10, (slice(13, 33) if flip else slice(0, 20))] = True
         assert (valid_area(geometry, 33) == valid).all()
         assert (cut_label(label, geometry, 33) == np.where(valid, 1, IGNORE)).all()
-        assert (cut_picture(picture, geometry, 33)[valid] == 7).all()
+        assert (cut_image(image, geometry, 33)[valid] == 7).all()
 
 
-def test_resize_shows_the_whole_picture_without_padding():
+def test_resize_shows_the_whole_image_without_padding():
     random = np.random.default_rng(2)
     geometry = draw_geometry(config_of(mode="resize", flip=False), (10, 20), 40, random)
     assert geometry == Geometry((0, 0, 20, 10), (40, 40), False)
@@ -146,11 +146,11 @@ def test_scales_are_drawn_from_the_range_or_from_the_list():
     assert (min(sizes), max(sizes)) == (10, 40)
 
 
-def test_a_sliver_of_a_picture_survives_any_scale():
+def test_a_sliver_of_a_image_survives_any_scale():
     for size in ((1, 300), (300, 1), (1, 1)):
         for seed in range(10):
             geometry = draw_geometry(config_of(scale=[0.1, 2]), size, 33, np.random.default_rng(seed))
-            assert cut_picture(np.zeros((*size, 3), np.uint8), geometry, 33).shape == (33, 33, 3)
+            assert cut_image(np.zeros((*size, 3), np.uint8), geometry, 33).shape == (33, 33, 3)
             assert (cut_label(np.zeros(size, np.uint8), geometry, 33) == 0).any()
 
 
@@ -200,11 +200,11 @@ def test_colours_are_drawn_within_their_ranges():
 @pytest.mark.parametrize("factor", [1.0, 1.3])
 def test_padding_is_zero_for_the_network_and_keeps_its_colour(factor):
     geometry = Geometry((0, 0, 20, 10), (20, 10), False)
-    picture = cut_picture(np.full((10, 20, 3), 100, np.uint8), geometry, 33)
+    image = cut_image(np.full((10, 20, 3), 100, np.uint8), geometry, 33)
     valid = torch.from_numpy(valid_area(geometry, 33))[None]
     sample = {
         "id": ["a"],
-        "image": torch.from_numpy(picture.transpose(2, 0, 1).copy())[None],
+        "image": torch.from_numpy(image.transpose(2, 0, 1).copy())[None],
         "valid": valid,
         "label": torch.zeros(1, 33, 33, dtype=torch.uint8),
         "tags": torch.zeros(1, 3),

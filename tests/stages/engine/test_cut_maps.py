@@ -15,7 +15,7 @@ from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
 from artifacts.store import Writer
 from stages.config import build
-from stages.engine.augmentation import Geometry, cut_maps, cut_picture, draw_geometry, valid_area
+from stages.engine.augmentation import Geometry, cut_image, cut_maps, draw_geometry, valid_area
 from stages.engine.batch import to_device
 from stages.engine.config import AugmentationConfig
 from stages.engine.loop import _Samples
@@ -75,7 +75,7 @@ def test_a_ramp_lies_where_that_of_the_image_lies(along, size, crop_size, stride
     geometry = drawn_geometry(seed, size, crop_size, scale=[1.0, 3.0])
     image = np.zeros((*size, 3), np.uint8)
     image += np.expand_dims(4 * np.arange(size[along], dtype=np.uint8), (1 - along, 2))  # below 256
-    shown = cut_picture(image, geometry, crop_size)[:: strides[1], :: strides[1], 0] / 4
+    shown = cut_image(image, geometry, crop_size)[:: strides[1], :: strides[1], 0] / 4
     cut = 100 * cut_maps(ramp(size, strides[0], along), 3, geometry, crop_size, strides[1], -1.0)[1]
     assert cut.shape == shown.shape
     # Pillow rounds to quarters of a column, once a direction; beyond the last cell the map has no slope.

@@ -1,4 +1,4 @@
-"""Whole-image inference against one picture at a time, and its geometry on networks that can be checked by eye."""
+"""Whole-image inference against one image at a time, and its geometry on networks that can be checked by eye."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from artifacts.errors import DataError
 from stages.engine import inference
 from stages.engine.config import InferenceConfig
-from stages.engine.inference import _predict, large_pictures, predict_probabilities, window_starts
+from stages.engine.inference import _predict, large_images, predict_probabilities, window_starts
 from stages.networks import build_segmenter, normalise, upsample
 from stages.networks.config import NetworkConfig
 from stages.networks.normalisation import MEAN, STD
@@ -24,7 +24,7 @@ SIZES = {"a": (33, 40), "b": (25, 31), "c": (33, 40), "d": (33, 40), "e": (40, 3
 
 
 class Shelf:
-    """Pictures in memory."""
+    """Images in memory."""
 
     def __init__(self, sizes: dict[str, tuple[int, int]] = SIZES) -> None:
         rng = np.random.default_rng(0)
@@ -44,15 +44,15 @@ def network() -> nn.Module:
     return build_segmenter(NetworkConfig.model_validate("tiny"), 4, seed=3)
 
 
-def predict(network: nn.Module, pictures: Shelf, ids: list[str] | None = None, batch_size=None, **protocol):
+def predict(network: nn.Module, images: Shelf, ids: list[str] | None = None, batch_size=None, **protocol):
     results = predict_probabilities(
-        network, pictures, ids or sorted(pictures.pixels), InferenceConfig(**protocol), CPU, batch_size
+        network, images, ids or sorted(images.pixels), InferenceConfig(**protocol), CPU, batch_size
     )
     return {name: p for names, batch in results for name, p in zip(names, batch, strict=True)}
 
 
 @pytest.mark.parametrize("protocol", [{}, {"scales": (0.5, 1.0, 1.5), "flip": True}, {"window": 20, "merge": "logits"}])
-def test_probabilities_stay_on_the_device_of_the_pictures(network: nn.Module, protocol) -> None:
+def test_probabilities_stay_on_the_device_of_the_images(network: nn.Module, protocol) -> None:
     there = copy.deepcopy(network).eval()
     with FakeTensorMode():
         move(there)
@@ -62,11 +62,11 @@ def test_probabilities_stay_on_the_device_of_the_pictures(network: nn.Module, pr
 
 
 def test_plain_inference_is_softmax_of_upsampled_logits(network: nn.Module) -> None:
-    pictures = Shelf()
-    found = predict(network, pictures)
+    images = Shelf()
+    found = predict(network, images)
     assert set(found) == set(SIZES)
     network.eval()
-    for name, pixels in pictures.pixels.items():
+    for name, pixels in images.pixels.items():
         inputs = normalise(torch.from_numpy(pixels).permute(2, 0, 1)[None])
         with torch.no_grad():
             expected = upsample(network(inputs), inputs.shape[2:], network.stride).softmax(1)[0]
@@ -82,11 +82,11 @@ def test_the_batch_size_changes_nothing(network: nn.Module, batch_size: int | No
         torch.testing.assert_close(probabilities, together[name], atol=2e-6, rtol=1e-5)
 
 
-def test_every_picture_is_decoded_once_and_batches_hold_equal_sizes(network: nn.Module) -> None:
-    pictures = Shelf()
+def test_every_image_is_decoded_once_and_batches_hold_equal_sizes(network: nn.Module) -> None:
+    images = Shelf()
     batches = [
         (ids, tuple(p.shape))
-        for ids, p in predict_probabilities(network, pictures, list(SIZES), InferenceConfig(), CPU, 3)
+        for ids, p in predict_probabilities(network, images, list(SIZES), InferenceConfig(), CPU, 3)
     ]
     assert batches == [
         (["a", "c", "d"], (3, 4, 33, 40)),
@@ -94,15 +94,15 @@ def test_every_picture_is_decoded_once_and_batches_hold_equal_sizes(network: nn.
         (["e"], (1, 4, 40, 33)),
         (["b"], (1, 4, 25, 31)),
     ]
-    assert sorted(pictures.decoded) == sorted(SIZES)
+    assert sorted(images.decoded) == sorted(SIZES)
 
 
 @pytest.mark.parametrize("merge", ["logits", "logits-sum", "probabilities"])
-def test_flipping_the_picture_flips_the_result(network: nn.Module, merge: str) -> None:
-    pictures = Shelf({"a": (33, 41)})
-    found = predict(network, pictures, flip=True, scales=(0.8, 1.0), merge=merge)["a"]
-    pictures.pixels["a"] = np.ascontiguousarray(pictures.pixels["a"][:, ::-1])
-    mirrored = predict(network, pictures, flip=True, scales=(0.8, 1.0), merge=merge)["a"]
+def test_flipping_the_image_flips_the_result(network: nn.Module, merge: str) -> None:
+    images = Shelf({"a": (33, 41)})
+    found = predict(network, images, flip=True, scales=(0.8, 1.0), merge=merge)["a"]
+    images.pixels["a"] = np.ascontiguousarray(images.pixels["a"][:, ::-1])
+    mirrored = predict(network, images, flip=True, scales=(0.8, 1.0), merge=merge)["a"]
     torch.testing.assert_close(mirrored.flip(2), found, atol=1e-5, rtol=1e-4)
 
 
@@ -117,16 +117,16 @@ class Constant(nn.Module):
 
 
 def test_merging_worked_by_hand() -> None:
-    # a flat picture: every view has logits (0, 4 r). Two scales and flip: four equal views.
-    pictures = Shelf({"a": (6, 8)})
-    pictures.pixels["a"][:] = 51  # r = 0.2, logit 0.8
+    # a flat image: every view has logits (0, 4 r). Two scales and flip: four equal views.
+    images = Shelf({"a": (6, 8)})
+    images.pixels["a"][:] = 51  # r = 0.2, logit 0.8
     single = torch.tensor(0.8).sigmoid()
     for merge, expected in (
         ("logits", single),
         ("probabilities", single),
         ("logits-sum", torch.tensor(4 * 0.8).sigmoid()),
     ):
-        found = predict(Constant(), pictures, scales=(0.5, 1.0), flip=True, merge=merge)["a"]
+        found = predict(Constant(), images, scales=(0.5, 1.0), flip=True, merge=merge)["a"]
         torch.testing.assert_close(found[1], expected.expand(6, 8), atol=1e-5, rtol=1e-5)
 
 
@@ -137,10 +137,10 @@ def test_merging_unequal_views_worked_by_hand() -> None:
             logits = super().forward(images)
             return logits[..., :1].expand_as(logits)
 
-    pictures = Shelf({"a": (1, 2)})
-    pictures.pixels["a"][:] = [[[0] * 3, [255] * 3]]
-    mean_of_logits = predict(Left(), pictures, flip=True, merge="logits")["a"][1, 0, 0]
-    mean_of_probabilities = predict(Left(), pictures, flip=True, merge="probabilities")["a"][1, 0, 0]
+    shelf = Shelf({"a": (1, 2)})
+    shelf.pixels["a"][:] = [[[0] * 3, [255] * 3]]
+    mean_of_logits = predict(Left(), shelf, flip=True, merge="logits")["a"][1, 0, 0]
+    mean_of_probabilities = predict(Left(), shelf, flip=True, merge="probabilities")["a"][1, 0, 0]
     assert mean_of_logits.item() == pytest.approx(1 / (1 + np.exp(-2)))
     assert mean_of_probabilities.item() == pytest.approx((0.5 + 1 / (1 + np.exp(-4))) / 2)
 
@@ -158,21 +158,21 @@ class Strided(nn.Module):
 def test_every_scale_puts_things_in_the_same_place(scale: float) -> None:
     # A ramp from left to right must come back as the same ramp, whatever the scale: a shift of half a cell, the usual
     # mistake of mixing align_corners conventions, would show as an offset of 2 pixels.
-    pictures = Shelf({"a": (40, 80)})
-    pictures.pixels["a"][:] = np.linspace(0, 255, 80)[None, :, None].round()
-    found = predict(Strided(), pictures, scales=(scale,))["a"]
+    images = Shelf({"a": (40, 80)})
+    images.pixels["a"][:] = np.linspace(0, 255, 80)[None, :, None].round()
+    found = predict(Strided(), images, scales=(scale,))["a"]
     ramp = torch.logit(found[1])[20] / 4 * 79  # back to pixels
     middle = slice(12, 68)
     torch.testing.assert_close(ramp[middle], torch.arange(80.0)[middle], atol=0.35, rtol=0)
 
 
 def test_scaled_views_agree_with_resizing_twice(network: nn.Module) -> None:
-    # one bilinear step from the cells to the picture = cells to the view, then view to the picture (up to smoothing)
-    pictures = Shelf({"a": (48, 64)})
-    pixels = np.cumsum(np.cumsum(pictures.pixels["a"].astype(float) - 127, 0), 1)
-    pictures.pixels["a"] = np.uint8(255 * (pixels - pixels.min()) / np.ptp(pixels))
-    found = predict(network, pictures, scales=(1.5,))["a"]
-    inputs = normalise(torch.from_numpy(pictures.pixels["a"]).permute(2, 0, 1)[None])
+    # one bilinear step from the cells to the image = cells to the view, then view to the image (up to smoothing)
+    images = Shelf({"a": (48, 64)})
+    pixels = np.cumsum(np.cumsum(images.pixels["a"].astype(float) - 127, 0), 1)
+    images.pixels["a"] = np.uint8(255 * (pixels - pixels.min()) / np.ptp(pixels))
+    found = predict(network, images, scales=(1.5,))["a"]
+    inputs = normalise(torch.from_numpy(images.pixels["a"]).permute(2, 0, 1)[None])
     with torch.no_grad():
         view = F.interpolate(inputs, size=(72, 96), mode="bilinear", align_corners=False)
         logits = upsample(network.eval()(view), (72, 96), network.stride)
@@ -183,11 +183,11 @@ def test_scaled_views_agree_with_resizing_twice(network: nn.Module) -> None:
 @pytest.mark.parametrize("merge", ["logits", "probabilities"])
 def test_windows_worked_pixel_by_pixel(network: nn.Module, merge: str) -> None:
     """Each pixel: the mean of the softmax of every full window over it; the starts are written out."""
-    pictures = Shelf({"wide": (33, 50), "small": (24, 20)})
-    found = predict(network, pictures, window=24, merge=merge)
+    images = Shelf({"wide": (33, 50), "small": (24, 20)})
+    found = predict(network, images, window=24, merge=merge)
     starts = {"wide": ([0, 9], [0, 16, 26]), "small": ([0], [0])}
     network.eval()
-    for name, pixels in pictures.pixels.items():
+    for name, pixels in images.pixels.items():
         inputs = normalise(torch.from_numpy(pixels).permute(2, 0, 1)[None])
         total, count = torch.zeros(4, *pixels.shape[:2]), torch.zeros(pixels.shape[:2])
         for top in starts[name][0]:
@@ -205,25 +205,25 @@ def test_windows_worked_pixel_by_pixel(network: nn.Module, merge: str) -> None:
     ("side", "window", "expected"),
     [(20, 24, [0]), (24, 24, [0]), (25, 24, [0, 1]), (40, 24, [0, 16]), (41, 24, [0, 16, 17])],
 )
-def test_windows_are_full_and_end_with_the_picture(side: int, window: int, expected: list[int]) -> None:
+def test_windows_are_full_and_end_with_the_image(side: int, window: int, expected: list[int]) -> None:
     assert window_starts(side, window) == expected
 
 
 @pytest.mark.parametrize("protocol", [{}, {"flip": True, "scales": (1.0, 0.5)}, {"merge": "probabilities"}])
 def test_a_view_of_too_many_pixels_is_predicted_in_windows(network: nn.Module, protocol) -> None:
-    pictures = Shelf({"long": (40, 1500), "short": (40, 60)})
+    images = Shelf({"long": (40, 1500), "short": (40, 60)})
     seen: list[tuple[int, ...]] = []
     hook = network.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
-    limited = predict(network, pictures, whole_pixels=30_000, **protocol)
+    limited = predict(network, images, whole_pixels=30_000, **protocol)
     hook.remove()
     assert max(views * height * width for views, _, height, width in seen) == 40 * 1024  # mirrors go alone
-    windows = predict(network, pictures, window=1024, **protocol)
+    windows = predict(network, images, window=1024, **protocol)
     torch.testing.assert_close(limited["long"], windows["long"], rtol=0, atol=1e-6)
-    assert torch.equal(limited["short"], predict(network, pictures, **protocol)["short"])
-    remark = large_pictures(pictures, ["long", "short"], InferenceConfig(whole_pixels=30_000, **protocol))
+    assert torch.equal(limited["short"], predict(network, images, **protocol)["short"])
+    remark = large_images(images, ["long", "short"], InferenceConfig(whole_pixels=30_000, **protocol))
     assert remark is not None
-    assert remark.startswith("1 of 2 pictures have views of more than 30,000 pixels")
-    assert large_pictures(pictures, ["long", "short"], InferenceConfig(**protocol)) is None
+    assert remark.startswith("1 of 2 images have views of more than 30,000 pixels")
+    assert large_images(images, ["long", "short"], InferenceConfig(**protocol)) is None
 
 
 def test_softmax_in_strips_of_rows_is_softmax(monkeypatch) -> None:
@@ -248,11 +248,11 @@ def test_the_network_is_left_as_it_was(network: nn.Module) -> None:
     assert {name: module.training for name, module in network.named_modules()} == before
 
 
-def test_a_picture_that_cannot_be_read_is_named(network: nn.Module) -> None:
-    pictures = Shelf()
-    pictures.size = lambda image_id: (33, 40)  # type: ignore[method-assign]
+def test_a_image_that_cannot_be_read_is_named(network: nn.Module) -> None:
+    images = Shelf()
+    images.size = lambda image_id: (33, 40)  # type: ignore[method-assign]
     with pytest.raises(DataError, match="image b has 25 rows and 31 columns"):
-        predict(network, pictures)
+        predict(network, images)
 
 
 def test_scales_are_checked() -> None:
@@ -264,12 +264,12 @@ def test_scales_are_checked() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_agrees_with_cpu() -> None:
     network = build_segmenter(NetworkConfig.model_validate("tiny"), 4, seed=3)
-    pictures = Shelf()
-    expected = predict(network, pictures, scales=(0.75, 1.0), flip=True)
+    images = Shelf()
+    expected = predict(network, images, scales=(0.75, 1.0), flip=True)
     device = torch.device("cuda")
     network = network.to(device)
     for precision, tolerance in (("fp32", 1e-3), ("bf16", 5e-2)):
         protocol = InferenceConfig(scales=(0.75, 1.0), flip=True, precision=precision)
-        for ids, batch in predict_probabilities(network, pictures, list(SIZES), protocol, device):
+        for ids, batch in predict_probabilities(network, images, list(SIZES), protocol, device):
             for name, probabilities in zip(ids, batch, strict=True):
                 assert (probabilities.cpu() - expected[name]).abs().max() < tolerance

@@ -172,7 +172,7 @@ class Recorded(Method):
 
     def losses(self, batch, step):
         assert self.networks.training
-        self.steps.append((step, tuple(batch["pictures"].ids)))
+        self.steps.append((step, tuple(batch["images"].ids)))
         self.draws.append(torch.rand(1).item())
         squares = {name: 5 * (network.weight**2).sum() for name, network in self.networks.items()}
         return {"square": squares.pop("only"), "zero": torch.zeros(()), **squares}
@@ -209,7 +209,7 @@ def prepare(training, tmp_path):
             | values
         )
         stream = Stream([Entry(image_id, None) for image_id in training.dataset.ids("train")], config.batch_size)
-        maker = SampleMaker(training.dataset, {"pictures": stream}, {}, config.augmentation, 16, config.seed)
+        maker = SampleMaker(training.dataset, {"images": stream}, {}, config.augmentation, 16, config.seed)
         return Recorded(second), maker, config, Writer(tmp_path / folder)
 
     return act
@@ -267,7 +267,7 @@ def test_the_average_is_what_is_given_back(run):
 
 
 def test_the_log_holds_means_learning_rate_and_the_figures_of_epochs(run):
-    """Losses 15 * 0.81^t. Six pictures in batches of two: an epoch ends with step 3, and the rest with step 4."""
+    """Losses 15 * 0.81^t. Six images in batches of two: an epoch ends with step 3, and the rest with step 4."""
     _, fitted, writer = run()
     lines = [json.loads(line) for line in (writer.path / "local/metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], *sorted(set(line) - {"step", "time"})) for line in lines] == [
@@ -282,8 +282,8 @@ def test_the_log_holds_means_learning_rate_and_the_figures_of_epochs(run):
     assert list((writer.path / "local" / "tensorboard").iterdir())
 
 
-def test_an_epoch_ends_when_every_picture_was_seen(run):
-    """Six pictures in batches of four: the second batch of an epoch is filled up from the next one."""
+def test_an_epoch_ends_when_every_image_was_seen(run):
+    """Six images in batches of four: the second batch of an epoch is filled up from the next one."""
     _, fitted, writer = run("epochs", batch_size=4)
     lines = [json.loads(line) for line in (writer.path / "local/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "epochs_seen" in line] == [2, 4]

@@ -30,7 +30,7 @@ def entries_of(order, steps):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 99))
-def test_every_epoch_has_every_picture_once(count, batch_size, seed):
+def test_every_epoch_has_every_image_once(count, batch_size, seed):
     """Also where a batch is longer than many epochs."""
     seen = entries_of(Order("a", stream_of(count, batch_size), seed), steps=3 * count)
     for first in range(0, len(seen) - count + 1, count):
@@ -167,7 +167,7 @@ def test_the_form_of_a_batch(make):
         assert (sample["label"][~sample["valid"]] == 255).all()
 
 
-def test_label_reference_and_picture_are_cut_alike(make, training):
+def test_label_reference_and_image_are_cut_alike(make, training):
     """Weak labels are the true masks with pixels set to 0: where they are not 0 they agree after any geometry."""
     agree = 0
     for step in range(10):
@@ -214,7 +214,7 @@ def test_two_processes_make_the_batch_of_one(make):
         assert_equal(joined, whole[step])
 
 
-def test_the_same_picture_looks_different_in_each_epoch(make):
+def test_the_same_image_looks_different_in_each_epoch(make):
     maker = make()
     seen = {}
     for step in range(6):
@@ -230,11 +230,11 @@ def test_mistakes_of_streams_are_named(training):
     def maker(streams, world_size=1):
         return SampleMaker(training.dataset, streams, {}, AUGMENTATION, 33, 0, 0, world_size)
 
-    with pytest.raises(ConfigError, match="'strong' has no pictures"):
+    with pytest.raises(ConfigError, match="'strong' has no images"):
         maker({"strong": stream_of(0, 4)})
     with pytest.raises(ConfigError, match="no share of the batch"):
         maker({"strong": stream_of(4, 0)})
-    with pytest.raises(ConfigError, match="5 pictures a step: not divisible by 2 processes"):
+    with pytest.raises(ConfigError, match="5 images a step: not divisible by 2 processes"):
         maker({"strong": stream_of(4, 5)}, world_size=2)
     with pytest.raises(ConfigError, match="at least 2 different images"):
         maker({"a": stream_of(1, 2, **PAIRS)})
@@ -242,7 +242,7 @@ def test_mistakes_of_streams_are_named(training):
         maker({"a": stream_of(9, 2, group=3, apart=("b",))})
 
 
-def test_a_truncated_picture_names_its_file(own_training, make):
+def test_a_truncated_image_names_its_file(own_training, make):
     path = own_training.dataset.image_path("s1")
     path.write_bytes(path.read_bytes()[:200])
     streams = {"strong": Stream([Entry("s1", "masks")], 1)}

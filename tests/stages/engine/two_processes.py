@@ -40,7 +40,7 @@ from tests.stages.engine import joint_batch_norm, joint_losses
 torch.set_num_threads(1)
 gc.freeze()  # every training collects garbage, and need not look through the modules
 atexit.register(gc.unfreeze)  # modules in C report what is left of them at the end
-select_stage.PART = 2  # pictures: shares for both processes
+select_stage.PART = 2  # images: shares for both processes
 
 EXACT = {
     "network": {"preset": "tiny", "dropout": 0.0, "head_channels": 16},

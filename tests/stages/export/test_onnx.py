@@ -27,11 +27,11 @@ NETWORKS = [
 @pytest.mark.parametrize(
     "values", NETWORKS, ids=["tiny", "mobilenet_v2", "deeplabv3plus", "timm-mobilenetv3", "timm-convnext", "hrnet"]
 )
-def test_pictures_of_any_size_give_what_torch_gives(values, tmp_path):
+def test_images_of_any_size_give_what_torch_gives(values, tmp_path):
     from onnx.reference import ReferenceEvaluator
 
     network = build_segmenter(NetworkConfig.model_validate(values), 4, seed=1)
-    for layer in network.modules():  # statistics of some pictures, or random features would fade from layer to layer
+    for layer in network.modules():  # statistics of some images, or random features would fade from layer to layer
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 1.0
     network(torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(5)))

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from stages.data.drawn_images import ImageFolder
 
 from artifacts.canonical import digest, file_digest
 from artifacts.dataset import Dataset, write_dataset
@@ -30,13 +31,12 @@ from artifacts.masks import encode_mask
 from artifacts.store import Artifact, Work, Workspace
 from stages.contract import Execution
 from stages.data.config import VOC_CLASS_NAMES
-from stages.data.pictures import PictureFolder
 from stages.export.submission import (
     CITYSCAPES_TEST,
     check_archive,
     choose_members,
     make_submission,
-    predicted_pictures,
+    predicted_images,
     voc_test,
 )
 
@@ -134,14 +134,14 @@ def test_every_pixel_of_the_archive_is_that_of_the_predictions(ids: list[str], s
         found = in_tar(Path(place, "results.tgz"))
     assert list(found) == [f"{FOLDER}/{image_id}.png" for image_id in sorted(ids)]
     for image_id, mask in masks.items():
-        picture = opened(found[f"{FOLDER}/{image_id}.png"])
-        assert (picture.format, picture.mode) == ("PNG", "P")
-        assert picture.getpalette()[:63] == list(map(int, VOC_COLOURS.split()))
-        assert picture.getpalette()[3 * 255 :] == [224, 224, 192]
-        np.testing.assert_array_equal(np.array(picture), mask)
+        image = opened(found[f"{FOLDER}/{image_id}.png"])
+        assert (image.format, image.mode) == ("PNG", "P")
+        assert image.getpalette()[:63] == list(map(int, VOC_COLOURS.split()))
+        assert image.getpalette()[3 * 255 :] == [224, 224, 192]
+        np.testing.assert_array_equal(np.array(image), mask)
     total = sum(np.bincount(mask.ravel(), minlength=21) for mask in masks.values())
     assert [record["pixels"] for record in figures["classes"].values()] == total.tolist()
-    assert (figures["pictures"], figures["expected"], figures["sizes_checked"]) == (len(ids), 1456, 0)
+    assert (figures["images"], figures["expected"], figures["sizes_checked"]) == (len(ids), 1456, 0)
 
 
 def test_the_competition_names_the_folder(workspace: Workspace, folder: Path, execution: Execution) -> None:
@@ -158,7 +158,7 @@ def test_the_full_list_of_1456_needs_no_permission(workspace: Workspace, folder:
     (folder / "test.txt").write_text("\n".join(reversed(ids)))
     predictions = publish(workspace, masks)
     figures = pack(predictions, folder / "r.tgz", execution, list_file=folder / "test.txt", allow_subset=False)
-    assert (figures["pictures"], figures["left_out"]) == (1456, 1)
+    assert (figures["images"], figures["left_out"]) == (1456, 1)
     assert list(in_tar(folder / "r.tgz")) == [f"{FOLDER}/{image_id}.png" for image_id in ids]
 
 
@@ -166,10 +166,10 @@ def test_the_official_list_is_read(real_data: Path, workspace: Workspace, folder
     listed = real_data / "data" / "voc-lists" / "voc12" / "test.txt"
     predictions = publish(workspace, dict.fromkeys(listed.read_text().split(), np.full((2, 2), 20, np.uint8)))
     figures = pack(predictions, folder / "r.tgz", execution, list_file=listed, allow_subset=False)
-    assert (figures["pictures"], figures["left_out"]) == (1456, 0)
+    assert (figures["images"], figures["left_out"]) == (1456, 0)
 
 
-def test_real_masks_of_the_size_of_their_pictures(
+def test_real_masks_of_the_size_of_their_images(
     real_data: Path, workspace: Workspace, folder: Path, execution: Execution
 ) -> None:
     devkit = real_data / "data" / "voc-animals"
@@ -184,7 +184,7 @@ def test_real_masks_of_the_size_of_their_pictures(
 
 def test_masks_of_the_crf_are_packed_too(workspace: Workspace, folder: Path, execution: Execution) -> None:
     predictions = publish(workspace, random_masks(["a", "b"]), name="crf", kind="masks")
-    assert pack(predictions, folder / "r.tgz", execution)["pictures"] == 2
+    assert pack(predictions, folder / "r.tgz", execution)["images"] == 2
 
 
 def test_files_are_sorted_by_their_names_not_by_ids(workspace: Workspace, folder: Path, execution: Execution) -> None:
@@ -221,13 +221,13 @@ def test_neither_time_nor_owner_nor_name_is_in_the_archive(
     assert member.mode == 0o644
 
 
-# --- which pictures ---
+# --- which images ---
 
 
 def test_missing_and_surplus_ids_are_named(workspace: Workspace, folder: Path, execution: Execution) -> None:
     predictions = publish(workspace, random_masks(["a", "b", "x"]))
     (folder / "test.txt").write_text("a\nb\nc\nd\n")
-    message = r"no masks of 2 pictures of .*test.txt: c, d; 1 of its masks are not in .*test.txt: x"
+    message = r"no masks of 2 images of .*test.txt: c, d; 1 of its masks are not in .*test.txt: x"
     with pytest.raises(DataError, match=message):
         pack(predictions, folder / "r.tgz", execution, list_file=folder / "test.txt")
     assert [path.name for path in folder.iterdir()] == ["test.txt"]
@@ -236,7 +236,7 @@ def test_missing_and_surplus_ids_are_named(workspace: Workspace, folder: Path, e
 @pytest.mark.parametrize(("count", "known"), [(1449, r" \(val\)"), (1464, r" \(train\)"), (1455, ""), (1, "")])
 def test_another_number_than_the_servers_is_refused(count: int, known: str) -> None:
     ids = [f"2008_{number:06d}" for number in range(count)]
-    message = rf"^here has {count:,} pictures{known}, the PASCAL VOC 2012 server takes exactly the 1,456"
+    message = rf"^here has {count:,} images{known}, the PASCAL VOC 2012 server takes exactly the 1,456"
     with pytest.raises(DataError, match=message) as caught:
         choose_members(voc_test(), "predictions", ids, "here", None, allow_subset=False)
     assert "--allow-subset" in caught.value.hint
@@ -247,7 +247,7 @@ def test_another_number_than_the_servers_is_refused(count: int, known: str) -> N
 def data_set(
     workspace: Workspace, shapes: Mapping[str, tuple[int, int]], splits: Mapping[str, Sequence[str]]
 ) -> Artifact:
-    """A data set with grey pictures of the given (H, W), all without masks but those of val."""
+    """A data set with grey images of the given (H, W), all without masks but those of val."""
     work = Work("prepare-data", 1, "dataset", digest([repr(shapes), repr(splits)]), {}, {}, {})
     with workspace.writing("data", work) as writer:
         for image_id, shape in shapes.items():
@@ -270,7 +270,7 @@ def test_the_split_test_of_the_data_set_is_the_list(workspace: Workspace, folder
     masks = random_masks(["a", "b", "c", "d"])
     data = data_set(workspace, {i: mask.shape for i, mask in masks.items()}, {"val": ["a"], "test": ["b", "d"]})
     predictions = publish(workspace, masks, data=data)
-    figures = pack(predictions, folder / "r.tgz", execution, made_on=predicted_pictures(predictions, workspace))
+    figures = pack(predictions, folder / "r.tgz", execution, made_on=predicted_images(predictions, workspace))
     assert list(in_tar(folder / "r.tgz")) == [f"{FOLDER}/b.png", f"{FOLDER}/d.png"]
     assert (figures["left_out"], figures["sizes_checked"]) == (2, 2)
     (folder / "list.txt").write_text("c\n")
@@ -281,65 +281,65 @@ def test_the_split_test_of_the_data_set_is_the_list(workspace: Workspace, folder
 def test_a_data_set_that_was_remade_or_removed_is_not_what_was_predicted(workspace: Workspace) -> None:
     data = data_set(workspace, {"a": (4, 5)}, {"val": ["a"]})
     predictions = publish(workspace, random_masks(["a"]), data=data)
-    assert isinstance(predicted_pictures(predictions, workspace), Dataset)
+    assert isinstance(predicted_images(predictions, workspace), Dataset)
     data_set(workspace, {"a": (6, 5)}, {"val": ["a"]})
-    assert predicted_pictures(predictions, workspace) is None
+    assert predicted_images(predictions, workspace) is None
     workspace.remove("data")
-    assert predicted_pictures(predictions, workspace) is None
+    assert predicted_images(predictions, workspace) is None
 
 
 # --- sizes ---
 
 
-def pictures(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Path:
+def drawn_images(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Path:
     folder.mkdir()
     for image_id, (height, width) in shapes.items():
         Image.new("RGB", (width, height)).save(folder / f"{image_id}.jpg")
     return folder
 
 
-def test_sizes_are_those_of_the_pictures(
+def test_sizes_are_those_of_the_images(
     workspace: Workspace, folder: Path, tmp_path: Path, execution: Execution
 ) -> None:
     masks = random_masks(["a", "b", "c"])
     shapes = {image_id: mask.shape for image_id, mask in masks.items()}
-    same = pictures(tmp_path / "same", shapes)
+    same = drawn_images(tmp_path / "same", shapes)
     predictions = publish(workspace, masks, images=str(same))
     assert pack(predictions, folder / "1.tgz", execution, images=same)["sizes_checked"] == 3
-    recorded = predicted_pictures(predictions, workspace)
-    assert isinstance(recorded, PictureFolder)
+    recorded = predicted_images(predictions, workspace)
+    assert isinstance(recorded, ImageFolder)
     assert pack(predictions, folder / "2.tgz", execution, made_on=recorded)["sizes_checked"] == 3
     (same / "b.jpg").unlink()
-    recorded = predicted_pictures(predictions, workspace)
+    recorded = predicted_images(predictions, workspace)
     assert pack(predictions, folder / "3.tgz", execution, made_on=recorded)["sizes_checked"] == 2
     with pytest.raises(DataError, match=r"1 ids of the archive are not in .*same: b"):
         pack(predictions, folder / "4.tgz", execution, images=same)
-    turned = pictures(tmp_path / "turned", {**shapes, "c": shapes["c"][::-1]})
+    turned = drawn_images(tmp_path / "turned", {**shapes, "c": shapes["c"][::-1]})
     height, width = shapes["c"]
     with pytest.raises(DataError, match=rf"mask .*c.png is {width}x{height} .*, expected {height}x{width}"):
         pack(predictions, folder / "4.tgz", execution, images=turned)
     assert sorted(path.name for path in folder.iterdir()) == ["1.tgz", "2.tgz", "3.tgz"]
 
 
-def test_a_folder_of_pictures_that_is_gone_is_not_known(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_folder_of_images_that_is_gone_is_not_known(workspace: Workspace, tmp_path: Path) -> None:
     predictions = publish(workspace, random_masks(["a"]), images=str(tmp_path / "gone"))
-    assert predicted_pictures(predictions, workspace) is None
+    assert predicted_images(predictions, workspace) is None
 
 
 # --- what no server takes ---
 
 
-def test_unknown_pixels_are_refused_with_the_pictures_name(
+def test_unknown_pixels_are_refused_with_the_images_name(
     workspace: Workspace, folder: Path, execution: Execution
 ) -> None:
     masks = random_masks(["a", "b", "c"])
     masks["b"][0, :2] = 255
-    message = "picture b: 2 pixels of its mask are 255"
+    message = "image b: 2 pixels of its mask are 255"
     with pytest.raises(DataError, match=message) as caught:
         pack(publish(workspace, masks), folder / "r.tgz", execution)
     assert "min_confidence" in caught.value.hint
     masks["c"][0, 0] = 255
-    with pytest.raises(DataError, match=rf"2 images cannot be used:\n.*{message}.*\n.*picture c: 1 pixels"):
+    with pytest.raises(DataError, match=rf"2 images cannot be used:\n.*{message}.*\n.*image c: 1 pixels"):
         pack(publish(workspace, masks, name="more"), folder / "r.tgz", execution)
     assert list(folder.iterdir()) == []
 
@@ -394,7 +394,7 @@ def test_names_that_no_archive_can_have(workspace: Workspace, folder: Path, exec
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """Two pictures of full size that hold every class."""
+    """Two images of full size that hold every class."""
     rng = np.random.default_rng(5)
     small = rng.permutation(np.arange(2 * 8 * 16) % 19).astype(np.uint8).reshape(2, 8, 16)
     masks = np.kron(small, np.ones((128, 128), np.uint8))
@@ -410,9 +410,9 @@ def test_the_label_ids_are_the_official_ones(streets: Artifact, folder: Path, ex
     labels = official_labels()
     for pattern in ("berlin_000000_000019*.png", "mainz_000001_010853*.png"):  # as the evaluation looks for them
         (name,) = fnmatch.filter(found, pattern)
-        picture = opened(found[name])
-        assert (picture.mode, picture.size) == ("L", (2048, 1024))
-        values = np.array(picture)
+        image = opened(found[name])
+        assert (image.mode, image.size) == ("L", (2048, 1024))
+        values = np.array(image)
         (source,) = (streets.path / "masks").glob(pattern)
         mask = np.array(Image.open(source))
         assert np.array_equal(np.unique(mask), np.arange(19))
@@ -435,12 +435,12 @@ def test_two_zips_have_equal_bytes_and_no_time(streets: Artifact, folder: Path, 
 @pytest.mark.parametrize(
     ("count", "known"), [(500, r" \(val\)"), (1525, None), (2975, r" \(train\)"), (1524, ""), (1526, "")]
 )
-def test_the_test_split_of_cityscapes_has_1525_pictures(count: int, known: str | None) -> None:
+def test_the_test_split_of_cityscapes_has_1525_images(count: int, known: str | None) -> None:
     ids = [f"bonn_000000_{number:06d}" for number in range(count)]
     if known is None:
         assert len(choose_members(CITYSCAPES_TEST, "p", ids, "'p'", None, allow_subset=False)[0]) == 1525
         return
-    with pytest.raises(DataError, match=rf"'p' has {count:,} pictures{known}, .* exactly the 1,525"):
+    with pytest.raises(DataError, match=rf"'p' has {count:,} images{known}, .* exactly the 1,525"):
         choose_members(CITYSCAPES_TEST, "p", ids, "'p'", None, allow_subset=False)
 
 
@@ -456,14 +456,14 @@ def test_a_list_of_file_names_finds_ids_without_the_suffix() -> None:
 
 def test_names_that_the_evaluation_would_not_find() -> None:
     for image_id in ("bonn", "bonn_1_2", "bonn_000000_0000190", "bonn_000000-000019"):
-        with pytest.raises(DataError, match=f"1 ids of 'p' are not names of Cityscapes pictures: {image_id}"):
+        with pytest.raises(DataError, match=f"1 ids of 'p' are not names of Cityscapes images: {image_id}"):
             choose_members(CITYSCAPES_TEST, "p", [image_id], "'p'", None, allow_subset=True)
     twice = ["bonn_000000_000019", "bonn_000000_000019_leftImg8bit"]
-    with pytest.raises(DataError, match="two entries of the picture bonn_000000_000019"):
+    with pytest.raises(DataError, match="two entries of the image bonn_000000_000019"):
         choose_members(CITYSCAPES_TEST, "p", twice, "'p'", None, allow_subset=True)
 
 
-def test_pictures_of_half_the_size_are_refused(workspace: Workspace, folder: Path, execution: Execution) -> None:
+def test_images_of_half_the_size_are_refused(workspace: Workspace, folder: Path, execution: Execution) -> None:
     masks = {"bonn_000000_000019": np.zeros((512, 1024), np.uint8)}
     with pytest.raises(DataError, match=r"is 1024x512 .* expected 2048x1024"):
         pack(publish(workspace, masks, classes=CITYSCAPES_CLASSES), folder / "r.zip", execution, CITYSCAPES_TEST)
@@ -480,13 +480,13 @@ GOOD = np.arange(20, dtype=np.uint8).reshape(4, 5)
 
 
 def as_png(mode: str, values: np.ndarray, palette: Sequence[int] | None = None, **options) -> bytes:
-    picture = Image.fromarray(values)
+    image = Image.fromarray(values)
     if mode == "P":
-        picture.putpalette(palette)
+        image.putpalette(palette)
     elif mode != "L":
-        picture = picture.convert(mode)
+        image = image.convert(mode)
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", **options)
+    image.save(buffer, format="PNG", **options)
     return buffer.getvalue()
 
 
@@ -510,7 +510,7 @@ def check(path: Path, members: Sequence[tuple[str, bytes]]):
 def test_the_check_passes_what_is_right(folder: Path) -> None:
     good = encode_mask(GOOD)
     figures = check(folder / "r.tgz", [(f"{FOLDER}/a.png", good), (f"{FOLDER}/b.png", good)])
-    assert (figures["pictures"], figures["sizes_checked"]) == (2, 1)
+    assert (figures["images"], figures["sizes_checked"]) == (2, 1)
     assert figures["classes"]["tvmonitor"] == {"value": 20, "pixels": 0}
     assert figures["classes"]["train"] == {"value": 19, "pixels": 2}
 

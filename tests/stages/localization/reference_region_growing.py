@@ -8,7 +8,7 @@ import numpy as np
 def grow_by_flood_fill(probabilities, seeds, present, theta_b=0.99, theta_f=0.85):
     """Grows the label map `seeds` (h, w; 255 unlabelled) by `probabilities` (C, h, w), pixel by pixel.
 
-    `present` lists the foreground class ids of the picture.
+    `present` lists the foreground class ids of the image.
     """
     height, width = seeds.shape
     classes = sorted({0, *(int(label) for label in present)})

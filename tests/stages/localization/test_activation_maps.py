@@ -26,8 +26,8 @@ CPU = torch.device("cpu")
 SCALES = (0.5, 1.0, 1.5)
 
 
-class Pictures:
-    """A few random pictures of three sizes, with labels."""
+class Images:
+    """A few random images of three sizes, with labels."""
 
     sizes = ((33, 45), (40, 30), (21, 21))
 
@@ -60,26 +60,26 @@ def classifier():
     return network.eval()
 
 
-def test_maps_stay_on_the_device_of_the_pictures(classifier):
+def test_maps_stay_on_the_device_of_the_images(classifier):
     network = for_inference(classifier, CPU)
     _readers.cache_clear()
     with FakeTensorMode(), torch.inference_mode(False):
         move(network)
-        pictures = torch.empty(3, 3, 33, 45, dtype=torch.uint8, device="cuda")
-        maps = normalise_by_maximum(multi_scale_maps(network, pictures, SCALES, True, 16)).half()
+        images = torch.empty(3, 3, 33, 45, dtype=torch.uint8, device="cuda")
+        maps = normalise_by_maximum(multi_scale_maps(network, images, SCALES, True, 16)).half()
         assert (maps.device.type, tuple(maps.shape)) == ("cuda", (3, 4, 9, 12))
     _readers.cache_clear()  # it holds fakes
 
 
-def maps_of(classifier, pictures, batch_size, scales=SCALES, flip=True):
+def maps_of(classifier, images, batch_size, scales=SCALES, flip=True):
     found = class_activation_maps(
-        classifier, pictures, pictures.ids(), scales=scales, flip=flip, batch_size=batch_size, device=CPU
+        classifier, images, images.ids(), scales=scales, flip=flip, batch_size=batch_size, device=CPU
     )
     return {maps.image_id: maps for maps in found}
 
 
 def reference_maps(classifier, image, tags, scales, flip):
-    """One picture, one pass at a time; each cell read from the network's map by scipy."""
+    """One image, one pass at a time; each cell read from the network's map by scipy."""
     H, W = image.shape[:2]
     grid = np.mgrid[0:H:4, 0:W:4].astype(float)
     total = np.zeros((4, *grid.shape[1:]))
@@ -99,15 +99,15 @@ def reference_maps(classifier, image, tags, scales, flip):
 
 
 @pytest.mark.parametrize("flip", [True, False])
-def test_batched_maps_equal_one_picture_and_one_pass_at_a_time(classifier, flip):
-    pictures = Pictures()
-    found = maps_of(classifier, pictures, batch_size=4, flip=flip)
-    assert sorted(found) == pictures.ids()
+def test_batched_maps_equal_one_image_and_one_pass_at_a_time(classifier, flip):
+    images = Images()
+    found = maps_of(classifier, images, batch_size=4, flip=flip)
+    assert sorted(found) == images.ids()
     for image_id, maps in found.items():
         assert maps.scores.dtype == np.float16
-        assert maps.classes.tolist() == list(pictures.tags(image_id))
-        assert maps.size == pictures.size(image_id)
-        expected = reference_maps(classifier, pictures.image(image_id), maps.classes, SCALES, flip)
+        assert maps.classes.tolist() == list(images.tags(image_id))
+        assert maps.size == images.size(image_id)
+        expected = reference_maps(classifier, images.image(image_id), maps.classes, SCALES, flip)
         assert maps.scores.shape == expected.shape
         np.testing.assert_allclose(maps.scores, expected, atol=2e-3)
     assert max(maps.scores.max() for maps in found.values() if maps.scores.size) > 0.99
@@ -115,9 +115,9 @@ def test_batched_maps_equal_one_picture_and_one_pass_at_a_time(classifier, flip)
 
 @pytest.mark.parametrize("batch_size", [2, 16])
 def test_the_batch_size_does_not_change_the_maps(classifier, batch_size):
-    pictures = Pictures()
-    alone, together = (maps_of(classifier, pictures, size) for size in (1, batch_size))
-    for image_id in pictures.ids():
+    images = Images()
+    alone, together = (maps_of(classifier, images, size) for size in (1, batch_size))
+    for image_id in images.ids():
         np.testing.assert_allclose(together[image_id].scores, alone[image_id].scores, atol=1e-3)
 
 
@@ -145,14 +145,14 @@ def test_a_backbone_without_a_layer_for_the_gradient_cue_is_one_clear_error():
     pytest.importorskip("timm")
     config = ClassifierConfig.model_validate({"backbone": "hrnet_w18_small", "freeze_batch_norm": False})
     network = build_classifier(config, num_foreground=4, seed=0).eval()
-    pictures = Pictures(1)
+    images = Images(1)
     with pytest.raises(ConfigError, match="does not have on hrnet_w18_small") as caught:
-        next(gradient_ranks(network, pictures, pictures.ids(), device=CPU))
+        next(gradient_ranks(network, images, images.ids(), device=CPU))
     assert caught.value.hint
 
 
-def test_maps_of_the_mirrored_picture_are_the_mirrored_maps(classifier):
-    image = torch.from_numpy(Pictures().image("id0").transpose(2, 0, 1).copy())[None]
+def test_maps_of_the_mirrored_image_are_the_mirrored_maps(classifier):
+    image = torch.from_numpy(Images().image("id0").transpose(2, 0, 1).copy())[None]
     assert image.shape[-1] % 4 == 1  # so that the grid of stride 4 is its own mirror image
     straight = multi_scale_maps(classifier, image, SCALES, True, 8)
     mirrored = multi_scale_maps(classifier, image.flip(-1), SCALES, True, 8)
@@ -165,36 +165,36 @@ def test_each_map_is_divided_by_its_own_maximum():
     torch.testing.assert_close(found, torch.tensor([[[[1.0, 0.5]], [[0.0, 0.0]]]]), atol=1e-4, rtol=0)
 
 
-def test_a_large_picture_is_seen_as_a_reduced_copy_alone_and_its_maps_have_its_own_size(classifier):
+def test_a_large_image_is_seen_as_a_reduced_copy_alone_and_its_maps_have_its_own_size(classifier):
     generator = np.random.default_rng(3)
-    pictures = Pictures(6)
+    images = Images(6)
     for name in ("large", "larger"):
         small = generator.integers(0, 256, (6, 6, 3)).astype(np.float32)
-        pictures.images[name] = ndimage.zoom(small, (20, 24, 1), order=1).clip(0, 255).astype(np.uint8)
-        pictures.labels[name] = (1, 2, 3, 4)
+        images.images[name] = ndimage.zoom(small, (20, 24, 1), order=1).clip(0, 255).astype(np.uint8)
+        images.labels[name] = (1, 2, 3, 4)
     seen = []
     hook = classifier.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
     options = {"scales": SCALES, "batch_size": 16, "device": CPU}
     limited = {
-        m.image_id: m for m in class_activation_maps(classifier, pictures, pictures.ids(), max_pixels=5000, **options)
+        m.image_id: m for m in class_activation_maps(classifier, images, images.ids(), max_pixels=5000, **options)
     }
     hook.remove()
-    whole = {m.image_id: m for m in class_activation_maps(classifier, pictures, pictures.ids(), **options)}
+    whole = {m.image_id: m for m in class_activation_maps(classifier, images, images.ids(), **options)}
     assert max(height * width for _, _, height, width in seen) <= 5000 * 1.5**2 * 1.02
-    copies = Pictures(0)
-    for image_id in pictures.ids():
+    copies = Images(0)
+    for image_id in images.ids():
         if image_id not in ("large", "larger"):
             np.testing.assert_array_equal(limited[image_id].scores, whole[image_id].scores)
             continue
-        copy = Image.fromarray(pictures.images[image_id]).resize((77, 64), Image.Resampling.BILINEAR)
-        copies.images[image_id], copies.labels[image_id] = np.asarray(copy), pictures.labels[image_id]
+        copy = Image.fromarray(images.images[image_id]).resize((77, 64), Image.Resampling.BILINEAR)
+        copies.images[image_id], copies.labels[image_id] = np.asarray(copy), images.labels[image_id]
         (of_copy,) = class_activation_maps(classifier, copies, [image_id], **options)
         assert limited[image_id].size == (120, 144)
         assert limited[image_id].scores.shape == (4, 30, 36)
         for found, small in zip(limited[image_id].scores, resize_maps(of_copy.scores, (64, 77), 4), strict=True):
             expected = np.asarray(Image.fromarray(small).resize((144, 120), Image.Resampling.BILINEAR))[::4, ::4]
             assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.98
-    ((_, rank),) = gradient_ranks(classifier, pictures, ["large"], max_pixels=5000, device=CPU)
+    ((_, rank),) = gradient_ranks(classifier, images, ["large"], max_pixels=5000, device=CPU)
     assert rank.shape == (120, 144)
 
 
@@ -202,11 +202,11 @@ def test_a_large_picture_is_seen_as_a_reduced_copy_alone_and_its_maps_have_its_o
 def test_gradient_ranks_are_shares_of_the_positions(preset):
     config = ClassifierConfig.model_validate({"preset": preset, "weights": "none", "freeze_batch_norm": False})
     network = build_classifier(config, num_foreground=4, seed=0).eval()
-    pictures = Pictures(3 if preset == "tiny" else 1)
-    ranks = dict(gradient_ranks(network, pictures, pictures.ids(), batch_size=4, device=CPU))
-    assert sorted(ranks) == pictures.ids()
+    images = Images(3 if preset == "tiny" else 1)
+    ranks = dict(gradient_ranks(network, images, images.ids(), batch_size=4, device=CPU))
+    assert sorted(ranks) == images.ids()
     for image_id, rank in ranks.items():
-        assert rank.shape == pictures.size(image_id)
+        assert rank.shape == images.size(image_id)
         assert rank.min() > 0
         assert rank.max() < 1
         assert 0.3 < rank.mean() < 0.7
@@ -237,9 +237,9 @@ def test_the_gradient_of_vgg16_is_taken_before_the_relu_of_conv4_1():
 
 def test_gradient_ranks_order_the_positions_by_finite_differences(classifier):
     """The rank of a position rises with how much the scores move when the layer's output there is changed."""
-    pictures = Pictures(1)
-    ((_, rank),) = gradient_ranks(classifier, pictures, ["id0"], device=CPU)
-    images = normalise(torch.from_numpy(pictures.image("id0").transpose(2, 0, 1).copy())[None])
+    drawn = Images(1)
+    ((_, rank),) = gradient_ranks(classifier, drawn, ["id0"], device=CPU)
+    images = normalise(torch.from_numpy(drawn.image("id0").transpose(2, 0, 1).copy())[None])
     layer = classifier.backbone.stage8
     with torch.no_grad():
         output = layer(classifier.backbone.stem(images))  # (1, C, h, w)

@@ -22,7 +22,7 @@ from stages.localization.dense_crf import (
 )
 
 
-def picture(height: int = 40, width: int = 56, seed: int = 0) -> np.ndarray:
+def drawn_image(height: int = 40, width: int = 56, seed: int = 0) -> np.ndarray:
     """A bright disc on a dark ground, with noise."""
     rows, columns = np.mgrid[:height, :width]
     disc = (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (height / 3) ** 2
@@ -67,7 +67,7 @@ def by_hand_of_pydensecrf(image: np.ndarray, probabilities: np.ndarray, p: CrfPa
 
 @pytest.mark.parametrize("name", [name for name, p in PARAMETERS.items() if p.unary == "log"])
 def test_equals_pydensecrf_called_with_the_same_labels(name: str) -> None:
-    image = picture()
+    image = drawn_image()
     probabilities = network_like(21, (0, 8), *image.shape[:2])[[0, 3, 8]]
     # unary_from_softmax clips and does not renormalise, as we do
     expected = by_hand_of_pydensecrf(image, probabilities, PARAMETERS[name])
@@ -98,7 +98,7 @@ def exact_mean_field(image: np.ndarray, unary: np.ndarray, p: CrfParameters) -> 
 
 def test_is_near_the_exact_mean_field_of_the_equations() -> None:
     # The permutohedral lattice only approximates the Gaussian filter; the labels must agree all the same.
-    image = picture(20, 24)
+    image = drawn_image(20, 24)
     probabilities = network_like(4, (0, 2), 20, 24)
     parameters = CrfParameters(2, 3, 12, 20, 4, iterations=5)
     expected = exact_mean_field(image, -np.log(np.maximum(probabilities, 1e-5)), parameters)
@@ -108,7 +108,7 @@ def test_is_near_the_exact_mean_field_of_the_equations() -> None:
 
 
 def test_without_pairwise_weights_the_result_is_the_unary() -> None:
-    image, probabilities = picture(), network_like(3, (0, 1), 40, 56)
+    image, probabilities = drawn_image(), network_like(3, (0, 1), 40, 56)
     found = crf_probabilities(image, probabilities, CrfParameters(3, 0, 80, 13, 0))
     np.testing.assert_allclose(found, np.maximum(probabilities, 1e-5), rtol=1e-4)
 
@@ -126,7 +126,7 @@ def test_two_pixels_and_two_labels_worked_by_hand() -> None:
 def test_present_labels_agree_with_all_labels_on_network_like_scores() -> None:
     agreements = []
     for seed in range(4):
-        image = picture(80, 96, seed)
+        image = drawn_image(80, 96, seed)
         probabilities = network_like(21, (0, 5, 13), 80, 96, seed)
         everything = crf_probabilities(image, probabilities, PARAMETERS["deeplab-v2"]).argmax(0)
         classes = np.array([0, 5, 13])
@@ -135,8 +135,8 @@ def test_present_labels_agree_with_all_labels_on_network_like_scores() -> None:
     assert np.mean(agreements) >= 0.999
 
 
-def test_follows_the_edges_of_the_picture() -> None:
-    image = picture(60, 60)
+def test_follows_the_edges_of_the_image() -> None:
+    image = drawn_image(60, 60)
     disc = image[:, :, 0] > 120
     sure = np.where(np.roll(disc, 4, axis=1), 0.75, 0.25)  # a mask that is 4 pixels off
     refined = crf_probabilities(image, np.stack([1 - sure, sure]), PARAMETERS["dsrg-test"]).argmax(0)
@@ -147,7 +147,7 @@ def test_from_labels_equals_pydensecrf() -> None:
     import pydensecrf.densecrf as densecrf
     from pydensecrf.utils import unary_from_labels
 
-    image, parameters = picture(), PARAMETERS["irn"]
+    image, parameters = drawn_image(), PARAMETERS["irn"]
     labels = network_like(3, (0, 2), 40, 56).argmax(0)
     field = densecrf.DenseCRF2D(56, 40, 3)
     field.setUnaryEnergy(unary_from_labels(labels, 3, gt_prob=0.7, zero_unsure=False))
@@ -158,7 +158,7 @@ def test_from_labels_equals_pydensecrf() -> None:
 
 
 def test_a_set_that_starts_from_labels_takes_the_argmax_of_probabilities() -> None:
-    image, probabilities = picture(), network_like(3, (0, 2), 40, 56)
+    image, probabilities = drawn_image(), network_like(3, (0, 2), 40, 56)
     for name in ("irn", "icd", "puzzle"):
         expected = crf_from_labels(image, probabilities.argmax(0), 3, PARAMETERS[name])
         np.testing.assert_array_equal(crf_probabilities(image, probabilities, PARAMETERS[name]), expected)
@@ -178,7 +178,7 @@ def test_from_labels_unknown_pixels_prefer_no_label() -> None:
 def test_probability_unary_is_the_literal_dsrg_one() -> None:
     import pydensecrf.densecrf as densecrf
 
-    image, probabilities = picture(41, 41), network_like(21, (0, 7), 41, 41)
+    image, probabilities = drawn_image(41, 41), network_like(21, (0, 7), 41, 41)
     parameters = dataclasses.replace(PARAMETERS["dsrg-train"], unary="probability")
     field = densecrf.DenseCRF2D(41, 41, 21)
     field.setUnaryEnergy(np.ascontiguousarray(-probabilities.reshape(21, -1)))
@@ -188,8 +188,8 @@ def test_probability_unary_is_the_literal_dsrg_one() -> None:
     np.testing.assert_array_equal(crf_probabilities(image, probabilities, parameters), expected)
 
 
-def test_batch_equals_single_pictures_and_the_pool_changes_nothing() -> None:
-    images = np.stack([picture(41, 41, seed) for seed in range(3)])
+def test_batch_equals_single_images_and_the_pool_changes_nothing() -> None:
+    images = np.stack([drawn_image(41, 41, seed) for seed in range(3)])
     probabilities = np.stack([network_like(6, (0, 2 + seed), 41, 41, seed) for seed in range(3)])
     present = [(0, 2), (0, 3, 5), (4, 0)]
     parameters = PARAMETERS["dsrg-train"]
@@ -205,7 +205,7 @@ def test_batch_equals_single_pictures_and_the_pool_changes_nothing() -> None:
 
 
 def test_one_label_has_nothing_to_decide() -> None:
-    found = crf_probabilities(picture(8, 9), np.full((1, 8, 9), 0.3), PARAMETERS["dsrg-test"])
+    found = crf_probabilities(drawn_image(8, 9), np.full((1, 8, 9), 0.3), PARAMETERS["dsrg-test"])
     np.testing.assert_array_equal(found, np.ones((1, 8, 9)))
 
 
@@ -260,5 +260,5 @@ def test_a_missing_pydensecrf_says_what_to_install(monkeypatch: pytest.MonkeyPat
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigError) as caught:
-        crf_probabilities(picture(), network_like(2, (0, 1), 40, 56), PARAMETERS["dsrg-test"])
+        crf_probabilities(drawn_image(), network_like(2, (0, 1), 40, 56), PARAMETERS["dsrg-test"])
     assert "pip install pydensecrf2" in str(caught.value)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from artifacts.cells import cells, on_copy
-from stages.engine.inference import _to_picture
+from stages.engine.inference import _to_image
 from stages.engine.interpolation import interpolation_matrix
 from stages.localization.grid import resize_maps
 from stages.networks import upsample
@@ -44,7 +44,7 @@ def test_maps_of_a_copy_grow_alike_with_torch_without_it_and_in_a_plain_loop(siz
         for side, seen, count in zip(size, view, maps.shape[1:], strict=True)
     )
     found = rows @ maps @ columns.T
-    np.testing.assert_allclose(_to_picture(torch.from_numpy(maps)[None], size, view, stride)[0], found, atol=2e-5)
+    np.testing.assert_allclose(_to_image(torch.from_numpy(maps)[None], size, view, stride)[0], found, atol=2e-5)
     np.testing.assert_allclose(resize_maps(maps, view, stride, seen=size), found, atol=1e-5)
     for y, x in ((0, 0), (size[0] - 1, size[1] - 1), (size[0] // 2, size[1] // 3)):
         # the middle of a pixel is as far along the image as along its copy

@@ -40,7 +40,7 @@ def test_conflicts_of_claims_and_background(conflict, expected):
 
 
 @pytest.mark.parametrize("claims", ["smaller_area", "highest_score"])
-def test_maps_of_zeros_and_pictures_without_labels_claim_nothing(claims):
+def test_maps_of_zeros_and_images_without_labels_claim_nothing(claims):
     background = np.array([[True, False]])
     zeros = seed_labels(np.zeros((1, 1, 2), np.float32), np.array([4]), background, claims=claims)
     none = seed_labels(np.zeros((0, 1, 2), np.float32), np.array([], np.uint8), background, claims=claims)

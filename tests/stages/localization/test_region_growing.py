@@ -26,7 +26,7 @@ def random_case(seed: int, num_classes: int, size: tuple[int, int], sharpness: f
 
 
 def grow(probabilities, seeds, present, theta_b=0.99, theta_f=0.85):
-    """`grow_batch` of one picture; present: class ids, or bool (C,)."""
+    """`grow_batch` of one image; present: class ids, or bool (C,)."""
     known = np.zeros(len(probabilities), dtype=bool)
     known[present] = True
     return grow_batch(probabilities[None], seeds[None], known[None], theta_b, theta_f)[0]

@@ -10,7 +10,7 @@ from artifacts.errors import DataError
 from stages.localization.saliency import boundary_connectivity, encode_saliency, read_saliency
 
 
-def picture(shape=(60, 80), object_at=(slice(20, 42), slice(28, 56))):
+def drawn_image(shape=(60, 80), object_at=(slice(20, 42), slice(28, 56))):
     generator = np.random.default_rng(0)
     image = np.full((*shape, 3), (60, 120, 60), dtype=float)
     image[object_at] = (200, 60, 40)
@@ -19,7 +19,7 @@ def picture(shape=(60, 80), object_at=(slice(20, 42), slice(28, 56))):
 
 @pytest.mark.parametrize("terms", ["paper", "code"])
 def test_an_object_apart_from_the_border_is_salient_and_the_ground_is_not(terms):
-    saliency = boundary_connectivity(picture(), terms=terms)
+    saliency = boundary_connectivity(drawn_image(), terms=terms)
     inside = np.zeros(saliency.shape, bool)
     inside[22:40, 30:54] = True
     outside = np.ones(saliency.shape, bool)
@@ -35,7 +35,7 @@ def test_an_object_apart_from_the_border_is_salient_and_the_ground_is_not(terms)
 @pytest.mark.parametrize("terms", ["paper", "code"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 2), (5, 90)])
 @pytest.mark.parametrize("flat", [True, False])
-def test_tiny_and_flat_pictures_have_finite_saliency(shape, flat, terms):
+def test_tiny_and_flat_images_have_finite_saliency(shape, flat, terms):
     image = np.full((*shape, 3), 77, np.uint8)
     if not flat:
         image = np.random.default_rng(1).integers(0, 256, (*shape, 3)).astype(np.uint8)
@@ -111,7 +111,7 @@ def saliency_in_loops(image, superpixels):
 
 
 def test_the_terms_of_the_authors_code_are_those_of_plain_loops():
-    image = picture()
+    image = drawn_image()
     image[:30, 60:] = (90, 90, 160)  # a part of the border of its own
     image[26:34, 34:46] = (230, 200, 60)
     np.testing.assert_allclose(boundary_connectivity(image, 60), saliency_in_loops(image, 60), atol=1e-5)
@@ -140,7 +140,7 @@ def test_unusable_saliency_files_are_named(tmp_path):
 
 @pytest.mark.real
 @pytest.mark.parametrize(("terms", "precision", "recall"), [("paper", 0.87, 0.3), ("code", 0.79, 0.75)])
-def test_background_below_the_threshold_is_background_on_real_pictures(real_data, terms, precision, recall):
+def test_background_below_the_threshold_is_background_on_real_images(real_data, terms, precision, recall):
     folder = real_data / "data" / "voc-animals"
     ids = (folder / "ImageSets" / "Segmentation" / "train.txt").read_text().split()[::2]
     right = taken = background = 0
@@ -151,6 +151,6 @@ def test_background_below_the_threshold_is_background_on_real_pictures(real_data
         taken += below.sum()
         right += (below & (mask == 0)).sum()
         background += (mask == 0).sum()
-    # on these 219 pictures, where background is 0.68 of all pixels: 0.89 and 0.33 (paper), 0.81 and 0.80 (code)
+    # on these 219 images, where background is 0.68 of all pixels: 0.89 and 0.33 (paper), 0.81 and 0.80 (code)
     assert right / taken > precision
     assert right / background > recall

@@ -1,4 +1,4 @@
-"""A method with a small net without dropout, and batches of the drawn pictures for it."""
+"""A method with a small net without dropout, and batches of the drawn images for it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def case(training):
 
     def build(name: str, batch_size: int = 4, seed: int = 0, network: Any = None, **settings: Any) -> Case:
         if name == "dmt":
-            settings.setdefault("labelled_share", 0.25)  # its default is half a picture of four
+            settings.setdefault("labelled_share", 0.25)  # its default is half an image of four
         small = {"preset": "tiny", "dropout": 0.0}
         if METHODS[name].card.output == "segmenter":
             small |= {"head_channels": 16, "neck_layers": 1, "neck_channels": 16}

@@ -17,7 +17,7 @@ SEGMENTER = ("supervised", "adversarial", "adversarial_unlabelled", "pseudo")
 
 @pytest.fixture
 def made(case):
-    """Builds a case whose first unlabelled picture is padded below row 20."""
+    """Builds a case whose first unlabelled image is padded below row 20."""
 
     def build(**settings):
         example = case("advsemseg", **SMALL | settings)
@@ -112,7 +112,7 @@ def test_extreme_thresholds_take_every_valid_pixel_or_none(threshold, made):
 
 
 def test_the_discriminator_sees_class_planes_alone(made):
-    """Unlike s4GAN's, which sees the picture too."""
+    """Unlike s4GAN's, which sees the image too."""
     assert made().method.networks["discriminator"].features[0].in_channels == 4
 
 

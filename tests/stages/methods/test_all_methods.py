@@ -65,7 +65,7 @@ SHARED = [name for name in CASES if "labelled_share" in METHODS[CASES[name]["nam
 
 @pytest.mark.parametrize("variant", SHARED)
 def test_any_share_of_a_batch_may_be_labelled(variant, case):
-    """One picture with a mask and three without."""
+    """One image with a mask and three without."""
     settings = {**CASES[variant], "labelled_share": 0.25}
     made = case(settings.pop("name"), **settings)
     assert {name: len(part.ids) for name, part in made.batch.items()} in (
@@ -120,7 +120,7 @@ STATISTICS = {
     "self-training": (1, 1),
     "st-plus-plus": (1, 1),
     "dmt": (1, 1),
-    "cps": (4, 4),  # labelled, mixed, and both pictures that are mixed, which are labelled in train mode
+    "cps": (4, 4),  # labelled, mixed, and both images that are mixed, which are labelled in train mode
     "cpc": (2, 2),  # without CutMix by default: labelled, unlabelled
     "cct": (2, 2),  # labelled, unlabelled
     "gct": (1, 1),  # both together
@@ -150,7 +150,7 @@ def test_statistics_of_batch_norm_change_in_the_passes_that_are_learned_from(nam
 
 
 def test_mlmts_teacher_gathers_no_statistics_of_its_own(case):
-    """Its classifier sees labelled and unlabelled pictures, one kind after the other."""
+    """Its classifier sees labelled and unlabelled images, one kind after the other."""
     network = {"preset": "tiny", "backbone": "mobilenet_v2", "freeze_batch_norm": False}
     made = case("mlmt", network=network, start=0.0, ramp=0.0)
     made.losses()

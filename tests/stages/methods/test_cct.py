@@ -22,7 +22,7 @@ EACH = {"decoders": dict.fromkeys(KINDS, 1), "ramp": 0.0, "min_contour": 4}
 
 
 @pytest.mark.parametrize("decoder", ["published", "head"])
-def test_unlabelled_pictures_teach_the_encoder_and_their_own_decoder_alone(decoder, case):
+def test_unlabelled_images_teach_the_encoder_and_their_own_decoder_alone(decoder, case):
     made = case("cct", **EACH, decoder=decoder)
     for number, kind in enumerate(KINDS):
         gradients = made.gradients(kind)
@@ -42,11 +42,11 @@ def test_masks_do_not_teach_the_auxiliary_decoders(case):
 
 
 def mean_squared_error(made, decoder, features, target):
-    """torch's mean over classes and pixels left of column 20, where the pictures end."""
-    segmenter, pictures = made.method.networks["segmenter"], made.batch["unlabelled"]
+    """torch's mean over classes and pixels left of column 20, where the images end."""
+    segmenter, samples = made.method.networks["segmenter"], made.batch["unlabelled"]
     logits = decoder(features)
     published = made.method.settings.decoder == "published"
-    logits = logits[..., :33, :33] if published else at_size(logits, pictures, segmenter)
+    logits = logits[..., :33, :33] if published else at_size(logits, samples, segmenter)
     return F.mse_loss(logits.softmax(1)[..., :20], target[..., :20])
 
 
@@ -64,8 +64,8 @@ def test_without_perturbation_it_is_the_mean_squared_error(decoder, case):
     none = {"vat_radius": 0.0, "dropout_rate": 0.0, "noise": 0.0, "ramp": 0.0}
     counts = NONE | {"vat": 1, "dropout": 1, "feature_noise": 2}
     made = padded(case("cct", decoders=counts, **none, decoder=decoder, weight=30.0))
-    segmenter, pictures = made.method.networks["segmenter"], made.batch["unlabelled"]
-    target, features = segment(segmenter, pictures).softmax(1), segmenter.trunk(pictures.image)
+    segmenter, samples = made.method.networks["segmenter"], made.batch["unlabelled"]
+    target, features = segment(segmenter, samples).softmax(1), segmenter.trunk(samples.image)
     errors = [mean_squared_error(made, one, features, target) for one in made.method.networks["auxiliary"]]
     losses = made.losses()
     for kind, own in (("vat", errors[:1]), ("dropout", errors[1:2]), ("feature_noise", errors[2:])):
@@ -80,11 +80,11 @@ def perturbed_by_hand(method, kind, number, high, foreground, step):
     randoms = [generator(0, *purpose, place) for place in range(len(high))]
     factors = torch.ones_like(high)
     if kind == "dropout":
-        for picture, random in zip(factors, randoms, strict=True):
-            for channel, drawn in zip(picture, random.random(len(picture)), strict=True):
+        for image, random in zip(factors, randoms, strict=True):
+            for channel, drawn in zip(image, random.random(len(image)), strict=True):
                 channel[:] = 0 if drawn < settings.dropout_rate else 1 / (1 - settings.dropout_rate)
         return high * factors
-    boxes = [perturbations.object_boxes(picture, settings.min_contour) for picture in foreground.numpy()]
+    boxes = [perturbations.object_boxes(image, settings.min_contour) for image in foreground.numpy()]
     uncut = perturbations.guided_cutout(boxes, (33, 33), settings.erase, randoms) if kind == "cutout" else None
     gammas = [np.float32(random.uniform(*settings.drop_range)) for random in randoms]
     for b, y, x in np.ndindex(len(high), *high.shape[2:]):
@@ -100,7 +100,7 @@ def perturbed_by_hand(method, kind, number, high, foreground, step):
 
 
 def test_the_decoders_see_the_features_perturbed_by_hand(case):
-    """A square as the one object of the first picture; of it G-Cutout erases ten rows and columns of seventeen."""
+    """A square as the one object of the first image; of it G-Cutout erases ten rows and columns of seventeen."""
     counts = dict.fromkeys(KINDS, 2) | {"vat": 0}
     made = case("cct", decoders=counts, min_contour=4, erase=0.6)
     high = 0.1 + torch.rand(2, 16, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -119,8 +119,8 @@ def test_each_term_is_the_error_on_features_perturbed_by_hand(case):
     """30 r(t) / K times the errors of the decoders of one kind; r is exp(-5 4/9) a third of the way up."""
     counts = {"vat": 0, "dropout": 1, "cutout": 2, "context": 1, "object": 1, "feature_drop": 2, "feature_noise": 1}
     made = padded(case("cct", decoders=counts, ramp=0.5, min_contour=4))
-    method, pictures = made.method, made.batch["unlabelled"]
-    target, features = segment(method.segmenter, pictures).softmax(1), method.segmenter.trunk(pictures.image)
+    method, samples = made.method, made.batch["unlabelled"]
+    target, features = segment(method.segmenter, samples).softmax(1), method.segmenter.trunk(samples.image)
     foreground, errors = target.argmax(1) > 0, dict.fromkeys(KINDS, 0)
     for number, (kind, decoder) in enumerate(zip(method.kinds, method.networks["auxiliary"], strict=True)):
         high = perturbed_by_hand(method, kind, number, features["high"], foreground, 1)
@@ -153,9 +153,9 @@ def test_every_term_counts_in_what_is_minimised(case):
 def test_objects_and_their_surroundings_are_shown_apart(case):
     """Con-Msk keeps the cells that are predicted as foreground, Obj-Msk the others: together they are all features."""
     made = case("cct", decoders=NONE | {"context": 1, "object": 1})
-    segmenter, pictures = made.method.networks["segmenter"], made.batch["unlabelled"]
-    features = segmenter.trunk(pictures.image)
-    foreground = segment(segmenter, pictures).argmax(1) > 0
+    segmenter, samples = made.method.networks["segmenter"], made.batch["unlabelled"]
+    features = segmenter.trunk(samples.image)
+    foreground = segment(segmenter, samples).argmax(1) > 0
     assert 0 < foreground.float().mean() < 1
     shown = {kind: changed["high"] for kind, _, changed in made.method._perturbed(features, foreground, 0)}
     assert torch.equal(shown["context"] + shown["object"], features["high"])
@@ -166,8 +166,8 @@ def test_objects_and_their_surroundings_are_shown_apart(case):
 
 def test_adversarial_noise_changes_its_decoder_more_than_random_noise(case):
     made = case("cct", decoders=NONE | {"vat": 1}, vat_radius=2.0)
-    method, pictures = made.method, made.batch["unlabelled"]
-    features = {name: value.detach() for name, value in method.segmenter.trunk(pictures.image).items()}
+    method, samples = made.method, made.batch["unlabelled"]
+    features = {name: value.detach() for name, value in method.segmenter.trunk(samples.image).items()}
     ((_, decoder, changed),) = method._perturbed(features, torch.zeros(2, 33, 33, dtype=torch.bool), 0)
     noise = changed["high"] - features["high"]
     torch.testing.assert_close(noise.flatten(1).norm(dim=1), torch.full((2,), 2.0), rtol=1e-3, atol=0)

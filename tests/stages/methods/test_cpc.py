@@ -22,7 +22,7 @@ def at_full_weight(case, **settings):
 
 
 def halves_padded(made, names):
-    """The upper half of the first and the left half of the second picture of each stream become padding."""
+    """The upper half of the first and the left half of the second image of each stream become padding."""
     for name in names:
         valid = torch.ones_like(made.batch[name].valid)
         valid[0, :16], valid[1, :, :16] = False, False
@@ -50,8 +50,8 @@ def test_the_consistency_is_torchs_mse_over_labelled_and_unlabelled_pixels(ignor
         torch.testing.assert_close(losses[term].detach(), expected)
 
 
-def test_with_cutmix_pictures_probabilities_and_padding_are_cut_with_the_same_boxes(case):
-    """By hand, pixel by pixel, with padding in the same places of pictures that are then mixed."""
+def test_with_cutmix_images_probabilities_and_padding_are_cut_with_the_same_boxes(case):
+    """By hand, pixel by pixel, with padding in the same places of images that are then mixed."""
     made = halves_padded(at_full_weight(case, cutmix=True, reduction="sum"), ["unlabelled"])
     boxes = [box_mask(33, 33, 3, (0.25, 0.5), generator(0, "cutmix", 0, place, 0)) for place in range(2)]
     pair = made.batch["unlabelled"], made.batch["partner"]
@@ -75,7 +75,7 @@ def test_with_cutmix_pictures_probabilities_and_padding_are_cut_with_the_same_bo
 
 @pytest.mark.parametrize(("share", "shown"), [(1e-9, "unlabelled"), (1.0, "partner")])
 def test_no_box_is_no_cutmix_and_a_full_one_the_partners_loss(share, shown, case):
-    """Probabilities and padding are those of the picture that is seen; the partner's is padded elsewhere."""
+    """Probabilities and padding are those of the image that is seen; the partner's is padded elsewhere."""
     mixing = {"boxes": 1, "share": (share, share)}
     made = halves_padded(at_full_weight(case, cutmix=True, weight=2.0, mixing=mixing), ["unlabelled"])
     valid = torch.ones_like(made.batch["partner"].valid)
@@ -127,8 +127,8 @@ def test_targets_pass_no_gradient(mixed, case):
 
 
 @pytest.mark.parametrize(("mixed", "seen"), [(True, 4), (False, 2)])
-def test_batch_norm_sees_labelled_and_unlabelled_pictures(mixed, seen, case):
-    """With CutMix each network also labels both pictures in train mode, as in the authors' code of CPS."""
+def test_batch_norm_sees_labelled_and_unlabelled_images(mixed, seen, case):
+    """With CutMix each network also labels both images in train mode, as in the authors' code of CPS."""
     network = {"preset": "tiny", "backbone": "mobilenet_v2", "freeze_batch_norm": False, "head_channels": 8}
     made = case("cpc", cutmix=mixed, network=network)
     made.losses()

@@ -42,10 +42,10 @@ def test_labels_pass_no_gradient(mixed, case):
         assert any(g is not None and g.abs().sum() > 0 for n, g in gradients.items() if n.startswith(f"{taught}."))
 
 
-def plain_cps(made, pictures, weight):
+def plain_cps(made, samples, weight):
     """CE of network 1 on network 2's argmax over the valid pixels of one batch, and the other way round."""
-    first, second = (segment(made.method.networks[name], pictures) for name in ("segmenter", "second"))
-    labels = [logits.argmax(1).masked_fill(~pictures.valid, 255) for logits in (second, first)]
+    first, second = (segment(made.method.networks[name], samples) for name in ("segmenter", "second"))
+    labels = [logits.argmax(1).masked_fill(~samples.valid, 255) for logits in (second, first)]
     return [
         weight * F.cross_entropy(logits, label, ignore_index=255)
         for logits, label in zip((first, second), labels, strict=True)
@@ -61,14 +61,14 @@ def test_cutmix_with_no_box_is_none_and_with_a_full_one_the_partners_loss(share,
 
 
 @pytest.mark.parametrize("ignoring", [True, False])
-def test_pictures_labels_and_padding_are_cut_with_the_same_boxes(ignoring, case):
-    """Mixed by hand, pixel by pixel; torch's mean over the pixels that are valid in the picture they come from."""
+def test_images_labels_and_padding_are_cut_with_the_same_boxes(ignoring, case):
+    """Mixed by hand, pixel by pixel; torch's mean over the pixels that are valid in the image they come from."""
     made = case("cps", weight=1.0, ignore_padding=ignoring)
     pair = made.batch["unlabelled"], made.batch["partner"]
     boxes = [box_mask(33, 33, 3, (0.25, 0.5), generator(0, "cutmix", 0, index, 0)) for index in range(2)]
     first, second = made.method.networks["segmenter"], made.method.networks["second"]
-    votes = [[segment(network, pictures).argmax(1).numpy() for pictures in pair] for network in (first, second)]
-    images, valid = [pictures.image.numpy() for pictures in pair], [pictures.valid.numpy() for pictures in pair]
+    votes = [[segment(network, samples).argmax(1).numpy() for samples in pair] for network in (first, second)]
+    images, valid = [samples.image.numpy() for samples in pair], [samples.valid.numpy() for samples in pair]
     image, labels = images[0].copy(), [vote[0].copy() for vote in votes]
     invalid = 0
     for b, y, x in np.ndindex(2, 33, 33):
@@ -86,7 +86,7 @@ def test_pictures_labels_and_padding_are_cut_with_the_same_boxes(ignoring, case)
         torch.testing.assert_close(losses[term], expected)
 
 
-def test_without_cutmix_labelled_pictures_take_part(case):
+def test_without_cutmix_labelled_images_take_part(case):
     made = case("cps", cutmix=False, weight=1.0)
     labelled, unlabelled = made.batch["strong"], made.batch["unlabelled"]
     joined = labelled.replace(

@@ -24,20 +24,20 @@ def settled(made, scale=4.0):
     return made
 
 
-def pad(pictures, *corners):
-    """Padding in one corner of each picture: (rows, columns), from the end where negative."""
-    valid = torch.ones_like(pictures.valid)
+def pad(samples, *corners):
+    """Padding in one corner of each image: (rows, columns), from the end where negative."""
+    valid = torch.ones_like(samples.valid)
     for number, (rows, columns) in enumerate(corners):
         valid[number, slice(rows) if rows > 0 else slice(rows, None)][:, : max(columns, 0) or None] = False
-    return pictures.replace(valid=valid)
+    return samples.replace(valid=valid)
 
 
 def mixed_by_hand(made):
-    """Pictures, the teacher's probabilities and the valid pixels, cut pixel by pixel with the boxes of step 0."""
+    """Images, the teacher's probabilities and the valid pixels, cut pixel by pixel with the boxes of step 0."""
     pair = made.batch["unlabelled"], made.batch["partner"]
     mixing = made.method.settings.mixing
     boxes = [box_mask(33, 33, mixing.boxes, mixing.share, generator(0, "cutmix", 0, place, 0)) for place in range(2)]
-    targets = [segment(made.method.teacher, pictures).softmax(1).numpy() for pictures in pair]
+    targets = [segment(made.method.teacher, samples).softmax(1).numpy() for samples in pair]
     images, valid = [one.image.numpy() for one in pair], [one.valid.numpy() for one in pair]
     image, target, known = images[0].copy(), targets[0].copy(), valid[0].copy()
     for b, y, x in np.argwhere(np.stack(boxes)):
@@ -50,7 +50,7 @@ def mixed_by_hand(made):
 @pytest.mark.parametrize(("reduction", "factor"), [("sum", 1.0), ("mean", 0.25)])
 @pytest.mark.parametrize("confidence", ["batch", "pixel"])
 def test_the_loss_pixel_by_pixel(confidence, reduction, factor, case):
-    """Padding in different corners of the two pictures; confidence .8 counts padding in `batch`, not in `pixel`."""
+    """Padding in different corners of the two images; confidence .8 counts padding in `batch`, not in `pixel`."""
     made = settled(case("cutmix-seg", threshold=0.8, confidence=confidence, reduction=reduction, weight=2.0))
     made.batch["unlabelled"] = pad(made.batch["unlabelled"], (10, 12), (-9, 5))
     made.batch["partner"] = pad(made.batch["partner"], (-20, 8), (16, 33))
@@ -64,8 +64,8 @@ def test_the_loss_pixel_by_pixel(confidence, reduction, factor, case):
     assert made.losses()["consistency"].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_valid_pixels_are_those_of_the_picture_each_comes_from(case, monkeypatch):
-    """The map that the loss is given, pixel by pixel. Padding at the left of one picture, at the top of the other."""
+def test_the_valid_pixels_are_those_of_the_image_each_comes_from(case, monkeypatch):
+    """The map that the loss is given, pixel by pixel. Padding at the left of one image, at the top of the other."""
     made, given = settled(case("cutmix-seg", threshold=0.0)), []
 
     def noting(found, target, valid, *others, **named):
@@ -89,14 +89,14 @@ def test_the_valid_pixels_are_those_of_the_picture_each_comes_from(case, monkeyp
 @pytest.mark.parametrize(("share", "shown"), [(1e-9, "unlabelled"), (1.0, "partner")])
 def test_no_box_is_no_cutmix_and_a_full_one_the_partners_loss(share, shown, case):
     made = settled(case("cutmix-seg", threshold=0.0, mixing={"boxes": 1, "share": (share, share)}))
-    pictures = made.batch[shown]
-    found, target = (segment(network, pictures).softmax(1) for network in (made.method.student, made.method.teacher))
-    expected = (found - target).square().sum(1)[pictures.valid].mean()
+    samples = made.batch[shown]
+    found, target = (segment(network, samples).softmax(1) for network in (made.method.student, made.method.teacher))
+    expected = (found - target).square().sum(1)[samples.valid].mean()
     torch.testing.assert_close(made.losses()["consistency"], expected)
 
 
-def test_teacher_sees_whole_pictures(case):
-    """A teacher of mixed pictures would say something else: its view crosses the boxes' borders."""
+def test_teacher_sees_whole_images(case):
+    """A teacher of mixed images would say something else: its view crosses the boxes' borders."""
     made = settled(case("cutmix-seg"))
     seen = []
     made.method.teacher.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -120,7 +120,7 @@ def test_nobody_sure_is_0_and_everybody_sure_needs_no_threshold(confidence, case
 
 
 def test_the_teacher_is_evaluated_and_averages_the_statistics_of_batch_norm(case):
-    """In eval mode it gathers none itself; the student sees labelled and mixed pictures once each."""
+    """In eval mode it gathers none itself; the student sees labelled and mixed images once each."""
     network = {"preset": "tiny", "backbone": "mobilenet_v2", "freeze_batch_norm": False, "head_channels": 8}
     made = case("cutmix-seg", network=network)
     student, teacher = made.method.student, made.method.teacher.network
@@ -142,7 +142,7 @@ def test_the_published_settings():
     assert (settings.mixing.boxes, settings.mixing.share, settings.teacher.decay) == (1, (0.5, 0.5), 0.99)
 
 
-def test_partners_are_other_unlabelled_pictures(case):
+def test_partners_are_other_unlabelled_images(case):
     made = case("cutmix-seg", batch_size=10)
     assert all(a != b for a, b in zip(made.batch["unlabelled"].ids, made.batch["partner"].ids, strict=True))
     assert set(made.batch["partner"].ids) <= {f"w{index}" for index in range(5)}

@@ -68,7 +68,7 @@ def test_the_sum_is_divided_by_all_labelled_pixels_not_by_the_weights(case):
 
 
 def by_hand(made):
-    """CE and weight (gammas 5) of every pixel, labelled pictures before pseudo-labelled ones; the number of labels."""
+    """CE and weight (gammas 5) of every pixel, labelled images before pseudo-labelled ones; the number of labels."""
     labelled, pseudo = made.batch["strong"], made.batch["unlabelled"]
     logits = [segment(made.method.networks["segmenter"], batch) for batch in (labelled, pseudo)]
     label = torch.cat([labelled.label, pseudo.label])

@@ -48,7 +48,7 @@ def test_an_empty_seed_set_contributes_nothing(balanced):
     assert (probabilities.grad == 0).all()
 
 
-def test_seed_loss_is_a_mean_over_pictures():
+def test_seed_loss_is_a_mean_over_images():
     seeds = torch.tensor([[[0, 255, 255, 255]], [[255, 1, 255, 255]]])
     expected = (-math.log(0.5) - math.log(0.8)) / 2
     assert seed_loss(H.expand(2, -1, -1, -1), seeds).item() == pytest.approx(expected)
@@ -82,19 +82,19 @@ def test_no_valid_cell_gives_a_boundary_loss_of_0():
 def expansion_by_loops(probabilities, present):
     """SEC's expansion loss as its layers compute it: values sorted ascending, weight q^(1680 - place)."""
     total = 0.0
-    for picture, classes in zip(probabilities, present, strict=True):
+    for image, classes in zip(probabilities, present, strict=True):
         pooled = {}
-        for label, q in [(0, 0.999), *((c, 0.996) for c in range(1, len(picture)))]:
-            values = sorted(picture[label].ravel().tolist())
+        for label, q in [(0, 0.999), *((c, 0.996) for c in range(1, len(image)))]:
+            values = sorted(image[label].ravel().tolist())
             weights = [q ** (1680 - place) for place in range(1681)]
             pooled[label] = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
-        there = [c for c in range(1, len(picture)) if classes[c]]
-        absent = [c for c in range(1, len(picture)) if not classes[c]]
+        there = [c for c in range(1, len(image)) if classes[c]]
+        absent = [c for c in range(1, len(image)) if not classes[c]]
         loss = -math.log(pooled[0])
         if there:
             loss -= sum(math.log(pooled[c]) for c in there) / len(there)
         if absent:
-            loss -= sum(math.log(1 - picture[c].max()) for c in absent) / len(absent)
+            loss -= sum(math.log(1 - image[c].max()) for c in absent) / len(absent)
         total += loss
     return total / len(probabilities)
 
@@ -124,33 +124,33 @@ def test_expansion_reaches_over_the_same_share_of_another_map():
 
 def by_hand(made, pixels_per_cell, grown=True, crf_scale=12.0):
     """Probabilities, CRF and seeds of a step, made apart from the method."""
-    pictures, network = made.batch["weak"], made.method.networks["segmenter"]
+    samples, network = made.batch["weak"], made.method.networks["segmenter"]
     with torch.no_grad():
-        smooth = network(pictures.image).softmax(1) + 1e-4
+        smooth = network(samples.image).softmax(1) + 1e-4
     smooth = smooth / smooth.sum(1, keepdim=True)
-    images = pictures.pixels[..., ::pixels_per_cell, ::pixels_per_cell].permute(0, 2, 3, 1).numpy()
+    images = samples.pixels[..., ::pixels_per_cell, ::pixels_per_cell].permute(0, 2, 3, 1).numpy()
     refined = crf_batch(images, smooth.numpy(), None, named_parameters("dsrg-test").at_scale(crf_scale))
     refined = np.maximum(refined, 1e-4) / np.maximum(refined, 1e-4).sum(1, keepdims=True)
-    seeds = pictures.label[:, ::pixels_per_cell, ::pixels_per_cell].numpy().astype(np.uint8)
-    present = np.concatenate([np.ones((len(seeds), 1)), pictures.tags.numpy()], 1).astype(bool)
+    seeds = samples.label[:, ::pixels_per_cell, ::pixels_per_cell].numpy().astype(np.uint8)
+    present = np.concatenate([np.ones((len(seeds), 1)), samples.tags.numpy()], 1).astype(bool)
     if grown:
         seeds = grow_batch(refined, seeds, present, 0.99, 0.85)
     return smooth, torch.from_numpy(refined), torch.from_numpy(seeds).long(), torch.from_numpy(present)
 
 
-def test_the_picture_of_the_crf_lies_on_the_cells_of_the_map(case, monkeypatch):
+def test_the_image_of_the_crf_lies_on_the_cells_of_the_map(case, monkeypatch):
     """A cross of one pixel's width through pixel 8 i: what SciPy's zoom, the authors', gives has it in cell i.
 
     Averaged over its neighbourhood, and half a cell off, as before, the cross was a pale band across two cells.
     """
     made, seen = case("dsrg", boundary_weight=1.0), []
-    pictures = made.batch["weak"]
-    side = pictures.pixels.shape[-1]
+    samples = made.batch["weak"]
+    side = samples.pixels.shape[-1]
     assert (side - 1) % 8 == 0
-    crossed = torch.zeros_like(pictures.pixels)
+    crossed = torch.zeros_like(samples.pixels)
     crossed[..., 24, :] = 250
     crossed[..., 16] = 200
-    made.batch["weak"] = pictures.replace(pixels=crossed)
+    made.batch["weak"] = samples.replace(pixels=crossed)
     crf = made.method._crf
     monkeypatch.setattr(made.method, "_crf", lambda pixels, evidence: seen.append(pixels) or crf(pixels, evidence))
     made.losses()
@@ -181,12 +181,12 @@ def test_the_settings_of_sec_give_secs_losses(case):
 
     sec = {"balanced": False, "region_growing": False, "expansion_weight": 1.0}
     made = case("dsrg", **sec, clip_ratio=False, crf_unary="scores")
-    pictures, network = made.batch["weak"], made.method.networks["segmenter"]
+    samples, network = made.batch["weak"], made.method.networks["segmenter"]
     with torch.no_grad():  # all scores far apart: some probabilities are below the floor of 1e-4
         network.head.scores.weight.mul_(30)
-        scores = network(pictures.image)
+        scores = network(samples.image)
     assert scores.softmax(1).min() < 1e-6
-    images = pictures.pixels[..., ::8, ::8].permute(0, 2, 3, 1).numpy()
+    images = samples.pixels[..., ::8, ::8].permute(0, 2, 3, 1).numpy()
     smoothed = []
     for image, unary in zip(images, -scores.numpy(), strict=True):
         field = densecrf.DenseCRF2D(scores.shape[3], scores.shape[2], scores.shape[1])
@@ -198,7 +198,7 @@ def test_the_settings_of_sec_give_secs_losses(case):
     crf /= crf.sum(1, keepdims=True)
     probabilities = scores.double().softmax(1).numpy() + 1e-4
     probabilities /= probabilities.sum(1, keepdims=True)
-    valid = pictures.valid[:, ::8, ::8].numpy()
+    valid = samples.valid[:, ::8, ::8].numpy()
     divergence = (crf * np.log(crf / probabilities)).sum(1)[valid].mean()
     losses = made.losses()
     assert losses["boundary"].item() == pytest.approx(divergence, rel=1e-4)
@@ -262,10 +262,10 @@ def test_counts_survive_a_checkpoint(case):
 def test_a_finer_map_than_the_networks(case):
     """map_stride 4: the logits are upsampled; seeds lie on every fourth pixel."""
     made = case("dsrg", map_stride=4, region_growing=False, boundary_weight=0.0)
-    pictures, network = made.batch["weak"], made.method.networks["segmenter"]
-    fine = segment(network, pictures)[..., ::4, ::4].softmax(1) + 1e-4
+    samples, network = made.batch["weak"], made.method.networks["segmenter"]
+    fine = segment(network, samples)[..., ::4, ::4].softmax(1) + 1e-4
     fine = fine / fine.sum(1, keepdim=True)
-    torch.testing.assert_close(made.losses()["seed"], seed_loss(fine, pictures.label[:, ::4, ::4]))
+    torch.testing.assert_close(made.losses()["seed"], seed_loss(fine, samples.label[:, ::4, ::4]))
 
 
 def test_masks_never_train(case):

@@ -76,7 +76,7 @@ def test_the_branches_start_apart(case):
     assert not torch.equal(weights[0][first], weights[1][first])
 
 
-def test_halves_of_strong_and_weak_pictures():
+def test_halves_of_strong_and_weak_images():
     sources = Sources(["s1", "s2"], ["w1", "w2", "w3"], frozenset({"masks", "weak_labels"}))
     streams = DualBranch.streams(DualBranchSettings(), sources, 10)
     assert {name: stream.batch_size for name, stream in streams.items()} == {"strong": 5, "weak": 5}

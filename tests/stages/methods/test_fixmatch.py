@@ -15,16 +15,16 @@ from stages.methods.parts.views import strong_view
 
 
 def box_of(random):
-    """Half of the pictures have a box."""
+    """Half of the images have a box."""
     return single_box_mask(33, 33, random) if random.random() >= 0.5 else np.zeros((33, 33), bool)
 
 
 def by_hand(made, threshold):
-    """Pictures, labels, confidences and padding mixed pixel by pixel; the mean over the valid pixels of a loop."""
+    """Images, labels, confidences and padding mixed pixel by pixel; the mean over the valid pixels of a loop."""
     network, pair = made.method.networks["segmenter"], (made.batch["unlabelled"], made.batch["partner"])
-    strong = [strong_view(pictures, made.method.settings.strong, 0, 0, view) for view, pictures in enumerate(pair)]
+    strong = [strong_view(samples, made.method.settings.strong, 0, 0, view) for view, samples in enumerate(pair)]
     with torch.no_grad():
-        probabilities = [segment(network, pictures).softmax(1) for pictures in pair]
+        probabilities = [segment(network, samples).softmax(1) for samples in pair]
     boxes = [box_of(generator(0, "cutmix", 0, place, 0)) for place in range(len(pair[0]))]
     image, taught, valid = strong[0].image.clone(), torch.full_like(pair[0].label, 255), 0
     for b, y, x in np.ndindex(image.shape[0], 33, 33):
@@ -61,21 +61,21 @@ def test_loss_and_gradient_are_those_made_by_hand(threshold, case):
 @pytest.mark.parametrize(("share", "shown", "views"), [(1e-9, "unlabelled", (0, 2)), (1.0, "partner", (1, 3))])
 @pytest.mark.parametrize(("method", "factors"), [("fixmatch", [0.5]), ("unimatch", [0.125, 0.125])])
 def test_no_box_is_no_cutmix_and_a_full_one_the_partners_loss(method, factors, share, shown, views, case):
-    """Strong view, labels, confidences and padding are all those of the picture that is seen."""
+    """Strong view, labels, confidences and padding are all those of the image that is seen."""
     made = case(method, threshold=0.4, mixing={"style": "french", "share": (share, share)})
     for name, columns in (("unlabelled", slice(0, 9)), ("partner", slice(-14, None))):
         valid = torch.ones_like(made.batch[name].valid)
         valid[:, :, columns] = False
         made.batch[name] = made.batch[name].replace(valid=valid)
-    pictures, network, losses = made.batch[shown], made.method.student, made.losses()
-    confidence, label = segment(network, pictures).softmax(1).max(1)
+    samples, network, losses = made.batch[shown], made.method.student, made.losses()
+    confidence, label = segment(network, samples).softmax(1).max(1)
     for number, factor in enumerate(factors):
-        view = strong_view(pictures, made.method.settings.strong, 0, 0, views[number])
+        view = strong_view(samples, made.method.settings.strong, 0, 0, views[number])
         pixels = F.cross_entropy(segment(network, view), label, reduction="none")
-        taught = pictures.valid & (confidence >= 0.4)
-        assert 0 < taught.sum() < pictures.valid.sum()
+        taught = samples.valid & (confidence >= 0.4)
+        assert 0 < taught.sum() < samples.valid.sum()
         term = "strong" if method == "fixmatch" else f"strong_{number + 1}"
-        torch.testing.assert_close(losses[term], factor * pixels[taught].sum() / pictures.valid.sum())
+        torch.testing.assert_close(losses[term], factor * pixels[taught].sum() / samples.valid.sum())
 
 
 # --- who gives the labels: UniMatch V2's FixMatch has an averaged teacher (handbook A17)
@@ -84,7 +84,7 @@ def test_no_box_is_no_cutmix_and_a_full_one_the_partners_loss(method, factors, s
 @pytest.mark.parametrize("threshold", [0.0, 0.4])
 @pytest.mark.parametrize(("method", "factors"), [("fixmatch", [0.5]), ("unimatch", [0.125, 0.125])])
 def test_with_a_teacher_all_labels_are_its_own(method, factors, threshold, case):
-    """Labels and confidences of the picture and of its partner; no channel is dropped before UniMatch's features."""
+    """Labels and confidences of the image and of its partner; no channel is dropped before UniMatch's features."""
     own = {"feature_dropout": 0.0} if method == "unimatch" else {}
     made = case(method, threshold=threshold, teacher={"decay": 0.996}, mixing={"style": "french"}, **own)
     random = torch.Generator().manual_seed(1)
@@ -93,7 +93,7 @@ def test_with_a_teacher_all_labels_are_its_own(method, factors, threshold, case)
             parameter.add_(0.2 * parameter.std() * torch.randn(parameter.shape, generator=random))
     pair, (student, teacher) = (made.batch["unlabelled"], made.batch["partner"]), made.method.networks.values()
     settings, losses = made.method.settings, made.losses()
-    told, thought = ([pseudo_labels(segment(network, pictures)) for pictures in pair] for network in (teacher, student))
+    told, thought = ([pseudo_labels(segment(network, samples)) for samples in pair] for network in (teacher, student))
 
     def loss(view, pseudo):
         """CE of the student against confident labels, over the valid pixels."""
@@ -131,7 +131,7 @@ def test_the_teacher_is_published_unless_the_student_is_asked_for(case):
 
 
 @pytest.mark.parametrize("method", ["fixmatch", "unimatch"])
-def test_labels_of_the_picture_itself_in_eval_mode_know_no_dropout(method, case):
+def test_labels_of_the_image_itself_in_eval_mode_know_no_dropout(method, case):
     """With dropout, labels in passing change from pass to pass, and those in eval mode do not."""
     network = {"preset": "tiny", "dropout": 0.5, "head_channels": 16, "neck_layers": 1, "neck_channels": 16}
     for mode, same in (("eval", True), ("train", False)):
@@ -139,7 +139,7 @@ def test_labels_of_the_picture_itself_in_eval_mode_know_no_dropout(method, case)
         assert made.method.labels_in_passing is not same
         seen = []
         real = made.method.labels_of
-        made.method.labels_of = lambda pictures, real=real, seen=seen: seen.append(pictures.ids) or real(pictures)
+        made.method.labels_of = lambda samples, real=real, seen=seen: seen.append(samples.ids) or real(samples)
         made.losses()
         assert (made.batch["unlabelled"].ids in seen) is same
         assert made.batch["partner"].ids in seen

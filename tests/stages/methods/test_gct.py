@@ -16,7 +16,7 @@ SMALL = {"flaw_detector": {"channels": [4, 4]}, "visible": 0.0}
 
 @pytest.fixture
 def made(case):
-    """Builds a case whose first unlabelled picture is padded below row 20; its detector sees flaws."""
+    """Builds a case whose first unlabelled image is padded below row 20; its detector sees flaws."""
 
     def build(**settings):
         example = case("gct", **SMALL | settings)

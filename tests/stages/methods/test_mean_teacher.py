@@ -32,7 +32,7 @@ def move_student(made, size=0.05):
 
 
 def pad(made, name):
-    """The upper half of the first picture and the left quarter of the second become padding."""
+    """The upper half of the first image and the left quarter of the second become padding."""
     valid = made.batch[name].valid.clone()
     valid[0, :16], valid[1, :, :8] = False, False
     made.batch[name] = made.batch[name].replace(valid=valid)
@@ -42,10 +42,10 @@ def plain_consistency(made, names, softmax=True):
     """torch's mean over all elements of the valid pixels of the named streams together."""
     pairs = []
     for name in names:
-        pictures = made.batch[name]
-        maps = [segment(network, pictures) for network in (made.method.student, made.method.teacher)]
+        samples = made.batch[name]
+        maps = [segment(network, samples) for network in (made.method.student, made.method.teacher)]
         maps = [logits.softmax(1) if softmax else logits for logits in maps]
-        pairs.append([kept.movedim(1, -1)[pictures.valid] for kept in maps])
+        pairs.append([kept.movedim(1, -1)[samples.valid] for kept in maps])
     return F.mse_loss(*(torch.cat(maps) for maps in zip(*pairs, strict=True)))
 
 
@@ -53,9 +53,9 @@ def plain_consistency(made, names, softmax=True):
 
 
 @pytest.mark.parametrize("consistency", ["softmax", "logits"])
-@pytest.mark.parametrize(("pictures", "names"), [("all", ["strong", "unlabelled"]), ("unlabelled", ["unlabelled"])])
-def test_the_consistency_is_torchs_mse_over_valid_pixels(consistency, pictures, names, case):
-    made = case("mean-teacher", consistency=consistency, pictures=pictures, weight=3.0)
+@pytest.mark.parametrize(("images", "names"), [("all", ["strong", "unlabelled"]), ("unlabelled", ["unlabelled"])])
+def test_the_consistency_is_torchs_mse_over_valid_pixels(consistency, samples, names, case):
+    made = case("mean-teacher", consistency=consistency, samples=samples, weight=3.0)
     move_student(made)
     pad(made, "unlabelled")
     expected = 3 * plain_consistency(made, names, consistency == "softmax")
@@ -66,21 +66,21 @@ def test_the_consistency_is_torchs_mse_over_valid_pixels(consistency, pictures, 
 @pytest.mark.parametrize("confidence", ["batch", "pixel"])
 def test_a_threshold_counts_the_pixels_on_which_the_teacher_is_sure(confidence, case):
     """By a loop: French et al.'s one factor for the batch, padding included in its count, or sure pixels alone."""
-    settings = {"pictures": "unlabelled", "weight": 2.0, "reduction": "sum", "threshold": 0.4, "confidence": confidence}
+    settings = {"images": "unlabelled", "weight": 2.0, "reduction": "sum", "threshold": 0.4, "confidence": confidence}
     made = case("mean-teacher", **settings)
     move_student(made)
     pad(made, "unlabelled")
-    pictures = made.batch["unlabelled"]
+    samples = made.batch["unlabelled"]
     networks = (made.method.student, made.method.teacher)
-    student, teacher = (segment(network, pictures).softmax(1).detach() for network in networks)
+    student, teacher = (segment(network, samples).softmax(1).detach() for network in networks)
     sure = total = kept = valid = 0.0
-    for number, row, column in np.ndindex(*pictures.valid.shape):
-        there = bool(pictures.valid[number, row, column])
+    for number, row, column in np.ndindex(*samples.valid.shape):
+        there = bool(samples.valid[number, row, column])
         is_sure = float(teacher[number, :, row, column].max()) >= 0.4
         error = float(((student - teacher)[number, :, row, column] ** 2).sum())
         sure, valid = sure + is_sure, valid + there
         total, kept = total + there * error, kept + (there and is_sure) * error
-    share = sure / pictures.valid.numel()
+    share = sure / samples.valid.numel()
     assert 0.05 < share < 0.95
     expected = 2 * (share * total / valid if confidence == "batch" else kept / valid)
     assert made.losses()["consistency"].item() == pytest.approx(expected, rel=1e-4)
@@ -167,7 +167,7 @@ def test_after_a_step_the_teacher_is_the_average(case):
 
 
 @pytest.mark.parametrize(("mode", "seen"), [("train", 2), ("eval", 0)])
-def test_batch_norm_of_each_network_sees_its_own_pictures_once(mode, seen, case):
+def test_batch_norm_of_each_network_sees_its_own_images_once(mode, seen, case):
     """The student labelled and unlabelled ones, apart; the teacher the same in train mode, none in eval."""
     average = "parameters" if mode == "train" else "floats"
     made = case("mean-teacher", network=BATCH_NORM, teacher={"mode": mode, "average": average})
@@ -177,10 +177,10 @@ def test_batch_norm_of_each_network_sees_its_own_pictures_once(mode, seen, case)
     assert {count for name, count in counts.items() if name.startswith("teacher.")} == {seen}
 
 
-@pytest.mark.parametrize("pictures", ["all", "unlabelled"])
-def test_in_a_joint_pass_batch_norm_sees_labelled_and_unlabelled_pictures_together(pictures, case):
+@pytest.mark.parametrize("images", ["all", "unlabelled"])
+def test_in_a_joint_pass_batch_norm_sees_labelled_and_unlabelled_images_together(samples, case):
     """PixelSSL: one pass of [x, u] through each network, whatever is compared then."""
-    made = case("mean-teacher", network=BATCH_NORM, joint_pass=True, pictures=pictures, weight=1.0)
+    made = case("mean-teacher", network=BATCH_NORM, joint_pass=True, samples=samples, weight=1.0)
     move_student(made)
     labelled, unlabelled = made.batch["strong"], made.batch["unlabelled"]
     both = labelled.replace(image=torch.cat([labelled.image, unlabelled.image]))
@@ -194,7 +194,7 @@ def test_in_a_joint_pass_batch_norm_sees_labelled_and_unlabelled_pictures_togeth
         losses["supervised"], F.cross_entropy(found[: len(labelled)], labelled.label, ignore_index=255)
     )
     valid = torch.cat([labelled.valid, unlabelled.valid])
-    if pictures == "unlabelled":
+    if samples == "unlabelled":
         valid[: len(labelled)] = False
     difference = (found.softmax(1) - target.softmax(1)).square().mean(1)
     torch.testing.assert_close(losses["consistency"], difference[valid].mean())
@@ -237,7 +237,7 @@ def test_without_a_strong_view_both_see_the_same(case):
 
 def test_a_strong_view_is_the_students_alone(case):
     """Student on the strong view with cutouts, teacher on the weak one; cutouts and padding teach nothing."""
-    made = case("mean-teacher", pictures="unlabelled", weight=1.0, strong={"cutout": 1.0}, seed=2)
+    made = case("mean-teacher", samples="unlabelled", weight=1.0, strong={"cutout": 1.0}, seed=2)
     move_student(made)
     weak, method = made.batch["unlabelled"], made.method
     strong = strong_view(weak, method.settings.strong, 2, 0)

@@ -20,7 +20,7 @@ def made(case):
 
 
 def test_the_labels_are_the_classes_of_the_crops_masks(made):
-    """Not those of the whole picture, and column k is class k + 1."""
+    """Not those of the whole image, and column k is class k + 1."""
     example = made()
     batch = example.batch["strong"]
     logits = example.method.networks["classifier"](batch.image)
@@ -51,7 +51,7 @@ def test_the_distance_is_torchs_cosine_embedding_loss():
     assert cosine_distance(found, 3 * found).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_the_student_sees_a_strong_view_and_the_teacher_the_picture(made):
+def test_the_student_sees_a_strong_view_and_the_teacher_the_image(made):
     example = made(weight=0.7)
     with torch.no_grad():
         for parameter in example.method.networks["teacher"].parameters():
@@ -64,8 +64,8 @@ def test_the_student_sees_a_strong_view_and_the_teacher_the_picture(made):
     torch.testing.assert_close(example.losses()["consistency"], expected)
 
 
-def test_the_student_may_see_a_mirrored_picture_where_the_teacher_sees_it_as_it_is(made):
-    """As in the authors' code, where two views of a picture are mirrored one by one."""
+def test_the_student_may_see_a_mirrored_image_where_the_teacher_sees_it_as_it_is(made):
+    """As in the authors' code, where two views of an image are mirrored one by one."""
     apart = {}
     for share in (0.0, 0.5, 1.0):
         example, seen = made(mirror=share), []

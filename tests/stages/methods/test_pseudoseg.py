@@ -44,7 +44,7 @@ def test_tags_are_the_classes_of_the_crop():
 
 
 def test_a_crop_of_unknown_pixels_has_no_tags(case):
-    """Not the tags of a picture without any class: only the other crop teaches them."""
+    """Not the tags of an image without any class: only the other crop teaches them."""
     made, other = case("pseudoseg"), case("pseudoseg")
     made.batch["strong"].label[0] = 255
     other.batch["strong"].label[0] = 255
@@ -150,13 +150,13 @@ def test_the_maps_of_a_transformers_patches_lie_on_their_pixels(case):
     """DINOv2: cell i of the coarse head is in the middle of the pixels from 14 i on, not on pixel 14 i."""
     pytest.importorskip("timm")
     made = case("pseudoseg", network={"preset": "dpt-dinov2-small", "weights": "none"})
-    method, pictures = made.method, made.batch["unlabelled"]
+    method, samples = made.method, made.batch["unlabelled"]
     valid = torch.zeros(2, 33, 33, dtype=torch.bool)
     valid[:, :8] = True  # the middle of the first row of patches, and nothing of the second
-    pictures = pictures.replace(valid=valid)
+    samples = samples.replace(valid=valid)
     with torch.no_grad():
-        _, found, _ = method._both(pictures, torch.ones(2, 3, dtype=torch.bool))
-        features = method.segmenter.trunk(pictures.image)
+        _, found, _ = method._both(samples, torch.ones(2, 3, dtype=torch.bool))
+        features = method.segmenter.trunk(samples.image)
         rows = torch.tensor([True, False, False]).view(1, 3, 1).expand(2, 3, 3)
         _, coarse = method.networks["grad_cam"](features, torch.ones(2, 3, dtype=torch.bool), rows)
     expected = F.interpolate(coarse, size=(42, 42), mode="bilinear", align_corners=False)[..., :33, :33]

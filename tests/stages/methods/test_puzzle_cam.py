@@ -18,7 +18,7 @@ def test_tiles_by_hand():
 
 
 @pytest.mark.parametrize("tiles", [2, 3, 4])
-def test_tiles_put_together_are_the_picture(tiles):
+def test_tiles_put_together_are_the_image(tiles):
     images = torch.randn(3, 2, 12, 24)
     cut = cut_into_tiles(images, tiles)
     assert cut.shape == (3 * tiles**2, 2, 12 // tiles, 24 // tiles)

@@ -20,7 +20,7 @@ NOW = {"threshold": 0.0, "weight": 1.0}
 
 @pytest.fixture
 def made(case):
-    """Builds a case whose first unlabelled picture is padded below row 20."""
+    """Builds a case whose first unlabelled image is padded below row 20."""
 
     def build(batch_size=4, **values):
         example = case("s4gan", batch_size, **SMALL | values)
@@ -33,14 +33,14 @@ def made(case):
     return build
 
 
-def scale(picture):
-    """Min-max of one picture with numpy."""
-    array = picture.numpy()
+def scale(image):
+    """Min-max of one image with numpy."""
+    array = image.numpy()
     return torch.from_numpy((array - array.min()) / (array.max() - array.min()))
 
 
 def judged(made):
-    """Logits of the unlabelled pictures, and D's scores and features of predictions and masks, picture by picture."""
+    """Logits of the unlabelled images, and D's scores and features of predictions and masks, image by image."""
     discriminator, labelled, unlabelled = (
         made.method.networks["discriminator"],
         made.batch["strong"],
@@ -60,7 +60,7 @@ def judged(made):
 def test_each_term_by_plain_formulas(made):
     example = made(batch_size=8, feature_matching=0.3, weight=0.7, threshold=0.5)
     logits, (fake, fake_features), (real, real_features) = judged(example)
-    with torch.no_grad():  # half of the pictures pass
+    with torch.no_grad():  # half of the images pass
         example.method.networks["discriminator"].score.bias -= fake.sort().values[1:3].mean()
     logits, (fake, fake_features), (real, real_features) = judged(example)
     losses = example.losses()
@@ -76,7 +76,7 @@ def test_each_term_by_plain_formulas(made):
     torch.testing.assert_close(losses["pseudo"], 0.7 * expected)
 
 
-def test_padding_of_a_chosen_picture_does_not_teach(made):
+def test_padding_of_a_chosen_image_does_not_teach(made):
     """Trap: the published code labels padding, too."""
     example = made(**NOW)
     logits, *_ = judged(example)
@@ -87,7 +87,7 @@ def test_padding_of_a_chosen_picture_does_not_teach(made):
 
 
 @pytest.mark.parametrize("gives", ["real", "fake"])
-def test_pictures_are_taken_whole_or_not_at_all(gives, made):
+def test_images_are_taken_whole_or_not_at_all(gives, made):
     example = made(threshold=0.6, weight=1.0)
     with torch.no_grad():
         example.method.networks["discriminator"].score.bias.fill_(9.0 if gives == "real" else -9.0)
@@ -95,7 +95,7 @@ def test_pictures_are_taken_whole_or_not_at_all(gives, made):
     assert (loss > 0) == (gives == "real")
 
 
-def test_no_picture_is_chosen_while_the_discriminator_warms_up(made):
+def test_no_image_is_chosen_while_the_discriminator_warms_up(made):
     example = made(warmup=0.5, **NOW)  # 6 iterations
     losses = [example.method.losses(example.batch, step) for step in range(6)]
     assert [step["pseudo"].item() > 0 for step in losses] == [False] * 3 + [True] * 3
@@ -113,12 +113,12 @@ def test_each_network_learns_from_its_own_terms_alone(made):
     assert example.gradients("feature_matching")["segmenter.head.scores.weight"].abs().sum() > 0
 
 
-def test_the_discriminator_sees_class_planes_and_the_picture(made):
+def test_the_discriminator_sees_class_planes_and_the_image(made):
     """Trap: C + 3 planes, where AdvSemSeg's has C."""
     assert made().method.networks["discriminator"].features[0].in_channels == 4 + 3
 
 
-def test_a_picture_is_scaled_by_its_own_values():
+def test_a_image_is_scaled_by_its_own_values():
     """Trap: the published code takes the minimum and maximum of another batch."""
     images = torch.randn(3, 3, 5, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 9.0, 0.1]).view(
         3, 1, 1, 1

@@ -20,14 +20,14 @@ METHODS = ("self-training", "st-plus-plus")
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_labelled_and_pseudo_labelled_pixel_weighs_the_same(name, case):
-    """torch's mean over all pixels that are not 255, the pictures predicted one by one."""
+    """torch's mean over all pixels that are not 255, the images predicted one by one."""
     made = case(name)
     strong = strong_view(made.batch["unlabelled"], made.method.settings.strong, 0, 0)
     network = made.method.networks["segmenter"]
     logits = [
-        segment(network, batch.replace(image=picture[None]))
+        segment(network, batch.replace(image=one[None]))
         for batch in (made.batch["strong"], strong)
-        for picture in batch.image
+        for one in batch.image
     ]
     label = torch.cat([made.batch["strong"].label, strong.label])
     expected = F.cross_entropy(torch.cat(logits), label, ignore_index=255)
@@ -45,7 +45,7 @@ def test_the_weight_acts_on_pseudo_labelled_pixels_alone(case):
     torch.testing.assert_close(difference, 2 * pseudo / count)
 
 
-def test_pictures_with_masks_are_not_augmented_strongly(case):
+def test_images_with_masks_are_not_augmented_strongly(case):
     """With cutouts and colours at their utmost the labelled half of the loss is that of the weak view."""
     utmost = {"jitter": 1.0, "grey": 1.0, "blur": 1.0, "cutout": 1.0}
     made, plain = case("self-training", strong=utmost), case("supervised", batch_size=2)
@@ -55,7 +55,7 @@ def test_pictures_with_masks_are_not_augmented_strongly(case):
     torch.testing.assert_close(made.losses()["cross_entropy"], plain.losses()["cross_entropy"])
 
 
-def test_st_plus_plus_learns_from_the_pictures_that_have_a_mask_so_far(training, tmp_path):
+def test_st_plus_plus_learns_from_the_images_that_have_a_mask_so_far(training, tmp_path):
     sources = training.sources
     half = tmp_path / "masks"
     half.mkdir()
@@ -68,7 +68,7 @@ def test_st_plus_plus_learns_from_the_pictures_that_have_a_mask_so_far(training,
     assert [entry.image_id for entry in streams["unlabelled"].entries] == list(sources.weak[:2])
     for file in half.iterdir():
         file.unlink()
-    with pytest.raises(DataError, match="none of the pictures"):
+    with pytest.raises(DataError, match="none of the images"):
         StPlusPlus.streams(StPlusPlusSettings(), partial, 4)
 
 

@@ -54,7 +54,7 @@ def test_the_published_values(name):
 
 
 def test_partners_differ_and_come_from_the_unlabelled_list(name, case):
-    """The published code pairs two crops of one picture (handbook A20.2)."""
+    """The published code pairs two crops of one image (handbook A20.2)."""
     made = case(name, batch_size=10)
     assert all(a != b for a, b in zip(made.batch["unlabelled"].ids, made.batch["partner"].ids, strict=True))
     assert set(made.batch["partner"].ids) <= {f"w{index}" for index in range(5)}

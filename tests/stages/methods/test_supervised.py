@@ -1,4 +1,4 @@
-"""stages/methods/supervised.py: which pictures each row of the table learns from, and the loss."""
+"""stages/methods/supervised.py: which images each row of the table learns from, and the loss."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def test_a_strong_list_longer_than_the_weak_one_stays():
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(ConfigError, match="needs pictures with masks"):
+    with pytest.raises(ConfigError, match="needs images with masks"):
         Supervised.streams(SupervisedSettings(labels="mixed"), Sources([], ["w"], {"weak_labels"}), 2)
     with pytest.raises(ConfigError, match="needs estimated masks"):
         Supervised.streams(SupervisedSettings(labels="weak"), Sources(["s"], ["w"], {"masks"}), 2)
 
 
-def test_the_loss_is_torchs_cross_entropy_at_the_pictures_size(case):
+def test_the_loss_is_torchs_cross_entropy_at_the_images_size(case):
     made = case("supervised")
-    (pictures,) = made.batch.values()
-    logits = segment(made.method.networks["segmenter"], pictures)
+    (samples,) = made.batch.values()
+    logits = segment(made.method.networks["segmenter"], samples)
     assert logits.shape == (4, 4, 33, 33)
-    expected = F.cross_entropy(logits, pictures.label, ignore_index=255)
+    expected = F.cross_entropy(logits, samples.label, ignore_index=255)
     torch.testing.assert_close(made.losses()["cross_entropy"], expected)

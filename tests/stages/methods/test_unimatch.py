@@ -25,7 +25,7 @@ def test_the_second_view_by_hand(case):
     made = case("unimatch", threshold=0.0)
     network, settings = made.method.networks["segmenter"], made.method.settings
     pair = made.batch["unlabelled"], made.batch["partner"]
-    pseudo = tuple(pseudo_labels(segment(network, pictures)) for pictures in pair)
+    pseudo = tuple(pseudo_labels(segment(network, samples)) for samples in pair)
     view, labels = strong_mix(pair, pseudo, settings.strong, settings.mixing, 0, 0, view=1)
     label = labels.label.masked_fill(~view.valid, 255)
     expected = 0.125 * F.cross_entropy(segment(network, view), label, ignore_index=255)
@@ -35,15 +35,15 @@ def test_the_second_view_by_hand(case):
 def test_undropped_features_agree_with_their_own_labels(case):
     """No channel dropped: the loss of the weak view on its own argmax, .25 of the total."""
     made = case("unimatch", threshold=0.0, feature_dropout=0.0)
-    pictures = made.batch["unlabelled"]
-    logits = segment(made.method.networks["segmenter"], pictures)
-    label = logits.argmax(1).masked_fill(~pictures.valid, 255)
+    samples = made.batch["unlabelled"]
+    logits = segment(made.method.networks["segmenter"], samples)
+    label = logits.argmax(1).masked_fill(~samples.valid, 255)
     torch.testing.assert_close(made.losses()["features"], 0.25 * F.cross_entropy(logits, label, ignore_index=255))
 
 
 @pytest.mark.parametrize("network", [None, DEEPLAB])
 def test_whole_channels_of_the_features_are_dropped(network, case):
-    """Seen at the head: per picture and channel all or nothing, about half, kept ones doubled; low and high apart."""
+    """Seen at the head: per image and channel all or nothing, about half, kept ones doubled; low and high apart."""
     made = case("unimatch", batch_size=8, threshold=0.0, network=network)
     segmenter, seen = made.method.networks["segmenter"], []
     segmenter.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -116,11 +116,11 @@ def test_labels_pass_no_gradient(case):
     """The feature term's gradient is that of a loss on constant labels."""
     made = case("unimatch", threshold=0.0, feature_dropout=0.0)
     found = made.gradients("features")
-    network, pictures = made.method.networks["segmenter"], made.batch["unlabelled"]
+    network, samples = made.method.networks["segmenter"], made.batch["unlabelled"]
     with torch.no_grad():
-        label = segment(network, pictures).argmax(1).masked_fill(~pictures.valid, 255)
+        label = segment(network, samples).argmax(1).masked_fill(~samples.valid, 255)
     made.method.networks.zero_grad()
-    (0.25 * F.cross_entropy(segment(network, pictures), label, ignore_index=255)).backward()
+    (0.25 * F.cross_entropy(segment(network, samples), label, ignore_index=255)).backward()
     for name, parameter in made.method.networks.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
 

@@ -29,7 +29,7 @@ def test_a_term_by_hand_without_dropout(number, case):
     other_teacher(made)
     student, teacher, settings = made.method.student, made.method.teacher, made.method.settings
     pair = made.batch["unlabelled"], made.batch["partner"]
-    pseudo = tuple(pseudo_labels(segment(teacher, pictures)) for pictures in pair)
+    pseudo = tuple(pseudo_labels(segment(teacher, samples)) for samples in pair)
     view, labels = strong_mix(pair, pseudo, settings.strong, settings.mixing, 0, 0, view=number)
     pixels = F.cross_entropy(segment(student, view), labels.label, reduction="none")
     taught = view.valid & (labels.confidence >= 0.4)
@@ -40,26 +40,26 @@ def test_a_term_by_hand_without_dropout(number, case):
 
 @pytest.mark.parametrize(("share", "shown", "views"), [(1e-9, "unlabelled", (0, 2)), (1.0, "partner", (1, 3))])
 def test_no_box_is_no_cutmix_and_a_full_one_the_partners_loss(share, shown, views, case):
-    """Strong view, labels, confidences and padding are all those of the picture that is seen."""
+    """Strong view, labels, confidences and padding are all those of the image that is seen."""
     made = case("unimatch-v2", threshold=0.4, whole=1.0, mixing={"style": "french", "share": (share, share)})
     other_teacher(made)
     for name, columns in (("unlabelled", slice(0, 9)), ("partner", slice(-14, None))):
         valid = torch.ones_like(made.batch[name].valid)
         valid[:, :, columns] = False
         made.batch[name] = made.batch[name].replace(valid=valid)
-    pictures, losses = made.batch[shown], made.losses()
-    confidence, label = segment(made.method.teacher, pictures).softmax(1).max(1)
-    taught = pictures.valid & (confidence >= 0.4)
-    assert 0 < taught.sum() < pictures.valid.sum()
+    samples, losses = made.batch[shown], made.losses()
+    confidence, label = segment(made.method.teacher, samples).softmax(1).max(1)
+    taught = samples.valid & (confidence >= 0.4)
+    assert 0 < taught.sum() < samples.valid.sum()
     for number in (0, 1):
-        view = strong_view(pictures, made.method.settings.strong, 0, 0, views[number])
+        view = strong_view(samples, made.method.settings.strong, 0, 0, views[number])
         pixels = F.cross_entropy(segment(made.method.student, view), label, reduction="none")
-        expected = 0.25 * pixels[taught].sum() / pictures.valid.sum()
+        expected = 0.25 * pixels[taught].sum() / samples.valid.sum()
         torch.testing.assert_close(losses[f"strong_{number + 1}"], expected)
 
 
 def test_all_levels_of_a_transformer_have_the_same_channels(case):
-    """The paper's form: DINOv2 with DPT, one mask a picture for its four maps."""
+    """The paper's form: DINOv2 with DPT, one mask an image for its four maps."""
     pytest.importorskip("timm")
     made = case("unimatch-v2", threshold=0.0, whole=0.0, network={"preset": "dpt-dinov2-small", "weights": "none"})
     seen = []
@@ -78,7 +78,7 @@ def test_all_levels_of_a_transformer_have_the_same_channels(case):
 
 @pytest.mark.parametrize("network", [None, DEEPLAB])
 def test_the_views_have_complementary_channels(network, case):
-    """Seen at the head, with equal views: m_1 + m_2 = 2, factors 0 or 2, two of four pictures whole."""
+    """Seen at the head, with equal views: m_1 + m_2 = 2, factors 0 or 2, two of four images whole."""
     same = {"jitter": 0.0, "grey": 0.0, "blur": 0.0}
     made = case("unimatch-v2", batch_size=8, threshold=0.0, network=network, strong=same, mixing=NO_BOX)
     seen = []
@@ -98,8 +98,8 @@ def test_the_views_have_complementary_channels(network, case):
     logits = at_size(
         made.method.student.head({n: v[:4] for n, v in features.items()}), made.batch["strong"], made.method.student
     )
-    pictures = made.batch["unlabelled"]
-    label = pseudo_labels(segment(made.method.teacher, pictures)).label.masked_fill(~pictures.valid, 255)
+    samples = made.batch["unlabelled"]
+    label = pseudo_labels(segment(made.method.teacher, samples)).label.masked_fill(~samples.valid, 255)
     torch.testing.assert_close(losses["strong_1"], 0.25 * F.cross_entropy(logits, label, ignore_index=255))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stages.engine.method import at_size, segment
-from stages.methods.parts.perturbations import picture_generators, uniform
+from stages.methods.parts.perturbations import image_generators, uniform
 from stages.methods.settings.vat import VatSettings
 from stages.methods.vat import roughness
 from stages.networks import upsample
@@ -35,7 +35,7 @@ def part(made, size=0.05):
 
 
 def noise(made, step=0):
-    """What was added to pictures or features in the step, and the loss."""
+    """What was added to images or features in the step, and the loss."""
     method, seen = made.method, []
     level = method.settings.level
     if level == "image":
@@ -50,24 +50,24 @@ def noise(made, step=0):
 
 
 def double_precision_direction(made):
-    """d of every picture: the gradient of the distance near 0, at 1e-4 times the normalised start, in float64."""
-    method, pictures = made.method, made.batch["unlabelled"]
+    """d of every image: the gradient of the distance near 0, at 1e-4 times the normalised start, in float64."""
+    method, samples = made.method, made.batch["unlabelled"]
     image_level = method.settings.level == "image"
     network = copy.deepcopy(method.teacher.network if image_level else method.student).double().eval()
-    features = network.trunk(pictures.image.double())
-    x = pictures.image.double() if image_level else features["high"].detach()
+    features = network.trunk(samples.image.double())
+    x = samples.image.double() if image_level else features["high"].detach()
 
     def probabilities(changed):
         logits = network(changed) if image_level else network.head({**features, "high": changed})
         return upsample(logits, (33, 33), network.stride).softmax(1)
 
     clean = probabilities(x).detach()
-    randoms = picture_generators(len(x), 0, "vat", 0)
+    randoms = image_generators(len(x), 0, "vat", 0)
     start = torch.stack([uniform(x[0].float(), -0.5, 0.5, random) for random in randoms]).double()
     start = (1e-4 * start / start.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).requires_grad_()
     now = probabilities(x + start)
     squared, divergence = (now - clean).square().sum(1), (clean * (clean.log() - now.log())).sum(1)
-    distance = (squared if image_level else divergence)[pictures.valid].sum()
+    distance = (squared if image_level else divergence)[samples.valid].sum()
     (slope,) = torch.autograd.grad(distance, start)
     return slope / slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
@@ -92,21 +92,21 @@ def test_the_direction_is_that_of_double_precision(xi, least, level, case):
 def test_the_noise_hurts_far_more_than_random_noise_of_its_length(level, case):
     made = case("vat", level=level, threshold=0.0, weight=1.0, radius=0.3 if level == "image" else 2.0)
     adversarial, loss = noise(made)
-    student, pictures = made.method.student, made.batch["unlabelled"]
+    student, samples = made.method.student, made.batch["unlabelled"]
     random = torch.randn(adversarial.shape, generator=torch.Generator().manual_seed(1))
     random *= (adversarial.flatten(1).norm(dim=1) / random.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
     if level == "image":
-        found = student(pictures.image + random)
+        found = student(samples.image + random)
     else:
-        features = student.trunk(pictures.image)
+        features = student.trunk(samples.image)
         found = student.head({**features, "high": features["high"] + random})
-    difference = at_size(found, pictures, student).softmax(1) - segment(student, pictures).softmax(1)
-    by_chance = difference.square().sum(1)[pictures.valid].mean()
+    difference = at_size(found, samples, student).softmax(1) - segment(student, samples).softmax(1)
+    by_chance = difference.square().sum(1)[samples.valid].mean()
     assert loss > 3 * by_chance > 0
 
 
-def test_the_radius_of_pictures_follows_their_contrast(case):
-    """By loops over the picture's pixels: half the root of the summed squared differences of pixels two apart."""
+def test_the_radius_of_images_follows_their_contrast(case):
+    """By loops over the image's pixels: half the root of the summed squared differences of pixels two apart."""
     made = case("vat", radius=0.7)
     found, _ = noise(made)
     for one, image in zip(found, made.batch["unlabelled"].image.double().numpy(), strict=True):
@@ -141,16 +141,16 @@ def test_other_radii_by_hand(settings, length, case):
 
 @LEVELS
 def test_the_start_depends_on_step_and_place_alone(level, case):
-    """A second process would draw for the places that follow: what each picture gets there is what it gets here."""
+    """A second process would draw for the places that follow: what each image gets there is what it gets here."""
     made = part(case("vat", level=level))
     first, again, other = (noise(made, step)[0] for step in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     alone = copy.copy(made)
-    pictures = made.batch["unlabelled"]
+    samples = made.batch["unlabelled"]
     alone.batch = made.batch | {
-        "unlabelled": pictures.replace(
-            ids=pictures.ids[:1], image=pictures.image[:1], valid=pictures.valid[:1], label=pictures.label[:1]
+        "unlabelled": samples.replace(
+            ids=samples.ids[:1], image=samples.image[:1], valid=samples.valid[:1], label=samples.label[:1]
         )
     }
     torch.testing.assert_close(noise(alone)[0], first[:1], rtol=1e-2, atol=2e-3)
@@ -166,15 +166,15 @@ def test_the_loss_by_numpy(level, confidence, case):
     valid = made.batch["unlabelled"].valid.clone()
     valid[1, 5:] = False
     made.batch["unlabelled"] = made.batch["unlabelled"].replace(valid=valid)
-    student, pictures = made.method.student, made.batch["unlabelled"]
+    student, samples = made.method.student, made.batch["unlabelled"]
     added, loss = noise(made)
     if level == "image":
-        logits = student(pictures.image + added)
+        logits = student(samples.image + added)
     else:
-        features = student.trunk(pictures.image)
+        features = student.trunk(samples.image)
         logits = student.head({**features, "high": features["high"] + added})
-    found = at_size(logits, pictures, student).softmax(1).detach().numpy()
-    target = segment(made.method.teacher, pictures).softmax(1).numpy()
+    found = at_size(logits, samples, student).softmax(1).detach().numpy()
+    target = segment(made.method.teacher, samples).softmax(1).numpy()
     sure = target.max(1) >= 0.5
     assert 0 < sure.mean() < 1
     share = sure if confidence == "pixel" else sure.mean()
@@ -197,8 +197,8 @@ def test_nobody_sure_or_all_padding_is_0_with_finite_gradients(level, case):
     for changes in ({"threshold": 1.0}, {"threshold": 0.0}):
         made = part(case("vat", level=level, **changes))
         if changes["threshold"] == 0:
-            pictures = made.batch["unlabelled"]
-            made.batch["unlabelled"] = pictures.replace(valid=torch.zeros_like(pictures.valid))
+            samples = made.batch["unlabelled"]
+            made.batch["unlabelled"] = samples.replace(valid=torch.zeros_like(samples.valid))
         assert made.losses()["consistency"].item() == 0
         assert all(torch.isfinite(g).all() for g in made.gradients().values() if g is not None)
 
@@ -215,16 +215,16 @@ def test_looking_for_the_direction_leaves_no_gradient_behind(level, case):
     assert all(parameter.grad is None for parameter in made.method.networks.parameters())
     found = made.gradients("consistency")
     assert all(value is None for name, value in found.items() if name.startswith("teacher."))
-    student, pictures = made.method.student, made.batch["unlabelled"]
+    student, samples = made.method.student, made.batch["unlabelled"]
     student.zero_grad(set_to_none=True)
     if level == "image":
-        logits = student(pictures.image + added)
+        logits = student(samples.image + added)
     else:
-        features = student.trunk(pictures.image)
+        features = student.trunk(samples.image)
         logits = student.head({**features, "high": features["high"] + added})
-    target = segment(made.method.teacher, pictures).softmax(1)
-    pixels = (at_size(logits, pictures, student).softmax(1) - target).square().sum(1)
-    (0.1 * pixels[pictures.valid].mean()).backward()
+    target = segment(made.method.teacher, samples).softmax(1)
+    pixels = (at_size(logits, samples, student).softmax(1) - target).square().sum(1)
+    (0.1 * pixels[samples.valid].mean()).backward()
     for name, parameter in student.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(found[f"segmenter.{name}"], parameter.grad, rtol=1e-3, atol=1e-6)
@@ -233,7 +233,7 @@ def test_looking_for_the_direction_leaves_no_gradient_behind(level, case):
 @LEVELS
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_the_direction_leaves_batch_norm_and_modes_alone(level, mode, case):
-    """The student sees labelled and changed pictures once each; the teacher, in train mode, unlabelled ones once."""
+    """The student sees labelled and changed images once each; the teacher, in train mode, unlabelled ones once."""
     made = case("vat", level=level, network=BATCH_NORM, teacher={"mode": mode}, iterations=3)
     modes = [module.training for module in made.method.networks.modules()]
     made.losses()
@@ -255,7 +255,7 @@ def test_dropout_is_off_while_the_direction_is_found(case):
 
 
 def test_the_students_head_is_in_eval_mode_while_it_gives_the_direction(case):
-    """Its passes: labelled pictures; clean and probed features; features with noise."""
+    """Its passes: labelled images; clean and probed features; features with noise."""
     made, modes = case("vat", level="feature"), []
     head = made.method.student.head
     head.register_forward_pre_hook(lambda *_: modes.append(any(part.training for part in head.modules())))
@@ -263,8 +263,8 @@ def test_the_students_head_is_in_eval_mode_while_it_gives_the_direction(case):
     assert modes == [True, False, False, True]
 
 
-def test_the_direction_on_pictures_is_in_single_precision_under_autocast(case):
-    """In half precision the probing step would vanish beside the picture, or make another direction."""
+def test_the_direction_on_images_is_in_single_precision_under_autocast(case):
+    """In half precision the probing step would vanish beside the image, or make another direction."""
     made = part(case("vat", level="image", threshold=0.0))
     expected, _ = noise(made)
     with torch.autocast("cpu", torch.bfloat16):

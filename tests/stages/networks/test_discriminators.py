@@ -30,10 +30,10 @@ def sizes_of_maps(network, *inputs):
 
 def test_maps_have_the_published_sizes():
     """321 pixels through k4 s2 p1: 160, 80, 40, 20, 10; s4GAN pools its 20 x 20 maps."""
-    maps, picture = torch.rand(1, 4, 321, 321), torch.rand(1, 3, 321, 321)
+    maps, image = torch.rand(1, 4, 321, 321), torch.rand(1, 3, 321, 321)
     assert sizes_of_maps(PixelDiscriminator(4, (2, 2, 2, 2)), maps) == [160, 80, 40, 20, 10]
-    assert sizes_of_maps(ImageDiscriminator(4, (2, 2, 2, 2), 0.5), maps, picture) == [160, 80, 40, 20]
-    flaws = sizes_of_maps(FlawDetector(4, (2, 2, 2, 2)), picture, maps)
+    assert sizes_of_maps(ImageDiscriminator(4, (2, 2, 2, 2), 0.5), maps, image) == [160, 80, 40, 20]
+    flaws = sizes_of_maps(FlawDetector(4, (2, 2, 2, 2)), image, maps)
     assert flaws == [160, 80, 80, 40, 40, 20, 20, 10]
 
 
@@ -56,11 +56,11 @@ def test_layers_have_the_published_weights():
 @pytest.mark.parametrize("side", [16, 17, 33, 64])
 def test_small_crops_keep_at_least_a_cell(side):
     """With 33 pixels and less the published layers would end in maps of size 0."""
-    maps, picture = torch.rand(2, 4, side, side + 3), torch.rand(2, 3, side, side + 3)
+    maps, image = torch.rand(2, 4, side, side + 3), torch.rand(2, 3, side, side + 3)
     assert PixelDiscriminator(4, (4, 4, 4, 4))(maps).shape == (2, 1, side, side + 3)
-    scores, features = ImageDiscriminator(4, (4, 4, 4, 6), 0.5)(maps, picture)
+    scores, features = ImageDiscriminator(4, (4, 4, 4, 6), 0.5)(maps, image)
     assert (scores.shape, features.shape) == ((2,), (2, 6))
-    flaws = FlawDetector(4, (4, 4, 4, 4))(picture, maps)
+    flaws = FlawDetector(4, (4, 4, 4, 4))(image, maps)
     assert flaws.shape == (2, 1, side, side + 3)
     assert torch.isfinite(flaws).all()
 

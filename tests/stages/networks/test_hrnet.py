@@ -47,7 +47,7 @@ def test_branches_are_timms(small: HRNet, reference: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [(33, 33), (48, 70), (97, 31)])
-def test_maps_of_any_size_are_those_of_the_padded_picture(small: HRNet, size: tuple[int, int]) -> None:
+def test_maps_of_any_size_are_those_of_the_padded_image(small: HRNet, size: tuple[int, int]) -> None:
     images = torch.randn(1, 3, *size)
     padded = torch.zeros(1, 3, *(-(-side // 32) * 32 for side in size))
     padded[..., : size[0], : size[1]] = images

@@ -10,7 +10,7 @@ from stages.networks.blocks import upsample
 from stages.networks.shuffle_decoder import ShuffleDecoder
 
 
-def test_its_logits_have_the_size_of_the_picture() -> None:
+def test_its_logits_have_the_size_of_the_image() -> None:
     for stride, doublings in ((4, 2), (8, 3), (16, 4)):
         decoder = ShuffleDecoder(6, 5, stride)
         assert len(decoder.doublings) == doublings

@@ -58,7 +58,7 @@ def settle(network: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_maps_have_the_cells_of_the_contract_for_pictures_of_any_size(name: str) -> None:
+def test_maps_have_the_cells_of_the_contract_for_images_of_any_size(name: str) -> None:
     with seeded(0):
         backbone = TimmBackbone(name, None).eval()
     strides, low, before = NETWORKS[name]
@@ -76,7 +76,7 @@ def test_maps_have_the_cells_of_the_contract_for_pictures_of_any_size(name: str)
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "convnext_atto"])
-def test_maps_are_timms_of_the_padded_picture(name: str) -> None:
+def test_maps_are_timms_of_the_padded_image(name: str) -> None:
     with seeded(0):
         backbone = TimmBackbone(name, 16)
     with seeded(0):
@@ -328,7 +328,7 @@ def test_a_classifiers_dinov2_has_cells_around_their_pixels() -> None:
     [
         ("timm:resnet1t", "has no network 'resnet1t', did you mean 'resnet1"),
         ("timm:resnet18.no_such_weights", "timm's resnet18 has no weights 'resnet18.no_such_weights'"),
-        ("timm:mixer_s32_224", "cannot be a backbone: a picture of 96 x 64 pixels failed"),
+        ("timm:mixer_s32_224", "cannot be a backbone: an image of 96 x 64 pixels failed"),
         ("timm:xception41", "gives the maps of xception41 by hooks"),
     ],
 )

@@ -42,7 +42,7 @@ def head() -> DPT:
 
 @pytest.mark.parametrize("size", [(70, 70), (56, 98)])
 def test_maps_are_timms_intermediate_features(size: tuple[int, int], tiny: DinoV2) -> None:
-    """Also for pictures of another shape than the position embedding was made for."""
+    """Also for images of another shape than the position embedding was made for."""
     reference = timm.create_model(NAME, num_classes=0, dynamic_img_size=True, **TINY).eval()
     reference.load_state_dict(tiny.state_dict())
     images = torch.randn(2, 3, *size)
@@ -70,7 +70,7 @@ def test_the_published_blocks_are_taken(tiny: DinoV2) -> None:
 
 
 @pytest.mark.parametrize("size", [(57, 70), (33, 41)])
-def test_pictures_of_any_size_are_padded_to_whole_patches(size: tuple[int, int], tiny: DinoV2) -> None:
+def test_images_of_any_size_are_padded_to_whole_patches(size: tuple[int, int], tiny: DinoV2) -> None:
     images = torch.randn(1, 3, *size)
     padded = torch.zeros(1, 3, *(-(-side // 14) * 14 for side in size))
     padded[..., : size[0], : size[1]] = images
@@ -117,7 +117,7 @@ def test_dpt_written_out(head: DPT) -> None:
 
 
 def test_logits_lie_in_the_middle_of_their_patches(head: DPT) -> None:
-    """A mirrored picture has mirrored logits, to the pixel, where the kernels are mirrored too: nothing is shifted."""
+    """A mirrored image has mirrored logits, to the pixel, where the kernels are mirrored too: nothing is shifted."""
     features = {name: torch.randn(1, 32, 5, 7) for name in LEVELS}  # odd: cell j of the coarsest level on cell 2 j
     expected = head(features).flip(-1, -2)
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_logits_lie_in_the_middle_of_their_patches(head: DPT) -> None:
     torch.testing.assert_close(head({n: x.flip(-1, -2) for n, x in features.items()}), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_a_picture_moved_by_two_patches_has_logits_moved_by_28_pixels(head: DPT) -> None:
+def test_a_image_moved_by_two_patches_has_logits_moved_by_28_pixels(head: DPT) -> None:
     whole = {name: torch.randn(1, 32, 20, 20) for name in LEVELS}
     moved = head({name: level[..., 2:, 2:] for name, level in whole.items()})
     torch.testing.assert_close(moved[..., 112:140, 112:140], head(whole)[..., 140:168, 140:168], rtol=1e-3, atol=1e-6)

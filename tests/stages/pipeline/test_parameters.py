@@ -124,7 +124,7 @@ def test_mistakes_of_choices_in_the_file_are_named(raw_recipe: dict[str, Any]) -
 
 def test_choices_may_be_the_methods_that_use_some_parts_of_a_data_set(raw_recipe: dict[str, Any]) -> None:
     """Found by their cards: those that need nothing beside the data set, and are not told of elsewhere."""
-    kinds = {"choices": {"methods_using": ["masks", "pictures"]}, "instead": {"cps": "x"}, "default": []}
+    kinds = {"choices": {"methods_using": ["masks", "images"]}, "instead": {"cps": "x"}, "default": []}
     raw_recipe["parameters"]["kinds"] = kinds
     resolve(raw_recipe, "toy.yaml", None, ["kinds=fixmatch,gct"])
     (line,) = lines_of(raw_recipe, "kinds=dmt")  # needs estimated masks
@@ -134,7 +134,7 @@ def test_choices_may_be_the_methods_that_use_some_parts_of_a_data_set(raw_recipe
     for wrong in ({"methods_using": ["photos"]}, {"methods_using": "masks"}, {"methods": ["masks"]}):
         kinds["choices"] = wrong
         (line,) = lines_of(raw_recipe)
-        assert "expected {methods_using: [masks, tags, pictures]}" in line
+        assert "expected {methods_using: [masks, tags, images]}" in line
 
 
 # --- whose mistake it is ---

@@ -73,7 +73,7 @@ def test_without_a_published_order_nothing_is_said() -> None:
 
 REPEATED: dict[str, Any] = {
     "columns": ["{labelled} labels", "{labelled} labels, CRF"],
-    "plot": {"over": "labelled", "column": "{labelled} labels", "label": "labelled pictures"},
+    "plot": {"over": "labelled", "column": "{labelled} labels", "label": "labelled images"},
     "rows": [
         {
             "label": "{method}",
@@ -130,7 +130,7 @@ def test_rows_and_columns_are_repeated_and_what_is_left_is_averaged(methods, num
         assert sorted(row.costs) == sorted(
             [f"teacher-n{n}", f"train-{row.label}-n{n}-s{seed}"] for n in numbers for seed in seeds
         )
-    assert table.plot == Plot("labelled pictures", {f"{n} labels": str(n) for n in numbers})
+    assert table.plot == Plot("labelled images", {f"{n} labels": str(n) for n in numbers})
 
 
 def test_an_empty_list_leaves_nodes_and_rows_out(raw_recipe: dict[str, Any]) -> None:

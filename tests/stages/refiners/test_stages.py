@@ -164,7 +164,7 @@ def test_inputs_that_do_not_belong_together_are_refused(space, tmp_path):
         run(space, "refine", "no", {"method": "irm"})
 
 
-def test_the_recipe_runs_from_pictures_to_the_table(tmp_path, capsys):
+def test_the_recipe_runs_from_images_to_the_table(tmp_path, capsys):
     """Classifier, seeds, refiner, refined maps, CRF and scores on a few drawn images, by the command line."""
     small = ("classifiers=[cam]", "classifier_iterations=2", "iterations=2", "crop_size=48", "radius=4")
     images = ("data.dataset.train=4", "data.dataset.weak=4", "data.dataset.val=3", "data.dataset.long_side=64")

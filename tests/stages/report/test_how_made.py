@@ -168,7 +168,7 @@ def publish(workspace: Workspace, name: str, kind: str, summary: dict[str, Any],
         workspace.publish(name, writer, work, summary, "cpu, 1 threads")
 
 
-def test_a_league_tells_pictures_network_weights_and_steps_and_no_folder(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_league_tells_images_network_weights_and_steps_and_no_folder(workspace: Workspace, tmp_path: Path) -> None:
     weights = tmp_path / "my nets" / "net.pth"
     settings = [f"data={tmp_path}/VOC2012", f"weights={weights}", "labelled=[50,200]", "seeds=[0]", "iterations=60"]
     recipe = read_recipe(shipped_recipes()["league"], "small", settings)
@@ -180,7 +180,7 @@ def test_a_league_tells_pictures_network_weights_and_steps_and_no_folder(workspa
     record = read_record(workspace)
     assert record is not None
     made = how_made(record, workspace, "league")
-    assert [(data.dataset, data.pictures) for data in made.data] == [
+    assert [(data.dataset, data.images) for data in made.data] == [
         ("voc-aug", {"train": 50, "weak": 1414, "val": 1449}),
         ("voc-aug", {"train": 200, "weak": 1264, "val": 1449}),
     ]

@@ -27,8 +27,8 @@ def code(red: int, green: int, blue: int) -> int:
 
 
 def save(path: Path, pixels: Any, mode: str | None = None, **how: Any) -> Path:
-    picture = Image.fromarray(np.asarray(pixels, np.uint8))
-    (picture.convert(mode) if mode else picture).save(path, **how)
+    image = Image.fromarray(np.asarray(pixels, np.uint8))
+    (image.convert(mode) if mode else image).save(path, **how)
     return path
 
 
@@ -67,9 +67,9 @@ def test_what_is_fully_transparent_is_unpainted(tmp_path):
     pixels[0][1][3] = 120
     with pytest.raises(DataError, match=r"a.png has 1 half transparent pixels"):
         read_colours(save(tmp_path / "a.png", pixels))
-    picture = Image.fromarray(np.array([[0, 1]], np.uint8))
-    picture.putpalette(voc_palette())
-    picture.save(tmp_path / "p.png", transparency=1)
+    image = Image.fromarray(np.array([[0, 1]], np.uint8))
+    image.putpalette(voc_palette())
+    image.save(tmp_path / "p.png", transparency=1)
     assert read_colours(tmp_path / "p.png").tolist() == [[0, 0]]
 
 
@@ -81,7 +81,7 @@ def test_what_is_fully_transparent_is_unpainted(tmp_path):
         ("a.tif", {"compression": "jpeg"}, r"compressed with loss \(JPEG\)"),
         ("a.webp", {}, r"compressed with loss \(WEBP\)"),
         ("a.tga", {}, "is a TGA file, expected PNG, BMP, TIFF, GIF"),
-        ("a.tif", {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]}, "holds 2 pictures"),
+        ("a.tif", {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]}, "holds 2 images"),
     ],
 )
 def test_formats_that_keep_no_colours(tmp_path, name, how, message):
@@ -94,9 +94,9 @@ THREE = [(0, 0, 0), (128, 0, 0), (0, 128, 0)]
 
 
 def short_bmp(path: Path, values: np.ndarray, colours: list[tuple[int, ...]]) -> Path:
-    picture = Image.fromarray(values)
-    picture.putpalette([channel for colour in colours for channel in colour])
-    picture.save(path)
+    image = Image.fromarray(values)
+    image.putpalette([channel for colour in colours for channel in colour])
+    image.save(path)
     return path
 
 
@@ -117,8 +117,8 @@ def filled_up_png(path: Path, values: np.ndarray, colours: list[tuple[int, int, 
 )
 def test_values_beyond_the_colour_table_are_refused_and_not_black(tmp_path, write, name):
     path = write(tmp_path / name, VOID, THREE)
-    with Image.open(path) as picture:
-        assert picture.convert("RGB").getpixel((3, 0)) == (0, 0, 0)  # the trap
+    with Image.open(path) as image:
+        assert image.convert("RGB").getpixel((3, 0)) == (0, 0, 0)  # the trap
     with pytest.raises(DataError, match=r"a\.\w+ has a palette of \d colours, .* beyond it: 255 \(2 px\)") as caught:
         read_colours(path)
     assert "mask_format=ids" in (caught.value.hint or "")
@@ -158,7 +158,7 @@ def test_two_used_values_of_one_colour_are_remarked_on(tmp_path):
     assert f"{path}: the values 1, 2 have one colour, (128, 0, 0), and become one class" in remark
     assert remarks_on_colours(indexed_png(path, np.array([[0, 1, 1]]), colours)) == []
     assert remarks_on_colours(save(path, np.zeros((2, 2, 3)))) == []
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"no image")
     assert remarks_on_colours(path) == []
 
 
@@ -186,19 +186,19 @@ def test_a_painted_mask_that_is_transparent_everywhere_is_refused(tmp_path):
 def test_three_equal_channels_are_ids_in_every_format(tmp_path, mode, suffix):
     values = np.array([[0, 1, 128], [255, 7, 0]], np.uint8)
     path = tmp_path / f"a{suffix}"
-    picture = Image.fromarray(values)
+    image = Image.fromarray(values)
     if mode == "P":
-        picture.putpalette(voc_palette())
+        image.putpalette(voc_palette())
     elif suffix == ".bmp" and mode in ("LA", "RGBA"):
         pytest.skip("no such file")
-    (picture.convert(mode) if mode not in ("L", "P") else picture).save(path)
+    (image.convert(mode) if mode not in ("L", "P") else image).save(path)
     assert read_values(path).tolist() == values.tolist()
 
 
 def test_gif_files_are_no_index_masks_since_writing_numbers_their_colours_anew(tmp_path):
-    picture = Image.fromarray(np.array([[0, 1, 128, 255]], np.uint8))
-    picture.putpalette(voc_palette())
-    picture.save(tmp_path / "a.gif")
+    image = Image.fromarray(np.array([[0, 1, 128, 255]], np.uint8))
+    image.putpalette(voc_palette())
+    image.save(tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as written:
         assert np.asarray(written).tolist() != [[0, 1, 128, 255]]  # the trap
     with pytest.raises(DataError, match=r"a.gif is a GIF file, whose values are not ids"):
@@ -214,12 +214,12 @@ def test_gif_files_are_no_index_masks_since_writing_numbers_their_colours_anew(t
         (np.array([[0, -1]], np.int32), "a.tif", r"values outside 0..255: -1 \(1 px\)"),
         (np.array([[0, 0.5, 2]], np.float32), "a.tif", "1 pixels that are not whole numbers, such as 0.5"),
         (np.array([[0, np.nan, np.inf]], np.float32), "a.tif", "2 pixels that are not whole numbers, such as nan"),
-        (np.array([[[1, 1, 2]]], np.uint8), "a.png", "has mode RGB: a colour picture, expected class ids"),
+        (np.array([[[1, 1, 2]]], np.uint8), "a.png", "has mode RGB: a colour image, expected class ids"),
         (np.array([[[1, 1, 1, 0]]], np.uint8), "a.png", "has 1 transparent pixels"),
         (np.array([[[1, 1, 1, 9], [0, 0, 0, 0]]], np.uint8), "a.tif", "has 1 transparent pixels"),
-        (np.array([[True, False]]), "a.png", "has mode 1: a black-and-white picture"),
-        (np.array([[True, False]]), "a.bmp", "has mode 1: a black-and-white picture"),
-        (np.array([[True, False]]), "a.tif", "has mode 1: a black-and-white picture"),
+        (np.array([[True, False]]), "a.png", "has mode 1: a black-and-white image"),
+        (np.array([[True, False]]), "a.bmp", "has mode 1: a black-and-white image"),
+        (np.array([[True, False]]), "a.tif", "has mode 1: a black-and-white image"),
     ],
 )
 def test_values_that_are_no_ids_are_refused(tmp_path, pixels, name, message):
@@ -250,8 +250,8 @@ def test_grey_whose_values_pillow_changes_is_refused_for_ids(tmp_path):
 
     assert read_values(grey_tiff("a.tif", 8, 1)).tolist() == [[1, 2]]
     for path in (grey_tiff("b.tif", 8, 0), grey_tiff("c.tif", 4, 1)):
-        with Image.open(path) as picture:
-            assert np.asarray(picture).tolist() != [[1, 2]]  # the trap
+        with Image.open(path) as image:
+            assert np.asarray(image).tolist() != [[1, 2]]  # the trap
         with pytest.raises(DataError, match=r"less than 8 bits a pixel, or inverted"):
             read_values(path)
 
@@ -290,7 +290,7 @@ def test_files_that_are_no_masks(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="is damaged: truncated"):
         read_colours(path)
-    path.write_text("no picture")
+    path.write_text("no image")
     with pytest.raises(DataError, match="is damaged: cannot identify"):
         read_colours(path)
 
@@ -322,9 +322,9 @@ def test_the_lookup_is_that_of_a_dictionary(seed, count):
     random = np.random.default_rng(seed)
     codes = random.choice(2**24, count, replace=False)
     colours = {int(value): index if index < count // 2 else 255 for index, value in enumerate(codes)}
-    picture = random.choice(codes, (5, 7)).astype(np.uint32)
-    mask = to_indices(picture, ClassTable(("x",) * 255, colours), Path("a.png"))
-    assert mask.tolist() == [[colours[int(value)] for value in row] for row in picture]
+    image = random.choice(codes, (5, 7)).astype(np.uint32)
+    mask = to_indices(image, ClassTable(("x",) * 255, colours), Path("a.png"))
+    assert mask.tolist() == [[colours[int(value)] for value in row] for row in image]
 
 
 def test_ids_are_renumbered():

@@ -19,7 +19,7 @@ IDS = {"cat": 1, "dog": 2}
 
 @pytest.fixture
 def cvat(tmp_path: Path):
-    """cvat(shapes) is a file of one picture street.jpg, 8x6 (width x height), and a second one without shapes."""
+    """cvat(shapes) is a file of one image street.jpg, 8x6 (width x height), and a second one without shapes."""
 
     def read(shapes: str, size: str = 'width="8" height="6"', before: str = "") -> CvatFile:
         path = tmp_path / "annotations.xml"
@@ -88,7 +88,7 @@ def test_lines_points_and_tags_are_told_and_not_drawn(cvat):
     assert not drawing.problems
 
 
-def test_a_picture_tagged_background_was_looked_at_and_shows_nothing(cvat):
+def test_a_image_tagged_background_was_looked_at_and_shows_nothing(cvat):
     drawing = cvat('<tag label="background"/>').drawings["street"]
     assert (drawing.regions, drawing.not_drawn) == ((), ())
 
@@ -100,14 +100,14 @@ def test_a_picture_tagged_background_was_looked_at_and_shows_nothing(cvat):
         ('<polygon label="cat" points="0,0;1;2,0"/>', "its points are not pairs of x and y"),
         ('<polygon label="cat" points="0,a;1,1;2,0"/>', "its points are not numbers"),
         ('<polygon label="cat" points="0,nan;1,1;2,0"/>', "a point of it is not finite"),
-        ('<polygon label="cat" points="0,0;100,1;2,0"/>', "lies outside the picture of 8x6"),
+        ('<polygon label="cat" points="0,0;100,1;2,0"/>', "lies outside the image of 8x6"),
         ('<box label="cat" xtl="0" ytl="0" xbr="2"/>', "its ybr is missing, expected a number"),
         ('<box label="cat" xtl="0" ytl="0" xbr="2" ybr="inf"/>', "its ybr is not finite"),
-        ('<ellipse label="cat" cx="1" cy="1" rx="1e9" ry="1"/>', "its radius 1e+09 is larger than the picture"),
+        ('<ellipse label="cat" cx="1" cy="1" rx="1e9" ry="1"/>', "its radius 1e+09 is larger than the image"),
         ('<mask label="cat" rle="1,1" left="0" top="0" width="3" height="2"/>', "make 2 pixels, its box has 6"),
         ('<mask label="cat" rle="-1,7" left="0" top="0" width="3" height="2"/>', "hold -1, which is negative"),
         ('<mask label="cat" rle="1;7" left="0" top="0" width="3" height="2"/>', "are not whole numbers"),
-        ('<mask label="cat" rle="1" left="0" top="0" width="1e9" height="1e9"/>', "lies outside the picture of 8x6"),
+        ('<mask label="cat" rle="1" left="0" top="0" width="1e9" height="1e9"/>', "lies outside the image of 8x6"),
         ('<blob label="cat"/>', "it is of a kind that is not read"),
     ],
 )
@@ -117,7 +117,7 @@ def test_what_is_no_cvat_shape(cvat, shape, message):
     assert message in drawing.problems[0]
 
 
-def test_a_cvat_picture_of_a_size_that_no_picture_has(cvat):
+def test_a_cvat_image_of_a_size_that_no_image_has(cvat):
     for size in ('width="1000000" height="1000000"', 'width="inf" height="6"', 'width="-8" height="6"'):
         with pytest.raises(DataError, match=r"annotations\.xml \(sub/street\.jpg\) has the size"):
             cvat('<tag label="cat"/>', size)
@@ -140,6 +140,6 @@ def test_xml_in_utf_16_is_read(cvat, tmp_path):
     assert format_of(path) == "cvat"
 
 
-def test_two_cvat_pictures_of_one_name(cvat):
-    with pytest.raises(DataError, match="two pictures named 'street'"):
+def test_two_cvat_images_of_one_name(cvat):
+    with pytest.raises(DataError, match="two images named 'street'"):
         cvat('</image><image id="3" name="other/street.png" width="8" height="6">')

@@ -128,13 +128,13 @@ def test_label_tables_that_cannot_be_meant(tmp_path, text, message):
 
 # ------------------------------------------------------------------------------------------------- marks and names
 
-PICTURES = ("a", "b", "photo", "photo 1", "red,green", "IMG (1)", "image")
+IMAGES = ("a", "b", "photo", "photo 1", "red,green", "IMG (1)", "image")
 
 
 def table(tmp_path, text, known=(), uncertain="refuse"):
     path = tmp_path / "labels.csv"
     path.write_bytes(text.encode())
-    return read_label_table(path, known, Names(PICTURES), uncertain)
+    return read_label_table(path, known, Names(IMAGES), uncertain)
 
 
 def refusal(tmp_path, text, known=(), uncertain="refuse"):
@@ -188,7 +188,7 @@ def test_an_empty_cell_among_marks_is_absent_and_said(tmp_path):
     assert table(tmp_path, "file,cat,dog\na,x,\nb,,x\n").notes == ()  # where absence is never written otherwise
 
 
-def test_rows_of_one_picture_are_put_together_and_counted(tmp_path):
+def test_rows_of_one_image_are_put_together_and_counted(tmp_path):
     found = table(tmp_path, "image_id,label\na.png,cat\na,dog\nb,\na.jpg,cat\n")
     assert found.labels == {"a": {"cat", "dog"}, "b": set()}
     assert "2 rows name an image of an earlier row; their labels are joined: a" in found.notes[0]
@@ -278,11 +278,11 @@ def test_ids_with_what_parts_the_cells_are_read_where_they_are_known(tmp_path):
         assert table(tmp_path, text).labels == expected, line
 
 
-def test_a_picture_may_have_the_name_of_a_column(tmp_path):
+def test_a_image_may_have_the_name_of_a_column(tmp_path):
     assert table(tmp_path, "image,cat\na,dog\n").labels == {"image": {"cat"}, "a": {"dog"}}
     found = table(tmp_path, "image,cat,dog\na,1,0\nimage,0,1\n")
     assert found.labels == {"a": {"cat"}, "image": {"dog"}}
-    assert "the first line is read as the header, although there is a picture 'image'" in found.notes[0]
+    assert "the first line is read as the header, although there is an image 'image'" in found.notes[0]
 
 
 def test_names_of_several_words_are_taken_apart_only_where_that_is_said(tmp_path):

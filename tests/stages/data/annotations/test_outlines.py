@@ -91,7 +91,7 @@ def test_several_polygons_are_united_and_where_they_begin_and_turn_does_not_matt
     np.testing.assert_array_equal(fill(SHAPE, turned), one_by_one)
 
 
-def test_pictures_that_a_person_can_check():
+def test_images_that_a_person_can_check():
     square = np.array([(1, 1), (4, 1), (4, 3), (1, 3)])
     assert fill((4, 6), [square]).astype(int).tolist() == [
         [0, 0, 0, 0, 0, 0],
@@ -139,7 +139,7 @@ def shape(label: Any, points: Any, kind: str | None = "polygon", **more: Any) ->
 
 @pytest.fixture
 def labelme(tmp_path: Path):
-    """labelme(*shapes, imageHeight=...) is the path of a LabelMe file for a picture of 8x6 (width x height)."""
+    """labelme(*shapes, imageHeight=...) is the path of a LabelMe file for an image of 8x6 (width x height)."""
 
     def write(*shapes: Any, **changes: Any) -> Path:
         content = {
@@ -166,7 +166,7 @@ def png_text(pixels: np.ndarray) -> str:
 
 def test_later_labelme_shapes_lie_over_earlier_ones(labelme):
     drawing = read_labelme(labelme(shape("cat", square(0, 0, 4)), shape("dog", square(2, 2, 4))))
-    assert (drawing.picture, drawing.size) == ("street.jpg", (6, 8))
+    assert (drawing.image, drawing.size) == ("street.jpg", (6, 8))
     assert draw(drawing, IDS).tolist() == [
         [1, 1, 1, 1, 0, 0, 0, 0],
         [1, 1, 1, 1, 0, 0, 0, 0],
@@ -231,7 +231,7 @@ def test_a_labelme_mask_comes_back(tmp_path_factory, data):
     assert drawing.regions[0].area() == pixels.sum()
 
 
-def test_a_labelme_mask_whose_corner_is_the_picture_s(labelme):
+def test_a_labelme_mask_whose_corner_is_the_image_s(labelme):
     """Programs write the end of a slice for the corner there, and a mask that is smaller by one."""
     record = shape("cat", [[6, 4], [8, 6]], "mask", mask=png_text(np.ones((2, 2), bool)))
     assert draw(read_labelme(labelme(record)), IDS).sum() == 4
@@ -281,7 +281,7 @@ def test_all_unknown_labels_are_named_at_once(labelme):
     ("wrong", "message"),
     [
         (shape("cat", [[0, 0], [1, 1], [2, 3]], "circle"), "it has 3 points, a circle has 2"),
-        (shape("cat", [[0, 0], [9, 1], [30, 3]]), r"its point \(30, 3\) lies outside the picture of 8x6"),
+        (shape("cat", [[0, 0], [9, 1], [30, 3]]), r"its point \(30, 3\) lies outside the image of 8x6"),
         (shape("cat", [[0, 0], [1, float("nan")], [3, 3]]), "a point of it is not finite"),
         (shape("cat", [[0, 0], [1], [3, 3]]), "its points are not numbers"),
         (shape("cat", [0, 0, 1, 1, 2]), "its points are not pairs of x and y"),
@@ -355,7 +355,7 @@ def annotation(number: int, category: int, segmentation: Any, image: Any = 7, **
 
 @pytest.fixture
 def coco(tmp_path: Path):
-    """coco(*annotations, images=...) is a COCO file of two pictures, 7 (8x6) and 9; categories 10 cat, 20 dog."""
+    """coco(*annotations, images=...) is a COCO file of two images, 7 (8x6) and 9; categories 10 cat, 20 dog."""
 
     def read(*annotations: Any, **changes: Any):
         content = {
@@ -380,7 +380,7 @@ def test_a_coco_file_is_indexed_by_stem(coco):
     assert file.file_name("street") == "train/street.jpg"
     assert [region.where for region in file.annotations_of("yard.v2").regions] == ["annotation 2"]
     assert draw(file.annotations_of("yard.v2"), IDS).tolist() == [[2, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
-    with pytest.raises(DataError, match="has no picture 'lane'"):
+    with pytest.raises(DataError, match="has no image 'lane'"):
         file.annotations_of("lane")
 
 
@@ -478,13 +478,13 @@ def test_pycocotools_text_is_read(seed, share):
     ("segmentation", "message"),
     [
         ([flat(square(0, 0, 2)), [0]], "annotation 5, part 2: its points are not pairs"),
-        ([flat(square(90, 0, 2))], r"annotation 5: its point \(90, 0\) lies outside the picture of 8x6"),
+        ([flat(square(90, 0, 2))], r"annotation 5: its point \(90, 0\) lies outside the image of 8x6"),
         ([[0, 0, 1, 1, 2]], "its points are not pairs of x and y"),
         ([["a", 0, 1, 1, 2, 2]], "its points are not numbers"),
         ([], "it has no outline"),
         (None, "it has no outline"),
-        ({"counts": [8, 40], "size": [8, 6]}, r"for the size \[8, 6\], the picture has \[6, 8\]"),
-        ({"counts": [8, 4], "size": [6, 8]}, "its run lengths cover 12 pixels, the picture has 48"),
+        ({"counts": [8, 40], "size": [8, 6]}, r"for the size \[8, 6\], the image has \[6, 8\]"),
+        ({"counts": [8, 4], "size": [6, 8]}, "its run lengths cover 12 pixels, the image has 48"),
         ({"counts": [-8, 56], "size": [6, 8]}, "its run lengths hold -8, which is negative"),
         ({"counts": [8.5, 39.5], "size": [6, 8]}, "its run lengths are not whole numbers"),
         ({"counts": ["8", 40], "size": [6, 8]}, "its run lengths are not whole numbers"),
@@ -527,7 +527,7 @@ def test_annotations_that_belong_nowhere_are_named(coco):
         ({"categories": [{"id": 10, "name": "cat"}, {"id": 10, "name": "dog"}]}, "id 10 stands twice in categories"),
         (
             {"images": [{"id": 1, "file_name": "a/x.jpg"}, {"id": 2, "file_name": "b/x.png"}]},
-            "two pictures named 'x': a/x.jpg and b/x.png",
+            "two images named 'x': a/x.jpg and b/x.png",
         ),
         ({"annotations": [{"image_id": 7, "segments_info": []}]}, "it is a panoptic COCO file"),
         ({"annotations": [3]}, "entry 1 of annotations is not an object"),
@@ -538,7 +538,7 @@ def test_what_is_no_coco_file(coco, changes, message):
         coco(**changes)
 
 
-def test_a_coco_picture_without_a_size(coco):
+def test_a_coco_image_without_a_size(coco):
     file = coco(images=[{"id": 7, "file_name": "street.jpg", "width": 8, "height": None}])
     with pytest.raises(DataError, match="has no height and width of street"):
         file.annotations_of("street")
@@ -657,7 +657,7 @@ def test_a_labelme_kind_that_is_not_known_is_a_problem_and_not_background(labelm
 
 
 @pytest.mark.parametrize("side", [1e6, 10**6, 1e300, float("inf"), float("nan"), -3, 0.5, True, [6], 10**400, "wide"])
-def test_a_size_that_no_picture_has_is_refused_at_once(labelme, coco, side):
+def test_a_size_that_no_image_has_is_refused_at_once(labelme, coco, side):
     message = "at most 178,956,970 pixels are read|which is impossible"
     with pytest.raises(DataError, match=message) as caught:
         read_labelme(labelme(shape("cat", square(0, 0, 2)), imageHeight=side, imageWidth=10**6))
@@ -703,13 +703,13 @@ def test_a_polygon_of_many_points_is_drawn_and_one_that_crosses_every_row_many_t
         assert drawing.problems == ("shape 1: its outline is 9,799,902 pixels long; at most 4,000,000 are drawn",)
 
 
-def test_a_circle_larger_than_the_picture_is_a_problem(labelme):
+def test_a_circle_larger_than_the_image_is_a_problem(labelme):
     for rim in ([1e9, 0], [1e308, -1e308], [float("inf"), 0]):
         drawing = read_labelme(labelme(shape("cat", [[1, 1], rim], "circle")))
         assert len(drawing.problems) == 1
 
 
-def test_a_mask_that_unpacks_to_more_than_its_picture_is_refused_by_its_header(labelme):
+def test_a_mask_that_unpacks_to_more_than_its_image_is_refused_by_its_header(labelme):
     text = png_text(np.zeros((4000, 4000), bool))
     drawing = read_labelme(labelme(shape("cat", [[0, 0], [1, 1]], "mask", mask=text)))
     assert drawing.problems == ("shape 1: its mask has 4000x4000 pixels, more than the 8x6 it may cover",)

@@ -30,8 +30,8 @@ def colourise(mask: np.ndarray) -> np.ndarray:
 
 
 def save(path: Path, pixels: Any, mode: str | None = None, **how: Any) -> Path:
-    picture = Image.fromarray(np.asarray(pixels, np.uint8))
-    (picture.convert(mode) if mode else picture).save(path, **how)
+    image = Image.fromarray(np.asarray(pixels, np.uint8))
+    (image.convert(mode) if mode else image).save(path, **how)
     return path
 
 
@@ -73,12 +73,12 @@ def test_index_masks_without_0(tmp_path):
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "P"])
 def test_black_and_white_is_an_object_and_not_ignore(tmp_path, mode):
-    picture = Image.fromarray(blocks([0, 255]))
+    image = Image.fromarray(blocks([0, 255]))
     if mode == "P":
-        picture.putpalette([value for index in range(256) for value in (index, index, index)])
+        image.putpalette([value for index in range(256) for value in (index, index, index)])
     else:
-        picture = picture.convert(mode)
-    picture.save(tmp_path / "a.png")
+        image = image.convert(mode)
+    image.save(tmp_path / "a.png")
     guess = guess_palette([tmp_path / "a.png"])
     assert guess.kind == "binary"
     assert "White (255) is read as the object, not as ignore" in guess.description
@@ -123,8 +123,8 @@ def test_voc_masks_turned_into_grey_are_recognised(tmp_path):
 
 def test_grey_of_few_bits_is_black_and_white_all_the_same(tmp_path):
     """Its values are changed on reading, which makes it no index mask; black and white stay what they are."""
-    picture = Image.fromarray(blocks([0, 255]))
-    picture.save(tmp_path / "a.png")
+    image = Image.fromarray(blocks([0, 255]))
+    image.save(tmp_path / "a.png")
     data = indexed_png(tmp_path / "p.png", blocks([0, 3]), [(0, 0, 0)] * 4, bits=2).read_bytes()
     header = data[12:24] + bytes([2, 0, 0, 0, 0])  # grey, 2 bits
     grey = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33 + 12 + 12 :]
@@ -147,9 +147,9 @@ def test_values_without_a_certain_colour_are_ids(tmp_path, alpha):
 def test_palettes_that_differ_between_files(tmp_path):
     """A program that shrinks PNG files numbers the colours of each file anew."""
     for name, order in (("a.png", [0x000000, RED, GREEN]), ("b.png", [0x000000, GREEN, RED])):
-        picture = Image.fromarray(blocks([0, 1, 2]))
-        picture.putpalette([channel for c in order for channel in (c >> 16, c >> 8 & 255, c & 255)])
-        picture.save(tmp_path / name)
+        image = Image.fromarray(blocks([0, 1, 2]))
+        image.putpalette([channel for c in order for channel in (c >> 16, c >> 8 & 255, c & 255)])
+        image.save(tmp_path / name)
     guess = guess_palette([tmp_path / "a.png", tmp_path / "b.png"])
     assert guess.kind == "colours"
     assert "a value has different colours in different masks" in guess.description

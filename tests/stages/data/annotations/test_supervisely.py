@@ -20,9 +20,9 @@ from stages.data.annotations.supervisely import is_undrawn, read_classes, read_s
 IDS = {"cat": 1, "dog": 2}
 
 
-def packed(picture: Image.Image, **options: Any) -> str:
+def packed(image: Image.Image, **options: Any) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", **options)
+    image.save(buffer, "PNG", **options)
     return base64.b64encode(zlib.compress(buffer.getvalue())).decode()
 
 
@@ -36,7 +36,7 @@ def bitmap(data: Any, left: Any = 0, top: Any = 0) -> dict[str, Any]:
 
 @pytest.fixture
 def supervisely(tmp_path: Path):
-    """supervisely(*objects) is the drawing of a picture of 8x6 (width x height); objects of no class are cats."""
+    """supervisely(*objects) is the drawing of an image of 8x6 (width x height); objects of no class are cats."""
 
     def read(*objects: Any, **changes: Any) -> Drawing:
         path = tmp_path / "ds" / "ann" / "street.jpg.json"
@@ -54,7 +54,7 @@ def test_whole_numbers_are_pixels_and_an_outline_covers_those_it_runs_through(su
         outline([1, 0], [5, 0], [5, 4], [1, 4], holes=[[[2, 1], [4, 1], [4, 3], [2, 3]]]),
         {"geometryType": "rectangle", "classTitle": "dog", "points": {"exterior": [[6, 5], [7, 4]], "interior": []}},
     )
-    assert drawing.picture == "street.jpg"
+    assert drawing.image == "street.jpg"
     assert draw(drawing, IDS).tolist() == [
         [0, 1, 1, 1, 1, 1, 0, 0],
         [0, 1, 0, 0, 0, 1, 0, 0],
@@ -77,13 +77,13 @@ def test_a_bitmap_lies_at_its_origin_whatever_its_png_holds(supervisely, mode):
     blob = np.array([[1, 0, 1], [1, 1, 0]], np.uint8)
     options: dict[str, Any] = {}
     if mode == "RGBA":  # the alpha channel says it
-        picture = Image.fromarray(np.stack([np.full_like(blob, 9)] * 3 + [blob * 255], axis=-1))
+        image = Image.fromarray(np.stack([np.full_like(blob, 9)] * 3 + [blob * 255], axis=-1))
     elif mode == "P":  # as Supervisely's SDK writes: index 0 is transparent
-        picture, options = Image.fromarray(blob, "P"), {"transparency": 0}
-        picture.putpalette([0, 0, 0, 255, 255, 255])
+        image, options = Image.fromarray(blob, "P"), {"transparency": 0}
+        image.putpalette([0, 0, 0, 255, 255, 255])
     else:
-        picture = Image.fromarray(blob * 255).convert(mode)
-    mask = draw(supervisely(bitmap(packed(picture, **options), 4, 1)), IDS)
+        image = Image.fromarray(blob * 255).convert(mode)
+    mask = draw(supervisely(bitmap(packed(image, **options), 4, 1)), IDS)
     expected = np.zeros((6, 8), np.uint8)
     expected[1:3, 4:7] = blob
     np.testing.assert_array_equal(mask, expected)
@@ -108,7 +108,7 @@ def test_later_objects_lie_over_earlier_ones_and_lines_are_told(supervisely):
     [
         ("cat", "it has no class"),
         ({"classTitle": 3}, "it has no class"),
-        (outline([0, 0], [100, 1], [2, 2]), "lies outside the picture of 8x6"),
+        (outline([0, 0], [100, 1], [2, 2]), "lies outside the image of 8x6"),
         (outline([0, 0], ["x", 1], [2, 2]), "its points are not numbers"),
         ({"geometryType": "polygon", "points": [[0, 0], [1, 1]]}, "its points are not pairs"),
         (outline([0, 0], [5, 1], [2, 2], holes=[[[0, None]]]), "a point of it is not finite"),
@@ -118,7 +118,7 @@ def test_later_objects_lie_over_earlier_ones_and_lines_are_told(supervisely):
         (bitmap(7), "its bitmap is not a PNG packed in zlib and base64"),
         (bitmap(base64.b64encode(zlib.compress(b"GIF89a")).decode()), "its mask is not a PNG"),
         (bitmap(packed(Image.new("1", (3, 2))), "a", 0), "its points are not numbers"),
-        (bitmap(packed(Image.new("1", (3, 2))), 90, 0), "lies outside the picture"),
+        (bitmap(packed(Image.new("1", (3, 2))), 90, 0), "lies outside the image"),
         ({"geometryType": "bitmap", "bitmap": 7}, "it has no bitmap"),
     ],
 )
@@ -128,18 +128,18 @@ def test_what_is_no_supervisely_object(supervisely, one, message):
     assert message in drawing.problems[0]
 
 
-def test_a_bitmap_that_unpacks_to_gigabytes_is_refused_after_as_much_as_its_picture_may_have(supervisely):
+def test_a_bitmap_that_unpacks_to_gigabytes_is_refused_after_as_much_as_its_image_may_have(supervisely):
     bomb = base64.b64encode(zlib.compress(bytes(100_000_000))).decode()
     assert "its bitmap unpacks to more than 65,920 bytes" in supervisely(bitmap(bomb)).problems[0]
     large = packed(Image.new("1", (5000, 5000)))
     assert "its mask has 5000x5000 pixels, more than the 8x6 it may cover" in supervisely(bitmap(large)).problems[0]
 
 
-def test_a_supervisely_picture_of_a_size_that_no_picture_has(supervisely):
+def test_a_supervisely_image_of_a_size_that_no_image_has(supervisely):
     for side in (1e6, float("inf"), -1):
         with pytest.raises(DataError, match=r"street\.jpg\.json has the size"):
             supervisely(size={"height": side, "width": 10**6})
-    with pytest.raises(DataError, match="has no size of its picture"):
+    with pytest.raises(DataError, match="has no size of its image"):
         supervisely(size=None)
 
 
@@ -151,7 +151,7 @@ def test_classes_are_those_of_the_project_in_its_order(supervisely, tmp_path):
     assert read_classes(path.parent) == ("dog", "cat")
 
 
-def test_a_picture_without_objects_counts_as_not_annotated_unless_it_is_tagged(supervisely):
+def test_a_image_without_objects_counts_as_not_annotated_unless_it_is_tagged(supervisely):
     assert is_undrawn(supervisely().path)
     assert not is_undrawn(supervisely(tags=[{"name": "background"}]).path)
     assert not is_undrawn(supervisely(outline([0, 0], [1, 1])).path)

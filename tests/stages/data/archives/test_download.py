@@ -581,17 +581,17 @@ def test_the_disk_is_asked_for_everything_before_the_first_byte(site, tmp_path, 
 
 
 @pytest.mark.real
-def test_real_pictures_arrive_as_they_are(real_data, site, tmp_path):
+def test_real_images_arrive_as_they_are(real_data, site, tmp_path):
     source = real_data / "data" / "voc-animals"
     masks = sorted((source / "SegmentationClass").glob("*.png"))[:40]
-    pictures = [source / "JPEGImages" / f"{mask.stem}.jpg" for mask in masks]
+    images = [source / "JPEGImages" / f"{mask.stem}.jpg" for mask in masks]
     with tarfile.open(tmp_path / "benchmark.tgz", "w:gz") as tar:
-        for path in [*masks, *pictures, *sorted((source / "ImageSets").rglob("*.txt"))]:
+        for path in [*masks, *images, *sorted((source / "ImageSets").rglob("*.txt"))]:
             tar.add(path, Path("VOCdevkit/VOC2012") / path.relative_to(source))
     data = (tmp_path / "benchmark.tgz").read_bytes()
     site.files["/benchmark.tgz"], site.orders = data, [whole(stop=len(data) // 3), status(503)]
     archive = archive_of(data, f"{site.address}/benchmark.tgz", file="benchmark.tgz", to="VOCdevkit/VOC2012")
     place = download([archive], tmp_path / "data", progress=Seen(), patience=QUICK)["kit"]
-    for path in [*masks, *pictures]:
+    for path in [*masks, *images]:
         assert (place / path.relative_to(source)).read_bytes() == path.read_bytes()
     assert read_mask(place / "SegmentationClass" / masks[0].name, num_classes=21).ndim == 2

@@ -400,7 +400,7 @@ def test_without_known_ids_a_line_of_two_meanings_is_refused(tmp_path, line):
 @pytest.mark.parametrize(
     "line", ["a.jpg masks/b.png", "a masks/b.png", "a b", "a.jpg b.jpg", "a,b", "x.jpg masks/b.png"]
 )
-def test_two_pictures_on_a_line_are_never_one_of_them(tmp_path, line):
+def test_two_images_on_a_line_are_never_one_of_them(tmp_path, line):
     with pytest.raises(DataError, match=r"line 1: .*(paired with mask|no list entry)"):
         listed(tmp_path, f"{line}\n", ["a", "b"])
 

@@ -205,7 +205,7 @@ def test_more_than_there_are_balanced():
     st.fractions(min_value=Fraction(1, 50), max_value=Fraction(49, 50)),
     st.integers(0, 5),
 )
-def test_pictures_set_aside_are_drawn_from_the_labelled_ones_alone(labelled, share, seed):
+def test_images_set_aside_are_drawn_from_the_labelled_ones_alone(labelled, share, seed):
     count = math.ceil(share * len(labelled))
     if count == len(labelled):
         with pytest.raises(ConfigError, match="none is left to train on"):
@@ -219,7 +219,7 @@ def test_pictures_set_aside_are_drawn_from_the_labelled_ones_alone(labelled, sha
         assert set(held_out) < set(set_aside(sorted(labelled), count + 1, seed)[1])
 
 
-def test_pictures_set_aside_are_not_the_first_of_the_labelled_draw():
+def test_images_set_aside_are_not_the_first_of_the_labelled_draw():
     """Else a smaller draw of the same seed would consist of what a larger one had set aside."""
     labelled = draw_labelled(POOL, 200, 0)
     _, held_out = set_aside(labelled, 40, 0)
@@ -228,7 +228,7 @@ def test_pictures_set_aside_are_not_the_first_of_the_labelled_draw():
     assert set_aside(labelled, 40, 1)[1] != held_out
 
 
-def test_a_list_of_pictures_to_set_aside(tmp_path):
+def test_a_list_of_images_to_set_aside(tmp_path):
     (tmp_path / "dev.txt").write_text("b\nd\n")
     assert set_aside(["a", "b", "c", "d"], tmp_path / "dev.txt") == (["a", "c"], ["b", "d"])
     with pytest.raises(DataError, match=r"1 ids of the holdout list .* are not in the labelled images: d"):

@@ -48,7 +48,7 @@ TRAIN_ID = {label_id: train_id for _, label_id, train_id in labels_py()}
 
 
 class Tree:
-    """The official layout with 3 pictures of train, 2 of val, 1 of test, 2 of train_extra and the black one."""
+    """The official layout with 3 images of train, 2 of val, 1 of test, 2 of train_extra and the black one."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -64,9 +64,9 @@ class Tree:
         self.add("test", "gtFine", "berlin_000000_000019", ())  # a dummy: everything is out of roi
         for image_id, ids in {"bonn_000000_000019": (CAR,), "troisdorf_000000_000072": (ROAD, SKY), BLACK: ()}.items():
             self.add("train_extra", "gtCoarse", image_id, ids)
-        self.add("train", "gtCoarse", "aachen_000000_000019", (BICYCLE,), picture=False)  # never to be read
+        self.add("train", "gtCoarse", "aachen_000000_000019", (BICYCLE,), image=False)  # never to be read
 
-    def add(self, split: str, kind: str, image_id: str, ids: tuple[int, ...], picture: bool = True) -> None:
+    def add(self, split: str, kind: str, image_id: str, ids: tuple[int, ...], image: bool = True) -> None:
         city = image_id.split("_")[0]
         label_image = np.full((HEIGHT, WIDTH), 3 if split == "test" else 0, np.uint8)
         for place, label_id in enumerate(ids):
@@ -76,7 +76,7 @@ class Tree:
         Image.fromarray(label_image).save(folder / f"{image_id}_{kind}_labelIds.png")
         Image.fromarray(label_image.astype(np.uint16) * 1000).save(folder / f"{image_id}_{kind}_instanceIds.png")
         (folder / f"{image_id}_{kind}_polygons.json").write_text("{}")
-        if picture:
+        if image:
             self.label_images[image_id] = label_image
             folder = self.root / "leftImg8bit" / split / city
             folder.mkdir(parents=True, exist_ok=True)
@@ -171,9 +171,9 @@ def test_splits_masks_and_labels(prepare, tree):
     assert [dataset.tags(image_id) for image_id in dataset.ids("train")] == [(0, 13), (0, 2, 10), (1,)]
     assert artifact.summary["tag_source"] == "masks"
     assert artifact.summary["deviations"] == [
-        "train has 3 pictures, expected 2,975",
-        "val has 2 pictures, expected 500",
-        "test has 1 pictures, expected 1,525",
+        "train has 3 images, expected 2,975",
+        "val has 2 images, expected 500",
+        "test has 1 images, expected 1,525",
     ]
     assert dataset.image_path("bochum_000000_000313").parent.parent == tree.root / "leftImg8bit" / "train"
 
@@ -191,7 +191,7 @@ def test_coarse_images_are_weak(prepare, tree):
         np.testing.assert_array_equal(dataset.mask(image_id), by_hand(tree.label_images[image_id]))
     assert [dataset.tags(image_id) for image_id in dataset.ids("weak")] == [(13,), (0, 10)]
     assert dataset.tags("aachen_000000_000019") == (0, 13)  # of the fine mask
-    assert "train_extra has 2 pictures, expected 19,997" in artifact.summary["deviations"]
+    assert "train_extra has 2 images, expected 19,997" in artifact.summary["deviations"]
     assert artifact.summary["masks"] == {"official": 5, "other": 2, "none": 1}
     labelled = Dataset(prepare("more", coarse="weak", labelled=5, labelled_from="all"))
     assert len(labelled.ids("train")) == 5
@@ -207,13 +207,13 @@ def test_coarse_images_are_unlabelled(prepare, tree):
 
 
 @pytest.mark.parametrize("coarse", ["weak", "unlabelled"])
-def test_the_black_picture_is_left_out_whether_it_is_there_or_not(prepare, tree, coarse):
+def test_the_black_image_is_left_out_whether_it_is_there_or_not(prepare, tree, coarse):
     before = prepare(coarse=coarse)
     (tree.root / "leftImg8bit" / "train_extra" / "troisdorf" / f"{BLACK}_leftImg8bit.png").unlink()
     assert prepare("after", coarse=coarse).manifest.content == before.manifest.content
 
 
-def test_without_the_test_pictures_there_is_no_split_test(prepare, tree):
+def test_without_the_test_images_there_is_no_split_test(prepare, tree):
     shutil.rmtree(tree.root / "leftImg8bit" / "test")
     artifact = prepare()
     assert Dataset(artifact).ids("test") == ()
@@ -259,7 +259,7 @@ def test_some_classes_and_no_background_to_send_the_others_to(prepare, tree):
 @pytest.mark.parametrize(
     "source",
     [".", "leftImg8bit", "leftImg8bit/train", "gtFine", "gtFine/val", ".."],
-    ids=["itself", "pictures", "a split", "masks", "a split of masks", "its parent"],
+    ids=["itself", "images", "a split", "masks", "a split of masks", "its parent"],
 )
 def test_the_source_may_point_too_low_or_too_high(prepare, tree, source):
     whole = prepare("whole")
@@ -290,7 +290,7 @@ def test_two_copies_below_the_source_are_not_chosen_from(prepare, tree, tmp_path
         prepare(source=tmp_path)
 
 
-def test_files_of_a_mac_are_no_pictures(prepare, tree):
+def test_files_of_a_mac_are_no_images(prepare, tree):
     for kind, name in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
         (tree.root / kind / "train" / "aachen" / f"._aachen_000000_000019_{name}.png").write_bytes(b"\x00\x05")
     assert len(Dataset(prepare()).ids("train")) == 3
@@ -300,7 +300,7 @@ def test_files_of_a_mac_are_no_pictures(prepare, tree):
 
 
 def test_a_subset_is_refused_unless_allowed(prepare):
-    with pytest.raises(DataError, match=r"is not all of cityscapes: train has 3 pictures, expected 2,975"):
+    with pytest.raises(DataError, match=r"is not all of cityscapes: train has 3 images, expected 2,975"):
         prepare(allow_subset=False)
 
 
@@ -332,19 +332,19 @@ def test_a_folder_that_is_no_cityscapes(prepare, tmp_path):
     assert caught.value.hint == "extract leftImg8bit_trainvaltest.zip there"
 
 
-def test_pictures_without_masks_and_masks_without_pictures(prepare, tree):
+def test_images_without_masks_and_masks_without_images(prepare, tree):
     (tree.root / "gtFine" / "train" / "bochum" / "bochum_000000_000313_gtFine_labelIds.png").unlink()
     (tree.root / "gtCoarse" / "train_extra" / "bonn" / "bonn_000000_000019_gtCoarse_labelIds.png").unlink()
     with pytest.raises(DataError) as caught:
         prepare(coarse="weak")
     assert caught.value.message.splitlines() == [
-        "1 pictures of train have no mask in gtFine: bochum_000000_000313",
-        "1 pictures of train_extra have no mask in gtCoarse: bonn_000000_000019",
+        "1 images of train have no mask in gtFine: bochum_000000_000313",
+        "1 images of train_extra have no mask in gtCoarse: bonn_000000_000019",
     ]
     (tree.root / "leftImg8bit" / "train" / "bochum" / "bochum_000000_000313_leftImg8bit.png").unlink()
     (tree.root / "leftImg8bit" / "val" / "munster" / "munster_000001_000019_leftImg8bit.png").unlink()
     artifact = prepare()
-    assert "1 masks of val have no picture: munster_000001_000019" in artifact.summary["deviations"]
+    assert "1 masks of val have no image: munster_000001_000019" in artifact.summary["deviations"]
     assert len(Dataset(artifact).ids("val")) == 1
 
 

@@ -48,11 +48,11 @@ class Tree:
         self.add("train", {1: [(17, box(2, 2, 12, 10)), (1, box(4, 4, 8, 8))], 2: [], 3: [(90, box(0, 0, 5, 5))]})
         self.add("val", {7: [(1, box(1, 1, 6, 6))]})
 
-    def add(self, split: str, pictures: dict[int, list[tuple[int, Any]]], **changes: Any) -> None:
+    def add(self, split: str, objects_of: dict[int, list[tuple[int, Any]]], **changes: Any) -> None:
         folder = self.root / f"{split}2017"
         folder.mkdir(parents=True, exist_ok=True)
         images, annotations = [], []
-        for number, objects in pictures.items():
+        for number, objects in objects_of.items():
             name = f"{number:012d}.jpg"
             Image.new("RGB", (WIDTH, HEIGHT), (number * 9, 80, 90)).save(folder / name)
             images.append({"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT})
@@ -131,8 +131,8 @@ def test_some_classes_and_a_labelled_share(prepare):
     assert set(np.unique(dataset.mask("000000000001"))) == {0, 1, 255}
 
 
-def test_unlabelled_pictures(prepare, tree):
-    with pytest.raises(DataError, match="no pictures in unlabeled2017"):
+def test_unlabelled_images(prepare, tree):
+    with pytest.raises(DataError, match="no images in unlabeled2017"):
         prepare(unlabelled=True)
     (tree.root / "unlabeled2017").mkdir()
     shutil.copy(tree.root / "val2017" / "000000000007.jpg", tree.root / "unlabeled2017" / "000000000050.jpg")
@@ -143,7 +143,7 @@ def test_unlabelled_pictures(prepare, tree):
         prepare(unlabelled=True, year=2014)
 
 
-def test_pictures_may_lie_below_images(prepare, tree):
+def test_images_may_lie_below_images(prepare, tree):
     (tree.root / "images").mkdir()
     for split in ("train", "val"):
         (tree.root / f"{split}2017").rename(tree.root / "images" / f"{split}2017")
@@ -157,7 +157,7 @@ def test_a_subset_is_refused_unless_allowed(prepare):
 
 def test_what_is_missing_is_named(prepare, tree):
     (tree.root / "train2017" / "000000000003.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 pictures of instances_train2017.json are not in .*: 000000000003"):
+    with pytest.raises(DataError, match=r"1 images of instances_train2017.json are not in .*: 000000000003"):
         prepare()
     shutil.rmtree(tree.root / "val2017")
     with pytest.raises(DataError, match="no folder val2017"):
@@ -177,7 +177,7 @@ def test_an_annotation_without_its_image(prepare, tree):
         prepare()
 
 
-def test_a_picture_in_train_and_val(prepare, tree):
+def test_a_image_in_train_and_val(prepare, tree):
     tree.add("val", {1: []})
     with pytest.raises(DataError, match="1 ids are in both"):
         prepare()
@@ -196,7 +196,7 @@ def test_an_edited_annotation_makes_the_data_set_stale(prepare, tree):
     assert prepare().manifest.fingerprint != before
 
 
-def test_pictures_of_other_suffixes_and_in_folders_are_found(prepare, tree):
+def test_images_of_other_suffixes_and_in_folders_are_found(prepare, tree):
     """People's own data in COCO's layout: PNG, upper case, and file names with folders."""
     folder = tree.root / "train2017"
     (folder / "sub").mkdir()
@@ -214,9 +214,9 @@ def test_pictures_of_other_suffixes_and_in_folders_are_found(prepare, tree):
     ]
 
 
-def test_a_picture_that_is_not_there_is_named_with_what_is(prepare, tree):
+def test_a_image_that_is_not_there_is_named_with_what_is(prepare, tree):
     (tree.root / "val2017" / "000000000007.jpg").rename(tree.root / "val2017" / "seven.jpg")
-    with pytest.raises(DataError, match=r"1 pictures .* 000000000007\.jpg \(there are seven\.jpg\)"):
+    with pytest.raises(DataError, match=r"1 images .* 000000000007\.jpg \(there are seven\.jpg\)"):
         prepare()
 
 
@@ -224,7 +224,7 @@ def test_a_file_name_that_leaves_the_folder_is_not_followed(prepare, tree):
     path = tree.root / "annotations" / "instances_val2017.json"
     (tree.root.parent / "outside.jpg").write_bytes((tree.root / "val2017" / "000000000007.jpg").read_bytes())
     path.write_text(path.read_text().replace("000000000007.jpg", "../outside.jpg"))
-    with pytest.raises(DataError, match="1 pictures"):
+    with pytest.raises(DataError, match="1 images"):
         prepare()
 
 

@@ -50,7 +50,7 @@ class Result:
 
 @dataclass
 class Photos:
-    """A folder of pictures named p00, p01, ... and what people put beside it."""
+    """A folder of images named p00, p01, ... and what people put beside it."""
 
     root: Path
 
@@ -77,10 +77,10 @@ class Photos:
     def write_masks(self, drawn: Mapping[str, np.ndarray], mode: str = "P", ending: str = ".png") -> None:
         self.masks.mkdir(exist_ok=True)
         for name, values in drawn.items():
-            picture = Image.fromarray(values)
+            image = Image.fromarray(values)
             if mode == "P":
-                picture.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
-            picture.save(self.masks / f"{name}{ending}")
+                image.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
+            image.save(self.masks / f"{name}{ending}")
 
     def paint(self, drawn: Mapping[str, np.ndarray], colours: Mapping[int, Sequence[int]], mode: str = "RGB") -> None:
         self.masks.mkdir(exist_ok=True)
@@ -88,8 +88,8 @@ class Photos:
             pixels = np.zeros((*values.shape, 3), np.uint8)
             for value, colour in colours.items():
                 pixels[values == value] = colour
-            picture = Image.fromarray(pixels).convert(mode) if mode != "P" else Image.fromarray(pixels).quantize()
-            picture.save(self.masks / f"{name}.png")
+            image = Image.fromarray(pixels).convert(mode) if mode != "P" else Image.fromarray(pixels).quantize()
+            image.save(self.masks / f"{name}.png")
 
     def prepare(self, name: str = "data", workers: int = 1, **settings: Any) -> Result:
         """settings: those of the data set; `classes`, `labelled`, ... go where they belong."""
@@ -108,7 +108,7 @@ class Photos:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Photos:
-    """Ten pictures, p0.png ... p9.png."""
+    """Ten images, p0.png ... p9.png."""
     photos = Photos(tmp_path)
     photos.add(*(f"p{number}.png" for number in range(10)))
     return photos
@@ -155,16 +155,16 @@ def test_ids_without_a_class_table(photos, mode):
     assert sorted([*result.splits["train"], *result.splits["val"]]) == names(10)
     assert result.said("values 0..2, 255, read as class ids and ignore (255)")
     assert result.said("classes: background, class_1, class_2", "--classes FILE")
-    assert result.said("10 pictures with masks, 0 with image-level labels alone, 0 with neither")
+    assert result.said("10 images with masks, 0 with image-level labels alone, 0 with neither")
 
 
 def test_ids_with_the_palette_of_voc(photos):
     drawn = random_masks(names(4), [0, 3, 255])
     photos.masks.mkdir()
     for name, values in drawn.items():
-        picture = Image.fromarray(values)
-        picture.putpalette([c for value in range(256) for c in VOC_COLOURS.get(value, (1, 2, 3))])
-        picture.save(photos.masks / f"{name}.png")
+        image = Image.fromarray(values)
+        image.putpalette([c for value in range(256) for c in VOC_COLOURS.get(value, (1, 2, 3))])
+        image.save(photos.masks / f"{name}.png")
     result = photos.prepare()
     assert result.dataset.num_classes == 21
     assert result.dataset.class_names[3] == "bird"
@@ -220,16 +220,16 @@ def test_the_values_of_a_palette_that_looks_like_other_values(photos):
     drawn = random_masks(names(5), [0, 1])
     photos.masks.mkdir()
     for name, values in drawn.items():
-        picture = Image.fromarray(values)
-        picture.putpalette([0, 0, 0, 255, 255, 255, 1, 2, 3])
-        picture.save(photos.masks / f"{name}.bmp")
+        image = Image.fromarray(values)
+        image.putpalette([0, 0, 0, 255, 255, 255, 1, 2, 3])
+        image.save(photos.masks / f"{name}.bmp")
     table = photos.write("classes.txt", "background\nobject\n")
     assert_masks(photos.prepare(mask_format="ids", class_table=table).dataset, drawn)
     assert_masks(photos.prepare("guessed", class_table=table).dataset, drawn)
     for name, values in drawn.items():
-        picture = Image.fromarray(values)
-        picture.putpalette([0, 0, 0, 255, 255, 255])  # Pillow reads this file wrongly
-        picture.save(photos.masks / f"{name}.bmp")
+        image = Image.fromarray(values)
+        image.putpalette([0, 0, 0, 255, 255, 255])  # Pillow reads this file wrongly
+        image.save(photos.masks / f"{name}.bmp")
     with pytest.raises(DataError, match=r"p0\.bmp is a BMP file of 8 bits"):
         photos.prepare(class_table=table)
     for name, values in drawn.items():
@@ -286,9 +286,9 @@ def test_a_single_painted_mask_is_enough_for_colours(photos):
     drawn = random_masks(names(6), [0, 1, 2])
     photos.masks.mkdir()
     for name, values in drawn.items():
-        picture = Image.fromarray(values)
-        picture.putpalette([c for value in (2, 0, 1) for c in COLOURS[value]])
-        picture.save(photos.masks / f"{name}.png")
+        image = Image.fromarray(values)
+        image.putpalette([c for value in (2, 0, 1) for c in COLOURS[value]])
+        image.save(photos.masks / f"{name}.png")
     result = photos.prepare(class_table=photos.write("classes.txt", TABLE))
     assert_masks(result.dataset, renumbered(drawn, {0: 2, 1: 0, 2: 1}))
 
@@ -320,10 +320,10 @@ def test_a_class_table_that_has_the_values_wins_over_what_masks_look_like(photos
     drawn = random_masks(names(6), list(ids))
     photos.masks.mkdir()
     for name, values in drawn.items():
-        picture = Image.fromarray(values)
+        image = Image.fromarray(values)
         if mode == "P":
-            picture.putpalette([value for i in range(256) for value in (i, i, i)])
-        (picture if mode in "LP" else picture.convert(mode)).save(photos.masks / f"{name}.png")
+            image.putpalette([value for i in range(256) for value in (i, i, i)])
+        (image if mode in "LP" else image.convert(mode)).save(photos.masks / f"{name}.png")
     result = photos.prepare(class_table=photos.write("classes.txt", lines))
     assert_masks(result.dataset, renumbered(drawn, ids))
     assert result.said("read as ids", "--set dataset.mask_format=ids pins it")
@@ -475,11 +475,11 @@ def test_greys_between_black_and_white_are_refused(photos):
 # ------------------------------------------------------------------------------------------------- outlines
 
 
-def labelme(shapes: Iterable[tuple[str, str, Any]], picture: str) -> str:
+def labelme(shapes: Iterable[tuple[str, str, Any]], image: str) -> str:
     return json.dumps(
         {
             "version": "5.4.1",
-            "imagePath": picture,
+            "imagePath": image,
             "imageHeight": HEIGHT,
             "imageWidth": WIDTH,
             "shapes": [{"label": label, "shape_type": kind, "points": points} for label, kind, points in shapes],
@@ -513,7 +513,7 @@ LABELME_MASKS = {  # background, cat, dog
 
 @pytest.mark.parametrize("where", ["photos", "json"])
 @pytest.mark.parametrize("pinned", [False, True])
-def test_labelme_beside_the_pictures_and_in_a_folder(photos, where, pinned):
+def test_labelme_beside_the_images_and_in_a_folder(photos, where, pinned):
     for name, shapes in LABELME.items():
         photos.write(f"{where}/{name}.json", labelme(shapes, f"{name}.png"))
     more = {"class_table": photos.write("c.txt", "background\ncat\ndog\n"), "mask_format": "labelme"} if pinned else {}
@@ -560,11 +560,11 @@ def test_every_label_that_is_no_class_is_told_at_once(photos):
         photos.prepare(masks=str(photos.root / "json"), class_table=photos.write("classes.txt", "background\nhorse\n"))
 
 
-def coco(annotations: Sequence[Mapping[str, Any]], pictures: Sequence[str] = ("p0", "p1", "p2")) -> dict[str, Any]:
+def coco(annotations: Sequence[Mapping[str, Any]], images: Sequence[str] = ("p0", "p1", "p2")) -> dict[str, Any]:
     return {
         "images": [
             {"id": 10 + number, "file_name": f"sub/{name}.png", "height": HEIGHT, "width": WIDTH}
-            for number, name in enumerate(pictures)
+            for number, name in enumerate(images)
         ],
         "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
         "annotations": [{"id": number, **entry} for number, entry in enumerate(annotations)],
@@ -599,7 +599,7 @@ def test_coco(photos):
     assert_masks(result.dataset, COCO_MASKS)
     assert result.splits["unlabelled"] == tuple(f"p{n}" for n in range(3, 10))
     assert result.said("classes: background, cat, dog", "--classes FILE")
-    assert result.said("1 pictures", "no annotation", "background", "p2")
+    assert result.said("1 images", "no annotation", "background", "p2")
     table = photos.write("classes.txt", "background\ndog\nmouse\ncat\n")
     named = photos.prepare("named", masks=path, class_table=table, mask_format="coco")
     assert named.dataset.class_names == ("background", "dog", "mouse", "cat")
@@ -608,7 +608,7 @@ def test_coco(photos):
 
 def test_coco_that_does_not_fit(photos):
     path = photos.write("instances.json", json.dumps(coco(ANNOTATIONS, ("p0", "p1", "q2", "P3"))))
-    with pytest.raises(DataError, match=r"2 pictures of .*instances\.json are not in .*photos: P3, q2") as caught:
+    with pytest.raises(DataError, match=r"2 images of .*instances\.json are not in .*photos: P3, q2") as caught:
         photos.prepare(masks=path)
     assert "did you mean p3 for P3" in (caught.value.hint or "")
     photos.write("instances.json", json.dumps(coco(ANNOTATIONS)))
@@ -620,11 +620,11 @@ def test_coco_that_does_not_fit(photos):
         photos.prepare(masks=str(photos.images), mask_format="coco")
 
 
-def cvat(pictures: Mapping[str, str]) -> str:
-    """A CVAT file: the shapes by picture."""
+def cvat(shapes_of: Mapping[str, str]) -> str:
+    """A CVAT file: the shapes by image."""
     images = "".join(
         f'<image id="{number}" name="sub/{name}.png" width="{WIDTH}" height="{HEIGHT}">{shapes}</image>'
-        for number, (name, shapes) in enumerate(pictures.items())
+        for number, (name, shapes) in enumerate(shapes_of.items())
     )
     labels = "".join(f"<label><name>{name}</name></label>" for name in ("dog", "cat", "cow"))
     return f"<annotations><meta><task><labels>{labels}</labels></task></meta>{images}</annotations>"
@@ -650,7 +650,7 @@ def test_cvat(photos):
     assert result.dataset.class_names == ("background", "dog", "cat", "cow")
     assert_masks(result.dataset, CVAT_MASKS)
     assert "p2" in result.splits["unlabelled"]
-    assert result.said("1 pictures", "have no shape and count as not annotated: p2")
+    assert result.said("1 images", "have no shape and count as not annotated: p2")
     assert result.said("1 shapes cover nothing and are left out", "polyline")
     assert result.said("1 classes have no shape: cow")
     two = photos.prepare("two", workers=2, masks=path, mask_format="cvat")
@@ -681,13 +681,13 @@ def test_supervisely(photos, pinned):
     assert result.dataset.class_names == ("background", "dog", "cat")
     expected = {"p0": boxed((2, 3, 10, 9, 2), (4, 4, 6, 6, 0)), "p1": boxed((0, 0, 24, 18, 1))}
     assert_masks(result.dataset, expected)
-    assert result.said("1 pictures", "count as not annotated: p2")
+    assert result.said("1 images", "count as not annotated: p2")
     photos.write("project/meta.json", json.dumps({"classes": [{"title": "cat"}, {"title": "dog"}]}))
     again = photos.prepare(masks=place, **({"mask_format": "supervisely"} if pinned else {}))
     assert (again.ran, again.dataset.class_names) == (True, ("background", "cat", "dog"))
 
 
-def test_two_annotation_files_of_one_picture_are_named(photos):
+def test_two_annotation_files_of_one_image_are_named(photos):
     place = supervisely(photos, {"p0": []})
     photos.write("project/ds0/ann/p0.jpg.json", "{}")
     with pytest.raises(DataError, match=r"two masks of 'p0': p0\.jpg\.json and p0\.png\.json"):
@@ -732,7 +732,7 @@ def test_a_folder_of_what_is_not_read_is_called_what_it_is(photos, capsys, name,
         ("a.zip", "PK\x03\x04", ["a ZIP archive", "extract it"]),
         ("a.xml", "<annotations><track/></annotations>", ["CVAT for video", "CVAT for images 1.1"]),
         ("a.json", json.dumps(coco([])).replace(str(HEIGHT), "1e999"), ["a.json (sub/p0.png) has the size"]),
-        ("a.json", json.dumps(coco([])).replace(str(HEIGHT), "99"), ["is for a picture of 24x99", "has 24x18"]),
+        ("a.json", json.dumps(coco([])).replace(str(HEIGHT), "99"), ["is for an image of 24x99", "has 24x18"]),
         ("a.xml", cvat({"p0": '<tag label="x"/>'}).replace("18", "1e9"), ["a.xml (sub/p0.png) has the size"]),
     ],
 )
@@ -745,7 +745,7 @@ def test_all_annotation_files_that_cannot_be_used_are_named_at_once(photos, caps
         photos.write(f"json/{name}.json", labelme(LABELME[name], f"{name}.png"))
     photos.write("json/p1.json", labelme(LABELME["p1"], "p1.png").replace('"imageWidth": 24', '"imageWidth": 1000000'))
     photos.write("json/p2.json", "{")
-    words = ["2 annotation files", "p1.json", "is for a picture of 1000000x18", "p2.json is damaged"]
+    words = ["2 annotation files", "p1.json", "is for an image of 1000000x18", "p2.json is damaged"]
     both_say(photos, capsys, *words, masks=str(photos.root / "json"))
 
 
@@ -759,7 +759,7 @@ def test_a_coco_file_of_300_categories_is_refused_before_any_mask_is_drawn(photo
 
 
 def test_a_project_in_which_nobody_drew_anything_yet_is_refused(photos, capsys):
-    words = ["no picture of", "has a shape", "annotate some"]
+    words = ["no image of", "has a shape", "annotate some"]
     both_say(photos, capsys, *words, masks=photos.write("a.xml", cvat({"p0": "", "p1": ""})))
     both_say(photos, capsys, *words, masks=supervisely(photos, {"p0": [], "p1": []}))
 
@@ -777,7 +777,7 @@ def test_a_coco_file_with_one_line_among_outlines_is_read_and_says_so(photos):
     assert result.said("1 shapes cover nothing and are left out", "p0.png: annotation 3: it has 2 points")
 
 
-def test_old_labelme_files_without_a_size_take_that_of_their_picture(photos):
+def test_old_labelme_files_without_a_size_take_that_of_their_image(photos):
     photos.write("json/p0.json", json.dumps({"shapes": [{"label": 3, "points": [[2, 3], [10, 3], [10, 9], [2, 9]]}]}))
     photos.write("json/p1.json", json.dumps({"shapes": [], "imageHeight": None, "imageWidth": 0}))
     result = photos.prepare(masks=str(photos.root / "json"))
@@ -794,17 +794,17 @@ def test_masks_with_an_ending(photos, ending):
     photos.write_masks(drawn, "P", f"{ending}.png")
     result = photos.prepare()
     assert_masks(result.dataset, drawn)
-    assert result.said("named after their pictures with", ending)
+    assert result.said("named after their images with", ending)
 
 
-def test_masks_without_a_picture_are_all_named(photos):
+def test_masks_without_a_image_are_all_named(photos):
     photos.write_masks(random_masks(["p0", "p1", "P2", "q1", "p03"], [0, 1]))
-    with pytest.raises(DataError, match=r"3 of 5 masks in .*masks have no picture.*: P2\.png, p03\.png, q1\.png") as e:
+    with pytest.raises(DataError, match=r"3 of 5 masks in .*masks have no image.*: P2\.png, p03\.png, q1\.png") as e:
         photos.prepare()
     assert "did you mean p2 for P2?" in (e.value.hint or "")
 
 
-def test_two_masks_of_one_picture(photos):
+def test_two_masks_of_one_image(photos):
     drawn = random_masks(names(3), [0, 1])
     photos.write_masks(drawn)
     shutil.copy(photos.masks / "p0.png", photos.masks / "p0.PNG")
@@ -837,7 +837,7 @@ def test_masks_that_are_jpegs_are_not_passed_over(photos):
         photos.prepare()
 
 
-def test_pictures_are_not_taken_for_their_own_masks(photos):
+def test_images_are_not_taken_for_their_own_masks(photos):
     with pytest.raises(DataError, match="masks and images are the same folder"):
         photos.prepare(masks=str(photos.images))
     with pytest.raises(DataError, match="masks and images are the same folder"):
@@ -859,7 +859,7 @@ TABLES = {
     "quoted": 'image,labels\n"p0.png","cat;dog"\n"p5.png","dog"\n"p6.png",""\n"p7.png","cat"\n',
     "0 and 1": "image,cat,dog\np0.png,1,1\np5.png,0,1\np6.png,0,0\np7.png,1,0\n",
     "pandas": ",cat,dog\np0,True,True\np5,False,True\np6,False,False\np7,True,False\n",
-    "another header": "my pictures;cat;dog\np0;1;1\np5;;1\np6;;\np7;1;\n",
+    "another header": "my images;cat;dog\np0;1;1\np5;;1\np6;;\np7;1;\n",
     "floats": "id,cat,dog\np0,1.0,1.0\np5,0.0,1.0\np6,0.0,0.0\np7,1.0,0.0\n",
     "folders": "photos/p0.png\tcat\tdog\nphotos/p5.png\tdog\nphotos/p6.png\nphotos/p7.png\tcat\n",
 }
@@ -878,7 +878,7 @@ def test_labels_of_every_kind(photos, text, masked):
     assert result.splits["weak"] == (("p5", "p6", "p7") if masked else ("p0", "p5", "p6", "p7"))
     assert result.splits["unlabelled"] == (("p8", "p9") if masked else ("p1", "p2", "p3", "p4", "p8", "p9"))
     assert {i: result.dataset.tags(i) for i in expected} == expected
-    if masked:  # pictures with a mask and without a row have the labels of the mask
+    if masked:  # images with a mask and without a row have the labels of the mask
         assert {i: result.dataset.tags(i) for i in names(5)[1:]} == dict.fromkeys(names(5)[1:], (1,))
         assert result.dataset.facts["images_with_labels_their_mask_does_not_show"] == 1
         assert_masks(result.dataset, drawn)
@@ -910,7 +910,7 @@ def test_labels_of_classes_with_several_words(photos):
 def test_labels_that_do_not_fit(photos):
     photos.write_masks(random_masks(names(2), [0, 1]))
     table = photos.write("classes.txt", "background\ncat\n")
-    with pytest.raises(DataError, match=r"1 of 2 images of .*l\.csv have no picture: P5") as caught:
+    with pytest.raises(DataError, match=r"1 of 2 images of .*l\.csv have no image: P5") as caught:
         photos.prepare(class_table=table, labels=photos.write("l.csv", "P5,cat\np6,cat\n"))
     assert "did you mean p5 for P5" in (caught.value.hint or "")
     with pytest.raises(
@@ -920,7 +920,7 @@ def test_labels_that_do_not_fit(photos):
     assert "did you mean cat for Cat" in (caught.value.hint or "")
 
 
-def test_the_same_picture_in_two_rows_has_the_labels_of_both(photos):
+def test_the_same_image_in_two_rows_has_the_labels_of_both(photos):
     photos.add("q.tif")
     result = photos.prepare(labels=photos.write("l.csv", "q.tif,cat\nq,dog\np5.png,cat\n"))
     assert {i: result.dataset.tags(i) for i in ("p5", "q")} == {"p5": (1,), "q": (1, 2)}
@@ -930,16 +930,16 @@ def test_the_same_picture_in_two_rows_has_the_labels_of_both(photos):
 # ------------------------------------------------------------------------------------------------- splits
 
 
-def test_further_pictures_without_labels(photos):
+def test_further_images_without_labels(photos):
     photos.write_masks(random_masks(names(5), [0, 1]))
     photos.add("u1.jpg", "u2.png", folder="more/of them")
     result = photos.prepare(unlabelled=str(photos.root / "more" / "of them"))
     assert result.splits["unlabelled"] == ("p5", "p6", "p7", "p8", "p9", "u1", "u2")
     stored = np.asarray(Image.open(photos.root / "more" / "of them" / "u1.jpg").convert("RGB"))
     np.testing.assert_array_equal(result.dataset.image("u1"), stored)
-    assert result.said("5 pictures with masks, 0 with image-level labels alone, 7 with neither")
+    assert result.said("5 images with masks, 0 with image-level labels alone, 7 with neither")
     photos.add("p3.jpg", folder="more/of them")
-    with pytest.raises(DataError, match=r"1 pictures of .*of them have the name of one of .*photos: p3"):
+    with pytest.raises(DataError, match=r"1 images of .*of them have the name of one of .*photos: p3"):
         photos.prepare(unlabelled=str(photos.root / "more" / "of them"))
 
 
@@ -973,15 +973,15 @@ def test_val_as_list(photos):
     result = photos.prepare(val=photos.write("val.txt", "photos/p3.png masks/p3.png\r\np0.png\r\n"))
     assert result.splits["val"] == ("p0", "p3")
     assert result.splits["train"] == ("p1", "p2", "p4", "p5", "p6", "p7")
-    with pytest.raises(DataError, match=r"1 ids of the list .*val\.txt are not in the pictures with masks: p9"):
+    with pytest.raises(DataError, match=r"1 ids of the list .*val\.txt are not in the images with masks: p9"):
         photos.prepare(val=photos.write("val.txt", "p9\np0\n"))
     photos.add("q.tif")
     photos.write_masks(random_masks(["q"], [0, 1]))
     assert photos.prepare(val=photos.write("val.txt", "q.tif\n")).splits["val"] == ("q",)
 
 
-def test_lists_of_names_with_spaces_name_those_pictures_and_no_others(photos):
-    """`photo 1` was read as the picture photo, with a number behind it."""
+def test_lists_of_names_with_spaces_name_those_images_and_no_others(photos):
+    """`photo 1` was read as the image photo, with a number behind it."""
     spaced = ["photo", *(f"photo {number}" for number in range(1, 7)), "IMG", "IMG (1)", "red,green"]
     photos.add(*(f"{name}.jpg" for name in spaced))
     photos.write_masks(random_masks(spaced[:7], [0, 1]))
@@ -1004,7 +1004,7 @@ def test_lists_of_names_with_spaces_name_those_pictures_and_no_others(photos):
         photos.prepare("b", class_table=table, val=photos.write("val.txt", "photo 9\n"))
 
 
-def test_a_holdout_list_does_not_take_a_labelled_picture_for_one_that_is_not(photos):
+def test_a_holdout_list_does_not_take_a_labelled_image_for_one_that_is_not(photos):
     photos.add("photo.png", "photo 1.png")
     photos.write_masks(random_masks(["photo", "photo 1", "p0"], [0, 1]))
     listed = photos.write("holdout.txt", "photo 1\n")
@@ -1082,7 +1082,7 @@ def test_file_names_with_two_suffixes_or_spaces(photos):
 @pytest.mark.parametrize("val", ["2", "5", "1.0", "0.9"])
 def test_some_masks_are_left_to_train_on(photos, val):
     photos.write_masks(random_masks(names(2), [0, 1]))
-    with pytest.raises(DataError, match=r"val asks for \d of the 2 pictures with masks: none is left to train on"):
+    with pytest.raises(DataError, match=r"val asks for \d of the 2 images with masks: none is left to train on"):
         photos.prepare(val=val)
 
 
@@ -1095,7 +1095,7 @@ def test_a_val_that_cannot_be_meant_is_called_val(photos, val):
 
 
 def test_a_list_of_val_without_masks(photos):
-    with pytest.raises(DataError, match="not in the pictures with masks: p0"):
+    with pytest.raises(DataError, match="not in the images with masks: p0"):
         photos.prepare(labels=photos.write("labels.csv", "p5,cat\n"), val=photos.write("val.txt", "p0\n"))
 
 
@@ -1125,7 +1125,7 @@ def test_classes_to_keep_by_name(photos):
         photos.prepare(class_table=table, classes=["cta"])
 
 
-def test_nothing_but_pictures(photos):
+def test_nothing_but_images(photos):
     with pytest.raises(DataError, match="no masks, no labels and no class table"):
         photos.prepare()
     result = photos.prepare(class_table=photos.write("classes.txt", "background\ncat\n"))
@@ -1243,20 +1243,20 @@ def test_classes_and_dataset_on_the_command_line(photos):
 # ------------------------------------------------------------------------------------------------- left out
 
 
-def test_files_beside_pictures_and_masks_were_passed_over_in_silence(photos):
+def test_files_beside_images_and_masks_were_passed_over_in_silence(photos):
     photos.write_masks(random_masks(names(3), range(3)))
-    picture = Image.fromarray(random_masks(["p3"], range(3))["p3"])
-    picture.save(photos.masks / "p3.pgm")
+    image = Image.fromarray(random_masks(["p3"], range(3))["p3"])
+    image.save(photos.masks / "p3.pgm")
     (photos.masks / "p4.txt").write_text("none")
     (photos.images / "p11.heic").write_bytes(b"none")
     photos.add("p12.gif")
     photos.add("p13.png", "p14.png", folder="photos/more")
     classes = photos.write("photos/classes.txt", "background\ncat\ndog\n")
     result = photos.prepare(class_table=classes, val="1", mask_format="ids")
-    assert result.said("11 of 12 files of", "p11.heic (needs the package pillow-heif)", "more/ with 2 pictures")
+    assert result.said("11 of 12 files of", "p11.heic (needs the package pillow-heif)", "more/ with 2 images")
     assert result.said("4 of 5 files of", "are used as masks; not used: p4.txt (no mask)")
     assert not result.said("classes.txt (")
-    np.testing.assert_array_equal(result.dataset.mask("p3"), np.asarray(picture))
+    np.testing.assert_array_equal(result.dataset.mask("p3"), np.asarray(image))
     assert "p12" in result.dataset.splits["unlabelled"]
     assert main(["check-data", "--images", str(photos.images), "--masks", str(photos.masks), "--classes", classes]) == 0
 
@@ -1264,8 +1264,8 @@ def test_files_beside_pictures_and_masks_were_passed_over_in_silence(photos):
 def test_a_gif_mask_among_png_ones_was_passed_over_in_silence(photos):
     drawn = random_masks(names(3), range(3))
     photos.paint(drawn, VOC_COLOURS)
-    with Image.open(photos.masks / "p2.png") as picture:
-        picture.quantize(4).save(photos.masks / "p2.gif")
+    with Image.open(photos.masks / "p2.png") as image:
+        image.quantize(4).save(photos.masks / "p2.gif")
     (photos.masks / "p2.png").unlink()
     table = photos.write("classes.txt", "background 0 0 0\ncat 128 0 0\ndog 0 128 0\n")
     assert_masks(photos.prepare(class_table=table, val="").dataset, drawn)
@@ -1279,18 +1279,18 @@ def test_check_data_names_what_is_left_out_as_prepare_data_does(photos, capsys):
     assert main(["check-data", "--images", str(photos.images), "--masks", str(photos.masks)]) == 0
     said = capsys.readouterr().out
     result = photos.prepare()
-    assert result.said("notes.txt (no picture)")
-    assert "notes.txt (no picture)" in said
+    assert result.said("notes.txt (no image)")
+    assert "notes.txt (no image)" in said
     assert result.said("deep.png (0..431 of 0..65535, 2 grey levels)")
     assert "0..431 of 0..65535, 2 grey levels" in said
     expected = np.repeat((deep // 2).astype(np.uint8)[..., None], 3, axis=2)
     np.testing.assert_array_equal(photos.prepare("said", white=511).dataset.image("deep"), expected)
 
 
-def test_a_mask_without_its_picture_is_told_with_what_is_left_out(photos):
+def test_a_mask_without_its_image_is_told_with_what_is_left_out(photos):
     photos.write_masks(random_masks(["p0", "p1", "p77"], range(3)))
     (photos.images / "p77.heic").write_bytes(b"none")
-    with pytest.raises(DataError, match=r"(?s)no picture of that name: p77\.png.*p77\.heic \(needs the package"):
+    with pytest.raises(DataError, match=r"(?s)no image of that name: p77\.png.*p77\.heic \(needs the package"):
         photos.prepare()
 
 

@@ -55,7 +55,7 @@ def official(label_map: np.ndarray) -> np.ndarray:
 
 
 class Tree:
-    """A devkit with trainval/*.mat and labels.txt: 3 pictures of train, 2 of val, one without annotation."""
+    """A devkit with trainval/*.mat and labels.txt: 3 images of train, 2 of val, one without annotation."""
 
     def __init__(self, root: Path) -> None:
         self.root = root / "VOCdevkit" / "VOC2010"
@@ -291,7 +291,7 @@ def test_which_counts_belong_to_which_annotations(whole, folder, counts, deviati
     assert counts != (964, 964) or "964 is VOC 2010's list for segmentation" in raw.deviations[0]
 
 
-def test_pictures_without_annotation_are_no_part(prepare, tree):
+def test_images_without_annotation_are_no_part(prepare, tree):
     tree.write_list("Main", "val", "2008_000007", "2010_000009", "2010_000010")
     artifact = prepare()
     assert Dataset(artifact).ids("val") == ("2008_000007", "2010_000009")

@@ -84,8 +84,8 @@ def test_border_grows_as_asked():
     np.testing.assert_array_equal(wide.mask[kept], none.mask[kept])
 
 
-def test_mask_outlines_lie_on_picture_edges(drawings):
-    """Masks belong to their pictures: colours change more on outlines than elsewhere."""
+def test_mask_outlines_lie_on_image_edges(drawings):
+    """Masks belong to their images: colours change more on outlines than elsewhere."""
     on, off = [], []
     for drawing in drawings.values():
         grey = drawing.image.mean(axis=2)

@@ -31,7 +31,7 @@ from stages.data.preparation_config import PrepareDataConfig
 from stages.data.readers.voc import EXPECTED, Lists, count_deviations, find_devkit, read_sbd_mask
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE
-from tests.stages.data.conftest import Kit, picture_mask
+from tests.stages.data.conftest import Kit, image_mask
 
 CAT, DOG, PERSON, SHEEP = 8, 12, 15, 17
 
@@ -272,7 +272,7 @@ def test_images_without_a_kept_class_stay_or_go(prepare):
 
 def test_mask_with_colours(prepare, kit):
     Image.new("RGB", (24, 18), (192, 0, 128)).save(kit.root / "SegmentationClass" / "t2.png")
-    with pytest.raises(DataError, match=r"t2.png has mode RGB: a colour picture"):
+    with pytest.raises(DataError, match=r"t2.png has mode RGB: a colour image"):
         prepare()
 
 
@@ -429,7 +429,7 @@ def test_a_broken_off_run_is_continued(prepare, kit, monkeypatch, tmp_path):
 
 
 @pytest.mark.real
-@pytest.mark.skipif("SEMISEG_TEST_DATA" not in os.environ, reason="SEMISEG_TEST_DATA names no folder of real pictures")
+@pytest.mark.skipif("SEMISEG_TEST_DATA" not in os.environ, reason="SEMISEG_TEST_DATA names no folder of real images")
 def test_real_subset(tmp_path):
     source = Path(os.environ["SEMISEG_TEST_DATA"]) / "data" / "voc-animals"
     values = {"dataset": {"name": "voc-aug", "source": str(source)}, "classes": "cat,cow,dog,horse,sheep"}
@@ -448,9 +448,9 @@ def test_real_subset(tmp_path):
 
 
 @pytest.mark.real
-@pytest.mark.skipif("SEMISEG_TEST_DATA" not in os.environ, reason="SEMISEG_TEST_DATA names no folder of real pictures")
+@pytest.mark.skipif("SEMISEG_TEST_DATA" not in os.environ, reason="SEMISEG_TEST_DATA names no folder of real images")
 def test_labels_of_real_masks_agree_with_the_label_file(tmp_path):
-    """VOC's own masks show exactly the labels. SBD's leave out objects that VOC's annotators labelled: 190 pictures."""
+    """VOC's own masks show exactly the labels. SBD's leave out objects that VOC's annotators labelled: 190 images."""
     source = Path(os.environ["SEMISEG_TEST_DATA"]) / "data" / "voc-animals"
     values = {"dataset": {"name": "voc-aug", "source": str(source)}, "allow_subset": True, "tag_source": "masks"}
     config = build(PrepareDataConfig, values, "test")
@@ -468,23 +468,23 @@ def test_labels_of_real_masks_agree_with_the_label_file(tmp_path):
 
 
 @pytest.mark.real
-@pytest.mark.skipif("SEMISEG_TEST_DATA" not in os.environ, reason="SEMISEG_TEST_DATA names no folder of real pictures")
+@pytest.mark.skipif("SEMISEG_TEST_DATA" not in os.environ, reason="SEMISEG_TEST_DATA names no folder of real images")
 def test_the_rule_gives_the_official_list_of_10582(tmp_path):
-    """The official lists over stand-in pictures; SBD's own lists hold 1,103 images of VOC val and most of VOC train."""
+    """The official lists over stand-in images; SBD's own lists hold 1,103 images of VOC val and most of VOC train."""
     folder = Path(os.environ["SEMISEG_TEST_DATA"]) / "data" / "voc-lists" / "voc12"
     train, trainaug, val = (read_list(folder / f"{name}.txt") for name in ("train", "train_aug", "val"))
     kit = Kit(tmp_path / "VOC2012", tmp_path / "sbd")
     kit.write_list("train.txt", train)
     kit.write_list("val.txt", val)
     sbd = [*sorted(set(trainaug) - set(train[:330])), *val[:1103]]
-    kit.add_image("picture")
+    kit.add_image("image")
     kit.add_voc_mask("mask", [CAT])
     (kit.sbd / "dataset" / "cls").mkdir(parents=True)
-    scipy.io.savemat(kit.sbd / "mask.mat", {"GTcls": {"Segmentation": picture_mask([DOG], border=False)}})
+    scipy.io.savemat(kit.sbd / "mask.mat", {"GTcls": {"Segmentation": image_mask([DOG], border=False)}})
     (kit.sbd / "dataset" / "train.txt").write_text("\n".join(sbd[:8498]))
     (kit.sbd / "dataset" / "val.txt").write_text("\n".join(sbd[8498:]))
     for image_id in {*trainaug, *val}:
-        os.link(kit.root / "JPEGImages" / "picture.jpg", kit.root / "JPEGImages" / f"{image_id}.jpg")
+        os.link(kit.root / "JPEGImages" / "image.jpg", kit.root / "JPEGImages" / f"{image_id}.jpg")
     for image_id in (*train, *val):
         os.link(kit.root / "SegmentationClass" / "mask.png", kit.root / "SegmentationClass" / f"{image_id}.png")
     for image_id in sbd:

@@ -26,7 +26,7 @@ def inputs():
 
 
 def curvature(network, x):
-    """The second derivative of the distance at no noise, for one picture: (n, n), double precision."""
+    """The second derivative of the distance at no noise, for one image: (n, n), double precision."""
     double, x = copy.deepcopy(network).double(), x.double()
     clean = double(x).softmax(1).detach()
 
@@ -60,7 +60,7 @@ def test_many_iterations_find_the_largest_eigenvector(network, inputs):
         assert abs(float(found[number].double().flatten() @ vectors[:, -1])) > 0.999
 
 
-def test_pictures_are_independent_of_each_other(network, inputs):
+def test_images_are_independent_of_each_other(network, inputs):
     x, start = inputs
     together = adversarial_direction(network, x, start, xi=torch.tensor([0.01, 0.03]).view(2, 1, 1, 1))
     alone = [adversarial_direction(network, x[i : i + 1], start[i : i + 1], xi) for i, xi in enumerate((0.01, 0.03))]

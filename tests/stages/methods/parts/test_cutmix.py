@@ -1,4 +1,4 @@
-"""stages/methods/parts/cutmix.py: boxes of the published shares; whatever belongs to a picture is cut with it."""
+"""stages/methods/parts/cutmix.py: boxes of the published shares; whatever belongs to an image is cut with it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def batch_of(value: float, valid: torch.Tensor) -> Batch:
 
 
 def test_valid_pixels_are_cut_with_the_same_box():
-    """Padding in different corners of two pictures of 10 x 10, worked by hand (handbook A20.1).
+    """Padding in different corners of two images of 10 x 10, worked by hand (handbook A20.1).
 
     First: columns 6-9 are padding, 60 valid. Second: rows 0-4 are padding. Box: rows 2-7, columns 3-8 (36 pixels).
     Outside the box the first has 60 - 6 * 3 = 42 valid pixels; inside, the second has rows 5-7, 3 * 6 = 18. 42 + 18.
@@ -60,7 +60,7 @@ def test_one_box_covers_the_drawn_share():
     assert np.mean(shares) == pytest.approx(0.375, abs=0.01)
 
 
-def test_a_share_of_one_is_the_whole_picture():
+def test_a_share_of_one_is_the_whole_image():
     assert box_mask(30, 40, 1, (1.0, 1.0), np.random.default_rng(0)).all()
 
 
@@ -102,7 +102,7 @@ def test_single_boxes_have_the_published_shares():
     assert np.median(ratios) > 1.2  # uniform, not log-uniform: mostly upright
 
 
-def test_single_boxes_reach_all_parts_of_a_picture():
+def test_single_boxes_reach_all_parts_of_a_image():
     random = np.random.default_rng(1)
     covered = np.mean([single_box_mask(40, 60, random) for _ in range(2000)], axis=0)
     assert (covered > 0).all()
@@ -119,7 +119,7 @@ def test_single_boxes_reach_all_parts_of_a_picture():
         ("french", 0.2, 0.2),
     ],
 )
-def test_so_many_pictures_have_boxes(style, chance, expected):
+def test_so_many_images_have_boxes(style, chance, expected):
     """UniMatch: half of them (B6)."""
     whole = batch_of(1, torch.ones(1, 24, 31, dtype=torch.bool)).replace(image=torch.zeros(1000, 3, 24, 31))
     boxes = draw_boxes(CutMixSettings(style=style, chance=chance), whole.replace(ids=["a"] * 1000), 0, 0)

@@ -18,13 +18,13 @@ def features():
 
 
 def randoms(count=2, step=0):
-    return p.picture_generators(count, 0, "test", step)
+    return p.image_generators(count, 0, "test", step)
 
 
-def test_the_second_process_draws_for_the_later_pictures(monkeypatch):
-    joint = [random.random() for random in p.picture_generators(4, 0, "x")]
+def test_the_second_process_draws_for_the_later_images(monkeypatch):
+    joint = [random.random() for random in p.image_generators(4, 0, "x")]
     monkeypatch.setattr(distributed, "rank", lambda: 1)
-    assert [random.random() for random in p.picture_generators(2, 0, "x")] == joint[2:]
+    assert [random.random() for random in p.image_generators(2, 0, "x")] == joint[2:]
 
 
 def test_uniform_numbers_lie_in_their_range_and_repeat():
@@ -51,11 +51,11 @@ def test_channel_dropout_drops_whole_channels_and_keeps_the_mean():
 def test_feature_drop_is_a_plain_loop(features):
     found = p.feature_drop(features, (0.7, 0.9), randoms())
     expected = features.clone()
-    for picture, random in zip(expected, randoms(), strict=True):
-        gamma, strength = np.float32(random.uniform(0.7, 0.9)), picture.mean(0)
+    for image, random in zip(expected, randoms(), strict=True):
+        gamma, strength = np.float32(random.uniform(0.7, 0.9)), image.mean(0)
         for y, x in np.ndindex(5, 4):
             if strength[y, x] >= gamma * strength.max():
-                picture[:, y, x] = 0
+                image[:, y, x] = 0
     assert torch.equal(found, expected)
     assert 0 < int((found.sum(1) == 0).sum()) < 40
 
@@ -64,7 +64,7 @@ def test_feature_drop_of_features_that_are_all_zero_is_finite():
     assert (p.feature_drop(torch.zeros(2, 3, 4, 4), (0.7, 0.9), randoms()) == 0).all()
 
 
-def test_feature_noise_is_relative_and_the_same_for_every_picture(features):
+def test_feature_noise_is_relative_and_the_same_for_every_image(features):
     ratio = p.feature_noise(features, 0.3, 0, "test") / features
     torch.testing.assert_close(ratio[0], ratio[1])
     assert float((ratio - 1).abs().max()) <= 0.3 + 1e-5
@@ -82,7 +82,7 @@ def test_cells_are_kept_by_the_pixel_at_their_centre(size):
 
 
 def test_patches_are_kept_by_the_pixel_in_their_middle():
-    """Patches of 14 pixels (DINOv2): pixel 14 i + 7, or the last one of a picture that ends before."""
+    """Patches of 14 pixels (DINOv2): pixel 14 i + 7, or the last one of an image that ends before."""
     kept = torch.zeros(1, 33, 47, dtype=torch.bool)
     kept[0, 7, 21], kept[0, 32, 46] = True, True
     found = p.keep_cells(torch.ones(1, 2, 3, 4), kept, 14, patches=True)

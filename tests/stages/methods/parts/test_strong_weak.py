@@ -28,7 +28,7 @@ def batch_of(seed: int, valid: torch.Tensor) -> Batch:
 
 @pytest.fixture
 def pair():
-    """Two batches of two pictures; padding at the right of the one, at the bottom of the other."""
+    """Two batches of two images; padding at the right of the one, at the bottom of the other."""
     first, second = torch.ones(2, 20, 24, dtype=torch.bool), torch.ones(2, 20, 24, dtype=torch.bool)
     first[:, :, 19:], second[:, 13:] = False, False
     return batch_of(0, first), batch_of(1, second)
@@ -78,7 +78,7 @@ def test_without_valid_pixels_the_loss_is_0(pseudo):
     assert torch.isfinite(logits.grad).all()
 
 
-def test_pictures_labels_and_valid_pixels_are_cut_with_the_same_box(pair, pseudo):
+def test_images_labels_and_valid_pixels_are_cut_with_the_same_box(pair, pseudo):
     """Padding in different corners: pasted padding is not valid (handbook A20.1)."""
     mixed, found = strong_mix(pair, pseudo, STRONG, MIXING, 0, 5, view=1)
     boxes = draw_boxes(MIXING, pair[0], 0, 5, view=1)
@@ -101,7 +101,7 @@ def test_cutouts_teach_nothing(pair, pseudo):
 
 
 def test_views_steps_and_partners_have_colours_of_their_own(pair, pseudo):
-    """The same picture as its own partner: inside the boxes it looks different from outside."""
+    """The same image as its own partner: inside the boxes it looks different from outside."""
     always = StrongAugmentationSettings(jitter=1.0, grey=0.0, blur=0.0)
     own, pseudo = (pair[0], pair[0]), (pseudo[0], pseudo[0])
     first, again, other, later = (

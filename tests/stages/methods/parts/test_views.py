@@ -26,7 +26,7 @@ PLAIN = Colours(False, False, False, (1.0, 1.0, 1.0, 0.0), (0, 1, 2, 3), 1.0)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
-def pictures(count: int = 1, height: int = 30, width: int = 42) -> torch.Tensor:
+def samples(count: int = 1, height: int = 30, width: int = 42) -> torch.Tensor:
     """Smooth coloured blobs with some noise, uint8 (count, 3, height, width), channels_last as the engine has them."""
     random = np.random.default_rng(count)
     smooth = ndimage.gaussian_filter(random.normal(size=(count, 3, height, width)), (0, 0, 3, 3))
@@ -35,7 +35,7 @@ def pictures(count: int = 1, height: int = 30, width: int = 42) -> torch.Tensor:
 
 
 def batch(count: int = 3) -> Batch:
-    pixels, valid = pictures(count), torch.ones(count, 30, 42, dtype=torch.bool)
+    pixels, valid = samples(count), torch.ones(count, 30, 42, dtype=torch.bool)
     valid[:, :, 35:] = False
     pixels = torch.where(valid[:, None], pixels, torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None])
     label = torch.where(valid, 1, 255)
@@ -59,17 +59,17 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> int:
 )
 def test_brightness_contrast_and_saturation_are_torchvisions(operation, theirs, amount):
     """Which cuts fractions off where we round."""
-    picture = pictures()
-    assert difference(strong_colours(picture, [jittered(operation, amount)]), theirs(picture, amount)) <= 1
+    image = samples()
+    assert difference(strong_colours(image, [jittered(operation, amount)]), theirs(image, amount)) <= 1
 
 
 @pytest.mark.parametrize("amount", [-0.5, -0.25, -0.03, 0.1, 0.25])
 def test_hue_is_that_of_colorsys(amount):
-    picture = pictures()
-    found = strong_colours(picture, [jittered(HUE, amount)])
-    assert difference(found, tv.adjust_hue(picture, amount)) <= 1
+    image = samples()
+    found = strong_colours(image, [jittered(HUE, amount)])
+    assert difference(found, tv.adjust_hue(image, amount)) <= 1
     for y, x in [(0, 0), (7, 30), (29, 41), (13, 5)]:
-        hue, saturation, value = colorsys.rgb_to_hsv(*(picture[0, :, y, x] / 255).tolist())
+        hue, saturation, value = colorsys.rgb_to_hsv(*(image[0, :, y, x] / 255).tolist())
         expected = 255 * np.array(colorsys.hsv_to_rgb((hue + amount) % 1, saturation, value))
         np.testing.assert_allclose(found[0, :, y, x], expected, atol=0.51)
 
@@ -78,69 +78,69 @@ def test_hue_is_that_of_colorsys(amount):
 @settings(max_examples=100, deadline=None)
 def test_hue_of_any_colour(colour, amount):
     """Greys, primary colours and ties among the channels, too."""
-    picture = torch.tensor(colour, dtype=torch.uint8).view(1, 3, 1, 1)
+    image = torch.tensor(colour, dtype=torch.uint8).view(1, 3, 1, 1)
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in colour))
     expected = 255 * np.array(colorsys.hsv_to_rgb((hue + amount) % 1, saturation, value))
     np.testing.assert_allclose(
-        strong_colours(picture, [jittered(HUE, amount)]).flatten(), expected, atol=0.51 + 255 * 2e-5
+        strong_colours(image, [jittered(HUE, amount)]).flatten(), expected, atol=0.51 + 255 * 2e-5
     )
 
 
 def test_grey_is_pillows():
-    picture = pictures()
-    grey = np.asarray(Image.fromarray(picture[0].permute(1, 2, 0).numpy()).convert("L"))
-    found = strong_colours(picture, [PLAIN._replace(grey=True)])
+    image = samples()
+    grey = np.asarray(Image.fromarray(image[0].permute(1, 2, 0).numpy()).convert("L"))
+    found = strong_colours(image, [PLAIN._replace(grey=True)])
     for channel in found[0]:
         assert np.abs(channel.numpy().astype(int) - grey).max() <= 1
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.4, 1.0, 1.7, 2.0])
 def test_blur_is_scipys_and_torchvisions_gaussian(sigma):
-    picture = pictures()
-    found = strong_colours(picture, [PLAIN._replace(blur=True, sigma=sigma)])
+    image = samples()
+    found = strong_colours(image, [PLAIN._replace(blur=True, sigma=sigma)])
     radius = int(np.ceil(3 * sigma))
-    expected = ndimage.gaussian_filter(picture[0].double().numpy(), (0, sigma, sigma), mode="mirror", radius=radius)
+    expected = ndimage.gaussian_filter(image[0].double().numpy(), (0, sigma, sigma), mode="mirror", radius=radius)
     np.testing.assert_allclose(found[0], expected, atol=0.51)
-    assert difference(found, tv.gaussian_blur(picture, [2 * radius + 1] * 2, [sigma] * 2)) <= 1
+    assert difference(found, tv.gaussian_blur(image, [2 * radius + 1] * 2, [sigma] * 2)) <= 1
 
 
 @pytest.mark.parametrize("sigma", [1.0, 2.0])
 def test_blur_is_near_pillows(sigma):
     """Which the published codes use: three box filters in place of a Gaussian."""
-    picture = pictures()
-    theirs = Image.fromarray(picture[0].permute(1, 2, 0).numpy()).filter(ImageFilter.GaussianBlur(sigma))
-    found = strong_colours(picture, [PLAIN._replace(blur=True, sigma=sigma)])[0].permute(1, 2, 0).numpy().astype(int)
+    image = samples()
+    theirs = Image.fromarray(image[0].permute(1, 2, 0).numpy()).filter(ImageFilter.GaussianBlur(sigma))
+    found = strong_colours(image, [PLAIN._replace(blur=True, sigma=sigma)])[0].permute(1, 2, 0).numpy().astype(int)
     inside = np.abs(found - np.asarray(theirs))[8:-8, 8:-8]
     assert inside.mean() < 1
     assert inside.max() <= 4
 
 
-def test_a_blur_wider_than_the_picture_is_cut_off():
-    """Mirroring has one row less than the picture."""
-    picture = pictures(height=16, width=20)
-    found = strong_colours(picture, [PLAIN._replace(blur=True, sigma=9.0)])
-    expected = ndimage.gaussian_filter(picture[0].double().numpy(), (0, 9, 9), mode="mirror", radius=15)
+def test_a_blur_wider_than_the_image_is_cut_off():
+    """Mirroring has one row less than the image."""
+    image = samples(height=16, width=20)
+    found = strong_colours(image, [PLAIN._replace(blur=True, sigma=9.0)])
+    expected = ndimage.gaussian_filter(image[0].double().numpy(), (0, 9, 9), mode="mirror", radius=15)
     np.testing.assert_allclose(found[0], expected, atol=0.51)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
 def test_the_jitter_has_an_order(order):
     """Against torchvision's functions on floats, one after the other."""
-    picture, amounts = pictures(), (1.4, 0.6, 1.5, 0.2)
+    image, amounts = samples(), (1.4, 0.6, 1.5, 0.2)
     theirs = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
-    expected = picture / 255
+    expected = image / 255
     for operation in order:
         expected = theirs[operation](expected, amounts[operation])
-    found = strong_colours(picture, [PLAIN._replace(jitter=True, amounts=amounts, order=order)])
+    found = strong_colours(image, [PLAIN._replace(jitter=True, amounts=amounts, order=order)])
     np.testing.assert_allclose(found, 255 * expected, atol=0.6)
 
 
-def test_a_picture_does_not_depend_on_those_beside_it():
+def test_a_image_does_not_depend_on_those_beside_it():
     drawn = [draw_colours(StrongAugmentationSettings(), generator(0, place)) for place in range(12)]
     assert len({draw.blur for draw in drawn}) == len({draw.jitter for draw in drawn}) == 2
-    together = strong_colours(pictures(12), drawn)
-    for picture, draw, found in zip(pictures(12), drawn, together, strict=True):
-        assert torch.equal(strong_colours(picture[None], [draw])[0], found)
+    together = strong_colours(samples(12), drawn)
+    for image, draw, found in zip(samples(12), drawn, together, strict=True):
+        assert torch.equal(strong_colours(image[None], [draw])[0], found)
 
 
 def test_probability_0_changes_nothing():
@@ -153,7 +153,7 @@ def test_probability_0_changes_nothing():
 
 
 @pytest.mark.parametrize("always", ["jitter", "grey", "blur", "cutout"])
-def test_probability_1_changes_every_picture(always):
+def test_probability_1_changes_every_image(always):
     made = batch(6)
     view = strong_view(made, StrongAugmentationSettings(**NOTHING | {always: 1.0}), 0, 0)
     for before, after in zip(made.pixels, view.pixels, strict=True):
@@ -184,7 +184,7 @@ def test_padding_stays_what_it_is():
 
 @pytest.mark.parametrize("fill", ["noise", "mean"])
 def test_cutouts_are_unlabelled_and_not_valid(fill):
-    """And 2 to 40 % of the picture; what lies outside is as it was."""
+    """And 2 to 40 % of the image; what lies outside is as it was."""
     made = batch(6)
     view = strong_view(made, StrongAugmentationSettings(**NOTHING | {"cutout": 1.0, "cutout_fill": fill}), 0, 0)
     for number in range(6):
@@ -213,7 +213,7 @@ def test_the_share_of_cutouts():
 
 
 def share_of_cutouts_by_exact_sums(height, width, area, narrow):
-    """Mean share of the picture's area over cutouts that fit, by sums over a fine grid of areas and shapes.
+    """Mean share of the image's area over cutouts that fit, by sums over a fine grid of areas and shapes.
 
     A cutout of r rows and c columns fits at (height - r + 1) (width - c + 1) of the height x width drawn places.
     """
@@ -225,7 +225,7 @@ def share_of_cutouts_by_exact_sums(height, width, area, narrow):
 
 
 def test_the_area_of_a_cutout_is_drawn_again_for_each_rejected_try():
-    """Drawn once before the tries, large cutouts were as frequent as small ones: .21 of the picture instead of .14."""
+    """Drawn once before the tries, large cutouts were as frequent as small ones: .21 of the image instead of .14."""
     settings, random = StrongAugmentationSettings(cutout=1.0), generator(0, "area")
     cutouts = [draw_cutout(settings, (321, 321), random) for _ in range(4000)]
     shares = [(rows.stop - rows.start) * (columns.stop - columns.start) / 321**2 for rows, columns in cutouts]

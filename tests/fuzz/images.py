@@ -1,4 +1,4 @@
-"""Damaged files of every format and kind of pixels, through the readers of pictures: read alike by all, or refused."""
+"""Damaged files of every format and kind of pixels, through the readers of images: read alike by all, or refused."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from stages.data.images import ImageFolder, notes_on
 from stages.data.photographs import look_at
-from stages.data.pictures import PictureFolder, notes_on
 from tests.fuzz.exif import refusal
 
 H, W = 5, 7
@@ -49,17 +49,17 @@ def fuzz(rng: random.Random, folder: Path) -> str:
 
 
 def _read(path: Path, whole: bool) -> str:
-    pictures = PictureFolder(path.parent, white=0)
-    notes_on(pictures, workers=1)
-    read = [lambda _: look_at(path, None, True, "auto", True), pictures.image]
+    images = ImageFolder(path.parent, white=0)
+    notes_on(images, workers=1)
+    read = [lambda _: look_at(path, None, True, "auto", True), images.image]
     refusals = [refusal(reader) for reader in read]
     assert all(str(path) in message for message in refusals if message)
     assert bool(refusals[0]) == bool(refusals[1]), refusals  # prepare-data and predict agree
     if refusals[0]:
         assert not whole, refusals
-        refusal(pictures.size)
+        refusal(images.size)
         return "refused"
-    assert pictures.size("a") == pictures.image("a").shape[:2] == look_at(path, None, True, "auto", True).size
+    assert images.size("a") == images.image("a").shape[:2] == look_at(path, None, True, "auto", True).size
     return "read"
 
 
@@ -73,10 +73,10 @@ def _whole(suffix: str, mode: str) -> bytes:
         return buffer.getvalue()
     if mode in ("I;16", "F", "I"):
         kind = {"I;16": np.uint16, "F": np.float32, "I": np.int32}[mode]
-        picture = Image.fromarray(rng.integers(0, 4096, (H, W)).astype(kind))
+        image = Image.fromarray(rng.integers(0, 4096, (H, W)).astype(kind))
     else:
-        picture = Image.fromarray(colours).convert({"two frames": "P"}.get(mode, mode))
-    how = {"gif": {"save_all": True, "append_images": [picture.rotate(180)]}} if mode == "two frames" else {}
+        image = Image.fromarray(colours).convert({"two frames": "P"}.get(mode, mode))
+    how = {"gif": {"save_all": True, "append_images": [image.rotate(180)]}} if mode == "two frames" else {}
     formats = {"jpg": "JPEG", "tif": "TIFF", "jp2": "JPEG2000"}
-    picture.save(buffer, format=formats.get(suffix, suffix.upper()), **how.get(suffix, {}))
+    image.save(buffer, format=formats.get(suffix, suffix.upper()), **how.get(suffix, {}))
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Pictures of one's own: every common kind becomes 8-bit RGB, and what cannot be read is named."""
+"""Images of one's own: every common kind becomes 8-bit RGB, and what cannot be read is named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from artifacts.errors import DataError
 from artifacts.image_files import ORIENTATION
-from stages.data.pictures import PictureFolder
+from stages.data.images import ImageFolder
 from stages.data.pixels import read
 
 
@@ -62,15 +62,15 @@ def test_the_orientation_of_cameras_is_applied(tmp_path: Path) -> None:
     exif[ORIENTATION] = 6  # turned by 90 degrees: 2 rows of 3 become 3 rows of 2
     save(tmp_path / "camera.png", COLOUR, exif=exif)
     np.testing.assert_array_equal(pixels_of(tmp_path / "camera.png"), np.rot90(COLOUR, -1))
-    assert PictureFolder(tmp_path).size("camera") == (3, 2)
+    assert ImageFolder(tmp_path).size("camera") == (3, 2)
 
 
-def test_a_folder_lists_its_pictures(tmp_path: Path) -> None:
+def test_a_folder_lists_its_images(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpeg", ".hidden.png"):
         save(tmp_path / name, COLOUR, format="PNG")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "sub.png").mkdir()
-    folder = PictureFolder(tmp_path)
+    folder = ImageFolder(tmp_path)
     assert folder.ids == ("a", "b")
     assert folder.size("b") == (2, 3)
     np.testing.assert_array_equal(folder.image("b"), COLOUR)
@@ -78,20 +78,20 @@ def test_a_folder_lists_its_pictures(tmp_path: Path) -> None:
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder"):
-        PictureFolder(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="holds no picture"):
-        PictureFolder(tmp_path)
+        ImageFolder(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds no image"):
+        ImageFolder(tmp_path)
     save(tmp_path / "a.png", np.zeros((50, 50, 3), np.uint8))
     save(tmp_path / "a.bmp", COLOUR)
-    with pytest.raises(DataError, match=r"two pictures named 'a': a\.bmp and a\.png"):
-        PictureFolder(tmp_path)
+    with pytest.raises(DataError, match=r"two images named 'a': a\.bmp and a\.png"):
+        ImageFolder(tmp_path)
     (tmp_path / "a.bmp").unlink()
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"a\.png cannot be read"):
-        PictureFolder(tmp_path).image("a")
+        ImageFolder(tmp_path).image("a")
     (tmp_path / "text.png").write_text("hello")
     with pytest.raises(DataError, match=r"text\.png cannot be read"):
-        PictureFolder(tmp_path).size("text")
-    with pytest.raises(DataError, match=r"no picture .*gone\.png"):
+        ImageFolder(tmp_path).size("text")
+    with pytest.raises(DataError, match=r"no image .*gone\.png"):
         pixels_of(tmp_path / "gone.png")
