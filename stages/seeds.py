@@ -317,7 +317,7 @@ class LabelJob:
             return dense_labels(scores, found.classes, alpha=ground.alpha)
         background = self._background(dataset, found.image_id, scores)
         rule = self.rule
-        return seed_labels(scores, found.classes, background, rule.threshold, rule.claims, rule.conflict)
+        return seed_labels(scores, found.classes, background, rule.threshold, rule.overlap, rule.conflict)
 
     def _background(self, dataset: Any, image_id: str, scores: Any) -> Any:
         from stages.localization.saliency import read_saliency

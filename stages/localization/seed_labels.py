@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from artifacts.masks import IGNORE
 
-Claims = Literal["smaller_area", "highest_score"]
+Overlap = Literal["smaller_area", "highest_score"]
 Conflict = Literal["foreground", "ignore", "background"]
 
 
@@ -22,7 +22,7 @@ def seed_labels(
     classes: NDArray,
     background: NDArray | None,
     threshold: float = 0.2,
-    claims: Claims = "smaller_area",
+    overlap: Overlap = "smaller_area",
     conflict: Conflict = "foreground",
 ) -> NDArray[np.uint8]:
     """Seeds of one image: a label map (h, w) with 255 for unknown pixels.
@@ -31,19 +31,19 @@ def seed_labels(
         scores: (K, h, w) class-activation maps, not negative; classes: (K,) their class ids.
         background: bool (h, w), the pixels that are confident background; None: none.
         threshold: a class is a candidate for pixels with at least this share of its map's maximum (SEC, DSRG: 0.2).
-        claims: which of several candidate classes a pixel gets: "smaller_area" - the class with fewer candidate
+        overlap: which of several candidate classes a pixel gets: "smaller_area" - the class with fewer candidate
             pixels (SEC's rule), in a tie the lower id; "highest_score" - the class with the highest score.
         conflict: the label of a pixel that has a candidate class and is also confident background.
     """
-    claimed = foreground_claims(scores, threshold)  # (K, h, w)
+    candidates = foreground_candidates(scores, threshold)  # (K, h, w)
     labels = np.full(scores.shape[1:], IGNORE, dtype=np.uint8)
-    if claims == "smaller_area":
-        areas = claimed.sum(axis=(1, 2))
+    if overlap == "smaller_area":
+        areas = candidates.sum(axis=(1, 2))
         for k in sorted(range(len(classes)), key=lambda k: (areas[k], classes[k]), reverse=True):
-            labels[claimed[k]] = classes[k]  # the smallest is written last
+            labels[candidates[k]] = classes[k]  # the smallest is written last
     elif len(classes):
-        winner = np.where(claimed, scores, -1).argmax(axis=0)
-        labels = np.where(claimed.any(axis=0), np.asarray(classes, dtype=np.uint8)[winner], labels)
+        winner = np.where(candidates, scores, -1).argmax(axis=0)
+        labels = np.where(candidates.any(axis=0), np.asarray(classes, dtype=np.uint8)[winner], labels)
     if background is None:
         return labels
     free = labels == IGNORE
@@ -54,11 +54,11 @@ def seed_labels(
     return labels
 
 
-def foreground_claims(scores: NDArray, threshold: float) -> NDArray[np.bool_]:
+def foreground_candidates(scores: NDArray, threshold: float) -> NDArray[np.bool_]:
     """bool (K, h, w): where each map reaches `threshold` times its own maximum; nowhere for a map of zeros."""
     peak = scores.max(axis=(1, 2), keepdims=True, initial=0)
-    claimed: NDArray[np.bool_] = (scores >= threshold * peak) & (peak > 0)
-    return claimed
+    candidates: NDArray[np.bool_] = (scores >= threshold * peak) & (peak > 0)
+    return candidates
 
 
 def dense_labels(

@@ -101,20 +101,23 @@ class SeedRule(Config):
 
     mode: Literal["seeds"] = "seeds"
     threshold: float = Field(
-        0.2, gt=0, le=1, description="A class claims pixels from this share of its map's maximum on (SEC, DSRG: 0.2)."
+        0.2,
+        gt=0,
+        le=1,
+        description="A class may have the pixels from this share of its map's maximum on (SEC, DSRG: 0.2).",
     )
     background: Background = Field(
         ComputedSaliency.model_validate({}),
         description="Where background seeds come from: kind saliency (computed), folder (PNG files), gradient (SEC),\n"
         "cam (AffinityNet's (1 - max)^alpha) or none.",
     )
-    claims: Literal["smaller_area", "highest_score"] = Field(
+    overlap: Literal["smaller_area", "highest_score"] = Field(
         "smaller_area",
-        description="Whose pixel it is when several classes claim it: the class that claims the smaller area (SEC),\n"
+        description="Which of several classes that may have a pixel gets it: the one with the smaller area (SEC),\n"
         "or the one with the highest score.",
     )
     conflict: Literal["foreground", "ignore", "background"] = Field(
-        "foreground", description="What a pixel becomes that is both claimed and background."
+        "foreground", description="What a pixel becomes that a class may have and that is background, too."
     )
 
 

@@ -170,7 +170,7 @@ def test_earlier_maps_of_other_labels_are_refused(workspace, seeds):
         {"background": "none"},
         {"background": {"kind": "cam", "alpha": 8}},
         {"background": {"kind": "gradient"}, "conflict": "background"},
-        {"claims": "highest_score", "conflict": "ignore"},
+        {"overlap": "highest_score", "conflict": "ignore"},
         {"=": "dense", "background": {"score": 0.4}},
         {"mode": "dense", "background": {"kind": "cam", "alpha": 8}},
     ],

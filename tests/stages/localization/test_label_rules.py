@@ -16,34 +16,34 @@ def maps(*rows):
     return np.array(rows, dtype=np.float32)[:, None, :]  # (K, 1, w)
 
 
-def test_a_class_claims_from_its_share_of_its_own_maximum_on():
+def test_a_class_may_have_pixels_from_its_share_of_its_own_maximum_on():
     scores = maps([1.0, 0.2, 0.19, 0.0], [0.05, 0.0, 0.0, 0.5])  # 0.05 is below 0.2 * 0.5
     labels = seed_labels(scores, np.array([3, 7]), background=None)
     np.testing.assert_array_equal(labels, [[3, 3, U, 7]])
 
 
-def test_the_smaller_claimed_area_wins_or_the_higher_score():
+def test_the_smaller_area_wins_or_the_higher_score():
     scores = maps([1.0, 0.9, 0.8], [0.0, 0.3, 1.0])
     np.testing.assert_array_equal(seed_labels(scores, np.array([1, 2]), None), [[1, 2, 2]])
-    by_score = seed_labels(scores, np.array([1, 2]), None, claims="highest_score")
+    by_score = seed_labels(scores, np.array([1, 2]), None, overlap="highest_score")
     np.testing.assert_array_equal(by_score, [[1, 1, 2]])
-    tie = seed_labels(scores[:, :, 1:], np.array([2, 1]), None)  # both claim two pixels: the lower id
+    tie = seed_labels(scores[:, :, 1:], np.array([2, 1]), None)  # both may have two pixels: the lower id
     np.testing.assert_array_equal(tie, [[1, 1]])
 
 
 @pytest.mark.parametrize(("conflict", "expected"), [("foreground", 5), ("ignore", U), ("background", 0)])
-def test_conflicts_of_claims_and_background(conflict, expected):
+def test_conflicts_of_classes_and_background(conflict, expected):
     scores = maps([1.0, 1.0, 0.0, 0.0])
     background = np.array([[True, False, True, False]])
     labels = seed_labels(scores, np.array([5]), background, conflict=conflict)
     np.testing.assert_array_equal(labels, [[expected, 5, 0, U]])
 
 
-@pytest.mark.parametrize("claims", ["smaller_area", "highest_score"])
-def test_maps_of_zeros_and_images_without_labels_claim_nothing(claims):
+@pytest.mark.parametrize("overlap", ["smaller_area", "highest_score"])
+def test_maps_of_zeros_and_images_without_labels_give_no_seeds(overlap):
     background = np.array([[True, False]])
-    zeros = seed_labels(np.zeros((1, 1, 2), np.float32), np.array([4]), background, claims=claims)
-    none = seed_labels(np.zeros((0, 1, 2), np.float32), np.array([], np.uint8), background, claims=claims)
+    zeros = seed_labels(np.zeros((1, 1, 2), np.float32), np.array([4]), background, overlap=overlap)
+    none = seed_labels(np.zeros((0, 1, 2), np.float32), np.array([], np.uint8), background, overlap=overlap)
     np.testing.assert_array_equal(zeros, [[0, U]])
     np.testing.assert_array_equal(none, [[0, U]])
     np.testing.assert_array_equal(dense_labels(np.zeros((0, 1, 2), np.float32), np.array([])), [[0, 0]])
@@ -64,30 +64,30 @@ def test_dense_labels_with_a_constant_and_with_affinitynets_background():
 @given(
     seed=st.integers(0, 9999),
     count=st.integers(0, 4),
-    claims=st.sampled_from(["smaller_area", "highest_score"]),
+    overlap=st.sampled_from(["smaller_area", "highest_score"]),
     conflict=st.sampled_from(["foreground", "ignore", "background"]),
     threshold=st.sampled_from([0.2, 0.5, 1.0]),
 )
-def test_seeds_equal_a_loop_over_the_pixels(seed, count, claims, conflict, threshold):
+def test_seeds_equal_a_loop_over_the_pixels(seed, count, overlap, conflict, threshold):
     generator = np.random.default_rng(seed)
     scores = generator.random((count, 5, 6)).astype(np.float32) * generator.choice([0, 1, 0.3], (count, 1, 1))
     classes = np.sort(generator.choice(np.arange(1, 21), count, replace=False))
     background = generator.random((5, 6)) < 0.4
-    labels = seed_labels(scores, classes, background, threshold, claims, conflict)
+    labels = seed_labels(scores, classes, background, threshold, overlap, conflict)
 
     peaks = [plane.max() for plane in scores]
     areas = [sum(v >= threshold * p for v in plane.ravel()) for plane, p in zip(scores, peaks, strict=True)]
     for y in range(5):
         for x in range(6):
-            claimants = [k for k in range(count) if peaks[k] > 0 and scores[k, y, x] >= threshold * peaks[k]]
-            if claims == "smaller_area":
-                claimants.sort(key=lambda k: (areas[k], classes[k]))
+            candidates = [k for k in range(count) if peaks[k] > 0 and scores[k, y, x] >= threshold * peaks[k]]
+            if overlap == "smaller_area":
+                candidates.sort(key=lambda k: (areas[k], classes[k]))
             else:
-                claimants.sort(key=lambda k: -scores[k, y, x])
-            if claimants and background[y, x]:
-                expected = {"foreground": classes[claimants[0]], "ignore": U, "background": 0}[conflict]
-            elif claimants:
-                expected = classes[claimants[0]]
+                candidates.sort(key=lambda k: -scores[k, y, x])
+            if candidates and background[y, x]:
+                expected = {"foreground": classes[candidates[0]], "ignore": U, "background": 0}[conflict]
+            elif candidates:
+                expected = classes[candidates[0]]
             else:
                 expected = 0 if background[y, x] else U
             assert labels[y, x] == expected
