@@ -1,4 +1,4 @@
-"""stages/methods/advsemseg.py: the invariants of handbook-semi A11, A20 and A21."""
+"""stages/methods/advsemseg.py: what is particular to it, against loops and numbers worked by hand."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_no_two_methods_share_a_block_of_six_lines():
 
 
 # Passes of a step that change the statistics of the published network's trunk and head: what each method's authors have
-# in train mode, no more (handbook A20.9).
+# in train mode, no more.
 STATISTICS = {
     "supervised": (1, 1),
     "dsrg": (1, 1),

@@ -1,4 +1,4 @@
-"""stages/methods/cct.py: the invariants of handbook-semi A8, A20 and A21."""
+"""stages/methods/cct.py: what is particular to it, against loops and numbers worked by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""stages/methods/cpc.py: handbook-semi A4, and what A20 and A21 ask of it."""
+"""stages/methods/cpc.py: what is particular to it, against loops and numbers worked by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""stages/methods/cps.py: the invariants of handbook-semi A5, A20 and A21."""
+"""stages/methods/cps.py: what is particular to it, against loops and numbers worked by hand."""
 
 from __future__ import annotations
 

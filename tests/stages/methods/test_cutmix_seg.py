@@ -1,4 +1,4 @@
-"""stages/methods/cutmix_seg.py: handbook-semi A6, and what A20 and A21 ask of it."""
+"""stages/methods/cutmix_seg.py: what is particular to it, against loops and numbers worked by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""stages/methods/dmt.py: handbook-semi A15, A21."""
+"""stages/methods/dmt.py: what is particular to it, against loops and numbers worked by hand."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_boundary_loss_by_hand_with_clipping():
 
 
 def test_the_gradient_of_the_boundary_loss_is_minus_q_over_h():
-    """Per cell; none where the ratio is clipped (handbook-weak B.4)."""
+    """Per cell; none where the ratio is clipped."""
     network, crf = maps([0.5, 0.5], [0.01, 0.99]).requires_grad_(), maps([0.8, 0.2], [0.99, 0.01])
     boundary_loss(network, crf, torch.ones(1, 1, 2, dtype=torch.bool)).backward()
     expected = maps([-0.8 / 0.5 / 2, -0.2 / 0.5 / 2], [0.0, 0.0])

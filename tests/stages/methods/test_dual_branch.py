@@ -1,4 +1,4 @@
-"""stages/methods/dual_branch.py: the acceptance tests of handbook-weak A.8."""
+"""stages/methods/dual_branch.py: equal halves, gradients of each branch, what weight 0 leaves."""
 
 from __future__ import annotations
 

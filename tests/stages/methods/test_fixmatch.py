@@ -78,7 +78,7 @@ def test_no_box_is_no_cutmix_and_a_full_one_the_partners_loss(method, factors, s
         torch.testing.assert_close(losses[term], factor * pixels[taught].sum() / samples.valid.sum())
 
 
-# --- who gives the labels: UniMatch V2's FixMatch has an averaged teacher (handbook A17)
+# --- who gives the labels: UniMatch V2's FixMatch has an averaged teacher
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.4])

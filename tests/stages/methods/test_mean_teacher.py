@@ -1,4 +1,4 @@
-"""stages/methods/mean_teacher.py: handbook-semi A3, and what A20 and A21 ask of it."""
+"""stages/methods/mean_teacher.py: what is particular to it, against loops and numbers worked by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""stages/methods/mlmt.py: the loss of handbook-semi A13, against numpy and torch; the schedule; the average."""
+"""stages/methods/mlmt.py: the loss against numpy and torch; the schedule; the average."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""stages/methods/pseudoseg.py: the invariants of handbook-semi A10, A20 and A21."""
+"""stages/methods/pseudoseg.py: what is particular to it, against loops and numbers worked by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""stages/methods/s4gan.py: the invariants of handbook-semi A12, A20 and A21."""
+"""stages/methods/s4gan.py: what is particular to it, against loops and numbers worked by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""stages/methods/self_training.py and st_plus_plus.py: handbook-semi A1, A2, A21."""
+"""stages/methods/self_training.py and st_plus_plus.py: losses by hand, pseudo labels, rounds."""
 
 from __future__ import annotations
 

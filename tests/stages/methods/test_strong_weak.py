@@ -1,4 +1,4 @@
-"""What fixmatch, unimatch and unimatch-v2 have in common (handbook A16, A17, A20, A21)."""
+"""What fixmatch, unimatch and unimatch-v2 have in common."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def test_shares_outside_0_and_1_are_refused(name, field, value):
 def test_the_published_values(name):
     settings = METHODS[name]()
     assert (settings.threshold, settings.weight, settings.mixing.style) == (0.95, 0.5, "unimatch")
-    assert "0:" in METHODS[name].model_fields["threshold"].description  # fixmatch and unimatch on Cityscapes (A20.17)
+    assert "0:" in METHODS[name].model_fields["threshold"].description  # fixmatch and unimatch on Cityscapes
 
 
 def test_partners_differ_and_come_from_the_unlabelled_list(name, case):
-    """The published code pairs two crops of one image (handbook A20.2)."""
+    """The published code pairs two crops of one image."""
     made = case(name, batch_size=10)
     assert all(a != b for a, b in zip(made.batch["unlabelled"].ids, made.batch["partner"].ids, strict=True))
     assert set(made.batch["partner"].ids) <= {f"w{index}" for index in range(5)}
@@ -69,7 +69,7 @@ def test_views_depend_on_the_step(name, case):
 
 @pytest.mark.parametrize(("method", "passes"), [("fixmatch", 2), ("unimatch", 2), ("unimatch-v2", 2)])
 def test_partners_and_teachers_leave_no_trace_in_batch_norm(method, passes, case):
-    """Statistics come from the labelled, weak and strong passes of the student alone (handbook A20.9)."""
+    """Statistics come from the labelled, weak and strong passes of the student alone."""
 
     def statistics(spoilt):
         made = case(method, network=BATCH_NORM, mixing=NO_BOX)

@@ -104,7 +104,7 @@ def test_the_views_have_complementary_channels(network, case):
 
 
 def test_the_teacher_is_evaluated_and_follows(case):
-    """Parameters .996 after the first step, which copies (handbook A17, B3)."""
+    """Parameters .996 after the first step, which copies."""
     made = case("unimatch-v2")
     assert made.method.predictor is made.method.teacher.network
     start = {name: value.clone() for name, value in made.method.teacher.network.named_parameters()}

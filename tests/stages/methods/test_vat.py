@@ -1,4 +1,4 @@
-"""stages/methods/vat.py: handbook-semi A7 and I-VAT of A8, and what A20 and A21 ask of it."""
+"""stages/methods/vat.py: what is particular to it, against loops and numbers worked by hand."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def batch_of(value: float, valid: torch.Tensor) -> Batch:
 
 
 def test_valid_pixels_are_cut_with_the_same_box():
-    """Padding in different corners of two images of 10 x 10, worked by hand (handbook A20.1).
+    """Padding in different corners of two images of 10 x 10, worked by hand.
 
     First: columns 6-9 are padding, 60 valid. Second: rows 0-4 are padding. Box: rows 2-7, columns 3-8 (36 pixels).
     Outside the box the first has 60 - 6 * 3 = 42 valid pixels; inside, the second has rows 5-7, 3 * 6 = 18. 42 + 18.

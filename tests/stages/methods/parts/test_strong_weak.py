@@ -51,7 +51,7 @@ def test_votes_by_hand():
 
 def test_confident_cross_entropy_of_four_pixels_by_hand():
     """Probabilities 1/4 and 3/4. Labels 0, 1, 1 and 0 (padded); confidences .9, .5, .6, .9; tau .6: the first and the
-    third teach, three are valid. (ln 4 + ln 4/3) / 3, not / 2 (handbook A16, B9)."""
+    third teach, three are valid. (ln 4 + ln 4/3) / 3, not / 2."""
     logits = torch.tensor([0.0, math.log(3)]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
     pseudo = PseudoLabels(torch.tensor([[[0, 1, 1, 0]]]), torch.tensor([[[0.9, 0.5, 0.6, 0.9]]]))
     valid = torch.tensor([[[True, True, True, False]]])
@@ -79,7 +79,7 @@ def test_without_valid_pixels_the_loss_is_0(pseudo):
 
 
 def test_images_labels_and_valid_pixels_are_cut_with_the_same_box(pair, pseudo):
-    """Padding in different corners: pasted padding is not valid (handbook A20.1)."""
+    """Padding in different corners: pasted padding is not valid."""
     mixed, found = strong_mix(pair, pseudo, STRONG, MIXING, 0, 5, view=1)
     boxes = draw_boxes(MIXING, pair[0], 0, 5, view=1)
     strong = strong_view(pair[0], STRONG, 0, 5, 2), strong_view(pair[1], STRONG, 0, 5, 3)
