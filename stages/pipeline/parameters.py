@@ -10,6 +10,8 @@
       others:
         choices: {methods_using: [masks, images]}            # every method of train that learns from these alone;
         instead: {cps: "the parameter mutual has it"}          # but these
+      refiners:
+        choices: {methods_of: refine}                          # every method of a stage
 
 `${batch_size}` is replaced by the value, `${batch_size / 2}` by half of it, which must be a whole number.
 """
@@ -24,10 +26,13 @@ from typing import Any
 
 from artifacts.text import did_you_mean
 from stages.config import parse_assignment, parse_yaml
-from stages.methods.settings import learning_from
+from stages.methods.settings import learning_from, trained_by
 from stages.methods.settings.base import USES
+from stages.refiners.settings import REFINERS
 
 AddMistake = Callable[[str, str], None]
+
+METHODS_OF = {"train": trained_by("segmenter"), "train-classifier": trained_by("classifier"), "refine": tuple(REFINERS)}
 
 _KEYS = ("default", "help", "required", "choices", "instead")
 _PLACEHOLDER = re.compile(r"\$\{([^{}]*)\}")
@@ -97,12 +102,14 @@ def _declared(name: str, record: Mapping[str, Any], add_mistake: AddMistake) -> 
     if not isinstance(instead, Mapping):
         add_mistake(f"parameters.{name}.instead", f"expected values and what to do instead, found {instead!r}")
         instead = {}
-    if isinstance(choices, Mapping) and list(choices) == ["methods_using"] and _are_uses(choices["methods_using"]):
-        choices = [method for method in learning_from(choices["methods_using"]) if method not in instead]
-    elif isinstance(choices, Mapping):
-        uses = f"{{methods_using: [{', '.join(USES)}]}} or some of these"
-        add_mistake(f"parameters.{name}.choices", f"expected {uses}, found {choices!r}")
-        choices = []
+    if isinstance(choices, Mapping):
+        found = _methods(choices)
+        if found is None:
+            expected = (
+                f"{{methods_using: [{', '.join(USES)}]}}, some of these, or {{methods_of: {' | '.join(METHODS_OF)}}}"
+            )
+            add_mistake(f"parameters.{name}.choices", f"expected {expected}, found {choices!r}")
+        choices = [method for method in found or () if method not in instead]
     elif not isinstance(choices, list):
         add_mistake(f"parameters.{name}.choices", f"expected a list of values, found {choices!r}")
         choices = []
@@ -116,8 +123,14 @@ def _declared(name: str, record: Mapping[str, Any], add_mistake: AddMistake) -> 
     )
 
 
-def _are_uses(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(part in USES for part in value)
+def _methods(choices: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The methods that such choices stand for; None if they stand for nothing."""
+    match dict(choices):
+        case {"methods_using": [*uses], **others} if uses and not others and all(part in USES for part in uses):
+            return learning_from(uses)
+        case {"methods_of": str(stage), **others} if stage in METHODS_OF and not others:
+            return METHODS_OF[stage]
+    return None
 
 
 def _given(parameter: Parameter, default: Any, value: Any, add_mistake: AddMistake) -> Parameter:
@@ -247,6 +260,11 @@ class Origins:
         given = [self.parameters[name] for name in names if name in self.parameters and self.parameters[name].given]
         holding = [p for p in given if value is None or value == p.value or value in _as_list(p.value)]
         return [parameter.name for parameter in holding]
+
+    def choices_of_repeated(self, key: str) -> list[str]:
+        """What may stand in `repeat.key` by the choices of its parameters."""
+        names = [name for text in _all_texts(self.repeat.get(key)) for name in names_in(text)]
+        return [choice for name in names if name in self.parameters for choice in self.parameters[name].choices]
 
     def of_config(self, config: Any, path: list[str], chosen: Mapping[str, Any]) -> list[str]:
         """The given parameters behind the value at `path` of a node's config as written."""

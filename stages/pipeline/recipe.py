@@ -15,8 +15,12 @@
         config: {iterations: "${iterations}", seed: "{seed}"}
 
 `${key}` is replaced by a parameter and keeps its type when it is the whole value (see `parameters`). A node whose name
-contains `{seed}` is made once for every value of `repeat.seed`; its config and inputs may refer to `{seed}` as well. A
-profile is merged into parameters, repeat, nodes and table; null removes a key.
+contains `{seed}` is made once for every value of `repeat.seed`; its config and inputs may refer to `{seed}`, too, and
+
+        cases: {seed: {1: {config: {iterations: 50}}}}
+
+is merged into the node of the value 1. A profile is merged into parameters, repeat, nodes and table; null removes a
+key.
 """
 
 from __future__ import annotations
@@ -31,7 +35,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from artifacts.errors import ConfigError
 from artifacts.text import did_you_mean
 from stages.config import Config, assign, mistakes, read_yaml
 from stages.contract import STAGE_MODULES, Stage, load_stage, required_inputs
@@ -47,13 +50,11 @@ from stages.pipeline.parameters import (
     repeated_in,
     substitute,
 )
+from stages.pipeline.recipe_file import Mistakes, check_shape, of_case, with_profile
 from stages.pipeline.table import Table, figures_planned, read_table
 
-_RECIPE_KEYS = ("name", "description", "parameters", "assumptions", "profiles", "repeat", "nodes", "table")
-_OVERLAY_KEYS = ("description", "parameters", "assumptions", "repeat", "nodes", "table")
 MOST_NODES = 5_000  # and as many rows, columns and figures of the table
 MOST_CHARACTERS = 20_000_000  # of all nodes, every placeholder filled in
-_NODE_KEYS = ("stage", "config", "inputs")
 _PART_OF_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -86,26 +87,6 @@ class Recipe:
     @property
     def reads(self) -> dict[str, list[str]]:
         return {name: list(node.inputs.values()) for name, node in self.nodes.items()}
-
-
-@dataclass
-class _Mistakes:
-    """Collects all mistakes of one file, so that they can be mended at once."""
-
-    source: str
-    lines: dict[str, None] = field(default_factory=dict)  # ordered, without repeats
-
-    def add(self, key: str, text: str) -> None:
-        self.lines[f"{key}: {text}" if key else text] = None
-
-    def stop(self, hint: str | None = None) -> None:
-        if self.lines:
-            count = len(self.lines)
-            raise ConfigError(
-                f"{self.source}: {count} mistake{'s' if count > 1 else ''}\n"
-                + "\n".join(f"  {line}" for line in self.lines),
-                hint,
-            )
 
 
 @dataclass(frozen=True)
@@ -141,11 +122,11 @@ def read_recipe(path: Path, profile: str | None = None, settings: Iterable[str] 
 
 def declared_parameters(path: Path, profile: str | None = None, settings: Iterable[str] = ()) -> list[Parameter]:
     """The parameters of the recipe in `path` under a profile, including those that must still be given."""
-    problems = _Mistakes(str(path))
+    problems = Mistakes(str(path))
     raw = read_yaml(path)
-    _check_shape(raw, problems)
+    check_shape(raw, problems)
     problems.stop()
-    values = _with_profile(raw, profile, problems)
+    values = with_profile(raw, profile, problems)
     problems.stop()
     parameters, _ = read_parameters(values["parameters"], settings, problems.add)
     problems.stop()
@@ -154,10 +135,10 @@ def declared_parameters(path: Path, profile: str | None = None, settings: Iterab
 
 def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, settings: Iterable[str] = ()) -> Recipe:
     """The recipe of the values `raw` (see `read_recipe`); `source` names it in messages."""
-    problems, settings = _Mistakes(source), list(settings)
-    _check_shape(raw, problems)
+    problems, settings = Mistakes(source), list(settings)
+    check_shape(raw, problems)
     problems.stop()
-    values = _with_profile(raw, profile, problems)
+    values = with_profile(raw, profile, problems)
     problems.stop()
 
     parameters, node_settings = read_parameters(values["parameters"], settings, problems.add)
@@ -205,73 +186,7 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
     )
 
 
-def _check_shape(raw: Mapping[str, Any], problems: _Mistakes) -> None:
-    for key in raw:
-        if key not in _RECIPE_KEYS:
-            problems.add(str(key), f"unknown key{did_you_mean(str(key), _RECIPE_KEYS)}")
-    for key in ("name", "nodes"):
-        if not raw.get(key):
-            problems.add(key, "missing")
-    for key in ("parameters", "profiles", "repeat", "nodes", "table"):
-        if raw.get(key) is not None and not isinstance(raw[key], Mapping):
-            problems.add(key, f"expected keys and values, found {raw[key]!r}")
-    profiles = raw.get("profiles")
-    for name, overlay in (profiles if isinstance(profiles, Mapping) else {}).items():
-        if overlay is not None and not isinstance(overlay, Mapping):
-            problems.add(f"profiles.{name}", f"expected keys and values, found {overlay!r}")
-            continue
-        for key in overlay or {}:
-            if key not in _OVERLAY_KEYS:
-                problems.add(f"profiles.{name}.{key}", f"unknown key{did_you_mean(str(key), _OVERLAY_KEYS)}")
-
-
-def _with_profile(raw: Mapping[str, Any], profile: str | None, problems: _Mistakes) -> dict[str, Any]:
-    values = {key: value for key, value in raw.items() if key != "profiles"}
-    values["parameters"] = _full_parameters(values.get("parameters"))
-    profiles = raw.get("profiles") or {}
-    if profile is not None:
-        if profile not in profiles:
-            problems.add("", f"there is no profile {profile!r}{did_you_mean(profile, profiles)}")
-            return values
-        overlay = dict(profiles[profile] or {})
-        overlay["parameters"] = _full_parameters(overlay.get("parameters"))
-        values = _overlay(values, overlay)
-    values["nodes"] = {str(name): node for name, node in (values.get("nodes") or {}).items()}
-    for name, node in values["nodes"].items():
-        if not isinstance(node, Mapping):
-            problems.add(f"nodes.{name}", f"expected stage, config and inputs, found {node!r}")
-            continue
-        for key in node:
-            if key not in _NODE_KEYS:
-                problems.add(f"nodes.{name}.{key}", f"unknown key{did_you_mean(str(key), _NODE_KEYS)}")
-        for key in ("config", "inputs"):
-            if node.get(key) is not None and not isinstance(node[key], Mapping):
-                problems.add(f"nodes.{name}.{key}", f"expected keys and values, found {node[key]!r}")
-    return values
-
-
-def _full_parameters(parameters: Any) -> dict[str, Any]:
-    """`{lr: 0.1}` is short for `{lr: {default: 0.1}}`; null stays (it removes)."""
-    return {
-        str(key): value if isinstance(value, Mapping) or value is None else {"default": value}
-        for key, value in (parameters or {}).items()
-    }
-
-
-def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep merge in which null removes a key."""
-    merged = dict(base)
-    for key, value in over.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _overlay(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _check_required(parameters: Mapping[str, Parameter], problems: _Mistakes) -> None:
+def _check_required(parameters: Mapping[str, Parameter], problems: Mistakes) -> None:
     """Stops if a value is missing: the checks after it would report mistakes that follow from it."""
     missing = [parameter for parameter in parameters.values() if parameter.missing]
     for parameter in missing:
@@ -280,7 +195,7 @@ def _check_required(parameters: Mapping[str, Parameter], problems: _Mistakes) ->
         problems.stop()
 
 
-def _repeated(origins: Origins, templates: Iterable[str], problems: _Mistakes) -> dict[str, list[Any]]:
+def _repeated(origins: Origins, templates: Iterable[str], problems: Mistakes) -> dict[str, list[Any]]:
     """The repeated values; a parameter that is a list is replaced by its values."""
     repeat: dict[str, list[Any]] = {}
     complete, naming = True, {name for template in templates for name in repeated_in(template)}
@@ -304,7 +219,7 @@ def _repeated(origins: Origins, templates: Iterable[str], problems: _Mistakes) -
 
 def _check_size(values: Mapping[str, Any], origins: Origins, repeat: Mapping[str, list[Any]], source: str) -> None:
     """Stops if repeats and placeholders, filled in, would exceed the limits of a recipe; fills in nothing."""
-    problems, table = _Mistakes(source), values.get("table") or {}
+    problems, table = Mistakes(source), values.get("table") or {}
     labels = [str(column) for column in table.get("columns") or []]
     labels += [
         f"{row.get('label')} {column} {pattern}"
@@ -348,7 +263,7 @@ def _check_not_empty(
     planned: Callable[[dict[str, list[Any]]], int],
     origins: Origins,
     repeat: dict[str, list[Any]],
-    problems: _Mistakes,
+    problems: Mistakes,
 ) -> None:
     """An empty list may leave rows out, but not all of `planned`: reports the lists that do so."""
     empty = [key for key, values in repeat.items() if not values]
@@ -366,7 +281,7 @@ def _expand(
     node: Mapping[str, Any],
     origins: Origins,
     repeat: Mapping[str, list[Any]],
-    problems: _Mistakes,
+    problems: Mistakes,
 ) -> dict[str, _Draft]:
     """The node once for every combination of the repeated values its name refers to."""
     key = f"nodes.{template}"
@@ -374,12 +289,14 @@ def _expand(
         if name not in repeat:
             problems.add(key, f"{{{name}}} is not repeated{did_you_mean(name, repeat)}")
             return {}
+    if not _sound_cases(template, node, origins, repeat, problems):
+        return {}
     content = substitute(dict(node), origins.parameters, key, problems.add)
     drafts: dict[str, _Draft] = {}
     for chosen in _choices(template, repeat):
         try:
             name = str(fill_repeated(template, chosen))
-            expanded = {part: expand_repeated(content[part], chosen) for part in content}
+            expanded = expand_repeated(of_case(content, chosen), chosen)
         except ValueError as error:
             problems.add(key, str(error))
             return drafts
@@ -396,8 +313,34 @@ def _expand(
                         problems.add(inner, f"refers to {{{missing}}}, which the node's name does not contain")
                     else:
                         problems.add(inner, f"{{{missing}}} is not repeated{did_you_mean(missing, repeat)}")
-        drafts[name] = _Draft(template, chosen, node, expanded)
+        drafts[name] = _Draft(template, chosen, of_case(node, chosen), expanded)
     return drafts
+
+
+def _sound_cases(
+    template: str,
+    node: Mapping[str, Any],
+    origins: Origins,
+    repeat: Mapping[str, list[Any]],
+    problems: Mistakes,
+) -> bool:
+    """Whether each case is one of a value that may be repeated; a value that is left out of a list has one still."""
+    sound = True
+    for name, values in (node.get("cases") or {}).items():
+        key = f"nodes.{template}.cases.{name}"
+        if name not in repeated_in(template):
+            problems.add(key, f"the node's name does not contain {{{name}}}")
+            sound = False
+            continue
+        declared = [
+            choice for parameter in origins.of_repeated(name) for choice in origins.parameters[parameter].choices
+        ]
+        known = [str(value) for value in repeat[name]] + declared
+        for value in values:
+            if str(value) not in known:
+                problems.add(f"{key}.{value}", f"{name} is never {value!r}{did_you_mean(str(value), known)}")
+                sound = False
+    return sound
 
 
 def expand_repeated(value: Any, chosen: Mapping[str, Any]) -> Any:
@@ -422,7 +365,7 @@ def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
-def _apply_settings(drafts: dict[str, _Draft], settings: list[NodeSetting], problems: _Mistakes) -> None:
+def _apply_settings(drafts: dict[str, _Draft], settings: list[NodeSetting], problems: Mistakes) -> None:
     """`--set NODE.KEY=VALUE` (NODE may contain `*`); `NODE.config.KEY`, as in the file, means the same."""
     for setting in settings:
         path = setting.path[1:] if setting.path[0] == "config" and len(setting.path) > 1 else setting.path
@@ -437,7 +380,7 @@ def _apply_settings(drafts: dict[str, _Draft], settings: list[NodeSetting], prob
             drafts[name].settings.append(replace(setting, path=path))
 
 
-def _node(name: str, drafts: Mapping[str, _Draft], origins: Origins, problems: _Mistakes) -> Node | None:
+def _node(name: str, drafts: Mapping[str, _Draft], origins: Origins, problems: Mistakes) -> Node | None:
     """The node with its config checked; None if it has mistakes, which are reported with their origin."""
     draft = drafts[name]
     key, content = draft.key, draft.content
@@ -467,7 +410,7 @@ def _node(name: str, drafts: Mapping[str, _Draft], origins: Origins, problems: _
     return None if config is None else Node(name, stage, config, dict(inputs))
 
 
-def _check_kinds(nodes: Mapping[str, Node], drafts: Mapping[str, _Draft], problems: _Mistakes) -> None:
+def _check_kinds(nodes: Mapping[str, Node], drafts: Mapping[str, _Draft], problems: Mistakes) -> None:
     for name, node in nodes.items():
         for given, source in node.inputs.items():
             if given not in node.stage.takes or source not in nodes:
@@ -481,7 +424,7 @@ def _check_kinds(nodes: Mapping[str, Node], drafts: Mapping[str, _Draft], proble
 
 
 def _check_choices_of_select(
-    nodes: Mapping[str, Node], drafts: Mapping[str, _Draft], origins: Origins, problems: _Mistakes
+    nodes: Mapping[str, Node], drafts: Mapping[str, _Draft], origins: Origins, problems: Mistakes
 ) -> None:
     """`select` needs a training that keeps snapshots; without this check the error would come hours later."""
     for node in nodes.values():

@@ -246,3 +246,64 @@ def test_a_round_takes_what_the_round_before_made(raw_recipe: dict[str, Any]) ->
     assert [nodes[f"train-{n}"].config.iterations for n in (1, 2, 3)] == [100, 200, 300]
     with pytest.raises(ConfigError, match=r"calculates with 'x', which is not a number"):
         resolve({**raw, "repeat": {"round": ["x"]}}, "rounds.yaml", None, [])
+
+
+def with_cases(raw: dict[str, Any], cases: Any) -> dict[str, Any]:
+    node = raw["nodes"]["sum-s{seed}"]
+    return raw | {"nodes": raw["nodes"] | {"sum-s{seed}": node | {"cases": cases}}}
+
+
+def test_a_case_changes_the_nodes_of_its_value_alone(raw_recipe: dict[str, Any]) -> None:
+    """Before, a profile could not change one of several repeated nodes."""
+    raw = with_cases(raw_recipe, {"seed": {1: {"config": {"plus": "{seed*7}"}}}})
+    nodes, plain = resolve(raw, "toy.yaml").nodes, resolve(raw_recipe, "toy.yaml").nodes
+    assert nodes["sum-s1"].config.plus == 7.0 != plain["sum-s1"].config.plus
+    assert nodes["sum-s0"] == plain["sum-s0"]
+    raw["profiles"]["other"] = {"nodes": {"sum-s{seed}": {"cases": {"seed": {0: {"config": {"plus": 3}}}}}}}
+    profile = resolve(raw, "toy.yaml", "other").nodes
+    assert [profile[f"sum-s{seed}"].config.plus for seed in (0, 1)] == [3.0, 7.0]
+    settings = resolve(raw, "toy.yaml", None, ["sum-s1.plus=5"]).nodes
+    assert settings["sum-s1"].config.plus == 5.0
+
+
+def test_null_in_a_case_removes_an_input(raw_recipe: dict[str, Any]) -> None:
+    raw = with_cases(raw_recipe, {"seed": {1: {"inputs": dict.fromkeys(raw_recipe["nodes"]["sum-s{seed}"]["inputs"])}}})
+    with pytest.raises(ConfigError, match="needs the input"):
+        resolve(raw, "toy.yaml")
+
+
+@pytest.mark.parametrize(
+    ("cases", "expected"),
+    [
+        ({"sead": {1: {}}}, "nodes.sum-s{seed}.cases.sead: the node's name does not contain {sead}"),
+        ({"seed": {17: {"config": {}}}}, "nodes.sum-s{seed}.cases.seed.17: seed is never 17"),
+        ({"seed": 3}, "nodes.sum-s{seed}.cases.seed: expected keys and values, found 3"),
+        ({"seed": {1: {"config": 4}}}, "nodes.sum-s{seed}.cases.seed.1.config: expected keys and values, found 4"),
+    ],
+)
+def test_a_case_of_nothing_is_named(raw_recipe: dict[str, Any], cases: Any, expected: str) -> None:
+    assert expected in mistakes_of(with_cases(raw_recipe, cases))
+
+
+def test_a_case_of_a_method_that_was_left_out_is_no_mistake(raw_recipe: dict[str, Any]) -> None:
+    """A recipe holds the cases of all its choices; people choose some."""
+    raw = with_cases(raw_recipe, {"seed": {1: {"config": {"plus": 7}}}})
+    raw["parameters"]["seeds"] = {"default": [0, 1], "choices": [0, 1]}
+    raw["repeat"] = {"seed": "${seeds}"}
+    nodes = resolve(raw, "toy.yaml", None, ["seeds=[0]"]).nodes
+    assert list(nodes) == ["numbers", "sum-s0", "score-s0"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "known", "never"),
+    [("train", "cps", "irn"), ("train-classifier", "puzzle-cam", "cps"), ("refine", "irn", "cam")],
+)
+def test_choices_may_be_the_methods_of_a_stage(raw_recipe: dict[str, Any], stage: str, known: str, never: str) -> None:
+    raw_recipe["parameters"]["kinds"] = {"default": [], "choices": {"methods_of": stage}}
+    resolve(raw_recipe, "toy.yaml", None, [f"kinds=[{known}]"])
+    assert f"--set kinds: {never!r} is not one of" in mistakes_of(raw_recipe, None, f"kinds=[{never}]")
+
+
+def test_choices_of_a_stage_without_methods_are_a_mistake(raw_recipe: dict[str, Any]) -> None:
+    raw_recipe["parameters"]["kinds"] = {"default": [], "choices": {"methods_of": "crf"}}
+    assert "parameters.kinds.choices: expected" in mistakes_of(raw_recipe)
