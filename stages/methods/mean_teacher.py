@@ -45,7 +45,7 @@ class MeanTeacher(TeacherStudent):
             seen = strong_view(unlabelled, settings.strong, self.setup.seed, step)
         logits = self._logits(self.student, labelled, seen)
         terms = {"supervised": self.supervised(logits[0], labelled.label)}
-        compared, kinds = slice(0 if settings.samples == "all" else 1, 2), [labelled, unlabelled]
+        compared, kinds = slice(0 if settings.images == "all" else 1, 2), [labelled, unlabelled]
         if settings.joint_pass:
             targets = self._logits(self.teacher, *kinds)[compared]
         else:

@@ -47,7 +47,7 @@ class MeanTeacherSettings(TeacherStudentSettings):
         "suits one network only).",
     )
     reduction: Reduction = Field("mean", description=f"{REDUCTION} Published: mean.")
-    samples: Literal["all", "unlabelled"] = Field(
+    images: Literal["all", "unlabelled"] = Field(
         "all", description="Where they have to agree: labelled and unlabelled (TorchSemiSeg), or unlabelled (PixelSSL)."
     )
     joint_pass: bool = Field(

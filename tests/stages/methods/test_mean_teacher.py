@@ -54,8 +54,8 @@ def plain_consistency(made, names, softmax=True):
 
 @pytest.mark.parametrize("consistency", ["softmax", "logits"])
 @pytest.mark.parametrize(("images", "names"), [("all", ["strong", "unlabelled"]), ("unlabelled", ["unlabelled"])])
-def test_the_consistency_is_torchs_mse_over_valid_pixels(consistency, samples, names, case):
-    made = case("mean-teacher", consistency=consistency, samples=samples, weight=3.0)
+def test_the_consistency_is_torchs_mse_over_valid_pixels(consistency, images, names, case):
+    made = case("mean-teacher", consistency=consistency, images=images, weight=3.0)
     move_student(made)
     pad(made, "unlabelled")
     expected = 3 * plain_consistency(made, names, consistency == "softmax")
@@ -178,9 +178,9 @@ def test_batch_norm_of_each_network_sees_its_own_images_once(mode, seen, case):
 
 
 @pytest.mark.parametrize("images", ["all", "unlabelled"])
-def test_in_a_joint_pass_batch_norm_sees_labelled_and_unlabelled_images_together(samples, case):
+def test_in_a_joint_pass_batch_norm_sees_labelled_and_unlabelled_images_together(images, case):
     """PixelSSL: one pass of [x, u] through each network, whatever is compared then."""
-    made = case("mean-teacher", network=BATCH_NORM, joint_pass=True, samples=samples, weight=1.0)
+    made = case("mean-teacher", network=BATCH_NORM, joint_pass=True, images=images, weight=1.0)
     move_student(made)
     labelled, unlabelled = made.batch["strong"], made.batch["unlabelled"]
     both = labelled.replace(image=torch.cat([labelled.image, unlabelled.image]))
@@ -194,7 +194,7 @@ def test_in_a_joint_pass_batch_norm_sees_labelled_and_unlabelled_images_together
         losses["supervised"], F.cross_entropy(found[: len(labelled)], labelled.label, ignore_index=255)
     )
     valid = torch.cat([labelled.valid, unlabelled.valid])
-    if samples == "unlabelled":
+    if images == "unlabelled":
         valid[: len(labelled)] = False
     difference = (found.softmax(1) - target.softmax(1)).square().mean(1)
     torch.testing.assert_close(losses["consistency"], difference[valid].mean())
@@ -237,7 +237,7 @@ def test_without_a_strong_view_both_see_the_same(case):
 
 def test_a_strong_view_is_the_students_alone(case):
     """Student on the strong view with cutouts, teacher on the weak one; cutouts and padding teach nothing."""
-    made = case("mean-teacher", samples="unlabelled", weight=1.0, strong={"cutout": 1.0}, seed=2)
+    made = case("mean-teacher", images="unlabelled", weight=1.0, strong={"cutout": 1.0}, seed=2)
     move_student(made)
     weak, method = made.batch["unlabelled"], made.method
     strong = strong_view(weak, method.settings.strong, 2, 0)
