@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from stages.data.drawn_images import ImageFolder
+from stages.data.images import ImageFolder
 
 from artifacts.canonical import digest, file_digest
 from artifacts.dataset import Dataset, write_dataset
