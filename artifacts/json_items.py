@@ -6,7 +6,7 @@ class Classes(Shape):
 read_json(folder / "classes.json", Classes).class_names     # ArtifactError: which file, where in it, what was expected
 
 A file is refused when it is missing, unreadable, no plain file, larger than MAX_BYTES, not UTF-8 or not JSON (NaN,
-infinity and a key that stands twice included), nested deeper than MAX_DEPTH, or of another shape.
+infinity and a key that occurs twice included), nested deeper than MAX_DEPTH, or of another shape.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _text(value: Any) -> str:
 
 def _distinct(names: list[str]) -> list[str]:
     if len(set(names)) != len(names):
-        raise ValueError(f"{_twice(names)!r} stands twice")
+        raise ValueError(f"{_twice(names)!r} occurs twice")
     return names
 
 
@@ -159,7 +159,7 @@ def shaped(value: Any, shape: type[T], source: str, cure: str = MAKE_AGAIN) -> T
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError(f"the key {_twice(key for key, _ in pairs)!r} stands twice in one object")
+        raise ValueError(f"the key {_twice(key for key, _ in pairs)!r} occurs twice in one object")
     return found
 
 

@@ -210,7 +210,7 @@ def _choose_splits(
 
 def _of_raw_lists(raw: RawDataset, splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
     """Ids that are invalid, that lack their image or mask, or that are both trained on and scored."""
-    add = "add the file, or take the id from the list"
+    add = "add the file, or remove its id from the list"
     for split, ids in splits.items():
         for image_id in ids:
             findings: list[Finding] = []

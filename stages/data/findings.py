@@ -30,7 +30,7 @@ KINDS = {
     "labels": "image-level labels",
     "leak": "leaks: the same image is trained on and scored",
     "exchanged": "exchanged images",
-    "same-image": "images that are there several times",
+    "same-image": "images that occur several times",
     "case": "ids that differ only in case, or in how accents are written",
     "left-out": "files that are not used",
     **{f"read-{kind}": f"images: {words}" for kind, words in REMARKS.items()},
@@ -133,7 +133,7 @@ def of_all(
 
 def _disagreements(image_id: str, shown: set[int], labels: set[int], class_names: Sequence[str]) -> Iterator[Finding]:
     words = {
-        "class-without-label": ("the mask of {} shows {}, which is no label of it", shown - labels),
+        "class-without-label": ("the mask of {} shows {}, which is not among its labels", shown - labels),
         "label-without-class": ("{} has the label {}, which its mask does not show", labels - shown),
     }
     for kind, (text, classes) in words.items():
@@ -156,11 +156,11 @@ def _same_images(looked: Mapping[str, Looked], splits: Mapping[str, Sequence[str
         first = [*trained[:1], *scored[:1]] if trained and scored else []  # of a leak, one of each is named
         where = named([f"{looked[i].file} ({split_of[i]})" for i in dict.fromkeys([*first, *same])])
         if first:
-            what = f"one image, byte by byte, is trained on and scored: {where}"
-            hint = "take it out of one of them: a score on images that were trained on says nothing"
+            what = f"the same image, byte by byte, is trained on and scored: {where}"
+            hint = "remove it from one of them: a score on images that were trained on says nothing"
             yield Finding("leak", what, hint, looked[trained[0]].file, trained[0])
         elif len(same) > 1:
-            what = f"one image, byte by byte, is there {len(same)} times: {where}"
+            what = f"the same image, byte by byte, occurs {len(same)} times: {where}"
             yield Finding("same-image", what, "", looked[same[0]].file, same[0], is_problem=False)
 
 

@@ -61,7 +61,7 @@ def list_files(folder: Path, suffixes: Sequence[str], what: str = "image", used:
                     "remove one of them" if what == "mask" else "rename one of them: a result is named after its image"
                 )
                 raise DataError(f"{folder} has {several}: {twin.name} and {path.name}", cure)
-            why = f"a {what} of the same name has a more common format"
+            why = f"another {what} of the same name has a more common format"
         if why:
             left_out.setdefault(why, []).append(path.name)
         else:
@@ -85,7 +85,7 @@ def _sub_folders(folder: Path, spoken_for: Collection[Path]) -> list[str]:
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith(".") and Path(os.path.abspath(path)) not in spoken_for:
             inside = sum(name.lower().endswith(SUFFIXES) for _, _, names in os.walk(path) for name in names)
-            shown += [f"{path.name}/ with {inside:,} images"] if inside else []
+            shown += [f"{path.name}/ with {inside:,} image{'' if inside == 1 else 's'}"] if inside else []
     return shown
 
 

@@ -291,8 +291,8 @@ def test_lists_annotations_and_files_that_disagree(devkit, capsys):
         ("counts", "trainaug has 6 ids, expected 10,582", "accept it with --allow-subset"),
         ("counts", "val has 2 ids, expected 1,449", "accept it with --allow-subset"),
         ("lists", "mine.txt and val: p06", "scored images must not be trained on"),
-        ("missing-image", "id p01 in split 'train' has no image below", "or take the id from the list"),
-        ("missing-mask", "id p07 in split 'val' has no mask", "or take the id from the list"),
+        ("missing-image", "id p01 in split 'train' has no image below", "or remove its id from the list"),
+        ("missing-mask", "id p07 in split 'val' has no mask", "or remove its id from the list"),
         ("labels", "p04.xml: 'unicorn' is not a class; expected one of aeroplane, ", "correct the name"),
         ("labels", "p03.xml is damaged", "extract it again from the devkit"),
     ]
@@ -311,7 +311,7 @@ def test_what_the_reader_refuses_is_one_problem(devkit, capsys):
     code, out, err = run(capsys, "check-data", *options)
     assert code == 3
     assert out.startswith("layout of the folders (1)\n  1 ids are in both ")
-    assert "val.txt: p06\n     -> take them from one of the lists" in out
+    assert "val.txt: p06\n     -> remove them from one of the lists" in out
     assert "error: voc-aug has 1 problem\n" in err
 
 
@@ -478,9 +478,9 @@ def large_mask(number: int) -> np.ndarray:
         ("labels.csv", "file,cat,width\np14,1,640\n", "", "the columns 'width' are not classes"),
         ("labels.csv", "file,cat\np14,yes\np14,no\n", "", "labels.csv: 1 rows name an image of an earlier row"),
         ("labels.csv", "file,cat,dog\np14,1,\np15,0,1\n", "", "labels.csv: 1 empty cells are read as absent labels"),
-        ("val.txt", "p12\np13 2\n", "", "val.txt, line 2: 'p13 2' may be one id"),
+        ("val.txt", "p12\np13 2\n", "", "val.txt, line 2: 'p13 2' may be one unknown id"),
         ("list.txt", "p01\np02 (1)\n", "labelled", "line 2: 'p02 (1)' is not a list entry"),
-        ("list.txt", "p01\np02 1\n", "unlabelled", "list.txt, line 2: 'p02 1' may be one id"),
+        ("list.txt", "p01\np02 1\n", "unlabelled", "list.txt, line 2: 'p02 1' may be one unknown id"),
         ("list.txt", "p01 3\np02 4\n", "labelled", "list.txt: the numbers after the ids ('p01 3')"),
         ("list.txt", "p14,cat\np15,yes\n", "tag_file", "list.txt, line 2, cell 2: 'yes' is not a class"),
     ],

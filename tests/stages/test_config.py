@@ -119,7 +119,7 @@ def test_yaml_scalars_read_as_a_person_means_them(text, value):
 def test_a_key_that_stands_twice_is_an_error_with_its_line():
     with pytest.raises(ConfigError, match=r"t\.yaml, line 4, column 1.*'lr' occurs twice, first on line 1"):
         yaml_of("lr: 1\nnetwork:\n  lr: 3\nlr: 2\n")
-    with pytest.raises(ConfigError, match=r"line 3.*'dropout' stands twice"):
+    with pytest.raises(ConfigError, match=r"line 3.*'dropout' occurs twice"):
         yaml_of("network:\n  dropout: 1\n  dropout: 2\n")
 
 

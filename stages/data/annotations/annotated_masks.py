@@ -238,7 +238,7 @@ def _check_images(given: Given, image_ids: Iterable[str]) -> None:
         raise DataError(
             f"{len(lonely)} images of {given.place} are not in {given.folder.path}: "
             f"{', '.join(lonely[:MOST_NAMED])}{more}",
-            meant_ids(lonely, given.folder.ids) + "add the images, or take them from the file",
+            meant_ids(lonely, given.folder.ids) + "add the images, or remove them from the file",
         )
 
 

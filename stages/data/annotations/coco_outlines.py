@@ -71,7 +71,7 @@ class CocoFile:
 
     def _image(self, stem: str) -> Mapping[str, Any]:
         if stem not in self.image_ids:
-            raise DataError(f"{self.path} has no image {stem!r}", "take it from the list, or add it to the file")
+            raise DataError(f"{self.path} has no image {stem!r}", "remove it from the list, or add it to the file")
         return self._images[self.image_ids[stem]]
 
 

@@ -448,8 +448,8 @@ def _labels(
             f" and {len(lonely) - MOST_NAMED} more" if lonely[MOST_NAMED:] else ""
         )
         raise DataError(
-            f"{len(lonely)} of {len(table.labels)} images of {path} have no image: {shown}",
-            meant_ids(lonely, files) + "add the images, or take the rows out",
+            f"{len(lonely)} of {len(table.labels)} ids in {path} have no image: {shown}",
+            meant_ids(lonely, files) + "add the images, or remove the rows",
         )
     return dict(table.labels)
 
@@ -480,6 +480,6 @@ def _unlabelled(settings: FolderConfig, files: Mapping[str, Path]) -> ImageFolde
         raise DataError(
             f"{len(twice)} images of {folder.path} have the name of one of {settings.images}: "
             f"{', '.join(twice[:MOST_NAMED])}",
-            "rename them, or take them out: are they the same images?",
+            "rename or remove them: are they the same images?",
         )
     return folder

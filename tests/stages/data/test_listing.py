@@ -45,7 +45,7 @@ def test_files_that_were_passed_over_in_silence_are_read_or_named(tmp_path):
         "photo.jpg_large (a JPEG file by its content, but without its suffix)",
         "notes.txt (no image)",
         "h.heic (needs the package pillow-heif)",
-        "sub/ with 1 images (only files directly in the folder are used)",
+        "sub/ with 1 image (only files directly in the folder are used)",
     ):
         assert part in sentence
     assert "empty" not in sentence
@@ -67,7 +67,7 @@ def test_of_two_images_of_one_name_the_common_format_is_used_and_the_other_named
     save(tmp_path / "a.gif")
     listing = list_files(tmp_path, SUFFIXES)
     assert listing.files == {"a": tmp_path / "a.jpg"}
-    assert "a.gif (an image of the same name has a more common format)" in listing.left_out[0]
+    assert "a.gif (another image of the same name has a more common format)" in listing.left_out[0]
     save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"two images named 'a': a\.jpg and a\.png"):
         list_files(tmp_path, SUFFIXES)
@@ -76,7 +76,7 @@ def test_of_two_images_of_one_name_the_common_format_is_used_and_the_other_named
 def test_a_folder_without_a_image_says_what_it_holds(tmp_path):
     save(tmp_path / "train" / "a.jpg")
     (tmp_path / "b.txt").write_text("b")
-    with pytest.raises(DataError, match=r"(?s)holds no image.*b\.txt \(no image\); train/ with 1 images"):
+    with pytest.raises(DataError, match=r"(?s)holds no image.*b\.txt \(no image\); train/ with 1 image "):
         ImageFolder(tmp_path)
 
 

@@ -104,7 +104,10 @@ def test_a_image_tagged_background_was_looked_at_and_shows_nothing(cvat):
         ('<box label="cat" xtl="0" ytl="0" xbr="2"/>', "its ybr is missing, expected a number"),
         ('<box label="cat" xtl="0" ytl="0" xbr="2" ybr="inf"/>', "its ybr is not finite"),
         ('<ellipse label="cat" cx="1" cy="1" rx="1e9" ry="1"/>', "its radius 1e+09 is larger than the image"),
-        ('<mask label="cat" rle="1,1" left="0" top="0" width="3" height="2"/>', "make 2 pixels, its box has 6"),
+        (
+            '<mask label="cat" rle="1,1" left="0" top="0" width="3" height="2"/>',
+            "its run lengths cover 2 pixels, its box has 6",
+        ),
         ('<mask label="cat" rle="-1,7" left="0" top="0" width="3" height="2"/>', "hold -1, which is negative"),
         ('<mask label="cat" rle="1;7" left="0" top="0" width="3" height="2"/>', "are not whole numbers"),
         ('<mask label="cat" rle="1" left="0" top="0" width="1e9" height="1e9"/>', "lies outside the image of 8x6"),

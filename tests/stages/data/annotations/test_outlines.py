@@ -524,7 +524,7 @@ def test_annotations_that_belong_nowhere_are_named(coco):
         ({"images": 1, "categories": {}}, "it has no list images, categories"),
         ({"images": [{"id": 7}]}, "entry 1 of images lacks id or file_name"),
         ({"categories": [{"id": 10, "name": "cat"}, "dog"]}, "entry 2 of categories lacks id or name"),
-        ({"categories": [{"id": 10, "name": "cat"}, {"id": 10, "name": "dog"}]}, "id 10 stands twice in categories"),
+        ({"categories": [{"id": 10, "name": "cat"}, {"id": 10, "name": "dog"}]}, "id 10 occurs twice in categories"),
         (
             {"images": [{"id": 1, "file_name": "a/x.jpg"}, {"id": 2, "file_name": "b/x.png"}]},
             "two images named 'x': a/x.jpg and b/x.png",
@@ -592,7 +592,7 @@ def test_ids_that_only_look_alike_stay_apart(coco):
 def test_an_entry_that_stands_twice_word_for_word_is_one(coco):
     image = {"id": 7, "file_name": "street.jpg", "width": 8, "height": 6}
     assert set(coco(images=[image, dict(image)]).image_ids) == {"street"}
-    with pytest.raises(DataError, match="id 7 stands twice in images"):
+    with pytest.raises(DataError, match="id 7 occurs twice in images"):
         coco(images=[image, image | {"width": 9}])
 
 

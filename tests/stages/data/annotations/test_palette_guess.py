@@ -188,7 +188,7 @@ def test_smoothed_colours_and_photographs(tmp_path):
     guess = guess_palette(paths)
     assert guess.table == ""
     assert "1 of 2 masks" in guess.description  # one was enough
-    assert "photographs, no masks" in guess.description
+    assert "photographs, not masks" in guess.description
 
 
 def test_many_masks_are_sampled_evenly(tmp_path):

@@ -276,7 +276,7 @@ VOC = [f"2007_{number:06d}" for number in range(40)]
 @pytest.mark.parametrize(
     ("wrong", "known", "hint"),
     [
-        ("IMG_7", ["img_7", "img_8"], "did you mean img_7 for IMG_7? Else take"),
+        ("IMG_7", ["img_7", "img_8"], "did you mean img_7 for IMG_7? Else remove"),
         ("2007_000032_mask", VOC, "did you mean 2007_000032 for 2007_000032_mask?"),
         ("2007_000032.tif", VOC, "did you mean 2007_000032 for 2007_000032.tif?"),
         ("zurich_000000_000019", ["zurich_000000_000019_rain"], "did you mean zurich_000000_000019_rain for"),
@@ -285,8 +285,8 @@ VOC = [f"2007_{number:06d}" for number in range(40)]
         ("ab", ["a", "b"], "did you mean a and b on two lines for ab?"),
         ("17", ["img_17", "img_18"], "did you mean img_17 for 17?"),
         ("17", VOC, "row numbers of another list"),
-        ("2007", VOC, "take them from the list"),  # the beginning of many
-        ("2008_000001", VOC, "take them from the list"),
+        ("2007", VOC, "remove them from the list"),  # the beginning of many
+        ("2008_000001", VOC, "remove them from the list"),
     ],
 )
 def test_near_misses_are_named(wrong, known, hint):
@@ -401,7 +401,7 @@ def test_without_known_ids_a_line_of_two_meanings_is_refused(tmp_path, line):
     "line", ["a.jpg masks/b.png", "a masks/b.png", "a b", "a.jpg b.jpg", "a,b", "x.jpg masks/b.png"]
 )
 def test_two_images_on_a_line_are_never_one_of_them(tmp_path, line):
-    with pytest.raises(DataError, match=r"line 1: .*(paired with mask|no list entry)"):
+    with pytest.raises(DataError, match=r"line 1: .*(paired with mask|is not a list entry)"):
         listed(tmp_path, f"{line}\n", ["a", "b"])
 
 

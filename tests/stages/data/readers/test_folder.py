@@ -794,7 +794,7 @@ def test_masks_with_an_ending(photos, ending):
     photos.write_masks(drawn, "P", f"{ending}.png")
     result = photos.prepare()
     assert_masks(result.dataset, drawn)
-    assert result.said("named after their images with", ending)
+    assert result.said("named after their images", f"{ending!r} appended")
 
 
 def test_masks_without_a_image_are_all_named(photos):
@@ -910,7 +910,7 @@ def test_labels_of_classes_with_several_words(photos):
 def test_labels_that_do_not_fit(photos):
     photos.write_masks(random_masks(names(2), [0, 1]))
     table = photos.write("classes.txt", "background\ncat\n")
-    with pytest.raises(DataError, match=r"1 of 2 images of .*l\.csv have no image: P5") as caught:
+    with pytest.raises(DataError, match=r"1 of 2 ids in .*l\.csv have no image: P5") as caught:
         photos.prepare(class_table=table, labels=photos.write("l.csv", "P5,cat\np6,cat\n"))
     assert "did you mean p5 for P5" in (caught.value.hint or "")
     with pytest.raises(
@@ -924,7 +924,7 @@ def test_the_same_image_in_two_rows_has_the_labels_of_both(photos):
     photos.add("q.tif")
     result = photos.prepare(labels=photos.write("l.csv", "q.tif,cat\nq,dog\np5.png,cat\n"))
     assert {i: result.dataset.tags(i) for i in ("p5", "q")} == {"p5": (1,), "q": (1, 2)}
-    assert result.said("l.csv: 1 rows name an image of an earlier row", "put together: q")
+    assert result.said("l.csv: 1 rows name an image of an earlier row", "joined: q")
 
 
 # ------------------------------------------------------------------------------------------------- splits
