@@ -208,7 +208,7 @@ def test_flipped_bits_never_give_other_weights(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"hello world", b"\x80\x02", b"PK\x03\x04", bytes(300)])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "c.pt").write_bytes(content)
-    assert "damaged or no checkpoint" in refusal(tmp_path / "c.pt")
+    assert "damaged or not a checkpoint" in refusal(tmp_path / "c.pt")
 
 
 def test_a_compressed_part_is_refused_before_it_is_inflated(tmp_path):

@@ -101,7 +101,7 @@ def test_after_a_change_that_was_not_run_through_the_old_figures_are_marked(caps
     rows = json.loads(run(capsys, "report", "--json")[1])["rows"]
     assert [row["ours"]["ours"]["stale"] for row in rows] == [["one-s1"], []]
     assert run(capsys, *GUESSES, "--set", "iterations=11")[0] == 0
-    assert "other settings" not in Path("runs/guesses/report.md").read_text()
+    assert "different settings" not in Path("runs/guesses/report.md").read_text()
 
 
 def test_the_report_is_written_with_its_gaps_where_a_node_failed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -185,7 +185,7 @@ def test_what_was_made_with_other_settings_is_marked_wherever_it_stands(workspac
     assert "mixed is above strong (with figures marked *)." in text
     strong, mixed = (row["ours"]["plain"] for row in table_json(results)["rows"])
     assert (strong["stale"], mixed["stale"]) == (["strong-s1"], [])
-    assert "other settings" not in table_markdown(read_results(TABLE, workspace))
+    assert "different settings" not in table_markdown(read_results(TABLE, workspace))
 
 
 def test_the_cost_of_a_stale_training_is_marked(full: Workspace) -> None:

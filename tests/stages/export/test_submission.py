@@ -470,7 +470,7 @@ def test_images_of_half_the_size_are_refused(workspace: Workspace, folder: Path,
 
 
 def test_predictions_of_voc_are_no_streets(workspace: Workspace, folder: Path, execution: Execution) -> None:
-    with pytest.raises(DataError, match=r"other classes .* than Cityscapes"):
+    with pytest.raises(DataError, match=r"different classes .* than Cityscapes"):
         pack(publish(workspace, random_masks(["a"])), folder / "r.zip", execution, CITYSCAPES_TEST)
 
 
@@ -558,7 +558,7 @@ def test_the_check_finds_damage(folder: Path) -> None:
     other = gzip.compress(b"no tar at all" * 100)
     for data in (whole[:-20], bytes(checksum), b"\x1f\x8b nothing", other):
         path.write_bytes(data)
-        with pytest.raises(ArtifactError, match=r"r\.tgz is not what the server takes"):
+        with pytest.raises(ArtifactError, match=r"r\.tgz is not what the server accepts"):
             check_archive(path, voc_test(), {f"{FOLDER}/a.png": None}, lambda: None)
 
 

@@ -284,7 +284,7 @@ def test_unfinished_work_of_other_settings_than_the_recipes_is_listed_and_its_ow
     leave(workspace, execution, "sum-s0", plus=7.0)
     assert states(workspace)["sum-s0"].words == "partial 1/2"
     assert listing(workspace) == [
-        ("sum-s0", "toy-sum", "partial 1/2", ["other settings: plus 7.0 instead of 0.0"]),
+        ("sum-s0", "toy-sum", "partial 1/2", ["different settings: plus 7.0 instead of 0.0"]),
     ]
 
 
