@@ -280,7 +280,7 @@ def test_an_image_that_is_gone_from_the_index_of_score_maps_is_missed(bench, pre
     if kind == "seeds":
         change_json(bench.workspace.folder(name), "manifest.json", partial(_as_of_the_stage, bench), sign=False)
     change_json(bench.workspace.folder(name), "scores/index.json", lambda index: _without(index, victim))
-    with pytest.raises(ArtifactError, match=f"images that it was not made from: {victim}"):
+    with pytest.raises(ArtifactError, match=f"different images than it was made from: {victim}"):
         bench.run("crf", "x", SETTINGS, {"predictions": name})
 
 
