@@ -26,7 +26,9 @@ def check_complete(artifact: Artifact, maps: ScoreMaps, data: Artifact | None) -
         return
     odd = sorted(wanted ^ set(maps.ids))
     if odd or not same:
-        what = f"different images than it was made from: {some(odd)}" if odd else "different classes than it was made from"
+        what = (
+            f"different images than it was made from: {some(odd)}" if odd else "different classes than it was made from"
+        )
         raise ArtifactError(f"the score maps of {artifact.name!r} are of {what}", MAKE_AGAIN)
 
 

@@ -347,7 +347,7 @@ def plant_in_artifact(photos: Photos, artifact: Path) -> list[Planted]:
         Planted("mask", 3, "p03.png has values outside the classes: 7 (432 px)", "map the mask's ids"),
         Planted("mask", 4, "p04.png is 24x20 (width x height), expected 24x18", "resize masks with nearest neighbour"),
         Planted("mask", 5, "p05.png is empty", ""),
-        Planted("mask", 6, "p06.png is missing", "put the file there"),
+        Planted("mask", 6, "p06.png is missing", "add the file"),
         Planted("labels", 9, "id p09 has the labels [3], expected class ids 1..2", "run prepare-data again"),
         Planted("labels", 16, "id p16 in split 'weak' has no labels", "run prepare-data again"),
         Planted("class-without-label", 9, "the mask of p09 shows dog", "correct the one that is wrong", False),
