@@ -22,7 +22,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from stages.data.images import ImageFolder
 
 from artifacts.canonical import digest, file_digest
 from artifacts.dataset import Dataset, write_dataset
@@ -31,6 +30,7 @@ from artifacts.masks import encode_mask
 from artifacts.store import Artifact, Work, Workspace
 from stages.contract import Execution
 from stages.data.config import VOC_CLASS_NAMES
+from stages.data.images import ImageFolder
 from stages.export.submission import (
     CITYSCAPES_TEST,
     check_archive,
