@@ -71,6 +71,6 @@ def _crf(name: str, parameters: str, scale: str, folder: Path) -> Result:
             "workers": workers,
             "equal_pixels": equal,
             "images_per_s": count / ours.median,
-            "classes_a_image": float(np.mean([len(np.unique(mask)) for mask in masks[1]])),
+            "classes_an_image": float(np.mean([len(np.unique(mask)) for mask in masks[1]])),
         },
     )

@@ -244,7 +244,7 @@ def test_a_damaged_chunk_names_shard_and_image(bench, predictions, workers):
     assert shard.name in caught.value.message
 
 
-def test_score_maps_of_a_image_of_another_size_are_named_before_they_are_resized(bench, predictions):
+def test_score_maps_of_an_image_of_another_size_are_named_before_they_are_resized(bench, predictions):
     victim = bench.dataset.ids("val")[0]
 
     def write(writer):
@@ -259,7 +259,7 @@ def test_score_maps_of_a_image_of_another_size_are_named_before_they_are_resized
         bench.run("crf", "x", SETTINGS, {"predictions": "of-other-size"})
 
 
-def test_a_image_that_is_gone_is_named(bench, predictions):
+def test_an_image_that_is_gone_is_named(bench, predictions):
     victim = bench.dataset.image_path(bench.dataset.ids("val")[1])
     hidden = victim.with_suffix(".away")
     victim.rename(hidden)

@@ -73,7 +73,7 @@ def test_of_two_images_of_one_name_the_common_format_is_used_and_the_other_named
         list_files(tmp_path, SUFFIXES)
 
 
-def test_a_folder_without_a_image_says_what_it_holds(tmp_path):
+def test_a_folder_without_an_image_says_what_it_holds(tmp_path):
     save(tmp_path / "train" / "a.jpg")
     (tmp_path / "b.txt").write_text("b")
     with pytest.raises(DataError, match=r"(?s)holds no image.*b\.txt \(no image\); train/ with 1 image "):

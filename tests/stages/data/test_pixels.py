@@ -204,7 +204,7 @@ COLOURS = np.random.default_rng(1).integers(0, 256, (6, 9, 3), np.uint8)
 
 
 @pytest.mark.parametrize("how", ["png", "tif", "multiplied", "grey", "palette", "webp"])
-def test_alpha_of_0_everywhere_made_a_image_white(tmp_path, how):
+def test_alpha_of_0_everywhere_made_an_image_white(tmp_path, how):
     rgba = np.dstack([COLOURS, np.zeros((6, 9), np.uint8)])
     expected, path = COLOURS, tmp_path / f"a.{how if how in ('tif', 'webp') else 'png'}"
     if how == "grey":
@@ -281,7 +281,7 @@ def test_further_formats_of_pillow_are_read(tmp_path, name):
         np.testing.assert_array_equal(read(tmp_path / name).pixels, np.asarray(opened.convert("RGB")))
 
 
-def test_a_image_without_pixels_or_with_too_many_is_refused_by_name(tmp_path, monkeypatch):
+def test_an_image_without_pixels_or_with_too_many_is_refused_by_name(tmp_path, monkeypatch):
     (tmp_path / "a.pgm").write_bytes(b"P5 0 4 255\n")
     with pytest.raises(DataError, match=r"a\.pgm cannot be read"):
         read(tmp_path / "a.pgm")

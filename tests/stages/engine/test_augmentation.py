@@ -146,7 +146,7 @@ def test_scales_are_drawn_from_the_range_or_from_the_list():
     assert (min(sizes), max(sizes)) == (10, 40)
 
 
-def test_a_sliver_of_a_image_survives_any_scale():
+def test_a_sliver_of_an_image_survives_any_scale():
     for size in ((1, 300), (300, 1), (1, 1)):
         for seed in range(10):
             geometry = draw_geometry(config_of(scale=[0.1, 2]), size, 33, np.random.default_rng(seed))

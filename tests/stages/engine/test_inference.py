@@ -248,7 +248,7 @@ def test_the_network_is_left_as_it_was(network: nn.Module) -> None:
     assert {name: module.training for name, module in network.named_modules()} == before
 
 
-def test_a_image_that_cannot_be_read_is_named(network: nn.Module) -> None:
+def test_an_image_that_cannot_be_read_is_named(network: nn.Module) -> None:
     images = Shelf()
     images.size = lambda image_id: (33, 40)  # type: ignore[method-assign]
     with pytest.raises(DataError, match="image b has 25 rows and 31 columns"):

@@ -118,7 +118,7 @@ def test_the_discriminator_sees_class_planes_and_the_image(made):
     assert made().method.networks["discriminator"].features[0].in_channels == 4 + 3
 
 
-def test_a_image_is_scaled_by_its_own_values():
+def test_an_image_is_scaled_by_its_own_values():
     """Trap: the published code takes the minimum and maximum of another batch."""
     images = torch.randn(3, 3, 5, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 9.0, 0.1]).view(
         3, 1, 1, 1

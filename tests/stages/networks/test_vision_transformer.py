@@ -127,7 +127,7 @@ def test_logits_lie_in_the_middle_of_their_patches(head: DPT) -> None:
     torch.testing.assert_close(head({n: x.flip(-1, -2) for n, x in features.items()}), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_a_image_moved_by_two_patches_has_logits_moved_by_28_pixels(head: DPT) -> None:
+def test_an_image_moved_by_two_patches_has_logits_moved_by_28_pixels(head: DPT) -> None:
     whole = {name: torch.randn(1, 32, 20, 20) for name in LEVELS}
     moved = head({name: level[..., 2:, 2:] for name, level in whole.items()})
     torch.testing.assert_close(moved[..., 112:140, 112:140], head(whole)[..., 140:168, 140:168], rtol=1e-3, atol=1e-6)

@@ -88,7 +88,7 @@ def test_lines_points_and_tags_are_told_and_not_drawn(cvat):
     assert not drawing.problems
 
 
-def test_a_image_tagged_background_was_looked_at_and_shows_nothing(cvat):
+def test_an_image_tagged_background_was_looked_at_and_shows_nothing(cvat):
     drawing = cvat('<tag label="background"/>').drawings["street"]
     assert (drawing.regions, drawing.not_drawn) == ((), ())
 

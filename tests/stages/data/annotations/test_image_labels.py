@@ -278,7 +278,7 @@ def test_ids_with_what_parts_the_cells_are_read_where_they_are_known(tmp_path):
         assert table(tmp_path, text).labels == expected, line
 
 
-def test_a_image_may_have_the_name_of_a_column(tmp_path):
+def test_an_image_may_have_the_name_of_a_column(tmp_path):
     assert table(tmp_path, "image,cat\na,dog\n").labels == {"image": {"cat"}, "a": {"dog"}}
     found = table(tmp_path, "image,cat,dog\na,1,0\nimage,0,1\n")
     assert found.labels == {"a": {"cat"}, "image": {"dog"}}

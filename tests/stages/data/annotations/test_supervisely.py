@@ -151,7 +151,7 @@ def test_classes_are_those_of_the_project_in_its_order(supervisely, tmp_path):
     assert read_classes(path.parent) == ("dog", "cat")
 
 
-def test_a_image_without_objects_counts_as_not_annotated_unless_it_is_tagged(supervisely):
+def test_an_image_without_objects_counts_as_not_annotated_unless_it_is_tagged(supervisely):
     assert is_undrawn(supervisely().path)
     assert not is_undrawn(supervisely(tags=[{"name": "background"}]).path)
     assert not is_undrawn(supervisely(outline([0, 0], [1, 1])).path)

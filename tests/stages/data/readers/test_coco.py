@@ -177,7 +177,7 @@ def test_an_annotation_without_its_image(prepare, tree):
         prepare()
 
 
-def test_a_image_in_train_and_val(prepare, tree):
+def test_an_image_in_train_and_val(prepare, tree):
     tree.add("val", {1: []})
     with pytest.raises(DataError, match="1 ids are in both"):
         prepare()
@@ -214,7 +214,7 @@ def test_images_of_other_suffixes_and_in_folders_are_found(prepare, tree):
     ]
 
 
-def test_a_image_that_is_not_there_is_named_with_what_is(prepare, tree):
+def test_an_image_that_is_not_there_is_named_with_what_is(prepare, tree):
     (tree.root / "val2017" / "000000000007.jpg").rename(tree.root / "val2017" / "seven.jpg")
     with pytest.raises(DataError, match=r"1 images .* 000000000007\.jpg \(there are seven\.jpg\)"):
         prepare()

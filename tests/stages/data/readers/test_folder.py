@@ -797,7 +797,7 @@ def test_masks_with_an_ending(photos, ending):
     assert result.said("named after their images", f"{ending!r} appended")
 
 
-def test_masks_without_a_image_are_all_named(photos):
+def test_masks_without_an_image_are_all_named(photos):
     photos.write_masks(random_masks(["p0", "p1", "P2", "q1", "p03"], [0, 1]))
     with pytest.raises(DataError, match=r"3 of 5 masks in .*masks have no image.*: P2\.png, p03\.png, q1\.png") as e:
         photos.prepare()

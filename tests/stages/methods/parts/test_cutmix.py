@@ -102,7 +102,7 @@ def test_single_boxes_have_the_published_shares():
     assert np.median(ratios) > 1.2  # uniform, not log-uniform: mostly upright
 
 
-def test_single_boxes_reach_all_parts_of_a_image():
+def test_single_boxes_reach_all_parts_of_an_image():
     random = np.random.default_rng(1)
     covered = np.mean([single_box_mask(40, 60, random) for _ in range(2000)], axis=0)
     assert (covered > 0).all()

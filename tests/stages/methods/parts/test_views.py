@@ -135,7 +135,7 @@ def test_the_jitter_has_an_order(order):
     np.testing.assert_allclose(found, 255 * expected, atol=0.6)
 
 
-def test_a_image_does_not_depend_on_those_beside_it():
+def test_an_image_does_not_depend_on_those_beside_it():
     drawn = [draw_colours(StrongAugmentationSettings(), generator(0, place)) for place in range(12)]
     assert len({draw.blur for draw in drawn}) == len({draw.jitter for draw in drawn}) == 2
     together = strong_colours(samples(12), drawn)
