@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import rich.box
@@ -15,6 +17,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from artifacts.disk_errors import disk_error
+from artifacts.errors import ConfigError
 from artifacts.text import visible
 
 STATE_STYLES = {
@@ -74,6 +78,20 @@ def json_text(value: Any) -> str:
     """`value` as JSON that any terminal can show: characters that are not printable are escaped, as JSON allows."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Prints that the block wrote `path`; ConfigError with the reason if it could not."""
+    try:
+        yield path
+    except OSError as error:
+        mended = disk_error(error, path)
+        if mended is error:
+            why = error.strerror or error
+            mended = ConfigError(f"{path} cannot be written: {why}", "name a file in a folder that exists")
+        raise mended from error
+    say(f"wrote {path}")
 
 
 def show_error(message: str, hint: str | None = None) -> None:
@@ -146,6 +164,11 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat |= flatten(inner, f"{name}.") if isinstance(inner, Mapping) else {name: inner}
     return flat
+
+
+def percent(share: float | None) -> str:
+    """A share of 1 in percent, without the sign; - where it is not known."""
+    return "-" if share is None else f"{100 * share:.2f}"
 
 
 def short_number(value: Any) -> str:

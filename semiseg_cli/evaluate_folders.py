@@ -1,4 +1,4 @@
-"""The folder form of `semiseg evaluate`: two folders of masks, no workspace."""
+"""What `semiseg evaluate` prints, and its folder form: two folders of masks, no workspace."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from artifacts.errors import UsageError
-from semiseg_cli.console import out, plain_table, say, write_json
+from artifacts.store import Artifact
+from semiseg_cli.console import out, percent, plain_table, say, write_json, written
 
 
 def with_folder_form(
-    command: Callable[..., None], parameters: list[inspect.Parameter]
+    make: Callable[..., Artifact | None], parameters: list[inspect.Parameter]
 ) -> tuple[Callable[..., None], list[inspect.Parameter]]:
-    """`evaluate` with --ground-truth: then --predictions names a folder, and nothing is written."""
+    """`evaluate` with --ground-truth: then --predictions names a folder, and nothing is written.
+
+    make: makes the artifact of the other form, from the options `parameters`.
+    """
     from semiseg_cli.options import option
 
     panel = "Plain folders"
@@ -57,6 +61,15 @@ def with_folder_form(
             "auto: ignored; an error if the masks hold 0 and 255 only.",
             rich_help_panel=panel,
         ),
+        option(
+            "plot",
+            Path | None,
+            None,
+            "--plot",
+            metavar="FILE.png",
+            help="With --maps: draw the curve over the thresholds.",
+            show_default=False,
+        ),
         option("as_json", bool, False, "--json", help="Print the scores as JSON on stdout.", rich_help_panel=panel),
     ]
 
@@ -66,6 +79,7 @@ def with_folder_form(
         num_classes: int | None = None,
         common_only: bool = False,
         mask_format: Literal["auto", "ids", "binary"] = "auto",
+        plot: Path | None = None,
         as_json: bool = False,
         **given: Any,
     ) -> None:
@@ -74,7 +88,10 @@ def with_folder_form(
             asked["--mask-format"] = mask_format != "auto"
             if idle_options := [name for name, given_here in asked.items() if given_here]:
                 raise UsageError(f"{idle_options[0]} needs --ground-truth DIR", "give both, or neither")
-            command(**given, as_json=as_json)
+            if plot is not None and given["input_maps"] is None:
+                raise UsageError("--plot needs --maps NAME: masks have no curve", "give both, or leave it out")
+            if (artifact := make(**given)) is not None:
+                _show(artifact.json("metrics.json"), as_json, plot)
             return
         if given["input_predictions"] is None or num_classes is None:
             raise UsageError(
@@ -82,6 +99,8 @@ def with_folder_form(
                 "semiseg evaluate --predictions DIR --ground-truth DIR --num-classes N",
             )
         names = {"config_file": "config", "settings": "set", "input_data": "data", "name": "name", "split": "split"}
+        names |= {"input_maps": "maps", "choose_on": "choose-on", "plot": "plot"}
+        given["plot"] = plot
         if idle := [f"--{name}" for key, name in names.items() if given.get(key)]:
             raise UsageError(f"{', '.join(idle)}: no effect when folders are scored", "leave it out")
         from stages.evaluate import evaluate_folders
@@ -100,6 +119,21 @@ def with_folder_form(
     return evaluate, [*parameters, *added]
 
 
+def _show(metrics: dict[str, Any], as_json: bool, plot: Path | None) -> None:
+    """The figures of score maps as a table; those of masks stand in the line about the artifact."""
+    if as_json:
+        write_json(metrics)
+    elif "sweep" in metrics:
+        from semiseg_cli.threshold_curve import print_sweep
+
+        print_sweep(metrics)
+    if plot is not None:
+        from semiseg_cli.threshold_curve import draw_sweep
+
+        with written(plot):
+            draw_sweep(metrics, plot)
+
+
 def _print(scores: dict[str, Any], as_json: bool) -> None:
     if as_json:
         write_json(scores)
@@ -108,16 +142,12 @@ def _print(scores: dict[str, Any], as_json: bool) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for name, record in scores["classes"].items():
-        table.add_row(name, *(_percent(record[key]) for key in ("iou", "precision", "recall")))
+        table.add_row(name, *(percent(record[key]) for key in ("iou", "precision", "recall")))
     console = out()
     console.print(table)
     console.print(
-        f"mean IoU {_percent(scores['mean_iou'])}, pixel accuracy {_percent(scores['pixel_accuracy'])}, "
+        f"mean IoU {percent(scores['mean_iou'])}, pixel accuracy {percent(scores['pixel_accuracy'])}, "
         f"{scores['images']} images"
     )
     if unanswered := scores["pixels"]["unanswered_share"]:
-        say(f"{_percent(unanswered)} % of the scored pixels have no prediction (255) and count as wrong")
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"
+        say(f"{percent(unanswered)} % of the scored pixels have no prediction (255) and count as wrong")

@@ -35,11 +35,12 @@ SPREAD = 0.15  # points of one column stand beside each other, in all this share
 
 
 def draw_plot(results: Results, path: Path, made: HowMade | None = None) -> None:
-    """Writes the table's plot; `made` is for its subtitle.
+    """Writes the table's plot, see `save_plot`; `made` is for its subtitle."""
+    save_plot(plot_figures(results, made), path)
 
-    The suffix of `path` says the format: png, svg, pdf; UsageError for an unknown one.
-    """
-    canvas = plot_figures(results, made)
+
+def save_plot(canvas: Figure, path: Path) -> None:
+    """The suffix of `path` says the format: png, svg, pdf; UsageError for an unknown one."""
     if path.suffix[1:] not in (known := canvas.canvas.get_supported_filetypes()):
         raise UsageError(
             f"{path}: a plot cannot be written as {path.suffix or 'a file without suffix'}",
@@ -58,9 +59,7 @@ def plot_figures(results: Results, made: HowMade | None = None) -> Figure:
     places = dict(zip(table.plot.points, positions(texts), strict=True))
     canvas = matplotlib.figure.Figure(figsize=(8.0, 5.0), dpi=150, layout="constrained")
     axes = canvas.subplots()
-    axes.set_axisbelow(True)
-    axes.grid(color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
+    plain_axes(axes)
     styles = row_styles([row.label for row in table.rows])
     ends = []  # (last mean, what the legend shows of the row)
     for number, row in enumerate(table.rows):
@@ -100,6 +99,13 @@ def plot_figures(results: Results, made: HowMade | None = None) -> Figure:
         handles = [line for _, line in sorted(ends, key=lambda end: -end[0])]
         canvas.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
     return canvas
+
+
+def plain_axes(axes: Any) -> None:
+    """A light grid, and no frame."""
+    axes.set_axisbelow(True)
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _literal(text: str) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.resources
 import time
 import traceback
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,6 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from artifacts.disk_errors import disk_error
 from artifacts.errors import ConfigError, SemisegError, UsageError
 from artifacts.store import Artifact, Workspace
 from artifacts.text import did_you_mean
@@ -30,6 +28,7 @@ from semiseg_cli.console import (
     state_text,
     talk,
     write_json,
+    written,
 )
 from semiseg_cli.options import (
     COSTLY_S,
@@ -348,12 +347,12 @@ def report(
         if str(markdown) == "-":
             print(text, end="")
         else:
-            with _written(markdown):
+            with written(markdown):
                 markdown.write_text(text, encoding="utf-8")
     elif plot is not None:
         if found.results.table.plot is None:
             raise ConfigError(f"the table of {found.record.name!r} has no plot", "leave --plot out")
-        with _written(plot):
+        with written(plot):
             found.draw(plot)
     else:
         found.show()
@@ -407,24 +406,10 @@ class _Report:
     def write(self) -> None:
         """report.json, report.md and, where the table has a plot, report.png in the workspace."""
         folder = self.workspace.path
-        with _written(folder / "report.json") as file:
+        with written(folder / "report.json") as file:
             file.write_text(json_text(self.json()) + "\n", encoding="utf-8")
-        with _written(folder / "report.md") as file:
+        with written(folder / "report.md") as file:
             file.write_text(table_markdown(self.results, self.made), encoding="utf-8")
         if self.results.table.plot is not None:
-            with _written(folder / "report.png") as file:
+            with written(folder / "report.png") as file:
                 self.draw(file)
-
-
-@contextlib.contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """Prints that the block wrote `path`; UsageError with the reason if it could not."""
-    try:
-        yield path
-    except OSError as error:
-        mended = disk_error(error, path)
-        if mended is error:
-            why = error.strerror or error
-            mended = ConfigError(f"{path} cannot be written: {why}", "name a file in a folder that exists")
-        raise mended from error
-    say(f"wrote {path}")

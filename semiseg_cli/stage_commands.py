@@ -15,7 +15,7 @@ import typer
 from artifacts.errors import ArtifactError, ConfigError, SemisegError, UsageError
 from artifacts.store import Artifact, Workspace, Writer
 from artifacts.text import did_you_mean
-from semiseg_cli.console import duration, headline, say, show_error, write_json
+from semiseg_cli.console import duration, headline, say, show_error
 from semiseg_cli.options import (
     COSTLY_S,
     DEFAULT,
@@ -123,7 +123,7 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
     "crf": (Shortcut("--parameters", "parameters"),),
     "retrain": (),
     "select": (Shortcut("--split", "splits", list),),
-    "evaluate": (Shortcut("--split", "splits", list),),
+    "evaluate": (Shortcut("--split", "splits", list), Shortcut("--choose-on", "choose_on", list)),
 }
 
 DEFAULT_NAMES: dict[str, str] = {"prepare-data": "data", "evaluate": "evaluation", "predict": "predictions"}
@@ -146,15 +146,16 @@ def stage_function(name: str) -> Callable[..., None]:
     shortcuts = {identifier(shortcut.option): shortcut for shortcut in SHORTCUTS.get(name, ())}
     inputs = {identifier(key): key for key in stage.takes}
 
-    def command(*, as_json: bool = False, **given: Any) -> None:
-        artifact = _run(
+    def make(**given: Any) -> Artifact | None:
+        return _run(
             stage,
             {shortcut: given[key] for key, shortcut in shortcuts.items()},
             {key: given[f"input_{identifier}"] for identifier, key in inputs.items()},
             **{key: given[key] for key in _FIXED},
         )
-        if as_json and artifact is not None:
-            write_json(artifact.json("metrics.json"))
+
+    def command(**given: Any) -> None:
+        make(**given)
 
     parameters = [shortcut_parameter(stage, key, shortcut) for key, shortcut in shortcuts.items()]
     parameters += [_input_parameter(stage, identifier, key) for identifier, key in inputs.items()]
@@ -163,7 +164,7 @@ def stage_function(name: str) -> Callable[..., None]:
     if name == "evaluate":
         from semiseg_cli.evaluate_folders import with_folder_form
 
-        function, parameters = with_folder_form(command, parameters)
+        function, parameters = with_folder_form(make, parameters)
     function.__signature__ = inspect.Signature(parameters)
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     function.__name__ = name.replace("-", "_")

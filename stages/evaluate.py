@@ -1,21 +1,23 @@
-"""`evaluate`: masks against ground truth, as one confusion matrix over a split.
+"""`evaluate`: masks against ground truth, as one confusion matrix over a split; or score maps, at every threshold.
 
     semiseg evaluate --predictions predictions
+    semiseg evaluate --maps seeds --choose-on holdout --split train
     semiseg evaluate --predictions DIR --ground-truth DIR --num-classes 21
 
 The result is `metrics.json`: mean IoU, pixel accuracy, IoU, precision and recall of each class (fractions 0..1), the
-shares of ignored pixels and of pixels without a prediction, and the confusion matrix.
+shares of ignored pixels and of pixels without a prediction, and the confusion matrix. Of score maps these are of the
+masks at the threshold that was best on the images to choose by; the curve over all thresholds stands beside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from artifacts.dataset import Dataset, Split
 from artifacts.errors import ArtifactError, ConfigError, DataError
@@ -24,9 +26,29 @@ from stages.config import Config
 from stages.contract import Execution, Input, Inputs, Stage, default_workers
 
 if TYPE_CHECKING:
+    from artifacts.score_maps import ScoreMaps
     from stages.evaluation.confusion import Scores
 
 SHOWN = 50  # names listed in one message
+
+
+class Thresholds(Config):
+    """Scores of the background that are tried on score maps: start, start + step, ... up to stop."""
+
+    start: float = Field(0.0, ge=0, le=1, description="The lowest.")
+    stop: float = Field(0.59, ge=0, le=1, description="The highest (SEAM's evaluation: 0.00, 0.01, ... 0.59).")
+    step: float = Field(0.01, ge=0.001, le=1, description="From one to the next.")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Thresholds:
+        if self.stop < self.start:
+            raise ValueError(f"stop {self.stop} is below start {self.start}")
+        return self
+
+    def values(self) -> tuple[float, ...]:
+        """The thresholds, each the nearest number to its decimals: 0.29, not 0.29000000000000004."""
+        count = int((self.stop - self.start) / self.step + 1e-6) + 1
+        return tuple(round(self.start + index * self.step, 9) for index in range(count))
 
 
 class EvaluateConfig(Config):
@@ -41,6 +63,14 @@ class EvaluateConfig(Config):
     classes: tuple[str, ...] = Field(
         (),
         description="Names of the classes that enter the mean IoU; empty: all. All are listed.",
+    )
+    choose_on: tuple[Split, ...] = Field(
+        (),
+        description="With maps: splits the threshold is chosen on, by the mean IoU there, such as holdout. Empty: the\n"
+        "splits that are scored, which flatters, and is said.",
+    )
+    thresholds: Thresholds = Field(
+        Thresholds(), description="With maps: the thresholds tried. One alone is no choice: start and stop alike."
     )
 
 
@@ -57,6 +87,39 @@ def shown(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
+def ids_with_truth(dataset: Dataset, splits: Collection[str]) -> list[str]:
+    """Sorted ids of the splits; DataError where there are none, or some have no true mask."""
+    ids = sorted({image_id for split in splits for image_id in dataset.ids(split)})
+    names = ", ".join(splits)
+    if not ids:
+        raise DataError(f"the splits {names} of {dataset.name!r} are empty", "name another split")
+    if without := [image_id for image_id in ids if not dataset.has_mask(image_id)]:
+        raise DataError(
+            f"{len(without)} of {len(ids)} images of {names} have no ground truth: {shown(without)}",
+            "score a split that has masks",
+        )
+    return ids
+
+
+@dataclass(frozen=True)
+class OpenMaps:
+    """Score maps, the ids to choose the threshold by, and those to score."""
+
+    maps: ScoreMaps
+    choosing: list[str]
+    scored: list[str]
+
+
+def find_maps(config: EvaluateConfig, dataset: Dataset, data: Artifact, maps: Artifact) -> OpenMaps:
+    """DataError where score maps or true masks are missing."""
+    from stages.localization.known_images import score_maps_of
+
+    dataset.require_background("a threshold of score maps")
+    scored = ids_with_truth(dataset, config.splits)
+    choosing = ids_with_truth(dataset, config.choose_on) if config.choose_on else scored
+    return OpenMaps(score_maps_of(maps, {*scored, *choosing}, data), choosing, scored)
+
+
 def find_pairs(config: EvaluateConfig, dataset: Dataset, predictions: Artifact) -> dict[str, tuple[Path, Path]]:
     """id -> (predicted mask, true mask) of the splits; an error lists every id that lacks one of them."""
     folder = predictions.path / "masks"
@@ -65,15 +128,7 @@ def find_pairs(config: EvaluateConfig, dataset: Dataset, predictions: Artifact) 
             f"artifact {predictions.name!r} ({predictions.kind}) holds no masks",
             "predict with output=masks or output=both, or evaluate the masks of crf",
         )
-    ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
-    splits = ", ".join(config.splits)
-    if not ids:
-        raise DataError(f"the splits {splits} of {dataset.name!r} are empty", "name another split")
-    if without := [image_id for image_id in ids if not dataset.has_mask(image_id)]:
-        raise DataError(
-            f"{len(without)} of {len(ids)} images of {splits} have no ground truth: {shown(without)}",
-            "score a split that has masks",
-        )
+    ids, splits = ids_with_truth(dataset, config.splits), ", ".join(config.splits)
     if missing := [image_id for image_id in ids if not (folder / f"{image_id}.png").is_file()]:
         raise DataError(
             f"artifact {predictions.name!r} has no mask for {len(missing)} of {len(ids)} images of {splits}: "
@@ -99,19 +154,29 @@ def headline(scores: Scores) -> dict[str, Any]:
 class EvaluateInputs(Inputs):
     data: Annotated[Artifact, Input(("dataset",), "the data set with the ground truth", default=("data",))]
     predictions: Annotated[
-        Artifact,
+        Artifact | None,
         Input(
             ("predictions", "masks", "seeds", "refined"),
             "the masks to score",
             default=("predictions", "predict", "masks"),
+            needed=lambda config, given: "maps" not in given,
         ),
     ]
+    maps: Annotated[Artifact | None, Input(("seeds", "refined"), "score maps to judge at every threshold instead")]
 
 
 def check(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
     """Checks that every image of the splits has a prediction and a ground truth."""
     dataset = Dataset(inputs.data)
     class_ids(dataset.class_names, config.classes)
+    if inputs.maps is not None:
+        if inputs.predictions is not None:
+            raise ConfigError("predictions and maps are both given", "score masks, or judge score maps: leave one out")
+        find_maps(config, dataset, inputs.data, inputs.maps)
+        return
+    if idle := [key for key in ("choose_on", "thresholds") if getattr(config, key) != getattr(EvaluateConfig(), key)]:
+        raise ConfigError(f"{' and '.join(idle)}: no effect on masks", "leave it out, or judge score maps: --maps NAME")
+    assert inputs.predictions is not None  # needed without maps
     find_pairs(config, dataset, inputs.predictions)
 
 
@@ -123,6 +188,9 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, writer: Writer, executio
     if execution.rank != 0:
         return {}
     dataset = Dataset(inputs.data)
+    if inputs.maps is not None:
+        return judge_maps(config, dataset, find_maps(config, dataset, inputs.data, inputs.maps), writer, execution)
+    assert inputs.predictions is not None  # as in `check`
     pairs = find_pairs(config, dataset, inputs.predictions)
     with execution.progress.track(len(pairs), "evaluate") as tracker:
         matrix = score_pairs(pairs, dataset.num_classes, execution.workers, tracker.advance)
@@ -131,6 +199,27 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, writer: Writer, executio
         execution.progress.note(sentence)
     writer.write_json("metrics.json", {"splits": list(config.splits), **scores.to_json()})
     return headline(scores)
+
+
+def judge_maps(
+    config: EvaluateConfig, dataset: Dataset, maps: OpenMaps, writer: Writer, execution: Execution
+) -> dict[str, Any]:
+    """Scores the masks at the threshold that is best on the images to choose by, and the curve over all of them."""
+    from stages.evaluation.confusion import remarks
+    from stages.evaluation.threshold_sweep import judge
+    from stages.localization.swept_maps import sweep_maps
+
+    groups, thresholds = (maps.choosing, maps.scored), config.thresholds.values()
+    with execution.progress.track(len({*maps.choosing, *maps.scored}), "evaluate") as tracker:
+        choosing, scoring = sweep_maps(dataset, maps.maps, groups, thresholds, execution.workers, tracker.advance)
+    shared = len({*maps.choosing} & {*maps.scored})
+    judged = judge(choosing, scoring, shared, dataset.class_names, class_ids(dataset.class_names, config.classes))
+    for sentence in [*remarks(judged.scores), *judged.sentences()]:
+        execution.progress.note(sentence)
+    metrics = judged.to_json(config.choose_on or config.splits)
+    writer.write_json("metrics.json", {"splits": list(config.splits), **metrics})
+    chosen = {key: metrics["sweep"][key] for key in ("threshold", "chosen_on", "remark")}
+    return headline(judged.scores) | chosen
 
 
 def one_class_alone(scores: Scores) -> str:

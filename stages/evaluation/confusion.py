@@ -152,6 +152,11 @@ class Scores:
         return _mean(self.recall[list(self.classes)])
 
     @property
+    def mean_precision(self) -> float:
+        """Mean of the precisions of the classes that are predicted."""
+        return _mean(self.precision[list(self.classes)])
+
+    @property
     def pixel_accuracy(self) -> float:
         return float(_ratio(self.true_positives.sum(), self.counts.sum()))
 

@@ -53,17 +53,18 @@ class KnownImages:
 
 def score_maps_of(seeds: Artifact, ids: Collection[str], data: Artifact) -> ScoreMaps:
     """The class-activation maps of an artifact of seeds. DataError: they lack images, or are of other classes."""
-    maps, class_names = ScoreMaps(seeds), Dataset(data).class_names
-    if maps.class_names != class_names:
+    maps, dataset = ScoreMaps(seeds), Dataset(data)
+    if maps.class_names != dataset.class_names:
         raise DataError(
             f"the score maps are of the classes {', '.join(maps.class_names)}; "
-            f"the data set has {', '.join(class_names)}",
+            f"the data set has {', '.join(dataset.class_names)}",
             "use artifacts that were made from the same data set",
         )
     if missing := sorted(set(ids) - set(maps.ids)):
+        have = [split for split, own in dataset.splits.items() if own and set(own) <= set(maps.ids)]
         raise DataError(
             f"{seeds.name} has no score maps of {len(missing)} of {len(ids)} images, e.g. {missing[0]}",
-            "make seeds of these splits too, or name fewer splits",
+            f"name splits it has ({', '.join(have) or 'none of this data set'}), or make those of the others too",
         )
     check_complete(seeds, maps, data)
     return maps

@@ -134,7 +134,7 @@ DECLARED = {
     "crf": ("predictions", "data"),
     "retrain": ("data segmenter", ""),
     "select": ("data segmenter", ""),
-    "evaluate": ("data predictions", ""),
+    "evaluate": ("data", "predictions maps"),
 }
 
 
@@ -163,6 +163,8 @@ GRADIENT = {"labels": {"background": {"kind": "gradient"}}}
         ("predict", {"part": "reliable"}, "", "data segmenter selection"),
         ("crf", {}, "", "data predictions"),
         ("crf", {"images": "photos"}, "", "predictions"),
+        ("evaluate", {}, "", "data predictions"),
+        ("evaluate", {}, "maps", "data"),
         ("train", {"method": "supervised"}, "", "data"),
         ("train", {"method": "dsrg"}, "", "data seeds"),
         ("train", {"method": "dual-branch"}, "", "data weak_labels"),
