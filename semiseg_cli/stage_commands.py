@@ -121,6 +121,7 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut("--output", "output"),
     ),
     "crf": (Shortcut("--parameters", "parameters"),),
+    "import-masks": (Shortcut("--folder", "folder"), Shortcut("--split", "splits", list)),
     "retrain": (),
     "select": (Shortcut("--split", "splits", list),),
     "evaluate": (Shortcut("--split", "splits", list), Shortcut("--choose-on", "choose_on", list)),

@@ -207,6 +207,7 @@ STAGE_MODULES: dict[str, str] = {
     "predict": "stages.predict",
     "pseudo-labels": "stages.pseudo_labels",
     "crf": "stages.crf",
+    "import-masks": "stages.import_masks",
     "retrain": "stages.retrain",
     "select": "stages.select",
     "evaluate": "stages.evaluate",

@@ -1,21 +1,23 @@
 """Another round: a trained segmenter labels images, and a fresh one is trained on these masks.
 
     semiseg retrain --segmenter dsrg --set labels=estimated
+    semiseg retrain --weak-labels import-masks
 
 `labels: estimated` is DSRG's "Retrain" (Huang et al., CVPR 2018: masks for all training images, then full
 supervision); `mixed` and `oversampled` are plain self-training in addition to exact masks. The result is a segmenter,
-with the masks it was trained on.
+with the masks it was trained on. With `weak_labels` the masks are there already, whatever made them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from artifacts.dataset import Dataset
-from artifacts.errors import ConfigError
+from artifacts.errors import ArtifactError, ConfigError
 from artifacts.store import Artifact, Writer
 from stages.config import Config
 from stages.contract import Execution, Input, Inputs, Stage
@@ -59,7 +61,19 @@ METHOD_LABELS = {"estimated": "weak", "mixed": "mixed", "oversampled": "oversamp
 @dataclass(frozen=True)
 class RetrainInputs(Inputs):
     data: Annotated[Artifact, Input(("dataset",), "the data set", default=("data",))]
-    segmenter: Annotated[Artifact, Input(("segmenter",), "the segmenter that labels the images", default=("dsrg",))]
+    segmenter: Annotated[
+        Artifact | None,
+        Input(
+            ("segmenter",),
+            "the segmenter that labels the images",
+            default=("dsrg",),
+            needed=lambda config, given: "weak_labels" not in given or config.start == "segmenter",
+        ),
+    ]
+    weak_labels: Annotated[
+        Artifact | None,
+        Input(("masks", "predictions", "seeds", "refined"), "masks of the images, instead of those of a segmenter"),
+    ]
 
 
 def check(config: RetrainConfig, inputs: RetrainInputs) -> None:
@@ -73,18 +87,57 @@ def check(config: RetrainConfig, inputs: RetrainInputs) -> None:
             f"retrain: with labels {config.labels} the split train keeps its exact masks",
             "use splits [weak], or labels estimated",
         )
-    check_classes(inputs.segmenter, Dataset(inputs.data).class_names)
+    if inputs.weak_labels is not None:
+        _check_given(config, inputs, inputs.weak_labels)
+    if inputs.segmenter is not None:
+        check_classes(inputs.segmenter, Dataset(inputs.data).class_names)
+
+
+def _check_given(config: RetrainConfig, inputs: RetrainInputs, masks: Artifact) -> None:
+    """Masks that are given are there, and nothing is set that would have made them."""
+    if not (masks.path / "masks").is_dir():
+        raise ArtifactError(
+            f"artifact {masks.name!r} ({masks.kind}) holds no masks", "predict with output=masks or output=both"
+        )
+    makes = ("inference", "restrict_to_labels", "crf", "min_confidence")
+    idle = [key for key in makes if getattr(config, key) != getattr(RetrainConfig(), key)]
+    if inputs.segmenter is not None and config.start == "fresh":
+        idle.append("the input segmenter")
+    if idle:
+        raise ConfigError(f"retrain: {', '.join(idle)}: no effect on masks that are given", "leave it out")
 
 
 def run(config: RetrainConfig, inputs: RetrainInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
+    from stages.methods.training import label_sources, train_network
+
+    dataset, given = Dataset(inputs.data), inputs.weak_labels
+    ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
+    if given is None and inputs.segmenter is not None:
+        _label(config, dataset, inputs.segmenter, ids, writer, execution)
+    training = config.training.model_copy(
+        update={"method": SupervisedSettings.model_validate({"labels": METHOD_LABELS[config.labels]})}
+    )
+    strong = [] if config.labels == "estimated" else dataset.ids(config.training.train_split)
+    sources = label_sources(dataset, strong, ids, {"weak_labels": (given or writer).path / "masks"})
+    initial = inputs.segmenter if config.start == "segmenter" else None
+    summary = train_network(training, dataset, sources, writer, execution, initial)
+    return {"labelled": len(ids), **summary}
+
+
+def _label(
+    config: RetrainConfig,
+    dataset: Dataset,
+    segmenter: Artifact,
+    ids: Sequence[str],
+    writer: Writer,
+    execution: Execution,
+) -> None:
+    """Writes masks/<id>.png of the images as the segmenter sees them, under torchrun each rank its share."""
     from stages.engine import distributed
     from stages.engine.device import select_device
     from stages.localization.estimated_masks import Refiner, label_images
-    from stages.methods.training import label_sources, train_network
     from stages.networks import load_network
 
-    dataset = Dataset(inputs.data)
-    ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
     device = select_device(execution.device)
     refiner = Refiner(
         dataset=dataset,
@@ -94,22 +147,14 @@ def run(config: RetrainConfig, inputs: RetrainInputs, writer: Writer, execution:
         max_pixels=(config.crf or CrfConfig()).max_pixels,
         min_confidence=config.min_confidence,
     )
-    label_images(load_network(inputs.segmenter).to(device), ids, refiner, config.inference, device, execution)
+    label_images(load_network(segmenter).to(device), ids, refiner, config.inference, device, execution)
     distributed.barrier()  # every process trains on the masks of all
-    training = config.training.model_copy(
-        update={"method": SupervisedSettings.model_validate({"labels": METHOD_LABELS[config.labels]})}
-    )
-    strong = [] if config.labels == "estimated" else dataset.ids(config.training.train_split)
-    sources = label_sources(dataset, strong, ids, {"weak_labels": writer.path / "masks"})
-    initial = inputs.segmenter if config.start == "segmenter" else None
-    summary = train_network(training, dataset, sources, writer, execution, initial)
-    return {"labelled": len(ids), **summary}
 
 
 STAGE = Stage(
     name="retrain",
     version=2,
-    summary="Label images with a trained segmenter and train a fresh one on the masks.",
+    summary="Label images with a trained segmenter, or take masks of them, and train a fresh one on the masks.",
     config=RetrainConfig,
     inputs=RetrainInputs,
     output="segmenter",

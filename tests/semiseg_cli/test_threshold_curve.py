@@ -85,7 +85,10 @@ def test_options_that_do_not_go_together_are_refused(workspace: Workspace, capsy
     for arguments, words in (
         (["evaluate", "--predictions", "maps", "--plot", "x.png", *place], "--plot needs --maps NAME"),
         (["evaluate", "--maps", "maps", "--split", "train", "--plot", "x.doc", *place], "cannot be written as .doc"),
-        (["evaluate", "--maps", "maps", "--ground-truth", "x", "--num-classes", "2"], "three options together"),
+        (
+            ["evaluate", "--maps", "maps", "--ground-truth", "x", "--num-classes", "2"],
+            "scoring folders needs three options",
+        ),
         (
             ["evaluate", "--predictions", "x", "--maps", "maps", "--ground-truth", "x", "--num-classes", "2"],
             "--maps: no effect when folders are scored",

@@ -286,13 +286,7 @@ def find_masks(
             f"masks and images are the same folder, {place}, and no LabelMe file (.json) is in it",
             "put the masks into a folder of their own",
         )
-    blurred = sorted(path for path in place.iterdir() if path.suffix.lower() in LOSSY_SUFFIXES and path.is_file())
-    lossy = [path.name for path in blurred if path.suffix.lower() not in RARE or path.stem not in files]
-    if lossy := [name for name in lossy if not name.startswith(".")]:
-        raise DataError(
-            f"{len(lossy)} masks in {place} are JPEG or WebP files or similar, which blur the classes: {named(lossy)}",
-            "export them as PNG from the program that drew them, or remove them",
-        )
+    refuse_lossy(place, files)
     if not files:
         found = "".join(f"\n  {sentence}" for sentence in listing.left_out)
         raise DataError(
@@ -302,21 +296,25 @@ def find_masks(
     if outlines:
         note(f"{len(outlines)} .json files next to the masks are not used (--set dataset.mask_format=labelme)")
     entries = match(files, folder.ids, place, note)
-    kind, table = _understand(kind, table, list(entries.values()), note)
+    kind, table = understand(kind, table, list(entries.values()), note)
     files_read = MaskFiles(kind, table)
     return Masks(entries, files_read, table.names, {"mask_format": kind}, files_read.remarks, listing.left_out)
 
 
+def refuse_lossy(place: Path, files: Mapping[str, Path]) -> None:
+    """DataError for masks in `place` of lossy formats, unless `files` has a good one of the same name."""
+    blurred = sorted(path for path in place.iterdir() if path.suffix.lower() in LOSSY_SUFFIXES and path.is_file())
+    lossy = [path.name for path in blurred if path.suffix.lower() not in RARE or path.stem not in files]
+    if lossy := [name for name in lossy if not name.startswith(".")]:
+        raise DataError(
+            f"{len(lossy)} masks in {place} are JPEG or WebP files or similar, which blur the classes: {named(lossy)}",
+            "export them as PNG from the program that drew them, or remove them",
+        )
+
+
 def match(files: Mapping[str, Path], ids: Sequence[str], place: Path, note: Callable[[str], None]) -> dict[str, Path]:
-    """Masks by image: equal stems, or all masks with one ending such as `_mask`. DataError for masks without one."""
-    same = {composed(image_id): image_id for image_id in ids}
-    files = {same.get(composed(stem), stem): path for stem, path in files.items()}
-    if not set(files) & set(ids):
-        endings = {found[0] for stem in files if (found := _ENDING.search(stem))}
-        if len(endings) == 1 and all(stem.endswith(next(iter(endings))) for stem in files):
-            ending = endings.pop()
-            files = {stem.removesuffix(ending): path for stem, path in files.items()}
-            note(f"masks are named after their images, with {ending!r} appended")
+    """Masks by image, see `named_after`. DataError for masks without an image."""
+    files = named_after(files, ids, note)
     if lonely := sorted(set(files) - set(ids)):
         shown = ", ".join(files[stem].name for stem in lonely[:MOST_NAMED])
         more = f" and {len(lonely) - MOST_NAMED} more" if len(lonely) > MOST_NAMED else ""
@@ -327,7 +325,20 @@ def match(files: Mapping[str, Path], ids: Sequence[str], place: Path, note: Call
     return {stem: files[stem] for stem in sorted(files)}
 
 
-def _understand(
+def named_after(files: Mapping[str, Path], ids: Sequence[str], note: Callable[[str], None]) -> dict[str, Path]:
+    """Masks by image: equal stems, or all masks with one ending such as `_mask`; those without an image by stem."""
+    same = {composed(image_id): image_id for image_id in ids}
+    files = {same.get(composed(stem), stem): path for stem, path in files.items()}
+    if not set(files) & set(ids):
+        endings = {found[0] for stem in files if (found := _ENDING.search(stem))}
+        if len(endings) == 1 and all(stem.endswith(next(iter(endings))) for stem in files):
+            ending = endings.pop()
+            files = {stem.removesuffix(ending): path for stem, path in files.items()}
+            note(f"masks are named after their images, with {ending!r} appended")
+    return files
+
+
+def understand(
     kind: str, table: ClassTable | None, paths: Sequence[Path], note: Callable[[str], None]
 ) -> tuple[str, ClassTable]:
     """(how to read the masks, their classes); what the settings leave open is inferred from the masks and printed."""
