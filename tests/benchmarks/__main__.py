@@ -22,6 +22,7 @@ BENCHMARKS = {
     "cams-mobilenet": "localization:cams_mobilenet",
     "evaluation": "evaluation:evaluation",
     "evaluation-sklearn": "evaluation:evaluation_sklearn",
+    "threshold-sweep": "evaluation:threshold_sweep",
     "cli-help": "command_line:help_page",
     "cli-status": "command_line:status",
     "training": "training:training",

@@ -41,7 +41,7 @@ def _crf(name: str, parameters: str, scale: str, folder: Path) -> Result:
         with ScoreMapWriter(writer, class_names=VOC_CLASS_NAMES, meaning="probability") as maps:
             maps.plan(ids)
             for number, image_id in enumerate(ids):
-                scores = inputs.class_probabilities(inputs.image(number, size)[1], seed=number)
+                scores = inputs.class_probabilities(inputs.drawn_image(number, size)[1], seed=number)
                 maps.add(image_id, scores, range(inputs.NUM_CLASSES), size=size, stride=4)
         writer.write_json("classes.json", {"class_names": list(VOC_CLASS_NAMES), "ids": sorted(ids), "splits": ["val"]})
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
+from artifacts.dataset import Dataset
 from artifacts.masks import IGNORE, encode_mask
+from artifacts.score_maps import ScoreMap
+from artifacts.store import Workspace
 from stages.contract import default_workers
+from stages.evaluate import Thresholds
+from stages.evaluation.confusion import ConfusionMatrix
 from stages.evaluation.scoring import Pairs, score_pairs
+from stages.localization.grid import resize_maps
+from stages.localization.seed_labels import dense_labels
+from stages.localization.swept_maps import sweep_maps
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import Result, alone, in_turn
 
@@ -20,6 +29,7 @@ SIZES = {
     "quick": (300, 12, inputs.VOC_SIZE, 2),
     "full": (1449, 24, inputs.VOC_SIZE, 5),
 }
+SWEPT = {"tiny": (3, (48, 64), 1), "quick": (8, inputs.VOC_SIZE, 1), "full": (24, inputs.VOC_SIZE, 3)}
 PART = {"tiny": 5, "quick": 12, "full": 48}
 
 
@@ -69,11 +79,50 @@ def evaluation_sklearn(scale: str, folder: Path) -> Result:
     )
 
 
+def threshold_sweep(scale: str, folder: Path) -> Result:
+    """Score maps at sixty background thresholds: one pass, against sixty evaluations of the masks at each."""
+    count, size, repeats = SWEPT[scale]
+    data, ids = inputs.images(Workspace(folder / "runs"), count, size)
+    dataset, thresholds = Dataset(data), Thresholds().values()
+    maps = {}
+    for number, image_id in enumerate(ids):
+        classes = np.array(dataset.tags(image_id), np.uint8)
+        scores = inputs.class_probabilities(dataset.mask(image_id), seed=number)[classes]
+        scores /= scores.max(axis=(1, 2), keepdims=True)
+        maps[image_id] = ScoreMap(image_id, scores, classes, dataset.size(image_id), 4, "cam")
+
+    def separate() -> list[np.ndarray]:
+        return [_at_one_threshold(dataset, maps, threshold) for threshold in thresholds]
+
+    baseline, ours, expected, (sweep,) = in_turn(
+        separate, lambda: sweep_maps(dataset, maps, [ids], thresholds, 1), repeats
+    )
+    found = [matrix.counts for matrix in sweep.matrices()]
+    return Result(
+        "threshold-sweep",
+        "score maps at sixty thresholds in one pass, one process; baseline: an evaluation for each threshold",
+        f"{count} images of {size[0]}x{size[1]}, score maps of their labels at stride 4",
+        baseline,
+        ours,
+        "all sixty confusion matrices, count by count",
+        bool(np.array_equal(found, expected)),
+        figures={"images_per_s": count / ours.median},
+    )
+
+
+def _at_one_threshold(dataset: Dataset, maps: Mapping[str, ScoreMap], threshold: float) -> np.ndarray:
+    matrix = ConfusionMatrix(dataset.num_classes)
+    for image_id, one in maps.items():
+        labels = dense_labels(resize_maps(one.scores, one.size, one.stride), one.classes, threshold)
+        matrix.add(labels, dataset.mask(image_id))
+    return matrix.counts
+
+
 def _pairs(folder: Path, count: int, different: int, size: tuple[int, int]) -> Pairs:
     """Files of `count` pairs: the masks of `different` drawn images, and what a network would make of them."""
     encoded = []
     for number in range(different):
-        truth = inputs.image(number, size)[1]
+        truth = inputs.drawn_image(number, size)[1]
         coarse = inputs.class_probabilities(truth, seed=number, stride=4).argmax(axis=0).astype(np.uint8)
         found = coarse.repeat(4, axis=0).repeat(4, axis=1)[: size[0], : size[1]]
         encoded.append((encode_mask(found), encode_mask(truth)))

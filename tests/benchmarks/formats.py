@@ -71,7 +71,7 @@ def score_maps(scale: str, folder: Path) -> Result:
 
 def _maps(number: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Scores float16 (K, h, w) of the classes present, background among them, and their ids."""
-    mask = inputs.image(number, size)[1]
+    mask = inputs.drawn_image(number, size)[1]
     classes = np.unique(mask[mask < inputs.NUM_CLASSES]).astype(np.uint8)
     return inputs.class_probabilities(mask, seed=number)[classes].astype(np.float16), classes
 

@@ -69,7 +69,7 @@ def _growing_case(batch: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.nda
     """Probabilities (B, C, h, w), sharp as after the CRF, seeds (B, h, w) inside the objects, present (B, C)."""
     probabilities, seeds, present = [], [], []
     for number in range(batch):
-        mask = inputs.image(number + batch * seed, (120, 160))[1]
+        mask = inputs.drawn_image(number + batch * seed, (120, 160))[1]
         mask = mask[np.ix_(*(np.linspace(0, side - 1, GROWING_SIDE).round().astype(int) for side in mask.shape))]
         mask = np.where(mask == IGNORE, 0, mask)
         sharp = inputs.class_probabilities(mask, seed=number, stride=1) ** 3

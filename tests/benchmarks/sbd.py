@@ -28,7 +28,7 @@ SIZES = {
 def sbd(scale: str, folder: Path) -> Result:
     """Reading and checking every image's header, converting and writing every mask, lists and figures."""
     count, different, size, repeats = SIZES[scale]
-    truths = [inputs.image(number, size)[1] for number in range(different)]
+    truths = [inputs.drawn_image(number, size)[1] for number in range(different)]
     truths = [np.where(truth == IGNORE, 0, truth).astype(np.uint8) for truth in truths]
     devkit = folder / "devkit"
     _draw(devkit, truths, count)
