@@ -29,7 +29,7 @@ def print_sweep(metrics: Mapping[str, Any]) -> None:
     console, sweep = out(), metrics["sweep"]
     console.print(table)
     for line in (
-        f"threshold {sweep['threshold']:g}, {chosen_in_words(sweep)}",
+        f"threshold {sweep['threshold']:g}: {chosen_in_words(sweep)}",
         f"mean IoU {percent(metrics['mean_iou'])}, pixel accuracy {percent(metrics['pixel_accuracy'])}, "
         f"{percent(metrics['coverage'])} % labelled as objects; {metrics['images']:,} images of "
         f"{', '.join(metrics['splits'])}",
@@ -54,10 +54,9 @@ def draw_sweep(metrics: Mapping[str, Any], path: Path) -> None:
     canvas = matplotlib.figure.Figure(figsize=(8.0, 5.0), dpi=150, layout="constrained")
     axes = canvas.subplots()
     plain_axes(axes)
-    curves = dict(CURVES)
-    if sweep["mean_iou_where_chosen"] == sweep["mean_iou"]:
-        del curves["mean_iou_where_chosen"]
-    for number, (key, label) in enumerate(curves.items()):
+    for number, (key, label) in enumerate(CURVES.items()):
+        if key == "mean_iou_where_chosen" and sweep[key] == sweep["mean_iou"]:
+            continue
         values = [float("nan") if value is None else 100 * value for value in sweep[key]]
         style = {"color": COLOURS[number], "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.6}
         axes.plot(sweep["thresholds"], values, marker="." if len(values) == 1 else "", label=label, **style)
@@ -67,7 +66,7 @@ def draw_sweep(metrics: Mapping[str, Any], path: Path) -> None:
     axes.set_ylim(0, 100)
     axes.set_title(
         f"mean IoU {percent(metrics['mean_iou'])} %, {metrics['images']:,} images of {', '.join(metrics['splits'])}\n"
-        f"threshold {sweep['threshold']:g}, {chosen_in_words(sweep)}",
+        f"threshold {sweep['threshold']:g}: {chosen_in_words(sweep)}",
         fontsize=10,
         loc="left",
     )

@@ -55,7 +55,7 @@ def test_the_table_the_json_and_the_plot(workspace: Workspace, capsys: pytest.Ca
         "coverage,",
         "%",
     ]
-    assert "threshold 0.13, chosen on 2 images of holdout" in shown
+    assert "threshold 0.13: chosen on 2 images of holdout" in shown
     assert "mean IoU 100.00, pixel accuracy 100.00" in shown
     assert "4 images of train" in shown
     assert "best point of their curve: threshold 0.13, mean IoU 100.00" in shown
