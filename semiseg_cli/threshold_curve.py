@@ -58,8 +58,8 @@ def draw_sweep(metrics: Mapping[str, Any], path: Path) -> None:
         if key == "mean_iou_where_chosen" and sweep[key] == sweep["mean_iou"]:
             continue
         values = [float("nan") if value is None else 100 * value for value in sweep[key]]
-        style = {"color": COLOURS[number], "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.6}
-        axes.plot(sweep["thresholds"], values, marker="." if len(values) == 1 else "", label=label, **style)
+        (line,) = axes.plot(sweep["thresholds"], values, marker="." if len(values) == 1 else "", label=label)
+        line.set(color=COLOURS[number], linestyle=DASHES[number % len(DASHES)], linewidth=1.6)
     axes.axvline(sweep["threshold"], color="0.5", linewidth=1.0, label=f"threshold {sweep['threshold']:g}")
     axes.set_xlabel("score of the background (threshold)")
     axes.set_ylabel("%")

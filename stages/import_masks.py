@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from artifacts.dataset import Dataset, Split
-from artifacts.errors import DataError
+from artifacts.errors import ConfigError, DataError
 from artifacts.masks import IGNORE, encode_mask, read_mask
 from artifacts.store import Artifact, Writer
 from artifacts.text import named
@@ -38,7 +38,7 @@ class ImportMasksConfig(Config):
     """Which masks are taken, and how they are read."""
 
     folder: ExternalFile = Field(
-        min_length=1, description="Folder of the masks, <image id>.png: class ids, or painted in colours."
+        "", description="Folder of the masks, <image id>.png: class ids, or painted in colours. Required."
     )
     splits: tuple[Split, ...] = Field(
         ("weak",), min_length=1, description="Splits of the data set whose images get masks; other masks are not used."
@@ -76,7 +76,10 @@ def find_files(config: ImportMasksConfig, dataset: Dataset) -> Found:
     from stages.data.listing import list_files
     from stages.data.readers.folder import MASK_SUFFIXES, named_after, refuse_lossy
 
-    place, remarks = Path(config.folder).expanduser(), []
+    if not config.folder:
+        raise ConfigError("no folder of masks is given", "name it: --folder DIR")
+    remarks: list[str] = []
+    place = Path(config.folder).expanduser()
     if not place.is_dir():
         raise DataError(f"{place} is not a folder", "name the folder of the masks (--folder DIR)")
     listing = list_files(place, MASK_SUFFIXES, "mask")
