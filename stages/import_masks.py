@@ -85,8 +85,8 @@ def find_files(config: ImportMasksConfig, dataset: Dataset) -> Found:
     listing = list_files(place, MASK_SUFFIXES, "mask")
     refuse_lossy(place, listing.files)
     wanted = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
-    known = sorted({image_id for ids in dataset.splits.values() for image_id in ids})
-    files = named_after(listing.files, known, remarks.append)
+    known = {image_id for ids in dataset.splits.values() for image_id in ids}
+    files = named_after(listing.files, sorted(known), remarks.append)
     missing = [image_id for image_id in wanted if image_id not in files]
     if not wanted or len(missing) == len(wanted):
         raise DataError(
@@ -95,8 +95,8 @@ def find_files(config: ImportMasksConfig, dataset: Dataset) -> Found:
             "a mask is named after its image, <image id>.png; --split names other splits",
         )
     for what, some in (
-        ("of images that are not in the data set", [stem for stem in files if stem not in set(known)]),
-        ("of images of other splits", sorted(set(files) & set(known) - set(wanted))),
+        ("of images that are not in the data set", sorted(files.keys() - known)),
+        ("of images of other splits", sorted(files.keys() & known - set(wanted))),
     ):
         remarks += [f"{len(some):,} masks {what} are not used: {named(some)}"] if some else []
     if missing:
@@ -110,17 +110,19 @@ def find_files(config: ImportMasksConfig, dataset: Dataset) -> Found:
 def check(config: ImportMasksConfig, inputs: ImportMasksInputs) -> None:
     """Whether the images have their masks, and the class table is one of the data set's classes."""
     dataset = Dataset(inputs.data)
+    if config.other_classes == "background":
+        dataset.require_background("other_classes: background")
     find_files(config, dataset)
     if config.class_table:
         _given_table(config, dataset)
 
 
 def _given_table(config: ImportMasksConfig, dataset: Dataset) -> ClassTable:
-    """The class table of the settings. DataError where it lacks a class of the data set."""
+    """The class table of the settings. DataError where it lacks a class of the data set other than background."""
     from stages.data.annotations.class_table import read_class_table
 
     table = read_class_table(Path(config.class_table).expanduser())
-    if lacking := [name for name in dataset.class_names if name not in table.names]:
+    if lacking := [name for name in dataset.label_names if name not in table.names]:
         raise DataError(
             f"{config.class_table} lacks {len(lacking)} classes of the data set: {named(lacking)}",
             f"it has {named(table.names)}; write each class as the data set has it",
@@ -204,9 +206,8 @@ def _import(config: ImportMasksConfig, dataset: Dataset, writer: Writer, executi
         note(sentence)
     read, table = _how_to_read(config, dataset, list(found.files.values()), note)
     task, odd, unknown = Task(dataset, found.files, read, table, writer), 0, 0.0
-    shift = "" if config.class_table or read.format != "ids" else shifted(dataset, found.files)
-    if shift:
-        raise DataError(f"the masks of {config.folder} have other class ids than the data set: {shift}", _TABLE)
+    if not config.class_table and read.format == "ids":
+        refuse_shifted(dataset, found.files)
     writer.expect(len(ids))
     with execution.progress.track(len(ids), "import-masks") as tracker:
         for _, (is_odd, share) in for_each_image(import_mask, task, ids, execution.workers):
@@ -227,17 +228,11 @@ def _import(config: ImportMasksConfig, dataset: Dataset, writer: Writer, executi
     }
 
 
-_TABLE = (
-    "write the ids of the masks into a class table, a line a class, such as `1 background`, `2 cat`, and give it: "
-    "--set class_table=FILE (a table pins the ids, whatever they are)"
-)
-
-
-def shifted(dataset: Dataset, files: Mapping[str, Path]) -> str:
-    """How the ids of masks are shifted, in words; "" where they are not, as far as image-level labels tell.
+def refuse_shifted(dataset: Dataset, files: Mapping[str, Path]) -> None:
+    """DataError where the ids of masks are shifted by one, as far as image-level labels tell.
 
     Masks without background begin at 0 with the first object, others count it as 1: values that are all class ids, and
-    wrong. So the classes shown are compared with the labels, as they are and shifted by one.
+    wrong. So the classes shown are compared with the labels, as they are and shifted.
     """
     from stages.data.annotations.colour_masks import read_values
 
@@ -252,13 +247,17 @@ def shifted(dataset: Dataset, files: Mapping[str, Path]) -> str:
         for shift in fits:
             ids = {value - shift for value in values}
             fits[shift] += ids <= possible and bool(ids - {0})
-    best = max((-1, 1), key=lambda shift: fits[shift])
-    if fits[best] < 0.9 * len(tagged) or fits[0] > 0.5 * len(tagged) or not tagged:
-        return ""
-    meant = "one too high (1 where background, 0, is meant)" if best == 1 else "one too low (0 where 1 is meant)"
-    return (
-        f"they are {meant}; so read, {fits[best]:,} of {len(tagged):,} masks show image-level labels of their image, "
-        f"and {fits[0]:,} as they are"
+    shift = max((-1, 1), key=lambda shift: fits[shift])
+    if not tagged or fits[shift] < 0.9 * len(tagged) or fits[0] > 0.5 * len(tagged):
+        return
+    names = dataset.class_names
+    first = [f"`{index + shift} {names[index]}`" for index in range(len(names)) if index + shift >= 0][:2]
+    raise DataError(
+        f"the masks of {files[tagged[0]].parent} have other class ids than the data set: they are one too "
+        f"{'high' if shift == 1 else 'low'}. So read, {fits[shift]:,} of {len(tagged):,} masks show image-level labels "
+        f"of their image, and {fits[0]:,} as they are",
+        f"write their ids into a class table, a line a class, {', '.join(first)}, ..., and give it: --set "
+        "class_table=FILE (which pins the ids, whatever they are)",
     )
 
 

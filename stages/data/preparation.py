@@ -119,14 +119,15 @@ def check_files(raw: RawDataset, lists: Mapping[str, Sequence[str]], need_masks:
 def class_map(class_names: Sequence[str], kept: Sequence[str], others: str) -> np.ndarray:
     """Look-up table, uint8 (256,): ids of the data set to those of the kept classes; all other classes become 255.
 
-    kept: names in the order of their new ids, "background" first where the data set has it. others: "ignore", or
-    "background" to turn other classes into background instead.
+    kept: names in the order of their new ids, "background" first where the data set has it; those that are none of
+    `class_names` get no value. others: "ignore", or "background" to turn other classes into background instead.
     """
     table = np.full(256, IGNORE, np.uint8)
     if others == "background":
         table[: len(class_names)] = 0
     for new_id, name in enumerate(kept):
-        table[class_names.index(name)] = new_id
+        if name in class_names:
+            table[class_names.index(name)] = new_id
     return table
 
 
