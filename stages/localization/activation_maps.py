@@ -105,6 +105,8 @@ def class_activation_maps(
     for members, size, pixels in _decoded(dataset, ids, batch_size, threads, max_pixels):
         images = (pixels.pin_memory() if device.type == "cuda" else pixels).to(device, non_blocking=True)
         summed = multi_scale_maps(classifier, images, scales, flip, batch_size, dtype, size)
+        if getattr(classifier, "from_minimum", False):
+            summed = summed - summed.amin((-2, -1), keepdim=True)
         pending.append((members, size, normalise_by_maximum(summed).half()))
         if len(pending) > 1:  # the transfer waits for one batch while the next one is already queued on the device
             yield from _unpack(dataset, *pending.popleft())

@@ -12,8 +12,8 @@ mobilenet_v2, tiny, HRNet, DINOv2 and timm's networks follow the ResNets' patter
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -24,6 +24,8 @@ from stages.networks.freezing import freeze
 from stages.networks.registry import network_kind, network_spec
 from stages.networks.segmenter import parameter_groups, seeded
 from stages.networks.weights import load_pretrained
+
+C = TypeVar("C", bound="Classifier")
 
 
 @network_kind("classifier")
@@ -95,9 +97,14 @@ def build_classifier(config: BackboneConfig, num_foreground: int, seed: int) -> 
     Of a NetworkConfig only the backbone's fields are used. Raises ConfigError if weights are not available or do
     not fit.
     """
+    return initialised(lambda: Classifier(config, num_foreground), config, seed)
+
+
+def initialised(make: Callable[[], C], config: BackboneConfig, seed: int) -> C:
+    """What `make` builds of `config`: its random parts by `seed`, its backbone with the config's weights."""
     config.check()
     with seeded(seed):
-        network = Classifier(config, num_foreground)
+        network = make()
     config.check(network.backbone.has_batch_norm)
     if config.weights != "none":
         load_pretrained(network.backbone, config)

@@ -32,6 +32,8 @@ class CamNetwork(Protocol):
     Attributes:
         num_foreground: K, the classes without background; index k is class id k + 1.
         stride: input pixels per cell of the maps.
+
+    One whose maps are means, and nowhere 0, has `from_minimum = True`: `seeds` takes the minimum of each map from it.
     """
 
     num_foreground: int

@@ -275,6 +275,7 @@ def test_the_exported_weights_are_one_network(method, training, execution, whole
         "dsrg": {"weak": 11},
         "cam": {"labelled": 11},
         "puzzle-cam": {"labelled": 11},
+        "seam": {"labelled": 11},
     }.get(method, {"strong": 6, "unlabelled": 5})
     assert expected.items() <= artifact.summary["images"].items()
 

@@ -20,6 +20,7 @@ from stages.localization.activation_maps import (
 from stages.localization.grid import resize_maps
 from stages.networks import build_classifier, normalise
 from stages.networks.config import ClassifierConfig
+from stages.networks.pixel_correlation import build_seam_network
 from tests.stages.fake_gpu import FakeTensorMode, move
 
 CPU = torch.device("cpu")
@@ -157,6 +158,18 @@ def test_maps_of_the_mirrored_image_are_the_mirrored_maps(classifier):
     straight = multi_scale_maps(classifier, image, SCALES, True, 8)
     mirrored = multi_scale_maps(classifier, image.flip(-1), SCALES, True, 8)
     torch.testing.assert_close(mirrored.flip(-1), straight, rtol=1e-4, atol=1e-4)
+
+
+def test_maps_that_are_means_are_scaled_from_their_minimum():
+    network = build_seam_network(ClassifierConfig.model_validate("tiny"), 4, levels=None, seed=1).eval()
+    torch.nn.init.normal_(network.scores.weight, std=1.0, generator=torch.Generator().manual_seed(0))
+    images = Images(4)
+    for image_id, maps in maps_of(for_inference(network, CPU), images, batch_size=2).items():
+        divided = reference_maps(network, images.image(image_id), maps.classes, SCALES, flip=True)
+        for found, divided_by_maximum in zip(maps.scores, divided, strict=True):
+            least = divided_by_maximum.min()
+            assert 0.1 < least < 0.9
+            np.testing.assert_allclose(found, (divided_by_maximum - least) / (1 - least), atol=5e-3)
 
 
 def test_each_map_is_divided_by_its_own_maximum():

@@ -79,9 +79,9 @@ def test_a_class_that_is_no_kind_of_network_cannot_be_published() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"kind": "seam"}, "unknown kind of network 'seam'"),
-        ({"kind": "seam", "module": "stages.methods.no_such_file"}, "which this version does not have"),
-        ({"kind": "seam", "module": "os.path"}, "unknown kind of network 'seam'"),
+        ({"kind": "no-such-kind"}, "unknown kind of network 'no-such-kind'"),
+        ({"kind": "no-such-kind", "module": "stages.methods.no_such_file"}, "which this version does not have"),
+        ({"kind": "no-such-kind", "module": "os.path"}, "unknown kind of network 'no-such-kind'"),
         ({"kind": None}, "it lacks kind, which schema 2 has"),
         ({"kind": ["seam"]}, "at kind: expected text"),
         ({"module": 3}, "at module: expected text"),
