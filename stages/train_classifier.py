@@ -32,6 +32,9 @@ def run(
 ) -> dict[str, Any]:
     from stages.engine.method import Sources
     from stages.localization.class_scores import scored
+    from stages.localization.known_images import KnownImages
+    from stages.methods import load_method
+    from stages.methods.prepared_maps import prepared_folders
     from stages.methods.training import train_network
     from stages.networks import load_network
 
@@ -43,8 +46,16 @@ def run(
             f"no image of the splits {', '.join(config.splits)} has an image-level label",
             "prepare the data with labels (--set tag_source=...)",
         )
+    kind, images = load_method(config.method.name), KnownImages(dataset)
+    folders = prepared_folders(kind, config.method, images, ids, writer, execution)
     sources = Sources(
-        dataset.ids("train"), dataset.ids("weak"), frozenset({"masks"}), dataset, dataset.ids("unlabelled"), tagged=ids
+        dataset.ids("train"),
+        dataset.ids("weak"),
+        frozenset({"masks", *folders}),
+        dataset,
+        dataset.ids("unlabelled"),
+        tagged=ids,
+        folders=folders,
     )
     summary = train_network(config, dataset, sources, writer, execution)
     if execution.rank == 0:

@@ -7,22 +7,15 @@ The label maps that it learns from are made first, in processes, and are kept in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
 from artifacts.item_shapes import NetworkSpec
-from artifacts.masks import encode_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
-from stages.parallel.processes import map_in_processes
-from stages.parallel.share import counted, share_of
 from stages.refiners.settings import TrainRefinerConfig
-
-if TYPE_CHECKING:
-    from stages.localization.known_images import KnownImages
 
 
 @dataclass(frozen=True)
@@ -59,27 +52,10 @@ def _ids(config: TrainRefinerConfig, dataset: Dataset) -> list[str]:
     return sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """What a process needs to prepare the label maps of images; travels to it once."""
-
-    images: KnownImages
-    prepare: Callable[..., dict[str, Any]]
-    settings: Any
-    writer: Writer
-
-
-def prepare_image(task: Preparation, image_id: str) -> None:
-    """Writes the label maps of one image."""
-    for name, labels in task.prepare(task.settings, task.images[image_id]).items():
-        task.writer.write_bytes(f"{name}/{image_id}.png", encode_mask(labels, task.images.dataset.palette))
-
-
 def run(config: TrainRefinerConfig, inputs: TrainRefinerInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
-    from stages.engine.distributed import barrier
     from stages.engine.method import Sources
-    from stages.engine.streams import MaskFolder
     from stages.localization.known_images import KnownImages, score_maps_of
+    from stages.methods.prepared_maps import prepared_folders
     from stages.methods.training import train_network
     from stages.refiners import load_refiner
 
@@ -89,14 +65,8 @@ def run(config: TrainRefinerConfig, inputs: TrainRefinerInputs, writer: Writer, 
     kind = load_refiner(config.method.name).training
     assert kind is not None  # the config knows only refiners that have one
     masked = frozenset(dataset.ids("train")) if "masks" in config.method.card.uses else frozenset()
-    folders = {}
-    if kind.prepared:
-        task = Preparation(
-            KnownImages(dataset, maps, inputs.seeds.path / "saliency", masked), kind.prepare, config.method, writer
-        )
-        prepare_all(task, ids, kind.prepared, execution)
-        barrier()  # the label maps of every rank are written
-        folders = {name: MaskFolder(writer.path / name, None) for name in kind.prepared}
+    images = KnownImages(dataset, maps, inputs.seeds.path / "saliency", masked)
+    folders = prepared_folders(kind, config.method, images, ids, writer, execution)
     sources = Sources(
         dataset.ids("train"),
         dataset.ids("weak"),
@@ -107,14 +77,6 @@ def run(config: TrainRefinerConfig, inputs: TrainRefinerInputs, writer: Writer, 
         maps={"seeds": maps},
     )
     return train_network(config, dataset, sources, writer, execution, inputs.initial, kind)
-
-
-def prepare_all(task: Preparation, ids: Sequence[str], names: Sequence[str], execution: Execution) -> None:
-    """Prepares what is still missing; under torchrun each rank its share of the images."""
-    images = share_of(ids, execution, lambda image_id: all(task.writer.has(f"{n}/{image_id}.png") for n in names))
-    with counted(task.writer, execution, "labels", images) as advance:
-        for _ in map_in_processes(prepare_image, task, images.left, execution.workers):
-            advance()
 
 
 STAGE = Stage(

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from artifacts.dataset import Dataset
 from artifacts.errors import DataError
 from artifacts.score_maps import ScoreMap, ScoreMaps
@@ -19,35 +21,40 @@ class KnownImages:
     """Reads `Known` images by id; can be sent to other processes.
 
     Attributes:
+        scores: None: there are none yet, and each image has score maps of no class.
         saliency: the folder of saliency maps that came with the scores; images without one there have none.
         masked: ids of the images whose true masks may be used for training.
     """
 
     dataset: Dataset
-    scores: Mapping[str, ScoreMap]
-    saliency: Path
+    scores: Mapping[str, ScoreMap] | None = None
+    saliency: Path | None = None
     masked: Collection[str] = ()
 
     def __getitem__(self, image_id: str) -> Known:
         """DataError if the size of the score map differs from that of the image."""
         from stages.localization.saliency import read_saliency  # scipy: only where an image is read
 
-        image, scores = self.dataset.image(image_id), self.scores[image_id]
+        image = self.dataset.image(image_id)
         size = (image.shape[0], image.shape[1])
+        if self.scores is None:
+            scores = ScoreMap(image_id, np.zeros((0, *size), np.float32), np.zeros(0, np.uint8), size, 1, "cam")
+        else:
+            scores = self.scores[image_id]
         if scores.size != size:
             raise DataError(
                 f"the score maps of {image_id} are of {scores.size[1]}x{scores.size[0]} pixels, its image has "
                 f"{size[1]}x{size[0]}",
                 "give the data set that the score maps were made from",
             )
-        file = self.saliency / f"{image_id}.png"
+        file = None if self.saliency is None else self.saliency / f"{image_id}.png"
         return Known(
             image_id,
             image,
             self.dataset.tags(image_id),
             scores,
             self.dataset.mask(image_id) if image_id in self.masked else None,
-            read_saliency(file, size) if file.is_file() else None,
+            read_saliency(file, size) if file is not None and file.is_file() else None,
         )
 
 

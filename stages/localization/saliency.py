@@ -18,6 +18,7 @@ from scipy.sparse import csgraph
 
 from artifacts.errors import DataError
 from artifacts.masks import read_png
+from stages.localization.superpixels import neighbours, region_means, superpixels_of
 
 Terms = Literal["code", "paper"]
 
@@ -28,6 +29,7 @@ SMOOTHNESS_FLOOR = 0.1  # between neighbours of any colour; "mu" there
 COLOUR_WIDTH = 10.0
 SPACE_WIDTH = 0.25
 SUPERPIXELS = 200
+COMPACTNESS = 20.0
 
 # The authors' code.
 CODE_PIXELS = 600  # of a superpixel
@@ -52,14 +54,11 @@ def boundary_connectivity(image: NDArray, superpixels: int | None = None, terms:
     and sure background 5,000 times. It also removes drawn frames around an image, which is not done here.
     `superpixels`: None: 200 (paper), or one for 600 pixels (code), but at least 200 and at most 500 (ours).
     """
-    from skimage.segmentation import slic  # takes a second to import, and is not needed to read maps
-
     if superpixels is None:
         area = image.shape[0] * image.shape[1]
         by_area = min(max(round(area / CODE_PIXELS), SUPERPIXELS), MOST_SUPERPIXELS)
         superpixels = by_area if terms == "code" else SUPERPIXELS
-    regions = slic(image, n_segments=superpixels, compactness=20.0, start_label=0)
-    regions = (np.cumsum(np.bincount(regions.ravel()) > 0) - 1)[regions]  # 0..N-1, without gaps
+    regions = superpixels_of(image, superpixels, COMPACTNESS)
     count = int(regions.max()) + 1
     if count == 1:
         return np.zeros(regions.shape, dtype=np.float32)
@@ -72,9 +71,9 @@ def _by_paper(image: NDArray, regions: NDArray, count: int) -> NDArray[np.float6
     """Saliency (N,) of the regions, by the paper's formulas."""
     from skimage.color import rgb2lab
 
-    colour_distance = _distances(_region_means(regions, rgb2lab(image), count))
+    colour_distance = _distances(region_means(regions, rgb2lab(image), count))
     places = np.stack(list(np.indices(regions.shape)), axis=-1) / max(regions.shape)
-    space_distance = _distances(_region_means(regions, places, count))
+    space_distance = _distances(region_means(regions, places, count))
     border = _border(regions, count, 1)
     touching, rings, around_border = _links(regions, count, border)
     clip = _smallest(colour_distance, touching)
@@ -92,10 +91,10 @@ def _by_code(image: NDArray, regions: NDArray, count: int) -> NDArray[np.float64
     from skimage.color import rgb2lab
     from skimage.filters import threshold_otsu
 
-    colour_distance = _distances(rgb2lab(_region_means(regions, image, count) / 255))
+    colour_distance = _distances(rgb2lab(region_means(regions, image, count) / 255))
     rows, columns = (np.arange(side) / side for side in regions.shape)
     places = np.stack(np.broadcast_arrays(rows[:, None], columns[None]), axis=-1)
-    space_distance = _distances(_region_means(regions, places, count))
+    space_distance = _distances(region_means(regions, places, count))
     border = _border(regions, count, CODE_BORDER)
     touching, rings, around_border = _links(regions, count, border)
     one_ring, clip = _smallest(colour_distance, touching), _smallest(colour_distance, rings)
@@ -149,7 +148,7 @@ def _border(regions: NDArray, count: int, band: int) -> NDArray[np.bool_]:
 
 def _links(regions: NDArray, count: int, border: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """bool (N, N) each: regions that touch; touch or share a neighbour; are both of the border. Diagonals are false."""
-    touching = _neighbours(regions, count)
+    touching = neighbours(regions, count)
     other = ~np.eye(count, dtype=bool)
     second = (touching.astype(np.float32) @ touching.astype(np.float32)) > 0
     return touching, (touching | second) & other, border[:, None] & border[None] & other
@@ -162,24 +161,9 @@ def _smallest(colour_distance: NDArray, linked: NDArray) -> float:
     return mean
 
 
-def _region_means(regions: NDArray, values: NDArray, count: int) -> NDArray:
-    """(count, D): mean of values (H, W, D) in each region."""
-    flat = regions.ravel()
-    sums = [np.bincount(flat, values[..., d].ravel(), minlength=count) for d in range(values.shape[-1])]
-    return np.stack(sums, axis=1) / np.bincount(flat, minlength=count)[:, None]
-
-
 def _distances(points: NDArray) -> NDArray:
     distances: NDArray = np.linalg.norm(points[:, None] - points[None], axis=-1)
     return distances
-
-
-def _neighbours(regions: NDArray, count: int) -> NDArray[np.bool_]:
-    touching = np.zeros((count, count), dtype=bool)
-    for one, other in ((regions[1:], regions[:-1]), (regions[:, 1:], regions[:, :-1])):
-        edge = one != other
-        touching[one[edge], other[edge]] = True
-    return touching | touching.T
 
 
 def _stretch(values: NDArray) -> NDArray:

@@ -13,7 +13,7 @@ mobilenet_v2, tiny, HRNet, DINOv2 and timm's networks follow the ResNets' patter
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from torch import Tensor, nn
 
@@ -87,7 +87,7 @@ class Classifier(nn.Module):
         return network_spec(self, class_names)
 
     @classmethod
-    def from_spec(cls, spec: dict[str, Any]) -> Classifier:
+    def from_spec(cls, spec: dict[str, Any]) -> Self:
         return cls(ClassifierConfig.model_validate(spec["network"]), spec["num_classes"] - 1)
 
 

@@ -156,6 +156,19 @@ def fill(workspace: Workspace) -> Workspace:
 
 
 @dataclasses.dataclass(frozen=True)
+class PreparedMaps:
+    """The label maps `name` that a method prepares, made when they are read."""
+
+    name: str
+    prepare: Any
+    settings: Any
+    images: Any
+
+    def mask(self, image_id: str) -> np.ndarray:
+        return self.prepare(self.settings, self.images[image_id])[self.name]
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """The drawn workspace, and how to train on it.
 
@@ -180,6 +193,14 @@ class Training:
             name: MaskFolder(self.space.path / place, None if name == "confidence" else number)
             for name, place in places.items()
         }
+
+    def label_maps(self, kind: Any, settings: Any) -> dict[str, Any]:
+        """All that a stream of a method may name: masks, `folders`, and what the method prepares."""
+        from stages.localization.known_images import KnownImages
+
+        images = KnownImages(self.dataset)
+        prepared = {name: PreparedMaps(name, kind.prepare, settings, images) for name in kind.prepared}
+        return {"masks": self.dataset, **self.folders, **prepared}
 
     @property
     def sources(self) -> Any:

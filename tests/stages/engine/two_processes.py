@@ -87,7 +87,7 @@ def one_step(training, name: str, folder: Path, world_size: int) -> tuple[dict[s
     maker = SampleMaker(
         dataset,
         streams,
-        {"masks": dataset, **training.folders},
+        training.label_maps(kind, config.method),
         config.augmentation,
         config.crop_size,
         0,

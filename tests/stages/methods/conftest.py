@@ -52,7 +52,7 @@ def case(training):
         maker = SampleMaker(
             dataset,
             kind.streams(config.method, training.sources, batch_size),
-            {"masks": dataset, **training.folders},
+            training.label_maps(kind, config.method),
             config.augmentation,
             config.crop_size,
             seed,

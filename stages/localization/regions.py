@@ -1,0 +1,71 @@
+"""Few large regions of an image: neighbouring superpixels merged until so many are left. Loads no torch.
+
+regions = regions_of(image, 64)        # (H, W), 0..N-1, N at most 64
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.engine.known import Known
+from stages.localization.superpixels import neighbours, region_means, superpixels_of
+
+SUPERPIXELS = 300  # before they are merged
+COMPACTNESS = 10.0
+
+
+def prepare(settings: Any, known: Known) -> dict[str, NDArray[np.uint8]]:
+    """`Method.prepare` of methods with the setting `regions`, at most 255."""
+    return {"regions": regions_of(known.image, settings.regions).astype(np.uint8)}
+
+
+def regions_of(image: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
+    """The region of each pixel, int64 (H, W), 0..N-1 without gaps, N at most `count`.
+
+    The most similar neighbours are merged first, as in ICD (Fan et al., CVPR 2020), by their mean Lab colour (there: by
+    features of a network) and by how little of the image they cover together.
+    """
+    from skimage.color import rgb2lab
+
+    superpixels = superpixels_of(image, max(SUPERPIXELS, count), COMPACTNESS)
+    number = int(superpixels.max()) + 1
+    colours = region_means(superpixels, rgb2lab(image), number)
+    areas = np.bincount(superpixels.ravel()) / superpixels.size
+    regions: NDArray[np.int64] = merged(colours, areas, neighbours(superpixels, number), count)[superpixels]
+    return regions
+
+
+def merged(features: NDArray, areas: NDArray, touching: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+    """The number, 0..M-1, of the merged region that each of N regions belongs to, M the larger of `count` and 1, or N.
+
+    similarity(i, j) = -|f_i - f_j| / 100 - (a_i + a_j),  of regions that touch; merged ones have the mean of f
+
+    Args:
+        features: f, (N, D); areas: a, (N,), shares of the image; touching: (N, N).
+    """
+    features, areas, touching = features.astype(float), areas.astype(float), touching.copy()
+    similarity = np.full(touching.shape, -np.inf)
+
+    def compare(one: int) -> None:
+        distances = np.linalg.norm(features - features[one], axis=1)
+        row = np.where(touching[one], -distances / 100 - areas - areas[one], -np.inf)
+        similarity[one], similarity[:, one] = row, row
+
+    for one in range(len(areas)):
+        compare(one)
+    owner = np.arange(len(areas))
+    for _ in range(len(areas) - count):
+        one, other = sorted(divmod(int(similarity.argmax()), len(areas)))
+        shares = areas[[one, other]]
+        features[one] = shares @ features[[one, other]] / shares.sum()
+        areas[one] = shares.sum()
+        owner[owner == other] = one
+        touching[one] |= touching[other]
+        touching[:, one] = touching[one]
+        touching[other] = touching[:, other] = touching[one, one] = False
+        compare(other)
+        compare(one)
+    return np.unique(owner, return_inverse=True)[1].reshape(-1)
