@@ -274,6 +274,8 @@ def test_the_exported_weights_are_one_network(method, training, execution, whole
         "dual-branch": {"strong": 6, "weak": 5},
         "dsrg": {"weak": 11},
         "cam": {"labelled": 11},
+        "ficklenet": {"labelled": 11},
+        "ficklenet-one-choice": {"labelled": 11},
         "icd": {"labelled": 11},
         "puzzle-cam": {"labelled": 11},
         "seam": {"labelled": 11},
