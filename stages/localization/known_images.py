@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +21,13 @@ class KnownImages:
     """Reads `Known` images by id; can be sent to other processes.
 
     Attributes:
-        scores: None: there are none yet, and each image has score maps of no class.
+        scores: empty: there are none yet, and each image has score maps of no class.
         saliency: the folder of saliency maps that came with the scores; images without one there have none.
         masked: ids of the images whose true masks may be used for training.
     """
 
     dataset: Dataset
-    scores: Mapping[str, ScoreMap] | None = None
+    scores: Mapping[str, ScoreMap] = field(default_factory=dict)
     saliency: Path | None = None
     masked: Collection[str] = ()
 
@@ -37,10 +37,10 @@ class KnownImages:
 
         image = self.dataset.image(image_id)
         size = (image.shape[0], image.shape[1])
-        if self.scores is None:
-            scores = ScoreMap(image_id, np.zeros((0, *size), np.float32), np.zeros(0, np.uint8), size, 1, "cam")
-        else:
+        if self.scores:
             scores = self.scores[image_id]
+        else:
+            scores = ScoreMap(image_id, np.zeros((0, *size), np.float32), np.zeros(0, np.uint8), size, 1, "cam")
         if scores.size != size:
             raise DataError(
                 f"the score maps of {image_id} are of {scores.size[1]}x{scores.size[0]} pixels, its image has "

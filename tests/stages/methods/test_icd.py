@@ -165,6 +165,17 @@ def test_the_foreground_branch_comes_in_exponentially(case):
     assert method.weight(0) == pytest.approx(math.exp(-10))
 
 
+@pytest.mark.parametrize(("backbone", "width"), [("vgg16", 1024), ("mobilenet_v2", 1024), ("tiny", 192)])
+def test_it_fits_any_backbone(backbone, width):
+    config = ClassifierConfig.model_validate({"backbone": backbone, "weights": "none", "freeze_batch_norm": False})
+    network = build_icd_network(config, 2, seed=0).eval()
+    assert network.fc7[0].out_channels == width
+    with torch.inference_mode():
+        found = network.branches(torch.zeros(1, 3, 33, 17))
+    cells = (1, 2, -(-33 // network.stride), -(-17 // network.stride))
+    assert found.cams.shape == found.foreground.shape == cells
+
+
 def test_maps_of_a_training_are_read_as_any_classifiers(training, execution):
     """A map is above 0 where the foreground logit is; the regions that were taught lie in the artifact."""
     config = training.config({"name": "icd", "regions": 5}, iterations=3)
