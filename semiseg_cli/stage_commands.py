@@ -96,7 +96,7 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
         ),
     ),
     "train-refiner": (
-        Shortcut("--method", "method", help="irn, ...: a refiner of `semiseg methods` that has a training."),
+        Shortcut("--method", "method", help="irn, psa, ...: a refiner of `semiseg methods` that has a training."),
         Shortcut("--network", "network"),
         Shortcut("--weights", "network.weights"),
         Shortcut("--iterations", "iterations", int),
@@ -104,7 +104,7 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut("--seed", "seed", int),
     ),
     "refine": (
-        Shortcut("--method", "method", help="irn, ...: a refiner of `semiseg methods`."),
+        Shortcut("--method", "method", help="irn, psa, ...: a refiner of `semiseg methods`."),
         Shortcut("--split", "splits", list),
     ),
     "train": (

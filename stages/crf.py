@@ -55,14 +55,14 @@ class CrfStageConfig(CrfConfig):
         0.2,
         gt=0,
         lt=1,
-        description="For seeds and refined maps, which have no background: its constant score (PSA 0.2, IRNet 0.15,\n"
-        "of refined maps 0.25).",
+        description="For seeds and refined maps without background: its constant score (PSA 0.2, IRNet 0.15, of\n"
+        "refined maps 0.25). No effect on the refined maps of psa, which have a background.",
     )
     background_alpha: float | None = Field(
         None,
         gt=0,
-        description="For seeds and refined maps, instead of a constant: background = (1 - highest map)^alpha\n"
-        "(PSA 4..32).",
+        description="For seeds and refined maps without background, instead of a constant:\n"
+        "background = (1 - highest map)^alpha (PSA 4..32).",
     )
     splits: tuple[Split, ...] = Field(
         (), description="Only the images of these splits of the data set; empty: every image that has score maps."
@@ -153,6 +153,8 @@ def present(scores: np.ndarray, threshold: float) -> np.ndarray:
 
 def _with_background(record: ScoreMap, scores: np.ndarray, config: CrfStageConfig) -> tuple[np.ndarray, np.ndarray]:
     """Activation maps with a background score as first map, as in AffinityNet (alpha) and IRNet (constant)."""
+    if 0 in record.classes:  # of a refiner that scores the background
+        return record.classes, scores
     if config.background_alpha is not None:
         background = activation_background(scores, config.background_alpha)
     else:

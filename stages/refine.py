@@ -103,8 +103,15 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
                 for found in refiner.refine(_batches(images, shard, _batch_size(config))):
                     scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
                     advance()
+<<<<<<< HEAD
         task = MaskJob(dataset, ScoreMaps(writer.path), config.method.background, writer)
         for _ in map_in_processes(write_mask_of, task, masks.left, execution.workers):
+=======
+        todo = [image_id for image_id in mine if not writer.has(f"masks/{image_id}.png")]
+        advance(len(mine) - len(todo))
+        task = MaskJob(dataset, ScoreMaps(writer.path), _background(config), writer)
+        for _ in map_in_processes(write_mask_of, task, todo, execution.workers):
+>>>>>>> aaf289e (Refiner psa: AffinityNet, whose scores and their background walk between cells of one class)
             advance()
     barrier()  # the masks of every rank are written
     if execution.rank != 0:
@@ -117,6 +124,11 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
 
 def _batch_size(config: RefineConfig) -> int:
     return int(getattr(config.method, "batch_size", 1))
+
+
+def _background(config: RefineConfig) -> float:
+    """The score that a class must exceed; 0 for refiners that score the background."""
+    return float(getattr(config.method, "background", 0.0))
 
 
 def _refiner(config: RefineConfig, inputs: RefineInputs, images: KnownImages, execution: Execution) -> Any:

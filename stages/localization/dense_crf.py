@@ -138,13 +138,12 @@ def _pydensecrf() -> Any:
     return densecrf
 
 
-def _mean_field(image: np.ndarray, unary: np.ndarray, parameters: CrfParameters) -> np.ndarray:
-    """`unary` float32 (K, H, W) energies, `image` uint8 (H, W, 3) -> Q float32 (K, H, W)."""
-    num_labels, height, width = unary.shape
+def _mean_fields(image: np.ndarray, unaries: Sequence[np.ndarray], parameters: CrfParameters) -> list[np.ndarray]:
+    """For each of the `unaries`, float32 (K, H, W) energies, its Q float32 (K, H, W); `image` uint8 (H, W, 3)."""
+    num_labels, height, width = unaries[0].shape
     if num_labels == 1:  # a single label: the result is 1 everywhere
-        return np.ones((1, height, width), np.float32)
+        return [np.ones((1, height, width), np.float32) for _ in unaries]
     field = _pydensecrf().DenseCRF2D(width, height, num_labels)
-    field.setUnaryEnergy(np.ascontiguousarray(unary.reshape(num_labels, -1), np.float32))
     if parameters.gaussian_compat > 0:
         field.addPairwiseGaussian(sxy=parameters.gaussian_sxy, compat=parameters.gaussian_compat)
     if parameters.bilateral_compat > 0:
@@ -154,7 +153,11 @@ def _mean_field(image: np.ndarray, unary: np.ndarray, parameters: CrfParameters)
             rgbim=np.ascontiguousarray(image),
             compat=parameters.bilateral_compat,
         )
-    return np.array(field.inference(parameters.iterations), np.float32).reshape(unary.shape)
+    found = []
+    for unary in unaries:  # the kernels, a third of the work, are those of the image: they stay
+        field.setUnaryEnergy(np.ascontiguousarray(unary.reshape(num_labels, -1), np.float32))
+        found.append(np.array(field.inference(parameters.iterations), np.float32).reshape(unary.shape))
+    return found
 
 
 def _check(image: np.ndarray, size: tuple[int, ...]) -> None:
@@ -175,17 +178,25 @@ def crf_probabilities(image: np.ndarray, probabilities: np.ndarray, parameters: 
     argmax of the probabilities counts (`crf_from_labels`). DataError when shapes differ or a value is not a
     finite number.
     """
-    probabilities = np.asarray(probabilities, np.float32)
+    return crf_of_each(image, [probabilities], parameters)[0]
+
+
+def crf_of_each(image: np.ndarray, several: Sequence[np.ndarray], parameters: CrfParameters) -> list[np.ndarray]:
+    """`crf_probabilities` of several probabilities of the same labels; their CRFs share what depends on the image."""
+    return _mean_fields(image, [_energies(image, np.asarray(p, np.float32), parameters) for p in several], parameters)
+
+
+def _energies(image: np.ndarray, probabilities: np.ndarray, parameters: CrfParameters) -> np.ndarray:
+    """float32 (K, H, W) from probabilities (K, H, W)."""
     _check(image, probabilities.shape[1:])
     if not np.isfinite(probabilities).all():
         raise DataError("dense CRF: the probabilities hold values that are not finite numbers")
     if parameters.unary == "labels":
-        return crf_from_labels(image, probabilities.argmax(axis=0), len(probabilities), parameters)
+        return _label_energies(probabilities.argmax(axis=0), len(probabilities), parameters)
     if parameters.unary == "probability":
-        unary = -probabilities
-    else:
-        unary = -np.log(np.maximum(probabilities, parameters.min_probability))
-    return _mean_field(image, unary, parameters)
+        return -probabilities
+    energies: np.ndarray = -np.log(np.maximum(probabilities, parameters.min_probability))
+    return energies
 
 
 def crf_labels(
@@ -227,13 +238,15 @@ def crf_from_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, para
         raise DataError(
             f"dense CRF: the label map holds {int(labels[known].max())}, expected 0..{num_labels - 1} or 255"
         )
-    if num_labels == 1:
-        return np.ones((1, *labels.shape), np.float32)
-    confidence = parameters.label_confidence
-    unary = np.full((num_labels, *labels.shape), -np.log((1 - confidence) / (num_labels - 1)), np.float32)
+    return _mean_fields(image, [_label_energies(labels, num_labels, parameters)], parameters)[0]
+
+
+def _label_energies(labels: np.ndarray, num_labels: int, parameters: CrfParameters) -> np.ndarray:
+    confidence, known = parameters.label_confidence, labels != IGNORE
+    unary = np.full((num_labels, *labels.shape), -np.log((1 - confidence) / max(num_labels - 1, 1)), np.float32)
     rows, columns = np.nonzero(known)
     unary[labels[known], rows, columns] = -np.log(confidence)
-    return _mean_field(image, unary, parameters)
+    return unary
 
 
 def crf_batch(

@@ -39,6 +39,23 @@ def resize_maps(
     return grown
 
 
+@lru_cache(maxsize=256)
+def from_every_pixel(length: int, stride: int) -> NDArray[np.float32]:
+    """The matrix (cells, length) of means over the pixels nearest to each cell."""
+    count = cells(length, stride)
+    nearest = np.minimum((np.arange(length) + stride // 2) // stride, count - 1)
+    inside = nearest == np.arange(count)[:, None]
+    matrix: NDArray[np.float32] = (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+    return matrix
+
+
+def cell_means(maps: NDArray, stride: int) -> NDArray[np.float32]:
+    """Maps of pixels (..., H, W) to cells of a stride: float32 (..., h, w), means over the pixels nearest to each."""
+    rows, columns = (from_every_pixel(length, stride) for length in maps.shape[-2:])
+    means: NDArray[np.float32] = rows @ maps.astype(np.float32) @ columns.T
+    return means
+
+
 def reduced(image: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
     """An image (H, W, 3) of at most `max_pixels` pixels: itself, or a reduced copy."""
     size = reduced_size(image.shape[:2], max_pixels)

@@ -8,12 +8,13 @@ such pairs, and propagate scores along them (`stages/localization/random_walk.py
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Offset = tuple[int, int]  # (dy, dx), in cells
+Area = tuple[Any, slice, slice]
 
 
 @functools.cache
@@ -25,6 +26,28 @@ def offsets(radius: int) -> tuple[Offset, ...]:
     reach = range(-radius + 1, radius)
     return tuple(
         (dy, dx) for dy in range(radius) for dx in reach if dy * dy + dx * dx < radius * radius and (dy > 0 or dx > 0)
+    )
+
+
+def ends(offset: Offset, height: int, width: int) -> tuple[Area, Area]:
+    """Where the first and where the second cells lie of all pairs of an offset within a map (..., height, width)."""
+    dy, dx = offset
+    first = (..., slice(0, max(height - dy, 0)), slice(max(-dx, 0), width - max(dx, 0)))
+    return first, (..., slice(dy, height), slice(max(dx, 0), width - max(-dx, 0)))
+
+
+def inner_ends(offset: Offset, radius: int, height: int, width: int) -> tuple[Area, Area]:
+    """The same of those pairs whose first cell has all its partners within the map: of one shape for every offset.
+
+    ValueError for a map without such a cell.
+    """
+    (dy, dx), rim = offset, radius - 1
+    rows, columns = height - rim, width - 2 * rim
+    if rows < 1 or columns < 1:
+        raise ValueError(f"a map of {height} x {width} cells has no pairs for radius {radius}")
+    return (
+        (..., slice(0, rows), slice(rim, rim + columns)),
+        (..., slice(dy, dy + rows), slice(rim + dx, rim + dx + columns)),
     )
 
 
@@ -44,31 +67,25 @@ def class_boundary_affinity(boundary: Tensor, radius: int) -> Tensor:
     """a_ij = 1 - the highest boundary probability on the line between i and j (IRNet, eq. 3).
 
     boundary: (B, h, w), 0..1. Returns (B, P, h - r, w - 2 r) with r = radius - 1 and P pairs in the order of `offsets`:
-    of the cells (y, x + r), all those whose partners lie within the map. ValueError for a map that has none.
+    of the cells (y, x + r), all those whose partners lie within the map (`inner_ends`).
     """
     import torch
 
-    rim = radius - 1
-    rows, columns = boundary.shape[1] - rim, boundary.shape[2] - 2 * rim
-    if rows < 1 or columns < 1:
-        raise ValueError(f"a map of {boundary.shape[1]} x {boundary.shape[2]} cells has no pairs for radius {radius}")
-    highest = [
-        torch.stack([boundary[:, y : y + rows, rim + x : rim + x + columns] for y, x in line_between(offset)]).amax(0)
-        for offset in offsets(radius)
-    ]
+    def at(cell: Offset) -> Tensor:
+        """The boundary at a cell of the line, seen from each first cell."""
+        return boundary[inner_ends(cell, radius, *boundary.shape[1:])[1]]
+
+    highest = [torch.stack([at(cell) for cell in line_between(offset)]).amax(0) for offset in offsets(radius)]
     return 1 - torch.stack(highest, 1)
 
 
 def partners(labels: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """(first, second): the labels of the two cells of each pair that `class_boundary_affinity` has, (B, P, h', w').
+    """(first, second): the labels of the two cells of each pair that `inner_ends` has, (B, P, h', w').
 
     labels: (B, h, w). `first` is a view: its labels do not depend on the pair.
     """
     import torch
 
-    rim = radius - 1
-    rows, columns = labels.shape[1] - rim, labels.shape[2] - 2 * rim
-    first = labels[:, None, :rows, rim : rim + columns]
-    second = [labels[:, dy : dy + rows, rim + dx : rim + dx + columns] for dy, dx in offsets(radius)]
-    stacked = torch.stack(second, 1)
-    return first.expand_as(stacked), stacked
+    places = [inner_ends(offset, radius, *labels.shape[1:]) for offset in offsets(radius)]
+    second = torch.stack([labels[there] for _, there in places], 1)
+    return labels[places[0][0]][:, None].expand_as(second), second

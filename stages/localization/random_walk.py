@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.localization.pairs import Offset, line_between, offsets
+from stages.localization.grid import cell_means, resize_maps
+from stages.localization.pairs import Offset, ends, line_between, offsets
+from stages.localization.seed_labels import activation_background
 
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMap
@@ -59,6 +61,26 @@ def walk_between_boundaries(
     return dataclasses.replace(scores, scores=refined, meaning="refined")
 
 
+def walk_with_background(
+    scores: ScoreMap,
+    affinities: Mapping[Offset, NDArray[np.floating]],
+    stride: int,
+    alpha: float,
+    beta: float,
+    doublings: int,
+) -> ScoreMap:
+    """AffinityNet's refined maps (section 3.4): the scores walk, and so does (1 - highest score)^alpha as class 0.
+
+    Both are means over the pixels nearest to each cell of `stride`; refined maps have that stride, and no other scale:
+    an image without classes is background, 1 everywhere.
+    """
+    full = resize_maps(scores.scores, scores.size, scores.stride)  # (K, H, W)
+    start = cell_means(np.concatenate([activation_background(full, alpha)[None], full]), stride)
+    walked = np.minimum(walk(start, affinities, beta, doublings), 1)
+    classes = np.concatenate([[0], scores.classes]).astype(np.uint8)
+    return dataclasses.replace(scores, scores=walked, classes=classes, stride=stride, normalisation="refined")
+
+
 def walk(
     scores: NDArray[np.floating], affinities: Mapping[Offset, NDArray[np.floating]], beta: float, doublings: int
 ) -> NDArray[np.float32]:
@@ -89,9 +111,8 @@ def _weighted_neighbours(x: NDArray[np.float64], weights: Mapping[Offset, NDArra
     """W x of each row of x (K, h, w), by shifts: W is symmetric, with ones on its diagonal."""
     height, width = x.shape[1:]
     found = x.copy()
-    for (dy, dx), weight in weights.items():
-        here = (slice(None), slice(0, height - dy), slice(max(-dx, 0), width - max(dx, 0)))
-        there = (slice(None), slice(dy, height), slice(max(dx, 0), width - max(-dx, 0)))
+    for offset, weight in weights.items():
+        here, there = ends(offset, height, width)
         found[here] += weight * x[there]
         found[there] += weight * x[here]
     return found

@@ -118,6 +118,21 @@ def upsample(x: Tensor, size: tuple[int, int], stride: int, patches: bool = Fals
     return grown[..., : size[0], : size[1]]
 
 
+def thinning(stride: int, wanted: int) -> int:
+    """The step at which a convolution on maps of a finer stride gives those of the wanted one; else 1."""
+    return wanted // stride if wanted % stride == 0 else 1
+
+
+def at_stride(maps: Tensor, size: tuple[int, int], wanted: int, stride: int, patches: bool = False) -> Tensor:
+    """Maps of a stride, finer ones already thinned out, at the cells (h, w) = `size` of the wanted stride."""
+    if wanted % stride == 0:
+        return maps[..., : size[0], : size[1]]
+    if stride % wanted == 0 and not patches:
+        return upsample(maps, size, stride // wanted)
+    pixels = upsample(maps, (size[0] * wanted, size[1] * wanted), stride, patches)
+    return pixels[..., ::wanted, ::wanted]
+
+
 def conv_norm_relu(channels_in: int, channels: int, kernel: int, norm: str, dilation: int = 1) -> nn.Sequential:
     """kernel x kernel convolution, GroupNorm or BatchNorm, ReLU; same size."""
     padding = dilation * (kernel // 2)

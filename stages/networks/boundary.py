@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from artifacts.cells import cells
 from stages.networks.backbones import build_classifier_backbone
-from stages.networks.blocks import Backbone, initialise, upsample
+from stages.networks.blocks import at_stride, cells, initialise, thinning
 from stages.networks.config import BackboneConfig, ClassifierConfig
 from stages.networks.registry import network_kind, network_spec
 from stages.networks.segmenter import seeded
-from stages.networks.weights import ARTIFACT_PREFIX, load_pretrained, load_strictly
+from stages.networks.weights import load_backbone
 
 STRIDE = 4
 CHANNELS = 32  # of each level (published)
@@ -43,8 +43,7 @@ class BoundaryNetwork(nn.Module):
         self.backbone = build_classifier_backbone(config.backbone)
         self.branches = nn.ModuleList()
         for channels, stride in zip(self.backbone.level_channels, self.backbone.level_strides, strict=True):
-            step = STRIDE // stride if STRIDE % stride == 0 else 1  # a finer level is read at every step-th cell
-            convolution = nn.Conv2d(channels, CHANNELS, 1, stride=step, bias=False)
+            convolution = nn.Conv2d(channels, CHANNELS, 1, stride=thinning(stride, STRIDE), bias=False)
             self.branches.append(nn.Sequential(convolution, nn.GroupNorm(GROUPS, CHANNELS)))
         self.boundary = nn.Conv2d(CHANNELS * len(self.branches), 1, 1)
         initialise(self.branches)
@@ -65,7 +64,7 @@ class BoundaryNetwork(nn.Module):
             levels = self.backbone.levels(images)
         size = (cells(images.shape[-2], STRIDE), cells(images.shape[-1], STRIDE))
         resized = [
-            on_stride_4(branch(level), size, stride, self.backbone)
+            at_stride(branch(level), size, STRIDE, stride, self.backbone.patches)
             for branch, level, stride in zip(self.branches, levels, self.backbone.level_strides, strict=True)
         ]
         return self.boundary(torch.cat(resized, 1).relu())[:, 0]
@@ -79,16 +78,6 @@ class BoundaryNetwork(nn.Module):
         return cls(ClassifierConfig.model_validate(spec["network"]))
 
 
-def on_stride_4(maps: Tensor, size: tuple[int, int], stride: int, backbone: Backbone) -> Tensor:
-    """Maps of a stride, those finer than 4 already thinned out, at the cells (h, w) = `size` of stride 4."""
-    if STRIDE % stride == 0:
-        return maps[..., : size[0], : size[1]]
-    if stride % STRIDE == 0 and not backbone.patches:
-        return upsample(maps, size, stride // STRIDE)
-    pixels = upsample(maps, (size[0] * STRIDE, size[1] * STRIDE), stride, backbone.patches)
-    return pixels[..., ::STRIDE, ::STRIDE]
-
-
 def build_boundary_network(
     config: BackboneConfig, seed: int, backbone_from: Mapping[str, Tensor] | None = None
 ) -> BoundaryNetwork:
@@ -97,13 +86,9 @@ def build_boundary_network(
     backbone_from: weights of a network; its backbone is used instead of the weights in the config. ConfigError if
     weights are not available or do not fit.
     """
-    config.check()
+    if backbone_from is None:
+        config.check()
     with seeded(seed):
         network = BoundaryNetwork(config)
-    if backbone_from is not None:
-        prefix = ARTIFACT_PREFIX
-        state = {key.removeprefix(prefix): value for key, value in backbone_from.items() if key.startswith(prefix)}
-        load_strictly(network.backbone, state, "the input 'initial'", f"the backbone {config.backbone}")
-    elif config.weights != "none":
-        load_pretrained(network.backbone, config)
+    load_backbone(network.backbone, config, backbone_from)
     return network

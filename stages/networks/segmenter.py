@@ -121,27 +121,36 @@ def make_head(config: NetworkConfig, num_classes: int, seed: int) -> nn.Module:
         return _head_for(backbone, config, num_classes)
 
 
-def _decimate_vgg(network: Segmenter, classifier: dict[str, Tensor]) -> list[str]:
-    """fc6 and fc7 of DeepLab's VGG16 heads from ImageNet's: every third position, every fourth channel.
+def _decimate_vgg(network: Segmenter, unused: dict[str, Tensor]) -> list[str]:
+    """fc6 and fc7 of DeepLab's VGG16 heads from ImageNet's. Returns the name prefixes of what was set.
 
-    Chen et al. 2015, section 3.1. Only without a neck (with one, the head's input is not that of fc6) and for
-    1024 hidden channels. Returns the name prefixes of the parameters that were set.
+    Only without a neck (with one, the head's input is not that of fc6) and for 1024 hidden channels.
     """
-    fc6, fc7 = classifier.get("classifier.0.weight"), classifier.get("classifier.3.weight")
-    if network.config.backbone != "vgg16" or network.config.neck_layers or fc6 is None or fc7 is None:
+    layers = decimated_vgg(unused)
+    if network.config.backbone != "vgg16" or network.config.neck_layers or not layers:
         return []
-    biases = [classifier[key] for key in ("classifier.0.bias", "classifier.3.bias") if key in classifier]
-    if fc6.shape != (4096, 512 * 7 * 7) or fc7.shape != (4096, 4096) or len(biases) < 2:  # not the ImageNet classifier
-        return []
-    fc6_layer = {"weight": fc6.view(4096, 512, 7, 7)[::4, :, ::3, ::3], "bias": biases[0][::4]}
-    fc7_layer = {"weight": fc7[::4, ::4, None, None], "bias": biases[1][::4]}
     prefixes = []
     for name, branch in network.named_modules():
         if isinstance(branch, AtrousBranch) and branch.fc7.out_channels == 1024:
-            load_strictly(branch.fc6, fc6_layer, "VGG16's classifier.0", f"{name}.fc6", any_float=True)
-            load_strictly(branch.fc7, fc7_layer, "VGG16's classifier.3", f"{name}.fc7", any_float=True)
-            prefixes += [f"{name}.fc6.", f"{name}.fc7."]
+            for layer, state in layers.items():
+                load_strictly(branch.get_submodule(layer), state, "VGG16's classifier", f"{name}.{layer}", True)
+                prefixes.append(f"{name}.{layer}.")
     return prefixes
+
+
+def decimated_vgg(unused: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """DeepLab's fc6 (3x3) and fc7 (1x1), 1024 channels each, from ImageNet's: every third position, every 4th channel.
+
+    unused: what `load_pretrained` gives; {} where that is not the ImageNet classifier. Chen et al. 2015, section 3.1.
+    """
+    fc6, fc7 = unused.get("classifier.0.weight"), unused.get("classifier.3.weight")
+    biases = [unused[key] for key in ("classifier.0.bias", "classifier.3.bias") if key in unused]
+    if fc6 is None or fc7 is None or len(biases) < 2 or (fc6.shape, fc7.shape) != ((4096, 512 * 7 * 7), (4096, 4096)):
+        return {}
+    return {
+        "fc6": {"weight": fc6.view(4096, 512, 7, 7)[::4, :, ::3, ::3], "bias": biases[0][::4]},
+        "fc7": {"weight": fc7[::4, ::4, None, None], "bias": biases[1][::4]},
+    }
 
 
 @contextmanager

@@ -40,6 +40,19 @@ def load_pretrained(backbone: Backbone, config: BackboneConfig) -> dict[str, Ten
     return unused
 
 
+def load_backbone(
+    backbone: Backbone, config: BackboneConfig, taken: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Weights of the backbone of a network inside another: those that the config names, if any.
+
+    taken: the state dict of a network whose backbone is taken instead. Returns what `load_pretrained` does.
+    """
+    if taken is not None:
+        load_strictly(backbone, _inside(taken), "the input 'initial'", f"the backbone {config.backbone}")
+        return {}
+    return load_pretrained(backbone, config) if config.weights != "none" else {}
+
+
 def load_strictly(
     module: torch.nn.Module, state: Mapping[str, Tensor], source: str, target: str, any_float: bool = False
 ) -> None:
@@ -132,7 +145,10 @@ def _read(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".params":
         return {name: torch.from_numpy(values) for name, values in read_params(file).items()}
     state = read_state(file)
-    inside = {
-        key.removeprefix(ARTIFACT_PREFIX): value for key, value in state.items() if key.startswith(ARTIFACT_PREFIX)
-    }
-    return inside or state
+    return _inside(state) or state
+
+
+def _inside(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone's part of a network's state dict."""
+    prefix = ARTIFACT_PREFIX
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -21,22 +21,24 @@ from torch import Tensor, nn
 
 from artifacts.cells import cells
 from artifacts.score_maps import ScoreMap
-from stages.engine.distributed import global_mean
 from stages.engine.known import Known
 from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
 from stages.localization.activation_maps import for_inference
 from stages.localization.boundary_labels import prepare
+<<<<<<< HEAD
 from stages.localization.pairs import class_boundary_affinity, partners
+=======
+from stages.localization.grid import cells
+from stages.localization.pair_learning import affinity_losses
+from stages.localization.pairs import class_boundary_affinity
+>>>>>>> aaf289e (Refiner psa: AffinityNet, whose scores and their background walk between cells of one class)
 from stages.localization.random_walk import walk_between_boundaries
 from stages.networks import normalise
 from stages.networks.boundary import STRIDE, BoundaryNetwork, build_boundary_network
 from stages.parallel.in_order import results_in_order
 from stages.refiners.refiner import Means, Refiner
 from stages.refiners.settings.irn import IrnSettings, IrnTrainingSettings
-
-UNKNOWN = 255
-FLOOR = 1e-5  # added in logarithms (published)
 
 
 class IrnTraining(Method):
@@ -63,32 +65,12 @@ class IrnTraining(Method):
         labelled = batch["labelled"]
         boundary = self.predictor(labelled.image).float().sigmoid()
         labels = labelled.label[:, ::STRIDE, ::STRIDE]  # cell i lies on pixel 4 i
-        return affinity_losses(boundary, labels, self.settings.radius)
+        radius = self.settings.radius
+        return affinity_losses(class_boundary_affinity(boundary, radius), labels, radius)
 
     @property
     def predictor(self) -> BoundaryNetwork:
         return cast(BoundaryNetwork, self.networks["boundary"])
-
-
-def affinity_losses(boundary: Tensor, labels: Tensor, radius: int) -> dict[str, Tensor]:
-    """1/4 L_bg+, 1/4 L_fg+ and 1/2 L-, each a mean over the pairs of its kind in the joint batch.
-
-    boundary: (B, h, w), 0..1; labels: (B, h, w), class ids, 255 where unknown: pairs with one are left out.
-    """
-    affinity = class_boundary_affinity(boundary, radius)  # (B, P, h', w')
-    first, second = partners(labels, radius)
-    known = (first != UNKNOWN) & (second != UNKNOWN)
-    alike = known & (first == second)
-    attract, repel = -(affinity + FLOOR).log(), -(1 + FLOOR - affinity).log()
-
-    def mean(values: Tensor, chosen: Tensor) -> Tensor:
-        return global_mean((values * chosen).sum(), chosen.sum())
-
-    return {
-        "background": mean(attract, alike & (first == 0)) / 4,
-        "foreground": mean(attract, alike & (first != 0)) / 4,
-        "different": mean(repel, known & (first != second)) / 2,
-    }
 
 
 class Irn(Refiner):

@@ -50,7 +50,11 @@ class TrainRefinerConfig(MethodTraining):
     )
     network: ClassifierConfig = Field(
         ClassifierConfig.model_validate("tiny"),
+<<<<<<< HEAD
         description="The network: a preset's name, or its parts. Its backbone is frozen.",
+=======
+        description="The network: a preset's name, or its parts. With irn its backbone stays as it is.",
+>>>>>>> aaf289e (Refiner psa: AffinityNet, whose scores and their background walk between cells of one class)
     )
     splits: tuple[Literal["train", "weak"], ...] = Field(
         ("train", "weak"), min_length=1, description="Splits whose score maps are learned from."

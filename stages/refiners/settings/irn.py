@@ -69,4 +69,7 @@ class IrnSettings(RefinerSettings):
         le=16,
         description="The walk has 2^doublings steps (published: 8, 256 steps, for 500 pixels; for 160: 5).",
     )
+    background: float = Field(
+        0.25, ge=0, le=1, description="Score of the background in the masks; refined maps are at most 1."
+    )
     batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass (with their mirrors).")

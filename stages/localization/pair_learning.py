@@ -1,0 +1,86 @@
+"""How alike two cells are by the features of a network, and what AffinityNet and IRNet learn from pairs of cells.
+
+affinity = feature_affinity(features, radius=5)          # (B, P, h', w'), 0..1
+losses = affinity_losses(affinity, labels, radius=5)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from stages.engine.distributed import global_mean
+from stages.localization.pairs import Area, Offset, ends, inner_ends, offsets, partners
+
+UNKNOWN = 255
+FLOOR = 1e-5  # added in logarithms (published)
+
+
+def feature_affinity(features: Tensor, radius: int) -> Tensor:
+    """a_ij = exp(-mean over the channels of |f_i - f_j|) (AffinityNet, eq. 1), of the pairs of `inner_ends`.
+
+    features: (B, C, h, w). Returns (B, P, h - r, w - 2 r) with r = radius - 1 and P pairs in the order of `offsets`.
+    """
+    places = [inner_ends(offset, radius, *features.shape[2:]) for offset in offsets(radius)]
+    distance: Tensor = _Distances.apply(features, places)  # type: ignore[no-untyped-call]
+    return (-distance).exp()
+
+
+def feature_affinities(features: Tensor, radius: int) -> dict[Offset, Tensor]:
+    """For each offset the same of all its pairs within the map, (B, h - dy, w - |dx|), for a walk."""
+    height, width = features.shape[2:]
+    return {
+        offset: (-_distance(features, *ends(offset, height, width))).exp()
+        for offset in offsets(radius)
+        if offset[0] < height and abs(offset[1]) < width
+    }
+
+
+def _distance(features: Tensor, first: Area, second: Area) -> Tensor:
+    return (features[first] - features[second]).abs().mean(1)
+
+
+class _Distances(torch.autograd.Function):
+    """Mean absolute differences of the features of pairs. Keeps the features alone: all differences would be 34 times
+    as much."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, places: list[tuple[Area, Area]]) -> Tensor:
+        ctx.save_for_backward(features)
+        ctx.places = places
+        return torch.stack([_distance(features, *place) for place in places], 1)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (features,) = ctx.saved_tensors
+        found, shares = torch.zeros_like(features), gradient / features.shape[1]
+        for number, (first, second) in enumerate(ctx.places):
+            slope = (features[first] - features[second]).sign() * shares[:, number, None]
+            found[first] += slope
+            found[second] -= slope
+        return found, None
+
+
+def affinity_losses(affinity: Tensor, labels: Tensor, radius: int) -> dict[str, Tensor]:
+    """1/4 L_bg+, 1/4 L_fg+ and 1/2 L-, each a mean over the pairs of its kind in the joint batch.
+
+    affinity: (B, P, h', w'), 0..1, of the pairs of `inner_ends`; labels: (B, h, w), class ids, 255 where unknown: pairs
+    with one are left out. Sources: AffinityNet, eq. 6 and 7; IRNet, eq. 5 and 6.
+    """
+    first, second = partners(labels, radius)
+    known = (first != UNKNOWN) & (second != UNKNOWN)
+    alike = known & (first == second)
+    attract, repel = -(affinity + FLOOR).log(), -(1 + FLOOR - affinity).log()
+
+    def mean(values: Tensor, chosen: Tensor) -> Tensor:
+        return global_mean((values * chosen).sum(), chosen.sum())
+
+    return {
+        "background": mean(attract, alike & (first == 0)) / 4,
+        "foreground": mean(attract, alike & (first != 0)) / 4,
+        "different": mean(repel, known & (first != second)) / 2,
+    }

@@ -1,0 +1,89 @@
+"""AffinityNet (Ahn & Kwak, CVPR 2018), known as PSA: scores walk between cells that a network takes for one class.
+
+A network learns, from pairs of cells whose labels are sure, features that are alike within a class. The scores of an
+image, and those of its background, then walk from cell to cell as their features are alike. SEAM (Wang et al., CVPR
+2020) makes its masks in this way, too.
+
+    semiseg train-refiner --method psa
+    semiseg refine --method psa
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from artifacts.score_maps import ScoreMap
+from stages.engine.known import Known
+from stages.engine.method import Batch, Method, Setup, Sources
+from stages.engine.streams import Stream
+from stages.localization.activation_maps import for_inference
+from stages.localization.affinity_labels import prepare
+from stages.localization.pair_learning import affinity_losses, feature_affinities, feature_affinity
+from stages.localization.pairs import Offset
+from stages.localization.random_walk import walk_with_background
+from stages.networks import normalise
+from stages.networks.affinity import STRIDE, AffinityNetwork, build_affinity_network
+from stages.parallel.in_order import results_in_order
+from stages.refiners.refiner import Means, Refiner
+from stages.refiners.settings.psa import PsaSettings, PsaTrainingSettings
+
+
+class PsaTraining(Method):
+    """L = 1/4 L_bg+ + 1/4 L_fg+ + 1/2 L- over all pairs of cells of stride 8 nearer than `radius` with known labels."""
+
+    prepare = staticmethod(prepare)
+    prepared = ("labels",)
+
+    def __init__(self, settings: PsaTrainingSettings, setup: Setup) -> None:
+        super().__init__(settings, setup)
+        network = build_affinity_network(setup.network, setup.seed, setup.initial)
+        self.networks = nn.ModuleDict({"affinity": network})
+
+    @classmethod
+    def streams(cls, settings: PsaTrainingSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        return {"labelled": Stream(sources.entries(sources.tagged, "labels"), batch_size)}
+
+    def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
+        labelled, radius = batch["labelled"], self.settings.radius
+        features = self.predictor(labelled.image).float()
+        labels = labelled.label[:, ::STRIDE, ::STRIDE]  # cell i lies on pixel 8 i
+        return affinity_losses(feature_affinity(features, radius), labels, radius)
+
+    @property
+    def predictor(self) -> AffinityNetwork:
+        return cast(AffinityNetwork, self.networks["affinity"])
+
+
+class Psa(Refiner):
+    """Scores, and (1 - highest score)^alpha as their background, walk 2^doublings steps; the highest wins."""
+
+    training: ClassVar[type[Method] | None] = PsaTraining
+
+    def __init__(self, settings: PsaSettings, network: AffinityNetwork, means: Means) -> None:
+        super().__init__(settings, for_inference(network, means.device), means)
+
+    def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
+        """The network works on the device, the walks in processes."""
+        settings = self.settings
+        tasks = (
+            (known.scores, affinities, STRIDE, settings.alpha, settings.beta, settings.doublings)
+            for batch in batches
+            for known, affinities in zip(batch, self.affinities(batch), strict=True)
+        )
+        return results_in_order(walk_with_background, tasks, self.means.workers)
+
+    @torch.inference_mode()
+    def affinities(self, batch: Sequence[Known]) -> list[dict[Offset, NDArray[np.float32]]]:
+        """For each image of one size the affinities of all pairs of its cells, by offset."""
+        device, dtype = self.means.device, self.means.dtype
+        pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(device)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            features = self.network(normalise(pixels)).float()  # (B, 448, h, w)
+        found = {offset: a.cpu().numpy() for offset, a in feature_affinities(features, self.settings.radius).items()}
+        return [{offset: of_all[index] for offset, of_all in found.items()} for index in range(len(batch))]
