@@ -103,15 +103,8 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
                 for found in refiner.refine(_batches(images, shard, _batch_size(config))):
                     scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
                     advance()
-<<<<<<< HEAD
-        task = MaskJob(dataset, ScoreMaps(writer.path), config.method.background, writer)
-        for _ in map_in_processes(write_mask_of, task, masks.left, execution.workers):
-=======
-        todo = [image_id for image_id in mine if not writer.has(f"masks/{image_id}.png")]
-        advance(len(mine) - len(todo))
         task = MaskJob(dataset, ScoreMaps(writer.path), _background(config), writer)
-        for _ in map_in_processes(write_mask_of, task, todo, execution.workers):
->>>>>>> aaf289e (Refiner psa: AffinityNet, whose scores and their background walk between cells of one class)
+        for _ in map_in_processes(write_mask_of, task, masks.left, execution.workers):
             advance()
     barrier()  # the masks of every rank are written
     if execution.rank != 0:

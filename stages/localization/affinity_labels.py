@@ -1,4 +1,4 @@
-"""Labels that AffinityNet learns affinities from: score maps, sure of their classes or left out. Loads no torch."""
+"""Labels for AffinityNet's affinities: confident pixels of score maps, all others 255. Loads no torch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stages.engine.known import Known
+from stages.localization.confident_labels import UNKNOWN, at_size, smoothed, winners
 from stages.localization.config import CrfConfig
 from stages.localization.seed_labels import activation_background
-from stages.localization.sure_labels import UNKNOWN, at_size, smoothed, winners
 
 CELL = 8  # pixels: the stride of the network
 
@@ -22,18 +22,18 @@ def prepare(settings: Any, known: Known) -> dict[str, NDArray[np.uint8]]:
 
 
 def affinity_labels(known: Known, low: float, high: float, crf: CrfConfig) -> NDArray[np.uint8]:
-    """uint8 (H, W): a class where it is sure, 0 where background is sure, 255 elsewhere (AffinityNet, section 3.3).
+    """uint8 (H, W): a class where it is confident, 0 where background is confident, 255 elsewhere (section 3.3).
 
-    Background scores (1 - highest score)^alpha, first with the alpha `low` (generous), then with `high` (shy). A class
-    is sure where it wins in the first, unless background wins in the second. A pixel has the label of the 8 x 8 pixels
-    around it, whose scores after the CRF are averaged before one wins: the label of the cell, where one lies on it.
+    Background has the score (1 - highest score)^alpha, with the alpha `low` (it often wins), then `high` (seldom). A
+    class is confident where it wins in the first, unless background wins in the second. The scores after the CRF are
+    averaged over the 8 x 8 pixels around each pixel before one wins: a pixel on a cell has the label of that cell.
     """
     after = smoothed(known, lambda scores: [activation_background(scores, alpha) for alpha in (low, high)], crf)
     scale = known.scores.size[0] / after[0].shape[1]  # of a large image the CRF sees fewer pixels
     side = max(round(CELL / scale), 1)
-    sure_class, sure_background = (
+    confident_class, background = (
         winners(known, ndimage.uniform_filter(scores, (1, side, side), mode="constant")) for scores in after
     )
-    labels = np.where(sure_class == 0, UNKNOWN, sure_class)
-    labels[sure_background == 0] = 0
+    labels = np.where(confident_class == 0, UNKNOWN, confident_class)
+    labels[background == 0] = 0
     return at_size(labels, known)

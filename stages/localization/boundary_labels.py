@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.engine.known import Known
+from stages.localization.confident_labels import UNKNOWN, at_size, smoothed, winners
 from stages.localization.config import CrfConfig
-from stages.localization.sure_labels import UNKNOWN, at_size, smoothed, winners
 
 
 def prepare(settings: Any, known: Known) -> dict[str, NDArray[np.uint8]]:
@@ -24,7 +24,7 @@ def boundary_labels(known: Known, foreground: float, background: float, crf: Crf
     class is confident where it wins in the first, background where it wins in both.
     """
     after = smoothed(known, lambda scores: [np.full(scores.shape[1:], c) for c in (foreground, background)], crf)
-    sure_class, any_class = (winners(known, scores) for scores in after)
-    labels = np.where(sure_class == 0, UNKNOWN, sure_class)
-    labels[(sure_class == 0) & (any_class == 0)] = 0
+    confident_class, any_class = (winners(known, scores) for scores in after)
+    labels = np.where(confident_class == 0, UNKNOWN, confident_class)
+    labels[(confident_class == 0) & (any_class == 0)] = 0
     return at_size(labels, known)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from artifacts.cells import on_copy
+from artifacts.cells import cells, on_copy
 from stages.engine.interpolation import interpolation_matrix
 
 

@@ -69,16 +69,15 @@ def walk_with_background(
     beta: float,
     doublings: int,
 ) -> ScoreMap:
-    """AffinityNet's refined maps (section 3.4): the scores walk, and so does (1 - highest score)^alpha as class 0.
+    """AffinityNet's refined maps (section 3.4): random walk of scores, with (1 - highest score)^alpha as class 0.
 
-    Both are means over the pixels nearest to each cell of `stride`; refined maps have that stride, and no other scale:
-    an image without classes is background, 1 everywhere.
+    The walk starts from their means over the pixels nearest to each cell of `stride`, which the refined maps have, too.
     """
     full = resize_maps(scores.scores, scores.size, scores.stride)  # (K, H, W)
     start = cell_means(np.concatenate([activation_background(full, alpha)[None], full]), stride)
     walked = np.minimum(walk(start, affinities, beta, doublings), 1)
     classes = np.concatenate([[0], scores.classes]).astype(np.uint8)
-    return dataclasses.replace(scores, scores=walked, classes=classes, stride=stride, normalisation="refined")
+    return dataclasses.replace(scores, scores=walked, classes=classes, stride=stride, meaning="refined")
 
 
 def walk(

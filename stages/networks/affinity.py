@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from artifacts.cells import cells
 from artifacts.errors import ConfigError
 from stages.networks.backbones import VGG16, build_classifier_backbone
-from stages.networks.blocks import Backbone, at_stride, cells, initialise, thinning
+from stages.networks.blocks import Backbone, at_stride, initialise, thinning
 from stages.networks.config import BackboneConfig, ClassifierConfig
 from stages.networks.freezing import freeze
 from stages.networks.registry import network_kind, network_spec

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from artifacts.cells import cells
 from stages.networks.backbones import build_classifier_backbone
-from stages.networks.blocks import at_stride, cells, initialise, thinning
+from stages.networks.blocks import at_stride, initialise, thinning
 from stages.networks.config import BackboneConfig, ClassifierConfig
 from stages.networks.registry import network_kind, network_spec
 from stages.networks.segmenter import seeded

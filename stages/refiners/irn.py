@@ -26,13 +26,8 @@ from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
 from stages.localization.activation_maps import for_inference
 from stages.localization.boundary_labels import prepare
-<<<<<<< HEAD
-from stages.localization.pairs import class_boundary_affinity, partners
-=======
-from stages.localization.grid import cells
 from stages.localization.pair_learning import affinity_losses
 from stages.localization.pairs import class_boundary_affinity
->>>>>>> aaf289e (Refiner psa: AffinityNet, whose scores and their background walk between cells of one class)
 from stages.localization.random_walk import walk_between_boundaries
 from stages.networks import normalise
 from stages.networks.boundary import STRIDE, BoundaryNetwork, build_boundary_network

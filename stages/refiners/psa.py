@@ -1,8 +1,8 @@
-"""AffinityNet (Ahn & Kwak, CVPR 2018), known as PSA: scores walk between cells that a network takes for one class.
+"""AffinityNet, also called PSA (Ahn & Kwak, CVPR 2018): a random walk of scores between cells of similar features.
 
-A network learns, from pairs of cells whose labels are sure, features that are alike within a class. The scores of an
-image, and those of its background, then walk from cell to cell as their features are alike. SEAM (Wang et al., CVPR
-2020) makes its masks in this way, too.
+A network learns, from pairs of cells with confident labels, features that are similar within a class. A random walk
+then propagates the scores of an image, and a score of its background, to cells of similar features. SEAM (Wang et al.,
+CVPR 2020) makes its masks in this way, too.
 
     semiseg train-refiner --method psa
     semiseg refine --method psa
@@ -35,7 +35,12 @@ from stages.refiners.settings.psa import PsaSettings, PsaTrainingSettings
 
 
 class PsaTraining(Method):
-    """L = 1/4 L_bg+ + 1/4 L_fg+ + 1/2 L- over all pairs of cells of stride 8 nearer than `radius` with known labels."""
+    """L = 1/4 L_bg+ + 1/4 L_fg+ + 1/2 L-,  a_ij = exp(-mean over the channels of |f_i - f_j|)
+    L_bg+, L_fg+ = mean over background pairs, over foreground pairs of -log(a_ij + 1e-5)
+    L- = mean over pairs of two classes of -log(1 + 1e-5 - a_ij)
+
+    f: the network's features; pairs i, j of cells nearer than `radius`.
+    """
 
     prepare = staticmethod(prepare)
     prepared = ("labels",)
@@ -61,7 +66,7 @@ class PsaTraining(Method):
 
 
 class Psa(Refiner):
-    """Scores, and (1 - highest score)^alpha as their background, walk 2^doublings steps; the highest wins."""
+    """2^doublings steps of a random walk of the scores, with (1 - highest score)^alpha as background."""
 
     training: ClassVar[type[Method] | None] = PsaTraining
 

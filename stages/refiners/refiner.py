@@ -44,11 +44,7 @@ class Refiner:
     def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
         """The refined score maps, in the order of the images; images of one batch have equal sizes.
 
-<<<<<<< HEAD
-        Scores float32 (K, h, w) in 0..1, of foreground classes; meaning "refined".
-=======
-        Scores float32 (K, h, w) in 0..1, normalisation "refined": of foreground classes where the settings have the
-        score of the `background`, else of class 0 as well.
->>>>>>> aaf289e (Refiner psa: AffinityNet, whose scores and their background walk between cells of one class)
+        Scores float32 (K, h, w) in 0..1, meaning "refined": of foreground classes where the settings have the score of
+        the `background`, else of class 0 as well.
         """
         raise NotImplementedError  # every refiner refines

@@ -50,11 +50,7 @@ class TrainRefinerConfig(MethodTraining):
     )
     network: ClassifierConfig = Field(
         ClassifierConfig.model_validate("tiny"),
-<<<<<<< HEAD
-        description="The network: a preset's name, or its parts. Its backbone is frozen.",
-=======
-        description="The network: a preset's name, or its parts. With irn its backbone stays as it is.",
->>>>>>> aaf289e (Refiner psa: AffinityNet, whose scores and their background walk between cells of one class)
+        description="The network: a preset's name, or its parts. With irn its backbone is frozen.",
     )
     splits: tuple[Literal["train", "weak"], ...] = Field(
         ("train", "weak"), min_length=1, description="Splits whose score maps are learned from."

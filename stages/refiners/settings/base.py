@@ -8,26 +8,15 @@ from stages.methods.settings.base import Card, MethodSettings
 
 
 class RefinerSettings(MethodSettings):
-<<<<<<< HEAD
-    """The settings of a refiner; `name` selects it."""
-=======
-    """How a refiner makes better score maps of score maps; `name` says which refiner.
+    """The settings of a refiner; `name` selects it.
 
     Those of a refiner whose maps are of foreground classes alone have `background`, its score in the masks.
     """
->>>>>>> aaf289e (Refiner psa: AffinityNet, whose scores and their background walk between cells of one class)
 
     card: ClassVar[Card]
     hard_examples: ClassVar[bool] = False
     training: ClassVar[type[RefinerTrainingSettings] | None] = None
-<<<<<<< HEAD
     """The settings of its training by train-refiner; None if it has none."""
-    background: float = Field(
-        0.25, ge=0, le=1, description="Score of the background in the masks; refined maps are at most 1."
-    )
-=======
-    """The settings of its training by train-refiner; None: it has none."""
->>>>>>> aaf289e (Refiner psa: AffinityNet, whose scores and their background walk between cells of one class)
 
 
 class RefinerTrainingSettings(MethodSettings):

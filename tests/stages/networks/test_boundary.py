@@ -7,6 +7,7 @@ import torch
 
 from artifacts.errors import ConfigError
 from stages.networks import build_classifier, parameter_groups
+from stages.networks.blocks import at_stride
 from stages.networks.boundary import BoundaryNetwork, build_boundary_network
 from stages.networks.config import CLASSIFIER_PRESETS, ClassifierConfig
 
@@ -42,11 +43,9 @@ def test_a_spot_of_a_coarse_level_stays_where_it_is():
     network = build_boundary_network(config("tiny"), seed=0)
     level = torch.zeros(1, 64, 9, 9)
     level[0, :, 5, 3] = 1
-    from stages.networks.boundary import on_stride_4
-
-    resized = on_stride_4(level, (17, 17), 8, network.backbone)
+    resized = at_stride(level, (17, 17), 4, 8)
     assert resized[0, 0].argmax() == 10 * 17 + 6
-    odd = on_stride_4(torch.rand(1, 2, 5, 5), (17, 17), 14, network.backbone)  # no multiple of 4
+    odd = at_stride(torch.rand(1, 2, 5, 5), (17, 17), 4, 14)  # no multiple of 4
     assert odd.shape == (1, 2, 17, 17)
 
 

@@ -20,20 +20,22 @@ from artifacts.score_maps import ScoreMap
 from stages.config import build
 from stages.engine.known import Known
 from stages.localization.boundary_labels import boundary_labels
-from stages.localization.dense_crf import PARAMETERS
-from stages.localization.pairs import line_between, offsets
+from stages.localization.config import CrfConfig
+from stages.localization.pair_learning import affinity_losses
+from stages.localization.pairs import class_boundary_affinity, line_between, offsets
 from stages.localization.random_walk import boundary_affinities, walk, walk_between_boundaries
 from stages.networks import normalise
 from stages.networks.boundary import build_boundary_network
 from stages.networks.config import ClassifierConfig
 from stages.refiners import load_refiner
-from stages.refiners.irn import Irn, IrnTraining, affinity_losses
+from stages.refiners.irn import Irn, IrnTraining
 from stages.refiners.refiner import Means
 from stages.refiners.settings import TrainRefinerConfig
 from stages.refiners.settings.irn import IrnSettings
 from tests.stages.refiners.small_refinement import blurred_scores, draw
 
 ROOT = Path(__file__).parents[3]
+CRF = CrfConfig(parameters="irn")
 
 
 def by_loops(boundary: np.ndarray, labels: np.ndarray, radius: int) -> dict[str, float]:
@@ -63,7 +65,8 @@ def test_the_loss_is_the_mean_over_pairs(seed, radius):
     height, width = radius + rng.integers(0, 4), 2 * radius - 1 + rng.integers(0, 4)
     boundary = rng.random((2, height, width))
     labels = rng.choice([0, 1, 2, 255], p=[0.4, 0.3, 0.1, 0.2], size=(2, height, width))
-    found = affinity_losses(torch.from_numpy(boundary), torch.from_numpy(labels), radius)
+    affinity = class_boundary_affinity(torch.from_numpy(boundary), radius)
+    found = affinity_losses(affinity, torch.from_numpy(labels), radius)
     for name, expected in by_loops(boundary, labels, radius).items():
         assert float(found[name]) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
@@ -73,7 +76,7 @@ def test_the_loss_by_hand():
     boundary = torch.tensor([[[0.9, 0.2, 0.5], [0.1, 0.4, 0.3]]])
     labels = torch.tensor([[[255, 1, 1], [1, 0, 255]]])
     # alike, foreground: (0, 2): highest .5; (1, 0): its square holds .9. Different: (1, 1): .4. Unknown: (1, 2).
-    found = affinity_losses(boundary, labels, 2)
+    found = affinity_losses(class_boundary_affinity(boundary, 2), labels, 2)
     assert float(found["foreground"]) == pytest.approx(-(math.log(0.5 + 1e-5) + math.log(0.1 + 1e-5)) / 2 / 4, rel=1e-5)
     assert float(found["different"]) == pytest.approx(-math.log(0.4 + 1e-5) / 2, rel=1e-5)
     assert float(found["background"]) == 0
@@ -108,14 +111,14 @@ def test_labels_are_sure_or_unknown():
     expected = np.full((height, width), 255)
     expected[high == 1] = 1
     expected[(high == 0) & (low == 0)] = 0
-    found = boundary_labels(image, 0.3, 0.05, PARAMETERS["irn"])
+    found = boundary_labels(image, 0.3, 0.05, CRF)
     assert np.array_equal(found, expected)
     assert set(np.unique(found)) == {0, 1, 255}
 
 
 def test_an_image_without_classes_is_background():
     image = known(5)
-    assert (boundary_labels(image, 0.3, 0.05, PARAMETERS["irn"]) == 0).all()
+    assert (boundary_labels(image, 0.3, 0.05, CRF) == 0).all()
     refined = walk_between_boundaries(image.scores, np.zeros((16, 21), np.float32), 5, 10, 8)
     assert refined.scores.shape == (0, 16, 21)
 

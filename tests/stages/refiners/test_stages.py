@@ -41,7 +41,7 @@ def test_the_labels_can_be_looked_at(space):
     assert artifact.verify() == []
     dataset = dataset_of(space)
     images = KnownImages(dataset, ScoreMaps(space.artifact("seeds")), space.path)
-    crf = TrainRefinerConfig.model_validate(TRAINING).method.crf.resolve()
+    crf = TrainRefinerConfig.model_validate(TRAINING).method.crf
     for image_id in IDS:
         labels = read_mask(artifact.file(f"labels/{image_id}.png"))
         assert np.array_equal(labels, boundary_labels(images[image_id], 0.30, 0.05, crf))

@@ -1,7 +1,7 @@
-"""Labels that refiners learn pairs of cells from: score maps, sure of their classes or left out. Loads no torch.
+"""What the labels of AffinityNet and IRNet have in common: the dense CRF with two scores of the background.
 
-Twice the dense CRF smooths the scores of an image, with two scores of the background: what is a class although the
-background scores high is sure of its class, what is background although it scores low is sure background.
+Confident of its class is what wins although the background scores high, background what wins although it scores low.
+Loads no torch.
 """
 
 from __future__ import annotations
