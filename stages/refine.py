@@ -24,6 +24,7 @@ from stages.localization.seed_labels import dense_labels
 from stages.parallel.processes import map_in_processes
 from stages.parallel.share import counted, images_of, share_of
 from stages.refiners.settings import RefineConfig
+from stages.refiners.settings.base import ForegroundRefinerSettings
 
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMaps
@@ -120,8 +121,8 @@ def _batch_size(config: RefineConfig) -> int:
 
 
 def _background(config: RefineConfig) -> float:
-    """The score that a class must exceed; 0 for refiners that score the background."""
-    return float(getattr(config.method, "background", 0.0))
+    """The score that a class must exceed, also where the background has a map of its own."""
+    return config.method.background if isinstance(config.method, ForegroundRefinerSettings) else 0.0
 
 
 def _refiner(config: RefineConfig, inputs: RefineInputs, images: KnownImages, execution: Execution) -> Any:

@@ -44,7 +44,7 @@ class Refiner:
     def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
         """The refined score maps, in the order of the images; images of one batch have equal sizes.
 
-        Scores float32 (K, h, w) in 0..1, meaning "refined": of foreground classes where the settings have the score of
-        the `background`, else of class 0 as well.
+        Scores float32 (K, h, w) in 0..1, meaning "refined": of foreground classes where its settings are
+        ForegroundRefinerSettings, else of class 0 as well.
         """
         raise NotImplementedError  # every refiner refines

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import Field
+
 from stages.methods.settings.base import Card, MethodSettings
 
 
 class RefinerSettings(MethodSettings):
-    """The settings of a refiner; `name` selects it.
-
-    Those of a refiner whose maps are of foreground classes alone have `background`, its score in the masks.
-    """
+    """The settings of a refiner whose maps are of all classes, background among them; `name` selects it."""
 
     card: ClassVar[Card]
     hard_examples: ClassVar[bool] = False
     training: ClassVar[type[RefinerTrainingSettings] | None] = None
     """The settings of its training by train-refiner; None if it has none."""
+
+
+class ForegroundRefinerSettings(RefinerSettings):
+    """The settings of a refiner whose maps are of foreground classes alone."""
+
+    background: float = Field(
+        0.25, ge=0, le=1, description="Score of the background in the masks; refined maps are at most 1."
+    )
 
 
 class RefinerTrainingSettings(MethodSettings):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from stages.localization.config import CrfConfig
 from stages.methods.settings.base import Card
-from stages.refiners.settings.base import RefinerSettings, RefinerTrainingSettings
+from stages.refiners.settings.base import ForegroundRefinerSettings, RefinerTrainingSettings
 
 CARD = Card(
     title="IRNet: class boundaries, learned from confident pixels of score maps, limit a random walk of the scores",
@@ -53,7 +53,7 @@ class IrnTrainingSettings(RefinerTrainingSettings):
         return 4 * (2 * self.radius - 2) + 1
 
 
-class IrnSettings(RefinerSettings):
+class IrnSettings(ForegroundRefinerSettings):
     """Ahn et al., CVPR 2019: a random walk of scores, which boundaries limit."""
 
     card: ClassVar[Card] = CARD
@@ -68,8 +68,5 @@ class IrnSettings(RefinerSettings):
         ge=0,
         le=16,
         description="The walk has 2^doublings steps (published: 8, 256 steps, for 500 pixels; for 160: 5).",
-    )
-    background: float = Field(
-        0.25, ge=0, le=1, description="Score of the background in the masks; refined maps are at most 1."
     )
     batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass (with their mirrors).")

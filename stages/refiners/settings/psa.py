@@ -37,7 +37,7 @@ class PsaTrainingSettings(RefinerTrainingSettings):
     low_alpha: float = Field(
         4.0,
         gt=0,
-        description="A class is confident where it wins against a background of (1 - highest score)^this (published: 4).",
+        description="A class is confident where it wins against (1 - highest score)^this as background (published: 4).",
     )
     high_alpha: float = Field(
         32.0,

@@ -40,7 +40,6 @@ def test_the_backbone_never_changes():
 
 def test_a_spot_of_a_coarse_level_stays_where_it_is():
     """The cell of stride 8 on pixel (40, 24) is, at stride 4, cell (10, 6)."""
-    network = build_boundary_network(config("tiny"), seed=0)
     level = torch.zeros(1, 64, 9, 9)
     level[0, :, 5, 3] = 1
     resized = at_stride(level, (17, 17), 4, 8)

@@ -24,7 +24,7 @@ CLASSES = ("background", "red", "green")
 SIZES = ((72, 90), (72, 90), (61, 83), (90, 72), (72, 90), (61, 83))
 SPLITS = {"train": ["t0", "t1"], "weak": ["w0", "w1", "w2", "w3"]}
 # Settings of trainings that suit small images, where the defaults do not; a refiner that is not named has its defaults.
-SMALL = {"irn": {"radius": 4, "crf": {"scale": 5.0}}}
+SMALL = {"irn": {"radius": 4, "crf": {"scale": 5.0}}, "psa": {"radius": 3, "crf": {"scale": 5.0}}}
 
 
 def training_of(name: str) -> dict[str, Any]:

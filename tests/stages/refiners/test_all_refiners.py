@@ -15,6 +15,7 @@ from stages.networks import load_network
 from stages.refiners import REFINERS, load_refiner
 from stages.refiners.refiner import Refiner
 from stages.refiners.settings import TRAINED
+from stages.refiners.settings.base import ForegroundRefinerSettings
 from tests.stages.drawn_training import StopAt, StoppedError
 from tests.stages.engine.torchrun import torchrun
 from tests.stages.refiners.small_refinement import (
@@ -70,7 +71,8 @@ def test_every_image_has_maps_of_its_classes_from_0_to_1(name, space):
     for image_id in IDS:
         found = maps[image_id]
         assert found.size == dataset.size(image_id)
-        assert tuple(found.classes) == dataset.tags(image_id)
+        background = () if issubclass(REFINERS[name], ForegroundRefinerSettings) else (0,)
+        assert tuple(found.classes) == (*background, *dataset.tags(image_id))
         assert np.isfinite(found.scores).all()
         assert found.scores.size == 0 or 0 <= found.scores.min() <= found.scores.max() <= 1
     assert artifact.verify() == []
