@@ -18,6 +18,7 @@ BENCHMARKS = {
     "crf": "crf:crf",
     "crf-deeplab-v2": "crf:crf_deeplab_v2",
     "region-growing": "localization:region_growing",
+    "random-walk": "random_walk:random_walk",
     "cams": "localization:cams",
     "cams-mobilenet": "localization:cams_mobilenet",
     "evaluation": "evaluation:evaluation",

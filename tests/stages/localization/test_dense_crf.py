@@ -16,6 +16,7 @@ from stages.localization.dense_crf import (
     CrfParameters,
     crf_batch,
     crf_from_labels,
+    crf_of_each,
     crf_pool,
     crf_probabilities,
     named_parameters,
@@ -202,6 +203,18 @@ def test_batch_equals_single_images_and_the_pool_changes_nothing() -> None:
         np.testing.assert_array_equal(crf_batch(images, probabilities, present, parameters, pool), found)
     everything = crf_batch(images, probabilities, None, parameters)
     np.testing.assert_array_equal(everything[1], crf_probabilities(images[1], probabilities[1], parameters))
+
+
+@pytest.mark.parametrize("name", ["psa", "irn"])
+def test_crfs_of_one_image_share_its_kernels_and_differ_in_nothing(name: str) -> None:
+    """To the bit, and in any order: nothing of the first stays behind in the second."""
+    image = drawn_image()
+    several = [network_like(3, (0, 1), 40, 56, seed) for seed in range(2)]
+    alone = [crf_probabilities(image, probabilities, PARAMETERS[name]) for probabilities in several]
+    together = crf_of_each(image, [*several, several[0]], PARAMETERS[name])
+    assert not np.array_equal(alone[0], alone[1])
+    for found, expected in zip(together, [*alone, alone[0]], strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_one_label_has_nothing_to_decide() -> None:

@@ -9,7 +9,7 @@ from scipy import ndimage
 from artifacts.cells import cells, on_copy
 from stages.engine.inference import _to_image
 from stages.engine.interpolation import interpolation_matrix
-from stages.localization.grid import resize_maps
+from stages.localization.grid import cell_means, resize_maps
 from stages.networks import upsample
 
 
@@ -62,3 +62,21 @@ def test_cells_cover_every_pixel():
 def test_positions_outside_take_the_outermost_cell():
     matrix = interpolation_matrix(np.array([-3.0, 0.0, 6.0, 8.0, 99.0]), stride=4, count=3)
     np.testing.assert_array_equal(matrix, [[1, 0, 0], [1, 0, 0], [0, 0.5, 0.5], [0, 0, 1], [0, 0, 1]])
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)), stride=st.sampled_from([1, 4, 8]), seed=st.integers(0, 9)
+)
+def test_a_cell_has_the_mean_of_the_pixels_nearest_to_it(size, stride, seed):
+    """Pixels as far from the cell before as from the one behind belong to the latter."""
+    maps = np.random.default_rng(seed).random((2, *size), dtype=np.float32)
+    rows, columns = (
+        np.array([max(range(cells(side, stride)), key=lambda c: (-abs(stride * c - p), c)) for p in range(side)])
+        for side in size
+    )
+    expected = [
+        [[plane[rows == y][:, columns == x].mean() for x in range(columns.max() + 1)] for y in range(rows.max() + 1)]
+        for plane in maps
+    ]
+    np.testing.assert_allclose(cell_means(maps, stride), expected, atol=1e-5)

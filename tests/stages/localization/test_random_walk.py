@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
+from stages.localization.pair_learning import feature_affinities
 from stages.localization.pairs import class_boundary_affinity, line_between, offsets, partners
 from stages.localization.random_walk import boundary_affinities, walk
 
@@ -63,21 +66,32 @@ def test_partners_are_the_labels_at_both_ends() -> None:
         assert torch.equal(second[0, number] - first[0, number], torch.full((6, 5), 9 * dy + dx))
 
 
-def dense_walk(scores: np.ndarray, boundary: np.ndarray, radius: int, beta: float, doublings: int) -> np.ndarray:
-    """By the definition: an n x n matrix, squared `doublings` times."""
-    height, width = boundary.shape
+def dense_walk(
+    scores: np.ndarray, affinity: Callable[[int, int, int, int], float], radius: int, beta: float, doublings: int
+) -> np.ndarray:
+    """By the definition: an n x n matrix, squared `doublings` times. affinity: of (y, x) and (y + dy, x + dx)."""
+    height, width = scores.shape[1:]
     matrix = np.eye(height * width)
     for y in range(height):
         for x in range(width):
             for dy, dx in offsets(radius):
                 if 0 <= y + dy < height and 0 <= x + dx < width:
-                    path = [boundary[y + j, x + i] for j, i in line_between((dy, dx))]
                     i, j = y * width + x, (y + dy) * width + x + dx
-                    matrix[i, j] = matrix[j, i] = (1 - max(path)) ** beta
+                    matrix[i, j] = matrix[j, i] = affinity(y, x, dy, dx) ** beta
     matrix /= matrix.sum(0, keepdims=True)
     for _ in range(doublings):
         matrix = matrix @ matrix
     return (scores.reshape(len(scores), -1) @ matrix).reshape(scores.shape)
+
+
+def between(boundary: np.ndarray) -> Callable[[int, int, int, int], float]:
+    """IRNet's affinity, pair by pair."""
+    return lambda y, x, dy, dx: 1 - max(boundary[y + j, x + i] for j, i in line_between((dy, dx)))
+
+
+def of_features(features: np.ndarray) -> Callable[[int, int, int, int], float]:
+    """AffinityNet's affinity, pair by pair."""
+    return lambda y, x, dy, dx: math.exp(-np.abs(features[:, y, x] - features[:, y + dy, x + dx]).mean())
 
 
 @settings(max_examples=25, deadline=None)
@@ -86,7 +100,7 @@ def test_the_sparse_walk_is_the_dense_one(height: int, width: int, radius: int, 
     rng = np.random.default_rng(height * 100 + width)
     boundary, scores = rng.random((height, width)), rng.random((2, height, width))
     found = walk(scores, boundary_affinities(boundary, radius), beta, doublings)
-    assert np.allclose(found, dense_walk(scores, boundary, radius, beta, doublings), rtol=1e-5, atol=1e-6)
+    assert np.allclose(found, dense_walk(scores, between(boundary), radius, beta, doublings), rtol=1e-5, atol=1e-6)
 
 
 def test_scores_stay_on_their_side_of_a_boundary_and_even_out_within() -> None:
@@ -98,3 +112,23 @@ def test_scores_stay_on_their_side_of_a_boundary_and_even_out_within() -> None:
     assert found[:, 9:].max() == 0
     assert found[:, :8].min() > 0
     assert found[:, :8].std() < 1e-3 * found[:, :8].mean() + 1e-4
+
+
+@pytest.mark.parametrize("paper", ["irn", "psa"])
+def test_every_pixel_of_small_images_has_the_class_that_the_dense_walk_gives_it(paper: str) -> None:
+    """Published settings: radius 5, 256 steps; two classes and background in blobs, of which the highest wins."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        size = (int(rng.integers(9, 15)), int(rng.integers(9, 15)))
+        scores = np.stack([ndimage.gaussian_filter(rng.random(size), 1.5) for _ in range(3)])
+        if paper == "irn":
+            boundary = rng.random(size) ** 3
+            found = walk(scores, boundary_affinities(boundary, 5), 10, 8)
+            expected = dense_walk(scores, between(boundary), 5, 10, 8)
+        else:
+            features = ndimage.gaussian_filter(rng.normal(0, 6, (7, *size)), (0, 1, 1))
+            affinities = feature_affinities(torch.from_numpy(features)[None], 5)
+            found = walk(scores, {offset: of_one[0].numpy() for offset, of_one in affinities.items()}, 8, 8)
+            expected = dense_walk(scores, of_features(features), 5, 8, 8)
+        assert np.array_equal(found.argmax(0), expected.argmax(0))
+        assert len(np.unique(expected.argmax(0))) > 1
