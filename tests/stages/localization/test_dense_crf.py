@@ -209,7 +209,7 @@ def test_batch_equals_single_images_and_the_pool_changes_nothing() -> None:
 def test_crfs_of_one_image_share_its_kernels_and_differ_in_nothing(name: str) -> None:
     """To the bit, and in any order: nothing of the first stays behind in the second."""
     image = drawn_image()
-    several = [network_like(3, (0, 1), 40, 56, seed) for seed in range(2)]
+    several = [network_like(3, winners, 40, 56) for winners in ((0, 1), (2, 1))]
     alone = [crf_probabilities(image, probabilities, PARAMETERS[name]) for probabilities in several]
     together = crf_of_each(image, [*several, several[0]], PARAMETERS[name])
     assert not np.array_equal(alone[0], alone[1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from artifacts import checkpoint
 from artifacts.errors import ConfigError
 from stages.networks import build_classifier, parameter_groups
 from stages.networks.affinity import AffinityNetwork, build_affinity_network
@@ -61,21 +60,19 @@ def test_by_the_layers_written_out():
 
 def test_frozen_stages_and_the_speeds_of_pretrained_and_new_layers(tmp_path):
     """conv1 and conv2 of VGG16 keep their weights; fc6 and fc7 come from the ImageNet classifier, thinned out."""
-    published = {
-        f"features.{k}": v
-        for k, v in build_affinity_network(config("vgg16-sec"), 1).backbone.features.state_dict().items()
-    }
-    torch.manual_seed(0)
-    published["classifier.0.weight"] = torch.randn(4096, 512, 7, 7).flatten(1) / 100
-    published["classifier.3.weight"] = torch.randn(4096, 4096) / 100
+    state = build_affinity_network(config("vgg16-sec"), 1).backbone.features.state_dict()
+    published = {f"features.{name}": value for name, value in state.items()}
+    # all units alike, which takes 4096 times less space
+    published["classifier.0.weight"] = torch.randn(512 * 7 * 7).expand(4096, -1)
+    published["classifier.3.weight"] = torch.randn(4096).expand(4096, -1)
     published |= {"classifier.0.bias": torch.randn(4096), "classifier.3.bias": torch.randn(4096)}
-    checkpoint.save(tmp_path / "vgg16.pth", published)
+    torch.save(published, tmp_path / "vgg16.pth")
     given = {"preset": "vgg16-sec", "weights": str(tmp_path / "vgg16.pth"), "freeze_stages": 2}
     network = build_affinity_network(ClassifierConfig.model_validate(given), seed=0)
     frozen = [name for name, value in network.named_parameters() if not value.requires_grad]
     assert frozen == [f"backbone.features.{i}.{kind}" for i in (0, 2, 5, 7) for kind in ("weight", "bias")]
-    weight = published["classifier.0.weight"].view(4096, 512, 7, 7)
-    assert torch.equal(network.last.fc6.weight[5, 7], weight[20, 7][[0, 3, 6]][:, [0, 3, 6]])
+    weight = published["classifier.0.weight"][20].view(512, 7, 7)
+    assert torch.equal(network.last.fc6.weight[5, 7], weight[7][[0, 3, 6]][:, [0, 3, 6]])
     assert torch.equal(network.last.fc7.bias, published["classifier.3.bias"][::4])
     groups = {group["name"]: len(group["params"]) for group in parameter_groups(network, network.pretrained)}
     assert groups == {"pretrained.weights": 11, "pretrained.biases": 11, "new.weights": 4, "new.biases": 6}
