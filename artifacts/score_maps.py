@@ -60,7 +60,7 @@ class ScoreMap:
     scores: float32 (K, h, w), 0..1 (stored with 11 significant bits). classes: uint8 (K,), class ids (0 =
     background), ascending. size: (H, W) of the image in pixels. stride: image pixels per score.
     meaning: "cam" - class-activation maps, each divided by its maximum; "probability" - softmax over all classes;
-    "refined" - maps of a refiner, divided by the maximum of them all.
+    "refined" - maps of a refiner, of which class 0 is the score of the background, where it has one.
     """
 
     image_id: str
