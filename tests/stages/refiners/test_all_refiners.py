@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from artifacts import checkpoint
+from artifacts.masks import read_mask
 from artifacts.score_maps import ScoreMaps
 from artifacts.store import Workspace
 from stages.engine.method import Method
@@ -77,6 +78,18 @@ def test_every_image_has_maps_of_its_classes_from_0_to_1(name, space):
         assert found.scores.size == 0 or 0 <= found.scores.min() <= found.scores.max() <= 1
     assert artifact.verify() == []
     assert artifact.summary["method"] == name
+
+
+@pytest.mark.parametrize("name", REFINERS)
+def test_the_crf_without_a_step_leaves_the_masks(name, space):
+    """It has the background of the masks: the refiner's own, or the constant that it is given."""
+    values = {"labels": "all", "iterations": 0}
+    if issubclass(REFINERS[name], ForegroundRefinerSettings):
+        values["background_score"] = REFINERS[name]().background
+    refined = space.artifact(f"{name}-whole")
+    crf = run(space, "crf", f"{name}-crf", values, {"data": "data", "predictions": f"{name}-whole"})
+    same = [read_mask(crf.file(item)) == read_mask(refined.file(item)) for item in (f"masks/{i}.png" for i in IDS)]
+    assert min(values.mean() for values in same) > 0.999
 
 
 @pytest.mark.parametrize("name", REFINERS)
