@@ -25,7 +25,7 @@ def feature_affinity(features: Tensor, radius: int) -> Tensor:
     features: (B, C, h, w). Returns (B, P, h - r, w - 2 r) with r = radius - 1 and P pairs in the order of `offsets`.
     """
     places = [inner_ends(offset, radius, *features.shape[2:]) for offset in offsets(radius)]
-    distance: Tensor = _Distances.apply(features, places)  # type: ignore[no-untyped-call]
+    distance: Tensor = _Distances.apply(features, places)
     return (-distance).exp()
 
 
@@ -54,7 +54,7 @@ class _Distances(torch.autograd.Function):
         return torch.stack([_distance(features, *place) for place in places], 1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (features,) = ctx.saved_tensors
         found, shares = torch.zeros_like(features), gradient / features.shape[1]

@@ -69,6 +69,21 @@ def test_labels_are_confident_or_unknown():
     assert CELL == STRIDE
 
 
+def test_a_cell_has_the_label_of_the_8_pixels_around_it_and_confident_background_comes_first():
+    """Without a step of the CRF the scores stand, as shares: the class has .40 where it scores .23, with alpha 4."""
+    scores = np.full((1, 16, 24), 0.23, np.float32)
+    scores[:, :, :12] = 1
+    image = Known("x", np.zeros((16, 24, 3), np.uint8), (3,), ScoreMap("x", scores, np.array([3]), (16, 24), 1, "cam"))
+    plain = CrfConfig(parameters="psa", iterations=0)
+    # so it wins where at least 2 of the columns c - 4 to c + 3 are of the first 12: (2 + 6 * .40) / 8 > .5
+    expected = np.where(np.arange(24) <= 14, 3, 255)
+    assert np.array_equal(affinity_labels(image, 4, 32, plain), np.tile(expected, (16, 1)))
+    # a low alpha above the high one: what is a class in the first and background in the second is background
+    scores[:] = 0.3
+    assert (affinity_labels(image, 32, 4, plain) == 3).all()
+    assert (affinity_labels(image, 32, 1, plain) == 0).all()
+
+
 def test_a_higher_alpha_leaves_less_background():
     shares = [(affinity_labels(known(), 4, high, CRF) == 0).mean() for high in (8, 32)]
     assert shares[0] > shares[1] > 0
