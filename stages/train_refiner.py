@@ -81,7 +81,7 @@ def run(config: TrainRefinerConfig, inputs: TrainRefinerInputs, writer: Writer, 
 
 STAGE = Stage(
     name="train-refiner",
-    version=2,
+    version=3,
     summary="Train the network of a refiner on score maps.",
     config=TrainRefinerConfig,
     inputs=TrainRefinerInputs,
