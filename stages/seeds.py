@@ -204,6 +204,7 @@ class _Source:
             ids,
             scales=cam.scales,
             flip=cam.flip,
+            merge=cam.merge,
             batch_size=cam.batch_size,
             max_pixels=self.config.max_pixels,
             device=device,

@@ -5,15 +5,15 @@
         store(maps.image_id, maps.scores, maps.classes, size=maps.size, stride=maps.stride)
 
 Every scale and its mirror image give ReLU(CAM); they are resampled to one grid of stride 4 on the image, summed,
-and divided by each class's maximum (as in AffinityNet, IRNet, SEAM). Only the classes of the image-level labels are
-kept.
+and divided by each class's maximum (as in AffinityNet, IRNet, SEAM). Or each is divided by its maximum, and the highest
+counts (DRS). Only the classes of the image-level labels are kept.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -84,6 +84,7 @@ def class_activation_maps(
     *,
     scales: Sequence[float],
     flip: bool = True,
+    merge: str = "sum",
     batch_size: int = 16,
     max_pixels: int | None = None,
     device: torch.device,
@@ -96,18 +97,19 @@ def class_activation_maps(
         classifier: from `for_inference`, or any on `device` in eval mode.
         scales: factors on the image's sides; each is a forward pass.
         flip: add the mirror image of every scale, in the same batch.
+        merge: how the maps of scales and mirrors become one, a key of MERGES.
         batch_size: images of identical size per batch; scales above 1 are cut into smaller batches.
         max_pixels: a larger image is reduced to this many pixels, in a batch of its own; None: no limit.
-        dtype: autocast type (bf16, fp16), None for fp32. The maps are summed in fp32.
+        dtype: autocast type (bf16, fp16), None for fp32. The maps are merged in fp32.
         threads: threads that decode images while the network works.
     """
     pending: deque[tuple[list[str], tuple[int, int], Tensor]] = deque()
     for members, size, pixels in _decoded(dataset, ids, batch_size, threads, max_pixels):
         images = (pixels.pin_memory() if device.type == "cuda" else pixels).to(device, non_blocking=True)
-        summed = multi_scale_maps(classifier, images, scales, flip, batch_size, dtype, size)
+        merged = multi_scale_maps(classifier, images, scales, flip, batch_size, dtype, size, MERGES[merge])
         if getattr(classifier, "from_minimum", False):
-            summed = summed - summed.amin((-2, -1), keepdim=True)
-        pending.append((members, size, normalise_by_maximum(summed).half()))
+            merged = merged - merged.amin((-2, -1), keepdim=True)
+        pending.append((members, size, normalise_by_maximum(merged).half()))
         if len(pending) > 1:  # the transfer waits for one batch while the next one is already queued on the device
             yield from _unpack(dataset, *pending.popleft())
     while pending:
@@ -143,10 +145,12 @@ def multi_scale_maps(
     batch_size: int,
     dtype: torch.dtype | None = None,
     size: tuple[int, int] | None = None,
+    merge: Callable[[Tensor, Tensor], Tensor] = torch.add,
 ) -> Tensor:
     """Sum over scales and mirrors of ReLU(CAM): uint8 images (B, 3, h, w) -> fp32 (B, K, ceil(H/4), ceil(W/4)).
 
-    `size` is the (H, W) of the images before they were reduced; None: (h, w).
+    `size` is the (H, W) of the images before they were reduced; None: (h, w). `merge`, instead of the sum: what a
+    view's maps make of those so far, which begin as zeros.
     """
     B, _, h, w = images.shape
     H, W = size or (h, w)
@@ -167,10 +171,11 @@ def multi_scale_maps(
                 maps = torch.cat([_relu_maps(classifier, views) for views in part.split(together)])
             rows = _readers(H, seen[0], classifier.stride, maps.shape[-2], images.device)
             columns = _readers(W, seen[1], classifier.stride, maps.shape[-1], images.device)
-            total[start : start + count] += rows @ maps[:count] @ columns.T
+            merged = merge(total[start : start + count], rows @ maps[:count] @ columns.T)
             if flip:
                 mirrored = _readers(W, seen[1], classifier.stride, maps.shape[-1], images.device, mirrored=True)
-                total[start : start + count] += rows @ maps[count:] @ mirrored.T
+                merged = merge(merged, rows @ maps[count:] @ mirrored.T)
+            total[start : start + count] = merged
     return total
 
 
@@ -202,6 +207,13 @@ def _readers(length: int, scaled: int, stride: int, count: int, device: torch.de
 def normalise_by_maximum(maps: Tensor) -> Tensor:
     """Each map (..., h, w) divided by its own maximum plus 1e-5: 0..1."""
     return maps / (maps.amax(dim=(-2, -1), keepdim=True) + MAXIMUM_FLOOR)
+
+
+MERGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sum": torch.add,
+    "maximum": lambda merged, maps: torch.maximum(merged, normalise_by_maximum(maps)),
+}
+"""What a view's maps make of those of the views before it."""
 
 
 def gradient_ranks(

@@ -26,9 +26,14 @@ class ActivationMapConfig(Config):
     scales: tuple[PositiveFloat, ...] = Field(
         (0.5, 1.0, 1.5, 2.0),
         min_length=1,
-        description="Factors on the image's sides; the maps of all are summed (AffinityNet, IRNet: .5 1 1.5 2).",
+        description="Factors on the image's sides (AffinityNet, IRNet: .5 1 1.5 2).",
     )
     flip: bool = Field(True, description="Add the mirror image of every scale.")
+    merge: Literal["sum", "maximum"] = Field(
+        "sum",
+        description="How the maps of scales and mirror images become one. sum: their sum, divided by its maximum.\n"
+        "maximum: each is divided by its maximum, the highest counts (DRS).",
+    )
     batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass (with their mirrors).")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Arithmetic of the network. auto: bf16 on GPUs that have it, else fp32."

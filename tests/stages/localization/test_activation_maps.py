@@ -90,7 +90,7 @@ def reference_maps(classifier, image, tags, scales, flip):
         scaled = F.interpolate(pixels, size=(h, w), mode="bilinear", align_corners=False, antialias=True)
         y = ((grid[0] + 0.5) * h / H - 0.5) / classifier.stride
         x = (grid[1] + 0.5) * w / W - 0.5
-        for mirrored in (False, True) if flip else (False,):
+        for mirrored in {False: (False,), True: (False, True), "alone": (True,)}[flip]:
             with torch.no_grad():
                 maps = classifier.activation_maps(scaled.flip(-1) if mirrored else scaled)[0].clamp(min=0).numpy()
             places = [y, ((w - 1 - x) if mirrored else x) / classifier.stride]
@@ -112,6 +112,21 @@ def test_batched_maps_equal_one_image_and_one_pass_at_a_time(classifier, flip):
         assert maps.scores.shape == expected.shape
         np.testing.assert_allclose(maps.scores, expected, atol=2e-3)
     assert max(maps.scores.max() for maps in found.values() if maps.scores.size) > 0.99
+
+
+def test_of_maps_that_are_divided_by_their_maxima_the_highest_counts(classifier):
+    """merge maximum (DRS): the highest of the maps of each scale and each mirror image, every one made alone."""
+    images = Images()
+    found = class_activation_maps(
+        classifier, images, images.ids(), scales=SCALES, flip=True, merge="maximum", device=CPU
+    )
+    summed = maps_of(classifier, images, batch_size=16)
+    for maps in found:
+        image, tags = images.image(maps.image_id), maps.classes
+        views = [(scale, flip) for scale in SCALES for flip in (False, "alone")]
+        expected = np.max([reference_maps(classifier, image, tags, (scale,), flip) for scale, flip in views], axis=0)
+        np.testing.assert_allclose(maps.scores, expected, atol=2e-3)
+        assert not len(tags) or not np.allclose(maps.scores, summed[maps.image_id].scores, atol=2e-3)
 
 
 @pytest.mark.parametrize("batch_size", [2, 16])

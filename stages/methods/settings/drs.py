@@ -1,0 +1,33 @@
+"""Settings and card of discriminative region suppression."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from stages.methods.settings.base import Card, MethodSettings
+
+
+class DrsSettings(MethodSettings):
+    """Kim et al., AAAI 2021: peaks of the features are held down, so that maps cover all of an object."""
+
+    card: ClassVar[Card] = Card(
+        title="DRS: a classifier whose peaks are held down behind every ReLU, so that its maps cover whole objects",
+        paper="Kim et al., AAAI 2021",
+        uses=("tags",),
+        forward=1,
+        backward=1,
+        sources=("Kim et al., AAAI 2021", "its code, qjadud1994/DRS: models/vgg.py, scripts/train_cls.py"),
+        inference="the classifier",
+        output="classifier",
+    )
+    hard_examples: ClassVar[bool] = False
+    name: Literal["drs"] = "drs"
+    delta: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of its maximum that a channel keeps, the same for all (paper: .55); 1: no suppression.\n"
+        "null: learned, for each channel and image (the default of its code).",
+    )

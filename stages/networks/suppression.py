@@ -1,0 +1,173 @@
+"""Networks whose peaks are held down, so that they respond to all of an object (Kim et al., AAAI 2021: DRS).
+
+    network = build_suppressed(ClassifierConfig.model_validate("vgg16-sec"), num_foreground=20, seed=0)
+    logits = network(normalise(images))                       # (B, 20), class id k + 1 at index k
+    maps = network.eval().activation_maps(normalise(images))  # (B, 20, h, w); their spatial mean is the logits
+
+Without suppression it is what refines maps in the same paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from artifacts.errors import ConfigError
+from stages.networks.backbones import VGG16, build_classifier_backbone
+from stages.networks.blocks import Backbone, initialise, initialise_scores
+from stages.networks.config import BackboneConfig, ClassifierConfig
+from stages.networks.freezing import freeze
+from stages.networks.registry import network_kind, network_spec
+from stages.networks.segmenter import seeded
+from stages.networks.weights import load_backbone
+
+EXTRA = 512  # channels of the three further convolutions (published), or the backbone's where it has fewer
+SUPPRESSIBLE = ("tiny", "vgg16", "resnet50", "resnet101", "mobilenet_v2")
+"""Backbones whose ReLUs are modules that run once, or the last step of a block."""
+
+Suppressed = Literal["learnable"] | float | None
+"""By which factor peaks are held down: one that each channel of each image gets, the same for all, or not at all."""
+
+
+class Suppression(nn.Module):
+    """min(x, K max x) of each channel of each image; K = sigmoid(W GAP(x)), or a constant (equations 1 to 3)."""
+
+    def __init__(self, channels: int, factor: Literal["learnable"] | float) -> None:
+        super().__init__()
+        self.factor = factor
+        if factor == "learnable":
+            self.controller = nn.Linear(channels, channels, bias=False)
+            nn.init.normal_(self.controller.weight, std=0.01)  # every K starts near 1/2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What is behind a ReLU, (B, C, h, w)."""
+        factor: Any = self.factor
+        if factor == "learnable":
+            factor = self.controller(x.mean((2, 3))).sigmoid()[:, :, None, None]
+        return torch.minimum(x, factor * x.amax((2, 3), keepdim=True))
+
+    def behind(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        """A forward hook: suppresses what a module gives. A copy of the network has hooks of its own."""
+        return self(output)
+
+
+@network_kind("drs")
+class SuppressedClassifier(nn.Module):
+    """Backbone, three 3x3 convolutions with ReLU, 1x1 convolution; a suppression behind every ReLU.
+
+    vgg16 as published: pool4 has stride 1, there is no pool5, conv5 is dilated by 2. Of the ResNets and the residual
+    blocks of tiny the suppression is behind the last ReLU of a block.
+
+    Attributes:
+        stride: input pixels per cell of the activation maps.
+        class_names: background first; known for networks that come from `load_network`.
+        pretrained: name prefixes of the parameters that came from given weights; never the suppressions'.
+    """
+
+    def __init__(self, config: BackboneConfig, num_foreground: int, suppressed: Suppressed = "learnable") -> None:
+        super().__init__()
+        self.config, self.suppressed = config, suppressed
+        self.num_foreground, self.num_classes = num_foreground, num_foreground + 1
+        vgg16 = config.backbone == "vgg16"
+        self.backbone: Backbone = (
+            VGG16((2, 2, 2, 1, 0), average_pool=False) if vgg16 else build_classifier_backbone(config.backbone)
+        )
+        self.stride = self.backbone.stride
+        channels, width = self.backbone.high_channels, min(self.backbone.high_channels, EXTRA)
+        self.extra = nn.Sequential()
+        for _ in range(3):
+            self.extra.extend((nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)))
+            channels = width
+        self.dropout = nn.Dropout(config.dropout)
+        self.scores = nn.Conv2d(width, num_foreground, 1)
+        initialise(self.extra)
+        initialise_scores(self.scores)
+        self.pretrained: tuple[str, ...] = ()
+        self.class_names: tuple[str, ...] = ()
+        freeze(self.backbone, config)
+        self.suppressions = nn.ModuleList()
+        if suppressed is not None:
+            self._suppress(suppressed)
+
+    def _suppress(self, factor: Literal["learnable"] | float) -> None:
+        """Hooks, so that the backbone keeps its names of parameters, by which published weights are loaded."""
+        if self.config.backbone not in SUPPRESSIBLE:
+            raise ConfigError(
+                f"method drs holds down what is behind the ReLUs of a network, and does not know those of "
+                f"{self.config.backbone}",
+                f"set network.backbone to one of {', '.join(SUPPRESSIBLE)}",
+            )
+        places = [*rectified(self.backbone), *rectified(self.extra)]
+        for place, channels in zip(places, self._channels(places), strict=True):
+            self.suppressions.append(suppression := Suppression(channels, factor))
+            place.register_forward_hook(suppression.behind)
+
+    @torch.no_grad()
+    def _channels(self, places: Sequence[nn.Module]) -> list[int]:
+        """Of what each module gives."""
+        found: dict[int, int] = {}
+        hooks = [
+            place.register_forward_hook(lambda place, inputs, output: found.update({id(place): output.shape[1]}))
+            for place in places
+        ]
+        training = self.training
+        self.eval().features(torch.zeros(1, 3, 2 * self.stride, 2 * self.stride))
+        self.train(training)
+        for hook in hooks:
+            hook.remove()
+        return [found[id(place)] for place in places]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> what the scores are made of, (B, channels, h, w)."""
+        return self.dropout(self.extra(self.backbone(images)["high"]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> logits (B, K); index k is class id k + 1."""
+        return self.scores(self.features(images).mean((2, 3), keepdim=True)).flatten(1)
+
+    def activation_maps(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> maps (B, K, ceil(H / stride), ceil(W / stride)) before any ReLU."""
+        return self.scores(self.features(images))
+
+    def spec(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """What network.json holds."""
+        return network_spec(self, class_names, suppressed=self.suppressed)
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> SuppressedClassifier:
+        return cls(ClassifierConfig.model_validate(spec["network"]), spec["num_classes"] - 1, **spec["options"])
+
+
+def rectified(network: nn.Module) -> list[nn.Module]:
+    """The modules whose output is behind a ReLU: each ReLU, or the block that runs its `relu` several times."""
+    places = []
+    for name, module in network.named_modules():
+        if isinstance(module, (nn.ReLU, nn.ReLU6)):
+            block, _, own = name.rpartition(".")
+            places.append(network.get_submodule(block) if block and own == "relu" else module)
+    return places
+
+
+def build_suppressed(
+    config: BackboneConfig,
+    num_foreground: int,
+    seed: int,
+    suppressed: Suppressed = "learnable",
+    backbone_from: Mapping[str, Tensor] | None = None,
+) -> SuppressedClassifier:
+    """A network on the CPU, in train mode; random parts depend on `seed` alone.
+
+    backbone_from: the weights of a network whose backbone is taken, instead of those that the config names. ConfigError
+    where weights cannot be had or do not fit.
+    """
+    if backbone_from is None:
+        config.check()
+    with seeded(seed):
+        network = SuppressedClassifier(config, num_foreground, suppressed)
+    load_backbone(network.backbone, config, backbone_from)
+    if backbone_from is not None or config.weights != "none":
+        network.pretrained = ("backbone.",)
+    return network
