@@ -59,7 +59,9 @@ class SeedsInputs(Inputs):
             needed=_classifier_needed,
         ),
     ]
-    maps: Annotated[Artifact | None, Input(("seeds",), "seeds whose class-activation maps are reused")]
+    maps: Annotated[
+        Artifact | None, Input(("seeds", "refined"), "maps of earlier seeds, or refined ones, that are used")
+    ]
 
 
 def check(config: SeedsConfig, inputs: SeedsInputs) -> None:
@@ -96,10 +98,8 @@ def _check_maps(config: SeedsConfig, maps: Artifact, class_names: Sequence[str],
             f"e.g. {missing[0]}",
             "choose the splits it was made for, or compute the maps: leave out --maps",
         )
-    if config.cam not in (
-        ActivationMapConfig.model_validate({}),
-        mistakes(ActivationMapConfig, maps.recorded("config", "cam", dict))[0],
-    ):
+    made = maps.recorded("config", "cam", dict) if maps.kind == "seeds" else {}
+    if config.cam not in (ActivationMapConfig.model_validate({}), mistakes(ActivationMapConfig, made)[0]):
         raise ConfigError(
             f"cam differs from the settings that made maps {maps.name!r}, and would have no effect",
             "leave cam out, or compute the maps: leave out --maps",
@@ -127,7 +127,7 @@ def _ids(config: SeedsConfig, dataset: Any) -> list[str]:
 def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Class-activation maps shard by shard on the device; saliency and label maps in other processes meanwhile."""
     from artifacts.dataset import Dataset
-    from artifacts.score_maps import ScoreMapWriter
+    from artifacts.score_maps import ScoreMaps, ScoreMapWriter
     from stages.evaluation.mask_quality import quality_of_masks
 
     dataset, maps = Dataset(inputs.data), inputs.maps
@@ -142,7 +142,8 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
             "pixels stands for each (max_pixels); maps and labels have the image's size"
         )
 
-    scores = ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE)
+    meaning = ScoreMaps(maps).meaning if maps else "cam"
+    scores = ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, meaning=meaning)
     scores.plan(everything, index=execution.rank == 0)
     source.barrier()  # every rank reads the index
     shards = share_of(scores.shards, execution, scores.holds, len)
@@ -355,6 +356,8 @@ class LabelJob:
 
 def _same_saliency(config: SeedsConfig, maps: Artifact) -> bool:
     """Whether `maps` holds saliency computed as `config` wants it, whatever its threshold."""
+    if maps.kind != "seeds":
+        return False
     wanted, earlier = config.labels.background, maps.recorded("config", "labels", dict).get("background")
     return (
         isinstance(wanted, ComputedSaliency)

@@ -68,6 +68,12 @@ class SuppressedClassifier(nn.Module):
     """
 
     def __init__(self, config: BackboneConfig, num_foreground: int, suppressed: Suppressed = "learnable") -> None:
+        if suppressed is not None and config.backbone not in SUPPRESSIBLE:
+            raise ConfigError(
+                f"method drs holds down what is behind the ReLUs of a network, and does not know those of "
+                f"{config.backbone}",
+                f"set network.backbone to one of {', '.join(SUPPRESSIBLE)}",
+            )
         super().__init__()
         self.config, self.suppressed = config, suppressed
         self.num_foreground, self.num_classes = num_foreground, num_foreground + 1
@@ -94,12 +100,6 @@ class SuppressedClassifier(nn.Module):
 
     def _suppress(self, factor: Literal["learnable"] | float) -> None:
         """Hooks, so that the backbone keeps its names of parameters, by which published weights are loaded."""
-        if self.config.backbone not in SUPPRESSIBLE:
-            raise ConfigError(
-                f"method drs holds down what is behind the ReLUs of a network, and does not know those of "
-                f"{self.config.backbone}",
-                f"set network.backbone to one of {', '.join(SUPPRESSIBLE)}",
-            )
         places = [*rectified(self.backbone), *rectified(self.extra)]
         for place, channels in zip(places, self._channels(places), strict=True):
             self.suppressions.append(suppression := Suppression(channels, factor))

@@ -67,6 +67,7 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     "s4gan": {"name": "s4gan", "threshold": 0.45, "dropout": 0.0, "discriminator": {"channels": [8, 8, 8, 8]}},
     "puzzle-cam": {"name": "puzzle-cam", "ramp": 0.0},
     "ficklenet-one-choice": {"name": "ficklenet", "expand": False, "window": 3},
+    "drs-fixed": {"name": "drs", "delta": 0.55},
     "mlmt": {"name": "mlmt", "start": 0.0, "ramp": 0.0, "mirror": 0.5, "teacher": {"decay": 0.5}},
     "dmt": {"name": "dmt", "labelled_share": 0.25},  # two of eight: one each process
     # thresholds in reach of a network that has not learned: a quarter is the least that four classes can have

@@ -20,11 +20,12 @@ from artifacts import checkpoint
 from artifacts.dataset import Dataset
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import read_mask
-from artifacts.score_maps import ScoreMaps
+from artifacts.score_maps import ScoreMaps, ScoreMapWriter
 from artifacts.store import Work, Workspace
 from stages.config import build
 from stages.contract import Execution
 from stages.data.preparation_config import PrepareDataConfig
+from stages.localization.grid import resize_maps
 from stages.localization.saliency import encode_saliency
 from stages.networks import build_classifier
 from stages.networks.config import ClassifierConfig
@@ -143,6 +144,40 @@ def test_earlier_maps_serve_other_thresholds(workspace, seeds):
     chained = run_seeds(workspace, values, "chained", {"data": "data", "maps": "reused"}).artifact
     assert reused.manifest.content == chained.manifest.content == fresh.manifest.content
     assert fresh.manifest.content != seeds.manifest.content
+
+
+def test_refined_maps_serve_the_rules_of_seeds(workspace, seeds, tmp_path):
+    """Masks of DRS: salient pixels take the highest score from .2 on, or are unknown; all others are background."""
+    dataset, maps = Dataset(workspace.artifact("data")), ScoreMaps(seeds)
+    salient = {}
+    for image_id in maps.ids:
+        values = np.random.default_rng(len(image_id)).choice([0, 50, 51, 255], size=dataset.size(image_id))
+        Image.fromarray(values.astype(np.uint8)).save(tmp_path / f"{image_id}.png")
+        salient[image_id] = values > 50
+
+    def write(writer):
+        with ScoreMapWriter(writer, class_names=dataset.class_names, meaning="refined") as refined:
+            for shard in refined.plan(maps.ids):
+                for image_id in shard:
+                    found = maps[image_id]
+                    refined.add(image_id, found.scores[:, ::2, ::2], found.classes, size=found.size, stride=8)
+
+    publish(workspace, "refined", "refined", write)
+    folder = {"kind": "folder", "folder": str(tmp_path), "threshold": 0.198}
+    rule = {"threshold": 0.2, "overlap": "highest_score", "conflict": "background", "background": folder}
+    made = run_seeds(workspace, {"labels": rule, "cam": {}}, "of-refined", {"data": "data", "maps": "refined"}).artifact
+    assert ScoreMaps(made).meaning == "refined"
+    for image_id in maps.ids:
+        found = ScoreMaps(made)[image_id]
+        scores = resize_maps(found.scores, found.size, found.stride)
+        expected = np.full(found.size, UNKNOWN)
+        for y, x in np.ndindex(found.size):
+            reached = [(s[y, x], -k) for k, s in enumerate(scores) if s[y, x] >= 0.2 * s.max() > 0]
+            if not salient[image_id][y, x]:
+                expected[y, x] = 0
+            elif reached:
+                expected[y, x] = found.classes[-max(reached)[1]]
+        np.testing.assert_array_equal(read_mask(made.path / "masks" / f"{image_id}.png"), expected)
 
 
 def test_earlier_maps_of_other_labels_are_refused(workspace, seeds):

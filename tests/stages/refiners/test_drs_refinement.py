@@ -97,4 +97,4 @@ def test_the_network_learns_maps_that_follow_the_colours():
         loss = regression(network.activation_maps(images), scores, everywhere)
         loss.backward()
         optimizer.step()
-    assert float(loss) < 0.02
+    assert loss.item() < 0.02
