@@ -17,7 +17,7 @@ from stages.engine.losses import multilabel_soft_margin
 from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
 from stages.methods.settings.drs import DrsSettings
-from stages.networks.suppression import SuppressedClassifier, build_suppressed
+from stages.networks.suppression import Suppressed, SuppressedClassifier, build_suppressed
 
 
 class Drs(Method):
@@ -29,7 +29,7 @@ class Drs(Method):
 
     def __init__(self, settings: DrsSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
-        suppressed = "learnable" if settings.delta is None else settings.delta
+        suppressed: Suppressed = "learnable" if settings.delta is None else settings.delta
         network = build_suppressed(setup.network, setup.num_classes - 1, setup.seed, suppressed)
         self.networks = nn.ModuleDict({"classifier": network})
 
