@@ -1,6 +1,6 @@
-"""The refinement network of DRS (Kim et al., AAAI 2021): score maps, learned by heart as a function of the image.
+"""The refinement network of DRS (Kim et al., AAAI 2021): a network that learns to give the score maps of its images.
 
-What score maps have in common over a data set is learned, and what is particular to one image is smoothed away.
+It learns what score maps of many images have in common, and gives maps without the accidents of each.
 
     semiseg train-refiner --method drs-refinement --set network=vgg16-sec
     semiseg refine --method drs-refinement
