@@ -4,8 +4,8 @@
     semiseg seeds --data data --maps seeds --name dense --set labels=dense --set labels.background.score=0.3
 
 The artifact holds multi-scale class-activation maps (scores/, HDF5), the saliency that was computed (saliency/, PNG)
-and the label maps made of both (masks/, indexed PNG, 255 = unknown). `maps` takes the class-activation maps of an
-earlier artifact, so that thresholds can be tried without the network.
+and the label maps made of both (masks/, indexed PNG, 255 = unknown). `maps` takes the maps of earlier
+seeds, or refined ones, so that thresholds can be tried without the network.
 """
 
 from __future__ import annotations
