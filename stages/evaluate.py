@@ -111,13 +111,19 @@ class OpenMaps:
 
 
 def find_maps(config: EvaluateConfig, dataset: Dataset, data: Artifact, maps: Artifact) -> OpenMaps:
-    """DataError where score maps or true masks are missing."""
+    """DataError where score maps or true masks are missing, or where the maps have a background of their own."""
     from stages.localization.known_images import score_maps_of
 
     dataset.require_background("a threshold of score maps")
     scored = ids_with_truth(dataset, config.splits)
     choosing = ids_with_truth(dataset, config.choose_on) if config.choose_on else scored
-    return OpenMaps(score_maps_of(maps, {*scored, *choosing}, data), choosing, scored)
+    opened = score_maps_of(maps, {*scored, *choosing}, data)
+    if any(0 in opened[image_id].classes for image_id in scored[:1]):  # a refiner scores it for all images or for none
+        raise DataError(
+            f"the score maps of {maps.name!r} score the background, too: no threshold is to be chosen",
+            f"score the masks that were made of them: semiseg evaluate --predictions {maps.name}",
+        )
+    return OpenMaps(opened, choosing, scored)
 
 
 def find_pairs(config: EvaluateConfig, dataset: Dataset, predictions: Artifact) -> dict[str, tuple[Path, Path]]:

@@ -197,3 +197,20 @@ def test_maps_that_are_not_there_and_settings_without_effect_are_refused(bench, 
     assert "name splits it has (train)" in (caught.value.hint or "")
     with pytest.raises(DataError, match=r"are of 8x8 pixels \(width x height\), its mask has"):
         run({"splits": ["train"]}, predictions=None, maps="of-train")
+
+
+def test_maps_that_score_the_background_have_no_threshold(bench):
+    """Those of psa: the background would be taken for an object."""
+
+    def write(writer):
+        with ScoreMapWriter(writer, class_names=bench.dataset.class_names, meaning="refined") as scores:
+            scores.plan(bench.dataset.ids("val"))
+            for image_id in bench.dataset.ids("val"):
+                height, width = bench.dataset.size(image_id)
+                values = np.ones((2, -(-height // 8), -(-width // 8)))
+                scores.add(image_id, values, [0, 2], size=(height, width), stride=8)
+
+    bench.publish("with-background", "refined", write)
+    with pytest.raises(DataError, match="score the background, too") as caught:
+        bench.run("evaluate", "x", {}, {"data": "data", "maps": "with-background"})
+    assert "--predictions with-background" in str(caught.value.hint)
