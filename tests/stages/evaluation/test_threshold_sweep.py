@@ -209,6 +209,8 @@ def test_maps_that_score_the_background_have_no_threshold(bench):
                 height, width = bench.dataset.size(image_id)
                 values = np.ones((2, -(-height // 8), -(-width // 8)))
                 scores.add(image_id, values, [0, 2], size=(height, width), stride=8)
+        ids, names = bench.dataset.ids("val"), list(bench.dataset.class_names)
+        writer.write_json("classes.json", {"class_names": names, "ids": sorted(ids), "splits": ["val"]})
 
     bench.publish("with-background", "refined", write)
     with pytest.raises(DataError, match="score the background, too") as caught:
