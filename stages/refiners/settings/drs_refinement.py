@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveFloat
 
 from stages.methods.settings.base import Card
-from stages.refiners.settings.base import RefinerSettings, RefinerTrainingSettings
+from stages.refiners.settings.base import ForegroundRefinerSettings, RefinerTrainingSettings
 
 CARD = Card(
     title="The refinement network of DRS: it regresses score maps, and gives maps that are smoother than those",
@@ -28,7 +28,7 @@ class DrsRefinementTrainingSettings(RefinerTrainingSettings):
     name: Literal["drs-refinement"] = "drs-refinement"
 
 
-class DrsRefinementSettings(RefinerSettings):
+class DrsRefinementSettings(ForegroundRefinerSettings):
     """Kim et al., AAAI 2021: the maps of a network that has learned score maps."""
 
     card: ClassVar[Card] = CARD
