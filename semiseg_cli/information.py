@@ -123,7 +123,7 @@ def _method_record(name: str) -> dict[str, Any]:
         "command": _command(name),
         "sources": list(card.sources),
         "settings": defaults.model_dump(mode="json"),
-        **({"training": training.model_validate({"name": name}).model_dump(mode="json")} if training else {}),
+        **({"training": training.model_validate({}).model_dump(mode="json")} if training else {}),
     }
 
 
@@ -151,7 +151,7 @@ def _describe_method(name: str) -> None:
     print("\n" + textwrap.indent(settings.formula(), "    "))
     print("\nsources:" + "".join(f"\n  - {source}" for source in card.sources))
     if training is not None:
-        print("\nsettings of train-refiner (--set method.KEY=VALUE):\n")
+        print(f"\nsettings of train-refiner --method {training.model_validate({}).name} (--set method.KEY=VALUE):\n")
         print(describe_config(training))
     print(f"\nsettings{' of refine' if card.output == 'refiner' else ''} (--set method.KEY=VALUE):\n")
     print(describe_config(settings))

@@ -3,8 +3,9 @@
     semiseg refine --data data --seeds seeds --refiner train-refiner
     semiseg refine --seeds seeds --refiner train-refiner --name sharper --set method.beta=12
 
-The artifact holds the refined maps (scores/, HDF5), label maps made from them (masks/, indexed PNG, no unknown pixels)
-and classes.json. One result of `train-refiner` serves all settings: beta, steps and background are chosen here.
+The artifact holds the refined maps (scores/, HDF5), label maps made from them (masks/, indexed PNG; unknown pixels
+only with `method.margin`) and classes.json. One result of `train-refiner` serves all settings: beta, steps and
+background are chosen here.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from artifacts.dataset import SPLITS, Dataset
 from artifacts.errors import ConfigError, DataError
 from artifacts.item_shapes import network_class_names
-from artifacts.masks import encode_mask
+from artifacts.masks import IGNORE, encode_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.localization.grid import resize_maps
-from stages.localization.seed_labels import dense_labels
+from stages.localization.seed_labels import dense_labels, lead
 from stages.parallel.processes import map_in_processes
 from stages.parallel.share import counted, images_of, share_of
 from stages.refiners.settings import RefineConfig
@@ -46,23 +47,46 @@ class RefineInputs(Inputs):
             needed=lambda config, given: config.method.training is not None,
         ),
     ]
+    segmenter: Annotated[
+        Artifact | None,
+        Input(
+            ("segmenter",),
+            "a segmenter that learned from the images with masks, for refiners that ask it",
+            default=("train", "segmenter"),
+            needed=lambda config, given: "segmenter" in config.method.inputs(),
+        ),
+    ]
 
 
 def check(config: RefineConfig, inputs: RefineInputs) -> None:
-    """Checks that the score maps are of the data set, and that the network is of this refiner and these classes."""
+    """Checks that the score maps are of the data set, and that the networks are for this refiner and these classes."""
     dataset, _, _ = _open(config, inputs)
-    refiner, name = inputs.refiner, config.method.name
-    if refiner is None:
-        return
-    if config.method.training is None:
-        raise ConfigError(f"{name} has no training and does not use the input 'refiner'", "leave --refiner out")
-    if (trained := refiner.recorded("config", "method", dict).get("name")) != name:
-        raise ConfigError(f"{refiner.name!r} was trained for {trained}, not for {name}", f"--method {trained}")
-    known = network_class_names(refiner)
-    if list(known) != list(dataset.class_names):
+    method = config.method
+    for key, artifact, taken in (
+        ("refiner", inputs.refiner, method.training is not None),
+        ("segmenter", inputs.segmenter, "segmenter" in method.inputs()),
+    ):
+        if artifact is None:
+            continue
+        if not taken:
+            raise ConfigError(f"{method.name} does not use the input {key!r}", f"leave --{key} out")
+        if key == "refiner":
+            _check_training(artifact, config)
+        known = network_class_names(artifact)
+        if list(known) != list(dataset.class_names):
+            raise ConfigError(
+                f"{artifact.name!r} knows the classes {', '.join(known)}; the data set has "
+                f"{', '.join(dataset.class_names)}",
+                f"give a {key} that was trained on this data set",
+            )
+
+
+def _check_training(refiner: Artifact, config: RefineConfig) -> None:
+    wanted, trained = config.method.training().name, refiner.recorded("config", "method", dict).get("name")
+    if trained != wanted:
         raise ConfigError(
-            f"{refiner.name!r} knows the classes {', '.join(known)}; the data set has {', '.join(dataset.class_names)}",
-            "give a refiner that was trained on this data set",
+            f"{refiner.name!r} was trained for {trained}; {config.method.name} takes what was trained for {wanted}",
+            f"give what train-refiner --method {wanted} made, or choose --method {trained}",
         )
 
 
@@ -104,7 +128,7 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
                 for found in refiner.refine(_batches(images, shard, _batch_size(config))):
                     scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
                     advance()
-        task = MaskJob(dataset, ScoreMaps(writer.path), _background(config), writer)
+        task = MaskJob(dataset, ScoreMaps(writer.path), *_background(config), writer)
         for _ in map_in_processes(write_mask_of, task, masks.left, execution.workers):
             advance()
     barrier()  # the masks of every rank are written
@@ -120,9 +144,10 @@ def _batch_size(config: RefineConfig) -> int:
     return int(getattr(config.method, "batch_size", 1))
 
 
-def _background(config: RefineConfig) -> float:
-    """The score that a class must exceed, also where the background has a map of its own."""
-    return config.method.background if isinstance(config.method, ForegroundRefinerSettings) else 0.0
+def _background(config: RefineConfig) -> tuple[float, float]:
+    """The score that a class must exceed, also where the background has a map of its own, and by how much."""
+    method = config.method
+    return (method.background, method.margin) if isinstance(method, ForegroundRefinerSettings) else (0.0, 0.0)
 
 
 def _refiner(config: RefineConfig, inputs: RefineInputs, images: KnownImages, execution: Execution) -> Any:
@@ -135,7 +160,8 @@ def _refiner(config: RefineConfig, inputs: RefineInputs, images: KnownImages, ex
     device = select_device(execution.device)
     trained = inputs.refiner
     means = Means(device, autocast_dtype(config.precision, device), max(execution.workers // execution.world_size, 1))
-    refiner = load_refiner(config.method.name)(config.method, load_network(trained) if trained else None, means)
+    more = {"segmenter": load_network(inputs.segmenter)} if inputs.segmenter else {}
+    refiner = load_refiner(config.method.name)(config.method, load_network(trained) if trained else None, means, **more)
     refiner.start(images.dataset, images.scores)
     return refiner
 
@@ -157,13 +183,17 @@ class MaskJob:
     dataset: Dataset
     maps: ScoreMaps
     background: float
+    margin: float
     writer: Writer
 
 
 def write_mask_of(task: MaskJob, image_id: str) -> None:
     """Writes masks/<id>.png: the class with the highest score, or background where none exceeds its score."""
     found = task.maps[image_id]
-    labels = dense_labels(resize_maps(found.scores, found.size, found.stride), found.classes, task.background)
+    scores = resize_maps(found.scores, found.size, found.stride)
+    labels = dense_labels(scores, found.classes, task.background)
+    if task.margin > 0:
+        labels[lead(scores, task.background) < task.margin] = IGNORE
     task.writer.write_bytes(f"masks/{image_id}.png", encode_mask(labels, task.dataset.palette))
 
 

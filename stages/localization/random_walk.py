@@ -13,8 +13,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ from stages.localization.seed_labels import activation_background
 
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMap
+
+Values = TypeVar("Values", bound=Any)  # arrays or tensors
 
 
 def boundary_affinities(boundary: NDArray[np.floating], radius: int) -> dict[Offset, NDArray[np.float32]]:
@@ -92,18 +94,26 @@ def walk(
     weights = {offset: np.power(affinity, beta, dtype=np.float64) for offset, affinity in affinities.items()}
     start = np.ascontiguousarray(scores, np.float64)
     sums = _weighted_neighbours(np.ones_like(start[:1]), weights)
-    steps = 2**doublings
-    if steps == 1:
-        return (_weighted_neighbours(start, weights) / sums).astype(np.float32)
-    # x^s as a sum of Chebyshev polynomials: T is similar to a symmetric matrix, so its eigenvalues lie in -1..1
-    coefficients = _power_in_chebyshev_polynomials(steps)
-    before, now = start, _weighted_neighbours(start, weights) / sums
-    walked = coefficients[0] * before + coefficients[1] * now
-    for coefficient in coefficients[2:]:
-        before, now = now, 2 * _weighted_neighbours(now, weights) / sums - before
-        if coefficient:
-            walked += coefficient * now
+    walked = power_of(lambda x: _weighted_neighbours(x, weights) / sums, start, 2**doublings)
     return np.maximum(walked, 0).astype(np.float32)
+
+
+def power_of(step: Callable[[Values], Values], start: Values, steps: int, precise_to: float = 1e-7) -> Values:
+    """step^steps of `start`, exact to about `precise_to` of the highest value.
+
+    step: a linear map of arrays or tensors that is similar to a symmetric matrix with eigenvalues in -1..1, as the
+    steps of a walk are. x^s is a sum of Chebyshev polynomials, most of which do not count.
+    """
+    if steps == 1:
+        return step(start)
+    coefficients = _power_in_chebyshev_polynomials(steps, precise_to)
+    before, now = start, step(start)
+    found: Any = coefficients[0] * before + coefficients[1] * now
+    for coefficient in coefficients[2:]:
+        before, now = now, step(now) * 2 - before
+        if coefficient:
+            found += coefficient * now
+    return cast(Values, found)
 
 
 def _weighted_neighbours(x: NDArray[np.float64], weights: Mapping[Offset, NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -118,7 +128,7 @@ def _weighted_neighbours(x: NDArray[np.float64], weights: Mapping[Offset, NDArra
 
 
 @functools.cache
-def _power_in_chebyshev_polynomials(power: int, precise_to: float = 1e-7) -> tuple[float, ...]:
+def _power_in_chebyshev_polynomials(power: int, precise_to: float) -> tuple[float, ...]:
     """c_k of x^s = sum of c_k T_k(x), k up to the point from which all further ones sum to less than `precise_to`.
 
     c_k = 2^(1 - s) binomial(s, (s - k) / 2) where s - k is even, half of it for k = 0, else 0. A degree of about

@@ -77,6 +77,15 @@ def dense_labels(
     return np.where(best > ground, winner, np.uint8(0))
 
 
+def lead(scores: NDArray, background: float) -> NDArray:
+    """(h, w): how far the highest of the scores (K, h, w) and the background's is above the next of them."""
+    ground = np.full((1, *scores.shape[1:]), background, scores.dtype)
+    if not len(scores):
+        return ground[0]
+    ranked = np.sort(np.concatenate([ground, scores]), axis=0)
+    return np.asarray(ranked[-1] - ranked[-2])
+
+
 def activation_background(scores: NDArray, alpha: float) -> NDArray:
     """AffinityNet's background score (h, w): (1 - max_c CAM_c)^alpha. The higher alpha, the less background."""
     return (1 - np.clip(scores.max(axis=0, initial=0), 0, 1)) ** alpha

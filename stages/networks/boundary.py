@@ -6,10 +6,11 @@ boundary = network(normalise(images)).sigmoid()        # (B, ceil(H / 4), ceil(W
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artifacts.cells import cells
@@ -60,6 +61,10 @@ class BoundaryNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> boundary logits (B, ceil(H / 4), ceil(W / 4))."""
+        return self.boundary(self.features(images))[:, 0]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> (B, 160, ceil(H / 4), ceil(W / 4)), whose weighted sum the logits are."""
         with torch.no_grad():
             levels = self.backbone.levels(images)
         size = (cells(images.shape[-2], STRIDE), cells(images.shape[-1], STRIDE))
@@ -67,7 +72,7 @@ class BoundaryNetwork(nn.Module):
             at_stride(branch(level), size, STRIDE, stride, self.backbone.patches)
             for branch, level, stride in zip(self.branches, levels, self.backbone.level_strides, strict=True)
         ]
-        return self.boundary(torch.cat(resized, 1).relu())[:, 0]
+        return torch.cat(resized, 1).relu()
 
     def spec(self, class_names: Sequence[str]) -> dict[str, Any]:
         """The content of network.json."""
@@ -76,6 +81,15 @@ class BoundaryNetwork(nn.Module):
     @classmethod
     def from_spec(cls, spec: dict[str, Any]) -> BoundaryNetwork:
         return cls(ClassifierConfig.model_validate(spec["network"]))
+
+
+def mean_with_mirror(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Maps of stride 4 (B, ..., h, w), fp32: the means of those of images (B, 3, H, W) and of their mirror images."""
+    width = images.shape[-1]
+    # to 4 n + 1 pixels, so that the cells of the mirror image lie on those of the image
+    images = F.pad(images, (0, (1 - width) % STRIDE))
+    seen, mirrored = network(torch.cat([images, images.flip(-1)])).float().chunk(2)
+    return ((seen + mirrored.flip(-1)) / 2)[..., : cells(width, STRIDE)]
 
 
 def build_boundary_network(

@@ -15,11 +15,9 @@ from typing import ClassVar, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from artifacts.cells import cells
 from artifacts.score_maps import ScoreMap
 from stages.engine.known import Known
 from stages.engine.method import Batch, Method, Setup, Sources
@@ -30,7 +28,7 @@ from stages.localization.pair_learning import affinity_losses
 from stages.localization.pairs import class_boundary_affinity
 from stages.localization.random_walk import walk_between_boundaries
 from stages.networks import normalise
-from stages.networks.boundary import STRIDE, BoundaryNetwork, build_boundary_network
+from stages.networks.boundary import STRIDE, BoundaryNetwork, build_boundary_network, mean_with_mirror
 from stages.parallel.in_order import results_in_order
 from stages.refiners.refiner import Means, Refiner
 from stages.refiners.settings.irn import IrnSettings, IrnTrainingSettings
@@ -91,11 +89,6 @@ class Irn(Refiner):
         """(B, h, w), 0..1, of images of one size: the sigmoid of the mean of the logits of image and mirror image."""
         device, dtype = self.means.device, self.means.dtype
         pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(device)
-        width = pixels.shape[-1]
-        # to 4 n + 1 pixels, so that the cells of the mirror image coincide with those of the image
-        images = F.pad(normalise(pixels), (0, (1 - width) % STRIDE))
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            logits = self.network(torch.cat([images, images.flip(-1)])).float()  # (2 B, h, w)
-        seen, mirrored = logits.chunk(2)
-        boundary = ((seen + mirrored.flip(-1)) / 2).sigmoid()
-        return boundary[..., : cells(width, STRIDE)].cpu().numpy()
+            logits = mean_with_mirror(self.network, normalise(pixels))
+        return logits.sigmoid().cpu().numpy()

@@ -32,7 +32,7 @@ class Refiner:
     """Base of the refiners: a subclass implements `refine`."""
 
     training: ClassVar[type[Method] | None] = None
-    """The method that trains its network, for those that have one."""
+    """The method that trains its network, for those that have one: its own, or that of another refiner."""
 
     def __init__(self, settings: Any, network: Any, means: Means) -> None:
         """network: the one trained by `train-refiner`, on the CPU, in eval mode; None without a training."""

@@ -24,7 +24,7 @@ REFINERS = settings_in(__name__, __path__, RefinerSettings)
 """The settings class of every refiner, by name; its `card` describes the refiner."""
 
 TRAINED = tuple(name for name, settings in REFINERS.items() if settings.training is not None)
-"""The refiners with a training."""
+"""The refiners that take a trained network: that of their own training, or of another refiner's."""
 
 
 def _one_of(settings: Sequence[Any]) -> Any:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     AnyRefinerTraining = Any
 else:
     AnyRefiner = _one_of(list(REFINERS.values()))
-    AnyRefinerTraining = _one_of([REFINERS[name].training for name in TRAINED])
+    AnyRefinerTraining = _one_of(list(dict.fromkeys(REFINERS[name].training for name in TRAINED)))
 
 
 class TrainRefinerConfig(MethodTraining):

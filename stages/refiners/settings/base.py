@@ -15,7 +15,11 @@ class RefinerSettings(MethodSettings):
     card: ClassVar[Card]
     hard_examples: ClassVar[bool] = False
     training: ClassVar[type[RefinerTrainingSettings] | None] = None
-    """The settings of its training by train-refiner; None if it has none."""
+    """The settings of the training whose network it takes, its own or another refiner's; None if it takes none."""
+
+    def inputs(self) -> tuple[str, ...]:
+        """Inputs of `refine` beside data set, score maps and refiner that these settings take: "segmenter"."""
+        return ()
 
 
 class ForegroundRefinerSettings(RefinerSettings):
@@ -23,6 +27,12 @@ class ForegroundRefinerSettings(RefinerSettings):
 
     background: float = Field(
         0.25, ge=0, le=1, description="Score of the background in the masks; refined maps are at most 1."
+    )
+    margin: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Pixels whose winner's score is less than this above the next are unknown (255) in the masks.",
     )
 
 

@@ -15,28 +15,41 @@ from artifacts.score_maps import ScoreMapWriter
 from artifacts.store import Artifact, Work, Workspace
 from stages.config import build
 from stages.contract import Execution, load_stage
-from stages.networks import build_classifier
-from stages.networks.config import ClassifierConfig
+from stages.networks import build_classifier, build_segmenter
+from stages.networks.config import ClassifierConfig, NetworkConfig
 from stages.pipeline.run_stage import run_stage
-from stages.refiners.settings import TRAINED
+from stages.refiners.settings import REFINERS, TRAINED
 
 CLASSES = ("background", "red", "green")
 SIZES = ((72, 90), (72, 90), (61, 83), (90, 72), (72, 90), (61, 83))
 SPLITS = {"train": ["t0", "t1"], "weak": ["w0", "w1", "w2", "w3"]}
 # Settings of trainings that suit small images, where the defaults do not; a refiner that is not named has its defaults.
 SMALL = {"irn": {"radius": 4, "crf": {"scale": 5.0}}, "psa": {"radius": 3, "crf": {"scale": 5.0}}}
+# Settings of refiners that learn while they refine: fewer steps.
+SHORT: dict[str, dict[str, Any]] = {
+    "wsgcn": {"steps": 10, "doublings": 3},
+    "label-noise": {"steps": 10, "superpixels": 60},
+}
 
 
 def training_of(name: str) -> dict[str, Any]:
-    """Values of a short training without momentum."""
+    """Values of a short training without momentum, the one whose network this refiner takes."""
+    training = REFINERS[name].training
+    assert training is not None
+    trained = training().name
     return {
-        "method": {"name": name} | SMALL.get(name, {}),
+        "method": {"name": trained} | SMALL.get(trained, {}),
         "iterations": 3,
         "batch_size": 4,
         "crop_size": 48,
         "log_every": 1,
         "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0},
     }
+
+
+def method_of(name: str) -> dict[str, Any]:
+    """The method of a `refine` that does not take long."""
+    return {"name": name} | SHORT.get(name, {})
 
 
 TRAINING = training_of("irn")
@@ -75,7 +88,7 @@ def publish(space: Workspace, name: str, kind: str, write: Any) -> Artifact:
 
 
 def fill(space: Workspace) -> Workspace:
-    """data, seeds (score maps alone) and classifier."""
+    """data, seeds (score maps alone), classifier and segmenter."""
     ids = [image_id for members in SPLITS.values() for image_id in members]
     drawn = {image_id: draw(index) for index, image_id in enumerate(ids)}
 
@@ -98,15 +111,18 @@ def fill(space: Workspace) -> Workspace:
                     scores, classes = blurred_scores(mask, ids.index(image_id))
                     maps.add(image_id, scores, classes, size=mask.shape, stride=4)
 
-    def write_classifier(writer: Any) -> None:
-        network = build_classifier(ClassifierConfig.model_validate("tiny"), len(CLASSES) - 1, seed=0)
+    def write_network(writer: Any, network: Any) -> None:
         with writer.item("weights.pt") as temporary:
             checkpoint.save(temporary, network.state_dict())
         writer.write_json("network.json", network.spec(CLASSES))
 
+    classifier = build_classifier(ClassifierConfig.model_validate("tiny"), len(CLASSES) - 1, seed=0)
+    segmenter = build_segmenter(NetworkConfig.model_validate("tiny"), len(CLASSES), seed=0)
+
     publish(space, "data", "dataset", write_data)
     publish(space, "seeds", "seeds", write_seeds)
-    publish(space, "classifier", "classifier", write_classifier)
+    publish(space, "classifier", "classifier", lambda writer: write_network(writer, classifier))
+    publish(space, "segmenter", "segmenter", lambda writer: write_network(writer, segmenter))
     return space
 
 
@@ -127,8 +143,9 @@ def run(
 
 
 def inputs_of(name: str, refiner: str) -> dict[str, str]:
-    """What `refine` takes for a refiner whose network, where it has one, is the artifact `refiner`."""
-    return {"data": "data", "seeds": "seeds"} | ({"refiner": refiner} if name in TRAINED else {})
+    """What `refine` takes for a refiner whose network, where it takes one, is the artifact `refiner`."""
+    own = {"refiner": refiner} if name in TRAINED else {}
+    return {"data": "data", "seeds": "seeds"} | own | {key: key for key in REFINERS[name]().inputs()}
 
 
 def train_and_refine(space: Workspace, name: str, end: str) -> Artifact:
@@ -136,7 +153,7 @@ def train_and_refine(space: Workspace, name: str, end: str) -> Artifact:
     refiner = f"{name}-refiner-{end}"
     if name in TRAINED:
         run(space, "train-refiner", refiner, training_of(name))
-    return run(space, "refine", f"{name}-{end}", {"method": name}, inputs_of(name, refiner))
+    return run(space, "refine", f"{name}-{end}", {"method": method_of(name)}, inputs_of(name, refiner))
 
 
 def dataset_of(space: Workspace) -> Dataset:

@@ -24,6 +24,7 @@ from tests.stages.refiners.small_refinement import (
     dataset_of,
     fill,
     inputs_of,
+    method_of,
     run,
     train_and_refine,
     training_of,
@@ -51,7 +52,7 @@ def test_the_card_leads_to_the_classes(name):
     assert (kind.training is None) == (chosen.training is None)
     if kind.training is not None:
         assert issubclass(kind.training, Method)
-        assert chosen.training.model_fields["name"].default == name
+        assert kind.training is load_refiner(chosen.training().name).training
         assert (kind.training.prepare is not Method.prepare) == bool(kind.training.prepared)
 
 
@@ -95,7 +96,7 @@ def test_the_crf_without_a_step_leaves_the_masks(name, space):
 @pytest.mark.parametrize("name", REFINERS)
 def test_worker_processes_do_not_change_the_content(name, space):
     inputs = inputs_of(name, f"{name}-refiner-whole")
-    pooled = run(space, "refine", f"{name}-pooled", {"method": name}, inputs, workers=3)
+    pooled = run(space, "refine", f"{name}-pooled", {"method": method_of(name)}, inputs, workers=3)
     assert pooled.manifest.content == space.artifact(f"{name}-whole").manifest.content
 
 
@@ -103,7 +104,7 @@ def test_worker_processes_do_not_change_the_content(name, space):
 def test_stopped_and_continued_the_result_is_the_same(name, space):
     """Stopped while labels are made, in the training, among the maps, among the masks."""
     refiner = f"{name}-refiner-cut"
-    stages = [("refine", f"{name}-cut", {"method": name}, inputs_of(name, refiner))]
+    stages = [("refine", f"{name}-cut", {"method": method_of(name)}, inputs_of(name, refiner))]
     if name in TRAINED:
         stages.insert(0, ("train-refiner", refiner, training_of(name)))
     for stage in stages:
@@ -139,6 +140,8 @@ def test_two_processes_train_and_refine_as_one_does(name, by_two, monkeypatch):
         largest = max(float((one[key] - state[key]).abs().max()) for key in one)
         assert largest > 1e-4
         assert max(float((one[key] - two[key]).abs().max()) for key in one) < 1e-3 * largest
-    alone = run(by_two, "refine", f"{name}-by-one", {"method": name}, inputs_of(name, f"{name}-refiner-by-two"))
+    alone = run(
+        by_two, "refine", f"{name}-by-one", {"method": method_of(name)}, inputs_of(name, f"{name}-refiner-by-two")
+    )
     assert by_two.artifact(f"{name}-by-two").manifest.content == alone.manifest.content
     assert by_two.artifact(f"{name}-by-two").summary == alone.summary
