@@ -133,6 +133,14 @@ def _training_of(settings: type[MethodSettings]) -> type[MethodSettings] | None:
     return found
 
 
+def _cost(settings: type[MethodSettings]) -> str:
+    """What a step of the training costs, in words; of a refiner without training, what an image costs."""
+    unit = "labelled image of a step"
+    if settings.card.output == "refiner":
+        unit = "image of a step of train-refiner" if _training_of(settings) else "image (nothing is trained)"
+    return f"for each {unit}: {settings.card.cost}"
+
+
 def _describe_method(name: str) -> None:
     settings = _known_methods()[name]
     card, training = settings.card, _training_of(settings)
@@ -141,7 +149,7 @@ def _describe_method(name: str) -> None:
         "paper": card.paper,
         "needs": ", ".join(f"{_WORDS[part]} ({part})" for part in card.uses),
         "inputs": ", ".join(inputs) or "the data set alone",
-        "cost": f"for each labelled image of a step: {card.cost}",
+        "cost": _cost(settings),
         "evaluated": card.inference,
         "recipe": _command(name),
     }

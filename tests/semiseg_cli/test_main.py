@@ -184,6 +184,12 @@ def test_a_method_is_told_in_full(
     assert record["passes"] == {"forward": card.forward, "backward": card.backward}
 
 
+def test_a_refiner_is_told_with_the_score_maps_that_it_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    """It once said "the data set alone", and counted passes for labelled images, which it has not."""
+    told = " ".join(run(capsys, "methods", "irn")[1].split())
+    assert "inputs: seeds, refiner cost: for each image of a step of train-refiner: 1 forward, 1 backward" in told
+
+
 def test_an_unknown_method_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["methods", "fixmach"], ["methods", "fixmach", "--json"]):
         code, out, err = run(capsys, *arguments)

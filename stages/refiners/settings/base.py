@@ -35,6 +35,10 @@ class ForegroundRefinerSettings(RefinerSettings):
         description="Pixels whose winner's score is less than this above the next are unknown (255) in the masks.",
     )
 
+    def inputs(self) -> tuple[str, ...]:
+        """Inputs of `refine` in addition to the data set: the score maps, and the trained network where it has one."""
+        return ("seeds", "refiner") if self.training else ("seeds",)
+
 
 class RefinerTrainingSettings(MethodSettings):
     """The settings of the training of a refiner's network from score maps."""
