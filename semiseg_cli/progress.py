@@ -15,7 +15,7 @@ from rich.text import Text
 
 from artifacts.text import visible
 from semiseg_cli.console import talk
-from stages.contract import PlainProgress, Progress, Tracker
+from stages.contract import FEW_UNITS, PlainProgress, Progress, Tracker
 
 
 class _RateColumn(ProgressColumn):
@@ -24,6 +24,13 @@ class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         rate = task.finished_speed or task.speed
         return Text("" if not rate else f"{rate:.3g} {task.fields['unit']}/s")
+
+
+class _LeftColumn(TimeRemainingColumn):
+    """The time left, once a few units of this run are done."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.completed - task.fields["first"] >= FEW_UNITS else Text("")
 
 
 class _FieldsColumn(ProgressColumn):
@@ -61,14 +68,14 @@ class BarProgress:
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 _RateColumn(),
-                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+                _LeftColumn(compact=True, elapsed_when_finished=True),
                 _FieldsColumn(),
                 console=self.console,
                 transient=True,
             )
             self._display.start()
         display = self._display
-        task = display.add_task(visible(description), total=total, completed=done, unit=unit)
+        task = display.add_task(visible(description), total=total, completed=done, unit=unit, first=done)
         try:
             yield _BarTracker(display, task)
         finally:

@@ -47,6 +47,10 @@ class Progress(Protocol):
     def note(self, text: str) -> None: ...
 
 
+FEW_UNITS = 5
+"""So many must be done before a rate and the time left are shown: the first ones include the loading of networks."""
+
+
 class _PlainTracker:
     def __init__(self, total: int, description: str, unit: str, done: int, every_s: float) -> None:
         self.total, self.description, self.unit, self.every_s = total, description, unit, every_s
@@ -59,13 +63,14 @@ class _PlainTracker:
         if now - self.last < self.every_s:
             return
         self.last = now
-        rate = (self.done - self.first) / max(now - self.begin, 1e-9)
-        left = (self.total - self.done) / max(rate, 1e-9)
+        line = f"{self.description}: {self.done}/{self.total} {self.unit}"
+        if self.done - self.first >= FEW_UNITS:
+            rate = (self.done - self.first) / max(now - self.begin, 1e-9)
+            line += f", {rate:.3g}/s, {(self.total - self.done) / rate:.0f} s left"
         shown = " ".join(
             f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in fields.items()
         )
-        line = f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.3g}/s, {left:.0f} s left {shown}"
-        print(visible(line.rstrip()), file=sys.stderr, flush=True)
+        print(visible(f"{line} {shown}".rstrip()), file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
     barrier()  # every rank reads the index
     shards = share_of(scores.shards, execution, scores.holds, len)
     masks = images_of(shards, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
-    with counted(writer, execution, "refine", shards, masks, unit="maps") as advance:
+    with counted(writer, execution, "refine", shards, masks, unit="maps and masks") as advance:
         with scores:
             refiner: Any = _refiner(config, inputs, images, execution) if shards.left else None
             for shard in shards.left:

@@ -149,7 +149,8 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     shards = share_of(scores.shards, execution, scores.holds, len)
     masks = images_of(shards, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
     unlabelled = set(masks.left)
-    with _pool(execution.workers) as pool, counted(writer, execution, "seeds", shards, masks, unit="maps") as advance:
+    counting = counted(writer, execution, "seeds", shards, masks, unit="maps and masks")
+    with _pool(execution.workers) as pool, counting as advance:
         begun = _submit(pool, job.prepare_saliency, masks.left)
         if isinstance(config.labels.background, GradientBackground):
             source.write_gradients(writer, [image_id for shard in shards.own for image_id in shard])

@@ -8,17 +8,19 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from rich.text import Text
 
 from artifacts.errors import SemisegError
 from semiseg_cli.console import bullets, json_text, out, plain_table, say, show_error
 from semiseg_cli.main import _is_short_of_memory, main
-from semiseg_cli.progress import BarProgress
+from semiseg_cli.progress import BarProgress, _LeftColumn
 from stages.contract import PlainProgress
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +42,21 @@ def test_text_in_tables_titles_lines_and_errors_is_shown_as_it_is(
     captured = capsys.readouterr()
     assert captured.out.count(text) == 5
     assert captured.err.splitlines() == [text, f"error: {text}", f"hint: {text}"]
+
+
+def test_nothing_is_said_of_the_time_left_before_a_few_units_are_done(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first unit includes the loading of networks: "1/120 maps, 4819 s left"."""
+    with PlainProgress(every_s=0).track(120, "seeds", "maps and masks", done=40) as tracker:
+        for _ in range(5):
+            tracker.advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "seeds: 41/120 maps and masks"
+    assert [" s left" in line for line in lines] == [False] * 4 + [True]
+    console = Console(file=StringIO(), force_terminal=True, width=120)
+    with BarProgress(console).track(120, "seeds") as bar:
+        task = bar.progress.tasks[0]
+        assert (bar.advance(4), _LeftColumn().render(task).plain)[1] == ""
+        assert (bar.advance(1), _LeftColumn().render(task).plain)[1] != ""
 
 
 def test_escape_sequences_never_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
