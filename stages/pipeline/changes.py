@@ -92,8 +92,13 @@ def external_changes(manifest: Manifest, now: Mapping[str, str]) -> list[Change]
     found = []
     for key in sorted(set(now) | set(before)):
         if now.get(key) != before.get(key):
-            change = "is a file now" if key not in before else "was a file" if key not in now else "changed its content"
-            found.append(Change(f"the file of config {key} {change}"))
+            if key not in before:
+                text = f"a file counts now that did not before ({key})"
+            elif key not in now:
+                text = f"a file does not count any more ({key})"
+            else:
+                text = f"the file of {key} changed its content"
+            found.append(Change(text))
     return found
 
 

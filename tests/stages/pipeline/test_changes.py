@@ -12,7 +12,7 @@ from pydantic import Field
 from artifacts.store import Artifact, Workspace
 from stages.config import Config
 from stages.contract import Execution, Inputs, Stage
-from stages.pipeline.changes import Change, differences, listed, setting_changes, settings_apart
+from stages.pipeline.changes import Change, differences, external_changes, listed, setting_changes, settings_apart
 from stages.pipeline.run_stage import run_stage
 from stages.pipeline.status import Expected, workspace_states
 from tests.conftest import TakesMasks
@@ -125,6 +125,16 @@ def test_a_default_that_was_changed_makes_work(made: Artifact, workspace: Worksp
     state = workspace_states(workspace, {"m": Expected(stage_with(Slower), asked, {})})[0]
     assert state.reasons == ["config lr: 0.1 -> 0.05"]
     assert run_stage(stage_with(Slower), asked, workspace, "m", {}, execution).ran
+
+
+def test_files_that_count_before_or_now_are_told_in_sentences(made: Artifact) -> None:
+    """It said "the file of config dataset.classes is a file now"; a reader's name of a file is no setting."""
+    manifest = made.manifest.model_copy(update={"externals": {"dataset.masks": "a", "dataset.lists": "b"}})
+    assert [str(change) for change in external_changes(manifest, {"dataset.lists": "c", "dataset.labels": "d"})] == [
+        "a file counts now that did not before (dataset.labels)",
+        "the file of dataset.lists changed its content",
+        "a file does not count any more (dataset.masks)",
+    ]
 
 
 def test_a_raised_version_makes_work(made: Artifact, workspace: Workspace, execution: Execution) -> None:

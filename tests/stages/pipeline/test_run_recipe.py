@@ -170,7 +170,7 @@ def test_a_changed_external_file_makes_stale_and_a_missing_one_does_not(
     run(raw_recipe, workspace, execution, f"numbers.source={source}")
     assert states(workspace)["numbers"].state == "fresh"
     source.write_text("2")
-    assert states(workspace)["numbers"].reasons == ["the file of config source changed its content"]
+    assert states(workspace)["numbers"].reasons == ["the file of source changed its content"]
     source.unlink()
     assert states(workspace)["numbers"].state == "fresh"
 
