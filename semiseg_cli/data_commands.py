@@ -161,6 +161,8 @@ def _only_dataset(workspace: Workspace) -> str:
 def _tell(report: Report, as_json: bool) -> None:
     """All findings on stdout; DataError when one of them is a problem."""
     line = f"{report.name}: {report.images:,} images, {report.masks:,} masks, {duration(report.seconds)}"
+    if not report.images + report.masks:  # the reader refused the folders, before any file was looked at
+        line = f"{report.name}: no image or mask was checked"
     counts = [
         f"{len(some):,} {what}{'s' if len(some) != 1 else ''}"
         for some, what in ((report.problems, "problem"), (report.remarks, "remark"))

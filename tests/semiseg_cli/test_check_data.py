@@ -219,6 +219,13 @@ def test_one_painted_mask_among_ids_is_named(photos, capsys):
     assert "--set dataset.mask_format=ids" in problem["hint"]
 
 
+def test_files_that_were_not_checked_are_not_counted_as_none(photos, capsys):
+    """It ended "folder: 0 images, 0 masks", below a list of masks."""
+    Image.new("RGB", (WIDTH, HEIGHT), (10, 200, 30)).save(photos.mask(2))
+    _, out, _ = run(capsys, "check-data", *photos.options)
+    assert out.splitlines()[-1] == "folder: no image or mask was checked: 1 problem"
+
+
 def test_values_of_one_colour_are_remarked_on_in_every_mask(photos, capsys):
     values = np.resize(np.array([0, 1, 2], np.uint8), (HEIGHT, WIDTH))
     masks = sorted((photos.root / "masks").iterdir())
