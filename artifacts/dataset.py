@@ -162,7 +162,7 @@ def write_dataset(
 
     class_names: background first, if there is one. splits: ids of "train" (with masks), "holdout" (labelled images,
     with masks, that are not trained on), "weak" (image-level labels), "unlabelled", "val" (with masks), "test".
-    tags: id -> class ids without background, for every id of train and weak. tag_source: "xml", "masks" or "file".
+    tags: id -> class ids without background, for every id of train and weak. tag_source: "xml", "masks", "file", or a source of the reader.
     mask_ids: the ids that have masks/<id>.png. image_pattern: the image's file below the artifact, or below
     `image_root` if that is given; image_files: exceptions to the pattern, id -> relative file; copied_images: images
     that are in the artifact nevertheless, id -> file in it. sizes: id -> (H, W), checked whenever a mask or an image is
@@ -387,8 +387,14 @@ class Dataset:
 
     def mask(self, image_id: str) -> np.ndarray:
         """The index mask, uint8 (H, W), values 0..num_classes-1 and 255; see `artifacts.masks.read_mask`."""
-        size = self._sizes.get(image_id)
-        return read_mask(self.mask_path(image_id), self.num_classes, None if size is None else (size[1], size[0]))
+        size, path = self._sizes.get(image_id), self.mask_path(image_id)
+        try:
+            return read_mask(path, self.num_classes, None if size is None else (size[1], size[0]))
+        except DataError as error:
+            if path.exists():
+                raise
+            again = "add the file, or make the data set again: the command that made it, with --force"
+            raise DataError(error.message, again) from None
 
     def image_path(self, image_id: str) -> Path:
         self._known(image_id)

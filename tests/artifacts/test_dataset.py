@@ -264,7 +264,9 @@ def test_mask_value_outside_the_classes_is_refused(dataset):
 
 def test_missing_mask_file_and_image_without_mask_are_told_apart(dataset):
     dataset.mask_path("2007_a").unlink()
-    assert "is missing" in refusal(dataset.mask, "2007_a")
+    with pytest.raises(DataError, match="is missing") as caught:
+        dataset.mask("2007_a")
+    assert "make the data set again" in str(caught.value.hint)
     assert refusal(dataset.mask, "2008_d") == "id 2008_d in split 'weak' has no mask"
 
 

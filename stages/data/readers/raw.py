@@ -114,6 +114,8 @@ def says_what_cannot_be_read(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def unreadable(what: str, error: OSError) -> DataError:
-    """The DataError for a file or folder that exists but cannot be read."""
+    """The DataError for a file or folder that is not there or cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{what} is not there", "put the file there, or take it out of what names it")
     cure = "correct its permissions" if isinstance(error, PermissionError) else "check the disk"
     return DataError(f"{what} cannot be read: {error.strerror or error}", cure)
