@@ -143,7 +143,7 @@ def kept_classes(config: PrepareDataConfig, raw: RawDataset) -> list[str]:
 def choose_tag_source(
     config: PrepareDataConfig, raw: RawDataset, training: Sequence[str], note: Any
 ) -> tuple[str, TagSource | None]:
-    """("xml" | "file" | "masks", where to read). `auto` takes the first source that covers the training images."""
+    """(source, where to read; None: the masks). `auto` takes the first source that covers the training images."""
     sources: dict[str, TagSource] = dict(raw.tag_sources)
     if config.tag_file:
         path = Path(config.tag_file).expanduser()
@@ -324,7 +324,7 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
     training = sorted({*labelled, *others})
     source_name, source = choose_tag_source(config, raw, training, note)
     if config.tag_source == "auto" and not config.tag_file:
-        note(f"image-level labels from {source_name} (chosen automatically; tag_source: {source_name} pins it)")
+        note(f"image-level labels from {source_name} (chosen automatically; --set tag_source={source_name} pins it)")
     tags = read_tags(source, [*training, *raw.val], kept, raw.class_names) if source else {}
     known = raw.masks if source is None else tags.keys() | set(raw.masks if raw.tags_of_masks_too else ())
     check_tags(source_name, known, training)

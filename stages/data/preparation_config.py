@@ -86,10 +86,12 @@ class PrepareDataConfig(Config):
         "weak",
         description="What the other training images become: split weak (with image-level labels), unlabelled, or none.",
     )
-    tag_source: Literal["auto", "xml", "masks", "file"] = Field(
+    tag_source: str = Field(
         "auto",
-        description="Image-level labels from Annotations (xml), from the masks, or from a text file; auto takes the "
-        "first of xml, file, masks that covers the training images. Results differ between sources.",
+        min_length=1,
+        description="Image-level labels from Annotations (xml), from the masks (masks), from a text file (file), or "
+        "from a source that the data set's reader names; auto takes the first of these, masks last, that covers the "
+        "training images. Results differ between sources.",
     )
     tag_file: ExternalFile = Field(
         "", description="Text file of labels (id and class names); empty: the data set's own."

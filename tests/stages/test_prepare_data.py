@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from artifacts.dataset import Dataset
-from artifacts.errors import ConfigError
+from artifacts.errors import ConfigError, DataError
+from artifacts.masks import read_mask
 from artifacts.store import Workspace
 from stages.config import build
 from stages.contract import Execution, Inputs, PlainProgress
 from stages.data.annotations.image_labels import tags_of_mask
+from stages.data.preparation import checked_mask, choose_tag_source
 from stages.data.preparation_config import PrepareDataConfig
+from stages.data.readers.raw import RawDataset
 from stages.data.readers.shapes import draw
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE
@@ -41,6 +45,34 @@ def test_shapes_become_a_data_set(tmp_path):
         np.testing.assert_array_equal(dataset.mask(image_id), drawing.mask)
         assert dataset.tags(image_id) == tags_of_mask(drawing.mask)
         assert dataset.size(image_id) == drawing.mask.shape
+
+
+def small_raw(root: Path) -> RawDataset:
+    """Image-level labels come from the names of the files; its one mask is not there."""
+    names = {"names": lambda ids: {image_id: frozenset({"cat"}) for image_id in ids}}
+    images, masks = {"cat1": "cat1.png"}, {"cat1": root / "cat1_mask.png"}
+    return RawDataset(
+        "pairs", ("background", "cat"), root, images, masks, read_mask, ("cat1",), ("cat1",), (), tag_sources=names
+    )
+
+
+def test_the_source_of_labels_that_is_named_can_be_set(tmp_path):
+    """prepare-data said that "tag_source: names" pins it, and refused the setting."""
+    values = {"dataset": {"name": "cityscapes", "source": "/x"}}
+    for more in ({}, {"tag_source": "names"}):
+        config = build(PrepareDataConfig, values | more, "test")
+        assert choose_tag_source(config, small_raw(tmp_path), ["cat1"], print)[0] == "names"
+    config = build(PrepareDataConfig, values | {"tag_source": "xml"}, "test")
+    with pytest.raises(DataError, match="no image-level labels of the source 'xml'") as caught:
+        choose_tag_source(config, small_raw(tmp_path), ["cat1"], print)
+    assert caught.value.hint == "there are: names, masks (tag_source)"
+
+
+def test_a_mask_that_is_not_there_is_no_fault_of_the_disk(tmp_path):
+    raw = replace(small_raw(tmp_path), read_mask=lambda path: np.frombuffer(path.read_bytes(), np.uint8))
+    with pytest.raises(DataError, match=r"mask .*cat1_mask.png is not there") as caught:
+        checked_mask(raw, raw.masks["cat1"])
+    assert caught.value.hint == "put the file there, or take it out of what names it"
 
 
 def test_processes_do_not_change_the_content(tmp_path):
