@@ -162,7 +162,7 @@ def write_dataset(
 
     class_names: background first, if there is one. splits: ids of "train" (with masks), "holdout" (labelled images,
     with masks, that are not trained on), "weak" (image-level labels), "unlabelled", "val" (with masks), "test".
-    tags: id -> class ids without background, for every id of train and weak. tag_source: "xml", "masks", "file", or a source of the reader.
+    tags: id -> class ids without background, for every id of train and weak. tag_source: where they come from.
     mask_ids: the ids that have masks/<id>.png. image_pattern: the image's file below the artifact, or below
     `image_root` if that is given; image_files: exceptions to the pattern, id -> relative file; copied_images: images
     that are in the artifact nevertheless, id -> file in it. sizes: id -> (H, W), checked whenever a mask or an image is
