@@ -114,6 +114,7 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
     from artifacts.score_maps import ScoreMaps, ScoreMapWriter
     from stages.engine.distributed import barrier
     from stages.evaluation.mask_quality import quality_of_masks
+    from stages.localization.complete_maps import count_empty_maps
 
     dataset, images, ids = _open(config, inputs)
     scores = ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, meaning="refined")
@@ -137,7 +138,8 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
     splits: Sequence[str] = config.splits or tuple(split for split in SPLITS if set(dataset.ids(split)) & set(ids))
     writer.write_json("classes.json", {"class_names": list(dataset.class_names), "ids": ids, "splits": list(splits)})
     quality = quality_of_masks(dataset, writer.path / "masks", splits, execution.workers)
-    return {"images": len(ids), "method": config.method.name, "quality": quality}
+    empty = count_empty_maps(task.maps, execution.progress.note)
+    return {"images": len(ids), "method": config.method.name, "empty_maps": empty, "quality": quality}
 
 
 def _batch_size(config: RefineConfig) -> int:

@@ -129,6 +129,7 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     from artifacts.dataset import Dataset
     from artifacts.score_maps import ScoreMaps, ScoreMapWriter
     from stages.evaluation.mask_quality import quality_of_masks
+    from stages.localization.complete_maps import count_empty_maps
 
     dataset, maps = Dataset(inputs.data), inputs.maps
     _opened.cache_clear()  # of another run in this process
@@ -166,14 +167,16 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
         for future in as_completed(begun):
             advance(future.result())
         source.barrier()  # every rank's label maps are written
-    quality = {}
+    quality, empty = {}, 0
     if execution.rank == 0:
+        empty = count_empty_maps(ScoreMaps(writer.path), execution.progress.note)
         quality = quality_of_masks(dataset, writer.path / "masks", config.splits, execution.workers)
     return {
         "images": {split: len(dataset.ids(split)) for split in config.splits},
         "mode": config.labels.mode,
         "background": config.labels.background.kind,
         "maps": f"of artifact {maps.name}" if maps else "computed",
+        "empty_maps": empty,
         "quality": quality,
         "device": source.device_name,
     }

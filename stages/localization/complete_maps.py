@@ -1,6 +1,8 @@
-"""Checks that score maps are complete: all images and classes of their artifact. Loads no torch."""
+"""Checks that score maps are complete: all images and classes of their artifact, and not empty. Loads no torch."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from artifacts.dataset import Dataset
 from artifacts.errors import ArtifactError
@@ -30,6 +32,19 @@ def check_complete(artifact: Artifact, maps: ScoreMaps, data: Artifact | None) -
             f"different images than it was made from: {some(odd)}" if odd else "different classes than it was made from"
         )
         raise ArtifactError(f"the score maps of {artifact.name!r} are of {what}", MAKE_AGAIN)
+
+
+def count_empty_maps(maps: ScoreMaps, note: Callable[[str], None]) -> int:
+    """How many images have maps of zeros for all of their classes; if there are any, `note` is told."""
+    found = (maps[image_id].scores for image_id in maps.ids)
+    filled = [bool(scores.any()) for scores in found if len(scores)]  # images without a class have no maps
+    empty = filled.count(False)
+    if empty:
+        note(
+            f"{empty:,} of {len(filled):,} images with labels have maps of zeros: the classifier finds none of their "
+            "classes; where these are many, train it longer (train-classifier --iterations)"
+        )
+    return empty
 
 
 def _content_of_data(artifact: Artifact) -> str | None:

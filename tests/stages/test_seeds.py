@@ -38,9 +38,11 @@ FAST = {"cam": {"scales": [0.5, 1.0], "batch_size": 4}}
 UNKNOWN = 255
 
 
-def add_classifier(workspace: Workspace, dataset: Dataset, name: str = "classifier", seed: int = 0) -> None:
+def add_classifier(
+    workspace: Workspace, dataset: Dataset, name: str = "classifier", seed: int = 0, weight: float = 1.0
+) -> None:
     network = build_classifier(ClassifierConfig.model_validate("tiny"), dataset.num_classes - 1, seed)
-    torch.nn.init.normal_(network.scores.weight, std=1.0, generator=torch.Generator().manual_seed(seed))
+    torch.nn.init.normal_(network.scores.weight, std=weight, generator=torch.Generator().manual_seed(seed))
     work = Work("train-classifier", 1, "classifier", f"{seed:064d}", {}, {}, {})
     with workspace.writing(name, work) as writer:
         with writer.item("weights.pt") as temporary:
@@ -94,6 +96,18 @@ def test_seeds_follow_from_the_stored_maps_and_saliency(workspace, seeds):
             assert (scores[cells == label] >= 0.19 * peak).all()
         found |= set(np.unique(labels))
     assert {0, UNKNOWN} < found
+
+
+def test_maps_of_zeros_are_counted_and_told(workspace, seeds, capsys):
+    """A classifier that was hardly trained gave seeds of nothing, and nothing was said."""
+    dataset = Dataset(workspace.artifact("data"))
+    labelled = [i for i in (*dataset.ids("train"), *dataset.ids("weak")) if dataset.tags(i)]
+    filled = [i for i in labelled if ScoreMaps(seeds)[i].scores.max() > 0]
+    assert seeds.summary["empty_maps"] == len(labelled) - len(filled)
+    add_classifier(workspace, dataset, "untrained", weight=0.0)
+    empty = run_seeds(workspace, {}, "empty", {"data": "data", "classifier": "untrained"}).artifact
+    assert empty.summary["empty_maps"] == len(labelled)
+    assert f"{len(labelled)} of {len(labelled)} images with labels have maps of zeros" in capsys.readouterr().err
 
 
 def test_the_summary_scores_each_split_against_its_masks(workspace, seeds):

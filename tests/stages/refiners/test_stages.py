@@ -71,6 +71,7 @@ def test_refined_maps_and_their_masks(space):
             truth.append(dataset.mask(image_id).ravel())
             given.append(mask.ravel())
     iou = jaccard_score(np.concatenate(truth), np.concatenate(given), average=None).mean()
+    assert artifact.summary["empty_maps"] == 0
     quality = artifact.summary["quality"]
     assert set(quality) == {"train", "weak"}
     assert quality["weak"]["mean"]["iou"] == pytest.approx(iou, abs=1e-5)
