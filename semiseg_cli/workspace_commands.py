@@ -81,18 +81,23 @@ def _print_states(states: list[State]) -> None:
         column.no_wrap = True
     for state in states:
         took = "" if state.seconds is None else duration(state.seconds)
-        why = "; ".join([*state.reasons, *_leavings(state), *(f"({remark})" for remark in state.remarks)])
+        why = "; ".join([*state.reasons, *_age(state), *(f"({remark})" for remark in state.remarks)])
         table.add_row(state.name, state.stage, state_text(state.state, state.words), took, why)
     out().print(table)
+    partial = [state for state in states if state.state == "partial"]
+    for state in partial:  # below the table, where a command can be copied
+        go_on = f"to continue: {state.command}" if state.command else "the command that began it continues it"
+        out().print(f"{state.name} {go_on}", soft_wrap=True)
+    if partial:
+        out().print("to remove unfinished work: semiseg clean")
 
 
-def _leavings(state: State) -> list[str]:
-    """For unfinished work: its age, how to continue it and how to remove it."""
+def _age(state: State) -> list[str]:
+    """For unfinished work, when it last advanced."""
     if state.state != "partial" or state.since is None:
         return []
     age = (datetime.now(UTC) - datetime.fromisoformat(state.since)).total_seconds()
-    go_on = f"to continue: {state.command}" if state.command else "the command that began it continues it"
-    return [f"left {duration(max(age, 0.0))} ago", go_on, "to remove: semiseg clean"]
+    return [f"left {duration(max(age, 0.0))} ago"]
 
 
 def show(
