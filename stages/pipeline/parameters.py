@@ -26,7 +26,7 @@ from typing import Any
 
 from artifacts.text import did_you_mean
 from stages.config import parse_assignment, parse_yaml
-from stages.methods.settings import learning_from, trained_by
+from stages.methods.settings import METHODS, learning_from, trained_by
 from stages.methods.settings.base import USES
 from stages.refiners.settings import REFINERS
 
@@ -156,7 +156,21 @@ def _not_a_choice(parameter: Parameter, option: str) -> str:
     if parameter.instead and option in parameter.instead:
         return f"{option!r} cannot be given here: {parameter.instead[option]}"
     meant = did_you_mean(option, parameter.choices, list_known=False)
-    return f"{option!r} is not one of {', '.join(parameter.choices)}{meant}"
+    return f"{option!r} is not one of {', '.join(parameter.choices)}{meant}{_why_not(parameter, option)}"
+
+
+def _why_not(parameter: Parameter, option: str) -> str:
+    """What a method learns from and gives, if it is not among the choices because these differ; else ""."""
+
+    def kind(method: str) -> str:
+        settings = METHODS[method]
+        parts = [*settings.card.uses, *settings.model_validate({"name": method}).inputs()]
+        return f"learns from {', '.join(parts)} and gives a {settings.card.output}"
+
+    known = {kind(choice) for choice in parameter.choices if choice in METHODS}
+    if option not in METHODS or not known or kind(option) in known:
+        return ""
+    return f": {option} {kind(option)}"
 
 
 def substitute(value: Any, parameters: Mapping[str, Parameter], key: str, add_mistake: AddMistake) -> Any:

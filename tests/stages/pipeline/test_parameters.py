@@ -55,6 +55,19 @@ def test_no_value_for_a_list_is_a_mistake() -> None:
     assert value_of([1], "p=") == ([1], ["--set p: expected a list of values, found nothing; [] for none"])
 
 
+def test_a_method_that_is_no_choice_is_told_with_what_it_learns_from() -> None:
+    """The league listed what is allowed, and not why dual-branch is not."""
+    mistakes: list[str] = []
+    declared: dict[str, Any] = {"methods": {"default": [], "choices": {"methods_using": ["masks", "images"]}}}
+    declared["one"] = {"default": [], "choices": ["fixmatch"]}
+    settings = ["methods=[dual-branch]", "methods=[mlmt]", "one=[cps]"]
+    read_parameters(declared, settings, lambda key, text: mistakes.append(text))
+    branch, teacher, same = mistakes
+    assert branch.endswith(": dual-branch learns from masks, tags, weak_labels and gives a segmenter")
+    assert teacher.endswith(": mlmt learns from masks, images and gives a classifier")
+    assert same == "'cps' is not one of fixmatch"
+
+
 # --- shares ---
 
 
@@ -128,7 +141,7 @@ def test_choices_may_be_the_methods_that_use_some_parts_of_a_data_set(raw_recipe
     raw_recipe["parameters"]["kinds"] = kinds
     resolve(raw_recipe, "toy.yaml", None, ["kinds=fixmatch,gct"])
     (line,) = lines_of(raw_recipe, "kinds=dmt")  # needs estimated masks
-    choices = line.partition("one of ")[2].split(", ")
+    choices = line.partition("one of ")[2].partition(": ")[0].split(", ")
     assert {"fixmatch", "gct", "vat"} < set(choices)
     assert not {"cps", "self-training", "supervised", "dual-branch", "dsrg", "mlmt"} & set(choices)
     for wrong in ({"methods_using": ["photos"]}, {"methods_using": "masks"}, {"methods": ["masks"]}):
