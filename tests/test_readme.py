@@ -164,3 +164,6 @@ def test_the_data_set_of_the_documentation_is_read(tmp_path):
     summary = json.loads(run("show", "mine", "--json"))["summary"]
     assert summary["class_names"] == ["background", "thing"]
     assert {split: summary["images"][split] for split in ("train", "val")} == {"train": 8, "val": 2}
+    mask = next(pairs.glob("*_mask.png"))
+    write_mask(mask, np.zeros_like(np.asarray(Image.open(mask))))
+    assert "the file of dataset.folder changed its content" in " ".join(run("status").split())

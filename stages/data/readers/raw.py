@@ -1,8 +1,9 @@
 """The result of a data set's reader: the files of each image, as they are on disk, before anything is converted.
 
-A reader is a module with one function, `find(settings, note) -> RawDataset`, which lists folders and reads lists and
-nothing else. Everything after that is the same for every data set (stages/data/preparation.py): which images are
-labelled, which classes are kept, reading and checking every file in a pool, writing the artifact.
+A reader is a module with two functions. `find(settings, execution) -> RawDataset` lists folders and reads lists and
+nothing else; `text_files(settings)` gives the files and folders whose content counts, by names of the reader's own.
+Everything after that is the same for every data set (stages/data/preparation.py): which images are labelled, which
+classes are kept, reading and checking every file in a pool, writing the artifact.
 """
 
 from __future__ import annotations
