@@ -67,7 +67,7 @@ def test_warm_up_by_hand():
         (OptimizerConfig, {"nesterov": True, "name": "adam"}, "nesterov"),
         (OptimizerConfig, {"betas": (0.9, 1.0)}, "below 1"),
         (TrainingConfig, {"augmentation": {"scale": (2, 1)}}, "smaller first"),
-        (TrainingConfig, {"augmentation": {"scales": (1, 0)}}, "positive"),
+        (TrainingConfig, {"augmentation": {"scales": (1, 0)}}, "greater than 0"),
         (TrainingConfig, {"ema_decay": 1.0}, "less than 1"),
     ],
 )

@@ -162,7 +162,7 @@ def test_a_backbone_without_a_layer_for_the_gradient_cue_is_one_clear_error():
     config = ClassifierConfig.model_validate({"backbone": "hrnet_w18_small", "freeze_batch_norm": False})
     network = build_classifier(config, num_foreground=4, seed=0).eval()
     images = Images(1)
-    with pytest.raises(ConfigError, match="does not have on hrnet_w18_small") as caught:
+    with pytest.raises(ConfigError, match="is not defined on hrnet_w18_small") as caught:
         next(gradient_ranks(network, images, images.ids(), device=CPU))
     assert caught.value.hint
 

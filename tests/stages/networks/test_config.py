@@ -86,7 +86,7 @@ def test_a_missing_weights_file_is_found_before_work_starts(tmp_path: Any) -> No
 
 def test_freezing_statistics_of_no_data_is_refused() -> None:
     config = NetworkConfig.model_validate({"preset": "deeplabv2-resnet101", "weights": "none"})
-    with pytest.raises(ConfigError, match="no pretrained statistics to freeze"):
+    with pytest.raises(ConfigError, match="no statistics worth freezing"):
         config.check()
     NetworkConfig.model_validate({**config.model_dump(), "freeze_batch_norm": False}).check()
     NetworkConfig.model_validate({"preset": "deeplab-aspp-vgg16", "weights": "none"}).check()

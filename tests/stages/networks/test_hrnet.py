@@ -94,7 +94,7 @@ def test_presets() -> None:
 
 
 def test_random_weights_without_normalisation_are_refused() -> None:
-    with pytest.raises(ConfigError, match="no pretrained statistics to freeze"):
+    with pytest.raises(ConfigError, match="no statistics worth freezing"):
         NetworkConfig.model_validate({**SMALL, "freeze_batch_norm": True}).check()
 
 

@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     message = caught.value.message
     assert "1 missing: b4_2.bn_branch2a.running_var" in message
     assert "1 unexpected: fc1_weight" in message
-    assert "1 of another shape: b6.conv_branch1.weight (3, 3, 1, 1) instead of (64, 32, 1, 1)" in message
+    assert "1 of a different shape: b6.conv_branch1.weight (3, 3, 1, 1) instead of (64, 32, 1, 1)" in message
     assert "1 with values that are not finite numbers: bn7.bias" in message
 
 

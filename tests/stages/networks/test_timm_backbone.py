@@ -269,7 +269,7 @@ def test_the_weights_are_those_of_the_seed() -> None:
 def test_frozen_batch_norm_without_weights_is_refused_once_the_network_is_known() -> None:
     with pytest.raises(ConfigError, match="timm:resnet10t with weights none and freeze_batch_norm true"):
         segmenter("resnet10t", freeze_batch_norm=True)
-    with pytest.raises(ConfigError, match="no pretrained statistics to freeze"):
+    with pytest.raises(ConfigError, match="no statistics worth freezing"):
         classifier("timm:mobilenetv3_small_050", freeze_batch_norm=True)
     segmenter("convnext_atto", freeze_batch_norm=True)  # has none
 

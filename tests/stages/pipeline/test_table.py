@@ -57,7 +57,7 @@ def test_overlapping_runs_are_named() -> None:
 def test_level_rows_do_not_count_as_the_papers_order() -> None:
     sentence = order_sentence(table("a", "b", "c"), figures(a=[50.01], b=[50.02], c=[40]), "ours")
     assert sentence is not None
-    assert sentence.endswith("c 40.0: not against the paper's order, but a and b are level.")
+    assert sentence.endswith("c 40.0: not against the paper's order, but a and b are equal.")
 
 
 def test_missing_rows_are_named_instead_of_compared() -> None:

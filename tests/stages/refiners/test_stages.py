@@ -192,5 +192,5 @@ def test_score_maps_that_lost_images_are_refused(space):
                 written.add(image_id, found.scores, found.classes, size=found.size, stride=found.stride)
         space.publish("cut-seeds", writer, work, {})
     for stage, values in (("refine", {}), ("train-refiner", TRAINING | {"splits": ["train"]})):
-        with pytest.raises(ArtifactError, match=r"the score maps of 'cut-seeds' are of other images .* w3"):
+        with pytest.raises(ArtifactError, match=r"the score maps of 'cut-seeds' are of different images .* w3"):
             run(space, stage, "no", values, INPUTS[stage] | {"seeds": "cut-seeds"})
