@@ -18,8 +18,8 @@ class RefinerSettings(MethodSettings):
     """The settings of the training whose network it takes, its own or another refiner's; None if it takes none."""
 
     def inputs(self) -> tuple[str, ...]:
-        """Inputs of `refine` beside data set, score maps and refiner that these settings take: "segmenter"."""
-        return ()
+        """Inputs of `refine` in addition to the data set: the score maps, and the trained network where it takes one."""
+        return ("seeds", "refiner") if self.training else ("seeds",)
 
 
 class ForegroundRefinerSettings(RefinerSettings):
@@ -34,10 +34,6 @@ class ForegroundRefinerSettings(RefinerSettings):
         le=1,
         description="Pixels whose winner's score is less than this above the next are unknown (255) in the masks.",
     )
-
-    def inputs(self) -> tuple[str, ...]:
-        """Inputs of `refine` in addition to the data set: the score maps, and the trained network where it has one."""
-        return ("seeds", "refiner") if self.training else ("seeds",)
 
 
 class RefinerTrainingSettings(MethodSettings):

@@ -83,4 +83,4 @@ class LabelNoiseSettings(ForegroundRefinerSettings):
     )
 
     def inputs(self) -> tuple[str, ...]:
-        return ("segmenter",)
+        return (*super().inputs(), "segmenter")

@@ -144,8 +144,7 @@ def run(
 
 def inputs_of(name: str, refiner: str) -> dict[str, str]:
     """What `refine` takes for a refiner whose network, where it takes one, is the artifact `refiner`."""
-    own = {"refiner": refiner} if name in TRAINED else {}
-    return {"data": "data", "seeds": "seeds"} | own | {key: key for key in REFINERS[name]().inputs()}
+    return {"data": "data"} | {key: refiner if key == "refiner" else key for key in REFINERS[name]().inputs()}
 
 
 def train_and_refine(space: Workspace, name: str, end: str) -> Artifact:
