@@ -18,7 +18,7 @@ class RefinerSettings(MethodSettings):
     """The settings of the training whose network it takes, its own or another refiner's; None if it takes none."""
 
     def inputs(self) -> tuple[str, ...]:
-        """Inputs of `refine` in addition to the data set: the score maps, and the trained network where it takes one."""
+        """Inputs of `refine` in addition to the data set: the score maps, and a trained network where it takes one."""
         return ("seeds", "refiner") if self.training else ("seeds",)
 
 

@@ -28,7 +28,7 @@ SMALL = {"irn": {"radius": 4, "crf": {"scale": 5.0}}, "psa": {"radius": 3, "crf"
 # Settings of refiners that learn while they refine: fewer steps.
 SHORT: dict[str, dict[str, Any]] = {
     "wsgcn": {"steps": 10, "doublings": 3},
-    "label-noise": {"steps": 10, "superpixels": 60},
+    "label-noise": {"steps": 10, "superpixels": 60, "margin": 0.0},  # no unknown pixels, as the others
 }
 
 
