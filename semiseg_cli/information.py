@@ -78,7 +78,7 @@ def _list_methods() -> None:
     console.print()
     say("needs: L labelled images (masks), W image-level labels (weak), U unlabelled images")
     say("passes: forward / backward, for each labelled image of a step; +: further work in addition")
-    say("recipe: reproduces the paper; league: no recipe does, league compares the method with others on equal terms")
+    say("recipe: reproduces the paper; league, weak-league: none does, these compare methods on equal terms")
     say("semiseg methods NAME: loss, cost, command, sources and settings of one")
 
 
@@ -86,10 +86,12 @@ def _recipe(name: str) -> str:
     """The recipe that reproduces a method, else the league where it can be compared; empty: no recipe has it."""
     from stages.methods.settings import learning_from
 
+    card = _known_methods()[name].card
     league = "league" if name in learning_from(("masks", "images")) else ""
-    return _known_methods()[name].card.recipe or league
+    return card.recipe or ("weak-league" if card.output in _LISTS else league)
 
 
+_LISTS = {"classifier": "classifiers", "refiner": "refiners"}  # where weak-league takes those that give this
 _STAGES = {"segmenter": "train", "classifier": "train-classifier", "refiner": "refine"}
 
 
@@ -99,7 +101,8 @@ def _command(name: str) -> str:
     if not recipe:
         return f"semiseg {_STAGES[card.output]} --method {name} (no recipe has it)"
     if not card.recipe:
-        return f"semiseg run league --set methods=[{name}] (compares it; no recipe reproduces the paper)"
+        choice = f"{recipe} --set {_LISTS.get(card.output, 'methods')}=[{name}]"
+        return f"semiseg run {choice} (compares it; no recipe reproduces the paper)"
     return f"semiseg run {recipe}" + (f" --profile {card.profile}" if card.profile else "")
 
 

@@ -332,10 +332,7 @@ def _sound_cases(
             problems.add(key, f"the node's name does not contain {{{name}}}")
             sound = False
             continue
-        declared = [
-            choice for parameter in origins.of_repeated(name) for choice in origins.parameters[parameter].choices
-        ]
-        known = [str(value) for value in repeat[name]] + declared
+        known = [str(value) for value in repeat[name]] + origins.choices_of_repeated(name)
         for value in values:
             if str(value) not in known:
                 problems.add(f"{key}.{value}", f"{name} is never {value!r}{did_you_mean(str(value), known)}")

@@ -25,7 +25,6 @@ class SeamSettings(MethodSettings):
         sources=("Wang et al., CVPR 2020", "its code, YudeWang/SEAM: train_SEAM.py, network/resnet38_SEAM.py"),
         inference="the classifier and its pixel correlation module",
         output="classifier",
-        recipe="irn",
     )
     hard_examples: ClassVar[bool] = False
     name: Literal["seam"] = "seam"

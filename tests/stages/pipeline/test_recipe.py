@@ -292,6 +292,8 @@ def test_a_case_of_a_method_that_was_left_out_is_no_mistake(raw_recipe: dict[str
     raw["repeat"] = {"seed": "${seeds}"}
     nodes = resolve(raw, "toy.yaml", None, ["seeds=[0]"]).nodes
     assert list(nodes) == ["numbers", "sum-s0", "score-s0"]
+    raw["parameters"]["seeds"]["default"] = [0]
+    assert list(resolve(raw, "toy.yaml").nodes) == ["numbers", "sum-s0", "score-s0"]
 
 
 @pytest.mark.parametrize(
