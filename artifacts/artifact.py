@@ -1,4 +1,4 @@
-"""A published artifact as it is read: its manifest, its items compared with it.
+"""A published artifact as it is read: its manifest, and its items, which are compared with the manifest.
 
 data = Artifact("runs/default/data")
 data.json("dataset.json")
@@ -71,12 +71,12 @@ class Artifact:
         return read_json(path, shape, MAKE_AGAIN, self.manifest.items[relative]["sha256"])
 
     def recorded(self, part: Literal["config", "summary"], key: str, shape: type[T]) -> T:
-        """A value of the manifest's config or summary; ArtifactError where it is missing or no `shape`."""
+        """A value of the manifest's config or summary; ArtifactError where it is missing or does not fit `shape`."""
         values = self.config if part == "config" else self.summary
         return shaped(values.get(key), shape, f"{part}.{key} in {self.path / MANIFEST_NAME}")
 
     def verify(self) -> list[str]:
-        """Problems of the content against the manifest, in words; empty when every byte is as published."""
+        """What differs between content and manifest, in words; empty when every byte is as published."""
         try:
             found = list_items(self.path)
         except OSError as error:
@@ -95,9 +95,9 @@ class Artifact:
 
 
 def read_item(artifact_or_path: Artifact | Path | str, relative: str, shape: type[T], cure: str) -> T:
-    """A JSON item of an artifact, or of a folder: compared with the manifest, if there is one.
+    """A JSON item of an artifact or of a folder, compared with the manifest if there is one.
 
-    cure: the hint where a folder without manifest has no such item.
+    cure: the hint when a folder without a manifest lacks the item.
     """
     found = artifact_or_path
     if not isinstance(found, Artifact) and has_manifest(Path(found)):

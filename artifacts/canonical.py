@@ -23,7 +23,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def _utf8(json_text: str) -> bytes:
-    """The bytes of JSON; a lone surrogate (a byte of a path that is not UTF-8) is written as JSON's own escape."""
+    """The bytes of JSON; a lone surrogate (a byte of a path that is not UTF-8) is written as a JSON escape."""
     return json_text.encode("utf-8", "backslashreplace")
 
 
@@ -58,7 +58,7 @@ def json_ready(value: Any, where: str) -> Any:
     """`value` in the types of JSON, for records that people read: NaN and infinity become None, tuples become lists,
     scalars of numpy and torch become numbers, number keys become text.
 
-    Raises ArtifactError with the place of a value that JSON cannot hold; `where` is the name of the whole.
+    Raises ArtifactError which names the place of a value that JSON cannot hold; the place begins with `where`.
     """
     if value is None or isinstance(value, bool | str):
         return value

@@ -1,4 +1,4 @@
-"""Where the cells of a map lie on its image: cell i of a map with a stride lies on pixel stride * i."""
+"""Where the cells of a map lie on its image: cell i lies on pixel stride * i."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def cells(side: int, stride: int) -> int:
 
 
 def on_copy(pixels: Any, side: int, copied: float) -> Any:
-    """Coordinates of pixels, of an image `side` pixels long, on its copy of `copied` pixels: edges lie on edges.
+    """Coordinates of pixels of an image, `side` pixels long, on a copy resized to `copied` pixels: edges lie on edges.
 
-    pixels: an array of numpy or a tensor of torch, as what is returned; whole or in between.
+    pixels: a numpy array or a torch tensor, which also decides the type of the result; fractions are possible.
     """
     return (pixels + 0.5) * copied / side - 0.5

@@ -20,7 +20,7 @@ from typing import Any
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError
 
-MOST_PARTS = 100_000  # of a file, one for each tensor; a ResNet-101 with its optimiser's state has about 1,000
+MOST_PARTS = 100_000  # in a file, one for each tensor; a ResNet-101 with the state of its optimiser has about 1,000
 _ZIP = b"PK\x03\x04"  # PyTorch, too, distinguishes its two formats by these bytes
 
 
@@ -34,7 +34,7 @@ def save(path: Path | str, obj: Any) -> None:
     import torch
 
     path = Path(path)
-    buffer = io.BytesIO()  # not the path itself: torch would write the file's name into the bytes
+    buffer = io.BytesIO()  # not to the path itself: torch would write the name of the file into the bytes
     torch.save(_plain(obj, "", torch), buffer)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -83,7 +83,7 @@ def load(path: Path | str) -> Any:
 
 
 def _fault_of_zip(path: Path) -> str | None:
-    """The mistake in the zip of a checkpoint, or None: `torch.save` compresses nothing, so no part exceeds the file."""
+    """The mistake in the zip of a checkpoint, or None. `torch.save` compresses nothing: no part exceeds the file."""
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
@@ -114,8 +114,8 @@ def _damaged(path: Path, reason: str) -> ArtifactError:
 def _plain(value: Any, key: str, torch: Any) -> Any:
     """Rebuild `value` from fresh containers and interned text.
 
-    A pickle notes which objects are the same object, so without this step equal contents could give
-    different bytes.
+    A pickle records which values are the same object, so without this step equal contents could give different
+    bytes.
     """
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().contiguous().clone()

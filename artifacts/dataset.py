@@ -1,7 +1,7 @@
 """Data sets: lists of image ids, image-level labels, images and index masks in one artifact.
 
 dataset.json             names, classes, splits, labels: see `write_dataset`
-masks/<id>.png           index masks, values already those of this data set's classes (artifacts.masks)
+masks/<id>.png           index masks whose values are class ids of this data set (artifacts.masks)
 images/...               the images, or, if they stay in their own folder,
 local/images.json        {"root": "/absolute/folder"}: valid on this machine only, not part of the content
 
@@ -39,7 +39,7 @@ MASKED: tuple[str, ...] = ("train", "holdout", "val")  # splits in which every i
 MAX_CLASSES = 255  # ids 0..254; 255 is ignore
 MAX_NAME = 200  # characters of a class name
 _NOT_SHOWN = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, lone surrogates and ends of lines
-_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"  # they change the order of what is shown
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"  # they change the direction of text
 _SIMPLE_ID = re.compile(r"[0-9A-Za-z_-]{1,200}")
 
 
@@ -56,7 +56,7 @@ class _LocalImages(Shape):
 
 def check_image_id(image_id: str) -> str:
     """Return the id if it can name a file and an HDF5 group, else raise DataError saying why not."""
-    if isinstance(image_id, str) and _SIMPLE_ID.fullmatch(image_id):  # most are, of thousands
+    if isinstance(image_id, str) and _SIMPLE_ID.fullmatch(image_id):  # quick, as almost all of thousands pass here
         return image_id
     reason = None
     if not isinstance(image_id, str):
@@ -108,7 +108,7 @@ def _no_class_name(name: object) -> str:
     if len(name) > MAX_NAME:
         return f"it has {len(name):,} characters, at most {MAX_NAME} are possible"
     if any(unicodedata.category(character) in _NOT_SHOWN or character in _TURNING for character in name):
-        return "it has control characters, or others that cannot be shown"
+        return "it has control characters, or characters that cannot be shown"
     return ""
 
 
@@ -162,12 +162,12 @@ def write_dataset(
 
     class_names: background first, if there is one. splits: ids of "train" (with masks), "holdout" (labelled images,
     with masks, that are not trained on), "weak" (image-level labels), "unlabelled", "val" (with masks), "test".
-    tags: id -> class ids without background, for every id of train and weak. tag_source: where they come from.
+    tags: id -> class ids without background, for every id of train and weak. tag_source: where these come from.
     mask_ids: the ids that have masks/<id>.png. image_pattern: the image's file below the artifact, or below
     `image_root` if that is given; image_files: exceptions to the pattern, id -> relative file; copied_images: images
     that are in the artifact nevertheless, id -> file in it. sizes: id -> (H, W), checked whenever a mask or an image is
-    read. facts: JSON for people and for the content digest, for example counts and a digest of the images. Raises
-    DataError if lists, labels and files do not agree.
+    read. facts: further JSON, for people and for the content digest (counts, a digest of the images). Raises DataError
+    if lists, labels and files do not agree.
     """
     class_names = list(class_names)
     lists = {split: sorted(splits.get(split, ())) for split in SPLITS}
@@ -277,7 +277,7 @@ def _check_tags(lists: Mapping[str, Sequence[str]], tags: Mapping[str, list[int]
             if image_id not in tags:
                 raise DataError(
                     f"id {image_id} in split {split!r} has no image-level labels",
-                    "add its labels (an empty list is one)",
+                    "add its labels (an empty list is allowed)",
                 )
     for image_id, labels in tags.items():
         if labels and not (first <= labels[0] and labels[-1] < num_classes and labels == sorted(set(labels))):
@@ -336,7 +336,7 @@ class Dataset:
         self._root: str | None = None
 
     def ids(self, split: str) -> tuple[str, ...]:
-        """Sorted ids of a split; DataError names the splits there are."""
+        """Sorted ids of a split; DataError names the splits that exist."""
         if split not in self.splits:
             raise DataError(f"data set {self.name!r} has no split {split!r}", f"it has {', '.join(self.splits)}")
         return self.splits[split]
@@ -454,7 +454,7 @@ class Dataset:
 
     def _local_root(self) -> str:
         record = self.path / "local" / "images.json"
-        root: str = read_json(record, _LocalImages, "it holds the folder of the images: rerun prepare-data").root
+        root: str = read_json(record, _LocalImages, "it records the folder of the images: rerun prepare-data").root
         if not os.path.isdir(root):
             raise DataError(
                 f"the images' folder {root} (recorded in {record}) does not exist",

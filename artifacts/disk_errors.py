@@ -1,4 +1,4 @@
-"""Clear messages for errors of the disk: full, read-only, without permission, too large a file.
+"""Clear messages for errors of the disk: full, read-only, without permission, or a file that is too large.
 
 with disk_errors(path):
     path.write_bytes(data)          # ArtifactError: the disk is full: ... could not be written
@@ -18,7 +18,7 @@ from artifacts.errors import ArtifactError
 
 @contextlib.contextmanager
 def disk_errors(target: Path) -> Iterator[None]:
-    """Gives disk errors of the block a clear message; `target` is what it writes. Other errors pass unchanged."""
+    """Gives disk errors in the block a clear message; `target` is what it writes. Different errors pass unchanged."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -40,7 +40,7 @@ def disk_error(error: Exception, target: Path) -> Exception:
     if isinstance(named, str | bytes):
         path = Path(os.fsdecode(named))
         if not (path.is_relative_to(target) or path in target.parents or path.parent == target.parent):
-            # a different file, which was being read
+            # the error is about a file that was read, not about `target`
             return error
     if code == errno.EFBIG:
         return ArtifactError(f"{target} could not be written: it exceeds the file size limit", "raise it: ulimit -f")

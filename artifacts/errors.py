@@ -26,8 +26,8 @@ class SemisegError(Exception):
 
 
 def about(name: str, error: SemisegError) -> SemisegError:
-    """The error, which says that it is about the image `name`."""
-    named = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", error.message)  # "7", not the "7" of "57 rows"
+    """The error, with a message that says that it is about the image `name`."""
+    named = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", error.message)  # the name "7" does not stand in "57 rows"
     return error if named else type(error)(f"{name}: {error.message}", error.hint)
 
 
@@ -56,6 +56,6 @@ class BusyError(SemisegError):
 
 
 class StaleError(SemisegError):
-    """Something is not fresh and the caller asked to be told."""
+    """An artifact is not fresh, and the caller asked for an error in this case."""
 
     exit_code = 5

@@ -1,12 +1,12 @@
-"""Image files as Pillow reads them: opened, turned and refused in one way by everybody who reads one.
+"""Image files as Pillow reads them: opened, turned and refused in the same way by all code that reads one.
 
     with open_image(path) as image:
         height, width = stored_size(image)
         pixels = np.array(turned(image, orientation(image)).convert("RGB"))
 
-What Pillow does depends on the format and on its version: TIFF files are turned when their pixels are loaded (their
-size is exchanged before, or only then), PNG files may hold their EXIF behind the pixels. Here all are alike. Pillow
-may raise anything on damaged files, so that readers catch `Exception` and say `reason`.
+What Pillow does depends on the format and on its version: TIFF files are turned when their pixels are loaded (width and
+height are exchanged before that, or only then), PNG files may hold their EXIF behind the pixels. Here all are treated
+alike. Pillow may raise any error on damaged files, so readers catch `Exception` and report `reason`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RARE = (
     *(".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc", ".avif", ".heic", ".heif", ".hif"),
 )
 SUFFIXES = COMMON + RARE  # of image files, as far as the installed Pillow reads them
-FORMATS = {  # suffix -> what Pillow calls its content; cameras write MPO, a JPEG with a second one behind it
+FORMATS = {  # suffix -> Pillow's names of its content; cameras write MPO, a JPEG followed by a second one
     ".jpg": ("JPEG", "MPO"),
     ".jpeg": ("JPEG", "MPO"),
     ".jpe": ("JPEG", "MPO"),
@@ -51,8 +51,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it writes to the terminal
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd tags and large images; what cannot be read is an error
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise it writes to the terminal
+warnings.filterwarnings("ignore", module=r"PIL\.")  # odd tags, large images; unreadable ones are errors anyway
 _WHOLE = {3: "H", 4: "I", 8: "h", 9: "i"}  # types of EXIF for whole numbers
 _HEIF = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1"}  # brands of ISO/IEC 23008-12
 
@@ -84,22 +84,22 @@ def load_plugins() -> bool:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation 1..8 of an opened image; 1 where there is none, or one that is no such number.
+    """The EXIF orientation 1..8 of an opened image; 1 where it is missing or is not such a number.
 
     Never raises, and needs no other tag of the block. PNG files are decoded for it.
     """
     try:
         if image.format == "PNG":
-            image.load()  # it may stand behind the pixels
+            image.load()  # the EXIF may stand behind the pixels
         value = _from_exif(image)
         value = _from_xmp(image) if value is None else value
-    except Exception:  # a damaged block, or pixels: those who read them say so
+    except Exception:  # a damaged block or damaged pixels: reading the pixels reports it
         return 1
     return value if value in _TURNS else 1
 
 
 def _from_exif(image: Image.Image) -> int | None:
-    """What the first directory of the EXIF block, or of a TIFF file, has as orientation; 0 for no whole number."""
+    """The orientation in the first directory of the EXIF block or of a TIFF file; 0 if it is not a whole number."""
     if hasattr(image, "tag_v2") and (file := getattr(image, "fp", None)) is not None:
         place = file.tell()
         file.seek(0)
@@ -113,7 +113,7 @@ def _from_exif(image: Image.Image) -> int | None:
 
 
 def _in_directory(file: IO[bytes], wanted: int = ORIENTATION) -> int | None:
-    """A tag of the first directory of a TIFF structure (TIFF 6.0, section 2; BigTIFF has 43); 0 for no number."""
+    """A tag of the first directory of a TIFF structure (TIFF 6.0, section 2; BigTIFF has 43); 0 without a number."""
     head = file.read(16)
     order = {b"II": "<", b"MM": ">"}[head[:2]]
     (version,) = struct.unpack_from(order + "H", head, 2)
@@ -136,14 +136,14 @@ def _from_xmp(image: Image.Image) -> int | None:
 
 def stored_size(image: Image.Image) -> tuple[int, int]:
     """(H, W) of the pixels as they lie in the file, of an opened image that was not loaded."""
-    tags = getattr(image, "tag_v2", None)  # of TIFF, where `size` may be that of the turned pixels
+    tags = getattr(image, "tag_v2", None)  # of a TIFF file, where `size` may be that of the turned pixels
     return (image.height, image.width) if tags is None else (tags[257], tags[256])
 
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
     """The pixels of an opened image, loaded and turned by an orientation; 1 leaves them as they are stored."""
-    if hasattr(image, "tag_v2"):  # TIFF: Pillow would turn by what it finds there
-        with contextlib.suppress(Exception):  # the first call reads them; what it could not read is not there
+    if hasattr(image, "tag_v2"):  # TIFF: Pillow would turn the pixels by the orientation that it finds there
+        with contextlib.suppress(Exception):  # the first call reads the tags; those that it could not read are absent
             image.getexif()
         exif = image.getexif()
         for tag in list(exif):
@@ -154,7 +154,7 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def reason(path: Path, error: Exception) -> str:
-    """Why a file that is there cannot be read as an image, without Pillow's words for it: an address in memory."""
+    """Why a file cannot be read as an image. Pillow's own message names it by an address in memory."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if not path.stat().st_size:
@@ -165,14 +165,14 @@ def reason(path: Path, error: Exception) -> str:
         return "there is too little memory for its pixels"
     if isinstance(error, UnidentifiedImageError):
         needed = _package_for(path)
-        unknown = _tiff_in_words(path) or "cannot identify it: no image, or of an unknown format"
+        unknown = _tiff_in_words(path) or "cannot identify it: it is not an image, or its format is unknown"
         return f"it needs the package {needed} (pip install {needed}), or to be saved as JPEG" if needed else unknown
     words = str(error) if isinstance(error, (OSError, SyntaxError, ValueError)) else ""
     return words or f"it is damaged ({type(error).__name__}: {error})"
 
 
 def _package_for(path: Path) -> str:
-    """The package that reads a file of HEIC or AVIF, by its first bytes; empty for other files."""
+    """The package that reads a HEIC or AVIF file, found by its first bytes; empty for other files."""
     with open(path, "rb") as file:
         head = file.read(12)
     if head[4:8] != b"ftyp":
@@ -181,13 +181,13 @@ def _package_for(path: Path) -> str:
 
 
 def _tiff_in_words(path: Path) -> str:
-    """What an unknown TIFF file holds, as far as its directory can be read; empty for other files."""
+    """The content of a TIFF file that Pillow cannot read, as its directory describes it; empty for other files."""
     try:
         with open(path, "rb") as file:
             bands = _in_directory(file, 277) or 1
             file.seek(0)
             bits = _in_directory(file, 258)
-    except Exception:  # damaged, or none
+    except Exception:  # damaged, or not a TIFF file
         return ""
     held = f"{bands} bands" if bands > 1 else f"{bits} bits a pixel" if bits else "an unknown kind of pixels"
     return f"cannot identify it: a TIFF file with {held} that Pillow does not read; save it as RGB or grey"

@@ -34,8 +34,8 @@ class NetworkSpec(Shape):
     """network.json: enough to rebuild the network around the tensors of weights.pt."""
 
     schema_version: Literal[1, 2] = Field(alias="schema")
-    task: Literal["segmentation", "classification"] | None = None  # of schema 1
-    kind: str | None = None  # of schema 2, and module: of this program, where the kind is defined
+    task: Literal["segmentation", "classification"] | None = None  # in schema 1
+    kind: str | None = None  # in schema 2, as is module: the module of this program that defines the kind
     module: str | None = None
     network: Anything
     options: Anything = Field(default_factory=dict)
@@ -63,7 +63,7 @@ class NetworkSpec(Shape):
 
 
 class Reliability(Shape):
-    """reliability.json: the score of every image that was ranked, and which part it is in."""
+    """reliability.json: the score of every image that was ranked, and the part that it is in."""
 
     scores: dict[str, Annotated[float, Field(ge=0, le=1.000001)]]  # a mean is rounded
     reliable: Ids
@@ -89,7 +89,7 @@ def network_class_names(network: Artifact) -> tuple[str, ...]:
 
 
 def predicted(artifact: Artifact) -> Classes:
-    """Class names and ids of predictions or masks; ArtifactError where not each of the ids has its mask."""
+    """Class names and ids of predictions or masks; ArtifactError unless each of the ids has its mask."""
     classes = artifact.json("classes.json", Classes)
     masks = {item[6:-4] for item in artifact.manifest.items if item.startswith("masks/") and item.endswith(".png")}
     if masks and (odd := sorted(masks ^ set(classes.ids))):

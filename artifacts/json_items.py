@@ -1,12 +1,12 @@
-"""JSON files as typed records: one reader that checks everything before anybody uses a value.
+"""JSON files as typed records: one reader that checks everything before a value is used.
 
 class Classes(Shape):
     class_names: list[str]
 
 read_json(folder / "classes.json", Classes).class_names     # ArtifactError: which file, where in it, what was expected
 
-A file is refused when it is missing, unreadable, no plain file, larger than MAX_BYTES, not UTF-8 or not JSON (NaN,
-infinity and a key that occurs twice included), nested deeper than MAX_DEPTH, or of another shape.
+A file is refused when it is missing, unreadable, not a plain file, larger than MAX_BYTES, not UTF-8 or not JSON (NaN,
+infinity and a key that occurs twice included), nested deeper than MAX_DEPTH, or of a different shape.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from artifacts.errors import ArtifactError, SemisegError
 
 MAX_BYTES = 1 << 30  # a data set of a million images takes 0.1 GiB
 MAX_DEPTH = 100
-MAX_COUNT = 2**63 - 1  # what the formats beside JSON hold
+MAX_COUNT = 2**63 - 1  # the largest number that the formats in addition to JSON hold
 OTHER_VERSION = "use the version of semiseg that made it, or make it again"
 MAKE_AGAIN = "put the old file back, or make the artifact again: semiseg clean NAME, then the command that made it"
 
@@ -42,7 +42,7 @@ class Shape(pydantic.BaseModel):
 
 
 def _plain(value: Any) -> Any:
-    """Refuses what is nested too deep to be walked through, and numbers that no other program reads."""
+    """Refuses values that are nested too deep to be walked through, and numbers that other programs cannot read."""
     level = [value]
     for _ in range(MAX_DEPTH):
         parts = [part for one in level for part in (one.values() if isinstance(one, dict) else one)]
@@ -72,9 +72,9 @@ def _twice(names: Iterable[str]) -> str:
 
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_COUNT)]
-Text = Annotated[Any, AfterValidator(_text)]  # of paths: str, but for pydantic it may not hold bytes that are no UTF-8
+Text = Annotated[Any, AfterValidator(_text)]  # of paths: pydantic's str must not hold bytes that are not UTF-8
 Distinct = Annotated[list[str], AfterValidator(_distinct)]
-Anything = Annotated[dict[str, Any], AfterValidator(_plain)]  # an object of which only people and its writer know more
+Anything = Annotated[dict[str, Any], AfterValidator(_plain)]  # an object whose content only people and its writer know
 
 _EXPECTED = {
     **dict.fromkeys(("dict_type", "model_type", "dataclass_type"), "an object"),
@@ -95,7 +95,7 @@ def _adapter(shape: Any) -> pydantic.TypeAdapter[Any]:
 
 
 def read_json(path: Path, shape: type[T], cure: str = MAKE_AGAIN, sha256: str | None = None) -> T:
-    """The JSON file as a value of `shape`: a `Shape`, or a type of those that JSON has.
+    """The JSON file as a value of `shape`: a `Shape`, or one of the types that JSON has.
 
     sha256: the digest that the file must have. cure: the hint of the ArtifactError.
     """
@@ -115,7 +115,7 @@ def read_record(path: Path, shape: type[T]) -> T | None:
 
 def _bytes(path: Path, cure: str) -> bytes:
     try:
-        if not stat.S_ISREG((found := os.stat(path)).st_mode):  # a pipe would be waited for
+        if not stat.S_ISREG((found := os.stat(path)).st_mode):  # reading a pipe would wait for its writer
             raise ArtifactError(f"{path} cannot be read: it is not a file", cure)
         if found.st_size > MAX_BYTES:
             raise ArtifactError(f"{path} has {found.st_size:,} bytes, at most {MAX_BYTES:,} are read", cure)
@@ -130,7 +130,7 @@ def _bytes(path: Path, cure: str) -> bytes:
 def parse_json(data: bytes | str, shape: type[T], source: str, cure: str = MAKE_AGAIN, as_written: bool = False) -> T:
     """The JSON text as a value of `shape`; `source` names it in the ArtifactError.
 
-    as_written: it is what semiseg wrote, without keys that stand twice and numbers that are none.
+    as_written: semiseg wrote the text, so that no key occurs twice and every number is finite.
     """
     hooks: Any = {"object_pairs_hook": _object, "parse_constant": _not_a_number, "parse_float": _finite}
     try:
@@ -147,12 +147,12 @@ def parse_json(data: bytes | str, shape: type[T], source: str, cure: str = MAKE_
 def shaped(value: Any, shape: type[T], source: str, cure: str = MAKE_AGAIN) -> T:
     """A value of JSON as one of `shape`; `source` names it in the ArtifactError."""
     try:
-        # in strict mode a dataclass is made of an instance alone
+        # in strict mode pydantic makes a dataclass only of an instance
         found: T = _adapter(cast(Hashable, shape)).validate_python(value, strict=not dataclasses.is_dataclass(shape))
         return found
     except pydantic.ValidationError as error:
         raise _misshapen(error, source, cure) from None
-    except SemisegError as error:  # of a check that the writer makes, too
+    except SemisegError as error:  # from a check that the writer makes, too
         raise ArtifactError(f"{source} is damaged: {error.message}", cure) from None
 
 
@@ -175,7 +175,7 @@ def _finite(digits: str) -> float:
 
 
 def _misshapen(error: pydantic.ValidationError, source: str, cure: str) -> ArtifactError:
-    """The mistakes in words: another schema before all others, then keys that are missing, then the first value."""
+    """The mistakes in words: a different schema before all others, then missing keys, then the first wrong value."""
     problems = error.errors(include_url=False)
     for problem in problems:
         if problem["loc"] == ("schema",) and problem["type"] == "literal_error":

@@ -1,4 +1,4 @@
-"""Locks of artifacts and archives: `flock`, which dies with its process. Writers exclude everybody, readers share.
+"""Locks of artifacts and archives: `flock`, which ends with its process. Writers exclude everybody, readers share.
 
 lock = artifact_lock(Path("runs/default"), "data")
 with lock.held(exclusive=True):     # BusyError while somebody else holds it
@@ -28,7 +28,7 @@ from artifacts.provenance import utc_now
 MAX_RECORD = 1 << 20  # bytes that are read of a lock file
 PATIENCE_S = 0.25  # `status` probes a lock for an instant, which a writer must not report as busy
 
-# A forked child inherits the open lock files, and a lock lives until the last copy is closed: orphans of a killed
+# A forked child inherits the open lock files, and a lock lasts until the last copy is closed: orphans of a killed
 # process (pool and loader workers) would keep its locks. So every child closes its copies.
 _held_locks: set[IO[bytes]] = set()
 
@@ -88,8 +88,8 @@ class Lock:
     def held(self, exclusive: bool, patience_s: float = PATIENCE_S) -> Iterator[None]:
         """Holds the lock while the block runs; a reader holds none if the workspace is read-only.
 
-        Raises BusyError with the holder if it is not free within `patience_s` seconds, ArtifactError when the lock
-        file cannot be written, or not locked.
+        Raises BusyError, which names the holder, if it is not free within `patience_s` seconds, and ArtifactError when
+        the lock file cannot be written or locked.
         """
         file = self._open(exclusive)
         if file is None:

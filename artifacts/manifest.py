@@ -1,4 +1,4 @@
-"""`manifest.json`: what an artifact is, and what made it and from what. Written last: with it the artifact is whole."""
+"""`manifest.json`: what an artifact is, what made it, and from what. Written last: an artifact that has it is whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import AfterValidator, Field
-from typing_extensions import TypedDict  # pydantic accepts the one of typing from Python 3.12 on
+from typing_extensions import TypedDict  # pydantic accepts TypedDict of typing only from Python 3.12 on
 
 from artifacts.canonical import digest, file_digest, pretty_json
 from artifacts.errors import ArtifactError
@@ -42,7 +42,7 @@ def check_relative(relative: str) -> str:
 
 
 def _check_items(items: Any) -> dict[str, dict[str, Any]]:
-    """Plain code, because there are as many items as images, and pydantic would copy them all."""
+    """Checked in plain code: there are as many items as images, and pydantic would copy them all."""
     if not isinstance(items, dict):
         raise ValueError("expected an object")
     for relative, item in items.items():
@@ -69,7 +69,7 @@ class SourceRecord(TypedDict):
 
 
 class MadeBy(TypedDict, total=False):
-    """Versions and machine; None if not known."""
+    """Versions and machine; None if unknown."""
 
     versions: dict[str, str]
     source: SourceRecord | None

@@ -2,7 +2,7 @@
 
 Value 0 is background, 1..num_classes-1 are the objects, 255 is "ignore" (void border, unknown). The palette
 is only for viewers. Reading a mask through `convert("L")` would replace ids by the grey values of the palette without
-an error, so `read_mask` reads the indices as stored and raises for everything that is not an index mask.
+an error, so `read_mask` reads the indices as stored and raises an error for everything that is not an index mask.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _WHAT_IT_IS = {
 def voc_palette() -> bytes:
     """Return PASCAL VOC's colour map as 768 bytes: R, G, B of index 0..255 (VOC devkit, VOClabelcolormap.m).
 
-    The bits of the index are distributed over the three channels in turn, the low bits becoming the high bits of the
-    colour; index 255, ignore, comes out as the cream of VOC's borders, (224, 224, 192).
+    The bits of the index are distributed over the three channels in turn; low bits of the index are high bits of the
+    colour. Index 255, ignore, gets the cream of VOC's borders, (224, 224, 192).
     """
     palette = bytearray(768)
     for index in range(256):
@@ -65,7 +65,7 @@ def encode_mask(mask: np.ndarray, palette: bytes | None = None) -> bytes:
     image = Image.fromarray(np.ascontiguousarray(mask))  # mode L ...
     image.putpalette(palette)  # ... and P from here on; the full palette keeps it at 8 bits a pixel
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=6)  # level 9: ten times the time for a fifth fewer bytes
+    image.save(buffer, format="PNG", compress_level=6)  # level 9 takes ten times as long for a fifth fewer bytes
     return buffer.getvalue()
 
 

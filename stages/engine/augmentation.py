@@ -1,7 +1,7 @@
 """Paired augmentation: geometry on the CPU, sample by sample (colour and normalisation: batch by batch, on the device).
 
 Images and labels stay uint8 until they are on the device. All draws come from one generator per sample, so a sample
-is the same whoever makes it and whenever.
+does not depend on which process makes it, or when.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def cut_image(image: np.ndarray, geometry: Geometry, crop_size: int) -> np.ndarr
     part = Image.fromarray(image).resize(geometry.size, Image.Resampling.BILINEAR, box=geometry.box)
     width, height = geometry.size
     shown, padding = slice(0, width), slice(width, crop_size)
-    if geometry.flip:  # by Pillow: several times faster than an array turned over
+    if geometry.flip:  # mirrored by Pillow: several times faster than copying a mirrored array
         part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         shown, padding = slice(crop_size - width, crop_size), slice(0, crop_size - width)
     crop = np.empty((crop_size, crop_size, 3), np.uint8)

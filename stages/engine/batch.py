@@ -29,7 +29,7 @@ class Batch:
         maps: float (B, C, h, w), score maps cut as the images are, empty where the stream carries none: channel c is
             class id c, cell i is centred on pixel stride * i. `valid[:, ::stride, ::stride]` is false on their padding.
         group: how many rows, one after the other, are a group: `image.unflatten(0, (-1, group))` is (groups, group,
-            3, H, W), and so with all the rest. 1: there are no groups.
+            3, H, W), and the same for all tensors here. 1: there are no groups.
     """
 
     ids: list[str]

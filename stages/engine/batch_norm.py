@@ -4,7 +4,7 @@
     with single_values_refused():        # a clear error if a layer gets one value a channel
         losses = method.losses(batch, step)
 
-With one process nothing is converted: the plain layer does it.
+With one process nothing is converted: the plain layer sees the whole batch.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class JointBatchNorm(_BatchNorm):
 
 
 class _JointSum(torch.autograd.Function):
-    """A tensor's sum over all processes, in each of them. Its gradient is the sum of their gradients."""
+    """The sum of a tensor over all processes, given to each of them. Its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def _joint_sum(values: Tensor) -> Tensor:
 
 
 def join_batch_norm(module: nn.Module) -> nn.Module:
-    """The module with a JointBatchNorm, of the same weights and buffers, in the place of each BatchNorm2d."""
+    """The module, where each BatchNorm2d is replaced by a JointBatchNorm of the same weights and buffers."""
     if isinstance(module, nn.BatchNorm2d):
         joint = JointBatchNorm(
             module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats

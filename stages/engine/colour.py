@@ -39,16 +39,16 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """0 is the image's mean grey."""
-    # the mean in double precision: it must not depend on how many images are averaged at once
+    # in double precision: the mean of an image must not depend on how many images are in the batch
     mean = luma(images).mean((2, 3), keepdim=True, dtype=torch.float64).float()
     return torch.lerp(mean, images, factor).clamp_(0, 255)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """0 is an image of greys."""
+    """0 is a grey image."""
     return torch.lerp(luma(images), images, factor).clamp_(0, 255)
 
 
 def luma(images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 1, H, W), ITU-R 601-2 with torchvision's digits, 0.03 of 255 below Pillow's at most."""
+    """(B, 3, H, W) -> (B, 1, H, W), ITU-R 601-2 with the digits of torchvision: at most 0.03 (of 255) below Pillow."""
     return (0.2989 * images[:, 0] + 0.587 * images[:, 1] + 0.114 * images[:, 2])[:, None]

@@ -47,8 +47,8 @@ class OptimizerConfig(Config):
         "sgd", description="sgd, adam (decay added to the gradient) or adamw."
     )
     lr: float = Field(1e-3, gt=0, description="Learning rate of pretrained weights, for the whole batch_size.")
-    new_lr_factor: float = Field(10.0, gt=0, description="New layers (neck, head) learn this many times faster.")
-    bias_lr_factor: float = Field(1.0, gt=0, description="Biases learn this many times faster (DeepLab, DSRG: 2).")
+    new_lr_factor: float = Field(10.0, gt=0, description="New layers (neck, head): lr is multiplied by this.")
+    bias_lr_factor: float = Field(1.0, gt=0, description="Biases: lr is multiplied by this (DeepLab, DSRG: 2).")
     decay_biases: bool = Field(
         False,
         description="Whether weight decay acts on biases and normalisation parameters too (torch's default: yes).",
@@ -144,7 +144,7 @@ class HardExamples(Config):
 
 
 class CutMixSettings(Config):
-    """Boxes in which an image shows another one."""
+    """CutMix: boxes in which the pixels of an image are replaced by those of a second image."""
 
     style: Literal["french", "unimatch"] = Field(
         "french",

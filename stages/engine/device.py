@@ -27,10 +27,11 @@ def select_device(name: str) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Keeps freed tensors' memory in the process: every step needs as much again.
+    """Keeps the memory of freed tensors in the process, since every step needs the same amount again.
 
-    Else glibc gives it back to the system, which clears it page by page for the next tensor: a tenth of the time of
-    a small network's step. Only large single tensors (32 MiB) still come from the system. No effect without glibc.
+    Without this, glibc returns it to the system, which clears it page by page for the next tensor: a tenth of the
+    time of a step of a small network. Only single tensors of 32 MiB or more still come from the system. No effect
+    without glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -2,7 +2,7 @@
 
 Gradients are averaged over the processes by DistributedDataParallel. A loss that is a mean over a varying number of
 pixels must therefore be divided by the number of pixels of the *joint* batch, or the average of the processes' means
-would differ from the mean one process computes. `global_mean` does that; every loss uses it.
+would differ from the mean that one process computes. `global_mean` does this; every loss uses it.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from torch import Tensor
 
 from artifacts.errors import ConfigError
 
-LONGEST_WAIT = timedelta(days=7)  # of a rank for one that downloads, evaluates or labels alone
+LONGEST_WAIT = timedelta(days=7)  # how long the processes wait for one that downloads, evaluates or labels alone
 
 _groups = itertools.count()
-_meeting_point = ("semiseg/barrier", itertools.count())  # keys in the store of the barriers of the present group
+_meeting_point = ("semiseg/barrier", itertools.count())  # the barriers of the present group: their keys in the store
 
 
 @functools.cache
 def _rendezvous() -> tuple[dist.Store, int, int]:
-    """The store all processes share, rank and number of processes, from torchrun's environment; met once."""
+    """The store that all processes share, rank and number of processes: read once from the environment of torchrun."""
     return next(dist.rendezvous("env://"))
 
 
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Joins the group torchrun describes in the environment: NCCL on GPUs, gloo on CPUs. Again for each stage."""
+    """Joins the group that torchrun describes in the environment: NCCL on GPUs, gloo on CPUs. Each stage joins anew."""
     on_gpu = torch.cuda.is_available() and device != "cpu"
     if on_gpu:
         local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
@@ -44,7 +44,7 @@ def process_group(device: str) -> Iterator[None]:
             )
         torch.cuda.set_device(local)
     store, number, size = _rendezvous()
-    # Own keys for every group: a later group would find the addresses of the former in the same store.
+    # Every group has keys of its own: otherwise a later group would find the addresses of an earlier one.
     group = f"semiseg/{next(_groups)}"
     own = dist.PrefixStore(group, store)
     dist.init_process_group("nccl" if on_gpu else "gloo", store=own, rank=number, world_size=size)
@@ -68,7 +68,8 @@ def rank() -> int:
 def barrier() -> None:
     """Waits until all processes are here; under `process_group` only, and at once without it.
 
-    By the store, not by a collective: those give up after minutes (NCCL: 10), and one process may work alone longer.
+    Through the store, not by a collective operation: these time out after minutes (NCCL: 10), and one process may
+    work alone for longer.
     When a process dies, torchrun ends the others.
     """
     if not dist.is_initialized():

@@ -32,7 +32,7 @@ class AlikeImages:
         """Args:
         ids: the image of each entry of the stream.
         labels_of: the image-level labels of an image, none where they are unknown.
-        equal: prefer images that have all labels in common and no others.
+        equal: prefer images with exactly the same labels.
         """
         first: dict[str, int] = {}
         for entry, image_id in enumerate(ids):
@@ -54,15 +54,16 @@ class AlikeImages:
     def others(self, entry: int, number: int, random: np.random.Generator) -> list[int]:
         """Entries of `number` images that share a label with the image of `entry`, all different.
 
-        Each is drawn by one of its labels first, all alike probable, then among the images with it: a label that most
-        images have does not crowd out the rest. Where there are not enough such images the group is filled up with
-        those it has, in turn: [a, b] becomes [a, b, a, b], and an image that shares no label stands beside itself.
+        For each, one of the labels of the first image is drawn, all with equal probability, then one of the images with
+        that label: a label that most images have does not crowd out the rest. Where there are not enough such images
+        the group repeats those that it has: [a, b] becomes [a, b, a, b], and an image that shares no label is
+        repeated alone.
         """
         chosen = [int(self.image_of[entry])]
         while len(chosen) <= number and (members := self._drawn_from(chosen, random)) is not None:
             taken = self._positions(chosen, members)
             place = int(random.integers(len(members) - len(taken)))
-            for position in taken:  # ascending: the place among those that are left
+            for position in taken:  # ascending, for the index among the images that are left
                 place += place >= position
             chosen.append(int(members[place]))
         group = [entry, *(int(self.entry_of[image]) for image in chosen[1:])]
@@ -93,7 +94,7 @@ class AlikeImages:
 
     @staticmethod
     def _positions(chosen: Sequence[int], members: np.ndarray) -> list[int]:
-        """Where those of `chosen` that are among `members` stand in them, ascending."""
+        """The indices in `members` of those `chosen` that are among them, ascending."""
         places = np.searchsorted(members, chosen)
         return sorted(
             int(place)

@@ -1,7 +1,7 @@
 """Whole-image inference: images in, class probabilities at the size of the image out.
 
-Images of equal size are batched, with their mirror images in the same batch. Nothing is padded, so the result of an
-image does not depend on the others. While the network works, threads decode what comes next.
+Images of equal size are batched, with their mirrored copies in the same batch. Nothing is padded, so the result of an
+image does not depend on the rest of its batch. While the network computes, threads decode the next images.
 
     for ids, probabilities in predict_probabilities(network, dataset, dataset.ids("val"), InferenceConfig(), device):
         masks = probabilities.argmax(1)  # of (B, C, H, W) on `device`
@@ -27,8 +27,8 @@ from stages.engine.device import autocast_dtype
 from stages.networks import normalise, upsample
 
 WINDOW = 1024  # side of the windows in which a view of too many pixels is predicted
-STRIP_PIXELS = 2_100_000  # per-pixel steps take an image of more pixels in strips of rows
-BATCH_PIXELS = {"cuda": 4_000_000, "cpu": 400_000}  # of all views of one scale: bounds the memory of a batch
+STRIP_PIXELS = 2_100_000  # an image of more pixels goes through per-pixel steps in strips of rows
+BATCH_PIXELS = {"cuda": 4_000_000, "cpu": 400_000}  # of all views of one scale together: bounds the memory
 
 
 def predict_probabilities(
@@ -49,7 +49,7 @@ def predict_probabilities(
     decoding threads, changes a result beyond rounding. The network is in eval mode while this runs.
     """
     budget = BATCH_PIXELS.get(device.type, BATCH_PIXELS["cpu"])
-    views = max(*protocol.scales, 1.0) ** 2 * (1 + protocol.flip)  # pixels of the largest ones for one of the image
+    views = max(*protocol.scales, 1.0) ** 2 * (1 + protocol.flip)  # pixels of the largest views, per pixel of the image
 
     def fitting(height: int, width: int) -> int:
         return batch_size or max(1, int(budget / (height * width * views)))
@@ -99,12 +99,12 @@ def _predict(network: Any, images: Tensor, protocol: InferenceConfig) -> Tensor:
     device = images.device
     dtype = autocast_dtype(protocol.precision, device)
     size = (images.shape[1], images.shape[2])
-    inputs = normalise(images.permute(0, 3, 1, 2))  # NHWC memory: channels_last, what convolutions like best
+    inputs = normalise(images.permute(0, 3, 1, 2))  # NHWC memory: channels_last, in which convolutions are fastest
     merged: Tensor | None = None
     for scale in protocol.scales:
         view = _resize(inputs, scale)
         large = view.shape[2] * view.shape[3] > protocol.whole_pixels
-        if protocol.flip and large:  # one after the other, which halves the memory
+        if protocol.flip and large:  # the copies one after the other, which halves the memory
             scores = _scores(network, view, size, protocol, dtype)
             scores.add_(_scores(network, view.flip(3), size, protocol, dtype).flip(3))
         elif protocol.flip:
@@ -122,7 +122,7 @@ def _predict(network: Any, images: Tensor, protocol: InferenceConfig) -> Tensor:
 def _scores(
     network: Any, view: Tensor, size: tuple[int, int], protocol: InferenceConfig, dtype: torch.dtype | None
 ) -> Tensor:
-    """What is merged of a view (B, 3, h, w), at the size of the image: logits or probabilities (B, C, H, W)."""
+    """What a view (B, 3, h, w) adds to the merge, at the size of the image: logits or probabilities (B, C, H, W)."""
     seen = (view.shape[2], view.shape[3])
     large = seen[0] * seen[1] > protocol.whole_pixels
     window = protocol.window or (WINDOW if large else max(seen))
@@ -182,7 +182,8 @@ def _resize(images: Tensor, scale: float) -> Tensor:
 def _to_image(logits: Tensor, size: tuple[int, int], view: tuple[int, int], stride: int) -> Tensor:
     """Logits (B, C, h, w) of an image that was resized to `view` -> (B, C, H, W), in one bilinear step.
 
-    Pixel y of the image lies at (y + 1/2) * view / size - 1/2 of the resized one, and that over `stride` is its cell.
+    Pixel y of the image lies at (y + 1/2) * view / size - 1/2 of the resized one; divided by `stride`, this is the
+    coordinate among the cells.
     """
     if view == size:
         return upsample(logits, size, stride)
@@ -197,7 +198,7 @@ def _to_image(logits: Tensor, size: tuple[int, int], view: tuple[int, int], stri
 
 
 def _cells(side: int, seen: int, cells: int, stride: int, device: torch.device) -> Tensor:
-    """For each of `side` pixels its place among the cells, in grid_sample's units (-1: first cell, 1: last)."""
+    """The position of each of `side` pixels among the cells, in units of grid_sample (-1: first cell, 1: last)."""
     pixels = torch.arange(side, device=device, dtype=torch.float64)
     places = on_copy(pixels, side, seen) / stride
     return (places * (2 / max(cells - 1, 1)) - 1).float()

@@ -8,7 +8,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what batch systems send before they take a machine away
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; the signal that batch systems send before they end a job
 
 
 class Interruption:
@@ -21,7 +21,7 @@ class Interruption:
                 save()
                 interruption.act()
 
-    In other threads than the main one, which get no signals, it does nothing, nor where it is not `wanted`. A signal
+    It does nothing where it is not `wanted`, and in threads other than the main one, which get no signals. A signal
     that the process was started to ignore (a shell's background job) stays ignored.
     """
 
@@ -40,7 +40,7 @@ class Interruption:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is None:
-            self.act()  # a signal that came when there was no good moment left is not lost
+            self.act()  # a signal that came after the last good moment is not lost
         self._restore()
 
     def act(self) -> None:

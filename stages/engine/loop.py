@@ -78,8 +78,8 @@ def fit(
 ) -> Fitted:
     """Trains `method` for `config.iterations` steps on the samples of `maker`, resuming from the writer's scratch.
 
-    `keep(step, predictor)` is called in the main process after the steps `keep_at` (counted from 1), to write what the
-    network is then; a resumed training may call it again for a step it had finished, with the same weights.
+    `keep(step, predictor)` is called in the main process after the steps `keep_at` (counted from 1), to write the
+    network as it is then; a resumed training may call it again for a step it had finished, with the same weights.
 
     Raises SemisegError if a loss is not a number (with step and term), ArtifactError for a damaged checkpoint.
     """
@@ -106,14 +106,14 @@ class _Trainer:
             joined = nn.SyncBatchNorm.convert_sync_batchnorm if self.on_gpu else join_batch_norm
             for name, network in method.networks.items():
                 method.networks[name] = joined(network)
-        # What convolutions like best, on GPUs and (a quarter less time with MobileNetV2) on CPUs.
+        # Convolutions are fastest in it, on GPUs and on CPUs (MobileNetV2: a quarter less time).
         method.networks.to(self.device)
         method.networks.to(memory_format=torch.channels_last)
         method.networks.train()
         step_module: nn.Module = TrainingStep(method)
         if distributed.world_size() > 1:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # of broadcast_buffers, whose successor torch 2.11 lacks
+                warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers: its successor is not in torch 2.11
                 step_module = nn.parallel.DistributedDataParallel(
                     step_module,
                     device_ids=[self.device.index] if self.on_gpu else None,
@@ -200,8 +200,9 @@ class _Trainer:
 
     def _batches(self) -> Iterator[dict[str, dict[str, Any]]]:
         steps = range(self.step, self.config.iterations)
-        # Beside a GPU one worker per core but this process's own. On a CPU none: the threads of the training fill all
-        # cores and wait for each other, so a worker in the place of one stops all (two cores: up to 1.5 times slower).
+        # With a GPU one worker for each core except that of this process. On a CPU none: the threads of the training
+        # use all cores and wait for each other, so a worker that takes the core of one stops them all (two cores: up
+        # to 1.5 times slower).
         workers = max(self.execution.workers // distributed.world_size() - 1, 0) if self.on_gpu else 0
         loader: DataLoader[Any] = DataLoader(
             _Samples(self.maker),  # type: ignore[arg-type]  # a map from step to batch is all a DataLoader needs
@@ -210,7 +211,7 @@ class _Trainer:
             num_workers=min(workers, len(steps)),
             prefetch_factor=4 if min(workers, len(steps)) else None,
             pin_memory=self.on_gpu,
-            generator=torch.Generator(),  # or it would draw from the generator of dropout
+            generator=torch.Generator(),  # otherwise it would draw from the generator of dropout
         )
         for samples in loader:
             if isinstance(samples, SemisegError):
@@ -222,7 +223,7 @@ class _Trainer:
         groups = [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
         for group, lr in zip(groups, self.base_lr, strict=True):
             group["lr"] = lr * factor
-        # Dropout of a step depends on the step alone, in every process: a resumed run needs no generator's state.
+        # In every process the dropout of a step depends on the step alone: a resumed run needs no generator state.
         torch.manual_seed(derive_seed(self.config.seed, "training", distributed.rank(), self.step))
         batch = {name: to_device(sample, self.device) for name, sample in samples.items()}
         for optimizer in self.optimizers.values():
@@ -298,7 +299,7 @@ class _Trainer:
     def _checkpoint_due(self, seconds: float, reported: bool) -> bool:
         """Whether to save, `seconds` after the last time; the same answer in every process.
 
-        Several processes save at the steps of the log only: they synchronise there anyway, and no sums are pending.
+        Several processes save only at the steps that are logged: they synchronise there anyway, and no sums are open.
         """
         due = seconds >= self.execution.checkpoint_every_s
         if distributed.world_size() == 1:

@@ -30,7 +30,8 @@ def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -
 def hard_cross_entropy(logits: Tensor, label: Tensor, threshold: float, min_kept: int) -> Tensor:
     """Cross-entropy over the hard pixels of the joint batch (OHEM; Shrivastava et al., CVPR 2016, per pixel).
 
-    Hard: the true class has a probability below `threshold`, or is among the `min_kept` lowest; equal ones go together.
+    Hard: the true class has a probability below `threshold`, or one of the `min_kept` lowest; pixels with equal
+    probabilities are taken together.
 
     Args:
         logits: (B, C, H, W); label: int64 (B, H, W), 255 is left out.
@@ -42,7 +43,7 @@ def hard_cross_entropy(logits: Tensor, label: Tensor, threshold: float, min_kept
         hardest = found.topk(min(min_kept, found.numel())).values if found.numel() else found
         joint = gather_varying(hardest)
         kept = min(min_kept, joint.numel())
-        # the loss of the last pixel that is kept by number; a probability below p is a loss above -log p
+        # the loss of the last of the `min_kept` pixels; a probability below p is a loss above -log p
         limit = joint.topk(kept).values[-1] if kept else losses.new_tensor(0.0)
         hard = known & ((losses > -math.log(threshold)) | (losses >= limit))
     return global_mean((losses * hard).sum(), hard.sum())

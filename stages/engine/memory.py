@@ -14,9 +14,9 @@ _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 class PeakMemory:
-    """The highest use of memory from now on: on a GPU what tensors take, on a CPU what the process has resident.
+    """The highest use of memory from now on: of tensors on a GPU, else the resident memory of the process.
 
-    The latter is known on Linux, and holds Python and its libraries too (about 400 MiB).
+    The latter is known on Linux only, and includes Python and its libraries (about 400 MiB).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -26,7 +26,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             return
         gc.collect()
-        release_freed_memory()  # of a training before this one
+        release_freed_memory()  # the peak of an earlier training
         try:
             _RESET.write_text("5")  # sets VmHWM to what is resident now (proc_pid_clear_refs(5))
         except OSError:

@@ -56,9 +56,9 @@ class Setup:
         return self.network
 
     def segmenter(self, which: int = 0) -> Segmenter:
-        """A segmenter with the config's initial weights; `which` = 1, 2, ... gives other random layers.
+        """A segmenter with the config's initial weights; `which` = 1, 2, ... gives different random layers.
 
-        Further networks take all given weights but the head's: networks that start equal would stay equal.
+        Further networks take all given weights except those of the head: networks that start equal would stay equal.
         """
         seed = self.seed if which == 0 else derive_seed(self.seed, "network", which)
         network = build_segmenter(self.segmenter_config, self.num_classes, seed)
@@ -82,7 +82,7 @@ class Sources:
         folders: the label maps of "weak_labels", "seeds", "confidence".
         maps: the score maps that came with "weak_labels" or "seeds"; a stream carries them by its `MapSource`.
         tagged: ids whose image-level labels a classifier learns, those with masks among them.
-        dataset: to ask which images have masks, where the logging of label quality may look at them.
+        dataset: tells which images have masks, where they may be read to log the quality of labels.
     """
 
     strong: Sequence[str]
@@ -190,7 +190,7 @@ class Method:
     def state(self) -> dict[str, Any]:
         """What a checkpoint must keep in addition to the networks (tensors and plain values).
 
-        Every process calls it at the same step; the result of rank 0 is kept and restored in all of them.
+        Every process calls it at the same step; the result of rank 0 is kept, and restored in all processes.
         """
         return {}
 

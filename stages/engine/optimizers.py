@@ -63,9 +63,8 @@ def build_optimizers(
 
 
 def check_state(optimizer: torch.optim.Optimizer) -> None:
-    """ValueError if the state of a parameter is neither of its shape nor a number, or not finite.
-
-    A fused optimiser would read beyond its end.
+    """ValueError if the state of a parameter does not have its shape (nor is a single number), or is not
+    finite: a fused optimiser would read beyond the end of a smaller tensor.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():

@@ -1,8 +1,8 @@
-"""Streams of training samples: which images a step takes, stateless, so that a step can be made again alone.
+"""Streams of training samples: which images a step takes. They have no state: any step can be made again alone.
 
 A method asks for one or more streams (strong, weak, unlabelled, ...). Step k of a stream is a fixed slice of an endless
-sequence of shuffled epochs; the shuffle of each epoch depends only on (seed, stream, epoch). A resumed run, another
-number of workers or of processes therefore sees the same joint batches.
+sequence of shuffled epochs; the shuffle of each epoch depends only on (seed, stream, epoch). A resumed run, or one with
+a different number of workers or processes, therefore sees the same joint batches.
 """
 
 from __future__ import annotations
@@ -70,11 +70,12 @@ class Stream:
         entries: the images of one epoch; an id may occur several times (oversampling).
         batch_size: images, or groups, per step over all processes; a group is never spread over processes.
         group: images in a group: the one whose turn it is, and `group` - 1 others of the stream.
-        alike: which others. None: any; in an epoch each image serves once as the second, third, ... of a group.
+        alike: which images these are. None: any; in an epoch each image is once the second, third, ... of a group.
             "tags": those that share at least one image-level label with the first one, see `AlikeImages.others`.
             "same-tags": those that have all labels in common with it; where they do not suffice, as "tags".
-        apart: names for the others of each group: each comes as a batch of its own, row by row beside the batch of the
-            first ones (CutMix). Without names one batch holds group after group: rows group * i to group * (i + 1) - 1.
+        apart: names for these other images: each gives a batch of its own, whose rows belong to those of the batch of
+            the first images (CutMix). Without names one batch holds group after group: rows group * i to
+            group * (i + 1) - 1.
         extra: further label maps by name ("reference": the true masks, to log the quality of pseudo labels).
         maps: the score maps that the images carry.
     """
@@ -118,9 +119,9 @@ class Order:
         self._epochs: dict[int, tuple[np.ndarray, list[int]]] = {}
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, list[int]]:
-        """The shuffled entries, and how far each member of a group stands behind the first one in them."""
+        """The shuffled entries, and how far behind the first one in them each member of a group is."""
         if epoch not in self._epochs:
-            while len(self._epochs) >= 2:  # a batch spans at most two epochs, or many tiny ones in turn
+            while len(self._epochs) >= 2:  # a batch spans at most two epochs, or many tiny ones one after the other
                 del self._epochs[next(iter(self._epochs))]
             count, behind = len(self.stream.entries), [0]
             order = generator(self.seed, "order", self.name, epoch).permutation(count)
@@ -214,7 +215,7 @@ class SampleMaker:
         return self._kept((f"maps {source}", image_id), lambda: self.maps[source][image_id], lambda v: v.scores.nbytes)
 
     def _kept(self, key: tuple[str, str], read: Callable[[], Any], size: Callable[[Any], int]) -> Any:
-        """What was read before, or `read()`, which is kept as long as there is space."""
+        """The result of an earlier `read()`, or of one now, which is kept while there is space."""
         if key not in self._cache:
             value = read()
             if self._cached + size(value) > self.cache_bytes:
@@ -267,7 +268,7 @@ class SampleMaker:
 
     def _maps(self, wanted: MapSource, image_id: str, size: tuple[int, ...], geometry: Geometry) -> np.ndarray:
         """The score maps of an image, cut as it is: float32 (classes, h, w) on the cells of the crop."""
-        assert wanted.stride is not None  # `train_network` has asked the network
+        assert wanted.stride is not None  # None is replaced by `train_network`
         found = self._read_maps(wanted.source, image_id)
         if found.size != size:
             raise DataError(
@@ -285,7 +286,7 @@ class SampleMaker:
             values = [sample[key] for sample in samples]
             if key == "id":
                 return values
-            if key == "image":  # channels_last, as they were cut and as convolutions like them
+            if key == "image":  # channels_last, as they were cut; convolutions are fastest in it
                 return torch.from_numpy(np.stack([value.transpose(1, 2, 0) for value in values])).permute(0, 3, 1, 2)
             return torch.from_numpy(np.stack(values))
 

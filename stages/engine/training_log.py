@@ -1,4 +1,4 @@
-"""What a training says of itself: means of its losses between two reports, and the files they are written to."""
+"""The log of a training: means of its losses between two reports, and the files they are written to."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from stages.engine import distributed
 
 
 class _Line(Shape):
-    """Of a line of metrics.jsonl what a continued training must know."""
+    """The part of a line of metrics.jsonl that a continued training must know."""
 
     step: Count
 
 
-NEVER = 2**62  # a step that no training reaches
+NEVER = 2**62  # stands for no step: no training reaches it
 
 
 class Means:
     """Losses, and figures that the method observed, of the steps since the last report.
 
-    They stay on the device until the report: reading one stops a GPU. `losses` and `observed` are the means of the last
-    report over its steps and all processes.
+    They stay on the device until the report, since reading a value makes the GPU wait. `losses` and `observed` are
+    the means of the last report over its steps and all processes.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Means:
         return bad
 
     def not_finite(self, step: int) -> tuple[int, list[str]] | None:
-        """As `close`, of the steps that are not closed yet."""
+        """As `close`, for the steps that are not closed yet."""
         return self._not_finite(step, {name: float(self._sums[name]) for name in self._first_bad})
 
     def _not_finite(self, step: int, losses: Mapping[str, float]) -> tuple[int, list[str]] | None:
@@ -79,7 +79,7 @@ class Means:
         names = sorted(self._first_bad)
         steps = distributed.least_over_processes(torch.stack([self._first_bad[name] for name in names])).tolist()
         first = min(steps)
-        if first == NEVER:  # each of them is finite, and their sum is not
+        if first == NEVER:  # every loss is finite, but their sum is not
             return step, [name for name, value in losses.items() if not math.isfinite(value)]
         return first, [name for name, bad in zip(names, steps, strict=True) if bad == first]
 

@@ -460,7 +460,7 @@ def test_an_accepted_id_names_one_visible_file_in_its_folder(text):
         (["background", "c\nat"], "control characters"),
         (["background", "c\x7fat"], "control characters"),
         (["background", "c\x9bat"], "control characters"),
-        (["background", "\ud800"], "control characters, or others that cannot be shown"),
+        (["background", "\ud800"], "control characters, or characters that cannot be shown"),
         (["background", "\u202etac"], "cannot be shown"),
         (["background", " "], "it is empty"),
         (["background", 7], "it is a int, not text"),
