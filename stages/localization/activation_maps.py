@@ -1,12 +1,12 @@
-"""Class-activation maps of many images, over scales and mirror images, in batches.
+"""Class-activation maps of many images, over scales and mirrored copies, in batches.
 
     network = for_inference(classifier, device)
     for maps in class_activation_maps(network, dataset, ids, scales=(0.5, 1, 1.5, 2), device=device):
         store(maps.image_id, maps.scores, maps.classes, size=maps.size, stride=maps.stride)
 
-Every scale and its mirror image give ReLU(CAM); they are resampled to one grid of stride 4 on the image, summed,
-and divided by each class's maximum (as in AffinityNet, IRNet, SEAM). Or each is divided by its maximum, and the highest
-counts (DRS). Only the classes of the image-level labels are kept.
+Every scale and its mirrored copy give ReLU(CAM), resampled to one grid of stride 4 on the image. These maps are summed,
+and the sum of a class is divided by its maximum (AffinityNet, IRNet, SEAM); or each map is divided by its maximum, and
+the highest value counts (DRS). Only the classes of the image-level labels are kept.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from stages.networks import CamNetwork, Classifier, normalise
 from stages.networks.blocks import Backbone
 
 STRIDE = 4  # image pixels per cell of a score map
-MAXIMUM_FLOOR = 1e-5  # added to a class's maximum before dividing by it
-ALONE_PIXELS = 4_200_000  # a view of more pixels goes through the network without its mirror, to halve the memory
-CPU_PIXELS = 320_000  # of one forward pass on a CPU, mirrors counted: larger ones leave the cache and are slower again
+MAXIMUM_FLOOR = 1e-5  # added to the maximum of a class before dividing by it
+ALONE_PIXELS = 4_200_000  # a larger view and its mirrored copy go through the network apart: half the memory
+CPU_PIXELS = 320_000  # of one forward pass on a CPU, with mirrored copies: more do not fit the cache, and are slower
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -58,7 +58,7 @@ class ActivationMaps:
 def for_inference(classifier: N, device: torch.device) -> N:
     """A copy in eval mode on `device` that gives the same maps faster: BatchNorm folded into the convolutions, NHWC.
 
-    On a CPU batches are faster only with both.
+    On a CPU, batches are faster than single images only with both.
     """
     network = copy.deepcopy(classifier).eval().requires_grad_(False)
     apart = {
@@ -96,8 +96,8 @@ def class_activation_maps(
     Args:
         classifier: from `for_inference`, or any on `device` in eval mode.
         scales: factors on the image's sides; each is a forward pass.
-        flip: add the mirror image of every scale, in the same batch.
-        merge: how the maps of scales and mirrors become one, a key of MERGES.
+        flip: add the mirrored copy of every scale, in the same batch.
+        merge: how the maps of scales and mirrored copies become one, a key of MERGES.
         batch_size: images of identical size per batch; scales above 1 are cut into smaller batches.
         max_pixels: a larger image is reduced to this many pixels, in a batch of its own; None: no limit.
         dtype: autocast type (bf16, fp16), None for fp32. The maps are merged in fp32.
@@ -110,7 +110,7 @@ def class_activation_maps(
         if getattr(classifier, "from_minimum", False):
             merged = merged - merged.amin((-2, -1), keepdim=True)
         pending.append((members, size, normalise_by_maximum(merged).half()))
-        if len(pending) > 1:  # the transfer waits for one batch while the next one is already queued on the device
+        if len(pending) > 1:  # the transfer of one batch waits while the next batch is already queued on the device
             yield from _unpack(dataset, *pending.popleft())
     while pending:
         yield from _unpack(dataset, *pending.popleft())
@@ -147,10 +147,10 @@ def multi_scale_maps(
     size: tuple[int, int] | None = None,
     merge: Callable[[Tensor, Tensor], Tensor] = torch.add,
 ) -> Tensor:
-    """Sum over scales and mirrors of ReLU(CAM): uint8 images (B, 3, h, w) -> fp32 (B, K, ceil(H/4), ceil(W/4)).
+    """Sum over scales and mirrored copies of ReLU(CAM): uint8 images (B, 3, h, w) -> fp32 (B, K, ceil(H/4), ceil(W/4)).
 
-    `size` is the (H, W) of the images before they were reduced; None: (h, w). `merge`, instead of the sum: what a
-    view's maps make of those so far, which begin as zeros.
+    `size` is the (H, W) of the images before they were reduced; None: (h, w). `merge` (of MERGES):
+    replaces the sum; it combines the maps of a view with the result so far, which begins as zeros.
     """
     B, _, h, w = images.shape
     H, W = size or (h, w)
@@ -213,7 +213,7 @@ MERGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sum": torch.add,
     "maximum": lambda merged, maps: torch.maximum(merged, normalise_by_maximum(maps)),
 }
-"""What a view's maps make of those of the views before it."""
+"""Combines the maps of a view with the result of the views before it."""
 
 
 def gradient_ranks(

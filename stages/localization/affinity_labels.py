@@ -24,12 +24,13 @@ def prepare(settings: Any, known: Known) -> dict[str, NDArray[np.uint8]]:
 def affinity_labels(known: Known, low: float, high: float, crf: CrfConfig) -> NDArray[np.uint8]:
     """uint8 (H, W): a class where it is confident, 0 where background is confident, 255 elsewhere (section 3.3).
 
-    Background has the score (1 - highest score)^alpha, with the alpha `low` (it often wins), then `high` (seldom). A
-    class is confident where it wins in the first, unless background wins in the second. The scores after the CRF are
-    averaged over the 8 x 8 pixels around each pixel before one wins: a pixel on a cell has the label of that cell.
+    Background has the score (1 - highest score)^alpha: once with the alpha `low`, where it often wins, and once with
+    `high`, where it seldom wins. Background is confident where it wins with `high`; elsewhere a class is confident
+    where it wins with `low`. The winner is taken after the scores from the CRF are averaged over the 8 x 8 pixels around each
+    pixel, so that a pixel on a cell has the label of that cell.
     """
     after = smoothed(known, lambda scores: [activation_background(scores, alpha) for alpha in (low, high)], crf)
-    scale = known.scores.size[0] / after[0].shape[1]  # of a large image the CRF sees fewer pixels
+    scale = known.scores.size[0] / after[0].shape[1]  # the CRF gets a reduced copy of a large image
     side = max(round(CELL / scale), 1)
     confident_class, background = (
         winners(known, ndimage.uniform_filter(scores, (1, side, side), mode="constant")) for scores in after

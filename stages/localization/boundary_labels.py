@@ -20,8 +20,9 @@ def prepare(settings: Any, known: Known) -> dict[str, NDArray[np.uint8]]:
 def boundary_labels(known: Known, foreground: float, background: float, crf: CrfConfig) -> NDArray[np.uint8]:
     """uint8 (H, W): a class where it is confident, 0 where background is confident, 255 elsewhere (IRNet, section 3.3).
 
-    Background has the score `foreground` (only high scores of a class win), then `background` (low scores win, too). A
-    class is confident where it wins in the first, background where it wins in both.
+    Background has a constant score: once `foreground`, against which only high scores of a class win, and once
+    `background`, against which low scores win, too. A class is confident where it wins against the former, background
+    where it wins both times.
     """
     after = smoothed(known, lambda scores: [np.full(scores.shape[1:], c) for c in (foreground, background)], crf)
     confident_class, any_class = (winners(known, scores) for scores in after)

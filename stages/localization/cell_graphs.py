@@ -1,8 +1,8 @@
-"""Graphs of the cells of images as sparse matrices, and products with them that gradients pass.
+"""Graphs of the cells of images as sparse matrices, and differentiable products with them.
 
-A cell's neighbours are those nearer than a few cells, so that a graph has some 70 numbers a cell, where the matrix of
-the walk's 256 steps has as many numbers as there are cells. What is the same for all cells of a walk is applied, never
-written down: `WalkGraph`.
+The neighbours of a cell are the cells within a small radius, so that a graph has about 70 numbers per cell. The matrix
+of 256 steps of the walk would have as many numbers per cell as there are cells: `WalkGraph` never computes it, it only
+applies it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch.autograd.function import once_differentiable
 from stages.localization.pairs import Offset
 from stages.localization.random_walk import power_of
 
-PRECISE_TO = 1e-4  # of the highest value, of a walk in single precision
-COLUMNS = 64  # that walk together: memory stays flat
+PRECISE_TO = 1e-4  # share of the highest value: the precision of a walk in single precision
+COLUMNS = 64  # columns that walk together: bounds the memory
 
 
 def pair_matrix(weights: Mapping[Offset, NDArray], size: tuple[int, int]) -> sparse.csr_array:
-    """The symmetric matrix (h w, h w) of the weights of pairs; nothing on its diagonal.
+    """The symmetric matrix (h w, h w) of the weights of pairs; its diagonal is empty.
 
-    weights: for each offset (dy, dx) those of all its pairs within the map (h, w), as `boundary_affinities` has them.
+    weights: for each offset (dy, dx) the weights of all its pairs within the map (h, w), as in `boundary_affinities`.
     """
     numbers = np.arange(size[0] * size[1]).reshape(size)
     found = sparse.csr_array((numbers.size, numbers.size))
@@ -47,13 +47,13 @@ def joint(matrices: Sequence[sparse.csr_array], device: torch.device, dtype: tor
     blocks = sparse.csr_array(sparse.block_diag(matrices, format="csr"))
     rows, columns = (torch.from_numpy(part.astype(np.int64)) for part in (blocks.indptr, blocks.indices))
     values = torch.from_numpy(blocks.data).to(dtype)
-    with warnings.catch_warnings():  # that CSR tensors are in beta, which is of no use to whoever runs this
+    with warnings.catch_warnings():  # that CSR tensors are in beta, which does not help people who run this
         warnings.filterwarnings("ignore", message="Sparse")
         return torch.sparse_csr_tensor(rows, columns, values, size=blocks.shape, device=device, check_invariants=False)
 
 
 class _Symmetric(torch.autograd.Function):
-    """A product with a symmetric matrix: the gradient of what goes in is the same product of that of what comes out."""
+    """A product with a symmetric matrix: the gradient of its input is its product with the gradient of its output."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
@@ -73,11 +73,11 @@ def symmetric_product(product: Callable[[Tensor], Tensor], values: Tensor) -> Te
 
 
 class WalkGraph:
-    """The graph whose edges are the probabilities of a walk, with itself for a neighbour; rows divided by their sums.
+    """The graph whose edges are the probabilities of a walk; each cell is its own neighbour, too.
 
     A = (T^s + (T^s)') / 2 + I, each row divided by its sum; T = W D^-1, W: symmetric weights, D: their sums. T^s = D M
-    with the symmetric M = D^-1/2 (D^-1/2 W D^-1/2)^s D^-1/2, so that A x = (D M x + M D x) / 2 + x takes sparse
-    products alone.
+    with the symmetric M = D^-1/2 (D^-1/2 W D^-1/2)^s D^-1/2, so that A x, before the division, is
+    (D M x + M D x) / 2 + x: sparse products alone.
     """
 
     def __init__(self, weights: Tensor, steps: int) -> None:

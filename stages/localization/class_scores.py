@@ -41,7 +41,7 @@ def class_scores(
 
 
 def scored(network: nn.Module, dataset: Dataset, split: str, size: int, execution: Execution) -> dict[str, Any]:
-    """Average precision on those images of a split that have labels, for a training's summary; {} for none."""
+    """Average precision on the labelled images of a split, for the summary of a training; {} without such images."""
     ids = [image_id for image_id in dataset.ids(split) if dataset.has_tags(image_id)]
     if not ids:
         return {}

@@ -1,4 +1,4 @@
-"""Checks that score maps are complete: all images and classes of their artifact, and not empty. Loads no torch."""
+"""Checks that score maps are complete (all images, all classes of an artifact), counts empty ones. Loads no torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_complete(artifact: Artifact, maps: ScoreMaps, data: Artifact | None) -
 
 
 def count_empty_maps(maps: ScoreMaps, note: Callable[[str], None]) -> int:
-    """How many images have maps of zeros for all of their classes; if there are any, `note` is told."""
+    """How many images have maps of zeros for all of their classes; `note` gets a message if there are any."""
     found = (maps[image_id].scores for image_id in maps.ids)
     filled = [bool(scores.any()) for scores in found if len(scores)]  # images without a class have no maps
     empty = filled.count(False)

@@ -1,7 +1,7 @@
 """What the labels of AffinityNet and IRNet have in common: the dense CRF with two scores of the background.
 
-Confident of its class is what wins although the background scores high, background what wins although it scores low.
-Loads no torch.
+A class is confident where it wins although the background has a high score; the background is confident where it wins
+although it has a low score. Loads no torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Grounds = Callable[[NDArray[np.float32]], Sequence[NDArray]]  # scores (K, h, w)
 
 
 def smoothed(known: Known, grounds: Grounds, crf: CrfConfig) -> list[NDArray[np.float32]]:
-    """For each background, what the dense CRF makes of it and the score maps: (1 + K, h, w), background first.
+    """The dense CRF's output for each background with the score maps: (1 + K, h, w), background first.
 
     (h, w) is the size of the image, or of its copy of `crf.max_pixels` pixels where it has more.
     """
@@ -41,7 +41,7 @@ def winners(known: Known, scores: NDArray) -> NDArray[np.uint8]:
 
 
 def at_size(labels: NDArray, known: Known) -> NDArray[np.uint8]:
-    """Labels (h, w), those of a reduced copy too, at the size of the image."""
+    """Labels (h, w), which may be those of a reduced copy, at the size of the image."""
     rows, columns = (
         np.arange(whole) * seen // whole for whole, seen in zip(known.scores.size, labels.shape, strict=True)
     )

@@ -24,7 +24,7 @@ class CrfConfig(Config):
     scale: float = Field(
         1.0,
         gt=0,
-        description="By how much the images are smaller than those the set was made for (VOC: 500 pixels on the\n"
+        description="How many times smaller the images are than those that the set is for (VOC: 500 pixels on the\n"
         "long side; images of 160: 3.1). Divides the position widths; the colour width stays.",
     )
     iterations: int | None = Field(None, ge=0, description="Mean-field iterations (10 in most sets; SEAM, Puzzle: 1).")
@@ -42,7 +42,7 @@ class CrfConfig(Config):
     max_pixels: int = Field(
         4_200_000,
         ge=256,
-        description="A larger image is refined on a copy with this many pixels and position widths reduced alike,\n"
+        description="A larger image is refined on a copy with this many pixels, with position widths reduced alike,\n"
         "which bounds the memory. The mask has the size of the image nevertheless.",
     )
 

@@ -35,12 +35,12 @@ UNARIES = ("log", "probability", "labels")
 class CrfParameters:
     """Weights and widths of the two kernels, and how scores become energies.
 
-    `*_sxy` are standard deviations in pixels of the image handed over, `bilateral_srgb` one in grey levels
-    (0..255), `*_compat` the Potts weights. `unary` says what the energy of a label is:
+    `*_sxy` are standard deviations in pixels of the given image, `bilateral_srgb` is one in grey levels
+    (0..255), `*_compat` the Potts weights. `unary` is the energy of a label:
       "log"          -log max(p, min_probability): the usual one;
       "probability"  -p, the probability itself taken as a negative energy. That is small against the pairwise
                      weights, so it smooths very strongly; the public DSRG code does it while training;
-      "labels"       from a label map: -log c for the label given, -log((1-c)/(K-1)) for the K-1 others, with
+      "labels"       from a label map: -log c for the given label, -log((1-c)/(K-1)) for the K-1 others, with
                      c = `label_confidence`.
     """
 
@@ -154,7 +154,7 @@ def _mean_fields(image: np.ndarray, unaries: Sequence[np.ndarray], parameters: C
             compat=parameters.bilateral_compat,
         )
     found = []
-    for unary in unaries:  # the kernels, a third of the work, are those of the image: they stay
+    for unary in unaries:  # the kernels depend on the image alone: they are kept, which saves a third of the work
         field.setUnaryEnergy(np.ascontiguousarray(unary.reshape(num_labels, -1), np.float32))
         found.append(np.array(field.inference(parameters.iterations), np.float32).reshape(unary.shape))
     return found
@@ -182,7 +182,7 @@ def crf_probabilities(image: np.ndarray, probabilities: np.ndarray, parameters: 
 
 
 def crf_of_each(image: np.ndarray, several: Sequence[np.ndarray], parameters: CrfParameters) -> list[np.ndarray]:
-    """`crf_probabilities` of several probabilities of the same labels; their CRFs share what depends on the image."""
+    """`crf_probabilities` for several probabilities of the same labels; what depends on the image is shared."""
     return _mean_fields(image, [_energies(image, np.asarray(p, np.float32), parameters) for p in several], parameters)
 
 
@@ -219,7 +219,7 @@ def crf_labels(
     scale = ((size[0] * size[1]) / (seen[0] * seen[1])) ** 0.5
     refined = crf_probabilities(reduced(image, max_pixels), probabilities, parameters.at_scale(scale))
     best, highest = np.zeros(size, np.uint8), resized(refined[0], size)
-    for label, scores in enumerate(refined[1:], 1):  # one by one: all of them at full size would need gigabytes
+    for label, scores in enumerate(refined[1:], 1):  # label by label: all labels at full size would need gigabytes
         grown = resized(scores, size)
         wins = grown > highest
         best[wins], highest[wins] = label, grown[wins]

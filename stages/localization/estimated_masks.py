@@ -30,7 +30,7 @@ AHEAD = 4  # images per process that wait to be refined: bounds the memory
 
 @dataclass(frozen=True)
 class Refiner:
-    """From the class probabilities of one image to its estimated mask; made for a pool of processes."""
+    """Makes the estimated mask of an image from its class probabilities; can be sent to a pool of processes."""
 
     dataset: Dataset
     writer: Writer

@@ -1,6 +1,6 @@
 """Bilinear resampling of maps to the pixels of their images, and of images to fewer pixels.
 
-Where the cells of a map lie: see `stages.engine.interpolation`. Resampling is separable: rows @ map @ columns.T.
+For the position of the cells see `stages.engine.interpolation`. Resampling is separable: rows @ map @ columns.T.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def resize_maps(
 ) -> NDArray[np.float32]:
     """Maps (..., h, w) of a stride to float32 (..., H, W), size = (H, W) of the image in pixels.
 
-    `seen`: the size of a reduced copy of the image to resample them to instead.
+    `seen`: if given, the size of a reduced copy of the image, to which they are resampled instead.
     """
     if seen is None or seen == size:
         rows = to_every_pixel(size[0], stride, maps.shape[-2])

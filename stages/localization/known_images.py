@@ -21,8 +21,8 @@ class KnownImages:
     """Reads `Known` images by id; can be sent to other processes.
 
     Attributes:
-        scores: empty: there are none yet, and each image has score maps of no class.
-        saliency: the folder of saliency maps that came with the scores; images without one there have none.
+        scores: if empty, there are no score maps yet: each image gets maps of no class.
+        saliency: the folder of saliency maps that came with the scores; an image without a file there has none.
         masked: ids of the images whose true masks may be used for training.
     """
 
@@ -59,7 +59,7 @@ class KnownImages:
 
 
 def score_maps_of(seeds: Artifact, ids: Collection[str], data: Artifact) -> ScoreMaps:
-    """The class-activation maps of an artifact of seeds. DataError: they lack images, or are of other classes."""
+    """The class-activation maps of an artifact of seeds. DataError if they lack images or have different classes."""
     maps, dataset = ScoreMaps(seeds), Dataset(data)
     if maps.class_names != dataset.class_names:
         raise DataError(

@@ -1,4 +1,4 @@
-"""How alike two cells are by the features of a network, and what AffinityNet and IRNet learn from pairs of cells.
+"""The affinity of two cells by the features of a network, and the losses of AffinityNet and IRNet on pairs of cells.
 
 affinity = feature_affinity(features, radius=5)          # (B, P, h', w'), 0..1
 losses = affinity_losses(affinity, labels, radius=5)
@@ -30,7 +30,7 @@ def feature_affinity(features: Tensor, radius: int) -> Tensor:
 
 
 def feature_affinities(features: Tensor, radius: int) -> dict[Offset, Tensor]:
-    """For each offset the same of all its pairs within the map, (B, h - dy, w - |dx|), for a walk."""
+    """For each offset the affinities of all its pairs within the map, (B, h - dy, w - |dx|), for a walk."""
     height, width = features.shape[2:]
     return {
         offset: (-_distance(features, *ends(offset, height, width))).exp()
@@ -44,8 +44,8 @@ def _distance(features: Tensor, first: Area, second: Area) -> Tensor:
 
 
 class _Distances(torch.autograd.Function):
-    """Mean absolute differences of the features of pairs. Keeps the features alone: all differences would be 34 times
-    as much."""
+    """Mean absolute differences of the features of pairs. For the backward pass only the features are kept: all
+    differences would be 34 times as much."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, places: list[tuple[Area, Area]]) -> Tensor:
@@ -69,7 +69,7 @@ def affinity_losses(affinity: Tensor, labels: Tensor, radius: int) -> dict[str, 
     """1/4 L_bg+, 1/4 L_fg+ and 1/2 L-, each a mean over the pairs of its kind in the joint batch.
 
     affinity: (B, P, h', w'), 0..1, of the pairs of `inner_ends`; labels: (B, h, w), class ids, 255 where unknown: pairs
-    with one are left out. Sources: AffinityNet, eq. 6 and 7; IRNet, eq. 5 and 6.
+    with an unknown cell are left out. Sources: AffinityNet, eq. 6 and 7; IRNet, eq. 5 and 6.
     """
     first, second = partners(labels, radius)
     known = (first != UNKNOWN) & (second != UNKNOWN)

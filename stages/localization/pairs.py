@@ -1,7 +1,7 @@
 """Pairs of nearby cells of a map, and the affinity of the two cells of a pair.
 
-A pair is a cell and one of the cells within a radius of it. Each pair is taken once, from the cell that comes first row
-by row: `offsets` holds half of a disc. Ahn & Kwak (CVPR 2018, AffinityNet) and Ahn et al. (CVPR 2019, IRNet) learn from
+A pair is a cell and one of the cells within a radius of it. Each pair is taken once, from its first cell in row-by-row
+order: `offsets` is half of a disc. Ahn & Kwak (CVPR 2018, AffinityNet) and Ahn et al. (CVPR 2019, IRNet) learn from
 such pairs, and propagate scores along them (`stages/localization/random_walk.py`).
 """
 
@@ -30,14 +30,14 @@ def offsets(radius: int) -> tuple[Offset, ...]:
 
 
 def ends(offset: Offset, height: int, width: int) -> tuple[Area, Area]:
-    """Where the first and where the second cells lie of all pairs of an offset within a map (..., height, width)."""
+    """The slices of the first and of the second cells of all pairs of an offset within a map (..., height, width)."""
     dy, dx = offset
     first = (..., slice(0, max(height - dy, 0)), slice(max(-dx, 0), width - max(dx, 0)))
     return first, (..., slice(dy, height), slice(max(dx, 0), width - max(-dx, 0)))
 
 
 def inner_ends(offset: Offset, radius: int, height: int, width: int) -> tuple[Area, Area]:
-    """The same of those pairs whose first cell has all its partners within the map: of one shape for every offset.
+    """The same for the pairs whose first cell has all its partners within the map: one shape for all offsets.
 
     ValueError for a map without such a cell.
     """
@@ -53,7 +53,7 @@ def inner_ends(offset: Offset, radius: int, height: int, width: int) -> tuple[Ar
 
 @functools.cache
 def line_between(offset: Offset) -> tuple[Offset, ...]:
-    """The cells less than one cell away from the line between (0, 0) and `offset`, both ends among them (IRNet, 3.2).
+    """The cells less than one cell away from the line between (0, 0) and `offset`, both ends included (IRNet, 3.2).
 
     They are cells of the rectangle with the two ends as corners.
     """

@@ -1,4 +1,4 @@
-"""Labels of a few cells of an image, those of which score maps and dense CRF are sure. Loads no torch.
+"""Labels of a few cells of an image: those that are sure by score maps and dense CRF. Loads no torch.
 
 WSGCN (Pan et al., ICME 2021) completes them: `stages/refiners/wsgcn.py`.
 """
@@ -16,7 +16,7 @@ from stages.localization.dense_crf import CrfParameters, crf_probabilities
 from stages.localization.seed_labels import activation_background
 
 UNKNOWN = 255
-LEAST_SCORE = 0.1  # lower scores of a class are none of its highest (authors' code)
+LEAST_SCORE = 0.1  # lower scores never count as the highest of a class (authors' code)
 
 
 def image_of_cells(image: NDArray[np.uint8], stride: int, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -38,11 +38,12 @@ def partial_labels(
 ) -> NDArray[np.uint8]:
     """uint8 (h, w): a class or 0 at the cells whose label is sure, 255 elsewhere (WSGCN, section 3.1; authors' code).
 
-    A cell gets the class that wins after the CRF although the background scores (1 - highest score)^low, or 0 where
-    background wins although it scores (1 - highest score)^high. It keeps it where that is `sure`, and the map is: its
-    score is among the `share` highest of its class, or its background score is above `sure`.
+    A cell gets the class that wins after the CRF although the background has the score (1 - highest score)^low, or 0
+    where background wins although it has the score (1 - highest score)^high. The cell keeps this label only if its
+    probability after the CRF reaches `sure` and its score before the CRF agrees: it is among the `share` highest of its
+    class, or its background score is above `sure`.
 
-    alphas: low and high. crf: of an image as small as the maps.
+    alphas: low and high. crf: the parameters for an image of the size of the maps.
     """
     scores = np.asarray(known.scores.scores, np.float32)  # (K, h, w)
     if not len(scores):
@@ -53,7 +54,7 @@ def partial_labels(
     winner = low.argmax(0)  # 0: background, k: the k-th class
     labels = np.where(winner == 0, UNKNOWN, _ids(known.scores.classes)[winner])
     labels[high.argmax(0) == 0] = 0
-    joint = np.concatenate([high[:1], low[1:]])  # each at its most careful
+    joint = np.concatenate([high[:1], low[1:]])  # classes with the low alpha, background with the high one
     kept = (joint.max(0) >= sure) & _high_scores(shown[1], np.unique(winner).tolist(), share, sure)
     kept &= _ids(known.scores.classes)[joint.argmax(0)] == labels
     return np.where(kept, labels, UNKNOWN).astype(np.uint8)

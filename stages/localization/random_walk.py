@@ -32,7 +32,8 @@ Values = TypeVar("Values", bound=Any)  # arrays or tensors
 def boundary_affinities(boundary: NDArray[np.floating], radius: int) -> dict[Offset, NDArray[np.float32]]:
     """For each offset the affinity 1 - max boundary on the line, of all its pairs within the map (IRNet, eq. 3).
 
-    boundary: (h, w), 0..1. Each value is (h - dy, w - |dx|): of the pairs whose left (or only) column comes first.
+    boundary: (h, w), 0..1. The affinities of an offset are (h - dy, w - |dx|): (y, x) is the pair whose upper cell is
+    in row y, and whose left cell is in column x.
     """
     height, width = boundary.shape
     found = {}
@@ -73,7 +74,8 @@ def walk_with_background(
 ) -> ScoreMap:
     """AffinityNet's refined maps (section 3.4): random walk of scores, with (1 - highest score)^alpha as class 0.
 
-    The walk starts from their means over the pixels nearest to each cell of `stride`, which the refined maps have, too.
+    The walk starts from the means of the scores over the pixels nearest to each cell; cells have the given `stride`, as
+    the refined maps have.
     """
     full = resize_maps(scores.scores, scores.size, scores.stride)  # (K, H, W)
     start = cell_means(np.concatenate([activation_background(full, alpha)[None], full]), stride)
@@ -102,7 +104,7 @@ def power_of(step: Callable[[Values], Values], start: Values, steps: int, precis
     """step^steps of `start`, exact to about `precise_to` of the highest value.
 
     step: a linear map of arrays or tensors that is similar to a symmetric matrix with eigenvalues in -1..1, as the
-    steps of a walk are. x^s is a sum of Chebyshev polynomials, most of which do not count.
+    steps of a walk are. x^s is a sum of Chebyshev polynomials, most of which have negligible weights.
     """
     if steps == 1:
         return step(start)

@@ -1,4 +1,4 @@
-"""Few large regions of an image: neighbouring superpixels merged until so many are left. Loads no torch.
+"""Few large regions of an image: neighbouring superpixels, merged until the wanted number is left. Loads no torch.
 
 regions = regions_of(image, 64)        # (H, W), 0..N-1, N at most 64
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stages.engine.known import Known
 from stages.localization.superpixels import neighbours, region_means, superpixels_of
 
-SUPERPIXELS = 300  # before they are merged
+SUPERPIXELS = 300  # superpixels before they are merged
 COMPACTNESS = 10.0
 
 
@@ -25,8 +25,8 @@ def prepare(settings: Any, known: Known) -> dict[str, NDArray[np.uint8]]:
 def regions_of(image: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
     """The region of each pixel, int64 (H, W), 0..N-1 without gaps, N at most `count`.
 
-    The most similar neighbours are merged first, as in ICD (Fan et al., CVPR 2020), by their mean Lab colour (there: by
-    features of a network) and by how little of the image they cover together.
+    The most similar neighbours are merged first, as in ICD (Fan et al., CVPR 2020), by their mean Lab colour (ICD: by
+    features of a network) and by the share of the image that they cover together, small ones first.
     """
     from skimage.color import rgb2lab
 

@@ -23,7 +23,7 @@ from stages.localization.superpixels import neighbours, region_means, superpixel
 Terms = Literal["code", "paper"]
 
 CONNECTIVITY_WIDTH = 1.0  # of boundary connectivity, in the paper and the code
-SMOOTHNESS_FLOOR = 0.1  # between neighbours of any colour; "mu" there
+SMOOTHNESS_FLOOR = 0.1  # between neighbours of any colour; "mu" in the paper
 
 # The paper's widths: of colour (Lab units) and of space (share of the longer side), on 200 superpixels.
 COLOUR_WIDTH = 10.0
@@ -33,8 +33,8 @@ COMPACTNESS = 20.0
 
 # The authors' code.
 CODE_PIXELS = 600  # of a superpixel
-MOST_SUPERPIXELS = 500  # ours: the time grows with their square
-CODE_BORDER = 8  # pixels: superpixels as near to an edge count as its
+MOST_SUPERPIXELS = 500  # our limit: the time grows with the square of the number
+CODE_BORDER = 8  # pixels: superpixels this near to a side of the image touch it
 CODE_SPACE_WIDTH = 0.4  # share of each side
 CODE_BACKGROUND = 5.0  # weight of the background against the foreground
 CODE_SURE = (3.0, 1000.0)  # from this boundary connectivity on, this weight instead of the probability
@@ -43,16 +43,16 @@ CODE_SURE = (3.0, 1000.0)  # from this boundary connectivity on, this weight ins
 def boundary_connectivity(image: NDArray, superpixels: int | None = None, terms: Terms = "code") -> NDArray[np.float32]:
     """Saliency by robust background detection (Zhu et al., CVPR 2014): uint8 (H, W, 3) -> float32 (H, W), 0..1.
 
-    A region is the more likely background, the more of the area of similar colour around it touches the image's border.
-    Foreground differs in colour from such background nearby; both are combined by a least-squares fit that is smooth
-    between neighbours of similar colour. An image of one region has no saliency: all 0.
+    A region is more likely background the longer the area of similar colour around it touches the border of the image.
+    Foreground differs in colour from such background nearby. Both are combined by a least-squares fit that is smooth
+    between neighbours of similar colour. An image of one region has saliency 0 everywhere.
 
     `terms`: the published text and the authors' code differ in each of these parts. The code finds far more
     background: it computes the mean colour of a region before Lab; counts a band of 8 pixels as border; clips small
-    differences over two rings of neighbours, not one; draws its colour widths from the image's own contrast and
-    cuts every weight off beyond three widths; sets contrast below Otsu's threshold to 0; weighs background 5 times,
+    differences over two rings of neighbours, not one; takes its colour widths from the contrast of the image and
+    sets every weight beyond three widths to 0; sets contrast below Otsu's threshold to 0; weighs background 5 times,
     and sure background 5,000 times. It also removes drawn frames around an image, which is not done here.
-    `superpixels`: None: 200 (paper), or one for 600 pixels (code), but at least 200 and at most 500 (ours).
+    `superpixels`: None: 200 (paper), or one per 600 pixels (code), but at least 200 and at most 500 (our limits).
     """
     if superpixels is None:
         area = image.shape[0] * image.shape[1]
@@ -147,7 +147,7 @@ def _border(regions: NDArray, count: int, band: int) -> NDArray[np.bool_]:
 
 
 def _links(regions: NDArray, count: int, border: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """bool (N, N) each: regions that touch; touch or share a neighbour; are both of the border. Diagonals are false."""
+    """bool (N, N) each, diagonals false: regions that touch; touch or share a neighbour; are both at the border."""
     touching = neighbours(regions, count)
     other = ~np.eye(count, dtype=bool)
     second = (touching.astype(np.float32) @ touching.astype(np.float32)) > 0
@@ -155,7 +155,7 @@ def _links(regions: NDArray, count: int, border: NDArray) -> tuple[NDArray, NDAr
 
 
 def _smallest(colour_distance: NDArray, linked: NDArray) -> float:
-    """Mean over the regions of the distance to the most similar region that each is linked to."""
+    """Mean over the regions of the distance to the most similar one of the regions linked to each."""
     nearest = np.where(linked, colour_distance, np.inf).min(axis=1)
     mean: float = nearest[np.isfinite(nearest)].mean()
     return mean

@@ -78,7 +78,7 @@ def dense_labels(
 
 
 def lead(scores: NDArray, background: float) -> NDArray:
-    """(h, w): how far the highest of the scores (K, h, w) and the background's is above the next of them."""
+    """(h, w): the highest minus the second highest of the scores (K, h, w) and the background's."""
     ground = np.full((1, *scores.shape[1:]), background, scores.dtype)
     if not len(scores):
         return ground[0]

@@ -10,11 +10,11 @@ from pydantic import Field, PositiveFloat
 
 from stages.config import Config, External
 
-MAX_PIXELS = 2_100_000  # an image of 1024 x 2048 is looked at whole
+MAX_PIXELS = 2_100_000  # an image of 1024 x 2048 is not reduced
 
 
 def _usually(key: str, value: str) -> pydantic.BeforeValidator:
-    """Fills in which member of a union a mapping means where it does not say."""
+    """Fills in which member of a union a mapping stands for, where the mapping does not name it."""
     return pydantic.BeforeValidator(
         lambda given: {key: value, **given} if isinstance(given, dict) else given, json_schema_input_type=dict
     )
@@ -28,13 +28,13 @@ class ActivationMapConfig(Config):
         min_length=1,
         description="Factors on the image's sides (AffinityNet, IRNet: .5 1 1.5 2).",
     )
-    flip: bool = Field(True, description="Add the mirror image of every scale.")
+    flip: bool = Field(True, description="Add the mirrored copy of every scale.")
     merge: Literal["sum", "maximum"] = Field(
         "sum",
-        description="How the maps of scales and mirror images become one. sum: their sum, divided by its maximum.\n"
+        description="How the maps of scales and mirrored copies become one. sum: their sum, divided by its maximum.\n"
         "maximum: each is divided by its maximum, the highest counts (DRS).",
     )
-    batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass (with their mirrors).")
+    batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass (and mirrored copies).")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Arithmetic of the network. auto: bf16 on GPUs that have it, else fp32."
     )
@@ -51,7 +51,7 @@ class ComputedSaliency(Config):
         "paper: as their text has it.",
     )
     superpixels: int | None = Field(
-        None, ge=2, description="Superpixels in an image. null: 200 (paper); one for 600 pixels, 200 to 500 (code)."
+        None, ge=2, description="Superpixels in an image. null: 200 (paper); one per 600 pixels, 200 to 500 (code)."
     )
 
 
@@ -122,7 +122,7 @@ class SeedRule(Config):
         "or the one with the highest score.",
     )
     conflict: Literal["foreground", "ignore", "background"] = Field(
-        "foreground", description="What a pixel becomes that a class may have and that is background, too."
+        "foreground", description="The label of a pixel that both a class may have and the background."
     )
 
 
@@ -148,8 +148,8 @@ class SeedsConfig(Config):
     max_pixels: int = Field(
         MAX_PIXELS,
         ge=1024,
-        description="Of a larger image the classifier and the saliency see a copy of so many pixels, which bounds\n"
-        "the memory. Maps and labels have the size of the image all the same.",
+        description="The classifier and the saliency see a larger image as a copy of this many pixels, which bounds\n"
+        "the memory. Maps and labels nevertheless have the size of the image.",
     )
     labels: Annotated[SeedRule | DenseRule, Field(discriminator="mode"), _usually("mode", "seeds")] = Field(
         SeedRule.model_validate({}),

@@ -1,4 +1,4 @@
-"""Images as graphs of superpixels whose noisy labels are clean or not (Yi et al., TIP 2021). Loads no torch."""
+"""Images as graphs of superpixels with noisy labels, some marked as clean (Yi et al., TIP 2021). Loads no torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SuperpixelGraph:
     Attributes:
         regions: (H, W), the superpixel of each pixel.
         nodes: float32 (N, F), their features.
-        linked: bool (N, N), which j each i attends to, itself among them.
+        linked: bool (N, N), the j that each i attends to, itself included.
         labels: (N,), the label that most of its pixels have.
         clean: bool (N,), which of the labels are to be learned.
     """
@@ -50,7 +50,7 @@ class Features:
     def means(self, regions: NDArray, count: int) -> NDArray[np.float64]:
         """(count, F): means over the pixels of each region of the features between the cells.
 
-        They never exist at every pixel: what each cell adds to each region is a sparse matrix.
+        They are never computed at every pixel: the share of each cell in each region is a sparse matrix.
         """
         offset = (self.stride - 1) / 2 if self.patches else 0.0
         rows, columns = (
@@ -82,7 +82,7 @@ class GraphRules:
 def with_graph(
     known: Known, features: Features, logits: NDArray, stride: int, rules: GraphRules
 ) -> tuple[Known, SuperpixelGraph]:
-    """An image with its graph. features and logits (K, h', w'), of that stride, are the model's."""
+    """An image with what its graph is made from: features, and logits (K, h', w') of the given stride, of the model."""
     maps, size = known.scores, known.scores.size
     scores = resize_maps(maps.scores, size, maps.stride)
     noisy = dense_labels(scores, maps.classes, rules.noisy_background)  # (H, W)
@@ -111,7 +111,7 @@ def superpixel_graph(
 
 
 def clean_labels(losses: NDArray, labels: NDArray, rules: GraphRules) -> NDArray[np.bool_]:
-    """bool (N,): whose loss is at most the median of its label's, or below a threshold."""
+    """bool (N,): whose loss is at most the median of the losses of its label, or below a threshold."""
     if rules.clean == "threshold":
         return np.asarray(losses < rules.clean_below)
     medians = {label: np.median(losses[labels == label]) for label in np.unique(labels)}
@@ -119,7 +119,7 @@ def clean_labels(losses: NDArray, labels: NDArray, rules: GraphRules) -> NDArray
 
 
 def most_similar(vectors: NDArray, count: int) -> NDArray[np.bool_]:
-    """bool (N, N): for each i the `count` others with the highest cosine; vectors: (N, F) of length 1."""
+    """bool (N, N): for each i the `count` different ones with the highest cosine; vectors: (N, F) of length 1."""
     cosines = vectors @ vectors.T
     np.fill_diagonal(cosines, -np.inf)
     found = np.zeros(cosines.shape, bool)
@@ -130,7 +130,7 @@ def most_similar(vectors: NDArray, count: int) -> NDArray[np.bool_]:
 
 
 def _looks(image: NDArray[np.uint8], regions: NDArray, count: int) -> NDArray:
-    """(N, 5): the colour of each region, CIELAB / 100, and its place, in longer sides of the image."""
+    """(N, 5): the colour of each region, CIELAB / 100, and its position, as shares of the longer side of the image."""
     from skimage.color import rgb2lab
 
     colours = rgb2lab(region_means(regions, image, count) / 255) / 100

@@ -1,4 +1,4 @@
-"""Superpixels: regions of an image of much the same colour, and what is computed of them. Loads no torch.
+"""Superpixels: regions of an image of similar colour, and figures of them. Loads no torch.
 
 regions = superpixels_of(image, 400, compactness=20.0)      # (H, W), 0..N-1
 """
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 def superpixels_of(image: NDArray[np.uint8], count: int, compactness: float) -> NDArray[np.int64]:
     """The superpixel of each pixel, 0..N-1 without gaps, N about `count` (SLIC: Achanta et al., PAMI 2012).
 
-    compactness: how much nearness in space counts against nearness in colour.
+    compactness: the weight of nearness in space against nearness in colour.
     """
-    from skimage.segmentation import slic  # a second to import, which those who need none need not wait for
+    from skimage.segmentation import slic  # its import takes a second, which only users should wait for
 
     regions = slic(image, n_segments=count, compactness=compactness, start_label=0)
     numbers = np.cumsum(np.bincount(regions.ravel()) > 0) - 1

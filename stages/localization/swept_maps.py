@@ -33,7 +33,7 @@ def sweep_maps(
 ) -> list[ThresholdSweep]:
     """A sweep for each group of image ids, every image read once. `advance` is called after each image.
 
-    The maps are of objects, at any stride; they are brought to the image's pixels as `seeds` and `refine` do it.
+    The maps are of objects, at any stride; they are brought to the image's pixels as in `seeds` and `refine`.
     """
     sweeps = [ThresholdSweep(dataset.num_classes, thresholds) for _ in groups]
     members = [frozenset(group) for group in groups]
@@ -56,7 +56,7 @@ def _count(task: _Task, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.in
             "give the data set that the score maps were made of",
         )
     scores, classes = resize_maps(found.scores, found.size, found.stride), found.classes
-    if not len(classes):  # no object was looked for: background at any threshold
+    if not len(classes):  # without labels no map was made: background at any threshold
         scores, classes = np.zeros((1, *found.size), np.float32), np.zeros(1, np.uint8)
     counted = count_pixels(
         scores.argmax(axis=0), scores.max(axis=0), truth, len(classes), task.thresholds, task.dataset.num_classes

@@ -1,1 +1,1 @@
-"""Work in several processes: pools, and the remaining work of one rank."""
+"""Work in several processes: pools, and the share of one rank under torchrun."""

@@ -22,8 +22,8 @@ def for_each_image(
 ) -> Iterator[tuple[str, Result]]:
     """(id, function(shared, id)) as the results become ready; see `map_in_processes` for the arguments.
 
-    A DataError does not stop the work: all other images are done, and at the end one DataError gives the number of
-    images that failed and the reasons of the first few.
+    A DataError does not stop the work: the remaining images are processed, and at the end one DataError gives the
+    number of images that failed and the reasons for the first few.
     """
     errors: dict[str, DataError] = {}
     for image_id, result in map_in_processes(_attempt, (function, shared), ids, workers, carry):

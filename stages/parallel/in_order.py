@@ -18,7 +18,7 @@ def results_in_order(
 ) -> Iterator[Result]:
     """function(*task) for every task, in the order of the tasks; with one worker, in this process.
 
-    `function` is a module's own function. Tasks are made as processes become free, a few for each ahead.
+    `function` is a module-level function. Tasks are made as processes become free, a few in advance for each process.
     """
     if workers <= 1:
         for task in tasks:

@@ -102,10 +102,11 @@ def map_in_processes(
 ) -> Iterator[tuple[str, Result]]:
     """(item, function(shared, item)) for every item, in the order in which they become ready.
 
-    `function` is a module's own function; `shared` is sent to each process once. With `carry`, the function gets
+    `function` is a module-level function; `shared` is sent to each process once. With `carry`, the function gets
     (item, carry(item)) instead of the item: data for this item only, made when it is sent. With one worker, or one
-    item, everything runs in this process. The first error stops the work: a SemisegError as it is; any other as
-    RuntimeError with the item's name and the process's traceback; a process that dies as SemisegError that names it.
+    item, everything runs in this process. The first error stops the work: a SemisegError is raised as it is, any other
+    error as RuntimeError with the name of the item and the traceback of the process; for a process that dies a
+    SemisegError names the item.
     """
     if workers <= 1 or len(items) <= 1:
         for item in items:
@@ -124,7 +125,7 @@ def map_in_processes(
         for connection in processes:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died; the next receive reports that
                 connection.send((function, shared))
-        for most in range(1, IN_HAND + 1):  # in turn, so that a few items are distributed, too
+        for most in range(1, IN_HAND + 1):  # one process after the other, so that a few items are spread over them, too
             for connection, (_, in_hand) in processes.items():
                 _refill(connection, in_hand, todo, carry, most)
         while processes:
@@ -172,7 +173,7 @@ def _died(process: BaseProcess, in_hand: deque[str]) -> SemisegError:
 
 
 def death(exit_code: int | None, who: str) -> SemisegError:
-    """The message for a process `who` that died; exit_code: negative for a signal, None if not known."""
+    """The message for a process `who` that died; exit_code: negative for a signal, None if unknown."""
     how = "was killed" if exit_code is None else f"ended with {exit_code}"
     if exit_code is not None and exit_code < 0:
         how = f"was killed by signal {-exit_code} ({signal.Signals(-exit_code).name})"

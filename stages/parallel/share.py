@@ -1,4 +1,4 @@
-"""What one rank makes of the work of all, what an earlier run left of it, and how far they are.
+"""The share of one rank in the work of all ranks, the part of it that is not made yet, and the progress.
 
     masks = share_of(ids, execution, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
     with counted(writer, execution, "crf", masks) as advance:
@@ -6,8 +6,8 @@
             ...
             advance()
 
-Under torchrun all ranks write into one folder. The parts are divided before anybody looks what is already made: ranks
-that look at different moments would otherwise divide different lists, and leave some parts out.
+Under torchrun all ranks write into one folder. The parts are divided before any rank checks which are already made:
+ranks that check at different moments would otherwise divide different lists, and leave some parts out.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Share(Generic[Part]):
     Attributes:
         own: the parts of this rank, in the order of all parts.
         left: those of them that are not made yet.
-        total, mine, done: how many images are in the parts of all ranks, in those of this one, and in those that
-            this one finds made.
+        total, mine, done: how many images are in the parts of all ranks, in those of this rank, and in those of
+            them that are already made.
     """
 
     own: Sequence[Part]
@@ -53,12 +53,12 @@ def share_of(
 
 
 def alone(parts: Sequence[Part], made: Callable[[Part], bool] = lambda part: False) -> Share[Part]:
-    """All parts, images, as the share of the rank that does this work alone."""
+    """All parts, each an image, as the share of a rank that does this work alone."""
     return _share(parts, len(parts), made, lambda part: 1)
 
 
 def images_of(shards: Share[tuple[str, ...]], made: Callable[[str], bool]) -> Share[str]:
-    """The images of the shards of this rank, for what is made of each image by the rank that made its shard."""
+    """The images in the shards of this rank, for work on each image that follows the making of its shard."""
     return _share([image_id for shard in shards.own for image_id in shard], shards.total, made, lambda part: 1)
 
 
@@ -72,9 +72,9 @@ def _share(own: Sequence[Part], total: int, made: Callable[[Part], bool], images
 def counted(
     writer: Writer, execution: Execution, what: str, *shares: Share[Any], unit: str = "images"
 ) -> Iterator[Callable[..., None]]:
-    """Shows how far the shares of one job are; gives the function to call with each number of finished images.
+    """Shows the progress of the shares of one job; gives the function to call with each number of finished images.
 
-    A bar shows what this rank has to do, `status` the work of all: the other ranks are taken to be as far.
+    A bar shows the work of this rank, `status` that of all: the rest of the ranks are assumed to be equally far.
     """
     total, mine, done = (sum(getattr(share, name) for share in shares) for name in ("total", "mine", "done"))
 

@@ -1,6 +1,6 @@
 """The refinement network of DRS (Kim et al., AAAI 2021): a network that learns to give the score maps of its images.
 
-It learns what score maps of many images have in common, and gives maps without the accidents of each.
+It learns what the score maps of many images have in common, so its maps lack the random errors of single ones.
 
     semiseg train-refiner --method drs-refinement --set network=vgg16-sec
     semiseg refine --method drs-refinement
@@ -29,7 +29,7 @@ from stages.refiners.settings.drs_refinement import DrsRefinementSettings, DrsRe
 class DrsRefinementTraining(Method):
     """L = mean (R(x) - M 1[M = max over the classes of M])^2
 
-    R: the network's maps, (K, h, w); M: the score maps at its cells, 0 for classes that are no label of the image.
+    R: the network's maps, (K, h, w); M: the score maps at its cells, 0 for classes that are not labels of the image.
     """
 
     def __init__(self, settings: DrsRefinementTrainingSettings, setup: Setup) -> None:
@@ -53,9 +53,9 @@ class DrsRefinementTraining(Method):
 
 
 def regression(maps: Tensor, scores: Tensor, known: Tensor) -> Tensor:
-    """The mean squared difference over all classes, (B, K, h, w) both, where `known`, bool (B, 1, h, w), says so.
+    """The mean squared difference over all classes, (B, K, h, w) both, where `known`, bool (B, 1, h, w), is true.
 
-    Of the scores of a cell only the highest is a target, the others are 0.
+    Only the highest score of a cell is kept in the target, all lower ones become 0.
     """
     highest = torch.where(scores == scores.amax(1, keepdim=True), scores, 0)
     return global_mean(((maps - highest) ** 2 * known).sum(), known.sum() * maps.shape[1])

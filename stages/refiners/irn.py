@@ -86,7 +86,7 @@ class Irn(Refiner):
 
     @torch.inference_mode()
     def boundaries(self, batch: Sequence[Known]) -> NDArray[np.float32]:
-        """(B, h, w), 0..1, of images of one size: the sigmoid of the mean of the logits of image and mirror image."""
+        """(B, h, w), 0..1, of images of one size: the sigmoid of the mean of the logits of image and mirrored copy."""
         device, dtype = self.means.device, self.means.dtype
         pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(device)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):

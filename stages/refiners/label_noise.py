@@ -1,7 +1,8 @@
-"""Correction of label noise (Yi et al., TIP 2021): an image's clean labels teach a graph of its superpixels the others.
+"""Correction of label noise (Yi et al., TIP 2021): in the graph of an image's superpixels, clean labels correct the rest.
 
-Score maps give noisy labels. A segmenter that learned from the images with masks says which of them are clean: those it
-is not surprised by. A graph attention network of each image learns these, and labels all superpixels of the image.
+Score maps give noisy labels. A segmenter that learned from the images with masks decides which of them are clean:
+those with a low cross-entropy. A graph attention network, trained for each image, learns the clean labels and predicts
+a label for every superpixel of the image.
 
     semiseg train --method supervised --name clean
     semiseg refine --method label-noise --segmenter clean
@@ -67,7 +68,7 @@ class LabelNoise(Refiner):
         return features["high"].float().cpu().numpy(), logits.float().cpu().numpy()
 
     def corrected(self, image_id: str, graph: SuperpixelGraph) -> NDArray[np.float32]:
-        """Probabilities (N, K) of the superpixels; their own labels where none of them is clean."""
+        """Probabilities (N, K) of the superpixels; their noisy labels if none of them is clean."""
         num_classes = self.segmenter.num_classes
         if not graph.clean.any():
             return np.eye(num_classes, dtype=np.float32)[graph.labels]
@@ -108,14 +109,14 @@ class GraphAttention(nn.Module):
         self.second = AttentionLayer(heads * hidden, 1, num_classes, draw)
 
     def forward(self, nodes: Tensor, linked: Tensor, dropped: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
-        """nodes: (N, F); linked: (N, N), which j each i attends to. Returns logits (N, K)."""
+        """nodes: (N, F); linked: (N, N), the j that each i attends to. Returns logits (N, K)."""
         hidden = F.elu(self.first(dropped(nodes), linked, dropped))
         found: Tensor = self.second(dropped(hidden), linked, dropped)
         return found
 
 
 class AttentionLayer(nn.Module):
-    """Each node becomes a mean of what it is linked to, weighted by attention (Veličković et al., ICLR 2018)."""
+    """Each node becomes a mean over the nodes that it is linked to, weighted by attention (Veličković et al., ICLR 2018)."""
 
     def __init__(self, features: int, heads: int, channels: int, draw: torch.Generator) -> None:
         super().__init__()

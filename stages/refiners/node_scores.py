@@ -1,4 +1,4 @@
-"""Score maps of probabilities in which background takes part, as networks on graphs give them."""
+"""Score maps from probabilities of all classes, background included, as networks on graphs give them."""
 
 from __future__ import annotations
 

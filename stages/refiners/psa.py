@@ -85,7 +85,7 @@ class Psa(Refiner):
 
     @torch.inference_mode()
     def affinities(self, batch: Sequence[Known]) -> list[dict[Offset, NDArray[np.float32]]]:
-        """For each image of one size the affinities of all pairs of its cells, by offset."""
+        """The affinities of all pairs of cells, by offset, for each image of a batch of one size."""
         device, dtype = self.means.device, self.means.dtype
         pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(device)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):

@@ -1,4 +1,4 @@
-"""The contract of a refiner, which makes better score maps from score maps."""
+"""The contract of a refiner, which improves score maps."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class Refiner:
     """Base of the refiners: a subclass implements `refine`."""
 
     training: ClassVar[type[Method] | None] = None
-    """The method that trains its network, for those that have one: its own, or that of another refiner."""
+    """The method that trains its network, if it has one: its own method, or that of a different refiner."""
 
     def __init__(self, settings: Any, network: Any, means: Means) -> None:
         """network: the one trained by `train-refiner`, on the CPU, in eval mode; None without a training."""
         self.settings, self.network, self.means = settings, network, means
 
     def start(self, dataset: Dataset, scores: Mapping[str, ScoreMap]) -> None:
-        """Called once before the first image, for refiners that look at the whole data set first."""
+        """Called once before the first image, for refiners that need the whole data set first."""
 
     def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
         """The refined score maps, in the order of the images; images of one batch have equal sizes.
 
-        Scores float32 (K, h, w) in 0..1, meaning "refined": of foreground classes where its settings are
-        ForegroundRefinerSettings, else of class 0 as well.
+        Scores float32 (K, h, w) in 0..1, meaning "refined": of foreground classes alone if its settings are
+        ForegroundRefinerSettings, otherwise with class 0, too.
         """
         raise NotImplementedError  # every refiner refines

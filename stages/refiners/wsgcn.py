@@ -1,8 +1,8 @@
 """WSGCN-I (Pan et al., ICME 2021): a graph network, trained anew for each image, completes labels of its sure cells.
 
-The nodes are the cells of an image, with the features that IRNet's boundary network has of them; the edges are the
-probabilities of IRNet's walk. Score maps and dense CRF give labels to the few cells they are sure of, from which the
-network learns what it then says of all.
+The nodes are the cells of an image, with features of IRNet's boundary network; the edges are the probabilities of
+IRNet's walk. Score maps and dense CRF give labels to a few sure cells. The network learns from these, and then predicts
+the labels of all cells.
 
     semiseg train-refiner --method irn
     semiseg refine --method wsgcn
@@ -84,9 +84,9 @@ class Wsgcn(Refiner):
 
     @torch.no_grad()
     def features(self, batch: Sequence[Known]) -> tuple[Tensor, NDArray[np.float32]]:
-        """Of images of one size the features (B, F, h, w), and the boundary (B, h, w), 0..1, that they add up to.
+        """The features (B, F, h, w) of images of one size, and the boundary (B, h, w), 0..1, that they add up to.
 
-        Each channel weighs as much as in the boundary; means of image and mirror image.
+        A channel has the weight that it has in the boundary; means of image and mirrored copy.
         """
         dtype, device = self.means.dtype, self.means.device
         pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(device)
@@ -141,7 +141,7 @@ def trained(
         hidden = (walked @ first + first_bias).relu()
         if kept is not None:
             hidden = hidden * kept
-        if settings.hidden < num_classes:  # fewer columns walk
+        if settings.hidden < num_classes:  # fewer columns for the walk
             scores = graph(hidden.flatten(0, 1)).view_as(hidden) @ second
         else:
             scores = hidden @ second
@@ -174,7 +174,7 @@ def initial_parameters(
 
 
 def losses(logarithms: Tensor, labels: Tensor, smooth: Tensor, settings: WsgcnSettings) -> dict[str, Tensor]:
-    """The terms, each a sum over the images; 0 of an image without cells that it is a mean over.
+    """The terms, each a sum over the images; an image without cells for the mean of a term adds 0.
 
     logarithms: O (B, n, C). labels: (B, n). smooth: L of all images, block by block.
     """

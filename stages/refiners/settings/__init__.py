@@ -1,6 +1,6 @@
 """The settings of every refiner and of its training, if it has one. No torch.
 
-A refiner's settings are the classes in the module here that has the refiner's name.
+The settings of a refiner are the classes in the module of its name, in this folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REFINERS = settings_in(__name__, __path__, RefinerSettings)
 """The settings class of every refiner, by name; its `card` describes the refiner."""
 
 TRAINED = tuple(name for name, settings in REFINERS.items() if settings.training is not None)
-"""The refiners that take a trained network: that of their own training, or of another refiner's."""
+"""The refiners that take a trained network: that of their own training, or that of a different refiner."""
 
 
 def _one_of(settings: Sequence[Any]) -> Any:
@@ -43,17 +43,17 @@ else:
 
 
 class TrainRefinerConfig(MethodTraining):
-    """A refiner's training. The defaults suit the embedded data set; recipes hold those of papers."""
+    """A refiner's training. The defaults suit the embedded data set; recipes hold the settings of papers."""
 
     method: AnyRefinerTraining = Field(
         IrnTrainingSettings(), description="The refiner and the settings of its training; `semiseg methods` lists them."
     )
     network: ClassifierConfig = Field(
         ClassifierConfig.model_validate("tiny"),
-        description="The network: a preset's name, or its parts. With irn its backbone is frozen.",
+        description="The network: the name of a preset, or its parts. With irn its backbone is frozen.",
     )
     splits: tuple[Literal["train", "weak"], ...] = Field(
-        ("train", "weak"), min_length=1, description="Splits whose score maps are learned from."
+        ("train", "weak"), min_length=1, description="Splits from whose score maps it learns."
     )
     crop_size: int = Field(96, ge=16, description="Side of the square training crop, pixels.")
     augmentation: AugmentationConfig = Field(

@@ -10,15 +10,15 @@ from stages.methods.settings.base import Card, MethodSettings
 
 
 class RefinerSettings(MethodSettings):
-    """The settings of a refiner whose maps are of all classes, background among them; `name` selects it."""
+    """The settings of a refiner whose maps are of all classes, background included; `name` selects it."""
 
     card: ClassVar[Card]
     hard_examples: ClassVar[bool] = False
     training: ClassVar[type[RefinerTrainingSettings] | None] = None
-    """The settings of the training whose network it takes, its own or another refiner's; None if it takes none."""
+    """The settings of the training of its network, its own or a different refiner's; None if it takes no network."""
 
     def inputs(self) -> tuple[str, ...]:
-        """Inputs of `refine` in addition to the data set: the score maps, and a trained network where it takes one."""
+        """Inputs of `refine` in addition to the data set: the score maps, and a trained network if it takes one."""
         return ("seeds", "refiner") if self.training else ("seeds",)
 
 
@@ -32,7 +32,7 @@ class ForegroundRefinerSettings(RefinerSettings):
         0.0,
         ge=0,
         le=1,
-        description="Pixels whose winner's score is less than this above the next are unknown (255) in the masks.",
+        description="Pixels whose two highest scores differ by less than this are unknown (255) in the masks.",
     )
 
 

@@ -38,8 +38,8 @@ class DrsRefinementSettings(ForegroundRefinerSettings):
     scales: tuple[PositiveFloat, ...] = Field(
         (0.8, 1.0, 1.2),
         min_length=1,
-        description="Factors on the image's sides; of their maps the highest counts (published: 256, 320, 384 pixels,\n"
+        description="Factors on the image's sides; the highest of their maps counts (published: 256, 320, 384 pixels,\n"
         "320 being the crop).",
     )
-    flip: bool = Field(False, description="The mirror image of every scale takes part, too.")
-    batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass (with their mirrors).")
+    flip: bool = Field(False, description="The mirrored copy of every scale takes part, too.")
+    batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass (and mirrored copies).")

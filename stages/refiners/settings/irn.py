@@ -33,7 +33,7 @@ class IrnTrainingSettings(RefinerTrainingSettings):
     card: ClassVar[Card] = CARD
     name: Literal["irn"] = "irn"
     radius: int = Field(
-        10, ge=2, description="Pairs of cells (4 pixels) nearer than this are learned from (published: 10)."
+        10, ge=2, description="It learns from pairs of cells (4 pixels) nearer than this (published: 10)."
     )
     foreground: float = Field(
         0.30,
@@ -49,17 +49,17 @@ class IrnTrainingSettings(RefinerTrainingSettings):
     )
 
     def smallest_crop(self) -> int:
-        """One cell with all its partners: radius rows, and radius - 1 columns at either side of it."""
+        """One cell with all its partners: radius rows, and radius - 1 columns on each side of it."""
         return 4 * (2 * self.radius - 2) + 1
 
 
 class IrnSettings(ForegroundRefinerSettings):
-    """Ahn et al., CVPR 2019: a random walk of scores, which boundaries limit."""
+    """Ahn et al., CVPR 2019: a random walk of scores, limited by boundaries."""
 
     card: ClassVar[Card] = CARD
     training: ClassVar[type[RefinerTrainingSettings] | None] = IrnTrainingSettings
     name: Literal["irn"] = "irn"
-    radius: int = Field(5, ge=2, description="Scores step to cells (4 pixels) nearer than this (published: 5).")
+    radius: int = Field(5, ge=2, description="A step of the walk leads to cells (4 pixels) nearer than this (published: 5).")
     beta: float = Field(
         10.0, gt=0, description="Exponent of the affinities; high: steps along pairs of high affinity (published: 10)."
     )
@@ -69,4 +69,4 @@ class IrnSettings(ForegroundRefinerSettings):
         le=16,
         description="The walk has 2^doublings steps (published: 8, 256 steps, for 500 pixels; for 160: 5).",
     )
-    batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass (with their mirrors).")
+    batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass (and mirrored copies).")

@@ -32,7 +32,7 @@ class PsaTrainingSettings(RefinerTrainingSettings):
     card: ClassVar[Card] = CARD
     name: Literal["psa"] = "psa"
     radius: int = Field(
-        5, ge=2, description="Pairs of cells (8 pixels) nearer than this are learned from (published: 5)."
+        5, ge=2, description="It learns from pairs of cells (8 pixels) nearer than this (published: 5)."
     )
     low_alpha: float = Field(
         4.0,
@@ -49,12 +49,12 @@ class PsaTrainingSettings(RefinerTrainingSettings):
     )
 
     def smallest_crop(self) -> int:
-        """One cell with all its partners: radius rows, and radius - 1 columns at either side of it."""
+        """One cell with all its partners: radius rows, and radius - 1 columns on each side of it."""
         return 8 * (2 * self.radius - 2) + 1
 
 
 class PsaSettings(RefinerSettings):
-    """Ahn & Kwak, CVPR 2018: a random walk of scores and background, which the affinity of features limits."""
+    """Ahn & Kwak, CVPR 2018: a random walk of scores and background, limited by the affinity of features."""
 
     card: ClassVar[Card] = CARD
     training: ClassVar[type[RefinerTrainingSettings] | None] = PsaTrainingSettings
@@ -65,7 +65,7 @@ class PsaSettings(RefinerSettings):
     alpha: float = Field(
         16.0,
         gt=0,
-        description="Before the walk the background scores (1 - highest score)^this (published: 16; SEAM: 6).",
+        description="Before the walk the background has the score (1 - highest score)^this (published: 16; SEAM: 6).",
     )
     beta: float = Field(
         8.0, gt=0, description="Exponent of the affinities; high: steps along confident pairs (published and SEAM: 8)."

@@ -33,14 +33,14 @@ class WsgcnSettings(ForegroundRefinerSettings):
     card: ClassVar[Card] = CARD
     training: ClassVar[type[RefinerTrainingSettings] | None] = IrnTrainingSettings
     name: Literal["wsgcn"] = "wsgcn"
-    radius: int = Field(5, ge=2, description="The walk steps to cells (4 pixels) nearer than this (published: 5).")
+    radius: int = Field(5, ge=2, description="A step of the walk leads to cells (4 pixels) nearer than this (published: 5).")
     beta: float = Field(10.0, gt=0, description="Exponent of IRNet's affinities (published: 10).")
     doublings: int = Field(
         8,
         ge=0,
         le=16,
         description="A cell's neighbours are those of a walk of 2^doublings steps (published: 8, for 500 pixels; for\n"
-        "160: 5). The time grows with the root of the steps.",
+        "160: 5). The time grows with the square root of the number of steps.",
     )
     alphas: tuple[float, float] = Field(
         (4.0, 32.0),
@@ -51,7 +51,7 @@ class WsgcnSettings(ForegroundRefinerSettings):
         0.3,
         gt=0,
         le=1,
-        description="Sure of a class are the cells of this share of its highest scores (published: .3).",
+        description="A class is sure at the cells with this share of its highest scores (published: .3).",
     )
     sure: float = Field(
         0.8,
@@ -66,13 +66,13 @@ class WsgcnSettings(ForegroundRefinerSettings):
         "width 4, weight 3; colour 20 / 3, weight 10).",
     )
     hidden: int = Field(16, ge=1, description="Channels between the two layers (published: 16).")
-    dropout: float = Field(0.3, ge=0, lt=1, description="Share of these dropped in training (published: .3).")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Share of these channels that training drops (published: .3).")
     steps: int = Field(250, ge=1, description="Training steps for each image (published: 250).")
     lr: float = Field(0.01, gt=0, description="Learning rate of Adam (published: .01).")
     weight_decay: float = Field(5e-4, ge=0, description="Weight decay of Adam (published: 5e-4).")
     entropy_weight: float = Field(10.0, ge=0, description="Weight of the entropy (published: 10).")
     smoothness_weight: float = Field(0.01, ge=0, description="Weight of the colour smoothness (published: .01).")
-    seed: int = Field(0, ge=0, description="Of initial weights and dropout, with the image's id.")
+    seed: int = Field(0, ge=0, description="Seed of initial weights and dropout, together with the id of the image.")
     batch_size: int = Field(4, ge=1, description="Images of identical size whose networks are trained together.")
     background: float = Field(
         0.5, ge=0, le=1, description="Score of the background in the masks; .5: a class wins where it is more probable."
