@@ -26,7 +26,7 @@ def affinity_labels(known: Known, low: float, high: float, crf: CrfConfig) -> ND
 
     Background has the score (1 - highest score)^alpha: once with the alpha `low`, where it often wins, and once with
     `high`, where it seldom wins. Background is confident where it wins with `high`; elsewhere a class is confident
-    where it wins with `low`. The winner is taken after the scores from the CRF are averaged over the 8 x 8 pixels around each
+    where it wins with `low`. Before that, the scores from the CRF are averaged over the 8 x 8 pixels around each
     pixel, so that a pixel on a cell has the label of that cell.
     """
     after = smoothed(known, lambda scores: [activation_background(scores, alpha) for alpha in (low, high)], crf)

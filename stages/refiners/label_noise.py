@@ -1,4 +1,4 @@
-"""Correction of label noise (Yi et al., TIP 2021): in the graph of an image's superpixels, clean labels correct the rest.
+"""Correction of label noise (Yi et al., TIP 2021): in a graph of superpixels, clean labels correct the rest.
 
 Score maps give noisy labels. A segmenter that learned from the images with masks decides which of them are clean:
 those with a low cross-entropy. A graph attention network, trained for each image, learns the clean labels and predicts
@@ -116,7 +116,7 @@ class GraphAttention(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """Each node becomes a mean over the nodes that it is linked to, weighted by attention (Veličković et al., ICLR 2018)."""
+    """Each node becomes a mean of the nodes that it is linked to, by attention (Veličković et al., ICLR 2018)."""
 
     def __init__(self, features: int, heads: int, channels: int, draw: torch.Generator) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """Each image's x / ||x||_2, shape (B, ...); zeros stay zeros."""
+    """x / ||x||_2 of each image, shape (B, ...); zeros stay zeros."""
     lengths = x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
     return x / lengths.clamp(min=torch.finfo(x.dtype).tiny)
 
@@ -43,8 +43,8 @@ def adversarial_direction(
     depend on each other, so a batch may be distributed over processes. A flat distance gives zeros.
 
     Args:
-        predict: x -> logits (B, C, ...); in eval mode (`evaluating`), or dropout and BatchNorm would change the
-        prediction.
+        predict: x -> logits (B, C, ...); in eval mode (`evaluating`), since dropout and BatchNorm would change the
+            prediction.
         x: (B, ...); start: random noise of the same shape.
         xi: length of the probing step, or one for each image, broadcast over x. It must not vanish next to x: single
             precision has seven digits.
@@ -65,7 +65,7 @@ def adversarial_direction(
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; afterwards every part is in its former mode."""
+    """Eval mode inside the block; afterwards every part is in its former mode again."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

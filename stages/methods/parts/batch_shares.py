@@ -13,7 +13,7 @@ SHARE_TOLERANCE = 0.05  # images: a share of .333 is a third
 def strong_and_unlabelled(
     settings: SemiSupervisedSettings, sources: Sources, batch_size: int, partner: bool = False
 ) -> dict[str, Stream]:
-    """Streams "strong" and "unlabelled", which share the batch; `partner`: with a batch of others to mix with each."""
+    """Streams "strong" and "unlabelled", which share the batch; `partner`: with a second batch of these to mix."""
     sources.require(settings.name, "strong", "without_masks")
     labelled, others = shares(settings, batch_size)
     unlabelled = sources.entries(sources.without_masks, None)
@@ -42,7 +42,7 @@ def shares(settings: SemiSupervisedSettings, batch_size: int) -> tuple[int, int]
 
 
 def halves(batch_size: int, method: str) -> int:
-    """Half of the batch, for methods that take as many images of one kind as of the other."""
+    """Half of the batch, for methods that take equal numbers of two kinds of images."""
     if batch_size % 2:
         raise ConfigError(
             f"method {method} takes equal halves of two kinds of images: batch_size {batch_size} is odd",

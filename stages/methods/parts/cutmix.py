@@ -1,7 +1,8 @@
 """CutMix for segmentation: boxes, and mixing images with their labels and maps.
 
-Boxes after French et al. (BMVC 2020), as CPS uses them: n boxes whose joint area share is q. A label map, a
-confidence map and the map of valid pixels must be cut with the same boxes, or pasted padding would be trained on.
+Boxes after French et al. (BMVC 2020), as CPS uses them: n boxes that together cover a share q of the image. A label
+map, a confidence map and the map of valid pixels must be cut with the same boxes; otherwise pasted padding would be
+trained on.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def single_box_mask(height: int, width: int, random: np.random.Generator) -> np.
 def draw_boxes(settings: CutMixSettings, batch: Batch, seed: int, step: int, view: int = 0) -> Tensor:
     """bool (B, H, W) on the batch's device, for one view of its images.
 
-    An image's boxes depend on its place in the joint batch alone, so that two processes draw what one process would.
+    The boxes of an image depend only on its place in the joint batch: two processes draw the same as one.
     """
     height, width = batch.image.shape[-2:]
     offset = distributed.rank() * len(batch)

@@ -3,7 +3,7 @@
 fake = probabilities(logits, batch.valid)
 with frozen(discriminator):  # the segmenter learns, the discriminator does not
     fooled = real_or_fake(discriminator(fake), True, batch.valid)
-caught = real_or_fake(discriminator(fake.detach()), False, batch.valid)  # the other way round
+caught = real_or_fake(discriminator(fake.detach()), False, batch.valid)  # now the discriminator learns
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def probabilities(logits: Tensor, valid: Tensor) -> Tensor:
 
 
 def real_or_fake(scores: Tensor, real: bool, counted: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of a discriminator's logits for one answer, a mean over what is counted (None: all).
+    """Binary cross-entropy of a discriminator's logits for one answer, a mean over the counted pixels (None: all).
 
-    With logits, never sigmoids: those saturate, and autocast refuses them.
+    From logits, never from sigmoids: these saturate, and autocast refuses them.
 
     Args:
         scores: (B,) or (B, 1, H, W); counted: bool (B, H, W).

@@ -21,7 +21,8 @@ def flaw_target(probabilities: Tensor, label: Tensor, mu: float, dilations: int)
     """C (B, H, W) in 0..1: where a prediction (B, C, H, W) differs from the mask (B, H, W), smooth and widened.
 
     mu sum_c |onehot - P| is blurred, then `dilations` times widened by a pixel and blurred again, then stretched to
-    0..1 image by image. Unknown pixels (255) show no flaw; zero planes alone would make them half a flaw.
+    0..1 image by image. Unknown pixels (255) show no flaw: they are set to 0, since their one-hot mask of zeros would
+    count as half a flaw.
     """
     difference = (one_hot(label, probabilities.shape[1]) - probabilities.float()).abs().sum(1)
     flaws = mu * difference * (label != IGNORE)
@@ -45,9 +46,8 @@ def tidy(flaws: Tensor, valid: Tensor, visible: float) -> Tensor:
 
 @torch.no_grad()
 def less_flawed(own: Tensor, other: Tensor, own_flaws: Tensor, other_flaws: Tensor, threshold: float) -> Tensor:
-    """The targets of a network (B, C, H, W): its own probabilities where they are no worse, else the other's.
-
-    Above the threshold all flaws are equal: where both are that bad, a network keeps its own.
+    """The targets of a network (B, C, H, W): its own probabilities where they are not worse, else those of
+    the second network. Flaws above the threshold count as equal: where both are this bad, a network keeps its own.
     """
     own_flaws, other_flaws = (f.masked_fill(f > threshold, 1.0) for f in (own_flaws, other_flaws))
     return torch.where((other_flaws >= own_flaws)[:, None], own, other)
@@ -70,6 +70,6 @@ def blur(maps: Tensor, kernel: int) -> Tensor:
 def stretch(maps: Tensor) -> Tensor:
     """(B, H, W) from 0 at an image's lowest value to 1 at its highest; a constant image becomes 0."""
     lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    # Rounding makes a constant map one of tiny differences: they must not be stretched.
+    # Rounding gives a constant map tiny differences, which must not be stretched.
     span = torch.maximum(highest - lowest, 1e-3 * highest.abs()).clamp(min=1e-9)
     return (maps - lowest) / span

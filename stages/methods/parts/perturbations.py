@@ -31,7 +31,7 @@ def image_generators(count: int, seed: int, *purpose: str | int) -> list[np.rand
 
 
 def uniform(like: Tensor, low: float, high: float, random: np.random.Generator) -> Tensor:
-    """U(low, high), fp32, of a tensor's shape and device; drawn there, from a seed that `random` gives."""
+    """U(low, high), fp32, of a tensor's shape and device; drawn on the device, from a seed that `random` gives."""
     own = torch.Generator(like.device).manual_seed(int(random.integers(2**63)))
     return torch.rand(like.shape, generator=own, device=like.device) * (high - low) + low
 
@@ -46,7 +46,7 @@ def channel_dropout(features: Tensor, rate: float, randoms: Sequence[np.random.G
 def complementary_masks(
     count: int, channels: int, whole: float, seed: int, *purpose: str | int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Factors of the channels of two views, float32 (count, channels) each: 0 in one where 2 in the other.
+    """Factors of the channels of two views, float32 (count, channels) each: 0 in one view where it is 2 in the second.
 
     One draw an image, half of its channels to either view on average. A random share `whole` of the images of the
     joint batch, rounded down, keeps all channels in both views: factors 1 (Yang et al., UniMatch V2, and its code).

@@ -42,8 +42,8 @@ def strong_mix(
 ) -> tuple[Batch, PseudoLabels]:
     """Strong view number `view` of the first images, with boxes of the second images' strong view in it.
 
-    The labels of the weak views and the valid pixels are cut with the same boxes. Colours and boxes differ between
-    views, and between an image and its partner.
+    The labels of the weak views and the valid pixels are cut with the same boxes. Colours and boxes are different
+    for each view, and for an image and its partner.
     """
     first, second = samples
     boxes = draw_boxes(mixing, first, seed, step, view)
@@ -57,7 +57,7 @@ def confident_cross_entropy(logits: Tensor, labels: PseudoLabels, valid: Tensor,
     """1/|V| sum_V [confidence >= threshold] CE(f, label): few confident pixels make a small loss.
 
     Args:
-        logits: (B, C, H, W); valid: bool (B, H, W), V. Above 1 no threshold is reached: the loss is 0.
+        logits: (B, C, H, W); valid: bool (B, H, W), V. A threshold above 1 is never reached: the loss is 0.
     """
     confident = (labels.confidence >= threshold).float()
     return cross_entropy(logits, labels.label.masked_fill(~valid, IGNORE), confident)

@@ -14,7 +14,7 @@ from stages.networks import Segmenter
 class TeacherStudent(Method):
     """Base of the methods with one network and its average: networks "segmenter" (the student) and "teacher".
 
-    Its settings are TeacherStudentSettings; with `teacher` None there is the student alone.
+    Its settings are TeacherStudentSettings; without a `teacher` there is only the student.
     """
 
     def __init__(self, settings: Any, setup: Setup) -> None:

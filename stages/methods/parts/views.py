@@ -2,8 +2,8 @@
 
     strong = strong_view(batch, settings, seed, step)
 
-The geometry stays, so a pseudo label of the weak view fits the strong one pixel by pixel. Colour operations are
-torchvision's, done on whole batches and rounded once at the end; what happens to an image depends on its place in the
+The geometry stays, so a pseudo label of the weak view fits the strong one pixel by pixel. Colour operations are those
+of torchvision, done on whole batches and rounded once at the end. The changes of an image depend on its place in the
 joint batch, the step and the number of the view, never on the process that computes it.
 """
 
@@ -55,7 +55,7 @@ class Colours(NamedTuple):
     grey: bool
     blur: bool
     amounts: tuple[float, ...]  # factors of brightness, contrast and saturation, turns of the hue
-    order: tuple[int, ...]  # of these four
+    order: tuple[int, ...]  # the order of these four
     sigma: float
 
 
@@ -69,13 +69,13 @@ def draw_colours(settings: StrongAugmentationSettings, random: np.random.Generat
 
 
 def strong_colours(samples: Tensor, draws: Sequence[Colours]) -> Tensor:
-    """Jitter in each image's own order, then loss of colour, then blur.
+    """Jitter in the order of each image, then loss of colour, then blur.
 
     uint8 (B, 3, H, W) -> uint8 (B, 3, H, W). Every operation runs once over the images that have it next.
     """
-    # planes of one colour: faster by far than the bytes' own layout
+    # one plane per colour: much faster than the layout of the bytes
     x = samples.to(torch.float32, memory_format=torch.contiguous_format)
-    changes = (brightness, contrast, saturation, turn_hue, saturation)  # the last one to 0: loss of colour
+    changes = (brightness, contrast, saturation, turn_hue, saturation)  # factor 0 in the last operation: loss of colour
     groups = [
         (number, [n for n, draw in enumerate(draws) if draw.jitter and draw.order[turn] == number])
         for turn in range(4)
@@ -94,14 +94,14 @@ def strong_colours(samples: Tensor, draws: Sequence[Colours]) -> Tensor:
 
 
 def turn_hue(x: Tensor, turn: Tensor) -> Tensor:
-    """The hue turned, with value and saturation of HSV kept: chroma and the lowest colour stay what they are.
+    """The hue turned, with value and saturation of HSV kept: chroma and the lowest colour stay the same.
 
     turn: (B, 1, 1, 1), shares of a whole turn.
     """
     red, green, blue = x.unbind(1)
     high, low = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
     chroma = high - low
-    scale = chroma.clamp(min=1e-3).reciprocal_()  # greys have differences of 0: any scale will do
+    scale = chroma.clamp(min=1e-3).reciprocal_()  # for greys the differences are 0: any scale is right
     # sixths of a turn from red; torch.where is slow on CPUs, so 1 and 0 choose instead
     is_red, is_green = (red - high).sign_().add_(1), (green - high).sign_().add_(1)
     sixths = torch.lerp((red - green).mul_(scale).add_(4), (blue - red).mul_(scale).add_(2), is_green)
@@ -117,7 +117,7 @@ def _blurred(x: Tensor, draws: Sequence[Colours]) -> Tensor:
     chosen = sorted((n for n, draw in enumerate(draws) if draw.blur), key=lambda n: -draws[n].sigma)
     if not chosen:
         return x
-    # not beyond what mirroring has: a whole image without its last row or column
+    # mirroring reaches one pixel less than the size of the image
     radii = [min(math.ceil(3 * draws[n].sigma), min(x.shape[2:]) - 1) for n in chosen]
     distances, sigmas = np.arange(radii[0] + 1), np.array([[draws[n].sigma] for n in chosen])
     weights = np.exp(-0.5 * (distances / sigmas) ** 2) * (distances <= np.array(radii)[:, None])
@@ -139,7 +139,7 @@ def _weighted_sum(x: Tensor, taps: Tensor, radii: Sequence[int], axis: int) -> T
     padded = F.pad(x, (radius, radius, 0, 0) if axis == 3 else (0, 0, radius, radius), mode="reflect")
     total = x * taps[0]
     for distance in range(1, radius + 1):
-        far = sum(own >= distance for own in radii)  # the first images: all others end before
+        far = sum(own >= distance for own in radii)  # the first images; the radii of the rest are smaller
         for start in (radius - distance, radius + distance):
             total[:far].addcmul_(padded[:far].narrow(axis, start, length), taps[distance, :far])
     return total
@@ -150,9 +150,8 @@ def draw_cutout(
 ) -> tuple[slice, slice] | None:
     """Rows and columns of a cutout, or None.
 
-    Share of the image's area, shape and place are all drawn again until the cutout fits, as in ST's code, so that
-    large ones are rejected more often. UniMatch's boxes, otherwise the same, keep their area (`single_box_mask` of
-    cutmix.py).
+    Share of the area, shape and place are all drawn again until the cutout fits, as in ST's code, so that large ones
+    are rejected more often. UniMatch's boxes (`single_box_mask` of cutmix.py) differ only in that they keep their area.
     """
     if random.random() >= settings.cutout:
         return None

@@ -1,6 +1,6 @@
 """The settings of every method, and of training with one. No torch: `status`, `config` and `methods` read them.
 
-A method's settings are the class with a card in the module here that has the method's name.
+The settings of a method are the class with a card in the module of its name, in this folder.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class TrainConfig(MethodTraining):
 
 
 class TrainClassifierConfig(MethodTraining):
-    """A classifier's training. The defaults suit the embedded data set; recipes hold those of papers."""
+    """A classifier's training. The defaults suit the embedded data set; recipes hold the settings of papers."""
 
     method: ClassifierMethod = Field(
         CamSettings(), description="The method and its settings; `semiseg methods` lists them."
@@ -109,7 +109,7 @@ class TrainClassifierConfig(MethodTraining):
     )
     splits: tuple[str, ...] = Field(
         ("train", "weak"),
-        description="Splits whose image-level labels are learned; only mlmt looks at masks, those of split train.",
+        description="Splits whose image-level labels are learned; only mlmt also reads masks, those of split train.",
     )
     score_split: str = Field("val", description="Split on which average precision is measured after training.")
     crop_size: int = Field(96, ge=16, description="Side of the square training crop, and of scored images, pixels.")

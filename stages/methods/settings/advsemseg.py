@@ -17,10 +17,10 @@ from stages.methods.settings.base import (
 
 
 class AdvSemSegSettings(SemiSupervisedSettings):
-    """Hung et al., BMVC 2018: a discriminator of pixels judges predictions; pixels it trusts are pseudo labels."""
+    """Hung et al., BMVC 2018: a discriminator judges every predicted pixel; those it trusts are pseudo labels."""
 
     card: ClassVar[Card] = Card(
-        title="Adversarial training: a discriminator says which pixels of a prediction look like a mask's",
+        title="Adversarial training: a discriminator finds the pixels of a prediction that look like those of a mask",
         paper="Hung et al., BMVC 2018",
         uses=("masks", "images"),
         forward=2,

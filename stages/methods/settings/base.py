@@ -1,4 +1,4 @@
-"""What the settings of all methods have in common, and the card that says what a method is. No torch."""
+"""The common part of the settings of all methods, and the card that describes a method. No torch."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ Implementation = TypeVar("Implementation")
 
 Reduction = Literal["sum", "mean"]
 USES = ("masks", "tags", "images")
-"""Parts of a data set: "images" are those without any label."""
+"""Parts of a data set: "images" are images without any label."""
 _FORMULA = re.compile(r"\w+ = ")
 REDUCTION = "Squared differences over the classes: their sum, or their mean (the sum divided by the number of classes)."
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a method without loading torch; `semiseg methods` prints it, with `MethodSettings.formula`.
+    """The description of a method, which needs no torch; `semiseg methods` prints it, with `MethodSettings.formula`.
 
     Attributes:
         title: one line.
         paper: authors, venue, year.
         uses: those of USES that it learns from.
-        forward, backward: passes through a network for each labelled image of a step (with one unlabelled beside it),
-            those of teachers and further networks included.
-        beside: what a step costs beside these passes, or whose they are.
-        sources: where formula and defaults come from; what differs is in docs/methods.md.
+        forward, backward: passes through a network for each labelled image of a step (and one unlabelled image
+            with it), those of teachers and further networks included.
+        beside: the cost of a step in addition to these passes, or which network they belong to.
+        sources: where formula and defaults come from; docs/methods.md lists the differences.
         recipe, profile: the recipe that reproduces it, where one does.
         inference: what is evaluated and published.
         output: the kind of artifact a training gives.
@@ -64,30 +64,30 @@ class Card:
 
     @property
     def cost(self) -> str:
-        """All of what a step costs, in words."""
+        """The whole cost of a step, in words."""
         return f"{self.forward} forward, {self.backward} backward" + (f"; {self.beside}" if self.beside else "")
 
 
 class MethodSettings(Config):
-    """Base of the settings; `name` says which method they belong to."""
+    """Base of the settings; `name` is the method they belong to."""
 
     card: ClassVar[Card]
     hard_examples: ClassVar[bool] = True
-    """Whether OHEM has a place: a supervised term of its own on exact masks."""
+    """Whether OHEM applies: the method has a separate supervised term on exact masks."""
     labels_from: ClassVar[str] = (
         "semiseg predict --segmenter NAME --split weak --output masks --name weak-labels, "
         "NAME being trained on image-level labels (--method dsrg); all steps: semiseg run table1"
     )
-    """How estimated masks are made for it, for whoever has none."""
+    """The commands that make estimated masks for this method."""
     name: str
 
     def inputs(self) -> tuple[str, ...]:
-        """Inputs of `train` beside the data set that these settings take: "weak_labels", "seeds"."""
+        """Inputs of `train` in addition to the data set that these settings take: "weak_labels", "seeds"."""
         return ()
 
     @classmethod
     def formula(cls) -> str:
-        """What is minimised, and its symbols: the docstring, beside the settings' module, that begins with a formula.
+        """What is minimised, and its symbols: the docstring of the method's module that begins with a formula.
 
         It is read from the source, since the module itself loads torch.
         """
@@ -103,7 +103,7 @@ class SemiSupervisedSettings(MethodSettings):
     """Base of the settings of methods that learn from images with masks and images without."""
 
     labelled_share: Share = Field(
-        0.5, gt=0, lt=1, description="Share of labelled images in a batch; the others have no masks."
+        0.5, gt=0, lt=1, description="Share of labelled images in a batch; the rest have no masks."
     )
 
 
@@ -125,7 +125,7 @@ class DiscriminatorSettings(Config):
     channels: tuple[Channels, ...] = Field(
         (64, 128, 256, 512),
         min_length=1,
-        description="Channels of its layers, each of which halves the map (published).",
+        description="Channels of its layers; each layer halves the map (published).",
     )
     optimizer: OptimizerConfig = Field(
         OptimizerConfig(name="adam", lr=1e-4, new_lr_factor=1.0, weight_decay=0.0, betas=(0.9, 0.99)),
@@ -143,7 +143,7 @@ CONFIDENCE = (
 
 
 class TrainingTeacherSettings(TeacherSettings):
-    """A teacher in train mode that gathers statistics of its own, unless told otherwise."""
+    """A teacher in train mode with statistics of its own, unless the settings name a different mode."""
 
     average: Literal["parameters", "floats"] = Field(
         "parameters", description=TeacherSettings.model_fields["average"].description
@@ -152,7 +152,7 @@ class TrainingTeacherSettings(TeacherSettings):
 
 
 class ConfidentSettings(TeacherStudentSettings):
-    """What French et al.'s two methods share: consistency with a teacher, as far as that is sure."""
+    """The common part of the two methods of French et al.: consistency with a teacher where it is sure."""
 
     threshold: Share = Field(0.97, description=f"{SURE} Published: .97.")
     confidence: Literal["batch", "pixel"] = Field("batch", description=CONFIDENCE)
@@ -164,10 +164,10 @@ class ConfidentSettings(TeacherStudentSettings):
 
 
 class MutualSettings(SemiSupervisedSettings):
-    """What cps and cpc share."""
+    """The common part of cps and cpc."""
 
     cutmix: bool = Field(True, description="Mix two unlabelled images with random boxes (CutMix).")
-    weight: float = Field(1.0, ge=0, description="lambda of what the networks learn from each other.")
+    weight: float = Field(1.0, ge=0, description="lambda: weight of what the networks learn from each other.")
     mixing: CutMixSettings = Field(
         CutMixSettings(boxes=3, share=(0.25, 0.5)),
         description="The boxes of CutMix (CPS, authors' code: 3 whose areas add up to .25 to .5: 25 % of the pixels,\n"
@@ -179,7 +179,7 @@ class MutualSettings(SemiSupervisedSettings):
 
 
 class StudentSettings(SemiSupervisedSettings):
-    """What a student on pseudo labels can be told."""
+    """The settings of a student that learns from pseudo labels."""
 
     hard_examples: ClassVar[bool] = False  # one mean over labelled and pseudo-labelled pixels
     labels_from: ClassVar[str] = (
@@ -199,26 +199,26 @@ class StudentSettings(SemiSupervisedSettings):
 
 
 class StrongWeakSettings(SemiSupervisedSettings):
-    """What FixMatch and both UniMatch have in common. Published values: the code of UniMatch and UniMatch V2."""
+    """The common part of FixMatch, UniMatch and UniMatch V2. Published values: the code of UniMatch and UniMatch V2."""
 
     weight: Share = Field(
         0.5,
         description="w: the unlabelled part of the loss; the supervised one gets 1 - w (published: .5 each). 0: the\n"
-        "unlabelled images do not take part, and what is left is `supervised`.",
+        "unlabelled images do not take part, which leaves `supervised`.",
     )
     threshold: Share = Field(
         0.95,
-        description="tau: pixels teach whose label is at least this probable (published: .95 on VOC and COCO).\n"
+        description="tau: only pixels whose label is at least this probable teach (published: .95 on VOC, COCO).\n"
         "0: all of them do, as fixmatch and unimatch have it on Cityscapes.",
     )
     strong: StrongAugmentationSettings = Field(StrongAugmentationSettings(), description="The strong views.")
     mixing: CutMixSettings = Field(
-        CutMixSettings(style="unimatch"), description="The box of another image in a strong view."
+        CutMixSettings(style="unimatch"), description="The box of a second image in a strong view."
     )
 
 
 class OwnLabelsSettings(StrongWeakSettings, TeacherStudentSettings):
-    """What FixMatch and UniMatch have in common: the network labels its own weak views."""
+    """The common part of FixMatch and UniMatch: the network labels its own weak views."""
 
     label_mode: Literal["train", "eval"] = Field(
         "train",

@@ -26,7 +26,7 @@ class CctDecoders(Config):
     context: int = Field(2, ge=0, description="Con-Msk: only what is predicted as foreground is kept.")
     object: int = Field(2, ge=0, description="Obj-Msk: only what is predicted as background is kept.")
     feature_drop: int = Field(6, ge=0, description="F-Drop: the strongest cells are dropped.")
-    feature_noise: int = Field(6, ge=0, description="F-Noise: features grow and shrink at random.")
+    feature_noise: int = Field(6, ge=0, description="F-Noise: features become larger or smaller at random.")
 
     def kinds(self) -> list[str]:
         """The kind of every decoder, in order."""
@@ -40,7 +40,7 @@ class CctDecoders(Config):
 
 
 class CctSettings(SemiSupervisedSettings):
-    """Ouali et al., CVPR 2020: auxiliary decoders predict from perturbed features what the main one sees in clean ones.
+    """Ouali et al., CVPR 2020: auxiliary decoders learn, from perturbed features, the main one's predictions.
 
     Published values: the paper's and those of the config of its code.
     """
@@ -78,10 +78,10 @@ class CctSettings(SemiSupervisedSettings):
         0.01,
         gt=0,
         description="I-VAT: length of the step that finds the direction, as a share of the features' own length.\n"
-        "Published: 1e-6 absolute, which single precision rounds away beside features.",
+        "Published: 1e-6 absolute, which single precision loses next to the features.",
     )
     dropout_rate: float = Field(0.5, ge=0, lt=1, description="DropOut: probability of dropping a channel (published).")
-    erase: float = Field(0.4, ge=0, le=1, description="G-Cutout: height and width of the erased box, of the object's.")
+    erase: float = Field(0.4, ge=0, le=1, description="G-Cutout: sides of the erased box, by those of the object.")
     min_contour: int = Field(
         50, ge=0, description="G-Cutout: objects with a longer border than this, in pixels, count (published)."
     )

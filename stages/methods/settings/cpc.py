@@ -18,9 +18,9 @@ from stages.methods.settings.base import (
 
 
 class CpcSettings(MutualSettings):
-    """Cross probability consistency, the comparison of CPS: each network agrees with the other's probabilities.
+    """Cross probability consistency, which CPS compares with: each network agrees with the other's probabilities.
 
-    No code of it is published: weight and ramp are those of GCT in PixelSSL, the rest is CPS's.
+    No code of it is published: weight and ramp are those of GCT in PixelSSL, the rest is as in CPS.
     """
 
     card: ClassVar[Card] = Card(

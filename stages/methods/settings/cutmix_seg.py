@@ -16,7 +16,7 @@ from stages.methods.settings.base import (
 
 
 class CutMixSegSettings(ConfidentSettings):
-    """French et al., BMVC 2020: the student sees two images mixed, the teacher has seen each of them whole."""
+    """French et al., BMVC 2020: the student sees two images mixed, the teacher sees each of them whole."""
 
     card: ClassVar[Card] = Card(
         title="CutMix-Seg: mean teacher on images mixed by CutMix",

@@ -16,7 +16,7 @@ from stages.methods.settings.base import (
 
 
 class DmtSettings(SemiSupervisedSettings):
-    """Feng et al., 2022: two models label for each other; a pixel counts by how much both agree on it."""
+    """Feng et al., 2022: two models label for each other; the weight of a pixel depends on how far both agree on it."""
 
     card: ClassVar[Card] = Card(
         title="Dynamic mutual training: the other model's labels, weighted by agreement, in growing shares",
@@ -37,7 +37,7 @@ class DmtSettings(SemiSupervisedSettings):
     )
     name: Literal["dmt"] = "dmt"
     gamma_agree: float = Field(5.0, ge=0, description="gamma1: sharpens the weight where both agree (VOC 5, city 3).")
-    gamma_differ: float = Field(5.0, ge=0, description="gamma2: where they do not and the label is the surer one.")
+    gamma_differ: float = Field(5.0, ge=0, description="gamma2: where they disagree, and the label is more confident.")
     weight: float = Field(1.0, ge=0, description="Factor on the weights of pseudo-labelled pixels (published: 1).")
     labelled_share: Share = Field(
         0.125, gt=0, lt=1, description="Share of labelled images in a batch (published: 1 of 8; Cityscapes 2 of 8)."

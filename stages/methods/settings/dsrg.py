@@ -29,7 +29,7 @@ class DsrgSettings(MethodSettings):
     hard_examples: ClassVar[bool] = False
     name: Literal["dsrg"] = "dsrg"
     balanced: bool = Field(
-        True, description="Balanced seed loss: background and foreground are normalised apart (DSRG). false: SEC's."
+        True, description="Balanced seed loss: background, foreground normalised separately (DSRG). false: SEC's."
     )
     region_growing: bool = Field(True, description="Grow the seeds each step; false keeps them as they are (SEC).")
     theta_background: float = Field(0.99, gt=0, le=1, description="Grow background where its probability exceeds this.")
@@ -60,8 +60,8 @@ class DsrgSettings(MethodSettings):
     )
     log_quality: bool = Field(
         True,
-        description="Log precision, recall and IoU of the grown seeds once an epoch, where the data set has masks of\n"
-        "the same images; the masks are used for this alone.",
+        description="Log precision, recall and IoU of the grown seeds once an epoch, if the data set has masks of\n"
+        "the same images; the masks are used for nothing else.",
     )
 
     def inputs(self) -> tuple[str, ...]:

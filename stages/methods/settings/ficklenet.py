@@ -11,7 +11,7 @@ from stages.methods.settings.base import Card, MethodSettings
 
 
 class FickleNetSettings(MethodSettings):
-    """Lee et al., CVPR 2019: many random choices of hidden units, each of which shows another part of an object."""
+    """Lee et al., CVPR 2019: many random choices of hidden units, each of which shows a different part of an object."""
 
     card: ClassVar[Card] = Card(
         title="FickleNet: maps of many random choices of hidden units, joined",
@@ -28,18 +28,18 @@ class FickleNetSettings(MethodSettings):
     )
     hard_examples: ClassVar[bool] = False
     name: Literal["ficklenet"] = "ficklenet"
-    window: int = Field(9, ge=1, description="Side of the windows that units are dropped in, cells, odd (s).")
+    window: int = Field(9, ge=1, description="s: side of the windows in which units are dropped, in cells, odd.")
     rate: float = Field(0.9, ge=0, le=1, description="Probability that a unit is dropped; a window's centre never is.")
     expand: bool = Field(
         True,
-        description="Each window drops units of its own (the expanded map). false: a cell is dropped in all windows\n"
-        "but that around it, which needs no expanded map in other implementations and varies less.",
+        description="Each window drops different units (the expanded map). false: a cell is dropped in all windows\n"
+        "except that around it, which needs no expanded map in other implementations and varies less.",
     )
-    draws: int = Field(200, ge=1, description="N: random choices that seeds takes maps of.")
+    draws: int = Field(200, ge=1, description="N: number of random choices of which the stage seeds makes maps.")
     gradient: Literal["cell", "mean"] = Field(
         "cell",
         description="Grad-CAM weighs the features by the gradient at each cell, or by its mean over the cells. With\n"
-        "the mean all draws are much alike.",
+        "the mean all draws are very similar.",
     )
 
     @pydantic.field_validator("window")

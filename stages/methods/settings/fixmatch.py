@@ -11,7 +11,7 @@ from stages.methods.settings.base import (
 
 
 class FixMatchSettings(OwnLabelsSettings):
-    """Sohn et al., NeurIPS 2020, as UniMatch's code has it for segmentation: a weak view teaches a strong one."""
+    """Sohn et al., NeurIPS 2020, as in UniMatch's code for segmentation: a weak view teaches a strong one."""
 
     card: ClassVar[Card] = Card(
         title="FixMatch: confident labels of the weak view teach a strong view",

@@ -18,10 +18,10 @@ from stages.methods.settings.base import (
 
 
 class GctSettings(SemiSupervisedSettings):
-    """Ke et al., ECCV 2020: two networks, and a detector that says whose prediction is the less flawed."""
+    """Ke et al., ECCV 2020: two networks, and a detector that finds the less flawed of their predictions."""
 
     card: ClassVar[Card] = Card(
-        title="Guided collaborative training: a flaw detector says which of two networks to follow, pixel by pixel",
+        title="Guided collaborative training: a flaw detector chooses which of two networks to follow, pixel by pixel",
         paper="Ke et al., ECCV 2020",
         uses=("masks", "images"),
         forward=4,
@@ -43,12 +43,12 @@ class GctSettings(SemiSupervisedSettings):
         description="Share of all iterations in which b rises as exp(-5 (1 - t)^2), from 0.0067 on (PixelSSL at 1/8:\n"
         "5 of 45 epochs with PSPNet, 3 of 20 with DeepLabv2; TorchSemiSeg: 3 of 34).",
     )
-    threshold: Share = Field(0.6, description="Pixels whose flaw, 0 to 1, is above this are bad (published).")
+    threshold: Share = Field(0.6, description="Pixels with a flaw, 0 to 1, above this are bad (published).")
     visible: float = Field(
         0.1, ge=0, description="A flaw map that is nowhere above this shows no flaw at all (the authors' code)."
     )
     mu: float = Field(0.5, gt=0, description="Factor on |onehot y - P| in the detector's target (published).")
-    dilations: int = Field(1, ge=0, description="nu: how often that target is widened and blurred (published).")
+    dilations: int = Field(1, ge=0, description="nu: how many times this target is widened and blurred (published).")
     detector_weight: float = Field(10.0, gt=0, description="d: weight of the detector's own loss (published).")
     flaw_detector: DiscriminatorSettings = Field(
         DiscriminatorSettings(

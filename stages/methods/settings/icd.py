@@ -30,17 +30,17 @@ class IcdSettings(MethodSettings):
     hard_examples: ClassVar[bool] = False
     name: Literal["icd"] = "icd"
     regions: int = Field(
-        64, ge=2, le=254, description="Regions of an image that scores are averaged over (its code: 64)."
+        64, ge=2, le=254, description="Regions of an image over which scores are averaged (its code: 64)."
     )
     variance: float = Field(
         10.0, ge=0, description="Weight of the variance along the directions (its code: 10, as gradient scale)."
     )
     momentum: float = Field(
-        0.9, ge=0, lt=1, description="Of the running means that fix the signs: share of the old one (its code: .9)."
+        0.9, ge=0, lt=1, description="Share of the old value in the running means that fix the signs (its code: .9)."
     )
     margin: Share = Field(
         0.2,
-        description="Foreground and background are taught where the score exceeds this share of the highest, or of\n"
+        description="Foreground and background are learned where the score exceeds this share of the highest, or of\n"
         "the lowest (its code: .2).",
     )
     warmup: Share = Field(

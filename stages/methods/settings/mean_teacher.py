@@ -48,7 +48,7 @@ class MeanTeacherSettings(TeacherStudentSettings):
     )
     reduction: Reduction = Field("mean", description=f"{REDUCTION} Published: mean.")
     images: Literal["all", "unlabelled"] = Field(
-        "all", description="Where they have to agree: labelled and unlabelled (TorchSemiSeg), or unlabelled (PixelSSL)."
+        "all", description="On which images: labelled and unlabelled (TorchSemiSeg), or unlabelled (PixelSSL)."
     )
     joint_pass: bool = Field(
         False,

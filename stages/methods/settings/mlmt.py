@@ -18,10 +18,10 @@ from stages.methods.settings.base import (
 
 
 class MlmtSettings(SemiSupervisedSettings):
-    """Mittal et al., PAMI 2021: an image classifier with a mean teacher, whose classes a segmenter may not leave."""
+    """Mittal et al., PAMI 2021: an image classifier with a mean teacher; a segmenter keeps to the classes it finds."""
 
     card: ClassVar[Card] = Card(
-        title="MLMT: multi-label mean teacher, an image classifier that s4GAN's predictions are filtered with",
+        title="MLMT: multi-label mean teacher, an image classifier that filters the predictions of s4GAN",
         paper="Mittal et al., PAMI 2021",
         uses=("masks", "images"),
         forward=3,
@@ -35,7 +35,7 @@ class MlmtSettings(SemiSupervisedSettings):
     )
     hard_examples: ClassVar[bool] = False
     name: Literal["mlmt"] = "mlmt"
-    weight: float = Field(1.0, ge=0, description="Largest w: weight of the consistency (published).")
+    weight: float = Field(1.0, ge=0, description="Largest value of w, the weight of the consistency (published).")
     start: Share = Field(
         0.1, description="Share of the iterations before there is a consistency (published: 10 of 100 epochs)."
     )

@@ -35,12 +35,12 @@ class PseudoSegSettings(SemiSupervisedSettings):
     weight: float = Field(
         1.0,
         ge=0,
-        description="lambda of the unlabelled loss (published: 1). 0: masks alone, without the Grad-CAM head.",
+        description="lambda: weight of the unlabelled loss (published: 1). 0: masks alone, without the Grad-CAM head.",
     )
     temperature: float = Field(0.5, gt=0, le=1, description="T of the sharpening p^(1/T) (published).")
     threshold: Share = Field(
         0.0,
-        description="Pixels whose highest probability after sharpening is lower teach nothing (published: 0, all do).",
+        description="Pixels whose highest probability after sharpening is lower are left out (published: 0, none).",
     )
     strong: StrongAugmentationSettings = Field(
         StrongAugmentationSettings(

@@ -17,10 +17,10 @@ from stages.methods.settings.base import (
 
 
 class S4GanSettings(SemiSupervisedSettings):
-    """Mittal et al., PAMI 2021: a discriminator of images matches features and chooses whole images."""
+    """Mittal et al., PAMI 2021: a discriminator of images matches features, and chooses images for pseudo labels."""
 
     card: ClassVar[Card] = Card(
-        title="s4GAN: feature matching, and pseudo labels for the images a discriminator takes for real",
+        title="s4GAN: feature matching, and pseudo labels for the images that a discriminator scores as real",
         paper="Mittal et al., PAMI 2021",
         uses=("masks", "images"),
         forward=2,
@@ -34,7 +34,7 @@ class S4GanSettings(SemiSupervisedSettings):
     feature_matching: float = Field(0.1, ge=0, description="m: weight of the feature matching (published).")
     weight: float = Field(1.0, ge=0, description="c: weight of the pseudo labels (published).")
     threshold: Share = Field(
-        0.6, description="g: images scored above this, sigmoid(D), have pseudo labels (published; Cityscapes .7)."
+        0.6, description="g: images with a score, sigmoid(D), above this have pseudo labels (published; Cityscapes .7)."
     )
     warmup: Share = Field(
         0.0,

@@ -28,7 +28,7 @@ class SupervisedSettings(MethodSettings):
     name: Literal["supervised"] = "supervised"
     labels: Literal["strong", "weak", "mixed", "oversampled"] = Field(
         "strong",
-        description="strong: images with masks. weak: the other images, with estimated masks. mixed: both lists\n"
+        description="strong: images with masks. weak: the weak images, with estimated masks. mixed: both lists\n"
         "joined. oversampled: both, the strong list repeated until it is as long as the weak one.",
     )
 

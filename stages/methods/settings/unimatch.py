@@ -30,7 +30,7 @@ class UniMatchSettings(OwnLabelsSettings):
     )
     name: Literal["unimatch"] = "unimatch"
     feature_weight: Share = Field(
-        0.5, description="m: the perturbed features' part of the unlabelled loss; the strong views share 1 - m."
+        0.5, description="m: share of the perturbed features in the unlabelled loss; the strong views share 1 - m."
     )
     feature_dropout: float = Field(
         0.5, ge=0, lt=1, description="Probability of dropping a channel of the features (published)."

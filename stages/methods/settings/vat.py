@@ -28,7 +28,7 @@ class VatSettings(ConfidentSettings):
     name: Literal["vat"] = "vat"
     level: Literal["image", "feature"] = Field(
         "image",
-        description="What the noise is added to. image: the images; direction from the teacher and the squared\n"
+        description="What gets the noise. image: the images; direction from the teacher and the squared\n"
         "difference. feature: what the head sees; direction from the student's head and the KL divergence.",
     )
     weight: float = Field(
@@ -40,7 +40,7 @@ class VatSettings(ConfidentSettings):
     radius: float | None = Field(
         None,
         ge=0,
-        description="r. feature: the length (L2) of an image's noise. image: see adaptive. null: the published one,\n"
+        description="r. feature: the length (L2) of an image's noise. image: see adaptive. null: the published value,\n"
         "1 for image (VOC), 2 for feature.",
     )
     adaptive: bool = Field(
@@ -53,5 +53,5 @@ class VatSettings(ConfidentSettings):
         None,
         gt=0,
         description="Length of the probing step. null: .01 of the length of image or features. Published: 1e-6\n"
-        "(image: times height x width / 1000), of which single precision leaves rounding noise.",
+        "(image: times height x width / 1000), of which single precision keeps only rounding noise.",
     )

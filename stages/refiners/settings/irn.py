@@ -59,7 +59,7 @@ class IrnSettings(ForegroundRefinerSettings):
     card: ClassVar[Card] = CARD
     training: ClassVar[type[RefinerTrainingSettings] | None] = IrnTrainingSettings
     name: Literal["irn"] = "irn"
-    radius: int = Field(5, ge=2, description="A step of the walk leads to cells (4 pixels) nearer than this (published: 5).")
+    radius: int = Field(5, ge=2, description="A step of the walk leads to cells nearer than this (published: 5).")
     beta: float = Field(
         10.0, gt=0, description="Exponent of the affinities; high: steps along pairs of high affinity (published: 10)."
     )
