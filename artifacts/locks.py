@@ -100,7 +100,7 @@ class Lock:
             self._flock(file, exclusive, patience_s)
             if exclusive:
                 record = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now(), "argv": sys.argv}
-                with contextlib.suppress(OSError):  # for messages only: a full disk shows at the first item
+                with contextlib.suppress(OSError):  # for messages only: a full disk is reported at the first item
                     file.truncate(0)
                     file.write(json.dumps(record).encode())
             yield

@@ -1,9 +1,9 @@
 """Score maps: per image a few maps of class scores, in closed HDF5 shards.
 
 A shard holds about 500 images and is written to a temporary file that takes its name only when it is whole:
-a killed stage loses at most the shard at hand, since an HDF5 file cut off while open cannot be read at all.
+a killed stage loses at most the shard it was writing. (An HDF5 file cut off while open cannot be read at all.)
 
-    scores/index.json            which image lies in which shard
+    scores/index.json            which image is in which shard
     scores/shard-00000.h5        root: schema, class_names, meaning
         /<image id>              attributes: height, width (pixels of the image), stride
             scores   float16 (K, h, w), one chunk a class, shuffle + gzip + fletcher32
@@ -47,7 +47,7 @@ from artifacts.score_shards import (
 )
 from artifacts.store import Artifact, Writer, read_item
 
-FOLDER = "scores"  # of an artifact, whatever made the maps
+FOLDER = "scores"  # in an artifact, for all kinds of maps
 INDEX = f"{FOLDER}/index.json"
 Meaning = Literal["cam", "probability", "refined"]
 _OPEN_SHARDS = 32  # open files kept by one reader
@@ -72,7 +72,7 @@ class ScoreMap:
 
 
 class _Index(Shape):
-    """index.json: which image lies in which shard."""
+    """index.json: which image is in which shard."""
 
     schema_version: Literal[2] = Field(alias="schema")
     class_names: ClassNames
@@ -81,7 +81,7 @@ class _Index(Shape):
 
     @model_validator(mode="after")
     def _as_planned(self) -> _Index:
-        """The shards are those of `ScoreMapWriter.plan`: an image that was taken out leaves a gap."""
+        """The shards must be those of `ScoreMapWriter.plan`: an image that was removed leaves a gap."""
         names = [f"shard-{number:05d}.h5" for number in range(len(self.shards))]
         if self.shards.keys() != set(names):
             raise ValueError(f"expected the shards {', '.join(names[:2])}, ..., found {', '.join([*self.shards][:5])}")
@@ -106,7 +106,7 @@ class ScoreMapWriter:
         shard_size: int = 500,
         meaning: Meaning = "cam",
     ) -> None:
-        """class_names: all classes, background first. shard_size: images in a shard, part of the result's bytes."""
+        """class_names: all classes, background first. shard_size: images in a shard, which changes the bytes."""
         if meaning not in (meanings := get_args(Meaning)):
             raise ValueError(f"meaning is one of {meanings}, got {meaning!r}")
         if len(class_names) > 255:
@@ -120,7 +120,7 @@ class ScoreMapWriter:
         self.done: frozenset[str] = frozenset()  # ids in shards that were whole when `plan` was called
         self._shards: dict[str, tuple[str, ...]] = {}
         self._shard_of: dict[str, str] = {}
-        self._waiting: dict[str, dict[str, MapRecord]] = {}  # shard -> images of it that came so far
+        self._waiting: dict[str, dict[str, MapRecord]] = {}  # shard -> those of its images that were added so far
 
     def plan(self, ids: Iterable[str], index: bool = True) -> list[tuple[str, ...]]:
         """Split the sorted ids into `shards`; return those still to be made.
@@ -180,7 +180,7 @@ class ScoreMapWriter:
         waiting[image_id] = record
         if len(waiting) == len(self._shards[name]):
             records = self._waiting.pop(name)
-            # in the order of their ids: the order of adding leaves no trace
+            # in the order of their ids, so that the bytes do not depend on the order of adding
             ordered = ((image_id, records.pop(image_id)) for image_id in self._shards[name])
             image = write_shard(name, ordered, self.class_names, self.meaning)
             self.writer.write_bytes(f"{FOLDER}/{name}", image)
@@ -221,7 +221,7 @@ class ScoreMapWriter:
             "meaning": self.meaning,
             "shards": {name: list(members) for name, members in self._shards.items()},
         }
-        earlier = json_items.read_record(self.writer.path / INDEX, _Index)  # a damaged one is written anew
+        earlier = json_items.read_record(self.writer.path / INDEX, _Index)  # a damaged index is written again
         if earlier is not None and earlier.model_dump(by_alias=True) != index:
             raise ArtifactError(
                 f"{self.writer.path / INDEX} plans other images, classes or shards than this run",
@@ -233,7 +233,7 @@ class ScoreMapWriter:
 class ScoreMaps(Mapping[str, ScoreMap]):
     """Reads score maps: a mapping from image id to ScoreMap.
 
-    Files are opened on first use in each process, so an instance may be pickled or forked into workers.
+    Files are opened at their first use in each process, so an instance may be pickled or forked into workers.
     """
 
     def __init__(self, artifact_or_path: Artifact | Path | str) -> None:
@@ -269,7 +269,7 @@ class ScoreMaps(Mapping[str, ScoreMap]):
         file = self._file(name)
         try:
             found = read_record(file, image_id, len(self.class_names), self.meaning)
-        except Exception as error:  # what HDF5 raises for damaged bytes has no kind of its own
+        except Exception as error:  # for damaged bytes HDF5 raises errors of any type
             raise self._damaged(name, f"image {image_id!r} cannot be read ({error})") from error
         scores = found.scores.astype(np.float32)
         return ScoreMap(image_id, scores, found.classes, found.size, found.stride, self.meaning)
@@ -284,7 +284,7 @@ class ScoreMaps(Mapping[str, ScoreMap]):
         return {**self.__dict__, "_files": {}}
 
     def _file(self, name: str) -> h5py.File:
-        if self._pid != os.getpid():  # forked: handles of the parent share its file position
+        if self._pid != os.getpid():  # after a fork the handles of the parent share its file position
             self.close()
             self._pid = os.getpid()
         if name not in self._files:
@@ -298,7 +298,7 @@ class ScoreMaps(Mapping[str, ScoreMap]):
             raise self._damaged(name, "the file is missing")
         try:
             return open_shard(self.path / name, self.class_names, self.meaning)
-        except Exception as error:  # as above
+        except Exception as error:  # HDF5 raises errors of any type
             raise self._damaged(name, f"the file cannot be opened ({error})") from error
 
     def _damaged(self, name: str, what: str) -> ArtifactError:

@@ -19,11 +19,11 @@ from h5py import h5d, h5l, h5t, h5z
 
 from artifacts.cells import cells
 
-SCHEMA = 2  # of index.json, too
+SCHEMA = 2  # also of index.json
 MOST_PIXELS = 2**28  # of an image; Pillow opens no image of more than 179 million
-MOST_SCORES = 2**29  # of an image: 24 megapixels at every 4th with 255 classes are 380 million
+MOST_SCORES = 2**29  # of an image: 24 megapixels at stride 4 with 255 classes have 380 million
 
-# Not h5py's lzf, which is faster but leaves a table uninitialised: it never gives the same bytes twice.
+# Not h5py's lzf, which is faster but leaves a table uninitialised, so that its bytes are never the same.
 _PACKED = (h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32)
 _FILTERS = {"scores": _PACKED, "classes": (h5z.FILTER_FLETCHER32,)}
 _TYPES = {"scores": h5t.IEEE_F16LE, "classes": h5t.STD_U8LE}
@@ -47,7 +47,7 @@ class MapRecord:
 
 
 def fault_of(record: MapRecord, num_classes: int, meaning: str) -> str | None:
-    """Which rule of docs/formats.md an image's maps break, or None; for what is written and what is read alike."""
+    """The rule of docs/formats.md that the maps of an image break, or None; for writing and reading alike."""
     classes = record.classes.astype(np.int64)
     if len(classes) and (classes[0] < 0 or classes[-1] >= num_classes or (np.diff(classes) <= 0).any()):
         return f"classes are distinct ids 0..{num_classes - 1}, ascending; got {classes.tolist()}"
@@ -82,12 +82,12 @@ def write_shard(name: str, records: Iterable[tuple[str, MapRecord]], class_names
     """The bytes of a whole shard with the records in the given order.
 
     It is built in memory, since the HDF5 library ignores the error of a full disk and then crashes the process. Format
-    version 1.10 keeps checksums of its own structures too, not only of the data, and needs 6 KiB less an image than the
-    oldest one.
+    version 1.10 keeps checksums of its own structures too, not only of the data, and needs 6 KiB less per image than
+    the oldest version.
     """
     with h5py.File(name, "w", driver="core", backing_store=False, libver="v110") as file:
         file.attrs["schema"] = SCHEMA
-        # text of fixed length: text of any length lies on a heap without a checksum
+        # text of fixed length, since HDF5 keeps text of variable length on a heap without a checksum
         for attribute, text in (("class_names", _encoded(class_names)), ("meaning", _encoded(meaning))):
             file.attrs.create(attribute, text, dtype=h5py.string_dtype("utf-8", text.dtype.itemsize))
         for image_id, record in records:

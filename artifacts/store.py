@@ -2,9 +2,9 @@
 
 A stage writes below a hidden partial folder, item by item (each by a temporary name and `os.replace`). Publishing
 writes `manifest.json` last and then renames three times: the partial folder to `.NAME.new` (from here on the new
-artifact counts), the old artifact to `.NAME.old`, `.NAME.new` to `NAME`. Whoever comes next completes renames that were
-cut off. A process that dies at any line so leaves either the old artifact or the new one, and a partial folder that
-the next run of the same work continues. docs/formats.md holds the specification.
+artifact counts), the old artifact to `.NAME.old`, `.NAME.new` to `NAME`. The next process completes renames that
+were cut off. So a process that dies at any line leaves either the old artifact or the new one, and a partial folder
+with which the next run of the same work continues. docs/formats.md holds the specification.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from artifacts.writing import (
     stays,
 )
 
-# What others import from here, wherever it is defined.
+# What all other modules import from here, although some of it is defined elsewhere.
 __all__ = ["SCRATCH", "TEMPORARY", "Artifact", "Unfinished", "Work", "Workspace", "Writer", "check_name", "read_item"]
 
 
@@ -96,7 +96,7 @@ class Workspace:
         return self.path / check_name(name)
 
     def partial_folder(self, name: str, fingerprint: str) -> Path:
-        """Where work with this fingerprint is collected: other settings never touch it, so nothing is lost."""
+        """The folder of unfinished work with this fingerprint; different settings never touch it: nothing is lost."""
         return self.path / f".{check_name(name)}.{fingerprint[:12]}.partial"
 
     def _lock(self, name: str) -> Lock:
@@ -112,13 +112,13 @@ class Workspace:
         return sorted(entry for entry in self._entries() if pattern.fullmatch(entry.name))
 
     def unfinished(self, name: str) -> list[Unfinished]:
-        """What the folders of unfinished work of `name` tell of it, sorted by folder."""
+        """The records in the folders of unfinished work of `name`, sorted by folder."""
         return [found for folder in self.partials(name) if (found := read_unfinished(folder))]
 
     def artifact(self, name: str) -> Artifact:
         """The published artifact; ArtifactError when there is none (or only unfinished work)."""
         folder = self.folder(name)
-        for attempt in range(100):  # a publish by another process takes the name away for an instant
+        for attempt in range(100):  # while another process publishes, the name is missing for an instant
             self._recover_if_free(name)
             try:
                 return Artifact(folder)
@@ -142,7 +142,7 @@ class Workspace:
             for name in dict.fromkeys(names):
                 self._recover_if_free(name)  # needs the exclusive lock, so before the shared one
                 if not self.path.is_dir():
-                    self.artifact(name)  # raises; a mistyped workspace must not be created by reading it
+                    self.artifact(name)  # raises the error; reading must not create a workspace with a mistyped name
                 stack.enter_context(self._lock(name).held(exclusive=False))
                 found[name] = self.artifact(name)
             yield found
@@ -153,7 +153,7 @@ class Workspace:
     def writing(self, name: str, work: Work) -> Iterator[Writer]:
         """A writer under the exclusive lock of `name`. Leaving the block does not publish: see `publish`.
 
-        What the block leaves unpublished is kept for the next run of the same work, if there is anything to go on from.
+        Unpublished work of the block is kept for the next run of the same work, if there is anything to continue from.
         """
         with self._lock(name).held(exclusive=True):
             self._recover(name)
@@ -234,7 +234,7 @@ class Workspace:
         folder, new, old = self.folder(name), self._new_folder(name), self._old_folder(name)
         for record in (PROGRESS, RECORD, ASKED):
             (new / record).unlink(missing_ok=True)
-        _drop(new / SCRATCH)  # before the last rename: what a kill left behind it nobody would look for
+        _drop(new / SCRATCH)  # before the last rename: after it, nobody would look for what a kill left behind
         if os.path.lexists(folder):
             _drop(old)
             os.rename(folder, old)
@@ -248,13 +248,13 @@ class Workspace:
             _drop(self._removed_folder(name))
             if self._new_folder(name).exists():
                 self._complete(name)
-            elif old.exists() and not folder.exists():  # somebody deleted the new one: the old one is better than none
+            elif old.exists() and not folder.exists():  # the new one was deleted: the old one is better than none
                 os.rename(old, folder)
             else:
                 _drop(old)
 
     def _recover_if_free(self, name: str) -> None:
-        """Recovers unless a living process is at it, or nothing can be written here."""
+        """Recovers, unless a living process is publishing or nothing can be written here."""
         if self._unsettled(name):
             with contextlib.suppress(BusyError, ArtifactError), self._lock(name).held(exclusive=True, patience_s=0):
                 self._recover(name)
@@ -272,7 +272,7 @@ class Workspace:
                 )
 
     def discard_partials(self, name: str, keep: str | None = None) -> list[Path]:
-        """Deletes unfinished work of `name` except the folder for the fingerprint `keep`; returns what went."""
+        """Deletes unfinished work of `name` except that with the fingerprint `keep`; returns the deleted folders."""
         with self._lock(name).held(exclusive=True):
             kept = self.partial_folder(name, keep) if keep else None
             gone = [path for path in self.partials(name) if path != kept]
@@ -288,6 +288,6 @@ class Workspace:
             folder, removed = self.folder(name), self._removed_folder(name)
             with disk_errors(folder):
                 if os.path.lexists(folder):
-                    os.rename(folder, removed)  # at once: a removal that is cut off leaves no half artifact
+                    os.rename(folder, removed)  # one rename: a removal that is cut off leaves no half artifact
                 for path in (*self.partials(name), removed):
                     _drop(path)

@@ -7,14 +7,14 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-# Control characters but for tab and line feed, what turns the direction of writing, line separators, lone surrogates.
+# Control characters except tab and line feed, marks that turn the direction of text, line separators, lone surrogates.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
     """`text` with a backslash escape for each character that is not text.
 
-    An escape sequence would act on the terminal; a lone surrogate (Python's sign for a byte of a file name that is not
+    An escape sequence would act on the terminal; a lone surrogate (how Python holds a byte of a file name that is not
     UTF-8, shown as \\xNN) cannot be printed at all. Tabs and line feeds are kept.
     """
     return _HIDDEN.sub(lambda found: _escaped(ord(found[0])), text)

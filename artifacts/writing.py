@@ -1,7 +1,7 @@
 """Work that is not published yet: written item by item into a hidden partial folder, and continued after a kill.
 
-Each item gets a temporary name first and its own by `os.replace`, so what is there is whole. Small records beside the
-items say which work it is, how far it came and how long it took; publishing drops them (see artifacts/store.py).
+Each item is written under a temporary name and then renamed by `os.replace`, so every item is whole. Small records next
+to the items hold which work it is, its progress and its time; publishing drops them (see artifacts/store.py).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """Work that was cut off, as its folder tells of it; None and [] for what it does not tell."""
+    """Work that was cut off, by the records in its folder; None and [] for what they lack."""
 
     folder: Path
     work: Work | None
@@ -109,7 +109,7 @@ class Writer:
         return self._seconds_before + time.monotonic() - self._begin
 
     def has_work(self) -> bool:
-        """Whether there is anything to go on from: an item, or something in `scratch`."""
+        """Whether there is anything to continue from: an item, or something in `scratch`."""
         for path in self.path.rglob("*"):
             first, *rest = path.relative_to(self.path).parts
             parts = rest if first == SCRATCH else (first, *rest)
@@ -168,7 +168,7 @@ class Writer:
         with stays(self.path), disk_errors(self.path / relative):
             target = self._target(relative)
             temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
-            with _removed_at_end(temporary), disk_errors(target):  # the disk is judged while the file is still there
+            with _removed_at_end(temporary), disk_errors(target):  # free space is checked while the file is still there
                 yield temporary
                 os.replace(temporary, target)
 
@@ -177,7 +177,7 @@ class Writer:
             temporary.write_bytes(data)
 
     def write_json(self, relative: str, value: Any) -> None:
-        """A JSON item. NaN and infinity are refused: they are not JSON, `null` says "no value"."""
+        """A JSON item. NaN and infinity are refused, since they are not JSON; `null` means "no value"."""
         try:
             data = pretty_json(value).encode()
         except (TypeError, ValueError) as error:
@@ -196,7 +196,7 @@ class Writer:
         return read_json(path, shape, f"delete {path} and run the same command again: it makes that part once more")
 
     def expect(self, total: int) -> None:
-        """How many units of work there are in all; shown by `status` as "partial 412/1464"."""
+        """Sets the number of all units of work; shown by `status` as "partial 412/1464"."""
         self._total = total
         self.report(force=True)
 
@@ -212,14 +212,14 @@ class Writer:
         if not force and time.monotonic() - self._last_report < 1.0:
             return
         self._last_report = time.monotonic()
-        with contextlib.suppress(OSError):  # progress is for people; a full disk shows at the next item
+        with contextlib.suppress(OSError):  # progress is for people only; a full disk is reported at the next item
             self._replace(PROGRESS, {"done": self._done, "total": self._total})
-            self._save_record()  # or the time of a killed run would be lost
+            self._save_record()  # otherwise the time of a killed run would be lost
 
 
 @contextlib.contextmanager
 def stays(folder: Path) -> Iterator[None]:
-    """ArtifactError where `folder` is removed, by somebody else, while the block writes into it."""
+    """ArtifactError if somebody removes `folder` while the block writes into it."""
     try:
         yield
     except FileNotFoundError:
@@ -236,12 +236,12 @@ def _removed_at_end(temporary: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # never in the way of the error that brought us here
+        with contextlib.suppress(OSError):  # must not hide the error that ended the block
             temporary.unlink(missing_ok=True)
 
 
 def read_unfinished(folder: Path) -> Unfinished | None:
-    """What the records in a folder of unfinished work say, a damaged one counts as absent; None when it is gone."""
+    """The records in a folder of unfinished work; a damaged one counts as absent. None if the folder is gone."""
     asked = read_record(folder / ASKED, _Asked)
     progress = read_record(folder / PROGRESS, _Progress)
     runs = read_record(folder / RECORD, _Runs)
@@ -267,7 +267,7 @@ def _modified(path: Path) -> float | None:
 
 
 def _work_of(record: dict[str, Any]) -> Work | None:
-    """The work; None where a version with other fields wrote the record, or it is damaged."""
+    """The work; None if the record is damaged, or was written by a version with different fields."""
     try:
         return shaped(record, Work, ASKED)
     except ArtifactError:

@@ -70,7 +70,7 @@ def predict_probabilities(
 
 
 def large_images(images: Images, ids: Sequence[str], protocol: InferenceConfig) -> str | None:
-    """What to tell people about images that are predicted in windows for their size, if there are any."""
+    """A message about images that are predicted in windows because of their size; None without any."""
     scale = max(protocol.scales)
     sizes = (images.size(image_id) for image_id in ids)
     count = sum(h * w * scale**2 > protocol.whole_pixels and max(h, w) * scale > WINDOW for h, w in sizes)
