@@ -18,7 +18,7 @@ from artifacts.errors import ArtifactError
 
 @contextlib.contextmanager
 def disk_errors(target: Path) -> Iterator[None]:
-    """Gives disk errors in the block a clear message; `target` is what it writes. Different errors pass unchanged."""
+    """Gives disk errors in the block a clear message; `target` is what it writes. All other errors pass unchanged."""
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -71,7 +71,7 @@ def score_maps_of(seeds: Artifact, ids: Collection[str], data: Artifact) -> Scor
         have = [split for split, own in dataset.splits.items() if own and set(own) <= set(maps.ids)]
         raise DataError(
             f"{seeds.name} has no score maps of {len(missing)} of {len(ids)} images, e.g. {missing[0]}",
-            f"name splits it has ({', '.join(have) or 'none of this data set'}), or make those of the others too",
+            f"name splits it has ({', '.join(have) or 'none of this data set'}), or make those of the rest, too",
         )
     check_complete(seeds, maps, data)
     return maps

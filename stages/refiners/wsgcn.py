@@ -129,7 +129,7 @@ def trained(
 ) -> Tensor:
     """Probabilities (B, n, C) of graph networks that each learned the labels (B, n) of their image from its nodes.
 
-    nodes: features (B, n, F). graph, smooth: of all images, block by block. draws: what is random, of each image.
+    nodes: features (B, n, F). graph, smooth: of all images, block by block. draws: a generator per image.
     """
     channels = (nodes.shape[2], settings.hidden, num_classes)
     walked = graph(nodes.flatten(0, 1)).view_as(nodes)  # A X
