@@ -141,7 +141,7 @@ SPEC = {
         (
             Classes,
             CLASSES | {"class_names": ["\ud800"]},
-            "cannot be a class name: it has control characters, or others",
+            "cannot be a class name: it has control characters, or characters that cannot be shown",
         ),
         (Classes, CLASSES | {"ids": ["a", "../b"]}, "'../b' cannot be an image id"),
         (Classes, CLASSES | {"ids": ["a", "a"]}, "at ids: 'a' occurs twice"),

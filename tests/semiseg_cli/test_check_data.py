@@ -171,7 +171,9 @@ def plant_in_folders(photos: Photos) -> list[Planted]:
     return [
         Planted("image", 0, "p00.jpg cannot be read: image file is truncated", "copy or extract the file again"),
         Planted("image", 1, "p01.jpg is empty (0 bytes)", "copy or extract the file again"),
-        Planted("image", 14, "p14.jpg cannot be read: cannot identify it: no image", "copy or extract the file"),
+        Planted(
+            "image", 14, "p14.jpg cannot be read: cannot identify it: it is not an image", "copy or extract the file"
+        ),
         Planted("mask", 2, "p02.png has mode RGB: a colour image", "write the class ids as an indexed PNG"),
         Planted("mask", 3, "p03.png has values that are not a class: 7 (80 px)", "add them to the class table"),
         Planted("mask", 4, "p04.png is 24x20 (width x height), expected 24x18", "resize masks with nearest neighbour"),

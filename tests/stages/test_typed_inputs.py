@@ -126,7 +126,7 @@ DECLARED = {
     "train-classifier": ("data", ""),
     "seeds": ("data", "classifier maps"),
     "train-refiner": ("data seeds", "initial"),
-    "refine": ("data seeds", "refiner"),
+    "refine": ("data seeds", "refiner segmenter"),
     "train": ("data", "weak_labels seeds initial"),
     "reliability": ("data segmenter", ""),
     "predict": ("segmenter", "data classifier selection keep"),

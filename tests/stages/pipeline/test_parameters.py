@@ -192,7 +192,7 @@ def test_a_setting_of_a_node_is_named_itself(repeated: dict[str, Any]) -> None:
     ("setting", "expected"),
     [
         ("seeds=[]", "--set seeds: expected at least one value: without any, there is nothing to make"),
-        ("seeds=0,0", "--set seeds: 0 stands 2 times"),
+        ("seeds=0,0", "--set seeds: 0 occurs 2 times"),
         ("seeds=1/8", "--set seeds: '1/8' cannot be in a node's name (letters, digits, '-' and '_')"),
     ],
 )
