@@ -26,13 +26,10 @@ from typing import Any
 
 from artifacts.text import did_you_mean
 from stages.config import parse_assignment, parse_yaml
-from stages.methods.settings import METHODS, learning_from, trained_by
-from stages.methods.settings.base import USES
-from stages.refiners.settings import REFINERS
 
 AddMistake = Callable[[str, str], None]
 
-METHODS_OF = {"train": trained_by("segmenter"), "train-classifier": trained_by("classifier"), "refine": tuple(REFINERS)}
+METHODS_OF = ("train", "train-classifier", "refine")
 
 _KEYS = ("default", "help", "required", "choices", "instead")
 _PLACEHOLDER = re.compile(r"\$\{([^{}]*)\}")
@@ -105,6 +102,8 @@ def _declared(name: str, record: Mapping[str, Any], add_mistake: AddMistake) -> 
     if isinstance(choices, Mapping):
         found = _methods(choices)
         if found is None:
+            from stages.methods.settings.base import USES
+
             expected = (
                 f"{{methods_using: [{', '.join(USES)}]}}, some of these, or {{methods_of: {' | '.join(METHODS_OF)}}}"
             )
@@ -125,11 +124,18 @@ def _declared(name: str, record: Mapping[str, Any], add_mistake: AddMistake) -> 
 
 def _methods(choices: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The methods that such choices stand for; None if they stand for nothing."""
+    # imported here: the settings of all methods take longer to load than all that `status` does otherwise
+    from stages.methods.settings import learning_from, trained_by
+    from stages.methods.settings.base import USES
+    from stages.refiners.settings import REFINERS
+
     match dict(choices):
         case {"methods_using": [*uses], **others} if uses and not others and all(part in USES for part in uses):
             return learning_from(uses)
         case {"methods_of": str(stage), **others} if stage in METHODS_OF and not others:
-            return METHODS_OF[stage]
+            return {"train": trained_by("segmenter"), "train-classifier": trained_by("classifier")}.get(
+                stage, tuple(REFINERS)
+            )
     return None
 
 
@@ -161,6 +167,7 @@ def _not_a_choice(parameter: Parameter, option: str) -> str:
 
 def _why_not(parameter: Parameter, option: str) -> str:
     """What a method learns from and gives, if it is not among the choices because these differ; else ""."""
+    from stages.methods.settings import METHODS
 
     def kind(method: str) -> str:
         settings = METHODS[method]
