@@ -330,7 +330,10 @@ def check_kept(kept: Sequence[str], known: Sequence[str], dataset: str) -> None:
 if TYPE_CHECKING:
     AnyDataset = DatasetSettings
 else:
-    AnyDataset = Annotated[Union[tuple(DatasetSettings.__subclasses__())], Field(discriminator="name")]  # noqa: UP007
+    AnyDataset = Annotated[
+        Union[tuple(DatasetSettings.__subclasses__())],  # noqa: UP007  (of a tuple)
+        Field(discriminator="name"),
+    ]
 
 
 # labels.py of cityscapesScripts: the 19 classes that are scored, in the order of their train ids 0..18.

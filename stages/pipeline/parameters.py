@@ -29,7 +29,7 @@ from stages.config import parse_assignment, parse_yaml
 
 AddMistake = Callable[[str, str], None]
 
-METHODS_OF = ("train", "train-classifier", "refine")
+METHODS_OF = {"train": "segmenter", "train-classifier": "classifier", "refine": "refiner"}  # stage -> what methods give
 
 _KEYS = ("default", "help", "required", "choices", "instead")
 _PLACEHOLDER = re.compile(r"\$\{([^{}]*)\}")
@@ -133,9 +133,7 @@ def _methods(choices: Mapping[str, Any]) -> tuple[str, ...] | None:
         case {"methods_using": [*uses], **others} if uses and not others and all(part in USES for part in uses):
             return learning_from(uses)
         case {"methods_of": str(stage), **others} if stage in METHODS_OF and not others:
-            return {"train": trained_by("segmenter"), "train-classifier": trained_by("classifier")}.get(
-                stage, tuple(REFINERS)
-            )
+            return tuple(REFINERS) if stage == "refine" else trained_by(METHODS_OF[stage])
     return None
 
 
