@@ -211,12 +211,14 @@ def round_toy(
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert code in (0, 4, -signal.SIGKILL), f"the stage ended with {code}"
         kills += code == -signal.SIGKILL
-        now = workspace.artifact("toy")
-        text = now.config["text"]
-        whole = text in (old, new) and not now.verify() and now.file("items/3.bin").read_bytes() == item(text, 3)
-        count.torn += not whole
-        places = [now.path] if text == new else workspace.partials("toy")
-        present = {name: identity for place in places for name, identity in inodes(place).items()}
+        with workspace.reading(["toy"]) as found:  # the lock: no reader completes a publish while this looks
+            now = found["toy"]
+            text = now.config["text"]
+            whole = text in (old, new) and not now.verify() and now.file("items/3.bin").read_bytes() == item(text, 3)
+            count.torn += not whole
+            cut_off = workspace.path / ".toy.new"  # complete, and killed before it took the artifact's place
+            places = [now.path] if text == new else [*workspace.partials("toy"), cut_off]
+            present = {name: identity for place in places for name, identity in inodes(place).items()}
         count.redone += sum(present.get(name) != identity for name, identity in finished.items())
         finished = present
         if code == 0:
