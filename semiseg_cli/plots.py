@@ -1,4 +1,4 @@
-"""The plot of a recipe's table: figures over a repeated value, one line for each row."""
+"""The plot of a recipe's table: figures over a repeated value, one line for each row, or one panel for each column."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ def plot_figures(results: Results, made: HowMade | None = None) -> Figure:
 
     table, figures = results.table, results.figures
     assert table.plot is not None
+    if table.plot.panels:
+        return _panels(results, made)
     texts = list(table.plot.points.values())
     places = dict(zip(table.plot.points, positions(texts), strict=True))
     canvas = matplotlib.figure.Figure(figsize=(8.0, 5.0), dpi=150, layout="constrained")
@@ -98,6 +100,35 @@ def plot_figures(results: Results, made: HowMade | None = None) -> Figure:
     if ends:  # in the order in which the lines end
         handles = [line for _, line in sorted(ends, key=lambda end: -end[0])]
         canvas.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
+    return canvas
+
+
+def _panels(results: Results, made: HowMade | None) -> Figure:
+    """One panel for each column: the rows' means below each other, bars from the lowest to the highest run."""
+    import matplotlib.figure
+
+    table, figures = results.table, results.figures
+    assert table.plot is not None
+    columns = list(table.plot.points)
+    canvas = matplotlib.figure.Figure(
+        figsize=(2.2 + 1.7 * len(columns), 1.6 + 0.22 * len(table.rows)), dpi=150, layout="constrained"
+    )
+    title = [*textwrap.wrap(_literal(table.title), 90), *textwrap.wrap(_literal(subtitle(results, made)), 110)]
+    canvas.suptitle("\n".join(title), x=0.01, ha="left", fontsize=10)
+    panels = canvas.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    labels = [row.label + (" *" if any(f.stale for f in figures[row.label].values()) else "") for row in table.rows]
+    for axes, column in zip(panels, columns, strict=True):
+        plain_axes(axes)
+        known = [(y, figures[row.label][column]) for y, row in enumerate(table.rows)]
+        points = [(y, figure.mean, figure.spread or (figure.mean, figure.mean)) for y, figure in known if figure.mean]
+        axes.hlines(
+            [y for y, _, _ in points], [low for *_, (low, _) in points], [high for *_, (_, high) in points], "0.6"
+        )
+        axes.plot([mean for _, mean, _ in points], [y for y, _, _ in points], "o", color=COLOURS[1], markersize=5)
+        axes.set_title(_literal(table.plot.points[column]), fontsize=9.5)
+        axes.set_yticks(range(len(labels)), [_literal(label) for label in labels], fontsize=9)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+    canvas.supxlabel(f"{table.metric.replace('_', ' ').replace('iou', 'IoU')}, %", fontsize=9.5)
     return canvas
 
 

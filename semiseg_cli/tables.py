@@ -22,6 +22,7 @@ COST_COLUMNS = (
     ("images/s", "images_per_second", "{:.1f}"),
     ("seconds a run", "seconds", "{:.0f}"),
     ("peak MiB", "peak_memory_mib", "{:.0f}"),
+    ("disk MiB", "disk_mib", "{:.1f}"),
 )
 
 Costs = dict[str, Cost | None]
@@ -67,6 +68,7 @@ def table_markdown(results: Results, made: HowMade | None = None) -> str:
     lines.append("| " + " | ".join(map(_literal, headers)) + " |")
     lines.append("|" + "|".join(" --- " if index == 0 else " ---: " for index in range(len(headers))) + "|")
     lines += ["| " + " | ".join([_literal(label), *cells]) + " |" for label, *cells in _cells(table, figures, costs)]
+    lines += _stage_costs(costs)
     below = _lines(results)
     lines += [*([""] if below else []), *(f"- {line}" for line in below)]
     if made is not None:
@@ -128,6 +130,20 @@ def _cost_columns(costs: Costs) -> list[tuple[str, str, str]]:
     """Header, field and format of the columns that have a value in at least one row."""
     known = [cost for cost in costs.values() if cost]
     return [column for column in COST_COLUMNS if any(getattr(cost, column[1]) is not None for cost in known)]
+
+
+def _stage_costs(costs: Costs) -> list[str]:
+    """Markdown: seconds and MiB of each stage of each row's runs; [] where no run has more than one stage."""
+    known = {label: cost for label, cost in costs.items() if cost and len(cost.stages) > 1}
+    stages = list(dict.fromkeys(stage for cost in known.values() for stage in cost.stages))
+    if not stages:
+        return []
+    rows = []
+    for label, cost in known.items():
+        found = (cost.stages.get(stage) for stage in stages)
+        cells = ["-" if one is None else f"{one.seconds:.0f} s, {one.disk_mib:.1f} MiB" for one in found]
+        rows.append(f"| {_literal(label)} | {' | '.join(cells)} |")
+    return ["", f"| stage by stage | {' | '.join(stages)} |", "| --- |" + " ---: |" * len(stages), *rows]
 
 
 def _cost_cell(cost: Cost | None, name: str, form: str) -> str:

@@ -56,7 +56,8 @@ class CrfStageConfig(CrfConfig):
         gt=0,
         lt=1,
         description="For seeds and refined maps without background: its constant score (PSA 0.2, IRNet 0.15, of\n"
-        "refined maps 0.25). No effect on the refined maps of psa, which have a background.",
+        "refined maps 0.25). No effect on the refined maps of psa, which have a background. The input threshold\n"
+        "takes its place.",
     )
     background_alpha: float | None = Field(
         None,
@@ -176,6 +177,14 @@ class CrfInputs(Inputs):
             default=("predictions", "predict"),
         ),
     ]
+    threshold: Annotated[
+        Artifact | None,
+        Input(
+            ("metrics",),
+            "these maps as judged at every threshold (evaluate --maps): the one it chose is the background score",
+            fits=lambda metrics: "threshold" in metrics.manifest.summary,
+        ),
+    ]
 
 
 def _open(config: CrfStageConfig, inputs: CrfInputs) -> tuple[Images, ScoreMaps, list[str]]:
@@ -212,6 +221,7 @@ def _shown(ids: Sequence[str]) -> str:
 def check(config: CrfStageConfig, inputs: CrfInputs) -> None:
     """Checks that score maps, images and labels belong together, and that the parameters are valid."""
     config.resolve()
+    with_threshold(config, inputs)
     if config.white and not config.images:
         raise ConfigError("white has no effect without images", "a data set says it itself (dataset.white)")
     images, maps, ids = _open(config, inputs)
@@ -228,9 +238,35 @@ def check(config: CrfStageConfig, inputs: CrfInputs) -> None:
         )
 
 
+def with_threshold(config: CrfStageConfig, inputs: CrfInputs) -> CrfStageConfig:
+    """The config with the background score that was chosen for these maps, where one is given."""
+    judged, maps = inputs.threshold, inputs.predictions
+    if judged is None:
+        return config
+    given = {"background_score", "background_alpha"} & config.model_fields_set
+    if idle := [key for key in sorted(given) if getattr(config, key) != getattr(CrfStageConfig(), key)]:
+        raise ConfigError(
+            f"{' and '.join(idle)} and the threshold of {judged.name!r} are both given", "leave one of them out"
+        )
+    source = judged.manifest.inputs.get("maps")
+    if source is None or "threshold" not in judged.summary:
+        raise ArtifactError(
+            f"{judged.name!r} scores masks: it has chosen no threshold",
+            f"judge the maps: semiseg evaluate --maps {maps.name} --choose-on holdout",
+        )
+    if source["content"] != maps.manifest.content:
+        raise ArtifactError(
+            f"the threshold of {judged.name!r} was chosen for other maps than those of {maps.name!r} "
+            f"({source['artifact']!r}, as it was then)",
+            f"judge these: semiseg evaluate --maps {maps.name} --choose-on holdout",
+        )
+    return config.model_copy(update={"background_score": judged.summary["threshold"]})
+
+
 def run(config: CrfStageConfig, inputs: CrfInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Refines what is still missing; under torchrun each rank its share of the images."""
     images, maps, ids = _open(config, inputs)
+    config = with_threshold(config, inputs)
     masks = share_of(ids, execution, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
     task = Refinement(images, maps, config.resolve(), config, writer)
     if execution.rank == 0 and (large := sum(math.prod(images.size(i)) > config.max_pixels for i in ids)):
@@ -245,7 +281,8 @@ def run(config: CrfStageConfig, inputs: CrfInputs, writer: Writer, execution: Ex
         writer.write_json(
             "classes.json", {"class_names": list(maps.class_names), "ids": ids, "splits": list(config.splits)}
         )
-    return {"images": len(ids), "parameters": config.parameters, "labels": config.labels}
+    summary = {"images": len(ids), "parameters": config.parameters, "labels": config.labels}
+    return summary if inputs.threshold is None else summary | {"background_score": config.background_score}
 
 
 STAGE = Stage(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import hypothesis
 import pytest
 
 from artifacts.store import Artifact, Workspace, Writer
@@ -23,6 +24,12 @@ from stages.config import Config, ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 
 NOBODY = 65534  # the user without rights
+
+# How fast a machine is decides no test.
+hypothesis.settings.register_profile(
+    "any speed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any speed")
 
 
 def pytest_collection_finish() -> None:

@@ -23,6 +23,8 @@ value:
   rows:
     - label: "{method}"
       nodes: {"{labelled} labels": "evaluate-{method}-n{labelled}-s{seed}"}
+
+`plot: {panels: [COLUMN, ...]}` draws a panel for each of these columns instead, with the rows below each other.
 """
 
 from __future__ import annotations
@@ -60,11 +62,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Plot:
-    """Figures over a repeated value: one line for each row, one point for each column."""
+    """Figures over a repeated value: one line for each row, one point for each column.
+
+    With `panels`: one panel for each column, one point for each row.
+    """
 
     label: str
-    points: dict[str, str]  # column -> its value, as text
+    points: dict[str, str]  # column -> its value, or with panels its title, as text
     note: str = ""  # what the points mean
+    panels: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,13 @@ def _plot(
 ) -> Plot | None:
     if value is None:
         return None
+    if isinstance(value, Mapping) and "panels" in value:
+        if set(value) - {"note", "panels"} or not isinstance(value["panels"], list) or not value["panels"]:
+            add_mistake("table.plot", "expected panels: [COLUMN, ...], and note")
+            return None
+        points = {str(column): str(column) for column in value["panels"]}
+        _check_points(points, "panels", columns, add_mistake)
+        return Plot("", points, str(value.get("note", "")), panels=True)
     if not isinstance(value, Mapping) or set(value) - {"note"} != set(_PLOT_KEYS) or str(value["over"]) not in repeat:
         known = ", ".join(repeat) or "nothing, no value is repeated"
         add_mistake("table.plot", f"expected {', '.join(_PLOT_KEYS)}; over: one of {known}")
@@ -201,9 +214,15 @@ def _plot(
     points = {_filled(pattern, {over: x}): str(x) for x in repeat[over]}
     if over not in repeated_in(pattern):
         add_mistake("table.plot.column", f"{pattern!r} does not refer to {{{over}}}, so all points would be the same")
-    if unknown := [column for column in points if column not in columns]:
-        add_mistake("table.plot.column", f"no such column: {', '.join(unknown)}; columns: {', '.join(columns)}")
+    _check_points(points, "column", columns, add_mistake)
     return Plot(str(value["label"]), points, str(value.get("note", "")))
+
+
+def _check_points(
+    points: Mapping[str, str], key: str, columns: list[str], add_mistake: Callable[[str, str], None]
+) -> None:
+    if unknown := [column for column in points if column not in columns]:
+        add_mistake(f"table.plot.{key}", f"no such column: {', '.join(unknown)}; columns: {', '.join(columns)}")
 
 
 def _choices(text: str, repeat: Mapping[str, list[Any]]) -> list[dict[str, Any]]:

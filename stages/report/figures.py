@@ -38,6 +38,14 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class StageCost:
+    """What one stage of a run took, and wrote: means over the finished runs."""
+
+    seconds: float
+    disk_mib: float
+
+
+@dataclass(frozen=True)
 class Cost:
     """The cost of a row's runs, as means over the finished ones.
 
@@ -46,6 +54,8 @@ class Cost:
         images_per_second: of the last node of a run (the training that gives the result).
         peak_memory_mib: the maximum over a run's nodes: tensors on a GPU, the process on a CPU. None: not known.
         steps_per_second: of the last node of a run. For rows with different numbers of images in a step.
+        disk_mib: of the artifacts of all nodes of a run together.
+        stages: time and size of each node of a run, by its stage; a stage that several nodes share is their sum.
         stale: whether one of the nodes is not fresh.
     """
 
@@ -53,6 +63,8 @@ class Cost:
     images_per_second: float | None
     peak_memory_mib: float | None
     steps_per_second: float | None = None
+    disk_mib: float = 0.0
+    stages: dict[str, StageCost] = field(default_factory=dict)
     stale: bool = False
 
 
@@ -207,8 +219,20 @@ def row_cost(row: Row, workspace: Workspace, stale: Collection[str] = ()) -> Cos
         images_per_second=mean(run[-1].summary.get("images_per_second") for run in runs),
         peak_memory_mib=mean(max(values) if values else None for values in memory),
         steps_per_second=mean(_steps_per_second(run[-1]) for run in runs),
+        disk_mib=statistics.fmean(sum(map(_disk_mib, run)) for run in runs),
+        stages={
+            stage: StageCost(
+                sum(manifest.seconds for run in runs for manifest in run if manifest.stage == stage) / len(runs),
+                sum(_disk_mib(manifest) for run in runs for manifest in run if manifest.stage == stage) / len(runs),
+            )
+            for stage in dict.fromkeys(manifest.stage for manifest in runs[0])
+        },
         stale=any(name in stale for name in counted),
     )
+
+
+def _disk_mib(manifest: Manifest) -> float:
+    return sum(entry["bytes"] for entry in manifest.items.values()) / 2**20
 
 
 def _steps_per_second(manifest: Manifest) -> float | None:

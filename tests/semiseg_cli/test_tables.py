@@ -18,7 +18,7 @@ from artifacts.store import Work, Workspace
 from semiseg_cli.plots import LABELS, draw_plot, plot_figures, positions, row_styles, subtitle
 from semiseg_cli.tables import table_json, table_markdown, table_text
 from stages.pipeline.table import Plot, Published, Row, Table
-from stages.report.figures import read_results
+from stages.report.figures import Figure, Results, read_results
 from stages.report.how_made import Data, HowMade
 
 TABLE = Table(
@@ -126,11 +126,12 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def test_costs_stand_beside_the_figures(full: Workspace) -> None:
     lines = table_markdown(read_results(wide(), full)).splitlines()
     assert lines[2] == (
-        "| mean IoU | 30 labels | 120 labels | 480 labels | steps/s | images/s | seconds a run | peak MiB |"
+        "| mean IoU | 30 labels | 120 labels | 480 labels | steps/s | images/s | seconds a run | peak MiB | disk MiB |"
     )
     seconds = lines[5].split(" | ")[6]
     assert lines[5] == (
-        f"| other teacher | 41.5 (41.0-42.0) | 51.5 (51.0-52.0) | 61.5 (61.0-62.0) | 2.50 | 20.0 | {seconds} | 12288 |"
+        f"| other teacher | 41.5 (41.0-42.0) | 51.5 (51.0-52.0) | 61.5 (61.0-62.0) | 2.50 | 20.0 | {seconds} | 12288 | "
+        "0.0 |"
     )
     assert "rows with batches of different sizes compare by steps/s" in lines[-1]
     record = json.loads(json.dumps(table_json(read_results(wide(), full))))
@@ -139,11 +140,28 @@ def test_costs_stand_beside_the_figures(full: Workspace) -> None:
     assert record["rows"][1]["cost"]["seconds"] >= 0
 
 
+def test_of_runs_of_several_stages_each_is_told(full: Workspace) -> None:
+    work = Work("seeds", 1, "seeds", "0" * 64, {}, {}, {})
+    with full.writing("maps", work) as writer:
+        writer.write_json("classes.json", "x" * 2**20)
+        full.publish("maps", writer, work, {})
+    table = wide()
+    table.rows[0] = replace(table.rows[0], costs=[["maps", "supe-n30-s0"]])
+    lines = table_markdown(read_results(table, full)).splitlines()
+    start = lines.index("| stage by stage | seeds | evaluate |")
+    assert re.fullmatch(r"\| supervised \| \d+ s, 1.0 MiB \| \d+ s, 0.0 MiB \|", lines[start + 2])
+    assert lines[start + 3] == ""  # the other rows have one stage each
+    stages = table_json(read_results(table, full))["rows"][0]["cost"]["stages"]
+    assert list(stages) == ["seeds", "evaluate"]
+    assert stages["seeds"]["disk_mib"] == pytest.approx(1, abs=0.01)
+    assert "stage by stage" not in table_markdown(read_results(wide(), full))
+
+
 def test_rows_without_costs_have_a_dash_and_a_table_without_any_no_columns(full: Workspace) -> None:
     mixed = wide()
     mixed.rows[2] = wide(costs=False).rows[2]
     lines = table_markdown(read_results(mixed, full)).splitlines()
-    assert lines[6].endswith("| - | - | - | - |")
+    assert lines[6].endswith("| - | - | - | - | - |")
     assert "cost" not in table_json(read_results(mixed, full))["rows"][2]
     assert "images/s" not in table_markdown(read_results(wide(costs=False), full))
 
@@ -156,7 +174,7 @@ def test_a_table_of_any_width_breaks_no_figure(full: Workspace, width: int) -> N
     text = shown(table, full, width)
     assert max(map(len, text.splitlines())) <= width
     headers = [str(column.header) for part in parts for column in part.columns[1:]]
-    assert headers == ["30 labels", "120 labels", "480 labels", "steps/s", "images/s", "seconds a run", "peak MiB"]
+    assert headers == [*wide().columns, "steps/s", "images/s", "seconds a run", "peak MiB", "disk MiB"]
     words = text.split()
     for label in METHODS:
         for word in label.split():
@@ -166,7 +184,7 @@ def test_a_table_of_any_width_breaks_no_figure(full: Workspace, width: int) -> N
             low, high = min(figure["runs"].values()), max(figure["runs"].values())
             assert f"({low:.1f}-{high:.1f})" in words
     assert text.count("Methods") == 1
-    assert (len(parts) == 1) == (width >= 100)
+    assert (len(parts) == 1) == (width >= 120)
 
 
 # --- what is stale, what is half made ---
@@ -254,6 +272,26 @@ def test_the_plot_shows_means_and_spreads_and_nothing_covers_anything(full: Work
         assert page.y0 <= part.y0
         assert part.x1 <= page.x1
         assert part.y1 <= page.y1
+
+
+def test_panels_show_a_column_each_with_the_rows_below_each_other(full: Workspace) -> None:
+    table = replace(wide(), plot=Plot("", {f"{n} labels": f"{n} labels" for n in NUMBERS}, panels=True))
+    results = read_results(table, full, {"cps-n30-s0"})
+    canvas = plot_figures(results)
+    canvas.draw_without_rendering()
+    assert [axes.get_title() for axes in canvas.axes] == list(table.columns)
+    labels = [text.get_text() for text in canvas.axes[0].get_yticklabels()]
+    assert labels == ["supervised", "other teacher", "cps *", "self-training"]
+    for step, axes in enumerate(canvas.axes):
+        (points,) = axes.lines
+        assert list(points.get_xdata()) == pytest.approx([40.5 + index + 10 * step for index in range(4)])
+        assert list(points.get_ydata()) == [0, 1, 2, 3]
+        (bars,) = axes.collections
+        first = bars.get_segments()[0]
+        assert sorted(x for x, _ in first) == pytest.approx([40 + 10 * step, 41 + 10 * step])
+        assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first row on top
+    empty = {label: {column: Figure({}, ["later"]) for column in table.columns} for label in METHODS}
+    plot_figures(Results(table, empty, {}))  # nothing made yet: no mistake
 
 
 def test_every_line_of_a_plot_looks_different(tmp_path: Path) -> None:

@@ -292,3 +292,39 @@ def _as_of_the_stage(bench, manifest):
 
 def _without(index, image_id):
     index["shards"] = {name: [i for i in ids if i != image_id] for name, ids in index["shards"].items()}
+
+
+# --- the background score that was chosen for the maps ---
+
+
+@pytest.fixture(scope="module")
+def judged(bench, seeds):
+    """The seeds judged at one threshold."""
+    config = {"splits": ["train"], "thresholds": {"start": 0.37, "stop": 0.37}}
+    return bench.run("evaluate", "judged", config, {"maps": "seeds-for-crf"})
+
+
+def test_the_chosen_threshold_is_the_background_score(bench, seeds, judged):
+    values = SETTINGS | {"labels": "tags"}
+    chosen = bench.run("crf", "chosen", values, {"predictions": "seeds-for-crf", "threshold": "judged"})
+    given = bench.run("crf", "given", values | {"background_score": 0.37}, {"predictions": "seeds-for-crf"})
+    default = bench.run("crf", "default", values, {"predictions": "seeds-for-crf"})
+    assert chosen.manifest.content == given.manifest.content != default.manifest.content
+    assert chosen.summary["background_score"] == 0.37
+
+
+def test_a_threshold_and_a_background_score_are_not_both_given(bench, judged):
+    inputs = {"predictions": "seeds-for-crf", "threshold": "judged"}
+    with pytest.raises(ConfigError, match="background_score and the threshold of 'judged' are both given"):
+        bench.run("crf", "both", SETTINGS | {"background_score": 0.3}, inputs)
+    with pytest.raises(ConfigError, match="background_alpha"):
+        bench.run("crf", "both", SETTINGS | {"background_alpha": 4.0}, inputs)
+
+
+def test_a_threshold_of_other_maps_is_refused(bench, seeds, judged, predictions):
+    with pytest.raises(ArtifactError, match="chosen for other maps than those of 'for-crf'"):
+        bench.run("crf", "other", SETTINGS, {"predictions": "for-crf", "threshold": "judged"})
+    bench.run("crf", "scored-masks", SETTINGS, {"predictions": "for-crf"})
+    bench.run("evaluate", "of-masks", {"splits": ["train"]}, {"predictions": "scored-masks"})
+    with pytest.raises(ArtifactError, match="it has chosen no threshold"):
+        bench.run("crf", "other", SETTINGS, {"predictions": "seeds-for-crf", "threshold": "of-masks"})

@@ -131,7 +131,7 @@ DECLARED = {
     "reliability": ("data segmenter", ""),
     "predict": ("segmenter", "data classifier selection keep"),
     "pseudo-labels": ("predictions", ""),
-    "crf": ("predictions", "data"),
+    "crf": ("predictions", "data threshold"),
     "import-masks": ("data", ""),
     "retrain": ("data", "segmenter weak_labels"),
     "select": ("data segmenter", ""),

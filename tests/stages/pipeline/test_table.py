@@ -14,7 +14,7 @@ from artifacts.store import Work, Workspace
 from stages.pipeline.recipe import resolve
 from stages.pipeline.run_recipe import read_record, save_record
 from stages.pipeline.table import Plot, Row, Table, read_table
-from stages.report.figures import Cost, Figure, order_sentence, row_cost
+from stages.report.figures import Cost, Figure, StageCost, order_sentence, row_cost
 
 
 def table(*order: str) -> Table:
@@ -155,6 +155,16 @@ def test_an_empty_list_leaves_nodes_and_rows_out(raw_recipe: dict[str, Any]) -> 
     assert {"score-a-s0", "score-a-s1"} <= set(recipe.nodes)
 
 
+def test_panels_of_a_plot_are_columns() -> None:
+    plot = {"panels": ["30 labels"], "note": "n"}
+    table, mistakes = read({**REPEATED, "plot": plot}, {"method": ["cps"], "labelled": [30], "seed": [0]})
+    assert not mistakes
+    assert table.plot == Plot("", {"30 labels": "30 labels"}, "n", panels=True)
+    assert "table.plot.panels: no such column: x; columns: " in mistake_in({"plot": {"panels": ["x"]}})
+    assert "expected panels: [COLUMN, ...]" in mistake_in({"plot": {"panels": "30 labels"}})
+    assert "expected panels: [COLUMN, ...]" in mistake_in({"plot": {"panels": ["30 labels"], "over": "labelled"}})
+
+
 def test_costs_and_plot_come_back_from_the_record(raw_recipe: dict[str, Any], workspace: Workspace) -> None:
     raw_recipe["table"] |= {
         "columns": ["seed {seed}"],
@@ -226,9 +236,9 @@ def test_a_column_that_a_row_does_not_fix_is_a_mistake() -> None:
 # --- costs ---
 
 
-def publish_run(workspace: Workspace, name: str, seconds: float, **summary: Any) -> None:
-    """A training's artifact; `seconds` are written into its manifest, as its clock cannot be set."""
-    work = Work("train", 1, "segmenter", name.encode().hex().ljust(64, "0")[:64], {}, {}, {})
+def publish_run(workspace: Workspace, name: str, seconds: float, stage: str = "train", **summary: Any) -> None:
+    """A stage's artifact; `seconds` are written into its manifest, as its clock cannot be set."""
+    work = Work(stage, 1, "segmenter", name.encode().hex().ljust(64, "0")[:64], {}, {}, {})
     with workspace.writing(name, work) as writer:
         writer.write_json("network.json", {})
         workspace.publish(name, writer, work, summary)
@@ -241,7 +251,8 @@ def test_costs_are_means_over_the_runs_that_are_there(workspace: Workspace) -> N
     publish_run(workspace, "s0", 100.0, images_per_second=20.0, peak_memory_mib=3000)
     publish_run(workspace, "s1", 140.0, images_per_second=30.0, peak_memory_mib=6000)
     row = Row("a", {}, None, [["teacher", "s0"], ["teacher", "s1"], ["teacher", "s2"]])
-    assert row_cost(row, workspace) == Cost(seconds=130.0, images_per_second=25.0, peak_memory_mib=5500.0)
+    mib = len("{}\n") / 2**20  # of network.json, the only item of each
+    assert row_cost(row, workspace) == Cost(130.0, 25.0, 5500.0, None, 2 * mib, {"train": StageCost(130.0, 2 * mib)})
     assert row_cost(replace(row, costs=[["teacher", "s2"]]), workspace) is None
     assert row_cost(replace(row, costs=[]), workspace) is None
 
@@ -250,5 +261,20 @@ def test_on_a_cpu_no_memory_is_told(workspace: Workspace) -> None:
     publish_run(workspace, "s0", 100.0, images_per_second=20.0, peak_memory_mib=None)
     publish_run(workspace, "labels", 5.0, images=7)  # no training: no images/s
     row = Row("a", {}, None, [["labels", "s0"]])
-    assert row_cost(row, workspace) == Cost(seconds=105.0, images_per_second=20.0, peak_memory_mib=None)
-    assert row_cost(replace(row, costs=[["s0", "labels"]]), workspace) == Cost(105.0, None, None)
+    cost = row_cost(row, workspace)
+    assert cost is not None
+    assert (cost.seconds, cost.images_per_second, cost.peak_memory_mib) == (105.0, 20.0, None)
+    turned = row_cost(replace(row, costs=[["s0", "labels"]]), workspace)
+    assert turned == replace(cost, images_per_second=None)
+
+
+def test_costs_are_told_stage_by_stage(workspace: Workspace) -> None:
+    for seed, seconds in enumerate((100.0, 140.0)):
+        publish_run(workspace, f"maps-{seed}", 8.0 + seconds / 10, stage="seeds")
+        publish_run(workspace, f"again-{seed}", 2.0, stage="seeds")
+        publish_run(workspace, f"s{seed}", seconds)
+    row = Row("a", {}, None, [[f"maps-{seed}", f"again-{seed}", f"s{seed}"] for seed in (0, 1, 2)])
+    cost = row_cost(row, workspace)
+    assert cost is not None
+    assert {stage: one.seconds for stage, one in cost.stages.items()} == {"seeds": 22.0, "train": 120.0}
+    assert cost.disk_mib == pytest.approx(sum(one.disk_mib for one in cost.stages.values()))
