@@ -47,6 +47,10 @@ def test_the_threshold_is_chosen_on_images_set_aside(
     assert metrics("flattering")["mean_iou"] == metrics("honest")["sweep"]["best"]["mean_iou"]
     assert metrics("given")["sweep"]["thresholds"] == [0.2]
     assert Path("curve.png").is_file()
+    (refining,) = [block for block in BLOCKS if "--threshold honest" in block]
+    run(refining)
+    crf = json.loads(Path("runs", "default", "crf", "manifest.json").read_text())
+    assert crf["summary"]["background_score"] == metrics("honest")["sweep"]["threshold"]
 
 
 def test_masks_made_elsewhere_are_brought_in_and_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
