@@ -396,7 +396,7 @@ def test_the_crf_of_many_improbable_classes_does_not_make_all_of_them_background
         np.testing.assert_array_equal(mask_of(refined, image_id), mask)  # the CRF without a step leaves the argmax
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32), classes=st.integers(2, 255), spread=st.sampled_from([0, 1e-4, 1e-2, 1, 9]))
 def test_what_is_kept_has_the_winners_of_all_probabilities(seed, classes, spread):
     logits = spread * torch.randn(1, classes, 9, 7, generator=torch.Generator().manual_seed(seed))
@@ -498,7 +498,6 @@ def test_a_removed_class_cannot_win_over_negative_logits():
     assert _restrict(sure, [[0]]).argmax(1).item() == 0
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=6), st.floats(0, 1))
 def test_the_background_is_always_seen(logits, threshold):
     classes = seen_classes(np.array(logits, np.float32), threshold)

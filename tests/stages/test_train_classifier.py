@@ -110,7 +110,7 @@ def test_mistakes_are_named(training, execution):
 # --- average precision ---
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=40))
 def test_average_precision_is_scikit_learns_also_with_ties(pairs):
     scores, present = np.array([p[0] / 3 for p in pairs]), np.array([p[1] for p in pairs])

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -566,7 +566,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(content=TEXTS, encoding=st.sampled_from(["utf-8", "utf-16", "utf-32"]), record=JSON)
 def test_any_text_is_read_or_refused_in_words(tmp_path_factory, content, encoding, record):
     path = tmp_path_factory.mktemp("any") / "file.txt"
@@ -586,7 +586,7 @@ def test_any_text_is_read_or_refused_in_words(tmp_path_factory, content, encodin
             read(path)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_any_pixels_and_any_damage_are_read_or_refused_in_words(tmp_path_factory, data):
     """Random pixels in every mode come back or are refused; so are files of which bytes were changed or cut off."""

@@ -64,7 +64,7 @@ def test_batches_hold_one_size_each_every_image_once_and_the_largest_first(sizes
     assert len(short) == len(set(short)) or any(area > limit for area in pixels)  # all but the last batch are full
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes=drawn_sizes, threads=st.integers(0, 4))
 def test_the_order_of_the_batches_is_kept(sizes, threads):
     images = Drawn(sizes)

@@ -325,7 +325,7 @@ def check(album: Album, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.filterwarnings("ignore")
-@hypothesis_settings(deadline=None, max_examples=60)
+@hypothesis_settings(max_examples=60)
 @given(data=st.data())
 def test_random_exif_never_stops_anything(tmp_path_factory, data):
     block = bytearray(exif_of(3, 1, b"\6") + data.draw(st.binary(max_size=30)))

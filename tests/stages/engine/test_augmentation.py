@@ -48,7 +48,7 @@ def test_random_scales_and_mirroring_are_on_unless_told_otherwise():
     assert (config.mode, config.scale, config.scales, config.flip) == ("crop", (0.5, 2.0), (), True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(5, 70),
     st.integers(5, 70),

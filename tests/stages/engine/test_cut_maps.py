@@ -67,7 +67,7 @@ CASES = given(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @CASES
 @pytest.mark.parametrize("along", [0, 1])
 def test_a_ramp_lies_where_that_of_the_image_lies(along, size, crop_size, strides, seed):
@@ -84,7 +84,7 @@ def test_a_ramp_lies_where_that_of_the_image_lies(along, size, crop_size, stride
     np.testing.assert_allclose(cut[inside], np.minimum(shown, last)[inside], atol=0.51)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @CASES
 def test_a_constant_map_stays_one_and_padding_is_where_the_image_has_it(size, crop_size, strides, seed):
     geometry = drawn_geometry(seed, size, crop_size, scale=[0.4, 2.0])
@@ -97,7 +97,7 @@ def test_a_constant_map_stays_one_and_padding_is_where_the_image_has_it(size, cr
         np.testing.assert_allclose(cut[channel], np.where(inside, value, -7), rtol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cells=st.integers(2, 8), stride=st.sampled_from([1, 4, 8]), seed=st.integers(0, 999))
 def test_the_map_of_a_mirrored_image_is_the_mirrored_map(cells, stride, seed):
     """To the bit where the crop ends on the centre of a cell: only then do the cells lie alike from both sides."""

@@ -30,7 +30,7 @@ def alike_images(labels, **more):
     return AlikeImages([f"i{n}" for n in range(len(labels))], lambda name: sorted(labels[int(name[1:])]), **more)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(LABELS, st.integers(1, 5), st.booleans(), st.integers(0, 99))
 def test_a_group_holds_images_that_share_a_label_each_once_while_there_are_some(labels, number, equal, seed):
     """Held against a plain loop over all pairs."""
@@ -48,7 +48,7 @@ def test_a_group_holds_images_that_share_a_label_each_once_while_there_are_some(
             assert len(same & set(others)) == min(len(same), number)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(LABELS, st.integers(1, 4))
 def test_images_with_too_few_others_are_counted(labels, number):
     others = [sum(bool(own & theirs) for theirs in labels) - bool(own) for own in labels]

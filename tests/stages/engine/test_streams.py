@@ -28,7 +28,7 @@ def entries_of(order, steps):
     return [place.entry for step in range(steps) for place in order.step(step)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 99))
 def test_every_epoch_has_every_image_once(count, batch_size, seed):
     """Also where a batch is longer than many epochs."""
@@ -67,7 +67,7 @@ def test_the_shares_of_the_processes_join_to_the_batch_of_one(world_size, group)
 PAIRS = {"group": 2, "apart": ("partner",)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(4, 15), st.integers(1, 6), st.integers(2, 4), st.integers(0, 99))
 def test_no_image_meets_itself_and_each_is_every_member_once_an_epoch(count, batch_size, size, seed):
     order = Order("unlabelled", stream_of(count, batch_size, group=size), seed)

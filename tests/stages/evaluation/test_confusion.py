@@ -64,7 +64,7 @@ def pairs(draw: st.DrawFn) -> tuple[int, np.ndarray, np.ndarray]:
     return num_classes, masks[0], masks[1]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(pairs())
 def test_equals_scikit_learn(case: tuple[int, np.ndarray, np.ndarray]) -> None:
     num_classes, found, truth = case
@@ -90,7 +90,7 @@ def test_equals_scikit_learn(case: tuple[int, np.ndarray, np.ndarray]) -> None:
     assert scores.mean_accuracy == pytest.approx(recall)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=5), st.integers(0, 1000))
 def test_merging_parts_equals_one_matrix(sizes: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)

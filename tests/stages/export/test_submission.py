@@ -121,7 +121,7 @@ def pack(predictions: Artifact, archive: Path, execution: Execution, server=None
 # --- what is packed: VOC ---
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     ids=st.lists(st.from_regex(r"20[01][0-9]_[0-9]{6}", fullmatch=True), min_size=1, max_size=4, unique=True),
     seed=st.integers(0, 2**32 - 1),

@@ -13,7 +13,7 @@ from stages.localization.grid import cell_means, resize_maps
 from stages.networks import upsample
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     stride=st.sampled_from([1, 4, 8, 16]),
@@ -29,7 +29,7 @@ def test_maps_grow_as_the_networks_grow_their_logits_and_as_scipy_interpolates(s
     np.testing.assert_allclose(grown, expected, atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     view=st.tuples(st.integers(1, 60), st.integers(1, 60)),
@@ -64,7 +64,7 @@ def test_positions_outside_take_the_outermost_cell():
     np.testing.assert_array_equal(matrix, [[1, 0, 0], [1, 0, 0], [0, 0.5, 0.5], [0, 0, 1], [0, 0, 1]])
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)), stride=st.sampled_from([1, 4, 8]), seed=st.integers(0, 9)
 )

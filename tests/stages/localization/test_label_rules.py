@@ -60,7 +60,7 @@ def test_dense_labels_with_a_constant_and_with_affinitynets_background():
     np.testing.assert_array_equal(sure_background(scores, 4), [[True, True, False]])
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(
     seed=st.integers(0, 9999),
     count=st.integers(0, 4),

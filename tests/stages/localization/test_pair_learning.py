@@ -14,7 +14,7 @@ from stages.localization.pair_learning import affinity_losses, feature_affinitie
 from stages.localization.pairs import offsets
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 999), radius=st.integers(2, 4), more=st.tuples(st.integers(0, 3), st.integers(0, 3)))
 def test_the_affinity_of_two_cells_is_that_of_their_features(seed, radius, more):
     rim = radius - 1

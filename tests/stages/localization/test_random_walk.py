@@ -94,7 +94,7 @@ def of_features(features: np.ndarray) -> Callable[[int, int, int, int], float]:
     return lambda y, x, dy, dx: math.exp(-np.abs(features[:, y, x] - features[:, y + dy, x + dx]).mean())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(2, 5), st.sampled_from([1, 4, 10]), st.integers(0, 6))
 def test_the_sparse_walk_is_the_dense_one(height: int, width: int, radius: int, beta: float, doublings: int) -> None:
     rng = np.random.default_rng(height * 100 + width)

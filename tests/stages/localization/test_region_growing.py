@@ -32,7 +32,7 @@ def grow(probabilities, seeds, present, theta_b=0.99, theta_f=0.85):
     return grow_batch(probabilities[None], seeds[None], known[None], theta_b, theta_f)[0]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(
     seed=st.integers(0, 2**32 - 1),
     num_classes=st.integers(1, 6),

@@ -26,7 +26,7 @@ def test_the_weights_by_hand():
     torch.testing.assert_close(weight, torch.tensor([[[0.6**5, 0.0, 0.2**3, 0.0]]]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.sampled_from([0.0, 1.0, 5.0]), st.sampled_from([0.0, 2.0, 5.0]))
 def test_the_weights_pixel_by_pixel(seed, agree, differ):
     generator = torch.Generator().manual_seed(seed)

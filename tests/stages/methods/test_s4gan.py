@@ -130,7 +130,7 @@ def test_an_image_is_scaled_by_its_own_values():
     assert between_0_and_1(torch.full((1, 3, 2, 2), 4.0)).abs().max() == 0
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 5))
 def test_the_mean_difference_is_that_of_numpy(seed, first, second):
     random = np.random.default_rng(seed)

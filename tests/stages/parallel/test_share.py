@@ -46,7 +46,7 @@ def shards_of(ids: list[str], size: int) -> list[tuple[str, ...]]:
     return [tuple(ids[start : start + size]) for start in range(0, len(ids), size)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ids=some_ids, written=st.sets(st.sampled_from(IDS)), ranks=st.integers(1, 5), order=st.randoms())
 def test_every_image_is_made_once_though_each_rank_looks_when_others_have_begun(ids, written, ranks, order):
     """In any order, and with anything left by a run with another number of ranks."""
@@ -67,7 +67,7 @@ def test_every_image_is_made_once_though_each_rank_looks_when_others_have_begun(
     assert sorted(made) == sorted(set(ids) - written)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     ids=some_ids,
     size=st.integers(1, 7),

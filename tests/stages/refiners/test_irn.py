@@ -58,7 +58,7 @@ def by_loops(boundary: np.ndarray, labels: np.ndarray, radius: int) -> dict[str,
     return {name: float(np.mean(values)) if values else 0.0 for name, values in terms.items()}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), radius=st.integers(2, 4))
 def test_the_loss_is_the_mean_over_pairs(seed, radius):
     rng = np.random.default_rng(seed)

@@ -35,7 +35,7 @@ def save(path: Path, pixels: Any, mode: str | None = None, **how: Any) -> Path:
 # --- colours of a file ---
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10**6),
     height=st.integers(1, 6),
@@ -316,7 +316,7 @@ def test_unknown_colours_are_named_with_their_pixels():
         to_indices(np.repeat(np.arange(10), 9).reshape(9, 10).astype(np.uint32), TABLE, Path("a.png"))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 255))
 def test_the_lookup_is_that_of_a_dictionary(seed, count):
     random = np.random.default_rng(seed)
@@ -345,7 +345,7 @@ NAME = st.from_regex(r"[a-z][a-z-]{0,7}( [a-z]{1,5})?", fullmatch=True).filter(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     data=st.data(),
     form=st.sampled_from(["{0} {1} {2} {3}", "{0},{1},{2},{3}", "{1} {2} {3}\t{0}", "{0}:{1},{2},{3}::"]),

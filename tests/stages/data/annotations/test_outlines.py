@@ -52,7 +52,7 @@ def distance_to_outline(polygon: np.ndarray, size: tuple[int, int]) -> np.ndarra
     return nearest
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(polygon=POLYGONS)
 def test_a_pixel_is_inside_where_a_ray_from_its_centre_says_so(polygon):
     found, clear = fill(SHAPE, [polygon]), distance_to_outline(polygon, SHAPE) > 1e-5
@@ -60,7 +60,7 @@ def test_a_pixel_is_inside_where_a_ray_from_its_centre_says_so(polygon):
         assert found[row, column] == centre_is_inside(polygon, row, column), (row, column)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), corners=st.integers(3, 40))
 def test_it_is_the_polygon_of_scikit_image(seed, corners):
     polygon = np.random.default_rng(seed).uniform((-5, -5), (35, 25), (corners, 2))  # no centre lies on an edge
@@ -69,7 +69,7 @@ def test_it_is_the_polygon_of_scikit_image(seed, corners):
     np.testing.assert_array_equal(fill((20, 30), [polygon]), expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     cut=st.lists(st.tuples(st.integers(0, 22), st.integers(1, 17)), min_size=0, max_size=6, unique_by=lambda p: p[1])
 )
@@ -82,7 +82,7 @@ def test_two_outlines_along_one_cut_share_no_pixel_and_leave_none(cut):
     np.testing.assert_array_equal(covered, 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(polygons=st.lists(POLYGONS, min_size=1, max_size=3), start=st.integers(0, 8))
 def test_several_polygons_are_united_and_where_they_begin_and_turn_does_not_matter(polygons, start):
     one_by_one = np.logical_or.reduce([fill(SHAPE, [polygon]) for polygon in polygons])
@@ -110,7 +110,7 @@ def test_images_that_a_person_can_check():
     assert not fill((4, 4), []).any()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6))
 def test_pycocotools_differs_only_along_edges(seed):
     mask_api = pytest.importorskip("pycocotools.mask")
@@ -200,7 +200,7 @@ def test_every_labelme_shape_with_an_area_is_drawn(labelme):
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(x=st.floats(5, 25), y=st.floats(5, 15), radius=st.floats(0, 12), turn=st.floats(-0.5, 0.5))
 def test_a_circle_is_the_pixels_within_its_radius(tmp_path_factory, x, y, radius, turn):
     rim = [x + radius * math.cos(turn), y + radius * math.sin(turn)]
@@ -213,7 +213,7 @@ def test_a_circle_is_the_pixels_within_its_radius(tmp_path_factory, x, y, radius
     np.testing.assert_array_equal((draw(read_labelme(path), IDS) == 1)[clear], (distance < radius)[clear])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_labelme_mask_comes_back(tmp_path_factory, data):
     height, width = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 8)))
@@ -437,7 +437,7 @@ def test_a_text_of_run_lengths_worked_by_hand(coco):
     np.testing.assert_array_equal(draw(drawing, IDS), expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data(), text=st.booleans())
 def test_run_lengths_go_down_the_columns(tmp_path_factory, data, text):
     height, width = data.draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
@@ -464,7 +464,7 @@ def test_run_lengths_go_down_the_columns(tmp_path_factory, data, text):
     assert sum(region.area() for region in drawing.regions) == pixels.sum()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), share=st.floats(0, 1))
 def test_pycocotools_text_is_read(seed, share):
     mask_api = pytest.importorskip("pycocotools.mask")

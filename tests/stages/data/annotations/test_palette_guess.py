@@ -200,7 +200,7 @@ def test_many_masks_are_sampled_evenly(tmp_path):
         guess_palette([save(tmp_path / "a.jpg", blocks([0, 1]))])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 12), grey=st.booleans())
 def test_the_guessed_table_reads_the_masks_it_was_guessed_from(tmp_path_factory, seed, count, grey):
     random = np.random.default_rng(seed)

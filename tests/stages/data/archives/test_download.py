@@ -288,7 +288,7 @@ CUTS = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(orders=st.lists(CUTS, max_size=6), begun=st.integers(0, 6000), right=st.booleans(), seed=st.integers(0, 9))
 def test_whatever_happens_the_bytes_are_right(tmp_path_factory, orders, begun, right, seed):
     data, folder = noise(5000, seed), tmp_path_factory.mktemp("any")

@@ -57,7 +57,7 @@ def test_the_folder_is_there_whole_and_extracted_once(tmp_path, zipped):
 PARTS = st.text("abcxyz .-_", min_size=1, max_size=6).filter(lambda text: text not in (".", "..", ".extracted.json"))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     files=st.dictionaries(st.lists(PARTS, min_size=1, max_size=3).map(tuple), st.binary(max_size=2000), max_size=8),
     zipped=st.booleans(),

@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from artifacts.errors import DataError
@@ -53,7 +53,6 @@ COCO_DIALECTS = {
 }
 
 
-@settings(deadline=None)
 @given(
     ids=IDS, line=st.sampled_from(sorted(DIALECTS.values())), end=st.sampled_from(["\n", "\r\n"]), last=st.booleans()
 )
@@ -140,7 +139,6 @@ def test_two_entries_on_one_line_in_any_two_dialects(tmp_path, first, second, di
 FAULTS = ("none", "duplicate", "joined", "other mask", "words")
 
 
-@settings(deadline=None)
 @given(
     case=st.one_of(
         st.tuples(ids, st.just(sorted(dialects.values())))
@@ -187,7 +185,6 @@ def test_random_lists_give_their_ids_or_name_the_line(tmp_path_factory, case, se
 PIECES = [b"\n", b"\r", b" ", b",", b".jpg", b".png", b"/", b"\\", b"..", b"_gtFine", b"-1", b"9" * 5000, "²".encode()]
 
 
-@settings(deadline=None)
 @given(
     data=st.one_of(
         st.binary(max_size=60),

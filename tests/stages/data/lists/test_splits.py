@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from artifacts.errors import ConfigError, DataError
@@ -70,7 +70,6 @@ def test_fractions_give_the_published_counts(size, fraction, count):
     assert len(draw_labelled(pool, Fraction(fraction), seed=0)) == count
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     small=st.integers(1, 100),
@@ -132,7 +131,6 @@ def balanced_by_hand(pool, amount, seed, tags):
 TAGGED = st.dictionaries(st.sampled_from(POOL[:40]), st.lists(st.integers(1, 6), max_size=4), min_size=1)
 
 
-@settings(deadline=None)
 @given(tags=TAGGED, untagged=st.sets(st.sampled_from(POOL[40:50])), seed=st.integers(0, 99), data=st.data())
 def test_balanced_draw_is_that_of_plain_loops(tags, untagged, seed, data):
     pool = [*tags, *untagged]
@@ -140,7 +138,6 @@ def test_balanced_draw_is_that_of_plain_loops(tags, untagged, seed, data):
     assert draw_balanced(pool, amount, seed, tags) == balanced_by_hand(pool, amount, seed, tags)
 
 
-@settings(deadline=None)
 @given(tags=TAGGED, seed=st.integers(0, 99), data=st.data())
 def test_balanced_draws_are_nested_and_reach_every_class(tags, seed, data):
     pool = sorted(tags)

@@ -121,7 +121,7 @@ def test_the_classes_are_those_of_labels_py():
     assert names == list(CITYSCAPES_CLASS_NAMES)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(label_image=arrays.arrays(np.uint8, (5, 7), elements=st.integers(0, 33)))
 def test_label_ids_become_train_ids(tmp_path_factory, label_image):
     folder = tmp_path_factory.mktemp("masks")

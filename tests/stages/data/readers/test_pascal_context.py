@@ -181,7 +181,7 @@ def test_all_numberings_give_the_same_masks(prepare, tree, num_classes):
         shutil.rmtree(tree.root / folder)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(label_map=arrays.arrays(np.uint16, (4, 6), elements=st.integers(0, 459)), num_classes=st.sampled_from([59, 60]))
 def test_any_label_map(tmp_path_factory, label_map, num_classes):
     path = tmp_path_factory.mktemp("mat") / "2008_000002.mat"

@@ -75,7 +75,7 @@ def test_hue_is_that_of_colorsys(amount):
 
 
 @given(st.tuples(*[st.integers(0, 255)] * 3), st.floats(-0.5, 0.5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_hue_of_any_colour(colour, amount):
     """Greys, primary colours and ties among the channels, too."""
     image = torch.tensor(colour, dtype=torch.uint8).view(1, 3, 1, 1)
