@@ -260,14 +260,14 @@ def _common_parameters(stage: Stage) -> list[inspect.Parameter]:
 def stage_config(stage: Stage, file: Path | None, settings: list[str], shortcuts: Mapping[Shortcut, Any]) -> Config:
     """The config: defaults < YAML < shortcuts and --set. ConfigError lists every mistake."""
     values = read_yaml(file) if file is not None else {}
-    given: dict[str, Any] = {}
-    for shortcut, value in sorted(shortcuts.items(), key=lambda item: item[0].key.count(".")):
+    assignments: list[tuple[list[str], Any]] = []
+    for shortcut, value in shortcuts.items():
         if value is not None:
             plain = [part.strip() for part in value.split(",") if part.strip()] if shortcut.type is list else value
-            for key, fixed in ((shortcut.key, plain), *shortcut.also):
-                assign(given, key.split("."), fixed)
-    for text in settings:
-        keys, value = parse_assignment(text)
+            assignments += [(key.split("."), fixed) for key, fixed in ((shortcut.key, plain), *shortcut.also)]
+    assignments += map(parse_assignment, settings)
+    given: dict[str, Any] = {}
+    for keys, value in sorted(assignments, key=lambda item: len(item[0])):  # `network=tiny` keeps `network.weights`
         assign(given, keys, value)
     return build(stage.config, merge(values, given), str(file) if file is not None else stage.name)
 

@@ -364,17 +364,20 @@ def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 def _apply_settings(drafts: dict[str, _Draft], settings: list[NodeSetting], problems: Mistakes) -> None:
     """`--set NODE.KEY=VALUE` (NODE may contain `*`); `NODE.config.KEY`, as in the file, means the same."""
-    for setting in settings:
-        path = setting.path[1:] if setting.path[0] == "config" and len(setting.path) > 1 else setting.path
+    of_config = [
+        replace(setting, path=setting.path[1:]) if setting.path[0] == "config" and len(setting.path) > 1 else setting
+        for setting in settings
+    ]
+    for setting in sorted(of_config, key=lambda setting: len(setting.path)):  # as `stage_config`: the deeper counts
         matching = [name for name in drafts if fnmatch.fnmatchcase(name, setting.pattern)]
         if not matching:
             problems.add(f"--set {setting.text}", f"no node {setting.pattern!r}{did_you_mean(setting.pattern, drafts)}")
         for name in matching:
             content = drafts[name].content
             config = content.get("config") or {}  # each node has its own copy: expanding copies every mapping
-            assign(config, path, setting.value)
+            assign(config, setting.path, setting.value)
             content["config"] = config
-            drafts[name].settings.append(replace(setting, path=path))
+            drafts[name].settings.append(setting)
 
 
 def _node(name: str, drafts: Mapping[str, _Draft], origins: Origins, problems: Mistakes) -> Node | None:

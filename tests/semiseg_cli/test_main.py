@@ -18,6 +18,7 @@ from PIL import Image
 
 from semiseg_cli.main import COMMANDS, main
 from semiseg_cli.recipe_commands import shipped_recipes
+from semiseg_cli.stage_commands import SHORTCUTS, stage_config
 from stages.config import build, parse_yaml, read_yaml
 from stages.contract import STAGE_MODULES, load_stage
 from stages.data.config import ShapesConfig
@@ -363,6 +364,21 @@ def test_yaml_and_set_and_shortcuts_have_their_precedence(capsys: pytest.Capture
     _, out, _ = run(capsys, "show", "data", "--json")
     shapes = json.loads(out)["config"]["dataset"]
     assert (shapes["train"], shapes["weak"], shapes["noise"]) == (5, 2, ShapesConfig().noise)
+
+
+@pytest.mark.parametrize(
+    ("settings", "weights"),
+    [
+        (["network=tiny"], "FILE"),
+        (["network.weights=OTHER", "network=tiny"], "OTHER"),
+        (["network={preset: tiny, weights: OTHER}"], "FILE"),
+    ],
+)
+def test_a_preset_keeps_what_is_set_inside_it(settings: list[str], weights: str) -> None:
+    """`--set network=tiny --weights FILE` lost FILE: the preset replaced it."""
+    (shortcut,) = [one for one in SHORTCUTS["train-classifier"] if one.option == "--weights"]
+    config = stage_config(load_stage("train-classifier"), None, settings, {shortcut: "FILE"})
+    assert (config.network.backbone, config.network.dropout, config.network.weights) == ("tiny", 0.0, weights)
 
 
 def test_damage_is_found_and_is_exit_3(capsys: pytest.CaptureFixture[str]) -> None:

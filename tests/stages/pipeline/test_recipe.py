@@ -55,6 +55,14 @@ def test_set_changes_parameters_and_nodes_by_pattern(raw_recipe: dict[str, Any])
     assert [recipe.nodes[f"score-s{s}"].config.scale for s in (0, 1)] == [2.0, 0.01]
 
 
+@pytest.mark.parametrize(
+    "settings", [["all.dataset=shapes", "a*.dataset.train=5"], ["a*.dataset.train=5", "all.dataset=shapes"]]
+)
+def test_set_of_a_mapping_keeps_what_is_set_inside_it(settings: list[str]) -> None:
+    raw = {"name": "drawn", "description": "Images.", "nodes": {"all": {"stage": "prepare-data"}}}
+    assert resolve(raw, "drawn.yaml", None, settings).nodes["all"].config.dataset.train == 5
+
+
 def test_set_wins_over_the_profile(raw_recipe: dict[str, Any]) -> None:
     assert resolve(raw_recipe, "toy.yaml", "many", ["count=2"]).nodes["numbers"].config.count == 2
 
