@@ -32,7 +32,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from artifacts import json_items
-from artifacts.dataset import ClassNames, artifact_folder, check_image_id
+from artifacts.dataset import ClassNames, Dataset, artifact_folder, check_image_id
 from artifacts.errors import ArtifactError, DataError
 from artifacts.json_items import Shape
 from artifacts.score_shards import (
@@ -69,6 +69,26 @@ class ScoreMap:
     size: tuple[int, int]
     stride: int
     meaning: Meaning
+
+
+def check_fits(
+    found: ScoreMap, dataset: Dataset, cure: str = "give the data set that the score maps were made from"
+) -> None:
+    """DataError unless the maps of an image have its size, and are of its image-level labels, if not of probabilities.
+
+    A map of the background may be among them. cure: how to mend it.
+    """
+    image_id, (height, width) = found.image_id, dataset.size(found.image_id)
+    begin = f"the score maps of {image_id} are of"
+    if found.size != (height, width):
+        size = f"{found.size[1]}x{found.size[0]} pixels (width x height)"
+        raise DataError(f"{begin} {size}, its image has {width}x{height}", cure)
+    if found.meaning == "probability":
+        return
+    made, labels = [int(class_id) for class_id in found.classes if class_id], [*dataset.tags(image_id)]
+    if made != labels:
+        names = [", ".join(dataset.class_names[c] for c in ids) or "no class" for ids in (made, labels)]
+        raise DataError(f"{begin} {names[0]}, its image-level labels are {names[1]}", cure)
 
 
 class _Index(Shape):

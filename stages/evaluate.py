@@ -24,6 +24,7 @@ from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.store import Artifact, Writer
 from stages.config import Config
 from stages.contract import Execution, Input, Inputs, Stage, default_workers
+from stages.data.images import ids_of
 
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMaps
@@ -89,13 +90,10 @@ def shown(names: Sequence[str]) -> str:
 
 def ids_with_truth(dataset: Dataset, splits: Collection[str]) -> list[str]:
     """Sorted ids of the splits; DataError where there are none, or some have no true mask."""
-    ids = sorted({image_id for split in splits for image_id in dataset.ids(split)})
-    names = ", ".join(splits)
-    if not ids:
-        raise DataError(f"the splits {names} of {dataset.name!r} are empty", "name another split")
+    ids = ids_of(dataset, splits)
     if without := [image_id for image_id in ids if not dataset.has_mask(image_id)]:
         raise DataError(
-            f"{len(without)} of {len(ids)} images of {names} have no ground truth: {shown(without)}",
+            f"{len(without)} of {len(ids)} images of {', '.join(splits)} have no ground truth: {shown(without)}",
             "score a split that has masks",
         )
     return ids
@@ -112,13 +110,14 @@ class OpenMaps:
 
 def find_maps(config: EvaluateConfig, dataset: Dataset, data: Artifact, maps: Artifact) -> OpenMaps:
     """DataError where score maps or true masks are missing, or where the maps have a background of their own."""
+    from stages.localization.complete_maps import score_background
     from stages.localization.known_images import score_maps_of
 
     dataset.require_background("a threshold of score maps")
     scored = ids_with_truth(dataset, config.splits)
     choosing = ids_with_truth(dataset, config.choose_on) if config.choose_on else scored
     opened = score_maps_of(maps, {*scored, *choosing}, data)
-    if any(0 in opened[image_id].classes for image_id in scored[:1]):  # a refiner scores it for all images or for none
+    if score_background(opened):
         raise DataError(
             f"the score maps of {maps.name!r} score the background, too: no threshold is to be chosen",
             f"score the masks that were made of them: semiseg evaluate --predictions {maps.name}",

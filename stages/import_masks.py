@@ -25,6 +25,7 @@ from artifacts.store import Artifact, Writer
 from artifacts.text import named
 from stages.config import Config, ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
+from stages.data.images import ids_of
 from stages.parallel.each_image import for_each_image
 
 if TYPE_CHECKING:
@@ -84,11 +85,11 @@ def find_files(config: ImportMasksConfig, dataset: Dataset) -> Found:
         raise DataError(f"{place} is not a folder", "name the folder of the masks (--folder DIR)")
     listing = list_files(place, MASK_SUFFIXES, "mask")
     refuse_lossy(place, listing.files)
-    wanted = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
+    wanted = ids_of(dataset, config.splits)
     known = {image_id for ids in dataset.splits.values() for image_id in ids}
     files = named_after(listing.files, sorted(known), remarks.append)
     missing = [image_id for image_id in wanted if image_id not in files]
-    if not wanted or len(missing) == len(wanted):
+    if len(missing) == len(wanted):
         raise DataError(
             f"{place} has no mask of the {len(wanted):,} images of {', '.join(config.splits)}; "
             f"it has {len(files):,} masks: {named(list(files)) or 'none'}",

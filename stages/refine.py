@@ -20,6 +20,7 @@ from artifacts.item_shapes import network_class_names
 from artifacts.masks import IGNORE, encode_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
+from stages.data.images import ids_of
 from stages.localization.grid import resize_maps
 from stages.localization.seed_labels import dense_labels, lead
 from stages.parallel.processes import map_in_processes
@@ -94,17 +95,15 @@ def _open(config: RefineConfig, inputs: RefineInputs) -> tuple[Dataset, KnownIma
     from stages.localization.known_images import KnownImages, score_maps_of
 
     dataset = Dataset(inputs.data)
-    ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
+    ids = ids_of(dataset, config.splits) if config.splits else []
     maps = score_maps_of(inputs.seeds, ids, inputs.data)
-    ids = ids if config.splits else list(maps.ids)
+    ids = ids or list(maps.ids)
     known = {image_id for split in SPLITS for image_id in dataset.ids(split)}
     if foreign := sorted(set(ids) - known):
         raise DataError(
             f"{len(foreign)} images with score maps are not in the data set, e.g. {foreign[0]}",
             "give the data set that the score maps were made from",
         )
-    if not ids:
-        raise DataError(f"there are no images to refine in the splits {', '.join(config.splits)}", "name other splits")
     masked = frozenset(dataset.ids("train")) if "masks" in config.method.card.uses else frozenset()
     return dataset, KnownImages(dataset, maps, inputs.seeds.path / "saliency", masked), ids
 

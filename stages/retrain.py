@@ -21,6 +21,7 @@ from artifacts.errors import ArtifactError, ConfigError
 from artifacts.store import Artifact, Writer
 from stages.config import Config
 from stages.contract import Execution, Input, Inputs, Stage
+from stages.data.images import ids_of
 from stages.engine.config import InferenceConfig
 from stages.localization.config import CrfConfig
 from stages.methods.settings import TrainConfig
@@ -111,7 +112,7 @@ def run(config: RetrainConfig, inputs: RetrainInputs, writer: Writer, execution:
     from stages.methods.training import label_sources, train_network
 
     dataset, given = Dataset(inputs.data), inputs.weak_labels
-    ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
+    ids = ids_of(dataset, config.splits)
     if given is None and inputs.segmenter is not None:
         _label(config, dataset, inputs.segmenter, ids, writer, execution)
     training = config.training.model_copy(

@@ -67,10 +67,11 @@ class SeedsInputs(Inputs):
 def check(config: SeedsConfig, inputs: SeedsInputs) -> None:
     """Refuses inputs that do not belong together, and a saliency folder with missing files."""
     from artifacts.dataset import Dataset
+    from stages.data.images import ids_of
 
     dataset, classifier, maps = Dataset(inputs.data), inputs.classifier, inputs.maps
     dataset.require_background("the stage seeds")
-    ids = _ids(config, dataset)
+    ids = ids_of(dataset, config.splits)
     background = config.labels.background
     if classifier is not None:
         found = network_class_names(classifier)
@@ -89,9 +90,15 @@ def check(config: SeedsConfig, inputs: SeedsInputs) -> None:
 
 def _check_maps(config: SeedsConfig, maps: Artifact, class_names: Sequence[str], ids: Sequence[str]) -> None:
     from artifacts.score_maps import ScoreMaps
+    from stages.localization.complete_maps import score_background
 
     earlier = ScoreMaps(maps)
     _same_classes(earlier.class_names, class_names, f"maps {maps.name!r}")
+    if score_background(earlier):
+        raise ArtifactError(
+            f"maps {maps.name!r} score the background, too: no rule is to find it",
+            f"use its masks, or semiseg crf --predictions {maps.name}",
+        )
     if missing := sorted(set(ids) - set(earlier.ids)):
         raise ArtifactError(
             f"maps {maps.name!r} has no class-activation maps for {len(missing)} of {len(ids)} images, "
@@ -120,20 +127,17 @@ def _same_classes(found: Sequence[str], expected: Sequence[str], what: str) -> N
         )
 
 
-def _ids(config: SeedsConfig, dataset: Any) -> list[str]:
-    return sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
-
-
 def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Class-activation maps shard by shard on the device; saliency and label maps in other processes meanwhile."""
     from artifacts.dataset import Dataset
     from artifacts.score_maps import ScoreMaps, ScoreMapWriter
+    from stages.data.images import ids_of
     from stages.evaluation.mask_quality import quality_of_masks
     from stages.localization.complete_maps import count_empty_maps
 
     dataset, maps = Dataset(inputs.data), inputs.maps
     _opened.cache_clear()  # of another run in this process
-    everything = _ids(config, dataset)
+    everything = ids_of(dataset, config.splits)
     same = maps.path if maps and _same_saliency(config, maps) else None
     job = LabelJob(inputs.data.path, writer, config.labels, same, config.max_pixels)
     source = _Source(config, inputs, dataset, execution)
@@ -218,15 +222,10 @@ class _Source:
         )
 
     def _fitting(self, found: Any) -> Any:
-        """Earlier maps of an image; ArtifactError when they are not of its labels and its size."""
-        labels, size = self.dataset.tags(found.image_id), tuple(self.dataset.size(found.image_id))
-        if (tuple(found.classes.tolist()), found.size) != (labels, size):
-            made, wanted = (", ".join(self.dataset.class_names[c] for c in ids) for ids in (found.classes, labels))
-            raise ArtifactError(
-                f"the maps of {found.image_id} are of {made or 'no class'}, at {found.size[1]}x{found.size[0]}; "
-                f"its labels are {wanted or 'none'}, its size is {size[1]}x{size[0]}",
-                "the data set changed since they were made: compute the maps, leave out --maps",
-            )
+        """Earlier maps of an image; DataError when they are not of its labels and its size."""
+        from artifacts.score_maps import check_fits
+
+        check_fits(found, self.dataset, "the data set changed since they were made: compute the maps, leave out --maps")
         return found
 
     def write_gradients(self, writer: Writer, ids: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from artifacts.dataset import Dataset
 from artifacts.errors import DataError
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
+from stages.data.images import ids_of
 from stages.methods.settings import TrainClassifierConfig
 
 
@@ -22,9 +23,15 @@ class TrainClassifierInputs(Inputs):
 
 
 def check(config: TrainClassifierConfig, inputs: TrainClassifierInputs) -> None:
-    """Checks that weights are available and that there is a background class, which seeds needs."""
+    """Checks that weights are available, and that there are labels and a background class, which seeds needs."""
     config.network.check()
-    Dataset(inputs.data).require_background("the stage train-classifier")
+    dataset = Dataset(inputs.data)
+    dataset.require_background("the stage train-classifier")
+    if not any(map(dataset.tags, ids_of(dataset, config.splits))) and "tags" in config.method.card.uses:
+        raise DataError(
+            f"no image of the splits {', '.join(config.splits)} has an image-level label",
+            "prepare the data with labels (--set tag_source=...)",
+        )
 
 
 def run(
@@ -39,13 +46,7 @@ def run(
     from stages.networks import load_network
 
     dataset = Dataset(inputs.data)
-    ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
-    without_label = [image_id for image_id in ids if not dataset.tags(image_id)]
-    if len(without_label) == len(ids) and "tags" in config.method.card.uses:
-        raise DataError(
-            f"no image of the splits {', '.join(config.splits)} has an image-level label",
-            "prepare the data with labels (--set tag_source=...)",
-        )
+    ids = ids_of(dataset, config.splits)
     kind, images = load_method(config.method.name), KnownImages(dataset)
     folders = prepared_folders(kind, config.method, images, ids, writer, execution)
     sources = Sources(
@@ -59,7 +60,7 @@ def run(
     )
     summary = train_network(config, dataset, sources, writer, execution)
     if execution.rank == 0:
-        summary |= {"without_label": len(without_label)}
+        summary |= {"without_label": sum(not dataset.tags(image_id) for image_id in ids)}
         summary |= scored(load_network(writer.path), dataset, config.score_split, config.crop_size, execution)
     return summary
 

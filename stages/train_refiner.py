@@ -15,6 +15,7 @@ from artifacts.errors import ConfigError
 from artifacts.item_shapes import NetworkSpec
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
+from stages.data.images import ids_of
 from stages.refiners.settings import TrainRefinerConfig
 
 
@@ -31,7 +32,7 @@ def check(config: TrainRefinerConfig, inputs: TrainRefinerInputs) -> None:
 
     dataset, initial = Dataset(inputs.data), inputs.initial
     dataset.require_background("the stage train-refiner")
-    score_maps_of(inputs.seeds, _ids(config, dataset), inputs.data)
+    score_maps_of(inputs.seeds, ids_of(dataset, config.splits), inputs.data)
     if initial is None:
         config.network.check()
         return
@@ -48,10 +49,6 @@ def check(config: TrainRefinerConfig, inputs: TrainRefinerInputs) -> None:
         )
 
 
-def _ids(config: TrainRefinerConfig, dataset: Dataset) -> list[str]:
-    return sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
-
-
 def run(config: TrainRefinerConfig, inputs: TrainRefinerInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     from stages.engine.method import Sources
     from stages.localization.known_images import KnownImages, score_maps_of
@@ -60,7 +57,7 @@ def run(config: TrainRefinerConfig, inputs: TrainRefinerInputs, writer: Writer, 
     from stages.refiners import load_refiner
 
     dataset = Dataset(inputs.data)
-    ids = _ids(config, dataset)
+    ids = ids_of(dataset, config.splits)
     maps = score_maps_of(inputs.seeds, ids, inputs.data)
     kind = load_refiner(config.method.name).training
     assert kind is not None  # the config knows only refiners that have one

@@ -114,7 +114,12 @@ def open_images(
 def images_of_splits(data: Artifact, splits: tuple[str, ...]) -> tuple[Dataset, list[str]]:
     """(data set, sorted ids of its splits); DataError when there are none."""
     dataset = Dataset(data)
+    return dataset, ids_of(dataset, splits)
+
+
+def ids_of(dataset: Dataset, splits: Collection[str]) -> list[str]:
+    """Sorted ids of the images of splits; DataError when there are none."""
     ids = sorted({image_id for split in splits for image_id in dataset.ids(split)})
     if not ids:
         raise DataError(f"the splits {', '.join(splits)} of {dataset.name!r} are empty", "name another split")
-    return dataset, ids
+    return ids

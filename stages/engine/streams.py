@@ -18,7 +18,7 @@ import numpy as np
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError, DataError
 from artifacts.masks import read_mask
-from artifacts.score_maps import ScoreMap, ScoreMaps
+from artifacts.score_maps import ScoreMap, ScoreMaps, check_fits
 from stages.engine.augmentation import (
     IGNORE,
     Geometry,
@@ -251,7 +251,7 @@ class SampleMaker:
             "colour": draw_factors(self.augmentation, random).astype(np.float32),
         }
         if stream.maps is not None:
-            sample["maps"] = self._maps(stream.maps, entry.image_id, image.shape[:2], geometry)
+            sample["maps"] = self._maps(stream.maps, entry.image_id, geometry)
         for key, source in {"label": entry.label, **stream.extra}.items():
             if source is None:
                 sample[key] = np.full((self.crop_size, self.crop_size), IGNORE, np.uint8)
@@ -266,16 +266,11 @@ class SampleMaker:
             sample[key] = cut_label(label, geometry, self.crop_size)
         return sample
 
-    def _maps(self, wanted: MapSource, image_id: str, size: tuple[int, ...], geometry: Geometry) -> np.ndarray:
+    def _maps(self, wanted: MapSource, image_id: str, geometry: Geometry) -> np.ndarray:
         """The score maps of an image, cut as it is: float32 (classes, h, w) on the cells of the crop."""
         assert wanted.stride is not None  # None is replaced by `train_network`
         found = self._read_maps(wanted.source, image_id)
-        if found.size != size:
-            raise DataError(
-                f"the score maps {wanted.source} of {image_id} are of {found.size[1]}x{found.size[0]} pixels, "
-                f"its image has {size[1]}x{size[0]}",
-                "give score maps that were made of this data set",
-            )
+        check_fits(found, self.dataset)
         return cut_maps(found, self.dataset.num_classes, geometry, self.crop_size, wanted.stride, wanted.padding)
 
     @staticmethod

@@ -34,6 +34,11 @@ def check_complete(artifact: Artifact, maps: ScoreMaps, data: Artifact | None) -
         raise ArtifactError(f"the score maps of {artifact.name!r} are of {what}", MAKE_AGAIN)
 
 
+def score_background(maps: ScoreMaps) -> bool:
+    """Whether the maps score the background, too: a refiner scores it for all images or for none."""
+    return any(0 in maps[image_id].classes for image_id in maps.ids[:1])
+
+
 def count_empty_maps(maps: ScoreMaps, note: Callable[[str], None]) -> int:
     """How many images have maps of zeros for all of their classes; `note` gets a message if there are any."""
     found = (maps[image_id].scores for image_id in maps.ids)

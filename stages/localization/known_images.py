@@ -10,7 +10,7 @@ import numpy as np
 
 from artifacts.dataset import Dataset
 from artifacts.errors import DataError
-from artifacts.score_maps import ScoreMap, ScoreMaps
+from artifacts.score_maps import ScoreMap, ScoreMaps, check_fits
 from artifacts.store import Artifact
 from stages.engine.known import Known
 from stages.localization.complete_maps import check_complete
@@ -32,21 +32,16 @@ class KnownImages:
     masked: Collection[str] = ()
 
     def __getitem__(self, image_id: str) -> Known:
-        """DataError if the size of the score map differs from that of the image."""
+        """DataError if the score maps of the image are not of its size and its labels."""
         from stages.localization.saliency import read_saliency  # scipy: only where an image is read
 
         image = self.dataset.image(image_id)
         size = (image.shape[0], image.shape[1])
         if self.scores:
             scores = self.scores[image_id]
+            check_fits(scores, self.dataset)
         else:
             scores = ScoreMap(image_id, np.zeros((0, *size), np.float32), np.zeros(0, np.uint8), size, 1, "cam")
-        if scores.size != size:
-            raise DataError(
-                f"the score maps of {image_id} are of {scores.size[1]}x{scores.size[0]} pixels, its image has "
-                f"{size[1]}x{size[0]}",
-                "give the data set that the score maps were made from",
-            )
         file = None if self.saliency is None else self.saliency / f"{image_id}.png"
         return Known(
             image_id,

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from artifacts.dataset import Dataset
-from artifacts.errors import DataError
-from artifacts.score_maps import ScoreMap
+from artifacts.score_maps import ScoreMap, check_fits
 from stages.evaluation.threshold_sweep import ThresholdSweep, count_pixels
 from stages.localization.grid import resize_maps
 from stages.parallel.each_image import for_each_image
@@ -49,12 +48,7 @@ def sweep_maps(
 def _count(task: _Task, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The classes of an image's maps, and its pixels, see `count_pixels`."""
     found, truth = task.maps[image_id], task.dataset.mask(image_id)
-    if found.size != truth.shape:
-        raise DataError(
-            f"the score maps of {image_id} are of {found.size[1]}x{found.size[0]} pixels (width x height), "
-            f"its mask has {truth.shape[1]}x{truth.shape[0]}",
-            "give the data set that the score maps were made of",
-        )
+    check_fits(found, task.dataset)
     scores, classes = resize_maps(found.scores, found.size, found.stride), found.classes
     if not len(classes):  # without labels no map was made: background at any threshold
         scores, classes = np.zeros((1, *found.size), np.float32), np.zeros(1, np.uint8)

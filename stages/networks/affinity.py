@@ -111,8 +111,6 @@ def build_affinity_network(
         config.check()
     with seeded(seed):
         network = AffinityNetwork(config)
-    if backbone_from is None:
-        config.check(network.backbone.has_batch_norm)
     unused = load_backbone(network.backbone, config, backbone_from)
     layers = decimated_vgg(unused) if len(network.last) else {}
     for name, state in layers.items():

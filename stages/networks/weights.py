@@ -43,13 +43,14 @@ def load_pretrained(backbone: Backbone, config: BackboneConfig) -> dict[str, Ten
 def load_backbone(
     backbone: Backbone, config: BackboneConfig, taken: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Weights of the backbone of a network inside another: those that the config names, if any.
+    """Weights of the backbone of a network inside another: those that the config names, if any, once it is checked.
 
     taken: the state dict of a network whose backbone is taken instead. Returns what `load_pretrained` does.
     """
     if taken is not None:
         load_strictly(backbone, _inside(taken), "the input 'initial'", f"the backbone {config.backbone}")
         return {}
+    config.check(backbone.has_batch_norm)
     return load_pretrained(backbone, config) if config.weights != "none" else {}
 
 

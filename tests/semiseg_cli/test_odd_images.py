@@ -1,0 +1,229 @@
+"""Odd images, and artifacts of different sets, given by commands to every classifier method and to every refiner.
+
+The methods are those of the cards, so a new one is asked all of this without an entry. Every warning is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from artifacts.masks import IGNORE, read_mask, write_mask
+from artifacts.score_maps import ScoreMaps
+from semiseg_cli.main import main
+from stages.methods.settings import METHODS
+from stages.refiners.settings import REFINERS
+from stages.refiners.settings.base import ForegroundRefinerSettings
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+CLASSIFIERS = [name for name, settings in METHODS.items() if settings.card.output == "classifier"]
+CLASSES = ("background", "red", "green", "blue")
+COLOURS = np.array([(110, 110, 110), (210, 40, 40), (40, 190, 40), (40, 40, 210)])
+SIZES = {  # (H, W)
+    "none": (40, 50),
+    "all": (44, 52),
+    "pixel": (1, 1),
+    "row": (1, 60),
+    "column": (60, 1),
+    "large": (700, 60),  # beyond every crop of these tests, and the 512 of IRNet's code
+    "grey": (40, 50),
+    "grey-rgb": (40, 50),
+    "palette": (40, 50),
+    "palette-rgb": (40, 50),
+    "t0": (40, 48),
+    "t1": (40, 48),
+    "scored": (40, 48),
+}
+LABELS = {
+    "none": (),
+    "all": (1, 2, 3),
+    "large": (1, 2),
+    "column": (2,),
+    "palette": (2,),
+    "palette-rgb": (2,),
+    "t1": (2,),
+}
+SAME = (("grey", "grey-rgb"), ("palette", "palette-rgb"))  # the same pixels in files of different kinds
+LABELLED, SCORED = ("t0", "t1"), ("scored",)
+WEAK = sorted(set(SIZES) - {*LABELLED, *SCORED})
+IDS = sorted([*LABELLED, *WEAK])
+DATA = ("every", "lacking")  # with an image of all classes; without one of the last class
+
+
+def labels_of(image_id: str, data: str) -> tuple[int, ...]:
+    return tuple(c for c in LABELS.get(image_id, (1,)) if data != "lacking" or c < 3)
+
+
+def draw(labels: tuple[int, ...], size: tuple[int, int], seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A noisy grey image with a box of each class, side by side, and its mask."""
+    mask, (height, width) = np.zeros(size, np.uint8), size
+    for place, class_id in enumerate(labels):
+        left = width * place // len(labels)
+        mask[height // 4 : height // 4 + max(height // 2, 1), left : left + max(width // (2 * len(labels)), 1)] = (
+            class_id
+        )
+    noise = np.random.default_rng(seed).normal(0, 10, (*size, 3))
+    return np.clip(COLOURS[mask] + noise, 0, 255).astype(np.uint8), mask
+
+
+def fill(folder: Path, data: str) -> None:
+    """images/, masks/, labels.csv, classes.txt, and lists of the labelled and the scored images."""
+    rows = ["image,labels"]
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for image_id, size in SIZES.items():
+        labels = labels_of(image_id, data)
+        pixels, mask = draw(labels, size, len(image_id.split("-")[0]))
+        image = Image.fromarray(pixels)
+        kind = image_id.split("-")[0]
+        image = image.convert("L") if kind == "grey" else image.quantize(32) if kind == "palette" else image
+        (image.convert("RGB") if image_id.endswith("-rgb") else image).save(folder / "images" / f"{image_id}.png")
+        write_mask(folder / "masks" / f"{image_id}.png", mask)
+        rows.append(f"{image_id},{' '.join(CLASSES[class_id] for class_id in labels)}")
+    for name, lines in (("labels.csv", rows), ("classes.txt", CLASSES), ("t.txt", LABELLED), ("val.txt", SCORED)):
+        (folder / name).write_text("\n".join(lines) + "\n")
+
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """`run("seeds", "NAME", "--classifier", "cam", "cam.flip=false")` makes an artifact once; gives its folder."""
+    space = tmp_path_factory.mktemp("odd")
+
+    def command(stage: str, name: str, *arguments: str, code: int = 0) -> Path:
+        place = space / "runs" / name
+        if code or not place.is_dir():
+            words = [w for word in arguments for w in (("--set", word) if "=" in word else (word,))]
+            common = ("--name", name, "--workspace", str(space / "runs"), "--device", "cpu", "--workers", "1")
+            assert main([stage, *words, *common]) == code
+        return place
+
+    for data in DATA:
+        fill(space / data, data)
+        files = [f"--images {data}/images --masks {data}/masks --classes {data}/classes.txt --labels {data}/labels.csv"]
+        files += [f"--val {data}/val.txt labelled={data}/t.txt"]
+        with pytest.MonkeyPatch.context() as changes:
+            changes.chdir(space)
+            command("prepare-data", data, *" ".join(files).split())
+    return command
+
+
+def classifier(run: Run, name: str, data: str) -> Path:
+    training = ("--network", "tiny", "--iterations", "2", "--batch-size", "6", "crop_size=32")
+    return run("train-classifier", f"{name}-{data}", "--data", data, "--method", name, *training)
+
+
+def maps(run: Run, name: str, data: str) -> Path:
+    """Maps of the classifier method `name`, and masks without unknown pixels."""
+    trained = classifier(run, name, data).name
+    return run(
+        "seeds",
+        f"{name}-{data}-maps",
+        "--data",
+        data,
+        "--classifier",
+        trained,
+        "labels.mode=dense",
+        "cam.scales=[.5,1]",
+    )
+
+
+def training_of(run: Run, name: str, data: str, seeds: str) -> tuple[str, ...]:
+    settings = REFINERS[name].training
+    assert settings is not None
+    crop = max(32, settings().smallest_crop())
+    return (
+        "--method",
+        settings().name,
+        "--network",
+        "tiny",
+        "--iterations",
+        "2",
+        "--batch-size",
+        "6",
+        f"crop_size={crop}",
+    )
+
+
+def refined(run: Run, name: str, data: str) -> Path:
+    """Refined maps of the plain classifier's, by the refiner `name` with few steps."""
+    seeds, settings = maps(run, "cam", data).name, REFINERS[name]
+    given = ["--data", data, "--seeds", seeds]
+    if settings.training is not None:
+        trained = f"{settings.training().name}-{data}-network"
+        run("train-refiner", trained, *given, *training_of(run, name, data, seeds))
+        given += ["--refiner", trained]
+    if "segmenter" in settings().inputs():
+        few = ("--network", "tiny", "--iterations", "2", "--batch-size", "2", "crop_size=32")
+        given += ["--segmenter", run("train", f"segmenter-{data}", "--data", data, "--method", "supervised", *few).name]
+    few = ["method.steps=3"] if "steps" in settings.model_fields else []
+    return run("refine", f"{name}-{data}", *given, "--method", name, *few)
+
+
+def check_maps(artifact: Path, data: str, background: bool = False) -> None:
+    """Each image has a map of each of its labels, as large as it, 0..1; files of the same pixels have the same."""
+    found = ScoreMaps(artifact)
+    assert list(found.ids) == IDS
+    for image_id in IDS:
+        one = found[image_id]
+        assert tuple(one.classes) == ((0,) if background else ()) + labels_of(image_id, data)
+        assert one.size == SIZES[image_id]
+        assert one.scores.shape[1:] == tuple(-(-length // one.stride) for length in one.size)
+        assert ((one.scores >= 0) & (one.scores <= 1)).all(), image_id  # which no NaN is
+    for first, second in SAME:
+        np.testing.assert_array_equal(found[first].scores, found[second].scores)
+
+
+def check_masks(artifact: Path, data: str, ids: list[str] = IDS, unknown: bool = False) -> None:
+    """Each image has a mask of its size and of its labels; that of the image without labels is background."""
+    assert sorted(file.stem for file in (artifact / "masks").iterdir()) == ids
+    found = {image_id: read_mask(artifact / "masks" / f"{image_id}.png") for image_id in ids}
+    for image_id, mask in found.items():
+        assert mask.shape == SIZES[image_id]
+        assert {*np.unique(mask).tolist()} <= {0, *labels_of(image_id, data)} | ({IGNORE} if unknown else set())
+    assert not found["none"].any()
+    for first, second in SAME:
+        np.testing.assert_array_equal(found[first], found[second])
+
+
+def check_scores(artifact: Path, data: str) -> None:
+    """All pixels are counted; a class that no image has has no IoU, and is named."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    found = json.loads((artifact / "metrics.json").read_text(), parse_constant=refuse)  # NaN, Infinity
+    assert found["pixels"]["scored"] == sum(height * width for height, width in map(SIZES.__getitem__, WEAK))
+    assert found["absent"] == (["blue"] if data == "lacking" else [])
+    assert (found["classes"]["blue"]["iou"] is None) == (data == "lacking")
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_classifier_takes_odd_images(name: str, data: str, run: Run) -> None:
+    artifact = maps(run, name, data)
+    check_maps(artifact, data)
+    check_masks(artifact, data)
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("name", REFINERS)
+def test_every_refiner_takes_odd_images(name: str, data: str, run: Run) -> None:
+    artifact, settings = refined(run, name, data), REFINERS[name]()
+    foreground = isinstance(settings, ForegroundRefinerSettings)
+    check_maps(artifact, data, background=not foreground)
+    check_masks(artifact, data, unknown=foreground and settings.margin > 0)
+    own = (f"background_score={settings.background}",) if foreground else ()
+    masks = run("crf", f"{name}-{data}-crf", "--data", data, "--predictions", artifact.name, "labels=tags", *own)
+    check_masks(masks, data)
+    given = ("--data", data, "--predictions", masks.name, "--split", "weak")
+    check_scores(run("evaluate", f"{name}-{data}-scores", *given), data)
