@@ -55,6 +55,7 @@ LABELLED, SCORED = ("t0", "t1"), ("scored",)
 WEAK = sorted(set(SIZES) - {*LABELLED, *SCORED})
 IDS = sorted([*LABELLED, *WEAK])
 DATA = ("every", "lacking")  # with an image of all classes; without one of the last class
+CHANGED = {"narrow": {"all": (44, 26)}, "more": {"zebra": (40, 50)}}  # further data sets: sizes that differ
 
 
 def labels_of(image_id: str, data: str) -> tuple[int, ...]:
@@ -78,7 +79,7 @@ def fill(folder: Path, data: str) -> None:
     rows = ["image,labels"]
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
-    for image_id, size in SIZES.items():
+    for image_id, size in (SIZES | CHANGED.get(data, {})).items():
         labels = labels_of(image_id, data)
         pixels, mask = draw(labels, size, len(image_id.split("-")[0]))
         image = Image.fromarray(pixels)
@@ -107,7 +108,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             assert main([stage, *words, *common]) == code
         return place
 
-    for data in DATA:
+    for data in (*DATA, *CHANGED):
         fill(space / data, data)
         files = [f"--images {data}/images --masks {data}/masks --classes {data}/classes.txt --labels {data}/labels.csv"]
         files += [f"--val {data}/val.txt labelled={data}/t.txt"]
@@ -137,40 +138,34 @@ def maps(run: Run, name: str, data: str) -> Path:
     )
 
 
-def training_of(run: Run, name: str, data: str, seeds: str) -> tuple[str, ...]:
+def training(run: Run, name: str, data: str) -> tuple[str, ...]:
+    """The options of `train-refiner` for the network of the refiner `name`, but for the data set."""
     settings = REFINERS[name].training
     assert settings is not None
     crop = max(32, settings().smallest_crop())
-    return (
-        "--method",
-        settings().name,
-        "--network",
-        "tiny",
-        "--iterations",
-        "2",
-        "--batch-size",
-        "6",
-        f"crop_size={crop}",
-    )
+    few = ("--network", "tiny", "--iterations", "2", "--batch-size", "6", f"crop_size={crop}")
+    return "--seeds", maps(run, "cam", data).name, "--method", settings().name, *few
 
 
-def refined(run: Run, name: str, data: str) -> Path:
-    """Refined maps of the plain classifier's, by the refiner `name` with few steps."""
-    seeds, settings = maps(run, "cam", data).name, REFINERS[name]
-    given = ["--data", data, "--seeds", seeds]
+def refining(run: Run, name: str, data: str) -> tuple[str, ...]:
+    """The options of `refine` for the refiner `name`, few steps, but for the data set; makes its network."""
+    settings = REFINERS[name]
+    given = ["--seeds", maps(run, "cam", data).name, "--method", name]
     if settings.training is not None:
         trained = f"{settings.training().name}-{data}-network"
-        run("train-refiner", trained, *given, *training_of(run, name, data, seeds))
-        given += ["--refiner", trained]
+        given += ["--refiner", run("train-refiner", trained, "--data", data, *training(run, name, data)).name]
     if "segmenter" in settings().inputs():
         few = ("--network", "tiny", "--iterations", "2", "--batch-size", "2", "crop_size=32")
         given += ["--segmenter", run("train", f"segmenter-{data}", "--data", data, "--method", "supervised", *few).name]
-    few = ["method.steps=3"] if "steps" in settings.model_fields else []
-    return run("refine", f"{name}-{data}", *given, "--method", name, *few)
+    return (*given, "method.steps=3") if "steps" in settings.model_fields else tuple(given)
 
 
-def check_maps(artifact: Path, data: str, background: bool = False) -> None:
-    """Each image has a map of each of its labels, as large as it, 0..1; files of the same pixels have the same."""
+def refined(run: Run, name: str, data: str) -> Path:
+    return run("refine", f"{name}-{data}", "--data", data, *refining(run, name, data))
+
+
+def check_maps(artifact: Path, data: str, background: bool = False, same: bool = True) -> None:
+    """Each image has a map of each of its labels, 0..1, of its size; if `same`, files of the same pixels have the same."""
     found = ScoreMaps(artifact)
     assert list(found.ids) == IDS
     for image_id in IDS:
@@ -179,19 +174,19 @@ def check_maps(artifact: Path, data: str, background: bool = False) -> None:
         assert one.size == SIZES[image_id]
         assert one.scores.shape[1:] == tuple(-(-length // one.stride) for length in one.size)
         assert ((one.scores >= 0) & (one.scores <= 1)).all(), image_id  # which no NaN is
-    for first, second in SAME:
+    for first, second in SAME if same else ():
         np.testing.assert_array_equal(found[first].scores, found[second].scores)
 
 
-def check_masks(artifact: Path, data: str, ids: list[str] = IDS, unknown: bool = False) -> None:
+def check_masks(artifact: Path, data: str, unknown: bool = False, same: bool = True) -> None:
     """Each image has a mask of its size and of its labels; that of the image without labels is background."""
-    assert sorted(file.stem for file in (artifact / "masks").iterdir()) == ids
-    found = {image_id: read_mask(artifact / "masks" / f"{image_id}.png") for image_id in ids}
+    assert sorted(file.stem for file in (artifact / "masks").iterdir()) == IDS
+    found = {image_id: read_mask(artifact / "masks" / f"{image_id}.png") for image_id in IDS}
     for image_id, mask in found.items():
         assert mask.shape == SIZES[image_id]
         assert {*np.unique(mask).tolist()} <= {0, *labels_of(image_id, data)} | ({IGNORE} if unknown else set())
     assert not found["none"].any()
-    for first, second in SAME:
+    for first, second in SAME if same else ():
         np.testing.assert_array_equal(found[first], found[second])
 
 
@@ -220,10 +215,82 @@ def test_every_classifier_takes_odd_images(name: str, data: str, run: Run) -> No
 def test_every_refiner_takes_odd_images(name: str, data: str, run: Run) -> None:
     artifact, settings = refined(run, name, data), REFINERS[name]()
     foreground = isinstance(settings, ForegroundRefinerSettings)
-    check_maps(artifact, data, background=not foreground)
-    check_masks(artifact, data, unknown=foreground and settings.margin > 0)
+    same = "seed" not in type(settings).model_fields  # else it draws numbers for each image, by its id
+    check_maps(artifact, data, not foreground, same)
+    check_masks(artifact, data, foreground and settings.margin > 0, same)
     own = (f"background_score={settings.background}",) if foreground else ()
     masks = run("crf", f"{name}-{data}-crf", "--data", data, "--predictions", artifact.name, "labels=tags", *own)
-    check_masks(masks, data)
+    check_masks(masks, data, same=same)
     given = ("--data", data, "--predictions", masks.name, "--split", "weak")
     check_scores(run("evaluate", f"{name}-{data}-scores", *given), data)
+
+
+WRONG = {  # data set whose maps are not given -> what is said of them
+    "lacking": "the score maps of all are of red, green, blue, its image-level labels are red, green",
+    "narrow": "the score maps of all are of 52x44 pixels (width x height), its image has 26x44",
+    "more": "zebra",  # which has none
+}
+TAKERS = [
+    *(("train-refiner", name) for name in REFINERS if REFINERS[name].training is not None),
+    *(("refine", name) for name in REFINERS),
+    *((stage, "") for stage in ("seeds", "crf", "evaluate")),
+]
+
+
+@pytest.mark.parametrize("data", WRONG)
+@pytest.mark.parametrize(("stage", "name"), TAKERS)
+def test_maps_of_another_data_set_are_refused(
+    stage: str, name: str, data: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier, both = maps(run, "cam", "every").name, ("splits=[train,weak]",)
+    given = {
+        "train-refiner": lambda: training(run, name, "every"),
+        "refine": lambda: (*refining(run, name, "every"), *both),
+        "seeds": lambda: ("--maps", earlier, *both),
+        "crf": lambda: ("--predictions", earlier, *both),
+        "evaluate": lambda: ("--maps", earlier, "splits=[train,weak]"),
+    }[stage]()
+    wrong = run(stage, f"wrong-{stage}-{name}-{data}", "--data", data, *given, code=3)
+    said = capsys.readouterr().err
+    assert WRONG[data] in " ".join(said.split())
+    assert "hint: " in said
+    assert "Traceback" not in said
+    assert not wrong.exists()
+
+
+@pytest.mark.parametrize("name", [n for n in REFINERS if not issubclass(REFINERS[n], ForegroundRefinerSettings)])
+def test_seeds_refuses_maps_that_score_the_background(name: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """It said that the data set had changed."""
+    run("seeds", "of-background", "--data", "every", "--maps", refined(run, name, "every").name, code=3)
+    assert f"maps '{name}-every' score the background, too" in capsys.readouterr().err
+
+
+def test_missing_saliency_is_named_and_what_is_there_is_used(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--data", "every", "--classifier", classifier(run, "cam", "every").name, "--saliency", str(tmp_path))
+    for image_id in IDS:
+        Image.new("L", SIZES[image_id][::-1]).save(tmp_path / f"{image_id}.png")  # nothing is salient
+    (tmp_path / "row.png").rename(tmp_path / "rows.png")
+    run("seeds", "by-saliency", *given, code=3)
+    assert "has no saliency map for 1 of 12 images, e.g. row.png" in " ".join(capsys.readouterr().err.split())
+    Image.new("L", (30, 1)).save(tmp_path / "row.png")
+    run("seeds", "by-saliency", *given, code=3)
+    assert "row.png" in capsys.readouterr().err
+    (tmp_path / "rows.png").rename(tmp_path / "row.png")
+    check_masks(run("seeds", "by-saliency", *given), "every")  # background wherever there is no class
+
+
+@pytest.mark.parametrize("stage", ["train-classifier", "seeds", "refine", "evaluate", "crf", "import-masks"])
+def test_splits_without_images_are_refused(stage: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """`seeds` made an artifact without content, other messages had other causes."""
+    given = {
+        "train-classifier": lambda: ("--network", "tiny"),
+        "seeds": lambda: ("--classifier", classifier(run, "cam", "every").name),
+        "refine": lambda: refining(run, "irn", "every"),
+        "evaluate": lambda: ("--predictions", maps(run, "cam", "every").name),
+        "crf": lambda: ("--predictions", maps(run, "cam", "every").name),
+        "import-masks": lambda: ("--folder", "."),
+    }[stage]()
+    run(stage, f"empty-{stage}", "--data", "every", *given, "splits=[holdout]", code=3)
+    assert "the splits holdout of 'images' are empty" in capsys.readouterr().err
