@@ -72,22 +72,25 @@ class ScoreMap:
 
 
 def check_fits(
-    found: ScoreMap, dataset: Dataset, cure: str = "give the data set that the score maps were made from"
+    found: ScoreMap,
+    dataset: Dataset,
+    labels: bool = True,
+    cure: str = "give the data set that the score maps were made from",
 ) -> None:
     """DataError unless the maps of an image have its size, and are of its image-level labels, if not of probabilities.
 
-    A map of the background may be among them. cure: how to mend it.
+    labels: whether the labels are checked. A map of the background may be among them. cure: how to mend it.
     """
     image_id, (height, width) = found.image_id, dataset.size(found.image_id)
     begin = f"the score maps of {image_id} are of"
     if found.size != (height, width):
         size = f"{found.size[1]}x{found.size[0]} pixels (width x height)"
         raise DataError(f"{begin} {size}, its image has {width}x{height}", cure)
-    if found.meaning == "probability":
+    if not labels or found.meaning == "probability":
         return
-    made, labels = [int(class_id) for class_id in found.classes if class_id], [*dataset.tags(image_id)]
-    if made != labels:
-        names = [", ".join(dataset.class_names[c] for c in ids) or "no class" for ids in (made, labels)]
+    made, wanted = [int(class_id) for class_id in found.classes if class_id], [*dataset.tags(image_id)]
+    if made != wanted:
+        names = [", ".join(dataset.class_names[c] for c in ids) or "no class" for ids in (made, wanted)]
         raise DataError(f"{begin} {names[0]}, its image-level labels are {names[1]}", cure)
 
 

@@ -225,7 +225,8 @@ class _Source:
         """Earlier maps of an image; DataError when they are not of its labels and its size."""
         from artifacts.score_maps import check_fits
 
-        check_fits(found, self.dataset, "the data set changed since they were made: compute the maps, leave out --maps")
+        cure = "the data set changed since they were made: compute the maps, leave out --maps"
+        check_fits(found, self.dataset, cure=cure)
         return found
 
     def write_gradients(self, writer: Writer, ids: Sequence[str]) -> None:

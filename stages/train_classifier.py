@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from artifacts.dataset import Dataset
-from artifacts.errors import DataError
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
-from stages.data.images import ids_of
+from stages.data.images import ids_of, require_labels
 from stages.methods.settings import TrainClassifierConfig
 
 
@@ -27,11 +26,8 @@ def check(config: TrainClassifierConfig, inputs: TrainClassifierInputs) -> None:
     config.network.check()
     dataset = Dataset(inputs.data)
     dataset.require_background("the stage train-classifier")
-    if not any(map(dataset.tags, ids_of(dataset, config.splits))) and "tags" in config.method.card.uses:
-        raise DataError(
-            f"no image of the splits {', '.join(config.splits)} has an image-level label",
-            "prepare the data with labels (--set tag_source=...)",
-        )
+    if "tags" in config.method.card.uses:
+        require_labels(dataset, config.splits)
 
 
 def run(

@@ -15,7 +15,7 @@ from artifacts.errors import ConfigError
 from artifacts.item_shapes import NetworkSpec
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
-from stages.data.images import ids_of
+from stages.data.images import ids_of, require_labels
 from stages.refiners.settings import TrainRefinerConfig
 
 
@@ -27,11 +27,12 @@ class TrainRefinerInputs(Inputs):
 
 
 def check(config: TrainRefinerConfig, inputs: TrainRefinerInputs) -> None:
-    """Checks that the score maps are of the data set, and that weights are available."""
+    """Checks that there are labels, that the score maps are of the data set, and that weights are available."""
     from stages.localization.known_images import score_maps_of
 
     dataset, initial = Dataset(inputs.data), inputs.initial
     dataset.require_background("the stage train-refiner")
+    require_labels(dataset, config.splits)
     score_maps_of(inputs.seeds, ids_of(dataset, config.splits), inputs.data)
     if initial is None:
         config.network.check()

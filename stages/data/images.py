@@ -123,3 +123,12 @@ def ids_of(dataset: Dataset, splits: Collection[str]) -> list[str]:
     if not ids:
         raise DataError(f"the splits {', '.join(splits)} of {dataset.name!r} are empty", "name another split")
     return ids
+
+
+def require_labels(dataset: Dataset, splits: Collection[str]) -> None:
+    """DataError unless an image of the splits has an image-level label."""
+    if not any(map(dataset.tags, ids_of(dataset, splits))):
+        raise DataError(
+            f"no image of the splits {', '.join(splits)} has an image-level label",
+            "prepare the data with labels (--set tag_source=...)",
+        )

@@ -48,7 +48,7 @@ def sweep_maps(
 def _count(task: _Task, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The classes of an image's maps, and its pixels, see `count_pixels`."""
     found, truth = task.maps[image_id], task.dataset.mask(image_id)
-    check_fits(found, task.dataset)
+    check_fits(found, task.dataset, labels=False)
     scores, classes = resize_maps(found.scores, found.size, found.stride), found.classes
     if not len(classes):  # without labels no map was made: background at any threshold
         scores, classes = np.zeros((1, *found.size), np.float32), np.zeros(1, np.uint8)

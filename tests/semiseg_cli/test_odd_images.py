@@ -18,7 +18,7 @@ from artifacts.masks import IGNORE, read_mask, write_mask
 from artifacts.score_maps import ScoreMaps
 from semiseg_cli.main import main
 from stages.methods.settings import METHODS
-from stages.refiners.settings import REFINERS
+from stages.refiners.settings import REFINERS, TRAINED
 from stages.refiners.settings.base import ForegroundRefinerSettings
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -55,10 +55,12 @@ LABELLED, SCORED = ("t0", "t1"), ("scored",)
 WEAK = sorted(set(SIZES) - {*LABELLED, *SCORED})
 IDS = sorted([*LABELLED, *WEAK])
 DATA = ("every", "lacking")  # with an image of all classes; without one of the last class
-CHANGED = {"narrow": {"all": (44, 26)}, "more": {"zebra": (40, 50)}}  # further data sets: sizes that differ
+CHANGED = {"narrow": {"all": (44, 26)}, "more": {"zebra": (40, 50)}, "bare": {}}  # further data sets: other sizes
 
 
 def labels_of(image_id: str, data: str) -> tuple[int, ...]:
+    if data == "bare" and image_id in WEAK:
+        return ()
     return tuple(c for c in LABELS.get(image_id, (1,)) if data != "lacking" or c < 3)
 
 
@@ -165,7 +167,7 @@ def refined(run: Run, name: str, data: str) -> Path:
 
 
 def check_maps(artifact: Path, data: str, background: bool = False, same: bool = True) -> None:
-    """Each image has a map of each of its labels, 0..1, of its size; if `same`, files of the same pixels have the same."""
+    """Each image has a map of each of its labels, 0..1, of its size. same: files of the same pixels have the same."""
     found = ScoreMaps(artifact)
     assert list(found.ids) == IDS
     for image_id in IDS:
@@ -208,6 +210,9 @@ def test_every_classifier_takes_odd_images(name: str, data: str, run: Run) -> No
     artifact = maps(run, name, data)
     check_maps(artifact, data)
     check_masks(artifact, data)
+    check_scores(
+        run("evaluate", f"{name}-{data}-sweep", "--data", data, "--maps", artifact.name, "--split", "weak"), data
+    )
 
 
 @pytest.mark.parametrize("data", DATA)
@@ -231,14 +236,16 @@ WRONG = {  # data set whose maps are not given -> what is said of them
     "more": "zebra",  # which has none
 }
 TAKERS = [
-    *(("train-refiner", name) for name in REFINERS if REFINERS[name].training is not None),
+    *(("train-refiner", name) for name in TRAINED),
     *(("refine", name) for name in REFINERS),
     *((stage, "") for stage in ("seeds", "crf", "evaluate")),
 ]
 
 
-@pytest.mark.parametrize("data", WRONG)
-@pytest.mark.parametrize(("stage", "name"), TAKERS)
+@pytest.mark.parametrize(
+    ("stage", "name", "data"),
+    [(*taker, data) for taker in TAKERS for data in WRONG if (taker[0], data) != ("evaluate", "lacking")],
+)
 def test_maps_of_another_data_set_are_refused(
     stage: str, name: str, data: str, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,3 +301,13 @@ def test_splits_without_images_are_refused(stage: str, run: Run, capsys: pytest.
     }[stage]()
     run(stage, f"empty-{stage}", "--data", "every", *given, "splits=[holdout]", code=3)
     assert "the splits holdout of 'images' are empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["train-classifier", "train-refiner"])
+def test_images_without_any_label_are_nothing_to_learn_from(
+    stage: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A refiner learned from background alone."""
+    given = ("--network", "tiny") if stage == "train-classifier" else training(run, "irn", "bare")
+    run(stage, f"bare-{stage}", "--data", "bare", *given, "splits=[weak]", code=3)
+    assert "no image of the splits weak has an image-level label" in capsys.readouterr().err

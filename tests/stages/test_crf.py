@@ -255,7 +255,7 @@ def test_score_maps_of_an_image_of_another_size_are_named_before_they_are_resize
         writer.write_json("classes.json", {"class_names": names, "ids": [victim], "splits": ["val"]})
 
     bench.publish("of-other-size", "predictions", write)
-    with pytest.raises(DataError, match=f"score maps of {victim} are of an image of 10000x10000"):
+    with pytest.raises(DataError, match=f"score maps of {victim} are of 10000x10000"):
         bench.run("crf", "x", SETTINGS, {"predictions": "of-other-size"})
 
 

@@ -208,7 +208,7 @@ def test_earlier_maps_of_other_labels_are_refused(workspace, seeds):
     data = workspace.artifact("data")
     victim = Dataset(data).ids("weak")[0]
     publish(workspace, "relabelled", "dataset", relabelled)
-    with pytest.raises(ArtifactError, match=f"the maps of {victim} are of .*; its labels are") as caught:
+    with pytest.raises(DataError, match=f"the score maps of {victim} are of .*, its image-level labels are") as caught:
         run_seeds(workspace, {}, "refused", {"data": "relabelled", "maps": "seeds"})
     assert "--maps" in caught.value.hint
 

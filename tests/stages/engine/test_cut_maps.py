@@ -190,7 +190,7 @@ def test_maps_that_do_not_fit_are_refused(training, written):
     dataset, ids = training.dataset, list(training.dataset.ids("weak"))
     stream = make(training, written()).orders["weak"].stream
     small = make(training, written("small", sizes=dict.fromkeys(ids, (10, 20))))
-    with pytest.raises(DataError, match=r"score maps seeds of w\d are of 20x10 pixels, its image has"):
+    with pytest.raises(DataError, match=r"score maps of w\d are of 20x10 pixels \(width x height\), its image has"):
         small[0]
     with pytest.raises(ConfigError, match="the input 'seeds' has none") as caught:
         check_maps({"weak": stream}, {}, dataset)

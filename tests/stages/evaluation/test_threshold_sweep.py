@@ -195,7 +195,7 @@ def test_maps_that_are_not_there_and_settings_without_effect_are_refused(bench, 
     with pytest.raises(DataError, match="of-train has no score maps of 6 of 6 images") as caught:
         run({}, predictions=None, maps="of-train")
     assert "name splits it has (train)" in (caught.value.hint or "")
-    with pytest.raises(DataError, match=r"are of 8x8 pixels \(width x height\), its mask has"):
+    with pytest.raises(DataError, match=r"are of 8x8 pixels \(width x height\), its image has"):
         run({"splits": ["train"]}, predictions=None, maps="of-train")
 
 

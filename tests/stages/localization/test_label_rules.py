@@ -31,6 +31,13 @@ def test_the_smaller_area_wins_or_the_higher_score():
     np.testing.assert_array_equal(tie, [[1, 1]])
 
 
+@pytest.mark.parametrize(("score", "expected"), [(0.15, 1), (0.2, 0), (0.25, 0), (0.5, 0)])
+def test_a_score_equal_to_the_background_is_compared_as_it_is_stored(score, expected):
+    """float16 holds .15002 for .15, .19995 for .2, and .25 and .5 exactly; the background is not rounded."""
+    scores = np.full((1, 1, 1), score, np.float16).astype(np.float32)
+    assert dense_labels(scores, np.array([1]), score) == expected
+
+
 @pytest.mark.parametrize(("conflict", "expected"), [("foreground", 5), ("ignore", U), ("background", 0)])
 def test_conflicts_of_classes_and_background(conflict, expected):
     scores = maps([1.0, 1.0, 0.0, 0.0])
