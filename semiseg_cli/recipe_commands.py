@@ -44,10 +44,10 @@ from semiseg_cli.options import (
     quoted,
 )
 from semiseg_cli.tables import table_json, table_markdown, table_text
-from stages.config import read_yaml
 from stages.pipeline.changes import Change, listed
 from stages.pipeline.parameters import Parameter
 from stages.pipeline.recipe import Node, Recipe, declared_parameters, read_recipe
+from stages.pipeline.recipe_file import recipe_values
 from stages.pipeline.run_recipe import Record, read_record, run_recipe
 from stages.pipeline.status import STALE, Expected, State, workspace_states
 from stages.report.figures import Results, not_fresh, read_results
@@ -55,9 +55,9 @@ from stages.report.how_made import HowMade, how_made, steps_of_trainings, value_
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with semiseg, by name."""
+    """The recipes that come with semiseg, by name; files whose name begins with _ are extended by them."""
     folder = Path(str(importlib.resources.files("semiseg_cli") / "recipes"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("[!_]*.yaml"))}
 
 
 def find_recipe(text: str) -> Path:
@@ -248,7 +248,7 @@ def debugging() -> bool:
 def _list_recipes() -> None:
     table = plain_table("recipe", "profiles", "what it makes")
     for name, path in shipped_recipes().items():
-        raw = read_yaml(path)
+        raw = recipe_values(path)
         table.add_row(name, ", ".join(raw.get("profiles") or {}) or "-", str(raw.get("description", "")))
     out().print(table)
     say("semiseg run RECIPE --dry-run shows what a recipe would do")

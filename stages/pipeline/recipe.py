@@ -20,7 +20,8 @@ contains `{seed}` is made once for every value of `repeat.seed`; its config and 
         cases: {seed: {1: {config: {iterations: 50}}}}
 
 is merged into the node of the value 1. A profile is merged into parameters, repeat, nodes and table; null removes a
-key.
+key. With `extends: FILE.yaml`, a path relative to the recipe, the whole recipe is merged into the one of that file,
+profiles and all, in the same way; a list replaces a list.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.text import did_you_mean
-from stages.config import Config, assign, mistakes, read_yaml
+from stages.config import Config, assign, mistakes
 from stages.contract import STAGE_MODULES, Stage, load_stage, required_inputs
 from stages.pipeline.graph import find_cycle, topological_order
 from stages.pipeline.parameters import (
@@ -50,7 +51,7 @@ from stages.pipeline.parameters import (
     repeated_in,
     substitute,
 )
-from stages.pipeline.recipe_file import Mistakes, check_shape, of_case, with_profile
+from stages.pipeline.recipe_file import Mistakes, check_shape, of_case, recipe_values, with_profile
 from stages.pipeline.table import Table, figures_planned, read_table
 
 MOST_NODES = 5_000  # and as many rows, columns and figures of the table
@@ -117,13 +118,13 @@ def read_recipe(path: Path, profile: str | None = None, settings: Iterable[str] 
 
     Raises ConfigError that lists every mistake with its dotted key.
     """
-    return resolve(read_yaml(path), str(path), profile, settings)
+    return resolve(recipe_values(path), str(path), profile, settings)
 
 
 def declared_parameters(path: Path, profile: str | None = None, settings: Iterable[str] = ()) -> list[Parameter]:
     """The parameters of the recipe in `path` under a profile, including those that must still be given."""
     problems = Mistakes(str(path))
-    raw = read_yaml(path)
+    raw = recipe_values(path)
     check_shape(raw, problems)
     problems.stop()
     values = with_profile(raw, profile, problems)

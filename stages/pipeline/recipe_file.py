@@ -1,13 +1,15 @@
-"""What a recipe's file holds before any placeholder is replaced: its keys, its profiles and its special cases."""
+"""What a recipe's file holds before any placeholder is replaced: what it extends, its keys, profiles and special cases."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from artifacts.errors import ConfigError
 from artifacts.text import did_you_mean
+from stages.config import read_yaml
 
 _RECIPE_KEYS = ("name", "description", "parameters", "assumptions", "profiles", "repeat", "nodes", "table")
 _OVERLAY_KEYS = ("description", "parameters", "assumptions", "repeat", "nodes", "table")
@@ -32,6 +34,40 @@ class Mistakes:
                 + "\n".join(f"  {line}" for line in self.lines),
                 hint,
             )
+
+
+def recipe_values(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What a recipe's file holds, merged into what the file holds that it `extends`, if it does (null removes a key)."""
+    values = _with_full_parameters(read_yaml(path))
+    if "extends" not in values:
+        return values
+    base, files = values.pop("extends"), (*extending, path.resolve())
+    if not isinstance(base, str) or not base:
+        raise ConfigError(f"{path}: extends: expected a recipe's file, relative to this one, found {base!r}")
+    file = path.parent / base
+    if file.resolve() in files:
+        raise ConfigError(
+            f"{path}: extends: {base} is extended by itself",
+            "a recipe may not extend itself, also not by way of others",
+        )
+    if not file.is_file():
+        raise ConfigError(
+            f"{path}: extends: there is no file {file}", "give its path relative to the recipe that extends it"
+        )
+    return overlaid(recipe_values(file, files), values)
+
+
+def _with_full_parameters(values: dict[str, Any]) -> dict[str, Any]:
+    """The same values; where parameters are keys and values, those of profiles included, each parameter is a mapping."""
+    full = dict(values)
+    if isinstance(full.get("parameters"), Mapping):
+        full["parameters"] = _full_parameters(full["parameters"])
+    if isinstance(full.get("profiles"), Mapping):
+        full["profiles"] = {
+            name: _with_full_parameters(dict(profile)) if isinstance(profile, Mapping) else profile
+            for name, profile in full["profiles"].items()
+        }
+    return full
 
 
 def check_shape(raw: Mapping[str, Any], problems: Mistakes) -> None:

@@ -19,11 +19,12 @@ from PIL import Image
 from semiseg_cli.main import COMMANDS, main
 from semiseg_cli.recipe_commands import shipped_recipes
 from semiseg_cli.stage_commands import SHORTCUTS, stage_config
-from stages.config import build, parse_yaml, read_yaml
+from stages.config import build, parse_yaml
 from stages.contract import STAGE_MODULES, load_stage
 from stages.data.config import ShapesConfig
 from stages.methods import METHODS
 from stages.pipeline.recipe import read_recipe
+from stages.pipeline.recipe_file import recipe_values
 from stages.refiners import REFINERS
 
 LISTED = {**METHODS, **REFINERS}  # what `semiseg methods` lists
@@ -149,7 +150,7 @@ def test_the_recipe_of_a_card_trains_the_method(capsys: pytest.CaptureFixture[st
         profile = command[4] if "--profile" in command else None
         changes = [command[command.index("--set") + 1]] if "--set" in command else []
         path = shipped_recipes()[record["recipe"]]
-        known = read_yaml(path)
+        known = recipe_values(path)
         parameters = known["parameters"] | (known["profiles"][profile]["parameters"] if profile else {})
         asked = [key for key, value in parameters.items() if isinstance(value, dict) and value.get("required")]
         recipe = read_recipe(

@@ -500,9 +500,9 @@ def test_the_costs_of_s4gan_count_the_classifier(profile: str | None) -> None:
 
 def test_irn_has_the_settings_of_its_code():
     """run_sample.py of jiwoon-ahn/irn; its optimiser has no momentum, as weight decay stands in that place."""
-    made = recipe("irn", "paper", "data=devkit")
+    made = recipe("irn-voc", "paper", "data=devkit")
     configs = {name: node.config for name, node in made.nodes.items()}
-    classifier, refiner, refine = (configs[f"{stage}-cam"] for stage in ("classifier", "refiner", "refined"))
+    classifier, refiner, refine = (configs[stage] for stage in ("classifier", "refiner", "refined"))
     assert classifier.iterations == VOC // 16 * 5
     assert refiner.iterations == VOC // 32 * 3
     assert (classifier.batch_size, refiner.batch_size) == (16, 32)
@@ -516,5 +516,5 @@ def test_irn_has_the_settings_of_its_code():
     assert refiner.augmentation.scale == (0.5, 1.5)
     assert (refine.method.radius, refine.method.beta, refine.method.doublings) == (5, 10, 8)
     assert refine.method.background == 0.25
-    assert "initial" not in made.nodes["refiner-cam"].inputs
-    assert configs["evaluate-cams-cam"].splits == ("train",)
+    assert "initial" not in made.nodes["refiner"].inputs
+    assert configs["evaluate-maps"].splits == ("train",)

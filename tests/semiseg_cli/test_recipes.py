@@ -8,15 +8,15 @@ import pytest
 
 from artifacts.errors import ConfigError
 from semiseg_cli.recipe_commands import shipped_recipes
-from stages.config import read_yaml
 from stages.methods.settings import learning_from
 from stages.pipeline.recipe import Recipe, declared_parameters, read_recipe
+from stages.pipeline.recipe_file import recipe_values
 
 GIVEN = {"data": "devkit", "weights": "net.pth", "lists": "lists", "labelled": "list.txt"}
 
 
 def profiles_of(path: Path) -> list[str]:
-    return list(read_yaml(path).get("profiles") or {})
+    return list(recipe_values(path).get("profiles") or {})
 
 
 CASES = [(name, profile) for name, path in shipped_recipes().items() for profile in (None, *profiles_of(path))]
@@ -24,7 +24,7 @@ CASES = [(name, profile) for name, path in shipped_recipes().items() for profile
 
 def settings(path: Path, profile: str | None) -> list[str]:
     """A value for every parameter that the recipe and the profile require."""
-    raw = read_yaml(path)
+    raw = recipe_values(path)
     declared = dict(raw.get("parameters") or {})
     if profile is not None:
         declared |= raw["profiles"][profile].get("parameters") or {}

@@ -23,7 +23,6 @@ class PuzzleCamSettings(MethodSettings):
         sources=("Jo & Yu, ICIP 2021", "its code, shjo-april/PuzzleCAM: train_classification_with_puzzle.py"),
         inference="the classifier",
         output="classifier",
-        recipe="irn",
     )
     hard_examples: ClassVar[bool] = False
     name: Literal["puzzle-cam"] = "puzzle-cam"

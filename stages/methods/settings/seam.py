@@ -24,6 +24,8 @@ class SeamSettings(MethodSettings):
         beside="one of them of the copy, 9 % of the pixels; each compares all cells with all",
         sources=("Wang et al., CVPR 2020", "its code, YudeWang/SEAM: train_SEAM.py, network/resnet38_SEAM.py"),
         inference="the classifier and its pixel correlation module",
+        recipe="seam-voc",
+        profile="paper",
         output="classifier",
     )
     hard_examples: ClassVar[bool] = False

@@ -22,7 +22,8 @@ CARD = Card(
         "its code, jiwoon-ahn/irn: step/cam_to_ir_label.py, step/train_irn.py, step/make_sem_seg_labels.py",
     ),
     inference="scores after a random walk that the predicted boundaries limit",
-    recipe="irn",
+    recipe="irn-voc",
+    profile="paper",
     output="refiner",
 )
 

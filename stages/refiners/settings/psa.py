@@ -22,6 +22,8 @@ CARD = Card(
         "settings of SEAM: Wang et al., CVPR 2020, and its code, YudeWang/SEAM",
     ),
     inference="scores, with background, after a random walk between cells of similar features",
+    recipe="psa-voc",
+    profile="paper",
     output="refiner",
 )
 

@@ -23,6 +23,8 @@ CARD = Card(
         "its code, Xavier-Pan/WSGCN: GCN/train.py, GCN/utils.py, GCN/dataset.py, IRN/net/resnet50_irn.py",
     ),
     inference="the completed labels of each image",
+    recipe="wsgcn-voc",
+    profile="paper",
     output="refiner",
 )
 
