@@ -1,4 +1,4 @@
-"""What a recipe's file holds before any placeholder is replaced: what it extends, its keys, profiles and special cases."""
+"""What a recipe's file holds before any placeholder is replaced: its base, its keys, profiles and special cases."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Mistakes:
 
 
 def recipe_values(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """What a recipe's file holds, merged into what the file holds that it `extends`, if it does (null removes a key)."""
+    """What a recipe's file holds, merged into what the file that it `extends` holds; null removes a key."""
     values = _with_full_parameters(read_yaml(path))
     if "extends" not in values:
         return values
@@ -58,7 +58,7 @@ def recipe_values(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any
 
 
 def _with_full_parameters(values: dict[str, Any]) -> dict[str, Any]:
-    """The same values; where parameters are keys and values, those of profiles included, each parameter is a mapping."""
+    """The same values with each parameter, those of profiles included, as a mapping; mistakes are left as they are."""
     full = dict(values)
     if isinstance(full.get("parameters"), Mapping):
         full["parameters"] = _full_parameters(full["parameters"])

@@ -20,6 +20,8 @@ class DrsSettings(MethodSettings):
         backward=1,
         sources=("Kim et al., AAAI 2021", "its code, qjadud1994/DRS: models/vgg.py, scripts/train_cls.py"),
         inference="the classifier",
+        recipe="drs-voc",
+        profile="paper",
         output="classifier",
     )
     hard_examples: ClassVar[bool] = False

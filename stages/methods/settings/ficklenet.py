@@ -24,6 +24,8 @@ class FickleNetSettings(MethodSettings):
             "against the paper",
         ),
         inference="the classifier, whose maps are the highest of all draws",
+        recipe="ficklenet-voc",
+        profile="paper",
         output="classifier",
     )
     hard_examples: ClassVar[bool] = False

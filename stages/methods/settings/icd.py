@@ -25,6 +25,8 @@ class IcdSettings(MethodSettings):
             "its code, js-fan/ICD: run_icd.py, generate_superpixel.py, core/model/layers_custom/icd.py",
         ),
         inference="the classifier, whose maps are the foreground branch's",
+        recipe="icd-voc",
+        profile="paper",
         output="classifier",
     )
     hard_examples: ClassVar[bool] = False

@@ -22,6 +22,8 @@ class PuzzleCamSettings(MethodSettings):
         beside="one of them of the tiles, as many pixels in all",
         sources=("Jo & Yu, ICIP 2021", "its code, shjo-april/PuzzleCAM: train_classification_with_puzzle.py"),
         inference="the classifier",
+        recipe="puzzle-voc",
+        profile="paper",
         output="classifier",
     )
     hard_examples: ClassVar[bool] = False

@@ -17,6 +17,8 @@ CARD = Card(
     backward=1,
     sources=("Kim et al., AAAI 2021", "its code, qjadud1994/DRS: models/vgg_refine.py, scripts/train_refine.py"),
     inference="the maps of the network",
+    recipe="drs-voc",
+    profile="paper",
     output="refiner",
 )
 

@@ -21,6 +21,8 @@ CARD = Card(
         "Veličković et al., ICLR 2018: the layers; all constants, which are not published, are proposals",
     ),
     inference="the corrected labels of each image",
+    recipe="label-noise-voc",
+    profile="paper",
     output="refiner",
 )
 
