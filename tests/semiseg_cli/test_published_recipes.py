@@ -496,25 +496,3 @@ def test_the_costs_of_s4gan_count_the_classifier(profile: str | None) -> None:
     assert [row.costs for row in table.rows] == [
         [["train-mlmt-s0", f"train-{row}-s0"]] for row in ("supervised", "s4gan")
     ]
-
-
-def test_irn_has_the_settings_of_its_code():
-    """run_sample.py of jiwoon-ahn/irn; its optimiser has no momentum, as weight decay stands in that place."""
-    made = recipe("irn-voc", "paper", "data=devkit")
-    configs = {name: node.config for name, node in made.nodes.items()}
-    classifier, refiner, refine = (configs[stage] for stage in ("classifier", "refiner", "refined"))
-    assert classifier.iterations == VOC // 16 * 5
-    assert refiner.iterations == VOC // 32 * 3
-    assert (classifier.batch_size, refiner.batch_size) == (16, 32)
-    for config, head in ((classifier, 1.0), (refiner, 0.1)):
-        optimizer = config.optimizer
-        assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0, 1e-4)
-        assert math.isclose(optimizer.lr * optimizer.new_lr_factor, head)
-        assert (config.schedule.name, config.schedule.power, config.crop_size) == ("poly", 0.9, 512)
-        assert config.network.backbone == "resnet50"
-    assert (refiner.method.radius, refiner.method.foreground, refiner.method.background) == (10, 0.30, 0.05)
-    assert refiner.augmentation.scale == (0.5, 1.5)
-    assert (refine.method.radius, refine.method.beta, refine.method.doublings) == (5, 10, 8)
-    assert refine.method.background == 0.25
-    assert "initial" not in made.nodes["refiner"].inputs
-    assert configs["evaluate-maps"].splits == ("train",)
