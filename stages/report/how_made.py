@@ -95,8 +95,8 @@ def how_made(record: Record, workspace: Workspace, recipe: str) -> HowMade:
 
 
 def steps_of_trainings(nodes: Mapping[str, Expected] | Mapping[str, Node]) -> dict[str, int]:
-    """The optimiser steps of every node that trains."""
-    configs = {name: node.config for name, node in nodes.items()}
+    """The optimiser steps of every node that trains; `retrain` has its training in its config."""
+    configs = {name: getattr(node.config, "training", node.config) for name, node in nodes.items()}
     return {name: config.iterations for name, config in configs.items() if isinstance(config, TrainingConfig)}
 
 

@@ -18,6 +18,7 @@ from stages.methods.settings import METHODS
 from stages.pipeline.recipe import Node, Recipe, read_recipe
 from stages.pipeline.recipe_file import recipe_values
 from stages.refiners.settings import REFINERS
+from stages.report.how_made import steps_of_trainings
 
 VOC = 10_582  # images of VOC's train set with SBD
 RECIPES = [name for name, path in shipped_recipes().items() if "extends" in read_yaml(path)]
@@ -71,6 +72,7 @@ def test_a_paper_is_a_whole_chain_from_image_labels_to_a_scored_segmenter(name: 
     assert recipe.table is not None
     scored = {node for row in recipe.table.rows for nodes in row.nodes.values() for node in nodes}
     assert scored == set(of_stage(recipe, "evaluate"))  # every figure is shown
+    assert set(steps_of_trainings(recipe.nodes)) == set(of_stage(recipe, *TRAININGS))  # what --dry-run counts
     data = recipe.nodes["data"].config.dataset
     assert (data.name, data.source) == ("voc-aug", "data")
     for read, splits in (("maps", ("weak",) if uses_masks(recipe) else ("train",)), ("predictions-crf", ("val",))):
