@@ -98,9 +98,9 @@ def weak(look: Look) -> tuple[Sequence[str], Columns]:
         "image": look.data.image,
         "class-activation map": look.map("maps-cam-s0"),
         "its label map": look.masks("maps-cam-s0"),
+        "after the CRF": look.masks("masks-cam-plain-s0"),
         "refined map": look.map("refined-cam-irn-s0"),
-        "its label map ": look.masks("refined-cam-irn-s0"),
-        "after the CRF": look.masks("masks-cam-irn-s0"),
+        "after the CRF ": look.masks("masks-cam-irn-s0"),
         "truth": look.truth,
     }
 
