@@ -28,6 +28,7 @@ KINDS: dict[str, int] = {
     "reliability": 1,
     "refiner": 1,
     "refined": 2,
+    "instances": 1,
 }
 
 LOCAL = "local"  # facts of this machine and run: stored with the content, but not part of it

@@ -107,6 +107,7 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut("--method", "method", help="irn, psa, ...: a refiner of `semiseg methods`."),
         Shortcut("--split", "splits", list),
     ),
+    "instances": (Shortcut("--split", "splits", list),),
     "train": (
         Shortcut("--method", "method", help="A method of `semiseg methods`."),
         Shortcut("--network", "network"),
@@ -125,6 +126,12 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
     "retrain": (),
     "select": (Shortcut("--split", "splits", list),),
     "evaluate": (Shortcut("--split", "splits", list), Shortcut("--choose-on", "choose_on", list)),
+    "evaluate-instances": (
+        Shortcut("--split", "splits", list),
+        Shortcut(
+            "--objects", "objects", help="Folder of the true instances, <image id>.png (VOC: SegmentationObject)."
+        ),
+    ),
 }
 
 DEFAULT_NAMES: dict[str, str] = {"prepare-data": "data", "evaluate": "evaluation", "predict": "predictions"}

@@ -207,6 +207,7 @@ STAGE_MODULES: dict[str, str] = {
     "seeds": "stages.seeds",
     "train-refiner": "stages.train_refiner",
     "refine": "stages.refine",
+    "instances": "stages.instances",
     "train": "stages.train",
     "reliability": "stages.reliability",
     "predict": "stages.predict",
@@ -216,6 +217,7 @@ STAGE_MODULES: dict[str, str] = {
     "retrain": "stages.retrain",
     "select": "stages.select",
     "evaluate": "stages.evaluate",
+    "evaluate-instances": "stages.evaluate_instances",
 }
 
 

@@ -10,17 +10,16 @@ background are chosen here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from artifacts.dataset import SPLITS, Dataset
-from artifacts.errors import ConfigError, DataError
+from artifacts.errors import ConfigError
 from artifacts.item_shapes import network_class_names
 from artifacts.masks import IGNORE, encode_mask
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
-from stages.data.images import ids_of
 from stages.localization.grid import resize_maps
 from stages.localization.seed_labels import dense_labels, lead
 from stages.parallel.processes import map_in_processes
@@ -92,20 +91,10 @@ def _check_training(refiner: Artifact, config: RefineConfig) -> None:
 
 
 def _open(config: RefineConfig, inputs: RefineInputs) -> tuple[Dataset, KnownImages, list[str]]:
-    from stages.localization.known_images import KnownImages, score_maps_of
+    from stages.localization.known_images import known_images
 
-    dataset = Dataset(inputs.data)
-    ids = ids_of(dataset, config.splits) if config.splits else []
-    maps = score_maps_of(inputs.seeds, ids, inputs.data)
-    ids = ids or list(maps.ids)
-    known = {image_id for split in SPLITS for image_id in dataset.ids(split)}
-    if foreign := sorted(set(ids) - known):
-        raise DataError(
-            f"{len(foreign)} images with score maps are not in the data set, e.g. {foreign[0]}",
-            "give the data set that the score maps were made from",
-        )
-    masked = frozenset(dataset.ids("train")) if "masks" in config.method.card.uses else frozenset()
-    return dataset, KnownImages(dataset, maps, inputs.seeds.path / "saliency", masked), ids
+    images, ids = known_images(inputs.data, inputs.seeds, config.splits, "masks" in config.method.card.uses)
+    return images.dataset, images, ids
 
 
 def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
@@ -125,7 +114,7 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
         with scores:
             refiner: Any = _refiner(config, inputs, images, execution) if shards.left else None
             for shard in shards.left:
-                for found in refiner.refine(_batches(images, shard, _batch_size(config))):
+                for found in refiner.refine(images.batches(shard, _batch_size(config))):
                     scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
                     advance()
         task = MaskJob(dataset, ScoreMaps(writer.path), *_background(config), writer)
@@ -165,16 +154,6 @@ def _refiner(config: RefineConfig, inputs: RefineInputs, images: KnownImages, ex
     refiner = load_refiner(config.method.name)(config.method, load_network(trained) if trained else None, means, **more)
     refiner.start(images.dataset, images.scores)
     return refiner
-
-
-def _batches(images: KnownImages, ids: Sequence[str], batch_size: int) -> Iterator[list[Any]]:
-    """Known images of one size, largest first: too large for the memory is known at once."""
-    from stages.data.decoding import size_batches
-    from stages.localization.activation_maps import ALONE_PIXELS
-
-    sizes = {image_id: images.dataset.size(image_id) for image_id in ids}
-    for members in size_batches(sizes, lambda height, width: batch_size if height * width <= ALONE_PIXELS else 1):
-        yield [images[image_id] for image_id in members]
 
 
 @dataclass(frozen=True)

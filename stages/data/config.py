@@ -165,6 +165,10 @@ class ShapesConfig(DatasetSettings):
         default=1, ge=0, le=4, description="Pixels of 255 on each side of an object's outline (VOC draws about 2-3)."
     )
     noise: float = Field(default=0.02, ge=0, le=0.3, description="Standard deviation of pixel noise, of 0..1.")
+    objects: bool = Field(
+        default=False,
+        description="Also write the number of each pixel's object (objects/), for evaluate-instances.",
+    )
 
     @model_validator(mode="after")
     def _radii_are_ordered(self) -> ShapesConfig:

@@ -183,6 +183,9 @@ class Method:
     def after_step(self, step: int) -> None:
         """Called after each optimiser step (teachers are averaged here)."""
 
+    def after_training(self, predictor: nn.Module, sources: Sources) -> None:
+        """Called in every process before `predictor`, in eval mode, is published: what it measures of all images."""
+
     def epoch_metrics(self) -> dict[str, float]:
         """Further figures for the log, gathered over the epoch of the first stream that just ended."""
         return {}

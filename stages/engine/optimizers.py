@@ -27,12 +27,15 @@ def learning_rate_factor(config: ScheduleConfig, step: int, iterations: int) -> 
 
 
 def build_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-    """The optimiser over a method's parameter groups, each with its learning rate and decay."""
+    """The optimiser over a method's parameter groups, each with its learning rate and decay.
+
+    A group may have an `lr_factor` of its own.
+    """
     prepared = []
     for group in groups:
         name = group["name"]
         biases = name.endswith("biases")
-        lr = config.lr * (config.new_lr_factor if ".new." in f".{name}." else 1.0)
+        lr = config.lr * (config.new_lr_factor if ".new." in f".{name}." else 1.0) * group.get("lr_factor", 1.0)
         prepared.append(
             {
                 "params": group["params"],

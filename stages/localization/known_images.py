@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from artifacts.dataset import Dataset
+from artifacts.dataset import SPLITS, Dataset, Split
 from artifacts.errors import DataError
 from artifacts.score_maps import ScoreMap, ScoreMaps, check_fits
 from artifacts.store import Artifact
+from stages.data.images import ids_of
 from stages.engine.known import Known
 from stages.localization.complete_maps import check_complete
 
@@ -51,6 +52,36 @@ class KnownImages:
             self.dataset.mask(image_id) if image_id in self.masked else None,
             read_saliency(file, size) if file is not None and file.is_file() else None,
         )
+
+    def batches(self, ids: Sequence[str], batch_size: int) -> Iterator[list[Known]]:
+        """Images of one size, largest first: too large for the memory is known at once."""
+        from stages.data.decoding import size_batches
+        from stages.localization.activation_maps import ALONE_PIXELS
+
+        sizes = {image_id: self.dataset.size(image_id) for image_id in ids}
+        for members in size_batches(sizes, lambda height, width: batch_size if height * width <= ALONE_PIXELS else 1):
+            yield [self[image_id] for image_id in members]
+
+
+def known_images(
+    data: Artifact, seeds: Artifact, splits: Sequence[Split], masks: bool = False
+) -> tuple[KnownImages, list[str]]:
+    """The images, and the sorted ids of those of the splits, of all with score maps where there are no splits.
+
+    masks: whether the true masks of the split train may be used. DataError if score maps or images are missing.
+    """
+    dataset = Dataset(data)
+    ids = ids_of(dataset, splits) if splits else []
+    maps = score_maps_of(seeds, ids, data)
+    ids = ids or list(maps.ids)
+    known = {image_id for split in SPLITS for image_id in dataset.ids(split)}
+    if foreign := sorted(set(ids) - known):
+        raise DataError(
+            f"{len(foreign)} images with score maps are not in the data set, e.g. {foreign[0]}",
+            "give the data set that the score maps were made from",
+        )
+    masked = frozenset(dataset.ids("train")) if masks else frozenset()
+    return KnownImages(dataset, maps, seeds.path / "saliency", masked), ids
 
 
 def score_maps_of(seeds: Artifact, ids: Collection[str], data: Artifact) -> ScoreMaps:

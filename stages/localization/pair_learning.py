@@ -2,6 +2,7 @@
 
 affinity = feature_affinity(features, radius=5)          # (B, P, h', w'), 0..1
 losses = affinity_losses(affinity, labels, radius=5)
+losses |= displacement_losses(displacement, labels, radius=5)
 """
 
 from __future__ import annotations
@@ -71,16 +72,39 @@ def affinity_losses(affinity: Tensor, labels: Tensor, radius: int) -> dict[str, 
     affinity: (B, P, h', w'), 0..1, of the pairs of `inner_ends`; labels: (B, h, w), class ids, 255 where unknown: pairs
     with an unknown cell are left out. Sources: AffinityNet, eq. 6 and 7; IRNet, eq. 5 and 6.
     """
+    background, foreground, different = _kinds_of_pairs(labels, radius)
+    attract, repel = -(affinity + FLOOR).log(), -(1 + FLOOR - affinity).log()
+    return {
+        "background": _mean(attract, background) / 4,
+        "foreground": _mean(attract, foreground) / 4,
+        "different": _mean(repel, different) / 2,
+    }
+
+
+def displacement_losses(displacement: Tensor, labels: Tensor, radius: int) -> dict[str, Tensor]:
+    """1/2 of each: the mean of |D_i - D_j - (x_j - x_i)| over foreground pairs, of |D_i - D_j| over background pairs.
+
+    The means are over the pairs of the joint batch and both directions. displacement: (B, 2, h, w), (dy, dx) in cells;
+    labels: as in `affinity_losses`. Source: IRNet, eq. 7 and 8.
+    """
+    background, foreground, _ = _kinds_of_pairs(labels, radius)  # (B, P, h', w')
+    places = [inner_ends(offset, radius, *labels.shape[1:]) for offset in offsets(radius)]
+    change = torch.stack([displacement[first] - displacement[second] for first, second in places], 2)
+    apart = change.new_tensor(offsets(radius)).T[None, :, :, None, None]  # (1, 2, P, 1, 1)
+    error = (change - apart * foreground[:, None]).abs().mean(1)
+    return {
+        "displaced_foreground": _mean(error, foreground) / 2,
+        "displaced_background": _mean(error, background) / 2,
+    }
+
+
+def _kinds_of_pairs(labels: Tensor, radius: int) -> tuple[Tensor, Tensor, Tensor]:
+    """bool (B, P, h', w'): pairs of background, pairs of one foreground class, pairs of two different labels."""
     first, second = partners(labels, radius)
     known = (first != UNKNOWN) & (second != UNKNOWN)
     alike = known & (first == second)
-    attract, repel = -(affinity + FLOOR).log(), -(1 + FLOOR - affinity).log()
+    return alike & (first == 0), alike & (first != 0), known & (first != second)
 
-    def mean(values: Tensor, chosen: Tensor) -> Tensor:
-        return global_mean((values * chosen).sum(), chosen.sum())
 
-    return {
-        "background": mean(attract, alike & (first == 0)) / 4,
-        "foreground": mean(attract, alike & (first != 0)) / 4,
-        "different": mean(repel, known & (first != second)) / 2,
-    }
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    return global_mean((values * chosen).sum(), chosen.sum())

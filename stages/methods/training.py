@@ -91,6 +91,7 @@ def train_network(
     finally:
         for maps in sources.maps.values():
             maps.close()  # what follows may fork
+    method.after_training(fitted.predictor, sources)
     if distributed.rank() == 0:
         publish_network(writer, fitted.predictor, dataset.class_names)
     counts = {name: len({entry.image_id for entry in stream.entries}) for name, stream in streams.items()}

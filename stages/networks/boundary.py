@@ -17,6 +17,7 @@ from artifacts.cells import cells
 from stages.networks.backbones import build_classifier_backbone
 from stages.networks.blocks import at_stride, initialise, thinning
 from stages.networks.config import BackboneConfig, ClassifierConfig
+from stages.networks.displacement import DisplacementBranch
 from stages.networks.registry import network_kind, network_spec
 from stages.networks.segmenter import seeded
 from stages.networks.weights import load_backbone
@@ -32,13 +33,14 @@ class BoundaryNetwork(nn.Module):
     1.
 
     Attributes:
+        displacement: IRNet's second branch, where it is trained.
         class_names: background first; known for networks that come from `load_network`.
         pretrained: name prefixes of the parameters that came from given weights.
     """
 
     stride = STRIDE
 
-    def __init__(self, config: BackboneConfig) -> None:
+    def __init__(self, config: BackboneConfig, displacement: bool = False) -> None:
         super().__init__()
         self.config = config
         self.backbone = build_classifier_backbone(config.backbone)
@@ -49,6 +51,8 @@ class BoundaryNetwork(nn.Module):
         self.boundary = nn.Conv2d(CHANNELS * len(self.branches), 1, 1)
         initialise(self.branches)
         initialise(self.boundary)
+        # drawn last: the boundary branch starts from the same weights with and without it
+        self.displacement = DisplacementBranch(self.backbone) if displacement else None
         self.pretrained: tuple[str, ...] = ()
         self.class_names: tuple[str, ...] = ()
         self.backbone.requires_grad_(False)
@@ -65,8 +69,20 @@ class BoundaryNetwork(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> (B, 160, ceil(H / 4), ceil(W / 4)), whose weighted sum the logits are."""
-        with torch.no_grad():
-            levels = self.backbone.levels(images)
+        return self._features(self._levels(images), images)
+
+    def with_displacement(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> (B, 3, ceil(H / 4), ceil(W / 4)): boundary logits, displacements dy, dx."""
+        assert self.displacement is not None
+        levels = self._levels(images)
+        logits = self.boundary(self._features(levels, images))
+        return torch.cat([logits, self.displacement(levels, (images.shape[-2], images.shape[-1]))], 1)
+
+    @torch.no_grad()
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        return list(self.backbone.levels(images))
+
+    def _features(self, levels: list[Tensor], images: Tensor) -> Tensor:
         size = (cells(images.shape[-2], STRIDE), cells(images.shape[-1], STRIDE))
         resized = [
             at_stride(branch(level), size, STRIDE, stride, self.backbone.patches)
@@ -76,24 +92,30 @@ class BoundaryNetwork(nn.Module):
 
     def spec(self, class_names: Sequence[str]) -> dict[str, Any]:
         """The content of network.json."""
-        return network_spec(self, class_names)
+        return network_spec(self, class_names, **({"displacement": True} if self.displacement else {}))
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any]) -> BoundaryNetwork:
-        return cls(ClassifierConfig.model_validate(spec["network"]))
+        return cls(ClassifierConfig.model_validate(spec["network"]), spec["options"].get("displacement", False))
 
 
 def mean_with_mirror(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Maps of stride 4 (B, ..., h, w), fp32: the means of those of images (B, 3, H, W) and of their mirror images."""
+    seen, mirrored = with_mirror(network, images)
+    return (seen + mirrored) / 2
+
+
+def with_mirror(network: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps of stride 4 of images (B, 3, H, W), and those of their mirror images, mirrored back; fp32 (B, ..., h, w)."""
     width = images.shape[-1]
     # to 4 n + 1 pixels, so that the cells of the mirror image lie on those of the image
     images = F.pad(images, (0, (1 - width) % STRIDE))
     seen, mirrored = network(torch.cat([images, images.flip(-1)])).float().chunk(2)
-    return ((seen + mirrored.flip(-1)) / 2)[..., : cells(width, STRIDE)]
+    return seen[..., : cells(width, STRIDE)], mirrored.flip(-1)[..., : cells(width, STRIDE)]
 
 
 def build_boundary_network(
-    config: BackboneConfig, seed: int, backbone_from: Mapping[str, Tensor] | None = None
+    config: BackboneConfig, seed: int, backbone_from: Mapping[str, Tensor] | None = None, displacement: bool = False
 ) -> BoundaryNetwork:
     """A boundary network on the CPU, in train mode; random parts depend on `seed` alone.
 
@@ -103,6 +125,6 @@ def build_boundary_network(
     if backbone_from is None:
         config.check()
     with seeded(seed):
-        network = BoundaryNetwork(config)
+        network = BoundaryNetwork(config, displacement)
     load_backbone(network.backbone, config, backbone_from)
     return network

@@ -1,45 +1,56 @@
-"""The semantic part of IRNet (Ahn et al., CVPR 2019): class boundaries, and a random walk of scores between them.
+"""IRNet (Ahn et al., CVPR 2019): a random walk of scores between class boundaries; instances by a displacement field.
 
 A network learns class boundaries from pairs of cells with confident labels. A random walk then propagates the scores of
-an image from cell to cell, but not across predicted boundaries. The displacement field of the paper, which separates
-instances, is not part of it.
+an image from cell to cell, but not across predicted boundaries. A second branch learns, from the same pairs, the
+displacement of each cell to the centroid of its instance: the walk of the scores of each instance alone gives its mask.
 
     semiseg train-refiner --method irn
     semiseg refine
+
+    semiseg train-refiner --method irn --set method.displacement=true
+    semiseg instances
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from artifacts.dataset import Dataset
 from artifacts.score_maps import ScoreMap
+from stages.data.decoding import decoded_ahead, size_batches
+from stages.engine import distributed
 from stages.engine.known import Known
 from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
-from stages.localization.activation_maps import for_inference
+from stages.localization.activation_maps import ALONE_PIXELS, for_inference
 from stages.localization.boundary_labels import prepare
-from stages.localization.pair_learning import affinity_losses
+from stages.localization.centroids import Found, instances_between_boundaries
+from stages.localization.pair_learning import affinity_losses, displacement_losses
 from stages.localization.pairs import class_boundary_affinity
 from stages.localization.random_walk import walk_between_boundaries
 from stages.networks import normalise
-from stages.networks.boundary import STRIDE, BoundaryNetwork, build_boundary_network, mean_with_mirror
+from stages.networks.boundary import STRIDE, BoundaryNetwork, build_boundary_network, with_mirror
 from stages.parallel.in_order import results_in_order
 from stages.refiners.refiner import Means, Refiner
-from stages.refiners.settings.irn import IrnSettings, IrnTrainingSettings
+from stages.refiners.settings.irn import InstanceSettings, IrnSettings, IrnTrainingSettings
 
 
 class IrnTraining(Method):
     """L = 1/2 (L_aff+ + L_aff-),  a_ij = 1 - max over the cells k on the line from i to j of B_k
     L_aff+ = 1/2 mean over background pairs + 1/2 mean over foreground pairs of -log(a_ij + 1e-5)
     L_aff- = mean over pairs of two classes of -log(1 + 1e-5 - a_ij)
+    with `displacement` in addition 1/2 (L_dp_fg + L_dp_bg)
+    L_dp_fg = mean over foreground pairs of |D_i - D_j - (x_j - x_i)|
+    L_dp_bg = mean over background pairs of |D_i - D_j|
 
-    B: the boundary, the sigmoid of the network's logits; pairs i, j of cells nearer than `radius`.
+    B: the boundary, the sigmoid of the network's logits; D: the displacement, in cells; pairs i, j of cells nearer than
+    `radius`.
     """
 
     prepare = staticmethod(prepare)
@@ -47,7 +58,7 @@ class IrnTraining(Method):
 
     def __init__(self, settings: IrnTrainingSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
-        network = build_boundary_network(setup.network, setup.seed, setup.initial)
+        network = build_boundary_network(setup.network, setup.seed, setup.initial, settings.displacement)
         self.networks = nn.ModuleDict({"boundary": network})
 
     @classmethod
@@ -55,15 +66,55 @@ class IrnTraining(Method):
         return {"labelled": Stream(sources.entries(sources.tagged, "labels"), batch_size)}
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
-        labelled = batch["labelled"]
-        boundary = self.predictor(labelled.image).float().sigmoid()
+        labelled, radius = batch["labelled"], self.settings.radius
         labels = labelled.label[:, ::STRIDE, ::STRIDE]  # cell i lies on pixel 4 i
-        radius = self.settings.radius
-        return affinity_losses(class_boundary_affinity(boundary, radius), labels, radius)
+        if not self.settings.displacement:
+            boundary = self.predictor(labelled.image).float().sigmoid()
+            return affinity_losses(class_boundary_affinity(boundary, radius), labels, radius)
+        fields = self.predictor.with_displacement(labelled.image).float()
+        found = affinity_losses(class_boundary_affinity(fields[:, 0].sigmoid(), radius), labels, radius)
+        return found | displacement_losses(fields[:, 1:], labels, radius)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The displacement branch in groups of its own, with the factor of its learning rate."""
+        groups, branch = super().parameter_groups(), self.predictor.displacement
+        if branch is None:
+            return groups
+        own = {id(parameter) for parameter in branch.parameters()}
+        first = [{**group, "params": [p for p in group["params"] if id(p) not in own]} for group in groups]
+        second = [{**group, "params": [p for p in group["params"] if id(p) in own]} for group in groups]
+        return first + [group | {"lr_factor": self.settings.displacement_lr_factor} for group in second]
+
+    def after_training(self, predictor: nn.Module, sources: Sources) -> None:
+        """Measures the mean displacement over the training images, which is subtracted from now on."""
+        network = cast(BoundaryNetwork, predictor)
+        if network.displacement is not None:
+            assert sources.dataset is not None
+            own = sources.tagged[distributed.rank() :: distributed.world_size()]
+            network.displacement.mean.copy_(mean_displacement(network, sources.dataset, own, self.setup.workers))
 
     @property
     def predictor(self) -> BoundaryNetwork:
         return cast(BoundaryNetwork, self.networks["boundary"])
+
+
+@torch.no_grad()
+def mean_displacement(network: BoundaryNetwork, dataset: Dataset, ids: Sequence[str], threads: int) -> Tensor:
+    """(2,): the mean over the images of all processes, each the mean over the cells of the whole image.
+
+    ids: those of this process.
+    """
+    device = next(network.parameters()).device
+    total = torch.zeros(3)  # dy, dx, images
+    sizes = {image_id: dataset.size(image_id) for image_id in ids}
+    for members, pixels in decoded_ahead(
+        dataset, size_batches(sizes, lambda height, width: max(ALONE_PIXELS // 4 // (height * width), 1)), threads
+    ):
+        images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device))
+        means = network.with_displacement(images)[:, 1:].mean((2, 3))
+        total += torch.cat([means.sum(0), means.new_tensor([len(members)])]).cpu()
+    total = distributed.sum_over_processes(total.to(device))
+    return total[:2] / total[2].clamp(min=1)
 
 
 class Irn(Refiner):
@@ -87,8 +138,36 @@ class Irn(Refiner):
     @torch.inference_mode()
     def boundaries(self, batch: Sequence[Known]) -> NDArray[np.float32]:
         """(B, h, w), 0..1, of images of one size: the sigmoid of the mean of the logits of image and mirrored copy."""
-        device, dtype = self.means.device, self.means.dtype
-        pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(device)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            logits = mean_with_mirror(self.network, normalise(pixels))
-        return logits.sigmoid().cpu().numpy()
+        seen, mirrored = on_images(self.network, batch, self.means)
+        return ((seen + mirrored) / 2).sigmoid().cpu().numpy()
+
+
+class IrnInstances:
+    """Instances of images: the walk of each class's scores at the cells that lead to one centroid."""
+
+    def __init__(self, settings: InstanceSettings, network: BoundaryNetwork, means: Means) -> None:
+        """network: trained with `displacement`, on the CPU."""
+        self.settings, self.network, self.means = settings, for_inference(network, means.device), means
+
+    def find(self, batches: Iterable[Sequence[Known]]) -> Iterator[Found]:
+        """The instances of each image, in the order of the images; images of one batch have equal sizes."""
+        tasks = (
+            (known.scores, boundary, displacement, self.settings)
+            for batch in batches
+            for known, boundary, displacement in zip(batch, *self.fields(batch), strict=True)
+        )
+        return results_in_order(instances_between_boundaries, tasks, self.means.workers)
+
+    @torch.inference_mode()
+    def fields(self, batch: Sequence[Known]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(B, h, w) boundaries as `Irn` has them, and (B, 2, h, w) displacements of the images themselves, in cells."""
+        seen, mirrored = on_images(self.network.with_displacement, batch, self.means)
+        boundaries = ((seen[:, 0] + mirrored[:, 0]) / 2).sigmoid()
+        return boundaries.cpu().numpy(), seen[:, 1:].cpu().numpy()
+
+
+def on_images(network: Callable[[Tensor], Tensor], batch: Sequence[Known], means: Means) -> tuple[Tensor, Tensor]:
+    """`with_mirror` of images of one size."""
+    pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(means.device)
+    with torch.autocast(means.device.type, dtype=means.dtype, enabled=means.dtype is not None):
+        return with_mirror(network, normalise(pixels))

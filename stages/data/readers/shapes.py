@@ -67,6 +67,7 @@ class Drawing:
 
     image: np.ndarray  # uint8 (H, W, 3)
     mask: np.ndarray  # uint8 (H, W): class ids, 255 on the outlines
+    objects: np.ndarray  # uint8 (H, W): the number of each object, 255 on the outlines
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ def write_shapes(
     everything = sorted(image_id for ids in splits.values() for image_id in ids)
     pairs = alone(everything, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
     with counted(writer, execution, "drawing", pairs) as advance:
-        for image_id, (image_png, mask_png) in for_each_image(_files, config, pairs.left, execution.workers):
-            writer.write_bytes(f"images/{image_id}.png", image_png)
-            writer.write_bytes(f"masks/{image_id}.png", mask_png)  # last: it says that the pair is whole
+        for image_id, files in for_each_image(_files, config, pairs.left, execution.workers):
+            for folder, content in files.items():
+                writer.write_bytes(f"{folder}/{image_id}.png", content)  # the mask last: it says that all are whole
             advance()
     tags, sizes, pixels = {}, {}, {}
     for image_id in everything:
@@ -125,12 +126,13 @@ def write_shapes(
     }
 
 
-def _files(config: ShapesConfig, image_id: str) -> tuple[bytes, bytes]:
-    """The bytes of an image's PNG and of its mask's."""
+def _files(config: ShapesConfig, image_id: str) -> dict[str, bytes]:
+    """The bytes of the PNG files of an image, by folder."""
     drawing = draw(config, image_id)
     buffer = BytesIO()
     Image.fromarray(drawing.image).save(buffer, format="PNG")
-    return buffer.getvalue(), encode_mask(drawing.mask)
+    objects = {"objects": encode_mask(drawing.objects)} if config.objects else {}
+    return {"images": buffer.getvalue(), **objects, "masks": encode_mask(drawing.mask)}
 
 
 def image_ids(config: ShapesConfig) -> dict[str, list[str]]:
@@ -155,8 +157,11 @@ def draw(config: ShapesConfig, image_id: str) -> Drawing:
         _paint(canvas, layer)
         instances[layer.box][layer.cover] = number
     image = _photograph(canvas, config.noise, rng)
-    mask = _mask(instances, [layer.class_id for layer in objects], config.border)
-    return Drawing(image, mask)
+    numbers = _numbers(instances, config.border)
+    class_ids = np.full(256, IGNORE, np.uint8)
+    class_ids[: len(objects) + 1] = [0, *(layer.class_id for layer in objects)]
+    mask = class_ids[numbers]
+    return Drawing(image, mask, numbers)
 
 
 def _entropy(seed: int, image_id: str) -> list[int]:
@@ -364,15 +369,13 @@ def _photograph(canvas: FloatArray, noise: float, rng: np.random.Generator) -> n
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _mask(instances: np.ndarray, class_ids: list[int], border: int) -> np.ndarray:
-    """Class ids at image size, 255 within `border` pixels of an outline (also between two objects)."""
+def _numbers(instances: np.ndarray, border: int) -> np.ndarray:
+    """Numbers of objects at image size, 255 within `border` pixels of an outline (also between two objects)."""
     numbers = instances[::SUPERSAMPLING, ::SUPERSAMPLING]
-    mask = np.array([0, *class_ids], np.uint8)[numbers]
     padded = np.pad(numbers, border, mode="edge")
     height, width = numbers.shape
     outline = np.zeros(numbers.shape, bool)
     for down in range(2 * border + 1):
         for right in range(2 * border + 1):
             outline |= padded[down : down + height, right : right + width] != numbers
-    mask[outline] = IGNORE
-    return mask
+    return np.where(outline, IGNORE, numbers).astype(np.uint8)
