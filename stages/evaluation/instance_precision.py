@@ -79,13 +79,17 @@ def average_precision_of(images: Sequence[Overlaps], threshold: float, class_id:
 
 def precisions(images: Sequence[Overlaps], class_names: Sequence[str]) -> dict[str, object]:
     """For each threshold: the mean over the classes with a true instance, all as one class, and each class."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if known else None
+
     of_class = {
         name: [average_precision_of(images, threshold, class_id) for threshold in THRESHOLDS]
         for class_id, name in enumerate(class_names)
         if name != "background"
     }
-    known = [values for values in of_class.values() if values[0] is not None]
-    means = [float(np.mean(column)) for column in zip(*known, strict=True)]
+    means = [mean(column) for column in zip(*of_class.values(), strict=True)]
     agnostic = [average_precision_of(images, threshold) for threshold in THRESHOLDS]
 
     def named(values: Sequence[float | None]) -> dict[str, float | None]:

@@ -71,12 +71,12 @@ class BoundaryNetwork(nn.Module):
         """Normalised images (B, 3, H, W) -> (B, 160, ceil(H / 4), ceil(W / 4)), whose weighted sum the logits are."""
         return self._features(self._levels(images), images)
 
-    def with_displacement(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> (B, 3, ceil(H / 4), ceil(W / 4)): boundary logits, displacements dy, dx."""
+    def with_displacement(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boundary logits (B, h, w) as of `forward`, and displacements (B, 2, h, w): dy, dx in cells."""
         assert self.displacement is not None
         levels = self._levels(images)
-        logits = self.boundary(self._features(levels, images))
-        return torch.cat([logits, self.displacement(levels, (images.shape[-2], images.shape[-1]))], 1)
+        logits = self.boundary(self._features(levels, images))[:, 0]
+        return logits, self.displacement(levels, (images.shape[-2], images.shape[-1]))
 
     @torch.no_grad()
     def _levels(self, images: Tensor) -> list[Tensor]:

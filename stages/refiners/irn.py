@@ -71,9 +71,9 @@ class IrnTraining(Method):
         if not self.settings.displacement:
             boundary = self.predictor(labelled.image).float().sigmoid()
             return affinity_losses(class_boundary_affinity(boundary, radius), labels, radius)
-        fields = self.predictor.with_displacement(labelled.image).float()
-        found = affinity_losses(class_boundary_affinity(fields[:, 0].sigmoid(), radius), labels, radius)
-        return found | displacement_losses(fields[:, 1:], labels, radius)
+        logits, displacement = self.predictor.with_displacement(labelled.image)
+        found = affinity_losses(class_boundary_affinity(logits.float().sigmoid(), radius), labels, radius)
+        return found | displacement_losses(displacement.float(), labels, radius)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The displacement branch in groups of its own, with the factor of its learning rate."""
@@ -111,7 +111,7 @@ def mean_displacement(network: BoundaryNetwork, dataset: Dataset, ids: Sequence[
         dataset, size_batches(sizes, lambda height, width: max(ALONE_PIXELS // 4 // (height * width), 1)), threads
     ):
         images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device))
-        means = network.with_displacement(images)[:, 1:].mean((2, 3))
+        means = network.with_displacement(images)[1].mean((2, 3))
         total += torch.cat([means.sum(0), means.new_tensor([len(members)])]).cpu()
     total = distributed.sum_over_processes(total.to(device))
     return total[:2] / total[2].clamp(min=1)
@@ -161,7 +161,12 @@ class IrnInstances:
     @torch.inference_mode()
     def fields(self, batch: Sequence[Known]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(B, h, w) boundaries as `Irn` has them, and (B, 2, h, w) displacements of the images themselves, in cells."""
-        seen, mirrored = on_images(self.network.with_displacement, batch, self.means)
+
+        def network(images: Tensor) -> Tensor:
+            logits, displacement = self.network.with_displacement(images)
+            return torch.cat([logits[:, None], displacement], 1)
+
+        seen, mirrored = on_images(network, batch, self.means)
         boundaries = ((seen[:, 0] + mirrored[:, 0]) / 2).sigmoid()
         return boundaries.cpu().numpy(), seen[:, 1:].cpu().numpy()
 

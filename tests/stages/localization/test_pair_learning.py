@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.localization.pair_learning import affinity_losses, feature_affinities, feature_affinity
+from stages.localization.pair_learning import affinity_losses, displacement_losses, feature_affinities, feature_affinity
 from stages.localization.pairs import offsets
 
 
@@ -75,3 +75,43 @@ def test_labels_without_any_pair_give_no_loss_and_a_gradient_of_0():
     sum(losses.values()).backward()
     assert all(float(value.detach()) == 0 for value in losses.values())
     assert torch.equal(features.grad, torch.zeros_like(features))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), radius=st.integers(2, 4))
+def test_the_loss_of_displacements_is_the_mean_over_pairs(seed, radius):
+    rng = np.random.default_rng(seed)
+    rim = radius - 1
+    height, width = radius + rng.integers(0, 4), 2 * rim + 1 + rng.integers(0, 4)
+    displacement = rng.normal(size=(2, 2, height, width)) * 3
+    labels = rng.choice([0, 1, 2, 255], p=[0.4, 0.3, 0.1, 0.2], size=(2, height, width))
+    terms: dict[str, list[float]] = {"displaced_background": [], "displaced_foreground": []}
+    for image in (0, 1):
+        for y in range(height - rim):
+            for x in range(rim, width - rim):
+                for dy, dx in offsets(radius):
+                    label, second = labels[image, y, x], labels[image, y + dy, x + dx]
+                    if label != second or label == 255:
+                        continue
+                    change = displacement[image, :, y, x] - displacement[image, :, y + dy, x + dx]
+                    if label == 0:
+                        terms["displaced_background"].append(np.abs(change).mean() / 2)
+                    else:
+                        terms["displaced_foreground"].append(np.abs(change - (dy, dx)).mean() / 2)
+    found = displacement_losses(torch.from_numpy(displacement), torch.from_numpy(labels), radius)
+    for name, values in terms.items():
+        assert float(found[name]) == pytest.approx(np.mean(values) if values else 0.0, rel=1e-6)
+
+
+def test_displacements_to_one_point_cost_nothing_on_foreground_and_constant_ones_nothing_on_background():
+    y, x = torch.meshgrid(torch.arange(6.0), torch.arange(9.0), indexing="ij")
+    labels = torch.ones(1, 6, 9, dtype=torch.long)
+    to_a_point = torch.stack([2.5 - y, 4 - x])[None]
+    assert float(displacement_losses(to_a_point, labels, 3)["displaced_foreground"]) == 0
+    moved = displacement_losses(to_a_point + torch.tensor([1.0, 7.0])[None, :, None, None], labels, 3)
+    assert float(moved["displaced_foreground"]) == 0  # differences alone count, hence the mean is subtracted later
+    still = displacement_losses(torch.ones(1, 2, 6, 9), labels * 0, 3)
+    assert {name: float(value) for name, value in still.items()} == {
+        "displaced_foreground": 0.0,
+        "displaced_background": 0.0,
+    }

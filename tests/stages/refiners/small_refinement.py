@@ -24,7 +24,10 @@ CLASSES = ("background", "red", "green")
 SIZES = ((72, 90), (72, 90), (61, 83), (90, 72), (72, 90), (61, 83))
 SPLITS = {"train": ["t0", "t1"], "weak": ["w0", "w1", "w2", "w3"]}
 # Settings of trainings that suit small images, where the defaults do not; a refiner that is not named has its defaults.
-SMALL = {"irn": {"radius": 4, "crf": {"scale": 5.0}}, "psa": {"radius": 3, "crf": {"scale": 5.0}}}
+SMALL: dict[str, dict[str, Any]] = {
+    "irn": {"radius": 4, "crf": {"scale": 5.0}, "displacement": True},
+    "psa": {"radius": 3, "crf": {"scale": 5.0}},
+}
 # Settings of refiners that learn while they refine: fewer steps.
 SHORT: dict[str, dict[str, Any]] = {
     "wsgcn": {"steps": 10, "doublings": 3},
@@ -126,9 +129,11 @@ def fill(space: Workspace) -> Workspace:
     return space
 
 
+INSTANCES = {"doublings": 4, "steps": 40, "still": 0.5}  # of a network that has hardly learned
 INPUTS = {
     "train-refiner": {"data": "data", "seeds": "seeds"},
     "refine": {"data": "data", "seeds": "seeds", "refiner": "refiner"},
+    "instances": {"data": "data", "seeds": "seeds", "refiner": "refiner"},
 }
 
 

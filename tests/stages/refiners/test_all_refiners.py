@@ -20,6 +20,8 @@ from stages.refiners.settings.base import ForegroundRefinerSettings
 from tests.stages.drawn_training import StopAt, StoppedError
 from tests.stages.engine.torchrun import torchrun
 from tests.stages.refiners.small_refinement import (
+    INPUTS,
+    INSTANCES,
     SPLITS,
     dataset_of,
     fill,
@@ -145,3 +147,12 @@ def test_two_processes_train_and_refine_as_one_does(name, by_two, monkeypatch):
     )
     assert by_two.artifact(f"{name}-by-two").manifest.content == alone.manifest.content
     assert by_two.artifact(f"{name}-by-two").summary == alone.summary
+
+
+def test_two_processes_find_the_instances_that_one_finds(by_two, monkeypatch):
+    for key in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(key, raising=False)
+    inputs = INPUTS["instances"] | {"refiner": "irn-refiner-by-two"}
+    alone = run(by_two, "instances", "instances-by-one", INSTANCES, inputs)
+    assert alone.summary["instances"] > 2
+    assert by_two.artifact("instances-by-two").manifest.content == alone.manifest.content
