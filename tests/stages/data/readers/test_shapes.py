@@ -74,6 +74,17 @@ def test_outlines_are_ignored_and_nothing_else(drawings):
     assert 255 not in bare.mask
 
 
+def test_an_object_is_of_one_class_and_objects_have_the_border_of_the_masks(drawings):
+    most = 0
+    for drawing in drawings.values():
+        assert np.array_equal(drawing.objects == 255, drawing.mask == 255)
+        assert np.array_equal(drawing.objects == 0, drawing.mask == 0)
+        numbers = np.setdiff1d(drawing.objects, (0, 255))
+        assert all(len(np.unique(drawing.mask[drawing.objects == number])) == 1 for number in numbers)
+        most = max(most, len(numbers))
+    assert most >= 3
+
+
 def test_border_grows_as_asked():
     areas = [(draw(ShapesConfig(border=border), "train_00003").mask == 255).sum() for border in range(4)]
     assert areas[0] == 0
