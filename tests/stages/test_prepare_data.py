@@ -47,6 +47,18 @@ def test_shapes_become_a_data_set(tmp_path):
         assert dataset.size(image_id) == drawing.mask.shape
 
 
+def test_shapes_write_their_objects_if_asked(tmp_path):
+    plain, asked = (
+        prepare(tmp_path, SMALL | {"dataset": SMALL["dataset"] | {"objects": objects}}, f"data-{objects}").artifact
+        for objects in (False, True)
+    )
+    added = asked.manifest.items.keys() - plain.manifest.items.keys()
+    assert added == {f"objects/{image_id}.png" for ids in Dataset(asked).splits.values() for image_id in ids}
+    assert {path: asked.manifest.items[path] for path in plain.manifest.items} == plain.manifest.items
+    config = build(PrepareDataConfig, SMALL, "test").dataset
+    np.testing.assert_array_equal(read_mask(asked.file("objects/val_00001.png")), draw(config, "val_00001").objects)
+
+
 def small_raw(root: Path) -> RawDataset:
     """Image-level labels come from the names of the files; its one mask is not there."""
     names = {"names": lambda ids: {image_id: frozenset({"cat"}) for image_id in ids}}
