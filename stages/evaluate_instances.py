@@ -26,6 +26,7 @@ from artifacts.masks import IGNORE, read_mask
 from artifacts.store import Artifact, Writer
 from stages.config import Config, ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
+from stages.data.images import ids_of
 from stages.parallel.processes import map_in_processes
 
 if TYPE_CHECKING:
@@ -76,9 +77,7 @@ def _open(config: EvaluateInstancesConfig, inputs: EvaluateInstancesInputs) -> t
             f"{', '.join(dataset.class_names)}",
             "use artifacts that were made from the same data set",
         )
-    ids = sorted({image_id for split in config.splits for image_id in dataset.ids(split)})
-    if not ids:
-        raise DataError(f"the splits {', '.join(config.splits)} of {dataset.name!r} are empty", "name another split")
+    ids = ids_of(dataset, config.splits)
     for what, missing in {
         "true mask in the data set": [image_id for image_id in ids if not dataset.has_mask(image_id)],
         f"true instances in {folder}": [image_id for image_id in ids if not (folder / f"{image_id}.png").is_file()],
