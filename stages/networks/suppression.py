@@ -16,15 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError
-from stages.networks.backbones import VGG16, build_classifier_backbone
-from stages.networks.blocks import Backbone, initialise, initialise_scores
 from stages.networks.config import BackboneConfig, ClassifierConfig
-from stages.networks.freezing import freeze
+from stages.networks.deeper_classifier import DeeperClassifier, build_deeper
 from stages.networks.registry import network_kind, network_spec
-from stages.networks.segmenter import seeded
-from stages.networks.weights import load_backbone
 
-EXTRA = 512  # channels of the three further convolutions (published), or the backbone's where it has fewer
 SUPPRESSIBLE = ("tiny", "vgg16", "resnet50", "resnet101", "mobilenet_v2")
 """Backbones whose ReLUs are modules that run once, or the last step of a block."""
 
@@ -55,16 +50,10 @@ class Suppression(nn.Module):
 
 
 @network_kind("drs")
-class SuppressedClassifier(nn.Module):
-    """Backbone, three 3x3 convolutions with ReLU, 1x1 convolution; a suppression behind every ReLU.
+class SuppressedClassifier(DeeperClassifier):
+    """A suppression behind every ReLU; of the ResNets and the residual blocks of tiny behind the last ReLU of a block.
 
-    vgg16 as published: pool4 has stride 1, there is no pool5, conv5 is dilated by 2. Of the ResNets and the residual
-    blocks of tiny the suppression is behind the last ReLU of a block.
-
-    Attributes:
-        stride: input pixels per cell of the activation maps.
-        class_names: background first; known for networks that come from `load_network`.
-        pretrained: name prefixes of the parameters that came from given weights; never the suppressions'.
+    The suppressions never come from given weights.
     """
 
     def __init__(self, config: BackboneConfig, num_foreground: int, suppressed: Suppressed = "learnable") -> None:
@@ -74,26 +63,8 @@ class SuppressedClassifier(nn.Module):
                 f"{config.backbone}",
                 f"set network.backbone to one of {', '.join(SUPPRESSIBLE)}",
             )
-        super().__init__()
-        self.config, self.suppressed = config, suppressed
-        self.num_foreground, self.num_classes = num_foreground, num_foreground + 1
-        vgg16 = config.backbone == "vgg16"
-        self.backbone: Backbone = (
-            VGG16((2, 2, 2, 1, 0), average_pool=False) if vgg16 else build_classifier_backbone(config.backbone)
-        )
-        self.stride = self.backbone.stride
-        channels, width = self.backbone.high_channels, min(self.backbone.high_channels, EXTRA)
-        self.extra = nn.Sequential()
-        for _ in range(3):
-            self.extra.extend((nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)))
-            channels = width
-        self.dropout = nn.Dropout(config.dropout)
-        self.scores = nn.Conv2d(width, num_foreground, 1)
-        initialise(self.extra)
-        initialise_scores(self.scores)
-        self.pretrained: tuple[str, ...] = ()
-        self.class_names: tuple[str, ...] = ()
-        freeze(self.backbone, config)
+        super().__init__(config, num_foreground)
+        self.suppressed = suppressed
         self.suppressions = nn.ModuleList()
         if suppressed is not None:
             self._suppress(suppressed)
@@ -119,10 +90,6 @@ class SuppressedClassifier(nn.Module):
         for hook in hooks:
             hook.remove()
         return [found[id(place)] for place in places]
-
-    def features(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> what the scores are made of, (B, channels, h, w)."""
-        return self.dropout(self.extra(self.backbone(images)["high"]))
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> logits (B, K); index k is class id k + 1."""
@@ -158,16 +125,5 @@ def build_suppressed(
     suppressed: Suppressed = "learnable",
     backbone_from: Mapping[str, Tensor] | None = None,
 ) -> SuppressedClassifier:
-    """A network on the CPU, in train mode; random parts depend on `seed` alone.
-
-    backbone_from: the weights of a network whose backbone is taken, instead of those that the config names. ConfigError
-    where weights cannot be had or do not fit.
-    """
-    if backbone_from is None:
-        config.check()
-    with seeded(seed):
-        network = SuppressedClassifier(config, num_foreground, suppressed)
-    load_backbone(network.backbone, config, backbone_from)
-    if backbone_from is not None or config.weights != "none":
-        network.pretrained = ("backbone.",)
-    return network
+    """See `build_deeper`."""
+    return build_deeper(lambda: SuppressedClassifier(config, num_foreground, suppressed), config, seed, backbone_from)
