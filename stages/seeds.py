@@ -22,7 +22,7 @@ from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.item_shapes import network_class_names
 from artifacts.store import Artifact, Writer
 from stages.config import mistakes
-from stages.contract import Execution, Input, Inputs, Stage
+from stages.contract import Execution, Input, Inputs, Stage, has_snapshots
 from stages.localization.seeds_config import (
     ActivationBackground,
     ActivationMapConfig,
@@ -32,6 +32,7 @@ from stages.localization.seeds_config import (
     GradientBackground,
     NoBackground,
     SaliencyFolder,
+    SaliencyRule,
     SeedRule,
     SeedsConfig,
 )
@@ -76,6 +77,11 @@ def check(config: SeedsConfig, inputs: SeedsInputs) -> None:
     if classifier is not None:
         found = network_class_names(classifier)
         _same_classes(found, dataset.class_names, f"classifier {classifier.name!r}")
+    if classifier is not None and config.cam.snapshots == "all" and not has_snapshots(classifier):
+        raise ConfigError(
+            f"cam.snapshots is all, and the classifier {classifier.name!r} has the last weights only",
+            "train it with snapshots (train-classifier --set snapshots=15), or leave cam.snapshots out",
+        )
     if maps is not None:
         _check_maps(config, maps, dataset.class_names, ids)
     if isinstance(background, SaliencyFolder):
@@ -140,7 +146,7 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     everything = ids_of(dataset, config.splits)
     same = maps.path if maps and _same_saliency(config, maps) else None
     job = LabelJob(inputs.data.path, writer, config.labels, same, config.max_pixels)
-    source = _Source(config, inputs, dataset, execution)
+    source = _Source(config, inputs, dataset, everything, execution)
     if execution.rank == 0 and (large := large_images(dataset, everything, config.max_pixels)):
         execution.progress.note(
             f"{large:,} of {len(everything):,} images have more than {config.max_pixels:,} pixels: a copy of so many "
@@ -150,6 +156,8 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     meaning = ScoreMaps(maps).meaning if maps else "cam"
     scores = ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, meaning=meaning)
     scores.plan(everything, index=execution.rank == 0)
+    if execution.rank == 0 and source.partners:
+        writer.write_json("partners.json", source.partners)
     source.barrier()  # every rank reads the index
     shards = share_of(scores.shards, execution, scores.holds, len)
     masks = images_of(shards, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
@@ -189,11 +197,29 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
 class _Source:
     """Where score maps come from: an earlier artifact, or the classifier (loaded when first needed)."""
 
-    def __init__(self, config: SeedsConfig, inputs: SeedsInputs, dataset: Any, execution: Execution) -> None:
-        self.config, self.dataset, self.execution = config, dataset, execution
+    def __init__(
+        self, config: SeedsConfig, inputs: SeedsInputs, dataset: Any, ids: Sequence[str], execution: Execution
+    ) -> None:
+        self.config, self.dataset, self.ids, self.execution = config, dataset, ids, execution
         self.earlier, self._artifact = inputs.maps, inputs.classifier
         self._classifier: Any = None
         self.device_name = "cpu"
+
+    @functools.cached_property
+    def partners(self) -> dict[str, list[str]] | None:
+        """Of a classifier that looks at images in groups, the others of each image's group."""
+        from stages.localization.partners import partners_of
+
+        number = 0 if self.earlier else getattr(self._network()[0], "partners", 0)
+        return partners_of(self.dataset, self.ids, number) if number else None
+
+    def _snapshots(self) -> list[Any]:
+        """The classifier at earlier steps of its training, where their maps count too."""
+        from stages.networks import load_network
+        from stages.networks.loading import snapshots_of
+
+        files = snapshots_of(self._artifact).values() if self.config.cam.snapshots == "all" else ()
+        return [load_network(self._artifact, file) for file in files]
 
     def maps(self, ids: Sequence[str]) -> Iterator[Any]:
         """Objects with image_id, scores (K, h, w), classes, size and stride."""
@@ -219,6 +245,8 @@ class _Source:
             device=device,
             dtype=autocast_dtype(cam.precision, device),
             threads=self.execution.workers,
+            earlier=[for_inference(network, device) for network in self._snapshots()],
+            partners=self.partners,
         )
 
     def _fitting(self, found: Any) -> Any:
@@ -287,13 +315,13 @@ class LabelJob:
 
     data: Path
     writer: Writer
-    rule: SeedRule | DenseRule
+    rule: SeedRule | DenseRule | SaliencyRule
     earlier: Path | None  # an artifact whose saliency was computed with the same settings
     max_pixels: int
 
     def prepare_saliency(self, ids: Sequence[str]) -> int:
         """Computes saliency/<id>.png where it is wanted and missing. Returns 0: no label map was made."""
-        if isinstance(self.rule, SeedRule) and isinstance(self.rule.background, ComputedSaliency):
+        if isinstance(self.rule.background, ComputedSaliency):
             dataset = _opened(self.data)
             for image_id in ids:
                 self._compute_saliency(dataset, image_id, self.rule.background)
@@ -313,7 +341,7 @@ class LabelJob:
 
     def _labels(self, dataset: Any, found: Any) -> Any:
         from stages.localization.grid import resize_maps
-        from stages.localization.seed_labels import dense_labels, seed_labels
+        from stages.localization.seed_labels import dense_labels, saliency_labels, seed_labels
 
         scores = resize_maps(found.scores, found.size, found.stride)
         if isinstance(self.rule, DenseRule):
@@ -321,8 +349,11 @@ class LabelJob:
             if isinstance(ground, ConstantBackground):
                 return dense_labels(scores, found.classes, ground.score)
             return dense_labels(scores, found.classes, alpha=ground.alpha)
-        background = self._background(dataset, found.image_id, scores)
         rule = self.rule
+        if isinstance(rule, SaliencyRule):
+            saliency = self._saliency(dataset, found.image_id, rule.background, found.size)
+            return saliency_labels(scores, found.classes, saliency, rule.background.threshold, rule)
+        background = self._background(dataset, found.image_id, scores)
         return seed_labels(scores, found.classes, background, rule.threshold, rule.overlap, rule.conflict)
 
     def _background(self, dataset: Any, image_id: str, scores: Any) -> Any:
@@ -331,17 +362,22 @@ class LabelJob:
 
         assert isinstance(self.rule, SeedRule)
         background, size = self.rule.background, scores.shape[1:]
-        computed = self.writer.path / "saliency" / f"{image_id}.png"
         if isinstance(background, NoBackground):
             return None
         if isinstance(background, ActivationBackground):
             return sure_background(scores, background.alpha)
-        if isinstance(background, SaliencyFolder):
-            return read_saliency(background.folder / f"{image_id}.png", size) < background.threshold
         if isinstance(background, GradientBackground):
-            return read_saliency(computed, size) < background.share
-        self._compute_saliency(dataset, image_id, background)
-        return read_saliency(computed, size) < background.threshold
+            return read_saliency(self.writer.path / "saliency" / f"{image_id}.png", size) < background.share
+        return self._saliency(dataset, image_id, background, size) < background.threshold
+
+    def _saliency(self, dataset: Any, image_id: str, wanted: ComputedSaliency | SaliencyFolder, size: Any) -> Any:
+        """The saliency of an image, from its file: of the folder, or as it was computed and is stored."""
+        from stages.localization.saliency import read_saliency
+
+        if isinstance(wanted, SaliencyFolder):
+            return read_saliency(wanted.folder / f"{image_id}.png", size)
+        self._compute_saliency(dataset, image_id, wanted)
+        return read_saliency(self.writer.path / "saliency" / f"{image_id}.png", size)
 
     def _compute_saliency(self, dataset: Any, image_id: str, wanted: ComputedSaliency) -> None:
         from stages.localization.grid import reduced, resized

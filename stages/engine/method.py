@@ -40,6 +40,7 @@ class Setup:
         workers: CPU processes that the method may use in addition to its own.
         initial: weights to start from instead (a segmenter's state dict).
         hard_examples: OHEM on exact masks; None: plain cross-entropy.
+        crop_size: side of the square training crops, pixels.
     """
 
     network: BackboneConfig
@@ -49,6 +50,7 @@ class Setup:
     workers: int = 1
     initial: Mapping[str, Tensor] | None = None
     hard_examples: HardExamples | None = None
+    crop_size: int = 256
 
     @property
     def segmenter_config(self) -> NetworkConfig:

@@ -6,18 +6,22 @@
 
 Every scale and its mirrored copy give ReLU(CAM), resampled to one grid of stride 4 on the image. These maps are summed,
 and the sum of a class is divided by its maximum (AffinityNet, IRNet, SEAM); or each map is divided by its maximum, and
-the highest value counts (DRS). Only the classes of the image-level labels are kept.
+the highest value counts (DRS). Only the classes of the image-level labels are kept. Of what one network was at several
+steps of its training the highest value counts (OAA). A network that looks at images in groups is given the partners of
+each.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -32,8 +36,8 @@ from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
 from stages.data.decoding import decoded_ahead, size_batches
 from stages.engine.interpolation import interpolation_matrix
-from stages.localization.grid import reduced, resize_maps, resized
-from stages.networks import CamNetwork, Classifier, normalise
+from stages.localization.grid import reduced, resize_maps, resized, square
+from stages.networks import CamNetwork, Classifier, GroupCamNetwork, normalise
 from stages.networks.blocks import Backbone
 
 STRIDE = 4  # image pixels per cell of a score map
@@ -90,6 +94,8 @@ def class_activation_maps(
     device: torch.device,
     dtype: torch.dtype | None = None,
     threads: int = 2,
+    earlier: Sequence[CamNetwork] = (),
+    partners: Mapping[str, Sequence[str]] | None = None,
 ) -> Iterator[ActivationMaps]:
     """Maps of the images `ids`, in the order of their sizes; the batch size does not change them.
 
@@ -102,14 +108,24 @@ def class_activation_maps(
         max_pixels: a larger image is reduced to this many pixels, in a batch of its own; None: no limit.
         dtype: autocast type (bf16, fp16), None for fp32. The maps are merged in fp32.
         threads: threads that decode images while the network works.
+        earlier: what the classifier was at earlier steps of its training.
+        partners: of a `GroupCamNetwork`, the ids of the images that each is looked at together with.
     """
     pending: deque[tuple[list[str], tuple[int, int], Tensor]] = deque()
-    for members, size, pixels in _decoded(dataset, ids, batch_size, threads, max_pixels):
+    batches = _batches(dataset, ids, batch_size, max_pixels)
+    shown: Iterator[Tensor | None] = itertools.repeat(None)
+    if partners is not None:
+        shown = _partners(dataset, batches, partners, cast(GroupCamNetwork, classifier).partner_side, threads)
+    for (members, size, pixels), others in zip(_decoded(dataset, batches, threads, max_pixels), shown, strict=False):
         images = (pixels.pin_memory() if device.type == "cuda" else pixels).to(device, non_blocking=True)
-        merged = multi_scale_maps(classifier, images, scales, flip, batch_size, dtype, size, MERGES[merge])
-        if getattr(classifier, "from_minimum", False):
-            merged = merged - merged.amin((-2, -1), keepdim=True)
-        pending.append((members, size, normalise_by_maximum(merged).half()))
+        found = []
+        for network in (classifier, *earlier):
+            nodes = _nodes(network, others.to(device), len(members), dtype) if others is not None else None
+            merged = multi_scale_maps(network, images, scales, flip, batch_size, dtype, size, MERGES[merge], nodes)
+            if getattr(network, "from_minimum", False):
+                merged = merged - merged.amin((-2, -1), keepdim=True)
+            found.append(normalise_by_maximum(merged))
+        pending.append((members, size, _highest(found).half()))
         if len(pending) > 1:  # the transfer of one batch waits while the next batch is already queued on the device
             yield from _unpack(dataset, *pending.popleft())
     while pending:
@@ -122,18 +138,47 @@ def _unpack(dataset: Dataset, members: list[str], size: tuple[int, int], maps: T
         yield ActivationMaps(image_id, scores[classes.astype(int) - 1], classes, size)
 
 
-def _decoded(
-    dataset: Dataset, ids: Sequence[str], batch_size: int, threads: int, max_pixels: int | None
-) -> Iterator[tuple[list[str], tuple[int, int], Tensor]]:
-    """(ids, (H, W), uint8 (B, 3, h, w)) of images of identical size, the next batches being decoded in threads.
-
-    (h, w) is (H, W), or smaller where H * W is above `max_pixels`; such images come one by one.
-    """
+def _batches(dataset: Dataset, ids: Sequence[str], batch_size: int, max_pixels: int | None) -> list[list[str]]:
+    """Images of identical size; those of more than `max_pixels` pixels one by one."""
     sizes = {image_id: dataset.size(image_id) for image_id in ids}
-    limit = max_pixels or max((height * width for height, width in sizes.values()), default=1)
-    batches = size_batches(sizes, lambda height, width: batch_size if height * width <= limit else 1)
-    for members, pixels in decoded_ahead(dataset, batches, threads, lambda image: reduced(image, limit)):
-        yield members, sizes[members[0]], torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    return size_batches(sizes, lambda height, width: batch_size if height * width <= (max_pixels or math.inf) else 1)
+
+
+def _decoded(
+    dataset: Dataset, batches: Sequence[list[str]], threads: int, max_pixels: int | None
+) -> Iterator[tuple[list[str], tuple[int, int], Tensor]]:
+    """(ids, (H, W), uint8 (B, 3, h, w)) of the batches, the next ones being decoded in threads.
+
+    (h, w) is (H, W), or smaller where H * W is above `max_pixels`.
+    """
+    change = (lambda image: reduced(image, max_pixels)) if max_pixels else (lambda image: image)
+    for members, pixels in decoded_ahead(dataset, batches, threads, change):
+        yield members, dataset.size(members[0]), torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def _partners(
+    dataset: Dataset, batches: Sequence[list[str]], partners: Mapping[str, Sequence[str]], side: int, threads: int
+) -> Iterator[Tensor]:
+    """The partners of each batch's images, as squares: uint8 (B * partners, 3, side, side)."""
+    others = ([other for image_id in members for other in partners[image_id]] for members in batches)
+    for _, pixels in decoded_ahead(dataset, others, threads, lambda image: square(image, side)):
+        yield torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+@torch.inference_mode()
+def _nodes(network: CamNetwork, partners: Tensor, count: int, dtype: torch.dtype | None) -> Tensor:
+    """What a network that looks at groups is shown of the partners of `count` images: (count, partners, C, h, w)."""
+    with torch.autocast(partners.device.type, dtype=dtype, enabled=dtype is not None):
+        nodes = cast(GroupCamNetwork, network).nodes(normalise(partners))
+    return nodes.unflatten(0, (count, -1))
+
+
+def _highest(maps: Sequence[Tensor]) -> Tensor:
+    """Of maps of several networks the highest ones, stretched from their minimum on to 0..1; of one network its own."""
+    if len(maps) == 1:
+        return maps[0]
+    merged = torch.stack(list(maps)).amax(0)
+    return normalise_by_maximum(merged - merged.amin((-2, -1), keepdim=True))
 
 
 @torch.inference_mode()
@@ -146,11 +191,13 @@ def multi_scale_maps(
     dtype: torch.dtype | None = None,
     size: tuple[int, int] | None = None,
     merge: Callable[[Tensor, Tensor], Tensor] = torch.add,
+    partners: Tensor | None = None,
 ) -> Tensor:
     """Sum over scales and mirrored copies of ReLU(CAM): uint8 images (B, 3, h, w) -> fp32 (B, K, ceil(H/4), ceil(W/4)).
 
     `size` is the (H, W) of the images before they were reduced; None: (h, w). `merge` (of MERGES):
-    replaces the sum; it combines the maps of a view with the result so far, which begins as zeros.
+    replaces the sum; it combines the maps of a view with the result so far, which begins as zeros. `partners`: the
+    nodes of the images' partners, of a `GroupCamNetwork`.
     """
     B, _, h, w = images.shape
     H, W = size or (h, w)
@@ -163,12 +210,13 @@ def multi_scale_maps(
             step = max(1, min(step, CPU_PIXELS // (seen[0] * seen[1] * (1 + flip))))
         for start in range(0, B, step):
             part = _resized(normalised[start : start + step], seen)
-            count = len(part)
+            count, others = len(part), () if partners is None else (partners[start : start + step],)
             if flip:
-                part = torch.cat([part, part.flip(-1)])
+                part, others = torch.cat([part, part.flip(-1)]), tuple(torch.cat([nodes, nodes]) for nodes in others)
             together = len(part) if seen[0] * seen[1] <= ALONE_PIXELS else 1
+            views = zip(*(rows.split(together) for rows in (part, *others)), strict=True)
             with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
-                maps = torch.cat([_relu_maps(classifier, views) for views in part.split(together)])
+                maps = torch.cat([_relu_maps(classifier, *view) for view in views])
             rows = _readers(H, seen[0], classifier.stride, maps.shape[-2], images.device)
             columns = _readers(W, seen[1], classifier.stride, maps.shape[-1], images.device)
             merged = merge(total[start : start + count], rows @ maps[:count] @ columns.T)
@@ -179,9 +227,9 @@ def multi_scale_maps(
     return total
 
 
-def _relu_maps(classifier: CamNetwork, views: Tensor) -> Tensor:
+def _relu_maps(classifier: CamNetwork, views: Tensor, *partners: Tensor) -> Tensor:
     """fp32 (B, K, h, w), not negative."""
-    return classifier.activation_maps(views.contiguous(memory_format=torch.channels_last)).float().relu_()
+    return classifier.activation_maps(views.contiguous(memory_format=torch.channels_last), *partners).float().relu_()
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -238,7 +286,8 @@ def gradient_ranks(
             "take a classifier on vgg16, a ResNet of torchvision, resnet38, mobilenet_v2 or tiny, or another saliency",
         )
     layer = classifier.backbone.get_submodule(classifier.backbone.gradient_layer)
-    for members, size, pixels in _decoded(dataset, ids, batch_size, threads, max_pixels):
+    batches = _batches(dataset, ids, batch_size, max_pixels)
+    for members, size, pixels in _decoded(dataset, batches, threads, max_pixels):
         images = normalise(pixels.to(device))
         magnitudes = gradient_magnitudes(classifier, layer, images)
         seen = (images.shape[2], images.shape[3])

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 from artifacts.dataset import Dataset
@@ -16,6 +15,7 @@ from stages.data.decoding import decoded_ahead
 from stages.data.images import Images
 from stages.engine.device import select_device
 from stages.evaluation.average_precision import average_precision
+from stages.localization.grid import square
 from stages.networks import normalise
 
 BATCH = 32
@@ -27,15 +27,11 @@ def class_scores(
 ) -> np.ndarray:
     """Logits float32 (N, K) of images resized to `size` x `size`."""
     network.eval()
-
-    def resized(image: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-
     batches = [list(ids[first : first + BATCH]) for first in range(0, len(ids), BATCH)]
     return np.concatenate(
         [
             network(normalise(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))).float().cpu().numpy()
-            for _, pixels in decoded_ahead(images, batches, workers, resized)
+            for _, pixels in decoded_ahead(images, batches, workers, lambda image: square(image, size))
         ]
     )
 

@@ -64,6 +64,11 @@ def reduced(image: NDArray[np.uint8], max_pixels: int) -> NDArray[np.uint8]:
     return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
+def square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """An image (H, W, 3) resized to a square, whatever its proportions."""
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+
+
 def reduced_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
     """(H, W), or a size of the same proportions with at most `max_pixels` pixels."""
     factor = (max_pixels / (size[0] * size[1])) ** 0.5

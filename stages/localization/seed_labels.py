@@ -1,7 +1,8 @@
 """Label maps from score maps and saliency: sparse seeds with unknown pixels, or dense masks.
 
 Sources: SEC (Kolesnikov & Lampert, ECCV 2016) and DSRG (Huang et al., CVPR 2018) for seeds, AffinityNet (Ahn &
-Kwak, CVPR 2018) for dense masks and for the background score computed from the maps.
+Kwak, CVPR 2018) for dense masks and for the background score computed from the maps, DRS (Kim et al., AAAI 2021) and
+Group-WSSS (Li et al., AAAI 2021) for masks by saliency.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from artifacts.masks import IGNORE
+from stages.localization.seeds_config import SaliencyRule
 
 Overlap = Literal["smaller_area", "highest_score"]
 Conflict = Literal["foreground", "ignore", "background"]
@@ -75,6 +77,27 @@ def dense_labels(
     ground = threshold if alpha is None else activation_background(scores, alpha)
     winner = np.asarray(classes, dtype=np.uint8)[scores.argmax(axis=0)]
     return np.where(best > ground, winner, np.uint8(0))
+
+
+def saliency_labels(
+    scores: NDArray, classes: NDArray, saliency: NDArray, salient: float, rule: SaliencyRule
+) -> NDArray[np.uint8]:
+    """A mask (h, w): the highest of the scores and the background's, 255 where they contradict each other.
+
+    Args:
+        scores: (K, h, w), 0..1; classes: (K,) their class ids.
+        saliency: (h, w), 0..1; `salient`: from where on a pixel is not background.
+    """
+    ground = (saliency < salient).astype(scores.dtype) if rule.score == "binary" else 1 - saliency
+    scores = np.where(scores < rule.threshold, 0, scores)
+    joint = np.concatenate([ground[None], scores])  # (1 + K, h, w)
+    labels: NDArray[np.uint8] = np.concatenate([[0], classes]).astype(np.uint8)[joint.argmax(0)]
+    labels[(joint > rule.sure).sum(0) > rule.most_sure] = IGNORE
+    shown = (saliency >= salient) | (scores.max(axis=0, initial=0) > rule.attended)
+    labels[(labels == 0) & shown] = IGNORE
+    if np.mean((labels > 0) & (labels < IGNORE)) < rule.least:
+        labels[:] = IGNORE
+    return labels
 
 
 def lead(scores: NDArray, background: float) -> NDArray:

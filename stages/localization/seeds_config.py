@@ -10,11 +10,12 @@ from pydantic import Field, PositiveFloat
 
 from stages.config import Config, External
 
+SALIENT = 0.125  # 32 / 255
 MAX_PIXELS = 2_100_000  # an image of 1024 x 2048 is not reduced
 
 
-def _usually(key: str, value: str) -> pydantic.BeforeValidator:
-    """Fills in which member of a union a mapping stands for, where the mapping does not name it."""
+def _usually(key: str, value: str | float) -> pydantic.BeforeValidator:
+    """Fills in a key that a mapping does not name: which member of a union it stands for, or one of its settings."""
     return pydantic.BeforeValidator(
         lambda given: {key: value, **given} if isinstance(given, dict) else given, json_schema_input_type=dict
     )
@@ -33,6 +34,12 @@ class ActivationMapConfig(Config):
         "sum",
         description="How the maps of scales and mirrored copies become one. sum: their sum, divided by its maximum.\n"
         "maximum: each is divided by its maximum, the highest counts (DRS).",
+    )
+    snapshots: Literal["last", "all"] = Field(
+        "last",
+        description="last: the maps of the classifier. all: of all its snapshots (train-classifier --set\n"
+        "snapshots=15), the highest counts, stretched to 0..1: what a network finds changes while it learns\n"
+        "(OAA, Group-WSSS).",
     )
     batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass (and mirrored copies).")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -138,6 +145,49 @@ class DenseRule(Config):
     )
 
 
+class SaliencyRule(Config):
+    """Masks whose background score is 1 - saliency, unknown where the sources disagree (DRS, Group-WSSS)."""
+
+    mode: Literal["saliency"]
+    background: Annotated[
+        ComputedSaliency | SaliencyFolder,
+        Field(discriminator="kind"),
+        _usually("kind", "saliency"),
+        _usually("threshold", SALIENT),
+    ] = Field(
+        ComputedSaliency(threshold=SALIENT),
+        description="Saliency: kind saliency (computed) or folder (PNG files). Pixels without a class are background\n"
+        "below its threshold, unknown from it on (Group-WSSS: 32 / 255, .125; DRS: 51 / 255, .2).",
+    )
+    score: Literal["graded", "binary"] = Field(
+        "graded",
+        description="Score of the background. graded: 1 - saliency (Group-WSSS). binary: 1 below the threshold,\n"
+        "else 0 (DRS).",
+    )
+    threshold: float = Field(
+        0.0, ge=0, le=1, description="Lower scores of classes count as 0 (Group-WSSS: 0; DRS: .2)."
+    )
+    sure: float = Field(0.9, ge=0, le=1, description="A score above this is sure (both: .9).")
+    most_sure: int = Field(
+        1,
+        ge=1,
+        description="A pixel with more sure scores, the background's among them, is unknown (Group-WSSS: 1; DRS: 2).",
+    )
+    attended: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="A pixel of the background with a score of a class above this is unknown (Group-WSSS: .8; DRS: 1,\n"
+        "never).",
+    )
+    least: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="With a smaller share of pixels of classes the whole image is unknown (Group-WSSS: .01; DRS: 0).",
+    )
+
+
 class SeedsConfig(Config):
     """Class-activation maps and the label maps made of them."""
 
@@ -151,7 +201,10 @@ class SeedsConfig(Config):
         description="The classifier and the saliency see a larger image as a copy of this many pixels, which bounds\n"
         "the memory. Maps and labels nevertheless have the size of the image.",
     )
-    labels: Annotated[SeedRule | DenseRule, Field(discriminator="mode"), _usually("mode", "seeds")] = Field(
-        SeedRule.model_validate({}),
-        description="mode seeds: sparse, 255 where unknown, for dsrg. mode dense: full masks, usable as weak labels.",
+    labels: Annotated[SeedRule | DenseRule | SaliencyRule, Field(discriminator="mode"), _usually("mode", "seeds")] = (
+        Field(
+            SeedRule.model_validate({}),
+            description="mode seeds: sparse, 255 where unknown, for dsrg. mode dense: full masks, usable as weak\n"
+            "labels. mode saliency: masks by saliency, 255 where sources disagree (DRS, Group-WSSS).",
+        )
     )

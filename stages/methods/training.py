@@ -52,6 +52,7 @@ def train_network(
         workers=max(execution.workers // distributed.world_size(), 1),
         initial=read_state(initial.file("weights.pt")) if initial else None,
         hard_examples=getattr(config, "hard_examples", None),
+        crop_size=config.crop_size,
     )
     method = kind(config.method, setup)
     maker = SampleMaker(

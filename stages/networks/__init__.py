@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from stages.networks.classifier import Classifier, build_classifier
     from stages.networks.loading import load_network
     from stages.networks.normalisation import normalise
-    from stages.networks.registry import CamNetwork, network_kind, network_spec
+    from stages.networks.registry import CamNetwork, GroupCamNetwork, network_kind, network_spec
     from stages.networks.segmenter import Segmenter, build_segmenter, make_head, parameter_groups
 
 _HOMES = {
     "CamNetwork": "registry",
+    "GroupCamNetwork": "registry",
     "Classifier": "classifier",
     "build_classifier": "classifier",
     "on_cells": "heads",
@@ -34,6 +35,7 @@ _HOMES = {
 __all__ = [
     "CamNetwork",
     "Classifier",
+    "GroupCamNetwork",
     "Segmenter",
     "build_classifier",
     "build_segmenter",

@@ -48,6 +48,26 @@ class CamNetwork(Protocol):
         ...
 
 
+class GroupCamNetwork(CamNetwork, Protocol):
+    """A `CamNetwork` that looks at an image together with others, its partners, where `seeds` gives it some.
+
+    Attributes:
+        partners: how many.
+        partner_side: the squares that partners are resized to, pixels.
+    """
+
+    partners: int
+    partner_side: int
+
+    def nodes(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> what others are shown of them, (B, C, h, w)."""
+        ...
+
+    def activation_maps(self, images: Tensor, partners: Tensor | None = None) -> Tensor:
+        """partners: nodes (B, partners, C, h', w'); None: each image is looked at alone."""
+        ...
+
+
 def network_kind(name: str) -> Callable[[N], N]:
     """Registers a class under `name`, its kind in network.json. It has `from_spec(spec)`, `config` and `pretrained`."""
 

@@ -111,6 +111,12 @@ class TrainClassifierConfig(MethodTraining):
         ("train", "weak"),
         description="Splits whose image-level labels are learned; only mlmt also reads masks, those of split train.",
     )
+    snapshots: int = Field(
+        1,
+        ge=1,
+        description="Snapshots of the weights, evenly spaced, including the last; 1: the last only. `seeds --set\n"
+        "cam.snapshots=all` joins the maps of all (OAA, Group-WSSS: one for each of 15 epochs).",
+    )
     score_split: str = Field("val", description="Split on which average precision is measured after training.")
     crop_size: int = Field(96, ge=16, description="Side of the square training crop, and of scored images, pixels.")
     augmentation: AugmentationConfig = Field(
