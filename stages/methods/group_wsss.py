@@ -48,10 +48,12 @@ class GroupWsss(Method):
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         labelled, network = batch["labelled"], self.predictor
-        before = network.nodes(labelled.image).float()
+        before = network.nodes(labelled.image)
         dropped = self._drawn(len(labelled), step).to(before.device, non_blocking=True)
         nodes, drawn = (part.unflatten(0, (-1, labelled.group)).unbind(1) for part in (before, dropped))
         after = torch.stack(network.exchange(nodes, drawn), 1).flatten(0, 1)  # group after group again
+        # a highest mean that is positive, which dropout does not change, is among the cells that it drops
+        self.observe(dropped=((after.mean(1).amax((1, 2)) > 0) * dropped[:, -1]).mean())
         terms = {"before": (self.settings.weight, before), "after": (1.0, after)}
         return {
             name: weight / 2 * multilabel_soft_margin(maps.mean((2, 3)), labelled.tags)

@@ -72,7 +72,7 @@ class GroupNetwork(DeeperClassifier):
         return self.scores(self.features(images))
 
     def exchange(self, nodes: Sequence[Tensor], dropped: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """The nodes of groups after all rounds, fp32.
+        """The nodes of groups after all rounds, in the precision of the weights.
 
         Args:
             nodes: the first image of each of B groups, (B, K, h, w), the second ones, ...; their sizes may differ. Only
@@ -80,7 +80,7 @@ class GroupNetwork(DeeperClassifier):
             dropped: as `nodes`, (B, rounds): 1 where the most attended cells are dropped, 0 where all cells are
                 weighted by importance. None: the expectation.
         """
-        found = [node.float() for node in nodes]
+        found = [node.to(self.fusion.weight.dtype) for node in nodes]
         with torch.autocast(found[0].device.type, enabled=False):
             for turn in range(self.how.rounds):
                 updated = [self._updated(node, self._message(found, place)) for place, node in enumerate(found)]
@@ -121,7 +121,7 @@ class GroupNetwork(DeeperClassifier):
         """
         before = self.nodes(images)
         others = () if partners is None else partners.unbind(1)
-        return (before.float() + self.exchange([before, *others])[0]) / 2
+        return (before + self.exchange([before, *others])[0]) / 2
 
     def spec(self, class_names: Sequence[str]) -> dict[str, Any]:
         """The content of network.json."""

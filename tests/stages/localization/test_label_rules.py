@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.localization.seed_labels import dense_labels, seed_labels, sure_background
+from stages.localization.seed_labels import dense_labels, saliency_labels, seed_labels, sure_background
+from stages.localization.seeds_config import SaliencyRule
 
 U = 255
 
@@ -98,3 +99,46 @@ def test_seeds_equal_a_loop_over_the_pixels(seed, count, overlap, conflict, thre
             else:
                 expected = 0 if background[y, x] else U
             assert labels[y, x] == expected
+
+
+# --- masks by saliency ---
+
+GROUP_WSSS = {"least": 0.0}
+DRS = {"score": "binary", "threshold": 0.2, "most_sure": 2, "attended": 1.0, "least": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("scores", "saliency", "of_group_wsss", "of_drs"),
+    [
+        ((0.5, 0.1), 0.0, 0, 0),  # 1 - saliency is highest
+        ((0.5, 0.1), 0.7, 3, 3),
+        ((0.1, 0.85), 0.1, 255, 0),  # background wins, a class is attended
+        ((0.1, 0.15), 0.14, 255, 0),  # background wins, but is not sure
+        ((0.1, 0.15), 0.6, 255, 255),  # as before; too low to count
+        ((0.1, 0.15), 0.9, 8, 255),
+        ((0.95, 0.1), 0.05, 255, 0),  # two sure ones: class 3 and background
+        ((0.95, 0.99), 0.05, 255, 255),  # three
+        ((0.95, 0.99), 0.5, 255, 8),  # two classes
+        ((0.95, 0.9), 0.5, 3, 3),  # .9 is not above .9
+    ],
+)
+def test_masks_by_saliency_pixel_by_pixel(scores, saliency, of_group_wsss, of_drs):
+    maps, grey = np.array(scores, np.float32)[:, None, None], np.full((1, 1), saliency, np.float32)
+    for values, salient, expected in ((GROUP_WSSS, 0.125, of_group_wsss), (DRS, 0.2, of_drs)):
+        rule = SaliencyRule.model_validate({"mode": "saliency", **values})
+        assert saliency_labels(maps, np.array([3, 8]), grey, salient, rule).tolist() == [[expected]]
+
+
+def test_too_small_a_share_of_classes_makes_all_of_an_image_unknown():
+    scores, saliency = np.zeros((1, 10, 10), np.float32), np.zeros((10, 10), np.float32)
+    scores[0, 0, 0], saliency[0, 0] = 1, 1
+    for least, expected in ((0.01, {0, 4}), (0.02, {255})):
+        rule = SaliencyRule(mode="saliency", least=least)
+        assert set(saliency_labels(scores, np.array([4]), saliency, 0.125, rule).ravel().tolist()) == expected
+
+
+def test_masks_by_saliency_of_an_image_without_a_class():
+    saliency = np.array([[0.0, 0.5]], np.float32)
+    none = np.zeros((0, 1, 2), np.float32), np.array([], np.uint8), saliency, 0.125
+    assert saliency_labels(*none, SaliencyRule(mode="saliency", least=0)).tolist() == [[0, 255]]
+    assert saliency_labels(*none, SaliencyRule(mode="saliency")).tolist() == [[255, 255]]
