@@ -4,7 +4,7 @@ A classifier finds of an object what tells classes apart. Where several images o
 in common, and the cells that are attended most are weakened again and again, more of the objects is found.
 
     semiseg train-classifier --method group-wsss --set network=vgg16-sec --set crop_size=256 --set snapshots=15
-    semiseg seeds --set cam.scales=[1] --set cam.flip=false --set cam.snapshots=all --set labels.mode=saliency
+    semiseg seeds --set cam.scales=[0.6] --set cam.flip=false --set cam.snapshots=all --set labels.mode=saliency
 """
 
 from __future__ import annotations
