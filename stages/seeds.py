@@ -77,7 +77,8 @@ def check(config: SeedsConfig, inputs: SeedsInputs) -> None:
     if classifier is not None:
         found = network_class_names(classifier)
         _same_classes(found, dataset.class_names, f"classifier {classifier.name!r}")
-    if classifier is not None and config.cam.snapshots == "all" and not has_snapshots(classifier):
+    joined = config.cam.snapshots == "all" and maps is None
+    if classifier is not None and joined and not has_snapshots(classifier):
         raise ConfigError(
             f"cam.snapshots is all, and the classifier {classifier.name!r} has the last weights only",
             "train it with snapshots (train-classifier --set snapshots=15), or leave cam.snapshots out",
