@@ -210,11 +210,12 @@ def multi_scale_maps(
             step = max(1, min(step, CPU_PIXELS // (seen[0] * seen[1] * (1 + flip))))
         for start in range(0, B, step):
             part = _resized(normalised[start : start + step], seen)
-            count, others = len(part), () if partners is None else (partners[start : start + step],)
+            count = len(part)
+            given = [part] if partners is None else [part, partners[start : start + step]]
             if flip:
-                part, others = torch.cat([part, part.flip(-1)]), tuple(torch.cat([nodes, nodes]) for nodes in others)
-            together = len(part) if seen[0] * seen[1] <= ALONE_PIXELS else 1
-            views = zip(*(rows.split(together) for rows in (part, *others)), strict=True)
+                given = [torch.cat([part, part.flip(-1)]), *(torch.cat([nodes, nodes]) for nodes in given[1:])]
+            together = len(given[0]) if seen[0] * seen[1] <= ALONE_PIXELS else 1
+            views = zip(*(rows.split(together) for rows in given), strict=True)
             with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
                 maps = torch.cat([_relu_maps(classifier, *view) for view in views])
             rows = _readers(H, seen[0], classifier.stride, maps.shape[-2], images.device)

@@ -30,13 +30,13 @@ class GroupWsss(Method):
 
     x_i^0: the class maps of image i of a group, (K, h, w); T: `rounds`; m_ij: g(a) a, a = softmax(Q x_i . K x_j) x_j,
     for each cell of i the cells of j that are alike, g = sigmoid(G a); D: graph dropout, x (1 + s) / 2; s: 0 at cells
-    whose mean over the classes reaches `drop_threshold` of the highest, else 1, with probability `drop_rate`, else the
-    sigmoid of that mean; y: the image-level labels.
+    whose mean over the classes (`attention`) reaches `drop_threshold` of the highest, else 1, with probability
+    `drop_rate`, else the sigmoid of that mean; y: the image-level labels.
     """
 
     def __init__(self, settings: GroupWsssSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
-        how = settings.model_dump(include={"group", "rounds", "drop_rate", "drop_threshold"})
+        how = settings.model_dump(include={"group", "rounds", "drop_rate", "drop_threshold", "attention"})
         exchange = Exchange(**how, side=setup.crop_size)
         network = build_group_network(setup.network, setup.num_classes - 1, exchange, setup.seed)
         self.networks = nn.ModuleDict({"classifier": network})
@@ -52,8 +52,8 @@ class GroupWsss(Method):
         dropped = self._drawn(len(labelled), step).to(before.device, non_blocking=True)
         nodes, drawn = (part.unflatten(0, (-1, labelled.group)).unbind(1) for part in (before, dropped))
         after = torch.stack(network.exchange(nodes, drawn), 1).flatten(0, 1)  # group after group again
-        # a highest mean that is positive, which dropout does not change, is among the cells that it drops
-        self.observe(dropped=((after.mean(1).amax((1, 2)) > 0) * dropped[:, -1]).mean())
+        # dropout changes no sign, and drops the most attended cell where its attention is positive
+        self.observe(dropped=((network.attention(after).amax((1, 2, 3)) > 0) * dropped[:, -1]).mean())
         terms = {"before": (self.settings.weight, before), "after": (1.0, after)}
         return {
             name: weight / 2 * multilabel_soft_margin(maps.mean((2, 3)), labelled.tags)

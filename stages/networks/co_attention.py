@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ class Exchange:
         rounds: of messages.
         drop_rate: probability that a node's most attended cells are weakened in a round, and not all by importance.
         drop_threshold: the share of a node's highest attention from which on a cell is among those.
+        attention: what a cell's attention is the mean of over the classes: its maps, or what is positive of them.
         side: of the squares that partners are resized to where maps are made, pixels.
     """
 
@@ -43,6 +44,7 @@ class Exchange:
     rounds: int = 3
     drop_rate: float = 0.8
     drop_threshold: float = 0.7
+    attention: Literal["maps", "positive"] = "maps"
     side: int = 256
 
 
@@ -81,11 +83,12 @@ class GroupNetwork(DeeperClassifier):
                 weighted by importance. None: the expectation.
         """
         found = [node.to(self.fusion.weight.dtype) for node in nodes]
+        if dropped is None:
+            dropped = [node.new_full((len(node), self.how.rounds), self.how.drop_rate) for node in found]
         with torch.autocast(found[0].device.type, enabled=False):
             for turn in range(self.how.rounds):
                 updated = [self._updated(node, self._message(found, place)) for place, node in enumerate(found)]
-                chosen = [part[:, turn] for part in dropped] if dropped else [self.how.drop_rate] * len(found)
-                found = [self._dropped(node, part) for node, part in zip(updated, chosen, strict=True)]
+                found = [self._dropped(node, part[:, turn]) for node, part in zip(updated, dropped, strict=True)]
         return found
 
     def _message(self, nodes: Sequence[Tensor], place: int) -> Tensor:
@@ -104,10 +107,13 @@ class GroupNetwork(DeeperClassifier):
         proposed = self.candidate(torch.cat([message, node * reset], 1)).tanh()
         return node * (1 - update) + proposed * update
 
-    def _dropped(self, node: Tensor, dropped: Tensor | float) -> Tensor:
-        """Graph dropout; `dropped`: (B,), or one number for all, between 0 and 1 the expectation."""
-        share = dropped[:, None, None, None] if isinstance(dropped, Tensor) else dropped
-        return graph_dropout(node, share, self.how.drop_threshold)
+    def _dropped(self, node: Tensor, dropped: Tensor) -> Tensor:
+        """Graph dropout; `dropped`: (B,), 0 or 1, between them the expectation."""
+        return graph_dropout(node, self.attention(node), dropped[:, None, None, None], self.how.drop_threshold)
+
+    def attention(self, nodes: Tensor) -> Tensor:
+        """Of each cell, (B, 1, h, w), as graph dropout has it."""
+        return (nodes.relu() if self.how.attention == "positive" else nodes).mean(1, keepdim=True)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> logits (B, K), each image alone; index k is class id k + 1."""
@@ -146,13 +152,12 @@ def co_attention(query: Tensor, key: Tensor, values: Tensor) -> Tensor:
     return found.transpose(1, 2).unflatten(2, query.shape[2:])
 
 
-def graph_dropout(nodes: Tensor, dropped: Tensor | float, threshold: float) -> Tensor:
+def graph_dropout(nodes: Tensor, attention: Tensor, dropped: Tensor | float, threshold: float) -> Tensor:
     """x (1 + s) / 2, x: nodes (B, K, h, w); s = `dropped` 1[m < threshold max m] + (1 - `dropped`) sigmoid(m).
 
-    m: the mean of x over the classes; its maximum is over the cells of an image. Where that is negative, as it may be
-    of maps before a ReLU, all cells are below.
+    m: the attention, (B, 1, h, w); its maximum is over the cells of an image. Where that is negative, as it may be of
+    maps before a ReLU, all cells are below.
     """
-    attention = nodes.mean(1, keepdim=True)
     kept = (attention < threshold * attention.amax((2, 3), keepdim=True)).to(nodes.dtype)
     return nodes * (1 + dropped * kept + (1 - dropped) * attention.sigmoid()) / 2
 

@@ -53,3 +53,8 @@ class GroupWsssSettings(MethodSettings):
     drop_threshold: Share = Field(
         0.7, description="Share of the highest attention from which on a cell is weakened (its code: .7)."
     )
+    attention: Literal["maps", "positive"] = Field(
+        "maps",
+        description="What the attention of a cell is the mean of over the classes. maps: the maps before a ReLU (its\n"
+        "code); where all these means are negative nothing is weakened. positive: what is positive of them (ours).",
+    )

@@ -12,10 +12,14 @@ from stages.networks.co_attention import Exchange, build_group_network, co_atten
 from stages.networks.config import ClassifierConfig
 
 
-def network_of(group=3, rounds=2, num_foreground=4, backbone="tiny"):
+def network_of(group=3, rounds=2, num_foreground=4, backbone="tiny", attention="maps"):
     """In float64, with random layers."""
     config = ClassifierConfig.model_validate({"backbone": backbone, "weights": "none", "freeze_batch_norm": False})
-    network = build_group_network(config, num_foreground, Exchange(group=group, rounds=rounds), seed=0).double().eval()
+    network = (
+        build_group_network(config, num_foreground, Exchange(group, rounds, attention=attention), seed=0)
+        .double()
+        .eval()
+    )
     random = torch.Generator().manual_seed(0)
     exchange = ("query", "key", "gate", "fusion", "gates", "candidate", "scores")
     for name, parameter in network.named_parameters():
@@ -93,11 +97,18 @@ def test_co_attention_by_hand():
 def test_graph_dropout_by_hand():
     """Means 1, .7, .6 of two classes; at .7 of the highest and above, cells are dropped: half of x is left."""
     nodes = torch.tensor([[[[1.0, 0.7, 1.2]], [[1.0, 0.7, 0.0]]]], dtype=torch.float64)
-    kept = graph_dropout(nodes, 1.0, 0.7) / nodes.clamp(min=1e-9)
+    attention = nodes.mean(1, keepdim=True)
+    kept = graph_dropout(nodes, attention, 1.0, 0.7) / nodes.clamp(min=1e-9)
     assert kept[0, 0, 0].tolist() == pytest.approx([0.5, 0.5, 1.0])
-    weighed = graph_dropout(nodes, 0.0, 0.7)[0, 0, 0].tolist()
+    weighed = graph_dropout(nodes, attention, 0.0, 0.7)[0, 0, 0].tolist()
     assert weighed == pytest.approx([x * (1 + 1 / (1 + math.exp(-m))) / 2 for x, m in ((1, 1), (0.7, 0.7), (1.2, 0.6))])
-    torch.testing.assert_close(graph_dropout(-nodes, 1.0, 0.7), -nodes)  # its highest mean, -.6, is below -.42
+    torch.testing.assert_close(graph_dropout(-nodes, -attention, 1.0, 0.7), -nodes)  # its highest, -.6, is below -.42
+
+
+def test_the_attention_is_that_of_maps_or_of_what_is_positive_of_them():
+    nodes = torch.tensor([3.0, -5.0, 0.0, 0.0], dtype=torch.float64)[None, :, None, None]
+    assert network_of().attention(nodes).item() == -0.5
+    assert network_of(attention="positive").attention(nodes).item() == 0.75
 
 
 def test_without_draws_graph_dropout_is_expected():
