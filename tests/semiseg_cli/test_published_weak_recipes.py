@@ -1,8 +1,8 @@
 """The recipes of weakly-supervised papers: whole chains, with the settings of the public code they come from.
 
 All files named in comments are of these repositories: psa and irn (jiwoon-ahn), SEAM and semantic-segmentation-codebase
-(YudeWang), PuzzleCAM (shjo-april), DRS (qjadud1994), ICD (js-fan), WSGCN (Xavier-Pan), deeplab-imagenet-pytorch
-(johnnylu305). The trap of released code here is a momentum that is none: PolyOptimizer passes its weight decay on in
+(YudeWang), PuzzleCAM (shjo-april), DRS (qjadud1994), ICD (js-fan), Group-WSSS (Lixy1997), WSGCN (Xavier-Pan),
+deeplab-imagenet-pytorch (johnnylu305). The trap of released code here is a momentum that is none: PolyOptimizer passes its weight decay on in
 the place of the momentum, and takes the argument called momentum for the power of the schedule.
 """
 
@@ -36,6 +36,7 @@ PUBLISHED = {
     ("drs-voc", "segmenter"): 70.4,
     ("drs-voc", "segmenter + CRF"): 71.0,
     ("icd-voc", "segmenter + CRF"): 64.1,
+    ("group-voc", "segmenter + CRF"): 68.2,
 }
 
 
@@ -127,6 +128,8 @@ def test_true_masks_train_nothing_unless_the_method_says_so(name: str) -> None:
         ("puzzle-voc", "segmenter", 50, 32, 512, 0.007, 0.07, 0, 4e-5),
         # train_cls.py: 5 images on each of 2 GPUs, Nesterov's momentum of torch's own SGD
         ("drs-voc", "classifier", 15, 10, 320, 1e-3, 1e-2, 0.9, 5e-4),
+        # train.py of Group-WSSS: one group of three images, the rest as in DRS
+        ("group-voc", "classifier", 15, 1, 256, 1e-3, 1e-2, 0.9, 5e-4),
         # run_icd.py, MXNet's own SGD
         ("icd-voc", "classifier", 20, 32, 321, 1e-3, 1e-2, 0.9, 5e-4),
     ],
@@ -152,8 +155,9 @@ def test_a_training_has_the_settings_of_the_code(
     # groups, biases at twice the rate and without decay (ICD: at the same rate)
     plain = name in ("irn-voc", "wsgcn-voc") or (name, node) == ("puzzle-voc", "refiner")
     assert optimizer.bias_lr_factor == (1 if plain or name == "icd-voc" else 2)
-    assert optimizer.decay_biases == (plain or name == "drs-voc")
-    assert name == "drs-voc" or (config.schedule.name, config.schedule.power) == ("poly", 0.9)
+    of_drs = name in ("drs-voc", "group-voc")
+    assert optimizer.decay_biases == (plain or of_drs)
+    assert of_drs or (config.schedule.name, config.schedule.power) == ("poly", 0.9)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ class GroupWsssSettings(MethodSettings):
         ),
         inference="the classifier, whose maps are those of groups",
         output="classifier",
+        recipe="group-voc",
+        profile="paper",
     )
     hard_examples: ClassVar[bool] = False
     name: Literal["group-wsss"] = "group-wsss"
