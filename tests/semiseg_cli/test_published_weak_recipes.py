@@ -2,8 +2,8 @@
 
 All files named in comments are of these repositories: psa and irn (jiwoon-ahn), SEAM and semantic-segmentation-codebase
 (YudeWang), PuzzleCAM (shjo-april), DRS (qjadud1994), ICD (js-fan), Group-WSSS (Lixy1997), WSGCN (Xavier-Pan),
-deeplab-imagenet-pytorch (johnnylu305). The trap of released code here is a momentum that is none: PolyOptimizer passes its weight decay on in
-the place of the momentum, and takes the argument called momentum for the power of the schedule.
+deeplab-imagenet-pytorch (johnnylu305). The trap of released code here is a momentum that is none: PolyOptimizer passes
+its weight decay on in the place of the momentum, and takes the argument called momentum for the power of the schedule.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def test_a_training_has_the_settings_of_the_code(
     assert (config.batch_size, config.crop_size) == (batch, side)
     assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("sgd", momentum, decay)
     assert (optimizer.lr, optimizer.lr * optimizer.new_lr_factor) == pytest.approx((lr, new_lr))
-    # two groups, both with decay, in irn and in the boundary network of PuzzleCAM, all with decay in DRS; else four
+    # two groups, both with decay, in irn and in the boundary network of PuzzleCAM, all with decay in DRS and its kin; else four
     # groups, biases at twice the rate and without decay (ICD: at the same rate)
     plain = name in ("irn-voc", "wsgcn-voc") or (name, node) == ("puzzle-voc", "refiner")
     assert optimizer.bias_lr_factor == (1 if plain or name == "icd-voc" else 2)
@@ -246,7 +246,33 @@ def test_drs_makes_its_masks_of_regressed_maps_and_saliency() -> None:
     assert nodes["classifier"].config.method.delta is None  # run.sh: --delta=0, which means learned
     labels = masks.config.labels
     assert masks.inputs["maps"] == "refined"
-    assert (labels.threshold, labels.overlap, labels.conflict) == (0.2, "highest_score", "background")
+    assert (labels.mode, labels.score, labels.threshold, labels.sure, labels.most_sure) == (
+        "saliency",
+        "binary",
+        0.2,
+        0.9,
+        2,
+    )
+    assert (labels.attended, labels.least, labels.background.threshold) == (1, 0, 0.198)
+
+
+def test_group_wsss_joins_maps_of_each_epoch_and_leaves_unknown_what_sources_disagree_on() -> None:
+    nodes = paper("group-voc").nodes
+    classifier, maps, labels = (nodes[node].config for node in ("classifier", "maps", "masks"))
+    assert (classifier.snapshots, classifier.optimizer.nesterov, classifier.augmentation.flip) == (15, True, False)
+    assert classifier.schedule.milestones == pytest.approx((1 / 3, 2 / 3), abs=1e-4)
+    method = classifier.method  # models/vgg_gnn.py, train.py
+    assert (method.group, method.rounds, method.weight, method.drop_rate, method.drop_threshold) == (
+        3,
+        3,
+        0.4,
+        0.8,
+        0.7,
+    )
+    assert (maps.cam.snapshots, maps.cam.flip) == ("all", False)
+    labels = labels.labels  # gen_labels.py
+    assert (labels.mode, labels.score, labels.sure, labels.most_sure) == ("saliency", "graded", 0.9, 1)
+    assert (labels.attended, labels.least, labels.background.threshold) == (0.8, 0.01, 32 / 256)
 
 
 def test_icd_takes_whatever_scores_above_zero() -> None:
