@@ -151,8 +151,8 @@ def test_a_training_has_the_settings_of_the_code(
     assert (config.batch_size, config.crop_size) == (batch, side)
     assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("sgd", momentum, decay)
     assert (optimizer.lr, optimizer.lr * optimizer.new_lr_factor) == pytest.approx((lr, new_lr))
-    # two groups, both with decay, in irn and in the boundary network of PuzzleCAM, all with decay in DRS and its kin; else four
-    # groups, biases at twice the rate and without decay (ICD: at the same rate)
+    # two groups, both with decay, in irn and in the boundary network of PuzzleCAM, all with decay in DRS, Group-WSSS;
+    # else four groups, biases at twice the rate and without decay (ICD: at the same rate)
     plain = name in ("irn-voc", "wsgcn-voc") or (name, node) == ("puzzle-voc", "refiner")
     assert optimizer.bias_lr_factor == (1 if plain or name == "icd-voc" else 2)
     of_drs = name in ("drs-voc", "group-voc")
