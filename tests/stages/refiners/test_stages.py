@@ -167,14 +167,14 @@ def test_inputs_that_do_not_belong_together_are_refused(space, tmp_path):
 
 def test_the_recipe_runs_from_images_to_the_table(tmp_path, capsys):
     """Classifier, seeds, refiner, refined maps, CRF and scores on a few drawn images, by the command line."""
-    small = ("classifiers=[cam]", "classifier_iterations=2", "iterations=2", "crop_size=48", "radius=4")
+    small = ("classifier_iterations=2", "refiner_iterations=2", "iterations=2", "radius=4")
+    crops = ("classifier.crop_size=48", "refiner.crop_size=48", "segmenter.training.crop_size=48")
     images = ("data.dataset.train=4", "data.dataset.weak=4", "data.dataset.val=3", "data.dataset.long_side=64")
-    settings = [word for setting in (*small, *images) for word in ("--set", setting)]
-    assert main(["run", "irn", *settings, "--workspace", str(tmp_path / "work"), "--device", "cpu"]) == 0
-    rows = capsys.readouterr().out
-    assert "refined + CRF" in rows
+    settings = [word for setting in (*small, *crops, *images) for word in ("--set", setting)]
+    assert main(["run", "irn-voc", *settings, "--workspace", str(tmp_path / "work"), "--device", "cpu"]) == 0
+    assert "segmenter + CRF" in capsys.readouterr().out
     space = Workspace(tmp_path / "work")
-    for name in ("evaluate-cams-cam", "evaluate-refined-cam", "evaluate-crf-cam"):
+    for name in ("evaluate-maps", "evaluate-refined", "evaluate-predictions-crf"):
         assert 0 < space.artifact(name).summary["mean_iou"] < 1
 
 
