@@ -179,7 +179,7 @@ def write_mask_of(task: MaskJob, image_id: str) -> None:
 
 STAGE = Stage(
     name="refine",
-    version=1,
+    version=2,
     summary="Refine class-activation maps: better score maps, and masks made of them.",
     config=RefineConfig,
     inputs=RefineInputs,

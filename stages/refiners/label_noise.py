@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from artifacts.score_maps import ScoreMap
 from stages.engine.known import Known
 from stages.engine.randomness import derive_seed
+from stages.localization.links import Links
 from stages.localization.superpixel_graph import Features, GraphRules, SuperpixelGraph, with_graph
 from stages.networks import Segmenter, normalise
 from stages.parallel.in_order import results_in_order
@@ -80,24 +81,24 @@ def trained(
     graph: SuperpixelGraph, num_classes: int, settings: LabelNoiseSettings, draw: torch.Generator, device: torch.device
 ) -> NDArray[np.float32]:
     """Probabilities (N, K) of all superpixels, from a network that learned the clean ones."""
-    nodes, linked = torch.from_numpy(graph.nodes).to(device), torch.from_numpy(graph.linked).to(device)
+    nodes, links = torch.from_numpy(graph.nodes).to(device), Links(graph.linked, device)
     clean = torch.from_numpy(np.flatnonzero(graph.clean)).to(device)
     labels = torch.from_numpy(graph.labels).to(device)[clean]
     network = GraphAttention(nodes.shape[1], settings.heads, settings.hidden, num_classes, draw).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
     def dropped(values: Tensor) -> Tensor:
         kept = torch.rand(values.shape, generator=draw).to(device) >= settings.dropout
-        return values * kept / (1 - settings.dropout)
+        return values * (kept / (1 - settings.dropout))
 
     with torch.enable_grad():
         for _ in range(settings.steps):
-            loss = F.cross_entropy(network(nodes, linked, dropped)[clean], labels)
+            loss = F.cross_entropy(network(nodes, links, dropped)[clean], labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     with torch.no_grad():
-        return network(nodes, linked).softmax(1).cpu().numpy()
+        return network(nodes, links).softmax(1).cpu().numpy()
 
 
 class GraphAttention(nn.Module):
@@ -108,10 +109,10 @@ class GraphAttention(nn.Module):
         self.first = AttentionLayer(features, heads, hidden, draw)
         self.second = AttentionLayer(heads * hidden, 1, num_classes, draw)
 
-    def forward(self, nodes: Tensor, linked: Tensor, dropped: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
-        """nodes: (N, F); linked: (N, N), the j that each i attends to. Returns logits (N, K)."""
-        hidden = F.elu(self.first(dropped(nodes), linked, dropped))
-        found: Tensor = self.second(dropped(hidden), linked, dropped)
+    def forward(self, nodes: Tensor, links: Links, dropped: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
+        """nodes: (N, F). Returns logits (N, K)."""
+        hidden = F.elu(self.first(dropped(nodes), links, dropped))
+        found: Tensor = self.second(dropped(hidden), links, dropped)
         return found
 
 
@@ -128,8 +129,9 @@ class AttentionLayer(nn.Module):
         for together, values in limits:  # Glorot & Bengio, 2010, of each head
             nn.init.uniform_(values, -((6 / together) ** 0.5), (6 / together) ** 0.5, generator=draw)
 
-    def forward(self, nodes: Tensor, linked: Tensor, dropped: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(self, nodes: Tensor, links: Links, dropped: Callable[[Tensor], Tensor]) -> Tensor:
         values = nodes @ self.weight  # (heads, N, channels)
-        strength = F.leaky_relu(values @ self.toward + (values @ self.of).mT, SLOPE)  # (heads, N, N)
-        attention = strength.masked_fill(~linked, -torch.inf).softmax(2)
-        return (dropped(attention) @ values).transpose(0, 1).flatten(1) + self.bias
+        toward, of_linked = (values @ self.toward).mT, links.of_each((values @ self.of)[..., 0])
+        strength = F.leaky_relu(toward + of_linked, SLOPE)  # (heads, L, N)
+        attention = strength.masked_fill(~links.linked, -torch.inf).softmax(1)
+        return links.means(dropped(attention), values).transpose(0, 1).flatten(1) + self.bias

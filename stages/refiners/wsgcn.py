@@ -74,13 +74,12 @@ class Wsgcn(Refiner):
         settings, device, size = self.settings, self.means.device, labels.shape[1:]
         features, boundaries = self.features(batch)
         walks = [walk_matrix(boundary, settings.radius, settings.beta) for boundary in boundaries]
-        graph = WalkGraph(joint(walks, device), 2**settings.doublings)
+        graph = WalkGraph(walks, settings.doublings, device)
         smooth = joint([laplacian(known.image, size) for known in batch], device)
         draws = [torch.Generator().manual_seed(derive_seed(settings.seed, "wsgcn", k.image_id)) for k in batch]
-        nodes = features.flatten(2).mT.contiguous()  # (B, n, F)
         known_labels = torch.from_numpy(labels).to(device).flatten(1)
-        found = trained(nodes, known_labels, self.num_classes, graph, smooth, draws, settings)
-        return found.mT.reshape(len(batch), -1, *size).cpu().numpy()
+        found = trained(features.flatten(2), known_labels, self.num_classes, graph, smooth, draws, settings)
+        return found.unflatten(2, size).cpu().numpy()
 
     @torch.no_grad()
     def features(self, batch: Sequence[Known]) -> tuple[Tensor, NDArray[np.float32]]:
@@ -118,6 +117,7 @@ def laplacian(image: NDArray[np.uint8], size: tuple[int, int]) -> sparse.csr_arr
     return sparse.csr_array(sparse.diags_array(pairs.sum(1)) - pairs)
 
 
+@torch.no_grad()
 def trained(
     nodes: Tensor,
     labels: Tensor,
@@ -127,67 +127,72 @@ def trained(
     draws: Sequence[torch.Generator],
     settings: WsgcnSettings,
 ) -> Tensor:
-    """Probabilities (B, n, C) of graph networks that each learned the labels (B, n) of their image from its nodes.
+    """Probabilities (B, C, n) of graph networks that each learned the labels (B, n) of their image from its nodes.
 
-    nodes: features (B, n, F). graph, smooth: of all images, block by block. draws: a generator per image.
+    nodes: features (B, F, n). smooth: L of all images, block by block. draws: a generator per image. A network has two
+    layers, whose gradients are written out: A X never changes, and the graph is applied twice a step.
     """
-    channels = (nodes.shape[2], settings.hidden, num_classes)
-    walked = graph(nodes.flatten(0, 1)).view_as(nodes)  # A X
-    parameters = initial_parameters(channels, draws, nodes.device)
-    optimizer = torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    walked = graph(nodes)  # A X
+    parameters = initial_parameters((nodes.shape[1], settings.hidden, num_classes), draws, nodes.device)
+    first, first_bias, second, second_bias = parameters
+    optimizer = torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    slope_of = LossSlope(labels, num_classes, smooth, settings)
 
-    def logarithms(kept: Tensor | None = None) -> Tensor:
-        first, first_bias, second, second_bias = parameters
-        hidden = (walked @ first + first_bias).relu()
-        if kept is not None:
-            hidden = hidden * kept
-        if settings.hidden < num_classes:  # fewer columns for the walk
-            scores = graph(hidden.flatten(0, 1)).view_as(hidden) @ second
-        else:
-            scores = hidden @ second
-            scores = graph(scores.flatten(0, 1)).view_as(scores)
-        return (scores + second_bias).log_softmax(2)
+    def logits(hidden: Tensor) -> Tensor:
+        if settings.hidden < num_classes:  # fewer rows for the walk
+            return second @ graph(hidden) + second_bias
+        return graph(second @ hidden) + second_bias
 
-    with torch.enable_grad():
-        for _ in range(settings.steps):
-            size = (nodes.shape[1], settings.hidden)
-            drawn = torch.stack([torch.rand(size, generator=draw) for draw in draws]).to(nodes.device)
-            kept = (drawn >= settings.dropout) / (1 - settings.dropout)
-            loss = torch.stack([*losses(logarithms(kept), labels, smooth, settings).values()]).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    with torch.no_grad():
-        return logarithms().exp()
+    for _ in range(settings.steps):
+        size = (settings.hidden, nodes.shape[2])
+        drawn = torch.stack([torch.rand(size, generator=draw) for draw in draws]).to(nodes.device)
+        hidden = first @ walked + first_bias
+        passed = ((drawn >= settings.dropout) & (hidden > 0)) / (1 - settings.dropout)
+        hidden *= passed
+        slope = slope_of(logits(hidden).log_softmax(1))
+        back = graph.transposed(slope)
+        hidden_slope = second.mT @ back * passed
+        second.grad, second_bias.grad = back @ hidden.mT, slope.sum(2, keepdim=True)
+        first.grad, first_bias.grad = hidden_slope @ walked.mT, hidden_slope.sum(2, keepdim=True)
+        optimizer.step()
+    return logits((first @ walked + first_bias).relu()).softmax(1)
 
 
 def initial_parameters(
     channels: tuple[int, int, int], draws: Sequence[torch.Generator], device: torch.device
 ) -> list[Tensor]:
-    """W1 (B, F, H), b1 (B, 1, H), W2 (B, H, C), b2 (B, 1, C): uniform within 1 / sqrt(channels that come out)."""
+    """W1' (B, H, F), b1 (B, H, 1), W2' (B, C, H), b2 (B, C, 1): uniform within 1 / sqrt(channels that come out)."""
     found = []
     for before, after in pairwise(channels):
-        for rows in (before, 1):
-            drawn = torch.stack([torch.rand((rows, after), generator=draw) for draw in draws])
-            found.append(((2 * drawn - 1) / math.sqrt(after)).to(device).requires_grad_())
+        for columns in (before, 1):
+            drawn = torch.stack([torch.rand((after, columns), generator=draw) for draw in draws])
+            found.append(((2 * drawn - 1) / math.sqrt(after)).to(device))
     return found
 
 
-def losses(logarithms: Tensor, labels: Tensor, smooth: Tensor, settings: WsgcnSettings) -> dict[str, Tensor]:
-    """The terms, each a sum over the images; an image without cells for the mean of a term adds 0.
+class LossSlope:
+    """The gradient of the sum of the losses of all images for the logits f, given log softmax(f) = O.
 
-    logarithms: O (B, n, C). labels: (B, n). smooth: L of all images, block by block.
+    dL / dO = -[y = c] / N_y + 10 / (C N') (-exp(O) (O + 1) of unknown cells) + 2 * .01 / N L O, where N_y counts the
+    cells of foreground or of background. A term without cells is 0. dL / df = dL / dO - exp(O) sum over c of dL / dO.
     """
-    right = -logarithms.gather(2, labels.where(labels != UNKNOWN, 0).long()[..., None])[..., 0]
-    entropy = -(logarithms.exp() * logarithms).mean(2)
 
-    def mean(values: Tensor, chosen: Tensor) -> Tensor:
-        return ((values * chosen).sum(1) / chosen.sum(1).clamp(min=1)).sum()
+    def __init__(self, labels: Tensor, num_classes: int, smooth: Tensor, settings: WsgcnSettings) -> None:
+        """labels: (B, n); smooth: L of all images, block by block."""
 
-    flat = logarithms.flatten(0, 1)
-    return {
-        "foreground": mean(right, (labels != 0) & (labels != UNKNOWN)),
-        "background": mean(right, labels == 0),
-        "entropy": settings.entropy_weight * mean(entropy, labels == UNKNOWN),
-        "smoothness": settings.smoothness_weight * (flat * (smooth @ flat)).sum() / labels.shape[1],
-    }
+        def share(chosen: Tensor) -> Tensor:
+            return chosen / chosen.sum(1, keepdim=True).clamp(min=1)
+
+        unknown = labels == UNKNOWN
+        weights = share((labels != 0) & ~unknown) + share(labels == 0)  # (B, n)
+        classes = torch.arange(num_classes, device=labels.device)[:, None]
+        self.right = (labels[:, None] == classes) * weights[:, None]  # (B, C, n)
+        self.unknown = settings.entropy_weight / num_classes * share(unknown)[:, None]
+        self.smooth, self.smoothness = smooth, 2 * settings.smoothness_weight / labels.shape[1]
+
+    def __call__(self, logarithms: Tensor) -> Tensor:
+        """O (B, C, n) -> dL / df."""
+        p = logarithms.exp()
+        rough = (self.smooth @ logarithms.mT.flatten(0, 1)).view(*logarithms.mT.shape).mT  # L O
+        slope = rough * self.smoothness - self.right - p * (logarithms + 1) * self.unknown
+        return slope - p * slope.sum(1, keepdim=True)

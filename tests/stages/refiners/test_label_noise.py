@@ -15,6 +15,7 @@ from artifacts.score_maps import ScoreMap, ScoreMaps
 from artifacts.store import Workspace
 from stages.engine.known import Known
 from stages.localization.grid import resize_maps
+from stages.localization.links import Links
 from stages.localization.seed_labels import lead
 from stages.localization.superpixel_graph import (
     Features,
@@ -46,7 +47,7 @@ def test_attention_by_a_plain_loop():
     torch.nn.init.normal_(layer.bias)
     nodes, linked = torch.randn(4, 5, dtype=torch.float64), torch.eye(4, dtype=torch.bool)
     linked[0, 2] = linked[1, 0] = linked[1, 3] = linked[3, 1] = True
-    found = layer(nodes, linked, lambda values: values).detach().numpy()
+    found = layer(nodes, Links(linked.numpy(), CPU), lambda values: values).detach().numpy()
     h, weight, toward, of = (t.detach().numpy() for t in (nodes, layer.weight, layer.toward, layer.of))
     for head in range(2):
         own = [h[i] @ weight[head] for i in range(4)]
@@ -59,6 +60,21 @@ def test_attention_by_a_plain_loop():
             expected = sum(s / sum(strength) * own[j] for s, j in zip(strength, others, strict=True))
             place = slice(3 * head, 3 * head + 3)
             assert np.allclose(found[i, place], expected + layer.bias.detach().numpy()[place])
+
+
+def test_means_of_linked_nodes_and_their_gradients_are_those_of_dense_matrices():
+    random, heads = np.random.default_rng(0), 3
+    linked = (random.random((9, 9)) < 0.3) | np.eye(9, dtype=bool)
+    links = Links(linked, CPU)
+    strength = torch.randn(heads, 9, dtype=torch.float64, requires_grad=True)
+    values = torch.randn(heads, 9, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(heads, 9, 4, dtype=torch.float64)
+    dense = (strength[:, None].expand(heads, 9, 9) * torch.from_numpy(linked)) @ values
+    found = links.means(links.of_each(strength) * links.linked, values)
+    assert torch.allclose(found, dense)
+    expected = torch.autograd.grad((dense * weight).sum(), (strength, values))
+    for gradient, right in zip(torch.autograd.grad((found * weight).sum(), (strength, values)), expected, strict=True):
+        assert torch.allclose(gradient, right)
 
 
 def test_clean_is_what_surprises_least_of_its_class():

@@ -21,7 +21,7 @@ from stages.networks.boundary import build_boundary_network
 from stages.networks.config import ClassifierConfig
 from stages.refiners.refiner import Means
 from stages.refiners.settings.wsgcn import WsgcnSettings
-from stages.refiners.wsgcn import Wsgcn, laplacian, losses, trained, walk_matrix
+from stages.refiners.wsgcn import LossSlope, Wsgcn, initial_parameters, laplacian, trained, walk_matrix
 from tests.stages.refiners.small_refinement import draw, fill, run, training_of
 
 CPU = torch.device("cpu")
@@ -43,19 +43,18 @@ def dense_graph(weights, doublings):
 
 @pytest.mark.parametrize("size", [(9, 13), (1, 1), (1, 7), (6, 2)])
 @pytest.mark.parametrize("doublings", [0, 1, 5])
-def test_the_sparse_graph_is_the_dense_one(size, doublings, monkeypatch):
-    """Values and gradients, of two images of which one is upside down."""
+@pytest.mark.parametrize("matrix_cells", [0, 2048])
+def test_the_graph_is_the_dense_one(size, doublings, matrix_cells, monkeypatch):
+    """The graph and its transpose, of two images; with the matrix of all steps, and without it."""
+    monkeypatch.setattr(cell_graphs, "MATRIX_CELLS", matrix_cells)
     monkeypatch.setattr(cell_graphs, "PRECISE_TO", 1e-12)
     monkeypatch.setattr(cell_graphs, "COLUMNS", 3)
     matrices = [walk_matrix(boundary_of(size, seed), 5, 10.0) for seed in (0, 1)]
-    graph = WalkGraph(joint(matrices, CPU, torch.float64), 2**doublings)
-    values = torch.randn(2, size[0] * size[1], 4, dtype=torch.float64, requires_grad=True)
-    found = graph(values.flatten(0, 1)).view_as(values)
+    graph = WalkGraph(matrices, doublings, CPU, torch.float64)
+    values = torch.randn(2, 4, size[0] * size[1], dtype=torch.float64)
     dense = torch.stack([torch.from_numpy(dense_graph(m.toarray(), doublings)) for m in matrices])
-    assert torch.allclose(found, dense @ values, atol=1e-10)
-    weight = torch.randn_like(values)
-    (gradient,) = torch.autograd.grad((found * weight).sum(), values)
-    assert torch.allclose(gradient, dense.mT @ weight, atol=1e-10)
+    assert torch.allclose(graph(values), values @ dense.mT, atol=1e-10)
+    assert torch.allclose(graph.transposed(values), values @ dense, atol=1e-10)
 
 
 def test_the_walk_is_that_of_irn():
@@ -108,38 +107,76 @@ def test_cells_have_the_pixels_around_them():
     assert (image_of_cells(np.full((1, 1, 3), 7, np.uint8), 4, (1, 1)) == 7).all()
 
 
+def losses(f, labels, smooth):
+    """The terms of one image by plain loops over its cells. f: (C, n), log softmax of it is O."""
+    o = f.log_softmax(0)
+    foreground = [-o[y, i] for i, y in enumerate(labels) if y not in (0, 255)]
+    background = [-o[0, i] for i, y in enumerate(labels) if y == 0]
+    entropies = [-(o[:, i].exp() * o[:, i]).mean() for i, y in enumerate(labels) if y == 255]
+    means = [sum(terms) / max(len(terms), 1) for terms in (foreground, background, entropies)]
+    return [means[0], means[1], 10 * means[2], 0.01 / len(labels) * torch.trace(o @ smooth @ o.T)]
+
+
 def test_the_losses_by_hand():
-    """Two images of four cells and two classes; the second image has no foreground."""
-    p = torch.tensor([[[0.2, 0.8], [0.5, 0.5], [0.9, 0.1], [0.6, 0.4]], [[0.5, 0.5]] * 4], dtype=torch.float64)
+    p = torch.tensor([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1], [0.6, 0.4]], dtype=torch.float64)
+    found = losses(p.log().T, [1, 255, 0, 255], torch.from_numpy(LINE))
+    entropy = -(math.log(0.5) + 0.6 * math.log(0.6) + 0.4 * math.log(0.4)) / 4
+    steps = sum(((p[i] / p[i + 1]).log() ** 2).sum().item() for i in range(3))
+    assert [term.item() for term in found] == pytest.approx([-math.log(0.8), -math.log(0.9), 10 * entropy, steps / 400])
+
+
+LINE = np.diag([1.0, 2, 2, 1]) - np.diag([1.0] * 3, 1) - np.diag([1.0] * 3, -1)  # the Laplacian of four cells in a row
+
+
+def test_the_slope_of_the_losses():
+    """Of two images of four cells and three classes; the second image has no foreground."""
+    f = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([[1, 255, 0, 255], [0, 0, 255, 255]])
-    line = np.diag([1.0, 2, 2, 1]) - np.diag([1.0] * 3, 1) - np.diag([1.0] * 3, -1)
-    smooth = joint([cell_graphs.sparse.csr_array(line)] * 2, CPU, torch.float64)
-    found = losses(p.log(), labels, smooth, WsgcnSettings())
-    assert found["foreground"].item() == pytest.approx(-math.log(0.8))
-    assert found["background"].item() == pytest.approx(-math.log(0.9) - math.log(0.5))
-    first = -(math.log(0.5) + 0.6 * math.log(0.6) + 0.4 * math.log(0.4)) / 4
-    assert found["entropy"].item() == pytest.approx(10 * (first + math.log(2) / 2))
-    steps = sum(((p[0, i] / p[0, i + 1]).log() ** 2).sum().item() for i in range(3))
-    assert found["smoothness"].item() == pytest.approx(0.01 * steps / 4)
+    loss = sum(sum(losses(f[i], labels[i].tolist(), torch.from_numpy(LINE))) for i in range(2))
+    (expected,) = torch.autograd.grad(loss, f)
+    smooth = joint([cell_graphs.sparse.csr_array(LINE)] * 2, CPU, torch.float64)
+    found = LossSlope(labels, 3, smooth, WsgcnSettings())(f.detach().log_softmax(1))
+    assert torch.allclose(found, expected)
+
+
+def test_training_follows_the_gradient_of_the_formula():
+    """Three steps without dropout, against autograd with dense matrices and PyTorch's Adam; more or fewer classes than
+    hidden channels."""
+    matrix, smooth = walk_matrix(boundary_of((4, 5)), 3, 10.0), laplacian(np.zeros((16, 20, 3), np.uint8), (4, 5))
+    nodes, labels = torch.randn(1, 6, 20), torch.tensor([[1] * 5 + [0] * 5 + [255] * 10])
+    adjacency = torch.from_numpy(dense_graph(matrix.toarray(), 2)).float()
+    for hidden in (2, 8):
+        settings = WsgcnSettings(steps=3, dropout=0, hidden=hidden)
+        graph = WalkGraph([matrix], 2, CPU)
+        found = trained(nodes, labels, 4, graph, joint([smooth], CPU), [seeded(0)], settings)
+        w1, b1, w2, b2 = parameters = initial_parameters((6, hidden, 4), [seeded(0)], CPU)
+        optimizer = torch.optim.Adam([p.requires_grad_() for p in parameters], lr=0.01, weight_decay=5e-4)
+        for _ in range(3):
+            f = (w2[0] @ (w1[0] @ nodes[0] @ adjacency.T + b1[0]).relu()) @ adjacency.T + b2[0]
+            optimizer.zero_grad()
+            sum(losses(f, labels[0].tolist(), torch.from_numpy(smooth.toarray()).float())).backward()
+            optimizer.step()
+        f = (w2[0] @ (w1[0] @ nodes[0] @ adjacency.T + b1[0]).relu()) @ adjacency.T + b2[0]
+        assert torch.allclose(found[0], f.softmax(0), atol=1e-5)
 
 
 def test_networks_of_one_batch_do_not_know_of_each_other():
     """An image gets the same beside another, and alone."""
-    nodes, labels = torch.randn(2, 30, 5), torch.tensor([[1] * 5 + [0] * 5 + [255] * 20, [2] * 3 + [255] * 27])
+    nodes, labels = torch.randn(2, 5, 30), torch.tensor([[1] * 5 + [0] * 5 + [255] * 20, [2] * 3 + [255] * 27])
     matrices = [walk_matrix(boundary_of((5, 6), seed), 4, 10.0) for seed in (0, 1)]
     smooth = laplacian(np.zeros((20, 24, 3), np.uint8), (5, 6))
     settings = WsgcnSettings(steps=20, doublings=2)
 
     def fit(which):
-        graph, draws = WalkGraph(joint([matrices[i] for i in which], CPU), 4), [seeded(i) for i in which]
+        graph, draws = WalkGraph([matrices[i] for i in which], 2, CPU), [seeded(i) for i in which]
         return trained(nodes[which], labels[which], 3, graph, joint([smooth] * len(which), CPU), draws, settings)
 
     together = fit([0, 1])
     for i in (0, 1):
         assert torch.allclose(together[i], fit([i])[0], atol=1e-4)
-    assert together[0, :5, 1].mean() > together[0, 5:10, 1].mean()
-    assert together[0, :5, 0].mean() < together[0, 5:10, 0].mean()
-    assert torch.allclose(together.sum(2), torch.ones(2, 30), atol=1e-5)
+    assert together[0, 1, :5].mean() > together[0, 1, 5:10].mean()
+    assert together[0, 0, :5].mean() < together[0, 0, 5:10].mean()
+    assert torch.allclose(together.sum(1), torch.ones(2, 30), atol=1e-5)
 
 
 def seeded(number):
