@@ -72,7 +72,7 @@ class WalkGraph:
     ) -> None:
         """weights: of each image W (n, n), ones on its diagonal. The walk has 2^doublings steps."""
         self.doublings, self.images, self.cells = doublings, len(weights), weights[0].shape[0]
-        self.matrices = self.weights = None
+        self.matrices: Tensor | None = None
         if self.cells <= MATRIX_CELLS:
             dense = torch.stack([torch.from_numpy(each.toarray()).to(device, dtype) for each in weights])
             self.matrices = _all_steps(dense, doublings)
