@@ -73,12 +73,12 @@ class Wsgcn(Refiner):
         """The probabilities of all classes at the cells of each image, (B, C, h, w). labels: (B, h, w)."""
         settings, device, size = self.settings, self.means.device, labels.shape[1:]
         features, boundaries = self.features(batch)
-        walks = [walk_matrix(boundary, settings.radius, settings.beta) for boundary in boundaries]
-        graph = WalkGraph(walks, settings.doublings, device)
+        walks = (walk_matrix(boundary, settings.radius, settings.beta) for boundary in boundaries)
+        graphs = [WalkGraph(walk, settings.doublings, device) for walk in walks]
         smooth = joint([laplacian(known.image, size) for known in batch], device)
         draws = [torch.Generator().manual_seed(derive_seed(settings.seed, "wsgcn", k.image_id)) for k in batch]
         known_labels = torch.from_numpy(labels).to(device).flatten(1)
-        found = trained(features.flatten(2), known_labels, self.num_classes, graph, smooth, draws, settings)
+        found = trained(features.flatten(2), known_labels, self.num_classes, graphs, smooth, draws, settings)
         return found.unflatten(2, size).cpu().numpy()
 
     @torch.no_grad()
@@ -122,7 +122,7 @@ def trained(
     nodes: Tensor,
     labels: Tensor,
     num_classes: int,
-    graph: WalkGraph,
+    graphs: Sequence[WalkGraph],
     smooth: Tensor,
     draws: Sequence[torch.Generator],
     settings: WsgcnSettings,
@@ -132,6 +132,13 @@ def trained(
     nodes: features (B, F, n). smooth: L of all images, block by block. draws: a generator per image. A network has two
     layers, whose gradients are written out: A X never changes, and the graph is applied twice a step.
     """
+
+    def graph(values: Tensor) -> Tensor:
+        return torch.stack([each(x) for each, x in zip(graphs, values, strict=True)])
+
+    def graph_transposed(values: Tensor) -> Tensor:
+        return torch.stack([each.transposed(x) for each, x in zip(graphs, values, strict=True)])
+
     walked = graph(nodes)  # A X
     parameters = initial_parameters((nodes.shape[1], settings.hidden, num_classes), draws, nodes.device)
     first, first_bias, second, second_bias = parameters
@@ -150,7 +157,7 @@ def trained(
         passed = ((drawn >= settings.dropout) & (hidden > 0)) / (1 - settings.dropout)
         hidden *= passed
         slope = slope_of(logits(hidden).log_softmax(1))
-        back = graph.transposed(slope)
+        back = graph_transposed(slope)
         hidden_slope = second.mT @ back * passed
         second.grad, second_bias.grad = back @ hidden.mT, slope.sum(2, keepdim=True)
         first.grad, first_bias.grad = hidden_slope @ walked.mT, hidden_slope.sum(2, keepdim=True)

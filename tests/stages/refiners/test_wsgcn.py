@@ -45,16 +45,30 @@ def dense_graph(weights, doublings):
 @pytest.mark.parametrize("doublings", [0, 1, 5])
 @pytest.mark.parametrize("matrix_cells", [0, 2048])
 def test_the_graph_is_the_dense_one(size, doublings, matrix_cells, monkeypatch):
-    """The graph and its transpose, of two images; with the matrix of all steps, and without it."""
+    """The graph and its transpose; with the matrix of all steps, and without it."""
     monkeypatch.setattr(cell_graphs, "MATRIX_CELLS", matrix_cells)
     monkeypatch.setattr(cell_graphs, "PRECISE_TO", 1e-12)
     monkeypatch.setattr(cell_graphs, "COLUMNS", 3)
-    matrices = [walk_matrix(boundary_of(size, seed), 5, 10.0) for seed in (0, 1)]
-    graph = WalkGraph(matrices, doublings, CPU, torch.float64)
-    values = torch.randn(2, 4, size[0] * size[1], dtype=torch.float64)
-    dense = torch.stack([torch.from_numpy(dense_graph(m.toarray(), doublings)) for m in matrices])
+    matrix = walk_matrix(boundary_of(size), 5, 10.0)
+    graph = WalkGraph(matrix, doublings, CPU, torch.float64)
+    values = torch.randn(4, size[0] * size[1], dtype=torch.float64)
+    dense = torch.from_numpy(dense_graph(matrix.toarray(), doublings))
+    assert graph.factor is None
     assert torch.allclose(graph(values), values @ dense.mT, atol=1e-10)
     assert torch.allclose(graph.transposed(values), values @ dense, atol=1e-10)
+
+
+def test_a_graph_with_clear_boundaries_has_a_factor():
+    """Of far fewer columns than cells; where the walk hardly moves, none is small enough."""
+    boundary = np.zeros((24, 30))
+    boundary[:, 11], boundary[9, 12:] = 0.95, 0.6
+    matrix = walk_matrix(boundary, 5, 10.0)
+    graph, values = WalkGraph(matrix, 6, CPU), torch.randn(4, 720)
+    assert graph.factor.shape[1] < 90
+    dense = torch.from_numpy(dense_graph(matrix.toarray(), 6)).float()
+    assert torch.allclose(graph(values), values @ dense.mT, atol=1e-4)
+    assert torch.allclose(graph.transposed(values), values @ dense, atol=1e-4)
+    assert WalkGraph(walk_matrix(np.full((24, 30), 0.8), 5, 10.0), 6, CPU).factor is None
 
 
 def test_the_walk_is_that_of_irn():
@@ -147,8 +161,8 @@ def test_training_follows_the_gradient_of_the_formula():
     adjacency = torch.from_numpy(dense_graph(matrix.toarray(), 2)).float()
     for hidden in (2, 8):
         settings = WsgcnSettings(steps=3, dropout=0, hidden=hidden)
-        graph = WalkGraph([matrix], 2, CPU)
-        found = trained(nodes, labels, 4, graph, joint([smooth], CPU), [seeded(0)], settings)
+        graph = WalkGraph(matrix, 2, CPU)
+        found = trained(nodes, labels, 4, [graph], joint([smooth], CPU), [seeded(0)], settings)
         w1, b1, w2, b2 = parameters = initial_parameters((6, hidden, 4), [seeded(0)], CPU)
         optimizer = torch.optim.Adam([p.requires_grad_() for p in parameters], lr=0.01, weight_decay=5e-4)
         for _ in range(3):
@@ -168,8 +182,8 @@ def test_networks_of_one_batch_do_not_know_of_each_other():
     settings = WsgcnSettings(steps=20, doublings=2)
 
     def fit(which):
-        graph, draws = WalkGraph([matrices[i] for i in which], 2, CPU), [seeded(i) for i in which]
-        return trained(nodes[which], labels[which], 3, graph, joint([smooth] * len(which), CPU), draws, settings)
+        graphs, draws = [WalkGraph(matrices[i], 2, CPU) for i in which], [seeded(i) for i in which]
+        return trained(nodes[which], labels[which], 3, graphs, joint([smooth] * len(which), CPU), draws, settings)
 
     together = fit([0, 1])
     for i in (0, 1):
