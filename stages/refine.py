@@ -114,7 +114,7 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
         with scores:
             refiner: Any = _refiner(config, inputs, images, execution) if shards.left else None
             for shard in shards.left:
-                for found in refiner.refine(images.batches(shard, _batch_size(config))):
+                for found in refiner.refine(images.batches(shard, _batch_size(config), _workers(execution))):
                     scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
                     advance()
         task = MaskJob(dataset, ScoreMaps(writer.path), *_background(config), writer)
@@ -149,11 +149,15 @@ def _refiner(config: RefineConfig, inputs: RefineInputs, images: KnownImages, ex
 
     device = select_device(execution.device)
     trained = inputs.refiner
-    means = Means(device, autocast_dtype(config.precision, device), max(execution.workers // execution.world_size, 1))
+    means = Means(device, autocast_dtype(config.precision, device), _workers(execution))
     more = {"segmenter": load_network(inputs.segmenter)} if inputs.segmenter else {}
     refiner = load_refiner(config.method.name)(config.method, load_network(trained) if trained else None, means, **more)
     refiner.start(images.dataset, images.scores)
     return refiner
+
+
+def _workers(execution: Execution) -> int:
+    return max(execution.workers // execution.world_size, 1)
 
 
 @dataclass(frozen=True)

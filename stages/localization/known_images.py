@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from artifacts.dataset import SPLITS, Dataset, Split
 from artifacts.errors import DataError
@@ -33,10 +35,12 @@ class KnownImages:
     masked: Collection[str] = ()
 
     def __getitem__(self, image_id: str) -> Known:
-        """DataError if the score maps of the image are not of its size and its labels."""
+        return self.known(image_id, self.dataset.image(image_id))
+
+    def known(self, image_id: str, image: NDArray[np.uint8]) -> Known:
+        """What is known of a decoded image. DataError if its score maps are not of its size and its labels."""
         from stages.localization.saliency import read_saliency  # scipy: only where an image is read
 
-        image = self.dataset.image(image_id)
         size = (image.shape[0], image.shape[1])
         if self.scores:
             scores = self.scores[image_id]
@@ -53,14 +57,16 @@ class KnownImages:
             read_saliency(file, size) if file is not None and file.is_file() else None,
         )
 
-    def batches(self, ids: Sequence[str], batch_size: int) -> Iterator[list[Known]]:
-        """Images of one size, largest first: too large for the memory is known at once."""
-        from stages.data.decoding import size_batches
+    def batches(self, ids: Sequence[str], batch_size: int, threads: int = 1) -> Iterator[list[Known]]:
+        """Images of one size, largest first: too large for the memory is known at once. Threads decode them ahead."""
+        from stages.data.decoding import decoded_ahead, size_batches
         from stages.localization.activation_maps import ALONE_PIXELS
 
         sizes = {image_id: self.dataset.size(image_id) for image_id in ids}
-        for members in size_batches(sizes, lambda height, width: batch_size if height * width <= ALONE_PIXELS else 1):
-            yield [self[image_id] for image_id in members]
+        batches = size_batches(sizes, lambda height, width: batch_size if height * width <= ALONE_PIXELS else 1)
+        with contextlib.closing(decoded_ahead(self.dataset, batches, threads)) as decoded:
+            for members, pixels in decoded:
+                yield [self.known(image_id, image) for image_id, image in zip(members, pixels, strict=True)]
 
 
 def known_images(

@@ -124,8 +124,9 @@ def most_similar(vectors: NDArray, count: int) -> NDArray[np.bool_]:
     np.fill_diagonal(cosines, -np.inf)
     found = np.zeros(cosines.shape, bool)
     count = min(count, len(vectors) - 1)
-    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
-    np.put_along_axis(found, nearest, True, axis=1)
+    if count:
+        nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+        np.put_along_axis(found, nearest, True, axis=1)
     return found
 
 

@@ -19,6 +19,8 @@ BENCHMARKS = {
     "crf-deeplab-v2": "crf:crf_deeplab_v2",
     "region-growing": "localization:region_growing",
     "random-walk": "random_walk:random_walk",
+    "cell-graph": "graphs:cell_graph",
+    "superpixel-attention": "graphs:superpixel_attention",
     "cams": "localization:cams",
     "cams-mobilenet": "localization:cams_mobilenet",
     "evaluation": "evaluation:evaluation",
