@@ -109,13 +109,13 @@ def _panels(results: Results, made: HowMade | None) -> Figure:
 
     table, figures = results.table, results.figures
     assert table.plot is not None
-    columns = list(table.plot.points)
+    columns = [column for column in table.columns if column in table.plot.points]
     canvas = matplotlib.figure.Figure(
         figsize=(2.2 + 1.7 * len(columns), 1.6 + 0.22 * len(table.rows)), dpi=150, layout="constrained"
     )
     title = [*textwrap.wrap(_literal(table.title), 90), *textwrap.wrap(_literal(subtitle(results, made)), 110)]
     canvas.suptitle("\n".join(title), x=0.01, ha="left", fontsize=10)
-    panels = canvas.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    panels = canvas.subplots(1, len(columns), sharex=True, sharey=True, squeeze=False)[0]
     labels = [row.label + (" *" if any(f.stale for f in figures[row.label].values()) else "") for row in table.rows]
     for axes, column in zip(panels, columns, strict=True):
         plain_axes(axes)

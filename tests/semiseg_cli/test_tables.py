@@ -275,7 +275,7 @@ def test_the_plot_shows_means_and_spreads_and_nothing_covers_anything(full: Work
 
 
 def test_panels_show_a_column_each_with_the_rows_below_each_other(full: Workspace) -> None:
-    table = replace(wide(), plot=Plot("", {f"{n} labels": f"{n} labels" for n in NUMBERS}, panels=True))
+    table = replace(wide(), plot=Plot("", {f"{n} labels": f"{n} labels" for n in reversed(NUMBERS)}, panels=True))
     results = read_results(table, full, {"cps-n30-s0"})
     canvas = plot_figures(results)
     canvas.draw_without_rendering()
