@@ -126,7 +126,7 @@ class PredictInputs(Inputs):
 
 def check(config: PredictConfig, inputs: PredictInputs) -> None:
     """Checks that there are images, labels if they are needed, and a network for the same classes."""
-    from stages.networks.loading import check_classes
+    from stages.networks.loading import check_classes, needs_masks
 
     images, ids = open_images(inputs.data, config.images, config.splits, config.white)
     ids = chosen_ids(ids, config, inputs.selection)
@@ -153,6 +153,11 @@ def check(config: PredictConfig, inputs: PredictInputs) -> None:
         raise ConfigError(
             f"the classifier knows the classes {', '.join(others)}; the segmenter {', '.join(names)}",
             "use networks that were trained on the same classes",
+        )
+    if inputs.classifier is not None and needs_masks(inputs.classifier):
+        raise ConfigError(
+            f"classifier {inputs.classifier.name!r} needs predicted masks of the images, which are only made here",
+            "give a classifier of another method, such as cam or mlmt",
         )
     if isinstance(images, Dataset):
         check_classes(inputs.segmenter, images.class_names)

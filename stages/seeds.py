@@ -5,12 +5,14 @@
 
 The artifact holds multi-scale class-activation maps (scores/, HDF5), the saliency that was computed (saliency/, PNG)
 and the label maps made of both (masks/, indexed PNG, 255 = unknown). `maps` takes the maps of earlier
-seeds, or refined ones, so that thresholds can be tried without the network.
+seeds, or refined ones, so that thresholds can be tried without the network. A classifier of conta is given predicted
+masks with the images (--predictions).
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -63,6 +65,13 @@ class SeedsInputs(Inputs):
     maps: Annotated[
         Artifact | None, Input(("seeds", "refined"), "maps of earlier seeds, or refined ones, that are used")
     ]
+    predictions: Annotated[
+        Artifact | None,
+        Input(
+            ("predictions", "masks", "refined", "seeds"),
+            "predicted masks of the images, for a classifier that needs them (conta)",
+        ),
+    ]
 
 
 def check(config: SeedsConfig, inputs: SeedsInputs) -> None:
@@ -77,6 +86,7 @@ def check(config: SeedsConfig, inputs: SeedsInputs) -> None:
     if classifier is not None:
         found = network_class_names(classifier)
         _same_classes(found, dataset.class_names, f"classifier {classifier.name!r}")
+    _check_predictions(inputs, dataset, ids)
     joined = config.cam.snapshots == "all" and maps is None
     if classifier is not None and joined and not has_snapshots(classifier):
         raise ConfigError(
@@ -93,6 +103,26 @@ def check(config: SeedsConfig, inputs: SeedsInputs) -> None:
                 f"e.g. {missing[0]}.png",
                 "add the files, or choose another labels.background.kind, such as saliency",
             )
+
+
+def _check_predictions(inputs: SeedsInputs, dataset: Any, ids: Sequence[str]) -> None:
+    """Masks are given if the classifier needs them, of all images; otherwise they are refused."""
+    from stages.localization.predicted_masks import masks_of
+    from stages.networks.loading import needs_masks
+
+    classifier, predictions = inputs.classifier, inputs.predictions
+    needed = classifier is not None and needs_masks(classifier)
+    if predictions is None and classifier is not None and needed:
+        raise ConfigError(
+            f"classifier {classifier.name!r} needs predicted masks of the images, as it was trained with",
+            "--predictions NAME, the artifact that it was trained with, or one of predict for further images",
+        )
+    if predictions is not None and not needed:
+        raise ConfigError(
+            "predictions has no effect: no classifier that needs predicted masks is used", "leave out --predictions"
+        )
+    if predictions is not None:
+        masks_of(predictions, dataset, ids)
 
 
 def _check_maps(config: SeedsConfig, maps: Artifact, class_names: Sequence[str], ids: Sequence[str]) -> None:
@@ -201,8 +231,11 @@ class _Source:
     def __init__(
         self, config: SeedsConfig, inputs: SeedsInputs, dataset: Any, ids: Sequence[str], execution: Execution
     ) -> None:
+        from stages.localization.predicted_masks import masks_of
+
         self.config, self.dataset, self.ids, self.execution = config, dataset, ids, execution
         self.earlier, self._artifact = inputs.maps, inputs.classifier
+        self.masks = None if inputs.predictions is None else masks_of(inputs.predictions, dataset)
         self._classifier: Any = None
         self.device_name = "cpu"
 
@@ -248,6 +281,7 @@ class _Source:
             threads=self.execution.workers,
             earlier=[for_inference(network, device) for network in self._snapshots()],
             partners=self.partners,
+            masks=self.masks,
         )
 
     def _fitting(self, found: Any) -> Any:
@@ -275,6 +309,7 @@ class _Source:
             max_pixels=self.config.max_pixels,
             device=device,
             threads=self.execution.workers,
+            masks=self.masks,
         )
         with self.execution.progress.track(len(todo), "gradients") as tracker:
             for image_id, rank in ranks:
@@ -415,6 +450,7 @@ def _submit(pool: Executor, function: Any, ids: Sequence[str]) -> list[Future[An
 @contextmanager
 def _pool(workers: int) -> Iterator[Executor]:
     """Processes of one thread each; waiting jobs are dropped when the block ends by an error."""
+    importlib.import_module("stages.localization.saliency")  # scipy, which two threads must not import at a time
     pool: Executor = process_pool(workers, one_thread) if workers > 1 else ThreadPoolExecutor(1)
     try:
         yield pool

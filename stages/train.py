@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from artifacts.dataset import Dataset
-from artifacts.errors import ConfigError
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
-from stages.methods.settings import TrainConfig
+from stages.methods.settings import TrainConfig, check_taken
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,7 @@ class TrainInputs(Inputs):
 
 def check(config: TrainConfig, inputs: TrainInputs) -> None:
     config.network.check()
-    for name in inputs.labels():
-        if name not in config.method.inputs():
-            raise ConfigError(
-                f"method {config.method.name} with these settings does not use the input {name!r}",
-                f"leave --{name.replace('_', '-')} out, or choose a different method or different settings",
-            )
+    check_taken(config.method, inputs.labels())
 
 
 def run(config: TrainConfig, inputs: TrainInputs, writer: Writer, execution: Execution) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 semiseg train-classifier --data data --set network=mobilenet_v2
 semiseg train-classifier --method puzzle-cam --set network=resnet50
+semiseg train-classifier --method conta --predictions predictions
 """
 
 from __future__ import annotations
@@ -13,21 +14,39 @@ from artifacts.dataset import Dataset
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import ids_of, require_labels
-from stages.methods.settings import TrainClassifierConfig
+from stages.methods.settings import TrainClassifierConfig, check_taken
 
 
 @dataclass(frozen=True)
 class TrainClassifierInputs(Inputs):
     data: Annotated[Artifact, Input(("dataset",), "the data set", default=("data",))]
+    predictions: Annotated[
+        Artifact | None,
+        Input(
+            ("predictions", "masks", "refined", "seeds"),
+            "masks of the images, predicted by the segmenter of the round before (conta)",
+            default=("predictions",),
+            needed=lambda config, given: "predictions" in config.method.inputs(),
+            made_by=lambda config: (
+                "semiseg predict --segmenter NAME --split train,weak,val --output masks --name predictions; the first "
+                "round, which has no masks: semiseg train-classifier --method cam; all rounds: semiseg run conta-voc"
+            ),
+        ),
+    ]
 
 
 def check(config: TrainClassifierConfig, inputs: TrainClassifierInputs) -> None:
-    """Checks that weights are available, and that there are labels and a background class, which seeds needs."""
+    """Checks that there are weights, labels, masks if they are used, and a background class, which seeds needs."""
+    from stages.localization.predicted_masks import masks_of
+
     config.network.check()
     dataset = Dataset(inputs.data)
     dataset.require_background("the stage train-classifier")
     if "tags" in config.method.card.uses:
         require_labels(dataset, config.splits)
+    if inputs.predictions is not None:
+        check_taken(config.method, ["predictions"])
+        masks_of(inputs.predictions, dataset, ids_of(dataset, config.splits))
 
 
 def run(
@@ -36,6 +55,7 @@ def run(
     from stages.engine.method import Sources
     from stages.localization.class_scores import scored
     from stages.localization.known_images import KnownImages
+    from stages.localization.predicted_masks import masks_of
     from stages.methods import load_method
     from stages.methods.prepared_maps import prepared_folders
     from stages.methods.training import train_network
@@ -45,6 +65,9 @@ def run(
     ids = ids_of(dataset, config.splits)
     kind, images = load_method(config.method.name), KnownImages(dataset)
     folders = prepared_folders(kind, config.method, images, ids, writer, execution)
+    masks = None if inputs.predictions is None else masks_of(inputs.predictions, dataset)
+    if masks is not None:
+        folders["predictions"] = masks
     sources = Sources(
         dataset.ids("train"),
         dataset.ids("weak"),
@@ -57,7 +80,7 @@ def run(
     summary = train_network(config, dataset, sources, writer, execution)
     if execution.rank == 0:
         summary |= {"without_label": sum(not dataset.tags(image_id) for image_id in ids)}
-        summary |= scored(load_network(writer.path), dataset, config.score_split, config.crop_size, execution)
+        summary |= scored(load_network(writer.path), dataset, config.score_split, config.crop_size, execution, masks)
     return summary
 
 

@@ -80,8 +80,9 @@ class Sources:
 
     Attributes:
         strong: ids with masks; weak: ids with image-level labels only; unlabelled: ids without any.
-        available: label sources that were given: "masks", "weak_labels", "seeds", and "confidence" of the weak labels.
-        folders: the label maps of "weak_labels", "seeds", "confidence".
+        available: label sources that were given: "masks", "weak_labels", "seeds", "predictions", and "confidence" of
+            the weak labels.
+        folders: the label maps of "weak_labels", "seeds", "predictions", "confidence".
         maps: the score maps that came with "weak_labels" or "seeds"; a stream carries them by its `MapSource`.
         tagged: ids whose image-level labels a classifier learns, those with masks among them.
         dataset: tells which images have masks, where they may be read to log the quality of labels.
@@ -173,6 +174,9 @@ class Method:
         The artifact keeps them, for inspection: NAME/<image id>.png.
         """
         return {}
+
+    def start(self, sources: Sources) -> None:
+        """Called once in every run, before the first step: computes what the networks hold of all label maps."""
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         """Named loss terms of one step, already weighted: the engine minimises their sum.

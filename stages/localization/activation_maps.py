@@ -36,7 +36,9 @@ from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
 from stages.data.decoding import decoded_ahead, size_batches
 from stages.engine.interpolation import interpolation_matrix
+from stages.engine.streams import MaskFolder
 from stages.localization.grid import reduced, resize_maps, resized, square
+from stages.localization.predicted_masks import stacked
 from stages.networks import CamNetwork, Classifier, GroupCamNetwork, normalise
 from stages.networks.blocks import Backbone
 
@@ -96,6 +98,7 @@ def class_activation_maps(
     threads: int = 2,
     earlier: Sequence[CamNetwork] = (),
     partners: Mapping[str, Sequence[str]] | None = None,
+    masks: MaskFolder | None = None,
 ) -> Iterator[ActivationMaps]:
     """Maps of the images `ids`, in the order of their sizes; the batch size does not change them.
 
@@ -110,6 +113,7 @@ def class_activation_maps(
         threads: threads that decode images while the network works.
         earlier: what the classifier was at earlier steps of its training.
         partners: of a `GroupCamNetwork`, the ids of the images that each is looked at together with.
+        masks: predicted masks of the images, for a classifier that needs them.
     """
     pending: deque[tuple[list[str], tuple[int, int], Tensor]] = deque()
     batches = _batches(dataset, ids, batch_size, max_pixels)
@@ -118,10 +122,11 @@ def class_activation_maps(
         shown = _partners(dataset, batches, partners, cast(GroupCamNetwork, classifier).partner_side, threads)
     for (members, size, pixels), others in zip(_decoded(dataset, batches, threads, max_pixels), shown, strict=False):
         images = (pixels.pin_memory() if device.type == "cuda" else pixels).to(device, non_blocking=True)
+        labels = _labels(masks, dataset, members, images)
         found = []
         for network in (classifier, *earlier):
             nodes = _nodes(network, others.to(device), len(members), dtype) if others is not None else None
-            merged = multi_scale_maps(network, images, scales, flip, batch_size, dtype, size, MERGES[merge], nodes)
+            merged = multi_scale_maps(network, images, scales, flip, batch_size, dtype, size, MERGES[merge], nodes, labels)
             if getattr(network, "from_minimum", False):
                 merged = merged - merged.amin((-2, -1), keepdim=True)
             found.append(normalise_by_maximum(merged))
@@ -136,6 +141,13 @@ def _unpack(dataset: Dataset, members: list[str], size: tuple[int, int], maps: T
     for image_id, scores in zip(members, maps.cpu().numpy(), strict=True):
         classes = np.array(dataset.tags(image_id), dtype=np.uint8)
         yield ActivationMaps(image_id, scores[classes.astype(int) - 1], classes, size)
+
+
+def _labels(masks: MaskFolder | None, dataset: Dataset, members: list[str], images: Tensor) -> Tensor | None:
+    """The predicted masks of images (B, 3, h, w), uint8 (B, h, w) on their device; None without masks."""
+    if masks is None:
+        return None
+    return torch.from_numpy(stacked(masks, dataset, members, (images.shape[2], images.shape[3]))).to(images.device)
 
 
 def _batches(dataset: Dataset, ids: Sequence[str], batch_size: int, max_pixels: int | None) -> list[list[str]]:
@@ -192,12 +204,13 @@ def multi_scale_maps(
     size: tuple[int, int] | None = None,
     merge: Callable[[Tensor, Tensor], Tensor] = torch.add,
     partners: Tensor | None = None,
+    masks: Tensor | None = None,
 ) -> Tensor:
     """Sum over scales and mirrored copies of ReLU(CAM): uint8 images (B, 3, h, w) -> fp32 (B, K, ceil(H/4), ceil(W/4)).
 
     `size` is the (H, W) of the images before they were reduced; None: (h, w). `merge` (of MERGES):
     replaces the sum; it combines the maps of a view with the result so far, which begins as zeros. `partners`: the
-    nodes of the images' partners, of a `GroupCamNetwork`.
+    nodes of the images' partners, of a `GroupCamNetwork`; `masks`: (B, h, w), for a classifier that needs them.
     """
     B, _, h, w = images.shape
     H, W = size or (h, w)
@@ -211,9 +224,12 @@ def multi_scale_maps(
         for start in range(0, B, step):
             part = _resized(normalised[start : start + step], seen)
             count = len(part)
-            given = [part] if partners is None else [part, partners[start : start + step]]
+            given = [part] if masks is None else [part, masks[start : start + step]]
             if flip:
-                given = [torch.cat([part, part.flip(-1)]), *(torch.cat([nodes, nodes]) for nodes in given[1:])]
+                given = [torch.cat([rows, rows.flip(-1)]) for rows in given]
+            if partners is not None:
+                nodes = partners[start : start + step]
+                given.append(torch.cat([nodes, nodes]) if flip else nodes)
             together = len(given[0]) if seen[0] * seen[1] <= ALONE_PIXELS else 1
             views = zip(*(rows.split(together) for rows in given), strict=True)
             with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
@@ -228,9 +244,9 @@ def multi_scale_maps(
     return total
 
 
-def _relu_maps(classifier: CamNetwork, views: Tensor, *partners: Tensor) -> Tensor:
+def _relu_maps(classifier: CamNetwork, views: Tensor, *more: Tensor) -> Tensor:
     """fp32 (B, K, h, w), not negative."""
-    return classifier.activation_maps(views.contiguous(memory_format=torch.channels_last), *partners).float().relu_()
+    return classifier.activation_maps(views.contiguous(memory_format=torch.channels_last), *more).float().relu_()
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -274,6 +290,7 @@ def gradient_ranks(
     max_pixels: int | None = None,
     device: torch.device,
     threads: int = 2,
+    masks: MaskFolder | None = None,
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """SEC's background cue as a saliency map: (id, float32 (H, W) in 0..1), in the order of the images' sizes.
 
@@ -290,7 +307,7 @@ def gradient_ranks(
     batches = _batches(dataset, ids, batch_size, max_pixels)
     for members, size, pixels in _decoded(dataset, batches, threads, max_pixels):
         images = normalise(pixels.to(device))
-        magnitudes = gradient_magnitudes(classifier, layer, images)
+        magnitudes = gradient_magnitudes(classifier, layer, images, _labels(masks, dataset, members, images))
         seen = (images.shape[2], images.shape[3])
         for image_id, magnitude in zip(members, magnitudes.cpu().numpy(), strict=True):
             smooth = ndimage.median_filter(magnitude, size=3)
@@ -298,7 +315,9 @@ def gradient_ranks(
             yield image_id, resized(resize_maps(ranks, seen, stride=8), size)
 
 
-def gradient_magnitudes(classifier: Classifier, layer: nn.Module, images: Tensor) -> Tensor:
+def gradient_magnitudes(
+    classifier: Classifier, layer: nn.Module, images: Tensor, masks: Tensor | None = None
+) -> Tensor:
     """max over channels of |d sum of scores / d layer output|: normalised images (B, 3, H, W) -> (B, h, w)."""
     kept: list[Tensor] = []
 
@@ -309,7 +328,7 @@ def gradient_magnitudes(classifier: Classifier, layer: nn.Module, images: Tensor
     hook = layer.register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            scores = classifier(images.requires_grad_(True))
+            scores = classifier(images.requires_grad_(True), *([] if masks is None else [masks]))
     finally:
         hook.remove()
     (gradient,) = torch.autograd.grad(scores.sum(), kept[0])

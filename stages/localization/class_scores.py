@@ -14,8 +14,10 @@ from stages.contract import Execution
 from stages.data.decoding import decoded_ahead
 from stages.data.images import Images
 from stages.engine.device import select_device
+from stages.engine.streams import MaskFolder
 from stages.evaluation.average_precision import average_precision
 from stages.localization.grid import square
+from stages.localization.predicted_masks import stacked
 from stages.networks import normalise
 
 BATCH = 32
@@ -23,26 +25,49 @@ BATCH = 32
 
 @torch.inference_mode()
 def class_scores(
-    network: nn.Module, images: Images, ids: Sequence[str], size: int, device: torch.device, workers: int
+    network: nn.Module,
+    images: Images,
+    ids: Sequence[str],
+    size: int,
+    device: torch.device,
+    workers: int,
+    masks: MaskFolder | None = None,
 ) -> np.ndarray:
-    """Logits float32 (N, K) of images resized to `size` x `size`."""
+    """Logits float32 (N, K) of images resized to `size` x `size`. masks: for a network that needs them."""
     network.eval()
     batches = [list(ids[first : first + BATCH]) for first in range(0, len(ids), BATCH)]
-    return np.concatenate(
-        [
-            network(normalise(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))).float().cpu().numpy()
-            for _, pixels in decoded_ahead(images, batches, workers, lambda image: square(image, size))
-        ]
-    )
+    scores = []
+    for members, pixels in decoded_ahead(images, batches, workers, lambda image: square(image, size)):
+        seen = [normalise(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))]
+        if masks is not None:
+            seen.append(torch.from_numpy(stacked(masks, images, members, (size, size))).to(device))
+        scores.append(network(*seen).float().cpu().numpy())
+    return np.concatenate(scores)
 
 
-def scored(network: nn.Module, dataset: Dataset, split: str, size: int, execution: Execution) -> dict[str, Any]:
-    """Average precision on the labelled images of a split, for the summary of a training; {} without such images."""
+def scored(
+    network: nn.Module,
+    dataset: Dataset,
+    split: str,
+    size: int,
+    execution: Execution,
+    masks: MaskFolder | None = None,
+) -> dict[str, Any]:
+    """Average precision on the labelled images of a split, for the summary of a training; {} without such images.
+
+    masks: for a network that needs them; an image without one is left out, and that is said.
+    """
     ids = [image_id for image_id in dataset.ids(split) if dataset.has_tags(image_id)]
+    if masks is not None and (missing := set(masks.missing(ids))):
+        execution.progress.note(
+            f"{split}: {len(missing)} of {len(ids)} images have no predicted mask; their average precision is not "
+            "measured"
+        )
+        ids = [image_id for image_id in ids if image_id not in missing]
     if not ids:
         return {}
     device = select_device(execution.device)
-    precision = precision_of_classes(network.to(device), dataset, ids, size, device, execution.workers)
+    precision = precision_of_classes(network.to(device), dataset, ids, size, device, execution.workers, masks)
     known = [value for value in precision.values() if value is not None]
     return {
         "average_precision": precision,
@@ -52,9 +77,15 @@ def scored(network: nn.Module, dataset: Dataset, split: str, size: int, executio
 
 
 def precision_of_classes(
-    network: nn.Module, dataset: Dataset, ids: Sequence[str], size: int, device: torch.device, workers: int
+    network: nn.Module,
+    dataset: Dataset,
+    ids: Sequence[str],
+    size: int,
+    device: torch.device,
+    workers: int,
+    masks: MaskFolder | None = None,
 ) -> dict[str, float | None]:
     """Average precision by class name over the images `ids`; None for a class that none of them has."""
-    scores = class_scores(network, dataset, ids, size, device, workers)
+    scores = class_scores(network, dataset, ids, size, device, workers, masks)
     present = np.stack([dataset.tags_vector(image_id) for image_id in ids]) > 0
     return {name: average_precision(scores[:, k], present[:, k]) for k, name in enumerate(dataset.label_names)}

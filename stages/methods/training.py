@@ -55,6 +55,7 @@ def train_network(
         crop_size=config.crop_size,
     )
     method = kind(config.method, setup)
+    method.start(sources)
     maker = SampleMaker(
         dataset,
         on_cells_of(method, streams),

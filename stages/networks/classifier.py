@@ -39,14 +39,15 @@ class Classifier(nn.Module):
         pretrained: name prefixes of the parameters that came from `config.weights`.
     """
 
-    def __init__(self, config: BackboneConfig, num_foreground: int) -> None:
+    def __init__(self, config: BackboneConfig, num_foreground: int, joined: int = 0) -> None:
+        """joined: channels that are joined to the backbone's last map, behind its own."""
         super().__init__()
         self.config = config
         self.num_foreground = num_foreground
         self.num_classes = num_foreground + 1
         self.backbone = build_classifier_backbone(config.backbone)
         self.stride = self.backbone.stride
-        channels = self.backbone.high_channels
+        channels = self.backbone.high_channels + joined
         self.extra = nn.Sequential()
         if config.backbone == "vgg16":
             self.extra.add_module("fc6", nn.Conv2d(channels, 1024, 3, padding=1))

@@ -34,6 +34,13 @@ def load_network(source: Any, weights: str = "weights.pt") -> Any:
     return network.eval()
 
 
+def needs_masks(source: Any) -> bool:
+    """Whether the classifier of an artifact must be given predicted masks with the images (see `CamNetwork`)."""
+    file = Path(getattr(source, "path", source)) / "network.json"
+    spec = read_item(source, file.name, NetworkSpec, "give an artifact of train-classifier")
+    return bool(getattr(_class_of(spec, file), "needs_masks", False))
+
+
 def snapshots_of(source: Any) -> dict[int, str]:
     """The snapshots in an artifact of `train`, without the last weights: {step: file below the artifact}, ascending."""
     folder = Path(getattr(source, "path", source))
@@ -53,12 +60,19 @@ def check_classes(segmenter: Artifact, class_names: Sequence[str]) -> None:
 
 def _rebuild(spec: NetworkSpec, file: Path) -> Any:
     """The architecture of a network.json with weights that are about to be overwritten."""
-    kind, module = spec.class_of_network()
+    kind = _class_of(spec, file)
     try:
         with seeded(0):
-            network = class_of(kind, module).from_spec(spec.model_dump(by_alias=True))
+            network = kind.from_spec(spec.model_dump(by_alias=True))
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{file} does not describe a network: {error}", MAKE_AGAIN) from error
     network.pretrained = tuple(spec.pretrained)
     network.class_names = tuple(spec.class_names)
     return network
+
+
+def _class_of(spec: NetworkSpec, file: Path) -> Any:
+    try:
+        return class_of(*spec.class_of_network())
+    except ValueError as error:
+        raise ArtifactError(f"{file} does not describe a network: {error}", MAKE_AGAIN) from error

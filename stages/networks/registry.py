@@ -34,6 +34,8 @@ class CamNetwork(Protocol):
         stride: input pixels per cell of the maps.
 
     One whose maps are means, and nowhere 0, has `from_minimum = True`: `seeds` takes the minimum of each map from it.
+    One that sees what a segmenter predicted has `needs_masks = True`: both of its functions take, as second argument,
+    the masks of the images, (B, H', W') of any integer type, of any size, 255 where unknown.
     """
 
     num_foreground: int

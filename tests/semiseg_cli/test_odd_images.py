@@ -122,7 +122,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def classifier(run: Run, name: str, data: str) -> Path:
     training = ("--network", "tiny", "--iterations", "2", "--batch-size", "6", "crop_size=32")
-    return run("train-classifier", f"{name}-{data}", "--data", data, "--method", name, *training)
+    given = ("--data", data, "--method", name, *masks_given(run, name, data))
+    return run("train-classifier", f"{name}-{data}", *given, *training)
+
+
+def masks_given(run: Run, name: str, data: str) -> tuple[str, ...]:
+    """The masks that a classifier of the method is given with the images, as options: those of plain maps, or none."""
+    needed = "predictions" in METHODS[name].model_validate({"name": name}).inputs()
+    return ("--predictions", maps(run, "cam", data).name) if needed else ()
 
 
 def maps(run: Run, name: str, data: str) -> Path:
@@ -135,6 +142,7 @@ def maps(run: Run, name: str, data: str) -> Path:
         data,
         "--classifier",
         trained,
+        *masks_given(run, name, data),
         "labels.mode=dense",
         "cam.scales=[.5,1]",
     )

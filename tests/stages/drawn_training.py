@@ -140,7 +140,9 @@ def publish_dataset(
 
 
 def fill(workspace: Workspace) -> Workspace:
-    """data, weak-labels (noisy masks of the weak images) and seeds (sparse masks of all training images)."""
+    """data, weak-labels (noisy masks of the weak images), predictions (masks of all, shifted to the right) and seeds
+    (sparse masks of all training images).
+    """
     masks = publish_dataset(workspace)
     random = np.random.default_rng(0)
     noisy = {}
@@ -149,6 +151,7 @@ def fill(workspace: Workspace) -> Workspace:
         noisy[image_id] = np.where(noise, 0, masks[image_id]).astype(np.uint8)
     confidences = {image_id: random.integers(0, 256, mask.shape).astype(np.uint8) for image_id, mask in noisy.items()}
     publish(workspace, "weak-labels", "masks", noisy, confidences)
+    publish(workspace, "predictions", "predictions", {name: np.roll(mask, 2, axis=1) for name, mask in masks.items()})
     sparse = {}
     for image_id in SPLITS["train"] + SPLITS["weak"]:
         kept = random.random(masks[image_id].shape) < 0.5
@@ -175,7 +178,7 @@ class Training:
     """The drawn workspace, and how to train on it.
 
     Attributes:
-        space: artifacts data, weak-labels, seeds.
+        space: artifacts data, weak-labels, predictions, seeds.
     """
 
     space: Workspace
@@ -189,7 +192,12 @@ class Training:
         """The label maps beside the data set's masks, by the names methods know."""
         from stages.engine.streams import MaskFolder
 
-        places = {"weak_labels": "weak-labels/masks", "seeds": "seeds/masks", "confidence": "weak-labels/confidence"}
+        places = {
+            "weak_labels": "weak-labels/masks",
+            "seeds": "seeds/masks",
+            "predictions": "predictions/masks",
+            "confidence": "weak-labels/confidence",
+        }
         number = self.dataset.num_classes
         return {
             name: MaskFolder(self.space.path / place, None if name == "confidence" else number)

@@ -123,8 +123,8 @@ def test_a_wrong_declaration_is_told_where_the_stage_is_defined(inputs: type[Inp
 # stage -> (inputs that are always needed, and those that may be)
 DECLARED = {
     "prepare-data": ("", ""),
-    "train-classifier": ("data", ""),
-    "seeds": ("data", "classifier maps"),
+    "train-classifier": ("data", "predictions"),
+    "seeds": ("data", "classifier maps predictions"),
     "train-refiner": ("data seeds", "initial"),
     "refine": ("data seeds", "refiner segmenter"),
     "train": ("data", "weak_labels seeds initial"),

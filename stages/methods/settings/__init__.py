@@ -5,12 +5,13 @@ The settings of a method are the class with a card in the module of its name, in
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import pydantic
 from pydantic import Field
 
+from artifacts.errors import ConfigError
 from stages.config import SHORTHAND
 from stages.engine.config import AugmentationConfig, HardExamples, OptimizerConfig, ScheduleConfig, TrainingConfig
 from stages.methods.settings.base import MethodSettings, settings_in
@@ -57,6 +58,16 @@ def name_alone(value: Any) -> Any:
     if isinstance(value, dict) and SHORTHAND in value:
         return {"name": value[SHORTHAND]} | {k: v for k, v in value.items() if k != SHORTHAND}
     return value
+
+
+def check_taken(method: MethodSettings, given: Iterable[str]) -> None:
+    """ConfigError for an input that the method does not use."""
+    for name in given:
+        if name not in method.inputs():
+            raise ConfigError(
+                f"method {method.name} with these settings does not use the input {name!r}",
+                f"leave --{name.replace('_', '-')} out, or choose a different method or different settings",
+            )
 
 
 class MethodTraining(TrainingConfig):

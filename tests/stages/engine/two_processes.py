@@ -95,6 +95,7 @@ def one_step(training, name: str, folder: Path, world_size: int) -> tuple[dict[s
         world_size,
     )
     method = kind(config.method, Setup(config.network, dataset.num_classes, 0, 1))
+    method.start(training.sources)
     fitted = fit(method, maker, config, Writer(folder), Execution(device="cpu", workers=1, progress=Quiet()))
     if rank() != 0:
         return {}, {}

@@ -58,6 +58,7 @@ def case(training):
             seed,
         )
         method = kind(config.method, Setup(config.network, dataset.num_classes, seed, config.iterations))
+        method.start(training.sources)
         method.networks.train()
         for parameter in method.networks.parameters():  # scores that differ: fc8 starts at almost equal ones
             if parameter.ndim == 4 and parameter.shape[0] == dataset.num_classes:
