@@ -126,7 +126,9 @@ def class_activation_maps(
         found = []
         for network in (classifier, *earlier):
             nodes = _nodes(network, others.to(device), len(members), dtype) if others is not None else None
-            merged = multi_scale_maps(network, images, scales, flip, batch_size, dtype, size, MERGES[merge], nodes, labels)
+            merged = multi_scale_maps(
+                network, images, scales, flip, batch_size, dtype, size, MERGES[merge], nodes, labels
+            )
             if getattr(network, "from_minimum", False):
                 merged = merged - merged.amin((-2, -1), keepdim=True)
             found.append(normalise_by_maximum(merged))
