@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from artifacts.dataset import SPLITS, Dataset
@@ -60,8 +61,9 @@ class RefineInputs(Inputs):
 
 def check(config: RefineConfig, inputs: RefineInputs) -> None:
     """Checks that the score maps are of the data set, and that the networks are for this refiner and these classes."""
-    dataset, _, _ = _open(config, inputs)
+    dataset, _, ids = _open(config, inputs)
     method = config.method
+    method.check_images(ids)
     for key, artifact, taken in (
         ("refiner", inputs.refiner, method.training is not None),
         ("segmenter", inputs.segmenter, "segmenter" in method.inputs()),
@@ -103,6 +105,7 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
     from stages.engine.distributed import barrier
     from stages.evaluation.mask_quality import quality_of_masks
     from stages.localization.complete_maps import count_empty_maps
+    from stages.refiners.first_pass import decide_first
 
     dataset, images, ids = _open(config, inputs)
     scores = ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, meaning="refined")
@@ -110,11 +113,15 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
     barrier()  # every rank reads the index
     shards = share_of(scores.shards, execution, scores.holds, len)
     masks = images_of(shards, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
+    whole_set, figures = config.method.whole_set, {}
+    batches_of = partial(images.batches, batch_size=_batch_size(config), threads=_workers(execution))
+    refiner: Any = _refiner(config, inputs, images, execution) if shards.left or whole_set else None
+    if whole_set:
+        figures = decide_first(refiner, scores.shards, batches_of, writer, execution)
     with counted(writer, execution, "refine", shards, masks, unit="maps and masks") as advance:
         with scores:
-            refiner: Any = _refiner(config, inputs, images, execution) if shards.left else None
             for shard in shards.left:
-                for found in refiner.refine(images.batches(shard, _batch_size(config), _workers(execution))):
+                for found in refiner.refine(batches_of(shard)):
                     scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
                     advance()
         task = MaskJob(dataset, ScoreMaps(writer.path), *_background(config), writer)
@@ -127,7 +134,8 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
     writer.write_json("classes.json", {"class_names": list(dataset.class_names), "ids": ids, "splits": list(splits)})
     quality = quality_of_masks(dataset, writer.path / "masks", splits, execution.workers)
     empty = count_empty_maps(task.maps, execution.progress.note)
-    return {"images": len(ids), "method": config.method.name, "empty_maps": empty, "quality": quality}
+    found = {"images": len(ids), "method": config.method.name, "empty_maps": empty, "quality": quality}
+    return found | ({"whole_set": figures} if whole_set else {})
 
 
 def _batch_size(config: RefineConfig) -> int:

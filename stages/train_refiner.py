@@ -33,7 +33,9 @@ def check(config: TrainRefinerConfig, inputs: TrainRefinerInputs) -> None:
     dataset, initial = Dataset(inputs.data), inputs.initial
     dataset.require_background("the stage train-refiner")
     require_labels(dataset, config.splits)
-    score_maps_of(inputs.seeds, ids_of(dataset, config.splits), inputs.data)
+    ids = ids_of(dataset, config.splits)
+    score_maps_of(inputs.seeds, ids, inputs.data)
+    config.method.check_images(ids)
     if initial is None:
         config.network.check()
         return

@@ -5,6 +5,7 @@ regions = regions_of(image, 64)        # (H, W), 0..N-1, N at most 64
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,21 @@ def regions_of(image: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
     The most similar neighbours are merged first, as in ICD (Fan et al., CVPR 2020), by their mean Lab colour (ICD: by
     features of a network) and by the share of the image that they cover together, small ones first.
     """
+    return region_levels(image, (count,))[0]
+
+
+def region_levels(image: NDArray[np.uint8], counts: Sequence[int]) -> list[NDArray[np.int64]]:
+    """As `regions_of`, for several counts, the highest first; regions of a lower count consist of those before them."""
     from skimage.color import rgb2lab
 
-    superpixels = superpixels_of(image, max(SUPERPIXELS, count), COMPACTNESS)
-    number = int(superpixels.max()) + 1
-    colours = region_means(superpixels, rgb2lab(image), number)
-    areas = np.bincount(superpixels.ravel()) / superpixels.size
-    regions: NDArray[np.int64] = merged(colours, areas, neighbours(superpixels, number), count)[superpixels]
-    return regions
+    regions, lab = superpixels_of(image, max(SUPERPIXELS, *counts), COMPACTNESS), rgb2lab(image)
+    found = []
+    for count in sorted(counts, reverse=True):
+        number = int(regions.max()) + 1
+        areas = np.bincount(regions.ravel()) / regions.size
+        regions = merged(region_means(regions, lab, number), areas, neighbours(regions, number), count)[regions]
+        found.append(regions)
+    return found
 
 
 def merged(features: NDArray, areas: NDArray, touching: NDArray[np.bool_], count: int) -> NDArray[np.int64]:

@@ -47,16 +47,21 @@ class Features:
     stride: int
     patches: bool = False
 
+    def readers(self, size: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Matrices (H, h) and (W, w): rows @ values @ columns.T are the features at every pixel of size = (H, W)."""
+        offset = (self.stride - 1) / 2 if self.patches else 0.0
+        rows, columns = (
+            interpolation_matrix(np.arange(length) - offset, self.stride, cells)
+            for length, cells in zip(size, self.values.shape[1:], strict=True)
+        )
+        return rows, columns
+
     def means(self, regions: NDArray, count: int) -> NDArray[np.float64]:
         """(count, F): means over the pixels of each region of the features between the cells.
 
         They are never computed at every pixel: the share of each cell in each region is a sparse matrix.
         """
-        offset = (self.stride - 1) / 2 if self.patches else 0.0
-        rows, columns = (
-            sparse.csr_array(interpolation_matrix(np.arange(length) - offset, self.stride, cells), dtype=np.float64)
-            for length, cells in zip(regions.shape, self.values.shape[1:], strict=True)
-        )
+        rows, columns = (sparse.csr_array(reader, dtype=np.float64) for reader in self.readers(regions.shape))
         between = sparse.csr_array(sparse.kron(rows, columns, format="csr"))  # (H W, h w)
         flat, pixels = regions.ravel(), np.arange(regions.size)
         members = sparse.csr_array((1 / np.bincount(flat)[flat], (flat, pixels)), shape=(count, regions.size))

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from numpy.typing import NDArray
 
 from artifacts.dataset import Dataset
 from artifacts.score_maps import ScoreMap
 from stages.engine.known import Known
 from stages.engine.method import Method
+from stages.refiners.first_pass import Decided, Surveys
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,27 @@ class Refiner:
     def __init__(self, settings: Any, network: Any, means: Means) -> None:
         """network: the one trained by `train-refiner`, on the CPU, in eval mode; None without a training."""
         self.settings, self.network, self.means = settings, network, means
+        self.decided: Decided | None = None
+        """What `decide` found, for the settings with `whole_set`."""
 
     def start(self, dataset: Dataset, scores: Mapping[str, ScoreMap]) -> None:
-        """Called once before the first image, for refiners that need the whole data set first."""
+        """Called once before the first image, for refiners that need something of the whole data set."""
+
+    def survey(self, batches: Iterable[Sequence[Known]]) -> Iterator[tuple[str, dict[str, NDArray]]]:
+        """What is to be known of each image before any is refined, with its id; batches are those of `refine`.
+
+        Called first where the settings have `whole_set`. Arrays (n, ...) by name; n is the same for all of an image,
+        the names, types and further axes are the same for all images. They are kept in files until the artifact is
+        whole.
+        """
+        raise NotImplementedError  # every refiner whose settings have `whole_set` surveys
+
+    def decide(self, surveys: Surveys) -> tuple[dict[str, NDArray], dict[str, float]]:
+        """From what was surveyed of all images: arrays by name, which `refine` finds as `self.decided`, and figures.
+
+        One process decides for all, once; an interrupted run continues with it. The figures go into the summary.
+        """
+        raise NotImplementedError  # as `survey`
 
     def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
         """The refined score maps, in the order of the images; images of one batch have equal sizes.

@@ -37,6 +37,7 @@ PUBLISHED = {
     ("drs-voc", "segmenter + CRF"): 71.0,
     ("icd-voc", "segmenter + CRF"): 64.1,
     ("group-voc", "segmenter + CRF"): 68.2,
+    ("liid-voc", "segmenter + CRF"): 66.5,
 }
 
 

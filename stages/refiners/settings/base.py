@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar
 
 from pydantic import Field
@@ -14,12 +15,17 @@ class RefinerSettings(MethodSettings):
 
     card: ClassVar[Card]
     hard_examples: ClassVar[bool] = False
+    whole_set: ClassVar[bool] = False
+    """Whether the refiner sees all images before it refines the first one (`Refiner.survey`)."""
     training: ClassVar[type[RefinerTrainingSettings] | None] = None
     """The settings of the training of its network, its own or a different refiner's; None if it takes no network."""
 
     def inputs(self) -> tuple[str, ...]:
         """Inputs of `refine` in addition to the data set: the score maps, and a trained network if it takes one."""
         return ("seeds", "refiner") if self.training else ("seeds",)
+
+    def check_images(self, ids: Collection[str]) -> None:
+        """DataError where files outside the workspace that these settings name lack something of an image."""
 
 
 class ForegroundRefinerSettings(RefinerSettings):
@@ -44,3 +50,6 @@ class RefinerTrainingSettings(MethodSettings):
     def smallest_crop(self) -> int:
         """The smallest crop_size, in pixels, that the training can learn from."""
         return 1
+
+    def check_images(self, ids: Collection[str]) -> None:
+        """As `RefinerSettings.check_images`."""
