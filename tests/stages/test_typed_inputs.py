@@ -136,6 +136,8 @@ DECLARED = {
     "retrain": ("data", "segmenter weak_labels"),
     "select": ("data segmenter", ""),
     "evaluate": ("data", "predictions maps"),
+    "instances": ("data seeds refiner", ""),
+    "evaluate-instances": ("data instances", ""),
 }
 
 
