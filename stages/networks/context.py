@@ -63,9 +63,11 @@ class ContextClassifier(Classifier):
         self.register_buffer("confounders", torch.zeros(num_foreground, options.side, options.side))
 
     def context(self, masks: Tensor) -> Tensor:
-        """M, fp32 (B, 1, side, side), of masks (B, H, W)."""
+        """M (B, 1, side, side), of the precision of the weights, of masks (B, H, W)."""
         with torch.autocast(masks.device.type, enabled=False):
-            seen = cell_shares((masks != 0) & (masks != IGNORE), self.options.side).flatten(1)
+            seen = (
+                cell_shares((masks != 0) & (masks != IGNORE), self.options.side).flatten(1).to(self.confounders.dtype)
+            )
             confounders = self.confounders.flatten(1)  # (n, cells)
             likeness = self.of_mask(seen) @ self.of_confounder(confounders).T / self.num_foreground**0.5  # (B, n)
             context = likeness.softmax(1) @ confounders / self.num_foreground
