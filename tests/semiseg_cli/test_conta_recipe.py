@@ -27,6 +27,7 @@ def test_conta_has_the_settings_of_its_code():
             assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0, 1e-4)
             assert optimizer.lr * optimizer.new_lr_factor == pytest.approx(head)
             assert (config.crop_size, config.network.backbone) == (512, "resnet50")
+        assert classifier.network.freeze_stages == 3  # resnet50_cam.py: conv1, layer1, and no gradient behind layer2
         assert (refiner.method.radius, refiner.method.foreground, refiner.method.background) == (10, 0.30, 0.05)
         assert (refine.method.radius, refine.method.beta, refine.method.doublings) == (5, 10, 8)
         segmenter = nodes[f"segmenter-{made}"].config.training

@@ -27,6 +27,7 @@ class ContaSettings(MethodSettings):
         inference="the classifier, which is given predicted masks with the images",
         output="classifier",
         recipe="conta-voc",
+        profile="paper",
     )
     hard_examples: ClassVar[bool] = False
     name: Literal["conta"] = "conta"
