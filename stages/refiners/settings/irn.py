@@ -53,7 +53,7 @@ class IrnTrainingSettings(RefinerTrainingSettings):
     displacement: bool = Field(
         False,
         description="Also train the displacement field, for `semiseg instances` (published: true). The boundaries\n"
-        "stay the same.",
+        "stay the same, unless clip_grad_norm is set.",
     )
     displacement_lr_factor: float = Field(
         1.0, gt=0, description="The lr of the displacement field is multiplied by this (published: 10, with sgd)."

@@ -48,7 +48,10 @@ class _Proposals(MethodSettings):
         description="Without a folder: regions of these numbers, merged from superpixels; each is a proposal (ours).",
     )
     most: int = Field(
-        100, ge=1, le=254, description="Of a folder, as many proposals of an image take part, the first of its file."
+        100,
+        ge=1,
+        le=254,
+        description="Of a folder, at most this many proposals of an image take part, the first of its file.",
     )
 
     @pydantic.field_validator("regions")
@@ -84,7 +87,7 @@ class LiidTrainingSettings(_Proposals, RefinerTrainingSettings):
         10.0,
         gt=0,
         description="r of the log-sum-exp that makes probabilities of an image from those of its proposals; low:\n"
-        "their mean, high: their maximum (proposal: 10).",
+        "their mean, high: their maximum (ours: 10).",
     )
     guidance: float = Field(
         1.0,
@@ -93,10 +96,10 @@ class LiidTrainingSettings(_Proposals, RefinerTrainingSettings):
     )
     foreground: Share = Field(
         0.5,
-        description="A proposal has the class whose mean score over it is highest, and reaches this (proposal: .5).",
+        description="A proposal has the class whose mean score over it is highest, and reaches this (ours: .5).",
     )
     background: Share = Field(
-        0.3, description="A proposal is background where no class has a higher mean score over it (proposal: .3)."
+        0.3, description="A proposal is background where no class has a higher mean score over it (ours: .3)."
     )
 
 
