@@ -21,7 +21,7 @@ from artifacts.instance_masks import DOCUMENT, FOLDER, Instance, annotations_of,
 from artifacts.item_shapes import NetworkSpec
 from artifacts.json_items import Shape
 from artifacts.masks import encode_mask, read_mask
-from artifacts.store import Artifact, Writer
+from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.parallel.processes import map_in_processes
 from stages.parallel.share import counted, share_of
@@ -99,7 +99,7 @@ def run(config: InstancesConfig, inputs: InstancesInputs, writer: Writer, execut
 
 
 def _scratch(image_id: str) -> str:
-    return f".scratch/{image_id}.json"
+    return f"{SCRATCH}/{image_id}.json"
 
 
 def _finder(config: InstancesConfig, inputs: InstancesInputs, execution: Execution) -> Any:

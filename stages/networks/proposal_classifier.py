@@ -78,8 +78,6 @@ def build_proposal_classifier(
         config.check()
     with seeded(seed):
         network = ProposalClassifier(config, num_classes, boxes)
-    if backbone_from is None:
-        config.check(network.backbone.has_batch_norm)
     load_backbone(network.backbone, config, backbone_from)
     if backbone_from is not None or config.weights != "none":
         network.pretrained = ("backbone.",)

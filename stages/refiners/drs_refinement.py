@@ -72,10 +72,9 @@ class DrsRefinement(Refiner):
     def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
         settings, means = self.settings, self.means
         for batch in batches:
-            images = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2))
             found = multi_scale_maps(
                 self.network,
-                images.to(means.device),
+                means.images(batch),
                 settings.scales,
                 settings.flip,
                 settings.batch_size,

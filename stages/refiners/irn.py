@@ -173,6 +173,5 @@ class IrnInstances:
 
 def on_images(network: Callable[[Tensor], Tensor], batch: Sequence[Known], means: Means) -> tuple[Tensor, Tensor]:
     """`with_mirror` of images of one size."""
-    pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(means.device)
     with torch.autocast(means.device.type, dtype=means.dtype, enabled=means.dtype is not None):
-        return with_mirror(network, normalise(pixels))
+        return with_mirror(network, normalise(means.images(batch)))

@@ -62,9 +62,8 @@ class LabelNoise(Refiner):
     def seen(self, batch: Sequence[Known]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The segmenter's features (B, F, h, w) and logits (B, K, h', w') of images of one size."""
         dtype, device = self.means.dtype, self.means.device
-        pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(device)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            features = self.segmenter.trunk(normalise(pixels))
+            features = self.segmenter.trunk(normalise(self.means.images(batch)))
             logits = self.segmenter.head(features)
         return features["high"].float().cpu().numpy(), logits.float().cpu().numpy()
 

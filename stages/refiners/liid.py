@@ -154,9 +154,8 @@ class Liid(Refiner):
     def features(self, batch: Sequence[Known]) -> NDArray[np.float32]:
         """(B, C, h, w), of images of one size."""
         device, dtype = self.means.device, self.means.dtype
-        pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(device)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            return self.network(normalise(pixels)).float().cpu().numpy()
+            return self.network(normalise(self.means.images(batch))).float().cpu().numpy()
 
     def decide(self, surveys: Surveys) -> tuple[dict[str, NDArray], dict[str, float]]:
         """The cut of the whole set, block by block."""

@@ -87,8 +87,7 @@ class Psa(Refiner):
     def affinities(self, batch: Sequence[Known]) -> list[dict[Offset, NDArray[np.float32]]]:
         """The affinities of all pairs of cells, by offset, for each image of a batch of one size."""
         device, dtype = self.means.device, self.means.dtype
-        pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(device)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            features = self.network(normalise(pixels)).float()  # (B, 448, h, w)
+            features = self.network(normalise(self.means.images(batch))).float()  # (B, 448, h, w)
         found = {offset: a.cpu().numpy() for offset, a in feature_affinities(features, self.settings.radius).items()}
         return [{offset: of_all[index] for offset, of_all in found.items()} for index in range(len(batch))]

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from artifacts.dataset import Dataset
 from artifacts.score_maps import ScoreMap
@@ -28,6 +30,10 @@ class Means:
     device: torch.device
     dtype: torch.dtype | None = None
     workers: int = 1
+
+    def images(self, batch: Sequence[Known]) -> Tensor:
+        """Images of one size, uint8 (B, 3, H, W) on the device."""
+        return torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(self.device)
 
 
 class Refiner:

@@ -88,9 +88,8 @@ class Wsgcn(Refiner):
         A channel has the weight that it has in the boundary; means of image and mirrored copy.
         """
         dtype, device = self.means.dtype, self.means.device
-        pixels = torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(device)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            features = mean_with_mirror(self.network.features, normalise(pixels))
+            features = mean_with_mirror(self.network.features, normalise(self.means.images(batch)))
         weighted = features * self.network.boundary.weight[0]
         boundary = (weighted.sum(1) + self.network.boundary.bias).sigmoid()
         return weighted, boundary.cpu().numpy()
