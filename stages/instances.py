@@ -64,7 +64,7 @@ def check(config: InstancesConfig, inputs: InstancesInputs) -> None:
     spec = inputs.refiner.json("network.json", NetworkSpec)
     if not spec.options.get("displacement"):
         raise ConfigError(
-            f"{inputs.refiner.name!r} was trained without the displacement field, which instances need",
+            f"the network of {inputs.refiner.name!r} has no displacement field, which instances need",
             "semiseg train-refiner --method irn --set method.displacement=true",
         )
     if spec.class_names != list(images.dataset.class_names):

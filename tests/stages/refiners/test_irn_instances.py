@@ -126,7 +126,7 @@ def test_stopped_and_continued_and_by_processes_the_instances_are_the_same(space
 
 
 def test_a_network_without_displacements_is_refused(space, plain):
-    with pytest.raises(ConfigError, match="'plain' was trained without the displacement field"):
+    with pytest.raises(ConfigError, match="the network of 'plain' has no displacement field"):
         run(space, "instances", "x", INSTANCES, {"data": "data", "seeds": "seeds", "refiner": "plain"})
 
 
