@@ -68,7 +68,7 @@ class SeedsInputs(Inputs):
     predictions: Annotated[
         Artifact | None,
         Input(
-            ("predictions", "masks", "refined", "seeds"),
+            ("predictions", "masks", "refined"),
             "predicted masks of the images, for a classifier that needs them (conta)",
         ),
     ]

@@ -23,7 +23,7 @@ class TrainClassifierInputs(Inputs):
     predictions: Annotated[
         Artifact | None,
         Input(
-            ("predictions", "masks", "refined", "seeds"),
+            ("predictions", "masks", "refined"),
             "masks of the images, predicted by the segmenter of the round before (conta)",
             default=("predictions",),
             needed=lambda config, given: "predictions" in config.method.inputs(),

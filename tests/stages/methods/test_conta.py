@@ -264,3 +264,9 @@ def test_predict_refuses_it_as_a_filter_of_classes(training, classifier, executi
             {"data": "data", "segmenter": "segmenter", "classifier": "conta"},
             execution,
         )
+
+
+def test_sparse_seeds_are_not_taken_for_predicted_masks() -> None:
+    """Else `train-classifier --method conta` after `semiseg seeds` would take the seeds, the only masks there are."""
+    for stage in (STAGE, SEEDS):
+        assert "seeds" not in stage.takes["predictions"].kinds
