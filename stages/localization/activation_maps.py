@@ -257,7 +257,7 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)  # an image has 16 with four scales and mirrored copies; data sets have hundreds of sizes
 def _readers(length: int, scaled: int, stride: int, count: int, device: torch.device, mirrored: bool = False) -> Tensor:
     """Weights (cells of the score map, count) that read a map of the scaled (and mirrored) image at stride 4.
 

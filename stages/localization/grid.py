@@ -14,8 +14,10 @@ from PIL import Image
 from artifacts.cells import cells, on_copy
 from stages.engine.interpolation import interpolation_matrix
 
+MATRICES = 32  # kept for recent sizes: one has up to 1 MB for 500 pixels, and a data set may have hundreds of sizes
 
-@lru_cache(maxsize=256)
+
+@lru_cache(maxsize=MATRICES)
 def to_every_pixel(length: int, stride: float, count: int) -> NDArray[np.float32]:
     """The matrix (length, count) that resamples a map of `count` cells to every pixel."""
     return interpolation_matrix(np.arange(length), stride, count)
@@ -39,7 +41,7 @@ def resize_maps(
     return grown
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=MATRICES)
 def from_every_pixel(length: int, stride: int) -> NDArray[np.float32]:
     """The matrix (cells, length) of means over the pixels nearest to each cell."""
     count = cells(length, stride)
