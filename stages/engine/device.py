@@ -40,7 +40,7 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Returns the kept memory to the system, once. No effect without glibc."""
+    """Returns the memory kept so far to the system. No effect without glibc."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

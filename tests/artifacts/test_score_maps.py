@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -545,3 +546,18 @@ def test_more_shards_than_files_kept_open(tmp_path):
     for image_id in ids + ids[::-1]:
         assert maps[image_id].classes.tolist() == maps_of(image_id)[1]
     assert len(maps._files) <= 32
+
+
+def test_maps_that_wait_for_their_shard_need_little_memory(tmp_path):
+    ids = [f"i{number:02d}" for number in range(21)]
+    scores = np.repeat(np.linspace(0, 1, 10), 200 * 30).reshape(1, 200, 300)  # 120 kB as float16
+    with ScoreMapWriter(Writer(tmp_path), class_names=NAMES) as maps:
+        maps.plan(ids)
+        tracemalloc.start()
+        for image_id in ids[:-1]:
+            maps.add(image_id, scores, [1], size=scores.shape[1:], stride=1)
+        waiting, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        maps.add(ids[-1], scores, [1], size=scores.shape[1:], stride=1)
+    assert waiting < 20 * 120_000 / 10
+    np.testing.assert_array_equal(ScoreMaps(tmp_path)[ids[7]].scores, scores.astype(np.float16))

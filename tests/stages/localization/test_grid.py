@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -80,3 +82,12 @@ def test_a_cell_has_the_mean_of_the_pixels_nearest_to_it(size, stride, seed):
         for plane in maps
     ]
     np.testing.assert_allclose(cell_means(maps, stride), expected, atol=1e-5)
+
+
+def test_matrices_of_many_sizes_are_not_all_kept():
+    tracemalloc.start()
+    for length in range(400, 500):
+        resize_maps(np.zeros((1, cells(length, 4), 1)), (length, 1), 4)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 35 * 500 * 125 * 4  # all: 20 MB
