@@ -127,9 +127,11 @@ def classifier(run: Run, name: str, data: str) -> Path:
 
 
 def masks_given(run: Run, name: str, data: str) -> tuple[str, ...]:
-    """The masks that a classifier of the method is given with the images, as options: those of plain maps, or none."""
-    needed = "predictions" in METHODS[name].model_validate({"name": name}).inputs()
-    return ("--predictions", maps(run, "cam", data).name) if needed else ()
+    """The masks that a classifier of the method is given with the images, as options: plain maps' masks, or none."""
+    if "predictions" not in METHODS[name].model_validate({"name": name}).inputs():
+        return ()
+    made_of = ("--data", data, "--predictions", maps(run, "cam", data).name, "labels=tags")
+    return ("--predictions", run("crf", f"cam-{data}-masks", *made_of).name)
 
 
 def maps(run: Run, name: str, data: str) -> Path:
