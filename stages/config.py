@@ -58,9 +58,10 @@ class Config(pydantic.BaseModel):
 
 def _over_default(default: Config, given: dict[str, Any]) -> dict[str, Any]:
     """The given values over those of the field's default, which may differ from its class's: `mixing: {boxes: 2}` keeps
-    the method's share, not that of CutMix in general.
+    the method's share, not that of CutMix in general, and `optimizer: {lr: 1e-3}` the stage's optimiser. A mapping that
+    names another one (its shorthand) is complete.
     """
-    if default.shorthand or default.starts_anew:
+    if default.starts_anew or given.keys() & {default.shorthand, SHORTHAND}:
         return given
     merged: dict[str, Any] = {name: getattr(default, name) for name in default.model_fields_set}
     for name, value in given.items():

@@ -335,6 +335,20 @@ def test_a_part_that_is_given_leaves_the_rest_of_the_fields_own_default():
     assert (strong.blur, strong.cutout) == (0.0, 0.5)
 
 
+def test_a_learning_rate_alone_leaves_the_stage_its_optimizer():
+    """train-classifier has adamw, optimisers in general sgd: one that is named is taken as it is."""
+    from stages.methods.settings import TrainClassifierConfig
+
+    default = TrainClassifierConfig().optimizer
+    assert default.name == "adamw"
+    changed = build(TrainClassifierConfig, {"optimizer": {"lr": 0.01}}, "test").optimizer
+    assert changed == default.model_copy(update={"lr": 0.01})
+    for values in ({"optimizer": {"name": "sgd", "momentum": 0.5}}, {"optimizer": {"=": "sgd", "momentum": 0.5}}):
+        named = build(TrainClassifierConfig, values, "test").optimizer
+        assert named == type(default)(name="sgd", momentum=0.5)
+    assert build(TrainClassifierConfig, {"optimizer": "sgd"}, "test").optimizer == type(default)()
+
+
 def test_a_preset_starts_anew_whatever_the_default_was():
     from stages.methods.settings import TrainConfig
 
