@@ -10,6 +10,13 @@ from pydantic import Field
 from stages.config import Config
 
 Share = Annotated[float, Field(ge=0, le=1)]
+ImageLabels = Literal["ignore", "share", "exclude"]
+IMAGE_LABELS = (
+    "What the image-level labels do to a pseudo label. ignore: nothing (published). share: the background keeps its\n"
+    "probability, and that of all foreground classes together goes to the image's labels. exclude: absent classes get\n"
+    "probability 0, all others are renormalised; an object taken for an absent class becomes background.\n"
+    "Images without known labels are predicted as they are."
+)
 
 
 class AugmentationConfig(Config):
