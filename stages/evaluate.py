@@ -318,7 +318,7 @@ def _masks_in(folder: Path, note: Callable[[str], object]) -> dict[str, Path]:
 STAGE = Stage(
     name="evaluate",
     version=1,
-    summary="Score masks against ground truth: IoU of each class, mean IoU, pixel accuracy.",
+    summary="Score masks or score maps against ground truth: IoU of each class, mean IoU, pixel accuracy.",
     config=EvaluateConfig,
     inputs=EvaluateInputs,
     output="metrics",

@@ -32,7 +32,7 @@ def masks_of(artifact: Artifact, dataset: Dataset, ids: Sequence[str] = ()) -> M
     if missing := masks.missing(ids):
         raise DataError(
             f"{artifact.name} has no masks of {len(missing)} of {len(ids)} images, e.g. {missing[0]}",
-            "predict all splits that are used here: predict --split train,weak",
+            "predict all splits that are used here (predict --split train,weak), or import masks of all of them",
         )
     return masks
 
