@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.engine.config import OptimizerConfig
+from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import IGNORE, cross_entropy, share
 from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.randomness import derive_seed
@@ -31,7 +32,8 @@ class AdvSemSeg(Method):
     L_D = 1/2 [BCE(D([P(x), P(u)]), 0) + BCE(D(onehot y), 1)],  P without gradient
 
     D: the logits of the discriminator, s their sigmoid. It sees the C planes of P = softmax f alone, not the image.
-    Pixels whose label is 255, and padding, are left out everywhere.
+    Pixels whose label is 255, and padding, are left out everywhere. The argmax is of f shared among the labels of u:
+    `image_labels`.
     """
 
     def __init__(self, settings: AdvSemSegSettings, setup: Setup) -> None:
@@ -65,7 +67,7 @@ class AdvSemSeg(Method):
             scores = self._scores(fakes[1])
             fooled = real_or_fake(scores, True, unlabelled.valid)
             terms["adversarial_unlabelled"] = settings.adversarial_unlabelled * fooled
-            terms["pseudo"] = settings.weight * self._pseudo(logits, scores.detach(), unlabelled.valid, step)
+            terms["pseudo"] = settings.weight * self._pseudo(logits, scores.detach(), unlabelled, step)
         real = one_hot(labelled.label, self.setup.num_classes)
         return terms | {
             "discriminator": self._discriminator(torch.cat(fakes).detach(), torch.cat(counted), real, known)
@@ -77,13 +79,14 @@ class AdvSemSeg(Method):
         with frozen(discriminator):
             return discriminator(maps)
 
-    def _pseudo(self, logits: Tensor, scores: Tensor, valid: Tensor, step: int) -> Tensor:
+    def _pseudo(self, logits: Tensor, scores: Tensor, unlabelled: Batch, step: int) -> Tensor:
         """Cross-entropy with the network's own labels on the pixels with a high score of D; 0 before `start`."""
-        trusted = (scores[:, 0].sigmoid() >= self.settings.threshold) & valid
+        trusted = (scores[:, 0].sigmoid() >= self.settings.threshold) & unlabelled.valid
         if step < round(self.settings.start * self.setup.iterations):
             trusted = torch.zeros_like(trusted)
-        self.observe(trusted=share(trusted, valid))
-        return cross_entropy(logits, logits.detach().argmax(1).masked_fill(~trusted, IGNORE))
+        self.observe(trusted=share(trusted, unlabelled.valid))
+        label = respect_labels(logits.detach(), unlabelled.tags, self.settings.image_labels).argmax(1)
+        return cross_entropy(logits, label.masked_fill(~trusted, IGNORE))
 
     def _discriminator(self, fake: Tensor, counted: Tensor, real: Tensor, known: Tensor) -> Tensor:
         discriminator = self.networks["discriminator"]

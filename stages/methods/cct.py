@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError
+from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import squared_difference
 from stages.engine.method import Batch, Method, Setup, Sources, at_size, segment
 from stages.engine.randomness import derive_seed
@@ -37,7 +38,8 @@ class Cct(Method):
 
     e: backbone and neck, g: the segmenter's head, g_k: auxiliary decoders, p_k: their perturbations, of seven kinds,
     r: a sigmoid ramp. MSE is a mean over pixels and classes. The target passes no gradient: unlabelled images teach the
-    encoder and the auxiliary decoders, masks the encoder and the main one.
+    encoder and the auxiliary decoders, masks the encoder and the main one. The target is shared among the labels of its
+    image: `image_labels`.
     """
 
     def __init__(self, settings: CctSettings, setup: Setup) -> None:
@@ -58,7 +60,8 @@ class Cct(Method):
             return terms
         features = segmenter.trunk(unlabelled.image)
         with torch.no_grad():  # in train mode, as in the authors' code
-            target = at_size(segmenter.head(features), unlabelled, segmenter).softmax(1)
+            clean = at_size(segmenter.head(features), unlabelled, segmenter)
+            target = respect_labels(clean, unlabelled.tags, self.settings.image_labels).softmax(1)
         ramp = sigmoid_ramp(step, round(self.settings.ramp * self.setup.iterations))
         factor = self.settings.weight * ramp / len(self.kinds)
         for kind, decoder, changed in self._perturbed(features, target.argmax(1) > 0, step):

@@ -20,7 +20,8 @@ class Cpc(Cps):
     """L = CE(f_1(x), y) + CE(f_2(x), y) + lambda r(t) [MSE(P_1(z), sg P_2(z)) + MSE(P_2(z), sg P_1(z))]
 
     P = softmax f, sg: no gradient, r: a sigmoid ramp. z is labelled and unlabelled images together; with CutMix the
-    mixed unlabelled images, and sg P those of both images, mixed with the same boxes.
+    mixed unlabelled images, and sg P those of both images, mixed with the same boxes. sg P is shared among an image's
+    own labels before that: `image_labels`.
     """
 
     def weight(self, step: int) -> float:

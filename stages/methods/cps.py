@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import IGNORE, cross_entropy
 from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.streams import Stream
@@ -25,7 +26,8 @@ class Cps(Method):
     """L = CE(f_1(x), y) + CE(f_2(x), y) + lambda [CE(f_1(z), Y_2(z)) + CE(f_2(z), Y_1(z))],  Y_k = argmax f_k
 
     Without CutMix z is labelled and unlabelled images together; with CutMix z is the mixed unlabelled images, and
-    Y is the argmax of the logits of both images, mixed with the same boxes.
+    Y is the argmax of the logits of both images, mixed with the same boxes. The f_k that Y is made of are shared among
+    an image's own labels before that: `image_labels`.
     """
 
     def __init__(self, settings: MutualSettings, setup: Setup) -> None:
@@ -66,8 +68,10 @@ class Cps(Method):
         first, second = self.networks["segmenter"], self.networks["second"]
         boxes = draw_boxes(self.settings.mixing, unlabelled, self.setup.seed, step)
         with torch.no_grad():  # in train mode, as in the authors' code
-            told_1 = mix(segment(first, unlabelled), segment(first, partner), boxes)
-            told_2 = mix(segment(second, unlabelled), segment(second, partner), boxes)
+            told_1, told_2 = (
+                mix(*(self._told(segment(network, one), one.tags) for one in (unlabelled, partner)), boxes)
+                for network in (first, second)
+            )
         mixed = mix_batches(unlabelled, partner, boxes)
         return (
             self.cross(segment(first, mixed), told_2, mixed.valid),
@@ -78,5 +82,12 @@ class Cps(Method):
         first, second = self.networks["segmenter"], self.networks["second"]
         logits_1 = torch.cat([logits[0], segment(first, unlabelled)])
         logits_2 = torch.cat([logits[1], segment(second, unlabelled)])
-        valid = torch.cat([labelled.valid, unlabelled.valid])
-        return self.cross(logits_1, logits_2.detach(), valid), self.cross(logits_2, logits_1.detach(), valid)
+        valid, tags = torch.cat([labelled.valid, unlabelled.valid]), torch.cat([labelled.tags, unlabelled.tags])
+        return (
+            self.cross(logits_1, self._told(logits_2.detach(), tags), valid),
+            self.cross(logits_2, self._told(logits_1.detach(), tags), valid),
+        )
+
+    def _told(self, logits: Tensor, tags: Tensor) -> Tensor:
+        """What a network tells the other about images with these image-level labels."""
+        return respect_labels(logits, tags, self.settings.image_labels)

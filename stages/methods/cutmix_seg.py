@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import confident_squared_difference, share
 from stages.engine.method import Batch, Sources, segment
 from stages.engine.streams import Stream
@@ -26,7 +27,7 @@ class CutMixSeg(TeacherStudent):
     c = share of the pixels of the batch on which max_c mix(P_t(u0), P_t(u1)) >= .97
 
     P: softmax of student s and teacher t. c is of the joint batch; with confidence pixel, 1 on each such pixel alone.
-    V: pixels that are valid in the image they come from.
+    V: pixels that are valid in the image they come from. P_t is shared among the labels of its image: `image_labels`.
     """
 
     @classmethod
@@ -40,7 +41,10 @@ class CutMixSeg(TeacherStudent):
             return terms
         first, second = batch["unlabelled"], batch["partner"]
         boxes = draw_boxes(settings.mixing, first, self.setup.seed, step)
-        whole = [segment(self.teacher, samples).softmax(1) for samples in (first, second)]
+        whole = [
+            respect_labels(segment(self.teacher, samples), samples.tags, settings.image_labels).softmax(1)
+            for samples in (first, second)
+        ]
         mixed, target = mix_batches(first, second, boxes), mix(whole[0], whole[1], boxes)
         self.observe(confident=share(target.amax(1) >= settings.threshold, mixed.valid))
         consistency = confident_squared_difference(

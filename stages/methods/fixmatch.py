@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import share
 from stages.engine.method import Batch, Sources, segment
 from stages.engine.streams import Stream
@@ -29,6 +30,7 @@ class FixMatch(TeacherStudent):
     S(u): the strong view with a box of a partner, labels and valid pixels V cut with the same box. Labels of the
     image itself come from the pass in train mode through labelled and unlabelled images together; those of the
     partner from a pass in eval mode, so that partners leave no trace in BatchNorm. With a teacher, it gives both.
+    P(u) is shared among the image-level labels of u, before the box: `image_labels`.
     """
 
     @classmethod
@@ -43,7 +45,7 @@ class FixMatch(TeacherStudent):
         if self.labels_in_passing:
             joint = labelled.replace(image=torch.cat([labelled.image, unlabelled.image]))
             known, plain = segment(self.student, joint).split([len(labelled), len(unlabelled)])
-            own = pseudo_labels(plain)
+            own = self.labels_from(plain, unlabelled)
         else:
             known, own = segment(self.student, labelled), self.labels_of(unlabelled)
         self.observe(confident=share(own.confidence >= settings.threshold, unlabelled.valid))
@@ -64,6 +66,10 @@ class FixMatch(TeacherStudent):
     def labels_of(self, samples: Batch) -> PseudoLabels:
         """The teacher's labels, or the network's own in eval mode: without effect on BatchNorm, without dropout."""
         if self.settings.teacher is not None:
-            return pseudo_labels(segment(self.teacher, samples))
+            return self.labels_from(segment(self.teacher, samples), samples)
         with torch.no_grad(), evaluating(self.student):
-            return pseudo_labels(segment(self.student, samples))
+            return self.labels_from(segment(self.student, samples), samples)
+
+    def labels_from(self, logits: Tensor, samples: Batch) -> PseudoLabels:
+        """Those of logits (B, C, H, W), by the image-level labels of the samples."""
+        return pseudo_labels(respect_labels(logits.detach(), samples.tags, self.settings.image_labels))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stages.engine.config import OptimizerConfig
 from stages.engine.distributed import global_mean
+from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import IGNORE, squared_difference
 from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.randomness import derive_seed
@@ -36,7 +37,8 @@ class Gct(Method):
 
     F: the flaw detector. Q_k is P_k where it is the less flawed of the two, else the other's, without gradient; z is
     labelled and unlabelled images together, V their valid pixels; r: a sigmoid ramp; C_k: made of the difference of P_k
-    and the mask. Network 1 is published.
+    and the mask. The P that Q is made of are shared among the labels of their image: `image_labels`. Network 1 is
+    published.
     """
 
     def __init__(self, settings: GctSettings, setup: Setup) -> None:
@@ -57,11 +59,11 @@ class Gct(Method):
         samples, label = batch["strong"], batch["strong"].label
         guided = "flaw_detector" in self.networks
         if guided:  # both halves in one pass, as in the authors' code: one joint batch for BatchNorm
-            images, valid = (
+            images, valid, tags = (
                 torch.cat([getattr(half, part) for half in (samples, batch["unlabelled"])])
-                for part in ("image", "valid")
+                for part in ("image", "valid", "tags")
             )
-            samples = samples.replace(image=images, valid=valid)
+            samples = samples.replace(image=images, valid=valid, tags=tags)
         logits = [segment(self.networks[name], samples) for name in NUMBERED]
         terms = {
             f"supervised_{number}": self.supervised(found[: len(label)], label)
@@ -79,10 +81,14 @@ class Gct(Method):
         ]  # new tensors: `raw` is what the losses are made of
         both_bad = (flaws[0] > settings.threshold) & (flaws[1] > settings.threshold) & valid
         weight = settings.weight * sigmoid_ramp(step, round(settings.ramp * self.setup.iterations))
+        shared = [
+            probabilities(respect_labels(scores.detach(), samples.tags, settings.image_labels), valid)
+            for scores in logits
+        ]
         terms = {}
         for own, other, number in ((0, 1, "1"), (1, 0, "2")):
             correction = global_mean((raw[own].square() * both_bad).sum(), valid.sum())
-            target = less_flawed(found[own], found[other], flaws[own], flaws[other], settings.threshold)
+            target = less_flawed(shared[own], shared[other], flaws[own], flaws[other], settings.threshold)
             consistency = squared_difference(found[own], target, valid, reduction="mean")
             terms[f"flaw_correction_{number}"] = settings.flaw_correction * correction
             terms[f"consistency_{number}"] = weight * consistency

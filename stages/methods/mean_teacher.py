@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import confident_squared_difference, share, squared_difference
 from stages.engine.method import Batch, Sources, segment
 from stages.engine.streams import Stream
@@ -29,7 +30,8 @@ class MeanTeacher(TeacherStudent):
     P: softmax or logits of student s and teacher t, V: the valid pixels of z, which is labelled and unlabelled images
     together, or the unlabelled ones. Labelled and unlabelled images pass through the networks one kind after the other,
     as in TorchSemiSeg: BatchNorm sees them apart. With `joint_pass`, PixelSSL's, it sees them together, in the teacher
-    too. c is 1, or with a threshold the share of pixels on which the teacher is sure, as in cutmix-seg.
+    too. c is 1, or with a threshold the share of pixels on which the teacher is sure, as in cutmix-seg. Softmax P_t is
+    shared among the labels of its image: `image_labels`.
     """
 
     @classmethod
@@ -51,9 +53,11 @@ class MeanTeacher(TeacherStudent):
         else:
             targets = self._logits(self.teacher, *kinds[compared])
         found, target = torch.cat(logits[compared]), torch.cat(targets)
-        valid = torch.cat([labelled.valid, seen.valid][compared])
+        valid, tags = (
+            torch.cat([getattr(half, part) for half in (labelled, seen)][compared]) for part in ("valid", "tags")
+        )
         if settings.consistency == "softmax":
-            found, target = found.softmax(1), target.softmax(1)
+            found, target = found.softmax(1), respect_labels(target, tags, settings.image_labels).softmax(1)
         weight = settings.weight * sigmoid_ramp(step, round(settings.ramp * self.setup.iterations))
         if settings.threshold == 0:
             return terms | {

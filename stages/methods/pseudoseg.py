@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.engine.config import ImageLabels
 from stages.engine.distributed import sum_over_processes, world_size
+from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import IGNORE, cross_entropy, multilabel_soft_margin, share, soft_cross_entropy
 from stages.engine.method import Batch, Method, Setup, Sources, at_size, segment
 from stages.engine.randomness import derive_seed
@@ -33,6 +35,7 @@ class PseudoSeg(Method):
     q = p^(1/T) / sum_c p_c^(1/T),  p = (softmax(f(u) / s) + softmax(a(u) / s)) / 2,  T = .5
 
     f: the segmenter, t: image labels from its trunk, a: the logits of the Grad-CAM head, s: the scale of both logits.
+    Each softmax in p is shared among the image-level labels of u: `image_labels`.
     """
 
     def __init__(self, settings: PseudoSegSettings, setup: Setup) -> None:
@@ -65,7 +68,7 @@ class PseudoSeg(Method):
         }
         with torch.no_grad():  # in train mode, as in the authors' code
             logits, coarse, _ = self._both(unlabelled, None)
-            target = fuse(logits, coarse, settings.temperature)
+            target = fuse(logits, coarse, settings.temperature, unlabelled.tags, settings.image_labels)
             confident = target.amax(1, keepdim=True) >= settings.threshold  # counted among the valid all the same
         self.observe(confident=share(confident[:, 0], unlabelled.valid))
         strong = strong_view(unlabelled, settings.strong, self.setup.seed, step)
@@ -92,14 +95,15 @@ def tags_of(label: Tensor, num_classes: int) -> Tensor:
     return known.flatten(1, 2).any(1)[:, 1:]
 
 
-def fuse(logits: Tensor, coarse: Tensor, temperature: float) -> Tensor:
+def fuse(logits: Tensor, coarse: Tensor, temperature: float, tags: Tensor, image_labels: ImageLabels) -> Tensor:
     """Calibrated fusion of two heads' logits (B, C, H, W) into soft labels: both through one common scale.
 
     p = (softmax(f / s) + softmax(a / s)) / 2, s the root of the mean square of all logits of both heads in the joint
-    batch; q = p^(1/T), divided by its sum over the classes.
+    batch; q = p^(1/T), divided by its sum over the classes. Each softmax is shared among the image-level labels `tags`.
     """
     squares = (logits.square().mean() + coarse.square().mean()) / 2
     scale = (sum_over_processes(squares) / world_size() + 1e-8).rsqrt()
-    mean = ((logits * scale).softmax(1) + (coarse * scale).softmax(1)) / 2
+    heads = [respect_labels(head * scale, tags, image_labels).softmax(1) for head in (logits, coarse)]
+    mean = (heads[0] + heads[1]) / 2
     sharp = mean ** (1 / temperature)
     return sharp / sharp.sum(1, keepdim=True)

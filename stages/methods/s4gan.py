@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stages.engine.config import OptimizerConfig
 from stages.engine.distributed import sum_over_processes
+from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import IGNORE, cross_entropy
 from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.randomness import derive_seed
@@ -32,7 +33,8 @@ class S4Gan(Method):
     L_D = 1/2 [BCE(D(P(u), u), 0) + BCE(D(onehot y, x), 1)],  P without gradient
 
     h: the last features of the discriminator D, s: its sigmoid, E: the mean over the joint batch; m = .1, c = 1,
-    g = .6. The last term takes or leaves whole images. All images D sees have values in 0..1.
+    g = .6. The last term takes or leaves whole images, and its argmax is of f shared among their labels:
+    `image_labels`. All images D sees have values in 0..1.
     """
 
     def __init__(self, settings: S4GanSettings, setup: Setup) -> None:
@@ -66,18 +68,19 @@ class S4Gan(Method):
         matching = mean_difference(real_features.detach(), features)
         return terms | {
             "feature_matching": self.settings.feature_matching * matching,
-            "pseudo": self.settings.weight * self._pseudo(logits, scores.detach(), unlabelled.valid, step),
+            "pseudo": self.settings.weight * self._pseudo(logits, scores.detach(), unlabelled, step),
             "discriminator": 0.5 * (real_or_fake(caught, False) + real_or_fake(real, True)),
         }
 
-    def _pseudo(self, logits: Tensor, scores: Tensor, valid: Tensor, step: int) -> Tensor:
+    def _pseudo(self, logits: Tensor, scores: Tensor, unlabelled: Batch, step: int) -> Tensor:
         """Cross-entropy with the network's own labels of the images that D scores as real; 0 while D warms up."""
         chosen = scores.float().sigmoid() > self.settings.threshold  # (B,)
         if step < round(self.settings.warmup * self.setup.iterations):
             chosen = chosen & False
         self.observe(chosen=chosen.float().mean())
-        taught = valid & chosen[:, None, None]
-        return cross_entropy(logits, logits.detach().argmax(1).masked_fill(~taught, IGNORE))
+        taught = unlabelled.valid & chosen[:, None, None]
+        label = respect_labels(logits.detach(), unlabelled.tags, self.settings.image_labels).argmax(1)
+        return cross_entropy(logits, label.masked_fill(~taught, IGNORE))
 
 
 def between_0_and_1(images: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from stages.engine.method import Method, Setup, Sources
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import MaskFolder, SampleMaker, Stream
 from stages.methods import load_method
+from stages.methods.settings.base import LabellingSettings
 from stages.networks.weights import read_state
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def train_network(
         maps=sources.maps,
     )
     if distributed.rank() == 0:
+        if note := use_of_image_labels(config.method, streams, dataset):
+            execution.progress.note(note)
         for name, stream in streams.items():
             if (number := len({entry.image_id for entry in stream.entries})) < stream.batch_size:
                 execution.progress.note(
@@ -121,6 +124,22 @@ def label_sources(
         for name, folder in mask_folders.items()
     }
     return Sources(strong, weak, frozenset({"masks", *folders}), dataset, unlabelled, folders=folders, maps=maps or {})
+
+
+def use_of_image_labels(settings: Any, streams: Mapping[str, Stream], dataset: Dataset) -> str:
+    """What `settings` make of the image-level labels of the images that the networks label; "" where nothing."""
+    if not isinstance(settings, LabellingSettings) or settings.image_labels == "ignore":
+        return ""
+    masked = settings.labels_masked()
+    labelled = {e.image_id for stream in streams.values() for e in stream.entries if masked or e.label is None}
+    known = sum(dataset.has_tags(image_id) for image_id in labelled)
+    if known == 0 or getattr(settings, "weight", 1) == 0:
+        return ""
+    does = {"share": "share the foreground among", "exclude": "leave out the classes that are not among"}
+    return (
+        f"pseudo labels {does[settings.image_labels]} the image-level labels of {known} of {len(labelled)} "
+        f"{'' if masked else 'unlabelled '}images; --set method.image_labels=ignore: as published"
+    )
 
 
 def snapshot_steps(iterations: int, snapshots: int) -> list[int]:

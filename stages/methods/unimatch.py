@@ -18,7 +18,7 @@ from stages.engine.losses import share
 from stages.engine.method import Batch, at_size, segment
 from stages.methods.fixmatch import FixMatch
 from stages.methods.parts.perturbations import channel_dropout, image_generators
-from stages.methods.parts.strong_weak import confident_cross_entropy, pseudo_labels, strong_mix
+from stages.methods.parts.strong_weak import confident_cross_entropy, strong_mix
 from stages.networks import Segmenter
 from stages.networks.blocks import Features
 
@@ -38,7 +38,7 @@ class UniMatch(FixMatch):
             return {"supervised": self.supervised(segment(network, labelled), labelled.label)}
         others = self.labels_of(partner)
         known, plain, perturbed = self._with_perturbed(network, labelled, unlabelled, step)
-        own = pseudo_labels(plain) if self.labels_in_passing else self.labels_of(unlabelled)
+        own = self.labels_from(plain, unlabelled) if self.labels_in_passing else self.labels_of(unlabelled)
         self.observe(confident=share(own.confidence >= settings.threshold, unlabelled.valid))
         views = [
             strong_mix((unlabelled, partner), (own, others), settings.strong, settings.mixing, self.setup.seed, step, n)

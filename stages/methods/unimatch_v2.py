@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import share
 from stages.engine.method import Batch, Sources, at_size, segment
 from stages.engine.streams import Stream
 from stages.methods.parts.batch_shares import strong_and_unlabelled
 from stages.methods.parts.perturbations import complementary_masks
-from stages.methods.parts.strong_weak import confident_cross_entropy, pseudo_labels, strong_mix
+from stages.methods.parts.strong_weak import PseudoLabels, confident_cross_entropy, pseudo_labels, strong_mix
 from stages.methods.parts.teacher_student import TeacherStudent
 from stages.methods.settings.unimatch_v2 import UniMatchV2Settings
 
@@ -28,8 +29,8 @@ class UniMatchV2(TeacherStudent):
     """L = (1 - w) CE(f(x), y) + w (L_s1 + L_s2) / 2,  w = 1/2, tau = .95
     L_k = 1/|V| sum_V [max P_t(u) >= tau] CE(g(m_k e(S_k(u))), argmax P_t(u)),  m_1 + m_2 = 2
 
-    P_t: of the teacher, e trunk and g head of the student, m_k: factors of the channels, the same on all levels of the
-    features.
+    P_t: of the teacher, shared among the image-level labels of u (`image_labels`); e trunk and g head of the student,
+    m_k: factors of the channels, the same on all levels of the features.
     """
 
     @classmethod
@@ -41,7 +42,7 @@ class UniMatchV2(TeacherStudent):
         supervised = self.supervised(segment(self.student, labelled), labelled.label)
         if settings.weight == 0:
             return {"supervised": supervised}
-        given = pseudo_labels(segment(self.teacher, pair[0])), pseudo_labels(segment(self.teacher, pair[1]))
+        given = self._labels_of(pair[0]), self._labels_of(pair[1])
         self.observe(confident=share(given[0].confidence >= settings.threshold, pair[0].valid))
         views = [
             strong_mix(pair, given, settings.strong, settings.mixing, self.setup.seed, step, number)
@@ -53,6 +54,11 @@ class UniMatchV2(TeacherStudent):
             loss = confident_cross_entropy(found, labels, view.valid, settings.threshold)
             terms[f"strong_{number}"] = settings.weight / 2 * loss
         return terms
+
+    def _labels_of(self, samples: Batch) -> PseudoLabels:
+        """The teacher's, by the image-level labels of the samples."""
+        logits = segment(self.teacher, samples)
+        return pseudo_labels(respect_labels(logits, samples.tags, self.settings.image_labels))
 
     def _with_half_the_channels(self, views: Sequence[Batch], step: int) -> Sequence[Tensor]:
         """Logits (B, C, H, W) of two views, in one pass; levels of equal width have equal factors."""

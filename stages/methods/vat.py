@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import confident_squared_difference, share
 from stages.engine.method import Batch, Sources, at_size, segment
 from stages.engine.streams import Stream
@@ -33,7 +34,7 @@ class Vat(TeacherStudent):
 
     P: softmax of student s and teacher t, d: the unit direction that changes the prediction most, r: the radius; with
     level feature it is added to the features of u. c: the share of the joint batch's pixels on which the teacher
-    reaches the threshold, or 1 on each such pixel alone.
+    reaches the threshold, or 1 on each such pixel alone. P_t is shared among the labels of its image: `image_labels`.
     """
 
     @classmethod
@@ -45,7 +46,8 @@ class Vat(TeacherStudent):
         terms = {"supervised": self.supervised(segment(self.student, labelled), labelled.label)}
         if settings.weight == 0:
             return terms
-        target = segment(self.teacher, unlabelled).softmax(1)
+        teacher = segment(self.teacher, unlabelled)
+        target = respect_labels(teacher, unlabelled.tags, settings.image_labels).softmax(1)
         self.observe(confident=share(target.amax(1) >= settings.threshold, unlabelled.valid))
         changed = self._changed_images if settings.level == "image" else self._changed_features
         consistency = confident_squared_difference(

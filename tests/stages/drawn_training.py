@@ -40,6 +40,7 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     "mean-teacher-logits": {
         "name": "mean-teacher",
         "consistency": "logits",
+        "image_labels": "ignore",
         "reduction": "sum",
         "images": "unlabelled",
         "weight": 10.0,
@@ -76,6 +77,9 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     "unimatch": {"name": "unimatch", "threshold": 0.26},
     "unimatch-v2": {"name": "unimatch-v2", "threshold": 0.26},
 }
+for _settings in CASES.values():
+    if "image_labels" in METHODS[_settings["name"]].model_fields:
+        _settings.setdefault("image_labels", "share")
 
 
 def draw(index: int) -> tuple[np.ndarray, np.ndarray]:

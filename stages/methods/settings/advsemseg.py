@@ -12,11 +12,11 @@ from stages.engine.config import (
 from stages.methods.settings.base import (
     Card,
     DiscriminatorSettings,
-    SemiSupervisedSettings,
+    LabellingSettings,
 )
 
 
-class AdvSemSegSettings(SemiSupervisedSettings):
+class AdvSemSegSettings(LabellingSettings):
     """Hung et al., BMVC 2018: a discriminator judges every predicted pixel; those it trusts are pseudo labels."""
 
     card: ClassVar[Card] = Card(

@@ -16,7 +16,9 @@ from pydantic import Field
 
 from stages.config import Config
 from stages.engine.config import (
+    IMAGE_LABELS,
     CutMixSettings,
+    ImageLabels,
     OptimizerConfig,
     Share,
     StrongAugmentationSettings,
@@ -107,7 +109,17 @@ class SemiSupervisedSettings(MethodSettings):
     )
 
 
-class TeacherStudentSettings(SemiSupervisedSettings):
+class LabellingSettings(SemiSupervisedSettings):
+    """Base of the settings of methods whose networks label images in every step."""
+
+    image_labels: ImageLabels = Field("share", description=IMAGE_LABELS)
+
+    def labels_masked(self) -> bool:
+        """Whether the networks label the images with masks, too."""
+        return False
+
+
+class TeacherStudentSettings(LabellingSettings):
     """Base of the settings of methods with an averaged teacher."""
 
     teacher: TeacherSettings | None = Field(TeacherSettings(), description="The average of the network over the steps.")
@@ -163,7 +175,7 @@ class ConfidentSettings(TeacherStudentSettings):
     )
 
 
-class MutualSettings(SemiSupervisedSettings):
+class MutualSettings(LabellingSettings):
     """The common part of cps and cpc."""
 
     cutmix: bool = Field(True, description="Mix two unlabelled images with random boxes (CutMix).")
@@ -176,6 +188,9 @@ class MutualSettings(SemiSupervisedSettings):
     ignore_padding: bool = Field(
         True, description="Leave padded pixels out of the unlabelled loss; the authors' code of CPS keeps them in."
     )
+
+    def labels_masked(self) -> bool:
+        return not self.cutmix
 
 
 class StudentSettings(SemiSupervisedSettings):
@@ -198,7 +213,7 @@ class StudentSettings(SemiSupervisedSettings):
         return ("weak_labels",) if self.weight > 0 else ()
 
 
-class StrongWeakSettings(SemiSupervisedSettings):
+class StrongWeakSettings(LabellingSettings):
     """The common part of FixMatch, UniMatch and UniMatch V2. Published values: the code of UniMatch and UniMatch V2."""
 
     weight: Share = Field(

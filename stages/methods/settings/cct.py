@@ -13,7 +13,7 @@ from stages.engine.config import (
 )
 from stages.methods.settings.base import (
     Card,
-    SemiSupervisedSettings,
+    LabellingSettings,
 )
 
 
@@ -39,7 +39,7 @@ class CctDecoders(Config):
         return self
 
 
-class CctSettings(SemiSupervisedSettings):
+class CctSettings(LabellingSettings):
     """Ouali et al., CVPR 2020: auxiliary decoders learn, from perturbed features, the main one's predictions.
 
     Published values: the paper's and those of the config of its code.

@@ -13,11 +13,11 @@ from stages.engine.config import (
 from stages.methods.settings.base import (
     Card,
     DiscriminatorSettings,
-    SemiSupervisedSettings,
+    LabellingSettings,
 )
 
 
-class GctSettings(SemiSupervisedSettings):
+class GctSettings(LabellingSettings):
     """Ke et al., ECCV 2020: two networks, and a detector that finds the less flawed of their predictions."""
 
     card: ClassVar[Card] = Card(
@@ -57,3 +57,6 @@ class GctSettings(SemiSupervisedSettings):
         description="The flaw detector F. Published: 64 to 512 channels, all but the first twice, Adam with 1e-4\n"
         "times the number of GPUs: 4 for batches of 16.",
     )
+
+    def labels_masked(self) -> bool:
+        return True

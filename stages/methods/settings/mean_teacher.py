@@ -85,3 +85,15 @@ class MeanTeacherSettings(TeacherStudentSettings):
         if self.threshold > 0 and self.consistency == "logits":
             raise ValueError("a threshold is one of probabilities: it goes with consistency softmax")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _probabilities_are_shared(self) -> MeanTeacherSettings:
+        if self.image_labels != "ignore" and self.consistency == "logits":
+            raise ValueError(
+                f"image_labels {self.image_labels} acts on probabilities, and consistency is of logits: "
+                "image_labels=ignore (published), or consistency=softmax"
+            )
+        return self
+
+    def labels_masked(self) -> bool:
+        return self.images == "all"

@@ -12,11 +12,11 @@ from stages.engine.config import (
 )
 from stages.methods.settings.base import (
     Card,
-    SemiSupervisedSettings,
+    LabellingSettings,
 )
 
 
-class PseudoSegSettings(SemiSupervisedSettings):
+class PseudoSegSettings(LabellingSettings):
     """Zou et al., ICLR 2021: two heads fused on the weak view teach the strong view.
 
     Published values: the paper's and those of the flags of its code.

@@ -12,11 +12,11 @@ from stages.engine.config import (
 from stages.methods.settings.base import (
     Card,
     DiscriminatorSettings,
-    SemiSupervisedSettings,
+    LabellingSettings,
 )
 
 
-class S4GanSettings(SemiSupervisedSettings):
+class S4GanSettings(LabellingSettings):
     """Mittal et al., PAMI 2021: a discriminator of images matches features, and chooses images for pseudo labels."""
 
     card: ClassVar[Card] = Card(

@@ -43,6 +43,8 @@ def case(training):
     def build(name: str, batch_size: int = 4, seed: int = 0, network: Any = None, **settings: Any) -> Case:
         if name == "dmt":
             settings.setdefault("labelled_share", 0.25)  # its default is half an image of four
+        if "image_labels" in METHODS[name].model_fields:
+            settings.setdefault("image_labels", "ignore")  # as published
         small = {"preset": "tiny", "dropout": 0.0}
         if METHODS[name].card.output == "segmenter":
             small |= {"head_channels": 16, "neck_layers": 1, "neck_channels": 16}

@@ -20,21 +20,26 @@ from stages.methods.settings.pseudoseg import PseudoSegSettings
 from tests.stages import drawn_training
 
 
+def fused(logits, coarse, temperature):
+    """The fusion where no image-level labels are known."""
+    return fuse(logits, coarse, temperature, torch.full((len(logits), logits.shape[1] - 1), math.nan), "share")
+
+
 def test_fusion_of_one_pixel_by_hand():
     """f = (3, 0), a = (0, 1): s^2 = (9 + 1) / 4; p_0 = (1/(1+e^-3/s) + 1/(1+e^1/s)) / 2; squared and normalised."""
     s = math.sqrt(10 / 4)
     p = (1 / (1 + math.exp(-3 / s)) + 1 / (1 + math.exp(1 / s))) / 2
     q = p**2 / (p**2 + (1 - p) ** 2)
     logits, coarse = torch.tensor([3.0, 0.0]).view(1, 2, 1, 1), torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
-    assert fuse(logits, coarse, 0.5)[0, :, 0, 0].tolist() == pytest.approx([q, 1 - q], rel=1e-5)
-    assert fuse(logits, coarse, 1.0)[0, :, 0, 0].tolist() == pytest.approx([p, 1 - p], rel=1e-5)
+    assert fused(logits, coarse, 0.5)[0, :, 0, 0].tolist() == pytest.approx([q, 1 - q], rel=1e-5)
+    assert fused(logits, coarse, 1.0)[0, :, 0, 0].tolist() == pytest.approx([p, 1 - p], rel=1e-5)
 
 
 def test_fusion_does_not_depend_on_a_common_scale():
     random = torch.Generator().manual_seed(0)
     logits, coarse = torch.randn(2, 2, 5, 3, 3, generator=random)
-    torch.testing.assert_close(fuse(logits, coarse, 0.5), fuse(7 * logits, 7 * coarse, 0.5), rtol=1e-4, atol=1e-5)
-    assert torch.isfinite(fuse(torch.zeros(1, 5, 3, 3), torch.zeros(1, 5, 3, 3), 0.5)).all()
+    torch.testing.assert_close(fused(logits, coarse, 0.5), fused(7 * logits, 7 * coarse, 0.5), rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(fused(torch.zeros(1, 5, 3, 3), torch.zeros(1, 5, 3, 3), 0.5)).all()
 
 
 def test_tags_are_the_classes_of_the_crop():
@@ -71,7 +76,7 @@ def test_terms_are_torchs_means(case):
     torch.testing.assert_close(losses["grad_cam"], F.cross_entropy(coarse, labelled.label, ignore_index=255))
     torch.testing.assert_close(losses["tags"], F.binary_cross_entropy_with_logits(scores, tags.float()))
     logits, coarse, _ = method._both(unlabelled, None)
-    target = fuse(logits, coarse, 0.5)
+    target = fused(logits, coarse, 0.5)
     strong = strong_view(unlabelled, PseudoSegSettings().strong, 0, 0)
     pixels = -(target * segment(method.segmenter, strong).log_softmax(1)).sum(1)
     assert strong.valid.sum() < valid.sum()  # a cutout, beside the padding
@@ -104,7 +109,7 @@ def test_pixels_below_the_threshold_teach_nothing_and_are_counted(case):
     unlabelled, method = made.batch["unlabelled"], made.method
     losses, strong = made.losses(), strong_view(unlabelled, method.settings.strong, 0, 0)
     with torch.no_grad():
-        target = fuse(*method._both(unlabelled, None)[:2], method.settings.temperature)
+        target = fused(*method._both(unlabelled, None)[:2], method.settings.temperature)
     pixels = -(target * segment(method.segmenter, strong).log_softmax(1)).sum(1)
     sure = target.amax(1) >= 0.5
     assert 0.1 < sure[strong.valid].float().mean() < 0.9
