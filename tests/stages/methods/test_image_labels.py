@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from stages.methods import METHODS
 from stages.methods.settings.base import LabellingSettings
