@@ -2,11 +2,12 @@
 
     semiseg seeds --data data --classifier classifier
     semiseg seeds --data data --maps seeds --name dense --set labels=dense --set labels.background.score=0.3
+    semiseg seeds --data data --set source=clip --set source.weights=ViT-B-16.pt
 
 The artifact holds multi-scale class-activation maps (scores/, HDF5), the saliency that was computed (saliency/, PNG)
 and the label maps made of both (masks/, indexed PNG, 255 = unknown). `maps` takes the maps of earlier
-seeds, or refined ones, so that thresholds can be tried without the network. A classifier of conta is given predicted
-masks with the images (--predictions).
+seeds, or refined ones, so that thresholds can be tried without the network. With source=clip they are of CLIP, and no
+classifier is needed. A classifier of conta is given predicted masks with the images (--predictions).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from stages.contract import Execution, Input, Inputs, Stage, has_snapshots
 from stages.localization.seeds_config import (
     ActivationBackground,
     ActivationMapConfig,
+    ClipSource,
     ComputedSaliency,
     ConstantBackground,
     DenseRule,
@@ -46,8 +48,9 @@ SHARD_SIZE = 500  # images in one file of class-activation maps
 
 
 def _classifier_needed(config: SeedsConfig, given: Collection[str]) -> bool:
-    """Unless score maps are reused and the background does not come from the classifier."""
-    return "maps" not in given or isinstance(config.labels.background, GradientBackground)
+    """Unless score maps are reused or of CLIP, and the background does not come from the classifier."""
+    by_classifier = "maps" not in given and not isinstance(config.source, ClipSource)
+    return by_classifier or isinstance(config.labels.background, GradientBackground)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def check(config: SeedsConfig, inputs: SeedsInputs) -> None:
     """Refuses inputs that do not belong together, and a saliency folder with missing files."""
     from artifacts.dataset import Dataset
     from stages.data.images import ids_of
+    from stages.localization.clip_texts import check_clip
 
     dataset, classifier, maps = Dataset(inputs.data), inputs.classifier, inputs.maps
     dataset.require_background("the stage seeds")
@@ -87,6 +91,10 @@ def check(config: SeedsConfig, inputs: SeedsInputs) -> None:
         found = network_class_names(classifier)
         _same_classes(found, dataset.class_names, f"classifier {classifier.name!r}")
     _check_predictions(inputs, dataset, ids)
+    if isinstance(config.source, ClipSource) and maps is None:
+        if classifier is not None and not isinstance(background, GradientBackground):
+            raise ConfigError("the input classifier has no effect with source: clip", "leave out --classifier")
+        check_clip(config.source, dataset.class_names)
     joined = config.cam.snapshots == "all" and maps is None
     if classifier is not None and joined and not has_snapshots(classifier):
         raise ConfigError(
@@ -142,6 +150,8 @@ def _check_maps(config: SeedsConfig, maps: Artifact, class_names: Sequence[str],
             f"e.g. {missing[0]}",
             "choose the splits it was made for, or compute the maps: leave out --maps",
         )
+    if isinstance(config.source, ClipSource):
+        raise ConfigError("source has no effect with the input maps", "leave out source, or --maps")
     made = maps.recorded("config", "cam", dict) if maps.kind == "seeds" else {}
     if config.cam not in (ActivationMapConfig.model_validate({}), mistakes(ActivationMapConfig, made)[0]):
         raise ConfigError(
@@ -177,7 +187,7 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     everything = ids_of(dataset, config.splits)
     same = maps.path if maps and _same_saliency(config, maps) else None
     job = LabelJob(inputs.data.path, writer, config.labels, same, config.max_pixels)
-    source = _Source(config, inputs, dataset, everything, execution)
+    source = _Source(config, inputs, dataset, everything, execution, writer)
     if execution.rank == 0 and (large := large_images(dataset, everything, config.max_pixels)):
         execution.progress.note(
             f"{large:,} of {len(everything):,} images have more than {config.max_pixels:,} pixels: a copy of so many "
@@ -189,6 +199,8 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     scores.plan(everything, index=execution.rank == 0)
     if execution.rank == 0 and source.partners:
         writer.write_json("partners.json", source.partners)
+    if execution.rank == 0 and source.clip is not None:
+        source.clip.store_vectors()
     source.barrier()  # every rank reads the index
     shards = share_of(scores.shards, execution, scores.holds, len)
     masks = images_of(shards, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
@@ -218,7 +230,7 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
         "images": {split: len(dataset.ids(split)) for split in config.splits},
         "mode": config.labels.mode,
         "background": config.labels.background.kind,
-        "maps": f"of artifact {maps.name}" if maps else "computed",
+        "maps": f"of artifact {maps.name}" if maps else "of CLIP" if source.clip else "computed",
         "empty_maps": empty,
         "quality": quality,
         "device": source.device_name,
@@ -226,10 +238,16 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
 
 
 class _Source:
-    """Where score maps come from: an earlier artifact, or the classifier (loaded when first needed)."""
+    """Where score maps come from: an earlier artifact, CLIP, or the classifier (both loaded when first needed)."""
 
     def __init__(
-        self, config: SeedsConfig, inputs: SeedsInputs, dataset: Any, ids: Sequence[str], execution: Execution
+        self,
+        config: SeedsConfig,
+        inputs: SeedsInputs,
+        dataset: Any,
+        ids: Sequence[str],
+        execution: Execution,
+        writer: Writer,
     ) -> None:
         from stages.localization.predicted_masks import masks_of
 
@@ -238,13 +256,19 @@ class _Source:
         self.masks = None if inputs.predictions is None else masks_of(inputs.predictions, dataset)
         self._classifier: Any = None
         self.device_name = "cpu"
+        self.clip: Any = None
+        if isinstance(config.source, ClipSource) and self.earlier is None:
+            from stages.localization.clip_source import ClipMaps
+
+            self.clip = ClipMaps(config.source, dataset, config.max_pixels, writer, execution)
+            self.device_name = self.clip.device_name
 
     @functools.cached_property
     def partners(self) -> dict[str, list[str]] | None:
         """Of a classifier that looks at images in groups, the others of each image's group."""
         from stages.localization.partners import partners_of
 
-        number = 0 if self.earlier else getattr(self._network()[0], "partners", 0)
+        number = 0 if self.earlier or self.clip else getattr(self._network()[0], "partners", 0)
         return partners_of(self.dataset, self.ids, number) if number else None
 
     def _snapshots(self) -> list[Any]:
@@ -262,6 +286,8 @@ class _Source:
 
             earlier = ScoreMaps(self.earlier)
             return (self._fitting(earlier[image_id]) for image_id in ids)
+        if self.clip is not None:
+            return iter(self.clip.maps(ids))
         from stages.engine.device import autocast_dtype
         from stages.localization.activation_maps import class_activation_maps, for_inference
 

@@ -9,6 +9,7 @@ import pydantic
 from pydantic import Field, PositiveFloat
 
 from stages.config import Config, External
+from stages.localization.clip_config import ClassifierSource, ClipSource
 
 SALIENT = 0.125  # 32 / 255
 MAX_PIXELS = 2_100_000  # an image of 1024 x 2048 is not reduced
@@ -22,7 +23,7 @@ def _usually(key: str, value: str | float) -> pydantic.BeforeValidator:
 
 
 class ActivationMapConfig(Config):
-    """How class-activation maps are made. Not used with the input `maps`."""
+    """How class-activation maps of a classifier are made. Not used with the input `maps`, nor with source: clip."""
 
     scales: tuple[PositiveFloat, ...] = Field(
         (0.5, 1.0, 1.5, 2.0),
@@ -194,7 +195,15 @@ class SeedsConfig(Config):
     splits: tuple[Literal["train", "holdout", "weak", "val"], ...] = Field(
         ("train", "weak"), min_length=1, description="Splits of the data set whose images are labelled."
     )
-    cam: ActivationMapConfig = Field(ActivationMapConfig.model_validate({}), description="The class-activation maps.")
+    source: ClassifierSource | ClipSource = Field(
+        ClassifierSource(),
+        discriminator="name",
+        description="What finds the objects. classifier: one that was trained (train-classifier). clip: CLIP, by the\n"
+        "texts of the classes, without training (CLIP-ES). Not used with the input maps.",
+    )
+    cam: ActivationMapConfig = Field(
+        ActivationMapConfig.model_validate({}), description="The class-activation maps of a classifier."
+    )
     max_pixels: int = Field(
         MAX_PIXELS,
         ge=1024,
@@ -208,3 +217,9 @@ class SeedsConfig(Config):
             "labels. mode saliency: masks by saliency, 255 where sources disagree (DRS, Group-WSSS).",
         )
     )
+
+    @pydantic.model_validator(mode="after")
+    def _no_cam_of_clip(self) -> SeedsConfig:
+        if isinstance(self.source, ClipSource) and self.cam != ActivationMapConfig.model_validate({}):
+            raise ValueError("cam is of classifiers, and has no effect with source: clip, whose settings are source.*")
+        return self

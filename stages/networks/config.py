@@ -28,6 +28,11 @@ HeadName = Literal["largefov", "aspp", "deeplabv3plus", "fcn", "dpt"]
 
 TIMM_PREFIX = "timm:"
 TIMM_INSTALL = "pip install 'semiseg[timm]'"
+CLIP_INSTALL = "pip install 'semiseg[clip]'"
+CLIP_WEIGHTS = (
+    "set source.weights to a file: OpenAI's ViT-B-16.pt, or one of open_clip; or to ViT-B-16:openai, which is "
+    "downloaded; or to none, to try the commands"
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,134 @@
+"""Settings of CLIP as a source of maps (`seeds --set source=clip`): weights, texts, and how attention spreads the maps.
+
+No torch here. The published numbers are those of Lin et al., "CLIP is Also an Efficient Segmenter: A Text-Driven
+Approach for Weakly Supervised Semantic Segmentation", CVPR 2023.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+from stages.config import Config, External
+
+NO_WEIGHTS = "none"
+TEXT_SETS: dict[str, dict[str, str]] = {
+    "names": {},
+    "voc": {
+        "bird": "bird avian",
+        "chair": "chair seat",
+        "person": "person with clothes,people,human",
+        "tvmonitor": "tvmonitor screen",
+    },
+}
+"""Texts by class that are known by a name; a class without one is called by its name."""
+
+BACKGROUND = (
+    "ground land grass tree building wall sky lake water river sea railway railroad keyboard helmet cloud house "
+    "mountain ocean road rock street valley bridge sign"
+)
+
+
+def _file_of_weights(value: str) -> Path | None:
+    """None for no weights, and for MODEL:TAG, which open_clip downloads."""
+    if value in ("", NO_WEIGHTS) or re.fullmatch(r"[\w.-]{2,}:[\w.-]+", value):
+        return None
+    return Path(value).expanduser()
+
+
+def _file_of_texts(value: str) -> Path | None:
+    return None if value in TEXT_SETS else Path(value).expanduser()
+
+
+def names_file(vectors: str) -> Path:
+    """The list of what the rows of text vectors are of, next to them: vectors.npy, vectors.txt."""
+    return Path(vectors).expanduser().with_suffix(".txt")
+
+
+def _files_of_vectors(value: str) -> Mapping[str, Path] | None:
+    return {"vectors": Path(value).expanduser(), "names": names_file(value)} if value else None
+
+
+class ClassifierSource(Config):
+    """Class-activation maps of a classifier (train-classifier)."""
+
+    name: Literal["classifier"] = "classifier"
+
+
+class ClipSource(Config):
+    """Maps of CLIP, which knows the classes by their texts: no training (CLIP-ES)."""
+
+    name: Literal["clip"]
+    weights: Annotated[str, External(_file_of_weights)] = Field(
+        "",
+        description="A file with the weights of CLIP with a vision transformer, image and text side, by the names of\n"
+        "OpenAI: its ViT-B-16.pt, or one of open_clip (.bin, .pt, .safetensors). Or MODEL:TAG of open_clip, which\n"
+        "downloads them (ViT-B-16:openai). none: a small network with random weights, to try the commands: its maps\n"
+        "mean nothing.",
+    )
+    activation: Literal["quick_gelu", "gelu"] = Field(
+        "quick_gelu",
+        description="Of the network that the weights are of. OpenAI's: quick_gelu. LAION's, DataComp's: gelu, unless\n"
+        "the name of their model ends with -quickgelu.",
+    )
+    texts: Annotated[str, External(_file_of_texts)] = Field(
+        "names",
+        description="How CLIP is told of the classes. names: by their names. voc: the paper's texts for VOC, for the\n"
+        "others their names. Or a YAML file with lines CLASS: TEXT or CLASS: [TEXT, TEXT] (the mean of their\n"
+        "vectors); classes that it lacks go by their names.",
+    )
+    templates: tuple[str, ...] = Field(
+        ("a clean origami {}.",),
+        min_length=1,
+        description="Sentences that a text is put into, at {}; the mean of their vectors counts.",
+    )
+    background: tuple[str, ...] = Field(
+        tuple(BACKGROUND.split()),
+        min_length=1,
+        description="What else images show: texts that compete with the labels of an image. Those that are the name\n"
+        "or text of a class are left out.",
+    )
+    vectors: Annotated[str, External(_files_of_vectors)] = Field(
+        "",
+        description="A file FILE.npy with the vectors of the texts, one a row, and FILE.txt, whose lines are the\n"
+        "classes and background texts that they are of; then open_clip is not needed. Every artifact made with\n"
+        "source clip has them: text_vectors.npy.",
+    )
+    attention_blocks: int = Field(
+        8, ge=0, description="Blocks, the last ones, whose attention spreads the maps; 0: the maps are not spread."
+    )
+    box_threshold: float = Field(
+        0.4,
+        ge=0,
+        lt=1,
+        description="Cells from which a map is spread: the boxes of the areas where it is above this, of its maximum.",
+    )
+    rounds: int = Field(3, ge=1, description="How often the columns and rows of the attention are normalised to 1.")
+    power: int = Field(2, ge=1, description="How often a map is multiplied by the attention.")
+    batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic of the network. auto: bf16 on GPUs that have it, else fp32."
+    )
+
+    @property
+    def file_of_weights(self) -> Path | None:
+        return _file_of_weights(self.weights)
+
+    @pydantic.field_validator("templates")
+    @classmethod
+    def _have_a_place(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if odd := [template for template in value if template.count("{}") != 1]:
+            raise ValueError(f"{odd[0]!r} does not contain {{}} once, where the text of the class goes")
+        return value
+
+    @pydantic.field_validator("vectors")
+    @classmethod
+    def _is_npy(cls, value: str) -> str:
+        if value and not value.endswith(".npy"):
+            raise ValueError("expected a file FILE.npy, with FILE.txt next to it")
+        return value

@@ -1,0 +1,114 @@
+"""CLIP as the source of maps for the stage `seeds`: its network, and the vectors of its texts, which are made once."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from artifacts.dataset import Dataset
+from artifacts.errors import ConfigError
+from artifacts.store import Writer
+from stages.contract import Execution
+from stages.engine.device import autocast_dtype, describe_device, select_device
+from stages.localization.activation_maps import ActivationMaps
+from stages.localization.clip_config import NO_WEIGHTS, ClipSource
+from stages.localization.clip_maps import ClipTexts, clip_maps
+from stages.localization.clip_texts import (
+    names_of_rows,
+    read_vectors,
+    remaining_background,
+    sentences_of_rows,
+    texts_of_classes,
+)
+from stages.networks.clip import (
+    ClipImageTower,
+    download_clip,
+    image_tower,
+    random_tower,
+    random_vectors,
+    read_clip,
+    text_vectors,
+)
+
+VECTORS = "text_vectors.npy"  # items of the artifact; settings take them as source.vectors
+NAMES = "text_vectors.txt"
+
+
+class ClipMaps:
+    """Maps of images by CLIP.
+
+    `store_vectors` first, in one process; it keeps the vectors in the artifact, where all processes read them.
+    """
+
+    def __init__(
+        self, settings: ClipSource, dataset: Dataset, max_pixels: int, writer: Writer, execution: Execution
+    ) -> None:
+        self.settings, self.dataset, self.max_pixels = settings, dataset, max_pixels
+        self.writer, self.execution = writer, execution
+        self.texts = texts_of_classes(settings, dataset.class_names)
+        self.names = names_of_rows(settings, self.texts)
+        self.device = select_device(execution.device)
+        self.device_name = describe_device(self.device)
+
+    def store_vectors(self) -> None:
+        """The vectors of the texts as items of the artifact. Says which are left out, and if weights are random."""
+        note = self.execution.progress.note
+        if self.settings.weights == NO_WEIGHTS:
+            note("source.weights is none: a small network with random weights, whose maps mean nothing")
+        kept = remaining_background(self.settings, self.texts)
+        if dropped := [text for text in self.settings.background if text not in kept]:
+            note(f"not background, since the data set has such classes: {', '.join(dropped)}")
+        if self.writer.has(NAMES):
+            return
+        content = io.BytesIO()
+        np.save(content, self._vectors())
+        self.writer.write_bytes(VECTORS, content.getvalue())
+        self.writer.write_bytes(NAMES, "".join(f"{name}\n" for name in self.names).encode())
+
+    def maps(self, ids: Sequence[str]) -> Iterator[ActivationMaps]:
+        tower, device = self._tower, self.device
+        vectors = torch.from_numpy(read_vectors(self.writer.path / VECTORS, self.names)).to(device)
+        if vectors.shape[1] != tower.project.out_features:
+            raise ConfigError(
+                f"the vectors of texts have {vectors.shape[1]} numbers, those of images {tower.project.out_features}",
+                "give source.vectors and source.weights of the same network",
+            )
+        return clip_maps(
+            tower,
+            ClipTexts(vectors[: len(self.texts)], vectors[len(self.texts) :]),
+            self.dataset,
+            ids,
+            self.settings,
+            max_pixels=self.max_pixels,
+            device=device,
+            dtype=autocast_dtype(self.settings.precision, device),
+            threads=self.execution.workers,
+        )
+
+    def _vectors(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        settings = self.settings
+        if settings.vectors:
+            stored = read_vectors(Path(settings.vectors).expanduser(), self.names)
+            return F.normalize(torch.from_numpy(stored), dim=-1).numpy()
+        if settings.weights == NO_WEIGHTS:
+            return random_vectors(self.names).numpy()
+        return text_vectors(self._state(), sentences_of_rows(settings, self.texts), settings.activation).numpy()
+
+    @functools.cached_property
+    def _tower(self) -> ClipImageTower:
+        weights, activation = self.settings.weights, self.settings.activation
+        tower = random_tower() if weights == NO_WEIGHTS else image_tower(self._state(), activation, weights)
+        return tower.requires_grad_(False).to(self.device)
+
+    def _state(self) -> dict[str, Tensor]:
+        """Read for the texts and for the network apart: the text side is not kept in memory."""
+        weights, file = self.settings.weights, self.settings.file_of_weights
+        return download_clip(weights) if file is None else read_clip(file)

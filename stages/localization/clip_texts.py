@@ -1,0 +1,130 @@
+"""The texts by which CLIP knows the classes, and stored vectors of them. No torch here.
+
+texts = texts_of_classes(settings, dataset.class_names)        # {"cat": ("cat",), ...}
+names = names_of_rows(settings, texts)                         # "cat", ..., "ground", "land", ...: what vectors are of
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from artifacts.errors import ConfigError, DataError
+from artifacts.text import did_you_mean
+from stages.config import read_yaml
+from stages.localization.clip_config import NO_WEIGHTS, TEXT_SETS, ClipSource, names_file
+from stages.networks.config import CLIP_INSTALL, CLIP_WEIGHTS
+
+MAKE_VECTORS = "store them again: seeds with source.weights and open_clip writes text_vectors.npy and text_vectors.txt"
+
+Texts = Mapping[str, Sequence[str]]
+
+
+def check_clip(settings: ClipSource, class_names: Sequence[str]) -> None:
+    """ConfigError or DataError where weights, packages or texts are missing, before any work."""
+    texts = texts_of_classes(settings, class_names)
+    if not settings.weights:
+        raise ConfigError("source: clip has no weights", CLIP_WEIGHTS)
+    if importlib.util.find_spec("timm") is None:
+        raise ConfigError("source: the network of CLIP is built by timm, which is not installed", CLIP_INSTALL)
+    if settings.vectors:
+        if idle := [name for name in ("texts", "templates") if name in settings.model_fields_set]:
+            raise ConfigError(f"source.{idle[0]} has no effect with source.vectors", "leave one of them out")
+        read_vectors(Path(settings.vectors).expanduser(), names_of_rows(settings, texts))
+    elif settings.weights != NO_WEIGHTS and importlib.util.find_spec("open_clip") is None:
+        raise ConfigError(
+            "source: the texts of CLIP need open_clip, which is not installed",
+            f"{CLIP_INSTALL}, or give the vectors of the texts (source.vectors=FILE.npy) that a run with it has stored",
+        )
+
+
+def texts_of_classes(settings: ClipSource, class_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The texts of each foreground class; ConfigError where a class has none and its name is no word."""
+    given = TEXT_SETS.get(settings.texts)
+    texts = {name: (text,) for name, text in given.items()} if given is not None else _read_texts(settings, class_names)
+    found, mute = {}, []
+    for name in class_names[1:]:
+        found[name] = texts.get(name) or (" ".join(name.replace("_", " ").split()),)
+        if name not in texts and not settings.vectors and not _is_word(found[name][0]):
+            mute.append(name)
+    if mute:
+        raise ConfigError(
+            f"CLIP cannot be told of the classes {', '.join(mute)}: their names are not words",
+            "write a YAML file with lines CLASS: TEXT, such as `c1: dog`, and set source.texts to it",
+        )
+    return found
+
+
+def _is_word(name: str) -> bool:
+    """Whether all parts of a name consist of letters, and one has more than one."""
+    parts = name.replace("-", " ").split()
+    return bool(parts) and all(part.isalpha() for part in parts) and max(map(len, parts)) > 1
+
+
+def _read_texts(settings: ClipSource, class_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    file = Path(settings.texts).expanduser()
+    found: dict[str, tuple[str, ...]] = {}
+    for key, value in read_yaml(file).items():
+        name = str(key)
+        if name not in class_names[1:]:
+            raise ConfigError(
+                f"{file}: the data set has no class {name!r}{did_you_mean(name, class_names[1:])}", "correct the file"
+            )
+        texts = value if isinstance(value, list) else [value]
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ConfigError(
+                f"{file}: {name}: expected a text or a list of texts, found {value!r}", "correct the file"
+            )
+        found[name] = tuple(texts)
+    return found
+
+
+def names_of_rows(settings: ClipSource, texts: Texts) -> list[str]:
+    """What the rows of the vectors are of: the classes, then the background texts that remain."""
+    return [*texts, *remaining_background(settings, texts)]
+
+
+def remaining_background(settings: ClipSource, texts: Texts) -> list[str]:
+    """The background texts without those that are the name or a text of a class; ConfigError if none remains."""
+    taken = {part.strip().lower() for name, own in texts.items() for text in (name, *own) for part in text.split(",")}
+    kept = [text for text in dict.fromkeys(settings.background) if text.strip().lower() not in taken]
+    if not kept:
+        raise ConfigError(
+            "source.background: all of these texts are of classes", "name something else that the images show"
+        )
+    return kept
+
+
+def sentences_of_rows(settings: ClipSource, texts: Texts) -> list[list[str]]:
+    """The sentences of each row: every text in every template."""
+    rows = [*texts.values(), *((text,) for text in remaining_background(settings, texts))]
+    return [[template.replace("{}", text) for text in row for template in settings.templates] for row in rows]
+
+
+def read_vectors(file: Path, names: Sequence[str]) -> NDArray[np.float32]:
+    """The rows of the names, in their order, from FILE.npy and FILE.txt."""
+    try:
+        vectors = np.load(file, allow_pickle=False)
+        rows = names_file(str(file)).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"the text vectors {file} cannot be read: {error}", MAKE_VECTORS) from error
+    if vectors.ndim != 2 or len(vectors) != len(rows) or vectors.dtype.kind != "f" or not np.isfinite(vectors).all():
+        raise DataError(
+            f"{file} holds {vectors.dtype} numbers of shape {vectors.shape}, {names_file(str(file)).name} {len(rows)} "
+            "lines: expected a row of finite fractions for each line",
+            MAKE_VECTORS,
+        )
+    if missing := _missing(names, rows):
+        raise DataError(f"{file} has no vectors of {', '.join(missing)}", MAKE_VECTORS)
+    found: NDArray[np.float32] = vectors[[rows.index(name) for name in names]].astype(np.float32)
+    if not found.any(axis=1).all():
+        raise DataError(f"{file} has a vector of zeros", MAKE_VECTORS)
+    return found
+
+
+def _missing(names: Sequence[str], rows: Collection[str]) -> list[str]:
+    return [name for name in names if name not in rows]
