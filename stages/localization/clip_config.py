@@ -7,14 +7,13 @@ Approach for Weakly Supervised Semantic Segmentation", CVPR 2023.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
 
-from stages.config import Config, External
+from stages.config import Config, External, ExternalFile
 
 NO_WEIGHTS = "none"
 TEXT_SETS: dict[str, dict[str, str]] = {
@@ -43,15 +42,6 @@ def _file_of_weights(value: str) -> Path | None:
 
 def _file_of_texts(value: str) -> Path | None:
     return None if value in TEXT_SETS else Path(value).expanduser()
-
-
-def names_file(vectors: str) -> Path:
-    """The list of what the rows of text vectors are of, next to them: vectors.npy, vectors.txt."""
-    return Path(vectors).expanduser().with_suffix(".txt")
-
-
-def _files_of_vectors(value: str) -> Mapping[str, Path] | None:
-    return {"vectors": Path(value).expanduser(), "names": names_file(value)} if value else None
 
 
 class ClassifierSource(Config):
@@ -93,11 +83,11 @@ class ClipSource(Config):
         description="What else images show: texts that compete with the labels of an image. Those that are the name\n"
         "or text of a class are left out.",
     )
-    vectors: Annotated[str, External(_files_of_vectors)] = Field(
+    vectors: ExternalFile = Field(
         "",
-        description="A file FILE.npy with the vectors of the texts, one a row, and FILE.txt, whose lines are the\n"
-        "classes and background texts that they are of; then open_clip is not needed. Every artifact made with\n"
-        "source clip has them: text_vectors.npy.",
+        description="A file .npz with the vectors of the texts; then open_clip is not needed. Its arrays: names (of\n"
+        "classes and background texts) and vectors (a row for each). Every artifact made with source clip has one:\n"
+        "text_vectors.npz.",
     )
     attention_blocks: int = Field(
         8, ge=0, description="Blocks, the last ones, whose attention spreads the maps; 0: the maps are not spread."
@@ -124,11 +114,4 @@ class ClipSource(Config):
     def _have_a_place(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if odd := [template for template in value if template.count("{}") != 1]:
             raise ValueError(f"{odd[0]!r} does not contain {{}} once, where the text of the class goes")
-        return value
-
-    @pydantic.field_validator("vectors")
-    @classmethod
-    def _is_npy(cls, value: str) -> str:
-        if value and not value.endswith(".npy"):
-            raise ValueError("expected a file FILE.npy, with FILE.txt next to it")
         return value

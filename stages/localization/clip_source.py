@@ -38,8 +38,7 @@ from stages.networks.clip import (
     text_vectors,
 )
 
-VECTORS = "text_vectors.npy"  # items of the artifact; settings take them as source.vectors
-NAMES = "text_vectors.txt"
+VECTORS = "text_vectors.npz"  # item of the artifact; settings of further runs take it as source.vectors
 
 
 class ClipMaps:
@@ -66,12 +65,10 @@ class ClipMaps:
         kept = remaining_background(self.settings, self.texts)
         if dropped := [text for text in self.settings.background if text not in kept]:
             note(f"not background, since the data set has such classes: {', '.join(dropped)}")
-        if self.writer.has(NAMES):
-            return
-        content = io.BytesIO()
-        np.save(content, self._vectors())
-        self.writer.write_bytes(VECTORS, content.getvalue())
-        self.writer.write_bytes(NAMES, "".join(f"{name}\n" for name in self.names).encode())
+        if not self.writer.has(VECTORS):
+            content = io.BytesIO()
+            np.savez(content, names=np.array(self.names), vectors=self._vectors())
+            self.writer.write_bytes(VECTORS, content.getvalue())
 
     def maps(self, ids: Sequence[str]) -> Iterator[ActivationMaps]:
         tower, device = self._tower, self.device

@@ -7,7 +7,8 @@ names = names_of_rows(settings, texts)                         # "cat", ..., "gr
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection, Mapping, Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 from artifacts.errors import ConfigError, DataError
 from artifacts.text import did_you_mean
 from stages.config import read_yaml
-from stages.localization.clip_config import NO_WEIGHTS, TEXT_SETS, ClipSource, names_file
+from stages.localization.clip_config import NO_WEIGHTS, TEXT_SETS, ClipSource
 from stages.networks.config import CLIP_INSTALL, CLIP_WEIGHTS
 
-MAKE_VECTORS = "store them again: seeds with source.weights and open_clip writes text_vectors.npy and text_vectors.txt"
+MAKE_VECTORS = "make them again: every artifact of seeds with source=clip has such a file, text_vectors.npz"
 
 Texts = Mapping[str, Sequence[str]]
 
@@ -38,7 +39,7 @@ def check_clip(settings: ClipSource, class_names: Sequence[str]) -> None:
     elif settings.weights != NO_WEIGHTS and importlib.util.find_spec("open_clip") is None:
         raise ConfigError(
             "source: the texts of CLIP need open_clip, which is not installed",
-            f"{CLIP_INSTALL}, or give the vectors of the texts (source.vectors=FILE.npy) that a run with it has stored",
+            f"{CLIP_INSTALL}, or give the vectors of the texts (source.vectors=FILE.npz) that a run with it has stored",
         )
 
 
@@ -106,25 +107,20 @@ def sentences_of_rows(settings: ClipSource, texts: Texts) -> list[list[str]]:
 
 
 def read_vectors(file: Path, names: Sequence[str]) -> NDArray[np.float32]:
-    """The rows of the names, in their order, from FILE.npy and FILE.txt."""
+    """The vectors (len(names), vector) of the names, in their order; DataError: the file is damaged or lacks some."""
     try:
-        vectors = np.load(file, allow_pickle=False)
-        rows = names_file(str(file)).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError, EOFError) as error:
+        with np.load(file, allow_pickle=False) as arrays:
+            known, vectors = [str(name) for name in arrays["names"]], arrays["vectors"]
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"the text vectors {file} cannot be read: {error}", MAKE_VECTORS) from error
-    if vectors.ndim != 2 or len(vectors) != len(rows) or vectors.dtype.kind != "f" or not np.isfinite(vectors).all():
+    fractions = vectors.dtype.kind == "f" and vectors.ndim == 2 and np.isfinite(vectors).all()
+    if not fractions or len(vectors) != len(known) or not vectors.any(axis=1).all():
         raise DataError(
-            f"{file} holds {vectors.dtype} numbers of shape {vectors.shape}, {names_file(str(file)).name} {len(rows)} "
-            "lines: expected a row of finite fractions for each line",
+            f"{file} holds vectors of type {vectors.dtype} and shape {vectors.shape} for {len(known)} names: expected "
+            "a row of finite numbers, not all 0, for each",
             MAKE_VECTORS,
         )
-    if missing := _missing(names, rows):
+    if missing := [name for name in names if name not in known]:
         raise DataError(f"{file} has no vectors of {', '.join(missing)}", MAKE_VECTORS)
-    found: NDArray[np.float32] = vectors[[rows.index(name) for name in names]].astype(np.float32)
-    if not found.any(axis=1).all():
-        raise DataError(f"{file} has a vector of zeros", MAKE_VECTORS)
+    found: NDArray[np.float32] = vectors[[known.index(name) for name in names]].astype(np.float32)
     return found
-
-
-def _missing(names: Sequence[str], rows: Collection[str]) -> list[str]:
-    return [name for name in names if name not in rows]

@@ -228,7 +228,7 @@ def open_clip() -> Any:
     except ImportError as error:
         raise ConfigError(
             f"the texts of CLIP need open_clip, which could not be imported: {error}",
-            f"{CLIP_INSTALL}, or give the vectors of the texts (source.vectors=FILE.npy) that a run with it has stored",
+            f"{CLIP_INSTALL}, or give the vectors of the texts (source.vectors=FILE.npz) that a run with it has stored",
         ) from error
 
 
