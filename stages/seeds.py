@@ -180,7 +180,7 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     from artifacts.score_maps import ScoreMaps, ScoreMapWriter
     from stages.data.images import ids_of
     from stages.evaluation.mask_quality import quality_of_masks
-    from stages.localization.complete_maps import count_empty_maps
+    from stages.localization.complete_maps import UNTRAINED, count_empty_maps
 
     dataset, maps = Dataset(inputs.data), inputs.maps
     _opened.cache_clear()  # of another run in this process
@@ -224,7 +224,8 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
         source.barrier()  # every rank's label maps are written
     quality, empty = {}, 0
     if execution.rank == 0:
-        empty = count_empty_maps(ScoreMaps(writer.path), execution.progress.note)
+        cause = "CLIP finds none of their classes; try other texts (source.texts)" if source.clip else UNTRAINED
+        empty = count_empty_maps(ScoreMaps(writer.path), execution.progress.note, cause)
         quality = quality_of_masks(dataset, writer.path / "masks", config.splits, execution.workers)
     return {
         "images": {split: len(dataset.ids(split)) for split in config.splits},

@@ -39,16 +39,18 @@ def score_background(maps: ScoreMaps) -> bool:
     return any(0 in maps[image_id].classes for image_id in maps.ids[:1])
 
 
-def count_empty_maps(maps: ScoreMaps, note: Callable[[str], None]) -> int:
+UNTRAINED = (
+    "the classifier finds none of their classes; where these are many, train it longer (train-classifier --iterations)"
+)
+
+
+def count_empty_maps(maps: ScoreMaps, note: Callable[[str], None], cause: str = UNTRAINED) -> int:
     """How many images have maps of zeros for all of their classes; `note` gets a message if there are any."""
     found = (maps[image_id].scores for image_id in maps.ids)
     filled = [bool(scores.any()) for scores in found if len(scores)]  # images without a class have no maps
     empty = filled.count(False)
     if empty:
-        note(
-            f"{empty:,} of {len(filled):,} images with labels have maps of zeros: the classifier finds none of their "
-            "classes; where these are many, train it longer (train-classifier --iterations)"
-        )
+        note(f"{empty:,} of {len(filled):,} images with labels have maps of zeros: {cause}")
     return empty
 
 

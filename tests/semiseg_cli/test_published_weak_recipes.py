@@ -2,8 +2,9 @@
 
 All files named in comments are of these repositories: psa and irn (jiwoon-ahn), SEAM and semantic-segmentation-codebase
 (YudeWang), PuzzleCAM (shjo-april), DRS (qjadud1994), ICD (js-fan), Group-WSSS (Lixy1997), WSGCN (Xavier-Pan),
-deeplab-imagenet-pytorch (johnnylu305). The trap of released code here is a momentum that is none: PolyOptimizer passes
-its weight decay on in the place of the momentum, and takes the argument called momentum for the power of the schedule.
+CLIP-ES (linyq2117), deeplab-imagenet-pytorch (johnnylu305). The trap of released code here is a momentum that is none:
+PolyOptimizer passes its weight decay on in the place of the momentum, and takes the argument called momentum for the
+power of the schedule.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ PUBLISHED = {
     ("icd-voc", "segmenter + CRF"): 64.1,
     ("group-voc", "segmenter + CRF"): 68.2,
     ("liid-voc", "segmenter + CRF"): 66.5,
+    ("clip-es-voc", "maps"): 70.8,
+    ("clip-es-voc", "masks"): 75.0,
+    ("clip-es-voc", "segmenter + CRF"): 71.1,
 }
 
 
@@ -60,7 +64,9 @@ def training(node: Node) -> Any:
 
 
 def uses_masks(recipe: Recipe) -> bool:
-    """Whether the recipe is of a method that learns from masks, by its card."""
+    """Whether the recipe is of a method that learns from masks, by its card; CLIP-ES trains nothing and has none."""
+    if recipe.name == "clip-es-voc":
+        return False
     cards = [settings.card for settings in {**METHODS, **REFINERS}.values() if settings.card.recipe == recipe.name]
     assert cards, f"no card names the recipe {recipe.name}"
     assert {card.profile for card in cards} == {"paper"}
@@ -282,6 +288,21 @@ def test_icd_takes_whatever_scores_above_zero() -> None:
     assert (nodes["maps"].config.cam.scales, nodes["maps"].config.cam.flip) == ((1,), False)
     assert nodes["masks"].config.resolve().label_confidence == 0.5
     assert nodes["classifier"].config.augmentation.scales == (0.5, 0.75, 1, 1.25, 1.5)
+
+
+def test_clip_es_has_the_numbers_of_its_code() -> None:
+    """generate_cams_voc12.py, clip_text.py, eval_cam_with_crf.py"""
+    nodes = paper("clip-es-voc").nodes
+    maps, masks, sure = (nodes[node].config for node in ("maps", "masks", "sure-masks"))
+    source = maps.source
+    assert (source.texts, source.templates, len(source.background)) == ("voc", ("a clean origami {}.",), 25)
+    assert (source.attention_blocks, source.box_threshold, source.rounds, source.power) == (8, 0.4, 3, 2)
+    assert (maps.labels.background.alpha, masks.background_alpha, sure.background_alpha) == (1, 1, 1)
+    assert (masks.min_confidence, sure.min_confidence) == (0, 0.95)
+    for crf in (masks.resolve(), sure.resolve()):
+        assert (crf.gaussian_sxy, crf.gaussian_compat, crf.iterations, crf.unary) == (1, 3, 10, "log")
+        assert (crf.bilateral_sxy, crf.bilateral_srgb, crf.bilateral_compat) == (67, 3, 4)
+    assert nodes["segmenter"].inputs["weak_labels"] == "sure-masks"
 
 
 def test_published_figures_are_those_whose_source_is_sure() -> None:

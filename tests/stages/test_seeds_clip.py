@@ -18,8 +18,8 @@ from stages.localization.grid import resize_maps
 from stages.localization.seed_labels import dense_labels
 from stages.pipeline.run_stage import run_stage
 from tests.stages.clip_seeds import SHARD_SIZE, SOURCE, run_clip
-from tests.stages.engine.torchrun import torchrun
 from tests.stages.drawn_training import StopAt, StoppedError
+from tests.stages.engine.torchrun import torchrun
 
 pytest.importorskip("timm")
 
