@@ -185,7 +185,7 @@ def spread(attention: Tensor, maps: Tensor, rounds: int, power: int) -> Tensor:
     Each round makes the sums of the columns 1, then those of the rows (Sinkhorn): D = diag(r) attention diag(c). So the
     matrix is never copied, nor multiplied by itself.
     """
-    rows = torch.ones(len(attention), device=attention.device)
+    rows = attention.new_ones(len(attention))
     for _ in range(rounds):
         columns = 1 / (rows @ attention)
         rows = 1 / (attention @ columns)

@@ -72,7 +72,7 @@ class ClipMaps:
 
     def maps(self, ids: Sequence[str]) -> Iterator[ActivationMaps]:
         tower, device = self._tower, self.device
-        vectors = torch.from_numpy(read_vectors(self.writer.path / VECTORS, self.names)).to(device)
+        vectors = F.normalize(torch.from_numpy(read_vectors(self.writer.path / VECTORS, self.names)), dim=-1).to(device)
         if vectors.shape[1] != tower.project.out_features:
             raise ConfigError(
                 f"the vectors of texts have {vectors.shape[1]} numbers, those of images {tower.project.out_features}",
@@ -93,8 +93,7 @@ class ClipMaps:
     def _vectors(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         settings = self.settings
         if settings.vectors:
-            stored = read_vectors(Path(settings.vectors).expanduser(), self.names)
-            return F.normalize(torch.from_numpy(stored), dim=-1).numpy()
+            return read_vectors(Path(settings.vectors).expanduser(), self.names)
         if settings.weights == NO_WEIGHTS:
             return random_vectors(self.names).numpy()
         return text_vectors(self._state(), sentences_of_rows(settings, self.texts), settings.activation).numpy()
