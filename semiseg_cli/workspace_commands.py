@@ -169,7 +169,7 @@ def _settings_table(artifact: Artifact) -> Table:
     made = artifact.manifest
     config, title = None, "settings that this version cannot read"
     if made.stage in STAGE_MODULES:
-        config, _ = mistakes(load_stage(made.stage).config, made.config)
+        config, _ = mistakes(load_stage(made.stage).config, made.config, recorded=True)
     if config is not None:
         title = "settings (the rest: defaults)"
     table = plain_table(title, "")

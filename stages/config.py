@@ -18,6 +18,7 @@ from artifacts.text import did_you_mean
 
 MOST_WRITTEN = 1_000_000  # characters of a YAML text, and of what it says with every alias written out
 DEEPEST = 100  # mappings and lists inside each other
+RECORDED: Any = {"recorded": True}  # the context in which configs of artifacts are validated
 SHORTHAND = "="  # `network: tiny` with `--set network.dropout=0` becomes {"=": "tiny", "dropout": 0}
 
 
@@ -33,12 +34,17 @@ class Config(pydantic.BaseModel):
     it means the default: `dataset: {train: 4}` is of the default data set.
     """
 
+    before: ClassVar[Mapping[str, Any]] = {}
+    """Of settings that were added with a default that changes results: what was done before there was the setting."""
+
     starts_anew: ClassVar[bool] = False
     """Whether a mapping for this config is complete (presets), instead of changing the field's default."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _expand_shorthand(cls, value: Any) -> Any:
+    def _expand_shorthand(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        if info.context is RECORDED and isinstance(value, dict):
+            value = {**cls.before, **value}
         if isinstance(value, str) and cls.shorthand:
             return {cls.shorthand: value}
         if not isinstance(value, dict):
@@ -306,10 +312,13 @@ def build(model: type[C], values: Mapping[str, Any], source: str) -> C:
     return config
 
 
-def mistakes(model: type[C], values: Mapping[str, Any]) -> tuple[C | None, list[str]]:
-    """`model` from `values`, or None and a line for every mistake, each beginning with its dotted key."""
+def mistakes(model: type[C], values: Mapping[str, Any], recorded: bool = False) -> tuple[C | None, list[str]]:
+    """`model` from `values`, or None and a line for every mistake, each beginning with its dotted key.
+
+    recorded: the values are those of an artifact, which may lack settings that were added later, see `Config.before`.
+    """
     try:
-        return model.model_validate(dict(values)), []
+        return model.model_validate(dict(values), context=RECORDED if recorded else None), []
     except pydantic.ValidationError as error:
         return None, list(dict.fromkeys(_describe(problem, model) for problem in error.errors()))
 

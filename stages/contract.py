@@ -3,8 +3,9 @@
 Importing this module, or any stage module, loads no torch: `--help` and `status` need the configs only.
 
 A new setting must not make what exists stale, so its default keeps what was computed before there was the setting, in
-every config that has it; a stage that cannot hold to this raises its version. Artifacts are compared accordingly: a key
-that a recorded config lacks counts as its default of today, and a default that is changed later makes stale.
+every config that has it, or the config says in `before` what this was; a stage that cannot hold to this raises its
+version. Artifacts are compared accordingly: a key that a recorded config lacks counts as what was done before, else as
+its default of today, and a default that is changed later makes stale.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def external_changes(manifest: Manifest, now: Mapping[str, str]) -> list[Change]
 
 def as_read_today(stage: Stage, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded config with the defaults of later keys; unchanged if it can no longer be read."""
-    config, _ = mistakes(stage.config, recorded)
+    config, _ = mistakes(stage.config, recorded, recorded=True)
     return dict(recorded) if config is None else config.model_dump(mode="json")
 
 

@@ -121,7 +121,7 @@ def _from_manifest(artifact: Artifact) -> Expected | State:
     if manifest.stage not in STAGE_MODULES:
         return State(artifact.name, manifest.stage, STALE, [f"there is no stage {manifest.stage!r} any more"])
     stage = load_stage(manifest.stage)
-    config, wrong = mistakes(stage.config, manifest.config)
+    config, wrong = mistakes(stage.config, manifest.config, recorded=True)
     if config is None:
         reasons = [f"config {line}" for line in wrong]
         return State(artifact.name, manifest.stage, STALE, reasons, finished=manifest.finished)

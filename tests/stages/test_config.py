@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pydantic
 import pytest
@@ -409,3 +409,23 @@ def test_aliases_of_ordinary_size_are_read():
         "c": {"k": [1, 2], "l": 3},
     }
     assert parse_yaml("[" * 99 + "]" * 99, "f")
+
+
+class Louder(Config):
+    """A setting `gain` that came later: before, nothing was made louder."""
+
+    before: ClassVar = {"gain": 1.0}
+    name: Literal["louder"] = "louder"
+    gain: float = 2.0
+
+
+class Player(Config):
+    effect: Louder = Louder()
+    effects: tuple[Louder, ...] = ()
+
+
+def test_what_was_recorded_without_a_setting_counts_as_what_was_done_then():
+    recorded = {"effect": {"name": "louder"}, "effects": [{"name": "louder"}, {"name": "louder", "gain": 3.0}]}
+    then, now = mistakes(Player, recorded, recorded=True)[0], mistakes(Player, recorded)[0]
+    assert (then.effect.gain, [effect.gain for effect in then.effects]) == (1, [1, 3])
+    assert (now.effect.gain, [effect.gain for effect in now.effects]) == (2, [2, 3])
