@@ -120,7 +120,10 @@ def publish(
 def publish_dataset(
     workspace: Workspace, name: str = "data", splits: Any = None, untagged: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
-    """The data set of drawn images, those of `untagged` without image-level labels; returns the masks by id."""
+    """The data set of drawn images, those of `untagged` without a class; returns the masks by id.
+
+    The labels of images of the split unlabelled are not known.
+    """
     from PIL import Image
 
     splits = SPLITS if splits is None else splits
@@ -136,6 +139,7 @@ def publish_dataset(
                 write_mask(temporary, mask)
         tags = {image_id: sorted(set(np.unique(mask).tolist()) - {0, IGNORE}) for image_id, mask in masks.items()}
         tags |= {image_id: [] for image_id in untagged}
+        tags = {image_id: labels for image_id, labels in tags.items() if image_id not in splits.get("unlabelled", ())}
         write_dataset(
             writer, name="drawn", class_names=CLASSES, splits=splits, tags=tags, tag_source="masks", mask_ids=ids
         )
