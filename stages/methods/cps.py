@@ -69,7 +69,7 @@ class Cps(Method):
         boxes = draw_boxes(self.settings.mixing, unlabelled, self.setup.seed, step)
         with torch.no_grad():  # in train mode, as in the authors' code
             told_1, told_2 = (
-                mix(*(self._told(segment(network, one), one.tags) for one in (unlabelled, partner)), boxes)
+                mix(*(self._shared(segment(network, one), one.tags) for one in (unlabelled, partner)), boxes)
                 for network in (first, second)
             )
         mixed = mix_batches(unlabelled, partner, boxes)
@@ -84,10 +84,10 @@ class Cps(Method):
         logits_2 = torch.cat([logits[1], segment(second, unlabelled)])
         valid, tags = torch.cat([labelled.valid, unlabelled.valid]), torch.cat([labelled.tags, unlabelled.tags])
         return (
-            self.cross(logits_1, self._told(logits_2.detach(), tags), valid),
-            self.cross(logits_2, self._told(logits_1.detach(), tags), valid),
+            self.cross(logits_1, self._shared(logits_2.detach(), tags), valid),
+            self.cross(logits_2, self._shared(logits_1.detach(), tags), valid),
         )
 
-    def _told(self, logits: Tensor, tags: Tensor) -> Tensor:
-        """What a network tells the other about images with these image-level labels."""
+    def _shared(self, logits: Tensor, tags: Tensor) -> Tensor:
+        """The logits from which a network labels images for the other, by their image-level labels."""
         return respect_labels(logits, tags, self.settings.image_labels)

@@ -44,7 +44,7 @@ class MeanTeacherSettings(TeacherStudentSettings):
     consistency: Literal["softmax", "logits"] = Field(
         "softmax",
         description="What has to agree: probabilities (TorchSemiSeg) or logits (PixelSSL; unbounded: a weight\n"
-        "suits one network only).",
+        "suits one network only; with image_labels ignore).",
     )
     reduction: Reduction = Field("mean", description=f"{REDUCTION} Published: mean.")
     images: Literal["all", "unlabelled"] = Field(

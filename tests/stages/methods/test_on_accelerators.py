@@ -29,7 +29,8 @@ def moved(batch):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in NO_FAKE])
 def test_a_step_stays_on_its_device_and_never_waits_for_it(name, case):
-    made, means = case(name, **OWN_SETTINGS.get(name, {})), Means()
+    settings = {**CASES[name], **OWN_SETTINGS.get(name, {})}
+    made, means = case(settings.pop("name"), **settings), Means()
     with FakeTensorMode():
         for network in made.method.networks.values():
             move(network)
