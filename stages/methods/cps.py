@@ -69,7 +69,11 @@ class Cps(Method):
         boxes = draw_boxes(self.settings.mixing, unlabelled, self.setup.seed, step)
         with torch.no_grad():  # in train mode, as in the authors' code
             told_1, told_2 = (
-                mix(*(self._shared(segment(network, one), one.tags) for one in (unlabelled, partner)), boxes)
+                mix(
+                    self._shared(segment(network, unlabelled), unlabelled.tags),
+                    self._shared(segment(network, partner), partner.tags),
+                    boxes,
+                )
                 for network in (first, second)
             )
         mixed = mix_batches(unlabelled, partner, boxes)
