@@ -66,7 +66,7 @@ def run(config: TrainConfig, inputs: TrainInputs, writer: Writer, execution: Exe
 
 STAGE = Stage(
     name="train",
-    version=4,
+    version=3,
     summary="Train a segmenter with one of the methods.",
     config=TrainConfig,
     inputs=TrainInputs,
