@@ -112,7 +112,7 @@ class SemiSupervisedSettings(MethodSettings):
 class LabellingSettings(SemiSupervisedSettings):
     """Base of the settings of methods whose networks label images in every step."""
 
-    before = {"image_labels": "ignore"}
+    before: ClassVar = {"image_labels": "ignore"}
     image_labels: ImageLabels = Field("share", description=IMAGE_LABELS)
 
     def labels_masked(self) -> bool:
