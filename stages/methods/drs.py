@@ -21,16 +21,16 @@ from stages.networks.suppression import Suppressed, SuppressedClassifier, build_
 
 
 class Drs(Method):
-    """L = BCE(c(x), y),  behind every ReLU of c:  F <- min(F, K max F)
+    """L = BCE(c(x), y),  behind the ReLUs of c:  F <- min(F, K max F)
 
     F: a channel of an image, (h, w); K: sigmoid(W GAP(F)), W learned, of each channel and image, or the constant
-    `delta`; y: the image-level labels.
+    `delta`; which ReLUs: `places`; y: the image-level labels.
     """
 
     def __init__(self, settings: DrsSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
         suppressed: Suppressed = "learnable" if settings.delta is None else settings.delta
-        network = build_suppressed(setup.network, setup.num_classes - 1, setup.seed, suppressed)
+        network = build_suppressed(setup.network, setup.num_classes - 1, setup.seed, suppressed, places=settings.places)
         self.networks = nn.ModuleDict({"classifier": network})
 
     @classmethod

@@ -115,9 +115,12 @@ class VGG16(Backbone):
         self.average_pool = nn.AvgPool2d(3, stride=1, padding=1) if average_pool else nn.Identity()
         initialise(self)
 
-    def levels(self, x: Tensor) -> list[Tensor]:
+    def stages(self) -> list[nn.Module]:
         cuts = (0, 4, 9, 16, 23, 31)  # from pool to pool
-        maps = in_turn([self.features[first:last] for first, last in pairwise(cuts)], x)
+        return [self.features[first:last] for first, last in pairwise(cuts)]
+
+    def levels(self, x: Tensor) -> list[Tensor]:
+        maps = in_turn(self.stages(), x)
         return [*maps[:-1], self.average_pool(maps[-1])]
 
 
@@ -145,6 +148,9 @@ class ResNet(Backbone):
             net.layer4[0].conv2.stride = net.layer4[0].downsample[0].stride = (1, 1)
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+
+    def stages(self) -> list[nn.Module]:
+        return [self.relu, self.layer1, self.layer2, self.layer3, self.layer4]
 
     def levels(self, x: Tensor) -> list[Tensor]:
         stem = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -183,9 +189,12 @@ class MobileNetV2(Backbone):
                     if dilate:
                         conv.dilation = conv.padding = (applied, applied)
 
-    def levels(self, x: Tensor) -> list[Tensor]:
+    def stages(self) -> list[nn.Module]:
         cuts = (0, 2, 4, 7, 14, len(self.features))  # where the stride or the stage changes
-        return in_turn([self.features[first:last] for first, last in pairwise(cuts)], x)
+        return [self.features[first:last] for first, last in pairwise(cuts)]
+
+    def levels(self, x: Tensor) -> list[Tensor]:
+        return in_turn(self.stages(), x)
 
 
 def in_turn(stages: Sequence[nn.Module], x: Tensor) -> list[Tensor]:

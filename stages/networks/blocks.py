@@ -49,6 +49,10 @@ class Backbone(nn.Module):
         """The feature maps after each stage, finest first: (B, channels, ceil(H / stride), ceil(W / stride)) each."""
         raise NotImplementedError  # every backbone has stages
 
+    def stages(self) -> list[nn.Module]:
+        """The modules that the stages end with, finest first."""
+        return list(self.children())
+
     def forward(self, x: Tensor) -> Features:
         levels = self.levels(x)
         return {"low": levels[self.low_level], "high": levels[-1]}

@@ -26,6 +26,9 @@ SUPPRESSIBLE = ("tiny", "vgg16", "resnet50", "resnet101", "mobilenet_v2")
 Suppressed = Literal["learnable"] | float | None
 """By which factor peaks are held down: one that each channel of each image gets, the same for all, or not at all."""
 
+Places = Literal["relus", "stages"]
+"""Where peaks are held down: behind every ReLU, or only behind the last one of each stage of the backbone."""
+
 
 class Suppression(nn.Module):
     """min(x, K max x) of each channel of each image; K = sigmoid(W GAP(x)), or a constant (equations 1 to 3)."""
@@ -51,12 +54,21 @@ class Suppression(nn.Module):
 
 @network_kind("drs")
 class SuppressedClassifier(DeeperClassifier):
-    """A suppression behind every ReLU; of the ResNets and the residual blocks of tiny behind the last ReLU of a block.
+    """Suppressions behind the ReLUs of the backbone that `places` names, and behind those of the three convolutions.
 
-    The suppressions never come from given weights.
+    `places` None: behind every one; of a backbone with BatchNorm, behind the last one of each stage. Its BatchNorm
+    does not scale with what is cut: behind a few dozen cuts only its constants are left, the same for all images.
+    "relus" of the ResNets and of the residual blocks of tiny are the last ones of the blocks. The suppressions never
+    come from given weights.
     """
 
-    def __init__(self, config: BackboneConfig, num_foreground: int, suppressed: Suppressed = "learnable") -> None:
+    def __init__(
+        self,
+        config: BackboneConfig,
+        num_foreground: int,
+        suppressed: Suppressed = "learnable",
+        places: Places | None = None,
+    ) -> None:
         if suppressed is not None and config.backbone not in SUPPRESSIBLE:
             raise ConfigError(
                 f"method drs holds down what is behind the ReLUs of a network, and does not know those of "
@@ -65,13 +77,17 @@ class SuppressedClassifier(DeeperClassifier):
             )
         super().__init__(config, num_foreground)
         self.suppressed = suppressed
+        self.places: Places = places or ("stages" if self.backbone.has_batch_norm else "relus")
         self.suppressions = nn.ModuleList()
         if suppressed is not None:
             self._suppress(suppressed)
 
     def _suppress(self, factor: Literal["learnable"] | float) -> None:
         """Hooks, so that the backbone keeps its names of parameters, by which published weights are loaded."""
-        places = [*rectified(self.backbone), *rectified(self.extra)]
+        inside = rectified(self.backbone)
+        if self.places == "stages":
+            inside = [rectified(stage)[-1] for stage in self.backbone.stages()]
+        places = [*inside, *rectified(self.extra)]
         for place, channels in zip(places, self._channels(places), strict=True):
             self.suppressions.append(suppression := Suppression(channels, factor))
             place.register_forward_hook(suppression.behind)
@@ -101,11 +117,12 @@ class SuppressedClassifier(DeeperClassifier):
 
     def spec(self, class_names: Sequence[str]) -> dict[str, Any]:
         """What network.json holds."""
-        return network_spec(self, class_names, suppressed=self.suppressed)
+        return network_spec(self, class_names, suppressed=self.suppressed, places=self.places)
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any]) -> SuppressedClassifier:
-        return cls(ClassifierConfig.model_validate(spec["network"]), spec["num_classes"] - 1, **spec["options"])
+        options = {"places": "relus", **spec["options"]}  # files from before there was a choice
+        return cls(ClassifierConfig.model_validate(spec["network"]), spec["num_classes"] - 1, **options)
 
 
 def rectified(network: nn.Module) -> list[nn.Module]:
@@ -124,6 +141,9 @@ def build_suppressed(
     seed: int,
     suppressed: Suppressed = "learnable",
     backbone_from: Mapping[str, Tensor] | None = None,
+    places: Places | None = None,
 ) -> SuppressedClassifier:
     """See `build_deeper`."""
-    return build_deeper(lambda: SuppressedClassifier(config, num_foreground, suppressed), config, seed, backbone_from)
+    return build_deeper(
+        lambda: SuppressedClassifier(config, num_foreground, suppressed, places), config, seed, backbone_from
+    )

@@ -13,7 +13,7 @@ class DrsSettings(MethodSettings):
     """Kim et al., AAAI 2021: peaks of the features are held down, so that maps cover all of an object."""
 
     card: ClassVar[Card] = Card(
-        title="DRS: a classifier whose peaks are held down behind every ReLU, so that its maps cover whole objects",
+        title="DRS: a classifier whose peaks are held down behind its ReLUs, so that its maps cover whole objects",
         paper="Kim et al., AAAI 2021",
         uses=("tags",),
         forward=1,
@@ -32,4 +32,10 @@ class DrsSettings(MethodSettings):
         le=1,
         description="Share of its maximum that a channel keeps, the same for all (paper: .55); 1: no suppression.\n"
         "null: learned, for each channel and image (the default of its code).",
+    )
+    places: Literal["relus", "stages"] | None = Field(
+        None,
+        description="Behind which ReLUs of the backbone. relus: every one (its code, on VGG16; of residual blocks the\n"
+        "last one); stages: the last one of each stage (ours); null: stages where the backbone has BatchNorm, else\n"
+        "relus. Those of the further convolutions are held down in any case.",
     )

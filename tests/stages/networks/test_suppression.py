@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from artifacts import checkpoint
@@ -16,11 +17,14 @@ from artifacts.errors import ConfigError
 from stages.localization.activation_maps import for_inference
 from stages.networks import load_network, parameter_groups
 from stages.networks.config import ClassifierConfig
-from stages.networks.suppression import SUPPRESSIBLE, Suppression, build_suppressed, rectified
+from stages.networks.suppression import SUPPRESSIBLE, Places, Suppression, build_suppressed, rectified
 
 NAMES = ("background", "cat", "dog")
 # outputs behind a ReLU: 13 + 3 of vgg16; of the others one a block or layer, and the three further convolutions
-PLACES = {"tiny": 7 + 3, "vgg16": 13 + 3, "resnet50": 1 + 16 + 3, "resnet101": 1 + 33 + 3, "mobilenet_v2": 35 + 3}
+RELUS = {"tiny": 7 + 3, "vgg16": 13 + 3, "resnet50": 1 + 16 + 3, "resnet101": 1 + 33 + 3, "mobilenet_v2": 35 + 3}
+STAGES = {"tiny": 3 + 3, "vgg16": 5 + 3, "resnet50": 5 + 3, "resnet101": 5 + 3, "mobilenet_v2": 5 + 3}
+WHERE: tuple[Places | None, ...] = ("relus", "stages", None)
+WITH_BATCH_NORM = ("resnet50", "resnet101", "mobilenet_v2")
 
 
 def config(backbone: str, **changes) -> ClassifierConfig:
@@ -67,17 +71,69 @@ def test_a_share_of_1_suppresses_nothing():
 
 @pytest.mark.parametrize("backbone", SUPPRESSIBLE)
 def test_the_logits_are_the_means_of_the_maps_and_every_relu_is_behind_a_suppression(backbone):
-    network = build_suppressed(config(backbone), 2, 0).eval()
+    network = build_suppressed(config(backbone), 2, 0, places="relus").eval()
     images, seen = torch.randn(2, 3, 49, 65), []
-    assert len(network.suppressions) == PLACES[backbone]
+    assert len(network.suppressions) == RELUS[backbone]
     for place in [*rectified(network.backbone), *rectified(network.extra)]:
         place.register_forward_hook(lambda module, inputs, output: seen.append(output.min().item()))
     with torch.inference_mode():
         logits, maps = network(images), network.activation_maps(images)
     assert maps.shape == (2, 2, *(-(-side // network.stride) for side in (49, 65)))
     torch.testing.assert_close(maps.mean((2, 3)), logits, rtol=1e-4, atol=1e-5)
-    assert len(seen) == 2 * PLACES[backbone]
+    assert len(seen) == 2 * RELUS[backbone]
     assert min(seen) == 0  # never below: it is behind a ReLU, and everything ran
+
+
+@pytest.mark.parametrize("backbone", SUPPRESSIBLE)
+def test_only_the_stages_of_a_backbone_with_batch_norm_are_cut_by_default(backbone):
+    counts = {
+        places: len(build_suppressed(config(backbone), 2, 0, 0.5, places=places).suppressions) for places in WHERE
+    }
+    default = STAGES if backbone in WITH_BATCH_NORM else RELUS
+    assert counts == {"relus": RELUS[backbone], "stages": STAGES[backbone], None: default[backbone]}
+
+
+def test_the_last_relu_of_each_stage_is_cut():
+    """Of MobileNetV2 those of torchvision's blocks 1, 3, 6, 13 and of the last convolution."""
+    network = build_suppressed(config("mobilenet_v2"), 2, 0)
+    cut = [name for name, module in network.backbone.named_modules() if module._forward_hooks]
+    blocks = ("1.conv.0.2", "3.conv.1.2", "6.conv.1.2", "13.conv.1.2", "18.2")
+    assert cut == [f"features.{name}" for name in blocks]
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v2"])
+def test_images_are_still_told_apart_where_batch_norm_is_frozen(backbone):
+    """Cut behind every ReLU, a network whose BatchNorm knows whole features gives nearly the same for all images."""
+    images = F.interpolate(torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)), (64, 64))
+    plain = build_suppressed(config(backbone), 2, 0, None)
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        plain.backbone(images)  # BatchNorm takes the statistics of these images
+    kept = {}
+    for places in ("relus", "stages"):
+        cut = build_suppressed(config(backbone), 2, 0, "learnable", plain.state_dict(), places).eval()
+        kept[places] = unlike(cut, images) / unlike(plain.eval(), images)
+    assert kept["relus"] < 0.2
+    assert kept["stages"] > 0.5
+
+
+@torch.no_grad()
+def unlike(network: nn.Module, images: torch.Tensor) -> float:
+    """How far the images' mean features are from each other, as a share of their size."""
+    features = network.features(images).mean((2, 3))
+    return float(features.std(0).mean() / features.mean())
+
+
+def test_files_without_places_have_them_behind_every_relu(tmp_path: Path):
+    network = build_suppressed(config("mobilenet_v2"), 2, 3, places="relus").eval()
+    spec = network.spec(NAMES)
+    del spec["options"]["places"]
+    (tmp_path / "network.json").write_text(json.dumps(spec))
+    checkpoint.save(tmp_path / "weights.pt", network.state_dict())
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(load_network(tmp_path)(images), network(images))
 
 
 def test_vgg16_is_cut_as_published():
