@@ -17,7 +17,14 @@ from artifacts.errors import ConfigError
 from stages.localization.activation_maps import for_inference
 from stages.networks import load_network, parameter_groups
 from stages.networks.config import ClassifierConfig
-from stages.networks.suppression import SUPPRESSIBLE, Places, Suppression, build_suppressed, rectified
+from stages.networks.suppression import (
+    SUPPRESSIBLE,
+    Places,
+    SuppressedClassifier,
+    Suppression,
+    build_suppressed,
+    rectified,
+)
 
 NAMES = ("background", "cat", "dog")
 # outputs behind a ReLU: 13 + 3 of vgg16; of the others one a block or layer, and the three further convolutions
@@ -120,7 +127,7 @@ def test_images_are_still_told_apart_where_batch_norm_is_frozen(backbone):
 
 
 @torch.no_grad()
-def unlike(network: nn.Module, images: torch.Tensor) -> float:
+def unlike(network: SuppressedClassifier, images: torch.Tensor) -> float:
     """How far the images' mean features are from each other, as a share of their size."""
     features = network.features(images).mean((2, 3))
     return float(features.std(0).mean() / features.mean())
