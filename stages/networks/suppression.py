@@ -29,16 +29,23 @@ Suppressed = Literal["learnable"] | float | None
 Places = Literal["relus", "stages"]
 """Where peaks are held down: behind every ReLU, or only behind the last one of each stage of the backbone."""
 
+MILD = 2.0  # where the bias of a learned factor starts behind stages: at .88 of the maximum (ours)
+
 
 class Suppression(nn.Module):
-    """min(x, K max x) of each channel of each image; K = sigmoid(W GAP(x)), or a constant (equations 1 to 3)."""
+    """min(x, K max x) of each channel of each image; K = sigmoid(W GAP(x)), or a constant (equations 1 to 3).
 
-    def __init__(self, channels: int, factor: Literal["learnable"] | float) -> None:
+    `bias`: K = sigmoid(W GAP(x) + b), b learned from this value on (ours).
+    """
+
+    def __init__(self, channels: int, factor: Literal["learnable"] | float, bias: float | None = None) -> None:
         super().__init__()
         self.factor = factor
         if factor == "learnable":
-            self.controller = nn.Linear(channels, channels, bias=False)
-            nn.init.normal_(self.controller.weight, std=0.01)  # every K starts near 1/2
+            self.controller = nn.Linear(channels, channels, bias=bias is not None)
+            nn.init.normal_(self.controller.weight, std=0.01)  # every K starts near 1/2, or sigmoid(bias)
+            if bias is not None:
+                nn.init.constant_(self.controller.bias, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """What is behind a ReLU, (B, C, h, w)."""
@@ -89,7 +96,8 @@ class SuppressedClassifier(DeeperClassifier):
             inside = [rectified(stage)[-1] for stage in self.backbone.stages()]
         places = [*inside, *rectified(self.extra)]
         for place, channels in zip(places, self._channels(places), strict=True):
-            self.suppressions.append(suppression := Suppression(channels, factor))
+            bias = MILD if self.places == "stages" else None
+            self.suppressions.append(suppression := Suppression(channels, factor, bias))
             place.register_forward_hook(suppression.behind)
 
     @torch.no_grad()

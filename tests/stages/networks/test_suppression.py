@@ -108,6 +108,13 @@ def test_the_last_relu_of_each_stage_is_cut():
     assert cut == [f"features.{name}" for name in blocks]
 
 
+@pytest.mark.parametrize(("places", "start"), [("relus", 0.5), ("stages", 0.88)])
+def test_learned_factors_start_at_a_half_and_behind_stages_near_1(places, start):
+    network, features = build_suppressed(config("tiny"), 2, 0, places=places), torch.rand(4, 96)
+    factors = network.suppressions[-1].controller(features).sigmoid()
+    assert (factors - start).abs().max() < 0.1
+
+
 @pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v2"])
 def test_images_are_still_told_apart_where_batch_norm_is_frozen(backbone):
     """Cut behind every ReLU, a network whose BatchNorm knows whole features gives nearly the same for all images."""
