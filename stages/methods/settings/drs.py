@@ -37,5 +37,5 @@ class DrsSettings(MethodSettings):
         None,
         description="Behind which ReLUs of the backbone. relus: every one (its code, on VGG16; of residual blocks the\n"
         "last one); stages: the last one of each stage, and learned shares start at .88 instead of 1/2 (ours); null:\n"
-        "stages where the backbone has BatchNorm, else relus. Those of the further convolutions are held down in any case.",
+        "stages where the backbone has BatchNorm, else relus. Those of the three new convolutions always.",
     )
