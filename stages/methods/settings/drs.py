@@ -33,7 +33,7 @@ class DrsSettings(MethodSettings):
         description="Share of its maximum that a channel keeps, the same for all (paper: .55); 1: no suppression.\n"
         "null: learned, for each channel and image (the default of its code).",
     )
-    before = {"places": "relus"}
+    before: ClassVar = {"places": "relus"}
     places: Literal["relus", "stages"] | None = Field(
         None,
         description="Behind which ReLUs of the backbone. relus: every one (its code, on VGG16; of residual blocks the\n"
