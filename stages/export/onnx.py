@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from artifacts.errors import ConfigError
 from stages.networks.blocks import upsample
@@ -28,21 +33,58 @@ class _Probabilities(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        logits = upsample(self.network(normalise(image)), (image.shape[2], image.shape[3]), self.network.stride)
-        return logits.softmax(1)
+        with _BicubicByMatrices() if torch.jit.is_tracing() else nullcontext():
+            logits = upsample(self.network(normalise(image)), (image.shape[2], image.shape[3]), self.network.stride)
+            return logits.softmax(1)
 
 
-def _require_free_sizes(model: nn.Module) -> None:
-    """RuntimeError if a traced network differs from the network on images of a different size.
+class _BicubicByMatrices(TorchFunctionMode):
+    """Resizes maps by two matrix products where torch's antialiased bicubic interpolation is asked for.
 
-    Also if a position embedding is resized with antialiasing: torch's exporter would print all operators first.
+    Transformers resize their position embedding to the image with it, and torch's exporter does not know it.
     """
-    traced = torch.jit.trace(model, torch.zeros(EXAMPLE, dtype=torch.uint8), check_trace=False)
-    if "_upsample_bicubic2d_aa" in str(traced.inlined_graph):
-        raise RuntimeError("its position embedding is resized to the image")
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is F.interpolate and kwargs.get("antialias") and kwargs.get("mode") == "bicubic":
+            rows, columns = kwargs["size"]
+            maps = args[0]
+            return bicubic_matrix(maps.shape[-2], rows) @ maps @ bicubic_matrix(maps.shape[-1], columns).T
+        return function(*args, **kwargs)
+
+
+def bicubic_matrix(length: int | Tensor, wanted: int | Tensor) -> Tensor:
+    """(wanted, length): resizes `length` cells as torch's antialiased bicubic interpolation does.
+
+    Keys 1981 with a = -1/2, as wide as a cell of the coarser grid; the weights of a row sum to 1.
+    """
+    step = torch.as_tensor(length) / torch.as_tensor(wanted)
+    centres = (torch.arange(wanted) + 0.5) * step
+    distance = ((torch.arange(length) + 0.5)[None] - centres[:, None]).abs() / step.clamp(min=1.0)
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(far)))
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _require_free_sizes(model: nn.Module, path: Path) -> None:
+    """RuntimeError if the written network, run by onnx's own evaluator, differs on images of a different size."""
+    from onnx.reference import ReferenceEvaluator
+
     image = torch.arange(2 * 3 * 75 * 50, dtype=torch.int32).remainder(251).to(torch.uint8).view(2, 3, 75, 50)
     with torch.no_grad():
-        found, expected = traced(image), model(image)
+        expected = model(image)
+    try:
+        (found,) = ReferenceEvaluator(str(path)).run(None, {"image": image.numpy()})
+    except Exception as error:  # of any type, from an operator whose sizes do not fit
+        raise RuntimeError("its operators depend on the size of the image") from error
+    found = torch.from_numpy(found)
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
         raise RuntimeError("its operators depend on the size of the image")
 
@@ -50,8 +92,8 @@ def _require_free_sizes(model: nn.Module) -> None:
 def export_onnx(network: Segmenter, path: Path) -> None:
     """Writes `network` with its class names (metadata `class_names`, JSON).
 
-    ConfigError without the package onnx, and for networks that ONNX cannot hold (transformers, whose position
-    embedding is resized to the image).
+    ConfigError without the package onnx, and for networks that ONNX cannot hold: whose operators it does not have, or
+    depend on the size of the image in a way that tracing cannot see.
     """
     try:
         import onnx
@@ -62,7 +104,6 @@ def export_onnx(network: Segmenter, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns about every size; all of them are free in the result
         try:
-            _require_free_sizes(model)
             torch.onnx.export(
                 model,
                 (torch.zeros(EXAMPLE, dtype=torch.uint8),),
@@ -73,10 +114,11 @@ def export_onnx(network: Segmenter, path: Path) -> None:
                 opset_version=OPSET,
                 dynamo=False,  # the newer exporter needs another package, and fixes sizes that should stay free
             )
-        except (TypeError, RuntimeError) as error:
+            _require_free_sizes(model, path)
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"a network on {network.config.backbone} cannot be written as ONNX: {str(error).splitlines()[0]}",
-                "networks of convolutions can: ResNets, HRNets, ConvNeXt, EfficientNets and others",
+                "others can: ResNets, HRNets, EfficientNets, ConvNeXt, Swin, ViT, DINOv2, DINOv3",
             ) from error
     written = onnx.load(str(path))
     entry = written.metadata_props.add()

@@ -58,6 +58,7 @@ class DinoV2(Backbone):
         net: Any = create(name, num_classes=0, **changes)
         self.cls_token, self.pos_embed = net.cls_token, net.pos_embed
         self.patch_embed, self.blocks, self.norm = net.patch_embed, net.blocks, net.norm
+        self.learned_side = round((net.pos_embed.shape[1] - 1) ** 0.5)
         self.taken = tuple(blocks)
         self.low_channels = self.high_channels = net.embed_dim
         self.level_channels = (net.embed_dim,) * len(self.taken)
@@ -72,20 +73,21 @@ class DinoV2(Backbone):
         patches = self.patch_embed.proj(x)  # (B, D, h, w)
         rows, columns = patches.shape[-2:]
         tokens = patches.flatten(2).transpose(1, 2) + self._positions(rows, columns)
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
         tokens = torch.cat([first, tokens], dim=1)
         maps = []
         for number, block in enumerate(self.blocks):
             tokens = block(tokens)
             if number in self.taken:
-                whole = self.norm(tokens)[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
+                whole = self.norm(tokens)[:, 1:].transpose(1, 2)
+                whole = whole.reshape(*whole.shape[:2], rows, columns)  # unflatten would fix the sizes in a trace
                 maps.append(whole[..., :height, :width])
         return maps
 
     def _positions(self, rows: int, columns: int) -> Tensor:
         """The position embedding (1, rows x columns, D), resized from the square it was learned on."""
         learned = self.pos_embed[:, 1:]
-        side = round(learned.shape[1] ** 0.5)
+        side = self.learned_side
         if (rows, columns) == (side, side):
             return learned
         square = learned.transpose(1, 2).unflatten(2, (side, side)).float()

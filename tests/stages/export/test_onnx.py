@@ -6,10 +6,11 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from artifacts.errors import ConfigError
-from stages.export.onnx import export_onnx
+from stages.export.onnx import bicubic_matrix, export_onnx
 from stages.networks import build_segmenter, normalise, upsample
 from stages.networks.config import NetworkConfig
 
@@ -21,12 +22,15 @@ NETWORKS = [
     {"backbone": "timm:mobilenetv3_small_050", "head_channels": 16, "freeze_batch_norm": False},
     {"backbone": "timm:convnext_atto", "head_channels": 16},
     {"preset": "hrnet-w18-small", "weights": "none", "head_channels": 16},
+    {"backbone": "timm:vit_tiny_patch16_224", "head": "fcn", "head_channels": 16},
+    {"backbone": "timm:vit_small_patch16_dinov3", "head": "dpt", "head_channels": 16},
+    {"preset": "dpt-dinov2-small", "weights": "none", "head_channels": 16},
 ]
+MOBILEVIT = {"backbone": "timm:mobilevit_xxs", "freeze_batch_norm": False}  # divides sizes by patches in Python
+IDS = ["tiny", "mobilenet_v2", "deeplabv3plus", "timm-mobilenetv3", "timm-convnext", "hrnet", "vit", "dinov3", "dinov2"]
 
 
-@pytest.mark.parametrize(
-    "values", NETWORKS, ids=["tiny", "mobilenet_v2", "deeplabv3plus", "timm-mobilenetv3", "timm-convnext", "hrnet"]
-)
+@pytest.mark.parametrize("values", NETWORKS, ids=IDS)
 def test_images_of_any_size_give_what_torch_gives(values, tmp_path):
     from onnx.reference import ReferenceEvaluator
 
@@ -40,6 +44,8 @@ def test_images_of_any_size_give_what_torch_gives(values, tmp_path):
     for layer in network.head.modules():  # scores that differ: fc8 starts at almost equal ones
         if isinstance(layer, nn.Conv2d) and layer.out_channels == 4:
             nn.init.normal_(layer.weight, std=0.3, generator=torch.Generator().manual_seed(0))
+            with torch.no_grad():
+                layer.weight /= network(torch.randn(1, 3, 40, 64)).std()
     export_onnx(network, tmp_path / "net.onnx")
     evaluator = ReferenceEvaluator(str(tmp_path / "net.onnx"))
     generator = torch.Generator().manual_seed(2)
@@ -55,12 +61,17 @@ def test_images_of_any_size_give_what_torch_gives(values, tmp_path):
     assert json.loads(entries["class_names"]) == ["background", "a", "b", "c"]
 
 
-@pytest.mark.parametrize(
-    "values", [{"preset": "dpt-dinov2-small", "weights": "none"}, {"backbone": "timm:vit_tiny_patch16_224"}]
-)
-def test_a_network_that_onnx_cannot_hold_is_one_clear_error(values, tmp_path, capfd):
+@pytest.mark.parametrize("size", [(3, 21), (14, 9), (6, 8)])
+def test_position_embeddings_are_resized_as_torch_does(size):
+    maps = torch.randn(2, 3, 6, 8)
+    expected = F.interpolate(maps, size=size, mode="bicubic", antialias=True)
+    found = bicubic_matrix(6, size[0]) @ maps @ bicubic_matrix(8, size[1]).T
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_network_that_onnx_cannot_hold_is_one_clear_error(tmp_path, capfd):
     pytest.importorskip("timm")
-    network = build_segmenter(NetworkConfig.model_validate(values), 4, seed=1)
+    network = build_segmenter(NetworkConfig.model_validate(MOBILEVIT), 4, seed=1)
     with pytest.raises(ConfigError, match="cannot be written as ONNX") as caught:
         export_onnx(network, tmp_path / "net.onnx")
     assert len(str(caught.value).splitlines()) < 4
