@@ -132,9 +132,9 @@ class BackboneConfig(Config):
         description="Where the backbone's weights come from: none = random;\n"
         "imagenet = torchvision's IMAGENET1K_V1 weights, downloaded once by torchvision (HRNet: timm's);\n"
         "pretrained = DINOv2's, downloaded once by timm (timm:NAME: the ones timm has under NAME, also as imagenet);\n"
-        "or a file: a state dict of torchvision, timm or DINOv2, or the weights.pt of a network artifact (of which\n"
-        "the backbone is taken). For resnet38: MXNet's ilsvrc-cls_rna-a1_cls1000_ep-0001.params as it was published,\n"
-        "or a .pth of PSA or SEAM.",
+        "or a file: .pth or .safetensors of torchvision, timm or DINOv2, or the weights.pt of a network artifact (of\n"
+        "which the backbone is taken). For resnet38: MXNet's ilsvrc-cls_rna-a1_cls1000_ep-0001.params as it was\n"
+        "published, or a .pth of PSA or SEAM.",
     )
     freeze_batch_norm: bool | Literal["affine"] = Field(
         True,

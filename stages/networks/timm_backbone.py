@@ -14,7 +14,7 @@ from artifacts.cells import cells
 from artifacts.errors import ConfigError
 from stages.networks.blocks import Backbone, Features, pad_to_multiples
 from stages.networks.normalisation import MEAN, STD
-from stages.networks.timm_models import create, feature_maps, pixel_statistics
+from stages.networks.timm_models import create, feature_maps, pixel_statistics, timm_names
 from stages.networks.vision_transformer import LEVELS
 
 
@@ -51,6 +51,12 @@ class TimmBackbone(Backbone):
         self.level_strides = tuple(self.net.feature_info.reduction())
         self.stride = self.level_strides[-1]
         self.coarsest = max(self.level_strides)
+        if any(self.coarsest % stride for stride in self.level_strides):
+            raise ConfigError(
+                f"timm's {name} cannot be a backbone: its maps have the strides "
+                f"{', '.join(map(str, self.level_strides))}, which do not divide the coarsest",
+                "use a network whose strides do",
+            )
         cuts_patches = _cuts_patches(self.net)
         self.before = self.stride // 2 if cuts_patches and centred else 0
         self.patches = not centred
@@ -96,9 +102,10 @@ class TimmBackbone(Backbone):
     def sort_weights(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         if all(key in self.state_dict() for key in state):  # of a network artifact
             return state, {}
+        whole = create(self.name)
+        state, known = timm_names(whole, state), whole.state_dict()  # `known` has the classifier, too
         used = {f"net.{self.names[plain]}": state[key] for key in state if (plain := _plain(key)) in self.names}
         rest = {key: value for key, value in state.items() if _plain(key) not in self.names}
-        known = create(self.name).state_dict() if rest else {}  # the classifier, by timm's names
         unused = {key: value for key, value in rest.items() if key in known}
         return {**used, **{key: value for key, value in rest.items() if key not in unused}}, unused
 

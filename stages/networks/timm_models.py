@@ -75,6 +75,20 @@ def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return (MEAN, STD) if published is None else (tuple(published.mean), tuple(published.std))
 
 
+def timm_names(net: nn.Module, state: dict[str, Any]) -> dict[str, Tensor]:
+    """A state dict as its authors published it -> by the names of timm's network `net`, by timm's own conversion.
+
+    A position embedding of a different grid is resized. A state dict that timm cannot convert is returned as it is.
+    """
+    convert = getattr(importlib.import_module(type(net).__module__), "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        return dict(convert(state, net))
+    except Exception:  # of a different network, whose entries timm's functions do not find: the caller names them
+        return state
+
+
 def pretrained_state(name: str) -> dict[str, Tensor]:
     """The published weights of a backbone by timm's names, from its cache or by its download."""
     tag = name.removeprefix(TIMM_PREFIX) if name.startswith(TIMM_PREFIX) else WEIGHTS[name]

@@ -6,6 +6,7 @@ import http.client
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -19,6 +20,8 @@ from stages.networks.mxnet_params import read_params
 from stages.networks.timm_models import pretrained_state
 
 ARTIFACT_PREFIX = "backbone."  # of a backbone's parameters in the weights.pt of a network artifact
+ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model")  # of a training's checkpoint; an average wins
+WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")  # that torch's compiler and DistributedDataParallel put before names
 
 
 def load_pretrained(backbone: Backbone, config: BackboneConfig) -> dict[str, Tensor]:
@@ -125,11 +128,14 @@ _WEIGHTS = {
 
 def read_state(file: Path) -> dict[str, Tensor]:
     """The state dict in a file: plain tensors by name. ConfigError for anything else."""
-    state = checkpoint.load(file)
+    return _plain_state(file, checkpoint.load(file))
+
+
+def _plain_state(file: Path, state: Any) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not state or not all(map(_is_plain, state, state.values())):
         raise ConfigError(
             f"{file} is not a state dict of tensors by name",
-            "save model.state_dict() alone, without optimiser or other entries",
+            "save model.state_dict()",
         )
     return dict(state)
 
@@ -145,8 +151,24 @@ def _read(file: Path) -> dict[str, Tensor]:
     """A published state dict, the arrays of MXNet, or the backbone's part of a network artifact's weights."""
     if file.suffix == ".params":
         return {name: torch.from_numpy(values) for name, values in read_params(file).items()}
-    state = read_state(file)
+    saved = _read_safetensors(file) if file.suffix == ".safetensors" else checkpoint.load(file)
+    if isinstance(saved, dict):  # of a training's checkpoint the network alone
+        saved = next((saved[name] for name in ENTRIES if isinstance(saved.get(name), dict)), saved)
+    state = _plain_state(file, saved)
+    for wrapper in WRAPPERS:
+        state = {name.removeprefix(wrapper): value for name, value in state.items()}
     return _inside(state) or state
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ConfigError(f"{file} needs the package safetensors", "pip install safetensors") from None
+    try:
+        return load_file(file)
+    except Exception as error:  # SafetensorError, or what a torn header raises
+        raise ConfigError(f"{file} is damaged or not a safetensors file: {error}", "download it again") from error
 
 
 def _inside(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

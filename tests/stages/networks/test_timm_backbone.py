@@ -330,6 +330,7 @@ def test_a_classifiers_dinov2_has_cells_around_their_pixels() -> None:
         ("timm:resnet18.no_such_weights", "timm's resnet18 has no weights 'resnet18.no_such_weights'"),
         ("timm:mixer_s32_224", "cannot be a backbone: an image of 96 x 64 pixels failed"),
         ("timm:xception41", "gives the maps of xception41 by hooks"),
+        ("timm:crossvit_tiny_240", "maps have the strides 12, 12, 17, 17, which do not divide the coarsest"),
     ],
 )
 def test_a_network_that_cannot_be_a_backbone_is_one_clear_error(name: str, said: str) -> None:

@@ -84,10 +84,27 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
         build_segmenter(_config(tmp_path / "net.pth"), 3, seed=0)
 
 
-def test_a_training_checkpoint_is_not_a_state_dict(tmp_path: Path, mobilenet: dict[str, torch.Tensor]) -> None:
-    torch.save({"model": mobilenet, "epoch": 3}, tmp_path / "net.pth")
+def test_of_a_training_checkpoint_the_network_is_taken(tmp_path: Path, mobilenet: dict[str, torch.Tensor]) -> None:
+    """{"model": ...} is how many networks are published; DistributedDataParallel puts module. before every name."""
+    wrapped = {f"module.{key}": value for key, value in mobilenet.items()}
+    torch.save({"state_dict": wrapped, "epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "net.pth")
+    loaded = build_segmenter(_config(tmp_path / "net.pth"), 3, seed=0).backbone.state_dict()
+    assert all(torch.equal(value, mobilenet[key]) for key, value in loaded.items())
+    torch.save({"network": mobilenet, "epoch": 3}, tmp_path / "other.pth")
     with pytest.raises(ConfigError, match="not a state dict"):
-        build_segmenter(_config(tmp_path / "net.pth"), 3, seed=0)
+        build_segmenter(_config(tmp_path / "other.pth"), 3, seed=0)
+
+
+def test_a_safetensors_file_is_loaded_and_a_damaged_one_named(
+    tmp_path: Path, mobilenet: dict[str, torch.Tensor]
+) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(mobilenet, tmp_path / "net.safetensors")
+    loaded = build_segmenter(_config(tmp_path / "net.safetensors"), 3, seed=0).backbone.state_dict()
+    assert all(torch.equal(value, mobilenet[key]) for key, value in loaded.items())
+    (tmp_path / "torn.safetensors").write_bytes((tmp_path / "net.safetensors").read_bytes()[:5000])
+    with pytest.raises(ConfigError, match=r"torn\.safetensors is damaged or not a safetensors file"):
+        build_segmenter(_config(tmp_path / "torn.safetensors"), 3, seed=0)
 
 
 def test_without_a_network_the_cure_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
