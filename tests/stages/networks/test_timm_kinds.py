@@ -38,7 +38,7 @@ def classifier(name: str) -> Classifier:
     values = {"backbone": f"timm:{name}", "freeze_batch_norm": False}
     network = build_classifier(ClassifierConfig.model_validate(values), 3, seed=0)
     nn.init.normal_(network.scores.weight, std=1.0, generator=torch.Generator().manual_seed(0))
-    for layer in network.modules():  # statistics of some images, or random features would fade from layer to layer
+    for layer in network.modules():  # statistics of some images, or random features would fade away
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 1.0
     with torch.no_grad():
