@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ class _Probabilities(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        with _BicubicByMatrices() if torch.jit.is_tracing() else nullcontext():
+        resizing: AbstractContextManager[Any] = _BicubicByMatrices() if torch.jit.is_tracing() else nullcontext()
+        with resizing:
             logits = upsample(self.network(normalise(image)), (image.shape[2], image.shape[3]), self.network.stride)
             return logits.softmax(1)
 
@@ -46,20 +47,20 @@ class _BicubicByMatrices(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        function: Callable[..., Any],
+        func: Callable[..., Any],
         types: Sequence[type],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if function is F.interpolate and kwargs.get("antialias") and kwargs.get("mode") == "bicubic":
+        if func is F.interpolate and kwargs.get("antialias") and kwargs.get("mode") == "bicubic":
             rows, columns = kwargs["size"]
             maps = args[0]
             return bicubic_matrix(maps.shape[-2], rows) @ maps @ bicubic_matrix(maps.shape[-1], columns).T
-        return function(*args, **kwargs)
+        return func(*args, **kwargs)
 
 
-def bicubic_matrix(length: int | Tensor, wanted: int | Tensor) -> Tensor:
+def bicubic_matrix(length: int, wanted: int) -> Tensor:
     """(wanted, length): resizes `length` cells as torch's antialiased bicubic interpolation does.
 
     Keys 1981 with a = -1/2, as wide as a cell of the coarser grid; the weights of a row sum to 1.
@@ -80,12 +81,12 @@ def _require_free_sizes(model: nn.Module, path: Path) -> None:
     image = torch.arange(2 * 3 * 75 * 50, dtype=torch.int32).remainder(251).to(torch.uint8).view(2, 3, 75, 50)
     with torch.no_grad():
         expected = model(image)
+    evaluator: Any = ReferenceEvaluator(str(path))
     try:
-        (found,) = ReferenceEvaluator(str(path)).run(None, {"image": image.numpy()})
+        (found,) = evaluator.run(None, {"image": image.numpy()})
     except Exception as error:  # of any type, from an operator whose sizes do not fit
         raise RuntimeError("its operators depend on the size of the image") from error
-    found = torch.from_numpy(found)
-    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
+    if found.shape != expected.shape or not torch.allclose(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-4):
         raise RuntimeError("its operators depend on the size of the image")
 
 
