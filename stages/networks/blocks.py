@@ -29,6 +29,7 @@ class Backbone(nn.Module):
         children_in_order: whether every module runs its children in their order, so that a BatchNorm after a
             convolution may be folded into it.
         frozen_norms: names of the BatchNorm layers that stay frozen, where not all do (`batch_norm_frozen`).
+        frozen: whether all of it is: it has no gradient and stays in eval mode.
     """
 
     level_channels: tuple[int, ...]
@@ -44,6 +45,7 @@ class Backbone(nn.Module):
     children_in_order: bool = True
     batch_norm_frozen: bool = False
     frozen_norms: Collection[str] = ()
+    frozen: bool = False
 
     def levels(self, x: Tensor) -> list[Tensor]:
         """The feature maps after each stage, finest first: (B, channels, ceil(H / stride), ceil(W / stride)) each."""
@@ -75,7 +77,7 @@ class Backbone(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Backbone:
-        super().train(mode)
+        super().train(mode and not self.frozen)
         for name, module in self.named_modules():
             if isinstance(module, _BatchNorm) and (self.batch_norm_frozen or name in self.frozen_norms):
                 module.eval()

@@ -148,6 +148,11 @@ class BackboneConfig(Config):
         description="How many of the backbone's first stages keep their weights and the statistics of BatchNorm:\n"
         "resnet38 1 (conv1a, b2: PSA, SEAM), ResNets 1 (conv1: IRNet) or 2 (layer1 too), vgg16 2 (conv1, conv2: PSA).",
     )
+    freeze: Literal["none", "encoder"] = Field(
+        "none",
+        description="encoder: the whole backbone keeps its weights and the statistics of BatchNorm, and is in eval\n"
+        "mode; neck and head alone learn. The features of such an encoder can be kept (semiseg features).",
+    )
     dropout: float = Field(
         0.5, ge=0, lt=1, description="Probability that an activation before the last layers is dropped."
     )
@@ -182,12 +187,14 @@ class BackboneConfig(Config):
                 "there are no statistics worth freezing, the network would train without normalisation",
                 f"set network.weights to {pretrained}, or network.freeze_batch_norm to false",
             )
-        if self.weights == "none" and self.freeze_stages:
-            raise ConfigError(
-                f"network: {self.backbone} with weights none and freeze_stages {self.freeze_stages}: "
-                "random weights are not worth freezing",
-                f"set network.weights to {pretrained}, or network.freeze_stages to 0",
-            )
+        frozen = {"freeze_stages": 0, "freeze": "none"}
+        for key, off in frozen.items() if self.weights == "none" else ():
+            if (value := getattr(self, key)) != off:
+                raise ConfigError(
+                    f"network: {self.backbone} with weights none and {key} {value}: random weights are not worth "
+                    "freezing",
+                    f"set network.weights to {pretrained}, or network.{key} to {off}",
+                )
 
     @pydantic.field_validator("backbone")
     @classmethod

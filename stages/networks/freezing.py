@@ -1,17 +1,25 @@
-"""What of a backbone does not learn: its first stages, its BatchNorm."""
+"""What of a backbone does not learn: all of it, its first stages, its BatchNorm."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from artifacts.errors import ConfigError
-from stages.networks.blocks import Backbone
+from stages.networks.blocks import Backbone, Features
 from stages.networks.config import BackboneConfig
 
 
 def freeze(backbone: Backbone, config: BackboneConfig) -> None:
     """Freeze what the config says. ConfigError: the backbone has fewer stages."""
+    if config.freeze == "encoder":
+        backbone.frozen = True
+        backbone.requires_grad_(False).eval()
+        return
     if config.freeze_stages:
         _freeze_stages(backbone, config.freeze_stages)
     if config.freeze_batch_norm:
@@ -42,3 +50,37 @@ def _freeze_stages(backbone: Backbone, count: int) -> None:
         if isinstance(module, _BatchNorm) and id(module.weight) in frozen
     }
     backbone.train(training)
+
+
+def encode(backbone: Backbone, images: Tensor, known: Features | None = None) -> Features:
+    """The features of normalised images (B, 3, H, W); on a CPU a frozen backbone sees one image after the other.
+
+    So the features of an image are the same, to the bit, in every batch, and kept ones can stand for them.
+
+    Args:
+        known: the features of the first images, where they are kept; the others are computed.
+    """
+    alone = backbone.frozen and images.device.type == "cpu"
+    if known is None and not alone:
+        return backbone(images)
+    rest = images[len(known["high"]) if known else 0 :]
+    parts = rest.split(1 if alone else max(len(rest), 1)) if len(rest) else ()
+    return joined([*([known] if known else []), *map(backbone, parts)])
+
+
+def joined(parts: Sequence[Features]) -> Features:
+    """The features of several batches in one, in the maps that the first part has, with channels_last memory."""
+    return {
+        name: torch.cat([part[name] for part in parts]).contiguous(memory_format=torch.channels_last)
+        for name in parts[0]
+    }
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of all parameters and statistics: names, shapes, types and values."""
+    found = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        if not name.endswith(".num_batches_tracked"):  # they have no influence
+            found.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+            found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

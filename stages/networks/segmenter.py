@@ -18,9 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from stages.networks.backbones import build_backbone
 from stages.networks.blocks import Backbone, Features, initialise
 from stages.networks.config import NetworkConfig
-from stages.networks.freezing import freeze
+from stages.networks.freezing import encode, freeze
 from stages.networks.heads import AtrousBranch, build_head
 from stages.networks.registry import network_kind, network_spec
+from stages.networks.vision_transformer import LEVELS
 from stages.networks.weights import load_pretrained, load_strictly
 
 
@@ -31,6 +32,7 @@ class Segmenter(nn.Module):
     Attributes:
         head: the head; `make_head` makes further ones for the same trunk.
         stride: input pixels per cell of the logits.
+        reads: the maps of the backbone that neck and head read.
         class_names: background first; known for networks that come from `load_network`.
         pretrained: name prefixes of the parameters that came from `config.weights`.
     """
@@ -44,21 +46,23 @@ class Segmenter(nn.Module):
         self.head = _head_for(self.backbone, config, num_classes)
         strides = {"deeplabv3plus": self.backbone.low_stride, "dpt": 1}
         self.stride = strides.get(config.head, self.backbone.stride)
+        self.reads = {"deeplabv3plus": ("low", "high"), "dpt": LEVELS}.get(config.head, ("high",))
         self.pretrained: tuple[str, ...] = ()
         self.class_names: tuple[str, ...] = ()
         freeze(self.backbone, config)
 
-    def trunk(self, images: Tensor) -> Features:
+    def trunk(self, images: Tensor, encoded: Features | None = None) -> Features:
         """Normalised images (B, 3, H, W) -> {"low": (B, _, H/4, W/4), "high": (B, _, h, w)}, the input of every head.
 
-        For dpt: "low", "level_2", "level_3" and "high", all (B, _, ceil(H / patch), ceil(W / patch)).
+        For dpt: "low", "level_2", "level_3" and "high", all (B, _, ceil(H / patch), ceil(W / patch)). encoded: the maps
+        `reads` of the first images, where they are kept (in train mode).
         """
-        features = self.backbone(images)
+        features = encode(self.backbone, images, encoded) if self.training else self.backbone(images)
         return {**features, "high": self.neck(features["high"])}
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, encoded: Features | None = None) -> Tensor:
         """Normalised images (B, 3, H, W) -> logits (B, num_classes, ceil(H / stride), ceil(W / stride))."""
-        logits = self.head(self.trunk(images))
+        logits = self.head(self.trunk(images, encoded))
         if self.stride == 1:  # of whole patches
             return logits[..., : images.shape[2], : images.shape[3]]
         return logits
