@@ -29,6 +29,7 @@ KINDS: dict[str, int] = {
     "refiner": 1,
     "refined": 2,
     "instances": 1,
+    "features": 1,
 }
 
 LOCAL = "local"  # facts of this machine and run: stored with the content, but not part of it

@@ -1,13 +1,10 @@
 """One shard of score maps: an HDF5 file, made in memory, and read as untrusted input.
 
-HDF5 can make a reader open different files: links and virtual data sets refer to them, the values of a data set may be
-in any file of the system, and filters may be loaded from a plugin folder. So a shard is checked before it is read: only
-the layout that `write_shard` writes is accepted. It is specified in docs/formats.md.
+Only the layout that `write_shard` writes is accepted. It is specified in docs/formats.md.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +12,17 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5l, h5t, h5z
+from h5py import h5t
 
 from artifacts.cells import cells
+from artifacts.closed_hdf5 import PACKED, PLAIN, LayoutError, member, values, whole_number
 
 SCHEMA = 2  # also of index.json
 MOST_PIXELS = 2**28  # of an image; Pillow opens no image of more than 179 million
 MOST_SCORES = 2**29  # of an image: 24 megapixels at stride 4 with 255 classes have 380 million
 
-# Not h5py's lzf, which is faster but leaves a table uninitialised, so that its bytes are never the same.
-_PACKED = (h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32)
-_FILTERS = {"scores": _PACKED, "classes": (h5z.FILTER_FLETCHER32,)}
+_FILTERS = {"scores": PACKED, "classes": PLAIN}
 _TYPES = {"scores": h5t.IEEE_F16LE, "classes": h5t.STD_U8LE}
-_CHECKSUM = 4  # bytes after each chunk
-_OVERHEAD = 64  # bytes that deflate may add to a small chunk that it cannot shorten
-_UNPACKED = 1 << 1  # filter mask of a chunk that deflate did not shorten: its bit for the second filter
-
-
-class ShardError(Exception):
-    """A mistake in a shard."""
 
 
 @dataclass(frozen=True)
@@ -116,16 +105,16 @@ def _write_record(file: h5py.File, image_id: str, record: MapRecord) -> None:
 
 
 def open_shard(path: Path, class_names: Sequence[str], meaning: str) -> h5py.File:
-    """A shard of these classes, open for `read_record`. Raises ShardError or what h5py raises."""
+    """A shard of these classes, open for `read_record`. Raises LayoutError or what h5py raises."""
     file = h5py.File(path, "r", locking=False)
     try:
-        if (found := _whole_number(file, "schema")) != SCHEMA:
-            raise ShardError(f"it has schema {found}, expected {SCHEMA}")
+        if (found := whole_number(file, "schema")) != SCHEMA:
+            raise LayoutError(f"it has schema {found}, expected {SCHEMA}")
         for name, text in (("class_names", class_names), ("meaning", meaning)):
             attribute, expected = file.attrs.get_id(name), _encoded(text)
             alike = (attribute.shape, attribute.dtype) == (expected.shape, expected.dtype)
             if not alike or not np.array_equal(file.attrs[name], expected):
-                raise ShardError(f"its {name} differs from that of index.json")
+                raise LayoutError(f"its {name} differs from that of index.json")
     except BaseException:
         file.close()
         raise
@@ -133,73 +122,22 @@ def open_shard(path: Path, class_names: Sequence[str], meaning: str) -> h5py.Fil
 
 
 def read_record(file: h5py.File, image_id: str, num_classes: int, meaning: str) -> MapRecord:
-    """The maps of one image. Raises ShardError or what h5py raises."""
-    group = _member(file, image_id, h5py.Group)
-    size = (_whole_number(group, "height"), _whole_number(group, "width"))
-    stride = _whole_number(group, "stride")
-    shapes = {name: _member(group, name, h5py.Dataset).shape for name in ("classes", "scores")}
+    """The maps of one image. Raises LayoutError or what h5py raises."""
+    group = member(file, image_id, h5py.Group)
+    size = (whole_number(group, "height"), whole_number(group, "width"))
+    stride = whole_number(group, "stride")
+    shapes = {name: member(group, name, h5py.Dataset).shape for name in ("classes", "scores")}
     if fault := shape_fault(shapes["scores"], size, stride):
-        raise ShardError(fault)
+        raise LayoutError(fault)
     count = shapes["scores"][0]
     if shapes["classes"] != (count,) or count > num_classes or np.prod(shapes["scores"], dtype=float) > MOST_SCORES:
-        raise ShardError(f"scores {shapes['scores']} for classes {shapes['classes']} of {num_classes}")
+        raise LayoutError(f"scores {shapes['scores']} for classes {shapes['classes']} of {num_classes}")
     classes = _values(group, "classes", (count,))
     record = MapRecord(_values(group, "scores", (1, *shapes["scores"][1:])), classes, size, stride)
     if fault := fault_of(record, num_classes, meaning):
-        raise ShardError(fault)
+        raise LayoutError(fault)
     return record
 
 
-def _member(parent: h5py.Group, name: str, kind: type) -> Any:
-    """The member `name` of `parent` itself, not a link, which may lead into a different file."""
-    if "/" in name or parent.id.links.get_info(name.encode()).type != h5l.TYPE_HARD:
-        raise ShardError(f"{name} is a link")
-    member = parent[name]
-    if not isinstance(member, kind):
-        raise ShardError(f"{name} is a {type(member).__name__}, expected a {kind.__name__}")
-    if isinstance(member, h5py.Dataset):
-        layout = member.id.get_create_plist()
-        if layout.get_layout() == h5d.VIRTUAL or layout.get_external_count():
-            raise ShardError(f"the values of {name} are in a different file")
-    return member
-
-
-def _whole_number(owner: h5py.Group, name: str) -> int:
-    attribute = owner.attrs.get_id(name)
-    if attribute.shape != () or attribute.dtype.kind not in "iu":
-        raise ShardError(f"its {name} is {attribute.dtype} {attribute.shape}, expected a whole number")
-    return int(owner.attrs[name])
-
-
 def _values(group: h5py.Group, name: str, chunk: tuple[int, ...]) -> np.ndarray:
-    """The values of a data set whose shape was checked; ShardError unless type, chunks and filters are right."""
-    dataset = _member(group, name, h5py.Dataset)
-    if dataset.id.get_type() != _TYPES[name]:
-        raise ShardError(f"{name} has a wrong type: {dataset.dtype}")
-    if dataset.size == 0:
-        return np.empty(dataset.shape, dataset.dtype)
-    layout = dataset.id.get_create_plist()
-    filters = tuple(layout.get_filter(number)[0] for number in range(layout.get_nfilters()))
-    if filters != _FILTERS[name] or dataset.chunks != chunk:
-        raise ShardError(f"{name} has wrong chunks or filters: {dataset.chunks}, {filters}")
-    for number in range(len(dataset) // chunk[0]):
-        _check_chunk(dataset, (number, *(0 for _ in chunk[1:])), int(np.prod(chunk)) * dataset.dtype.itemsize, filters)
-    return dataset[...]
-
-
-def _check_chunk(dataset: h5py.Dataset, place: tuple[int, ...], expected: int, filters: tuple[int, ...]) -> None:
-    """ShardError for a chunk that is missing (HDF5 reads zeros) or does not hold `expected` bytes.
-
-    HDF5 inflates without a limit, so a chunk is inflated here first, with one.
-    """
-    info = dataset.id.get_chunk_info_by_coord(place)
-    if info.byte_offset is None:
-        raise ShardError("a chunk is missing")
-    length = info.size - _CHECKSUM
-    if filters == _PACKED and info.filter_mask == 0 and length <= expected + expected // 500 + _OVERHEAD:
-        _, stored = dataset.id.read_direct_chunk(place)
-        length = len(zlib.decompressobj().decompress(stored[:-_CHECKSUM], expected + 1))
-    elif info.filter_mask not in (0, _UNPACKED):
-        raise ShardError(f"a chunk has the filter mask {info.filter_mask}")
-    if length != expected:
-        raise ShardError(f"a chunk holds {length:,} bytes instead of {expected:,}")
+    return values(group, name, chunk, _TYPES[name], _FILTERS[name])

@@ -108,6 +108,11 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut("--split", "splits", list),
     ),
     "instances": (Shortcut("--split", "splits", list),),
+    "features": (
+        Shortcut("--network", "network"),
+        Shortcut("--weights", "network.weights"),
+        Shortcut("--split", "splits", list),
+    ),
     "train": (
         Shortcut("--method", "method", help="A method of `semiseg methods`."),
         Shortcut("--network", "network"),

@@ -209,6 +209,7 @@ STAGE_MODULES: dict[str, str] = {
     "train-refiner": "stages.train_refiner",
     "refine": "stages.refine",
     "instances": "stages.instances",
+    "features": "stages.features",
     "train": "stages.train",
     "reliability": "stages.reliability",
     "predict": "stages.predict",

@@ -24,7 +24,7 @@ from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import ids_of
 from stages.engine.config import InferenceConfig
 from stages.localization.config import CrfConfig
-from stages.methods.settings import TrainConfig
+from stages.methods.settings import TrainConfig, check_features
 from stages.methods.settings.supervised import SupervisedSettings
 
 
@@ -75,6 +75,9 @@ class RetrainInputs(Inputs):
         Artifact | None,
         Input(("masks", "predictions", "seeds", "refined"), "masks of the images, instead of those of a segmenter"),
     ]
+    features: Annotated[
+        Artifact | None, Input(("features",), "kept features of the frozen encoder, of the same views of the images")
+    ]
 
 
 def check(config: RetrainConfig, inputs: RetrainInputs) -> None:
@@ -88,6 +91,8 @@ def check(config: RetrainConfig, inputs: RetrainInputs) -> None:
             f"retrain: with labels {config.labels} the split train keeps its exact masks",
             "use splits [weak], or labels estimated",
         )
+    if inputs.features is not None:
+        check_features(config.training, inputs.features, inputs.data)
     if inputs.weak_labels is not None:
         _check_given(config, inputs, inputs.weak_labels)
     if inputs.segmenter is not None:
@@ -121,7 +126,7 @@ def run(config: RetrainConfig, inputs: RetrainInputs, writer: Writer, execution:
     strong = [] if config.labels == "estimated" else dataset.ids(config.training.train_split)
     sources = label_sources(dataset, strong, ids, {"weak_labels": (given or writer).path / "masks"})
     initial = inputs.segmenter if config.start == "segmenter" else None
-    summary = train_network(training, dataset, sources, writer, execution, initial)
+    summary = train_network(training, dataset, sources, writer, execution, initial, features=inputs.features)
     return {"labelled": len(ids), **summary}
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from artifacts.dataset import Dataset
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
-from stages.methods.settings import TrainConfig, check_taken
+from stages.methods.settings import TrainConfig, check_features, check_taken
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class TrainInputs(Inputs):
         ),
     ]
     initial: Annotated[Artifact | None, Input(("segmenter",), "a segmenter whose weights the training starts from")]
+    features: Annotated[
+        Artifact | None, Input(("features",), "kept features of the frozen encoder, of the same views of the images")
+    ]
 
     def labels(self) -> dict[str, Artifact]:
         """The given label maps of other stages, by the names that methods use for them."""
@@ -47,6 +50,8 @@ class TrainInputs(Inputs):
 def check(config: TrainConfig, inputs: TrainInputs) -> None:
     config.network.check()
     check_taken(config.method, inputs.labels())
+    if inputs.features is not None:
+        check_features(config, inputs.features, inputs.data)
 
 
 def run(config: TrainConfig, inputs: TrainInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def run(config: TrainConfig, inputs: TrainInputs, writer: Writer, execution: Exe
     folders = {name: folder for name, folder in places.items() if folder.is_dir()}
     strong, weak = dataset.ids(config.train_split), dataset.ids(config.weak_split)
     sources = label_sources(dataset, strong, weak, folders, dataset.ids("unlabelled"), maps)
-    return train_network(config, dataset, sources, writer, execution, inputs.initial)
+    return train_network(config, dataset, sources, writer, execution, inputs.initial, features=inputs.features)
 
 
 STAGE = Stage(

@@ -14,7 +14,7 @@ from artifacts.dataset import Dataset
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import ids_of, require_labels
-from stages.methods.settings import TrainClassifierConfig, check_taken
+from stages.methods.settings import TrainClassifierConfig, check_features, check_taken
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class TrainClassifierInputs(Inputs):
             ),
         ),
     ]
+    features: Annotated[
+        Artifact | None, Input(("features",), "kept features of the frozen encoder, of the same views of the images")
+    ]
 
 
 def check(config: TrainClassifierConfig, inputs: TrainClassifierInputs) -> None:
@@ -42,6 +45,8 @@ def check(config: TrainClassifierConfig, inputs: TrainClassifierInputs) -> None:
     config.network.check()
     dataset = Dataset(inputs.data)
     dataset.require_background("the stage train-classifier")
+    if inputs.features is not None:
+        check_features(config, inputs.features, inputs.data)
     if "tags" in config.method.card.uses:
         require_labels(dataset, config.splits)
     if inputs.predictions is not None:
@@ -77,7 +82,7 @@ def run(
         tagged=ids,
         folders=folders,
     )
-    summary = train_network(config, dataset, sources, writer, execution)
+    summary = train_network(config, dataset, sources, writer, execution, features=inputs.features)
     if execution.rank == 0:
         summary |= {"without_label": sum(not dataset.tags(image_id) for image_id in ids)}
         summary |= scored(load_network(writer.path), dataset, config.score_split, config.crop_size, execution, masks)

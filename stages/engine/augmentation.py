@@ -6,16 +6,20 @@ does not depend on which process makes it, or when.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from artifacts.cells import on_copy
 from artifacts.masks import IGNORE
 from artifacts.score_maps import ScoreMap
+from stages.engine.colour import draw_factors
 from stages.engine.config import AugmentationConfig
 from stages.engine.interpolation import interpolation_matrix
+from stages.engine.randomness import generator
 
 PADDING_COLOUR = (124, 116, 104)  # ImageNet's mean: zero after normalisation
 
@@ -31,6 +35,26 @@ class Geometry:
     box: tuple[float, float, float, float]
     size: tuple[int, int]
     flip: bool
+
+
+class View(NamedTuple):
+    """How a sample shows its image: the geometry, and factors of brightness, contrast and saturation (3,)."""
+
+    geometry: Geometry
+    colour: NDArray[np.float32]
+
+
+def draw_view(config: AugmentationConfig, size: tuple[int, ...], crop_size: int, random: np.random.Generator) -> View:
+    """A new view of an image of `size` (height, width) pixels."""
+    geometry = draw_geometry(config, size, crop_size, random)
+    return View(geometry, draw_factors(config, random).astype(np.float32))
+
+
+def fixed_view(config: AugmentationConfig, image_id: str, number: int, size: tuple[int, ...], crop_size: int) -> View:
+    """View `number`, from 0 on, of the `config.views` of an image; with flip, an odd one mirrors the one before."""
+    draw, mirrored = divmod(number, 2) if config.flip else (number, 0)
+    view = draw_view(config, size, crop_size, generator(0, "view", image_id, draw))
+    return view._replace(geometry=replace(view.geometry, flip=bool(mirrored)))
 
 
 def draw_geometry(

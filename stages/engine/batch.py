@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stages.engine.colour import change_colours
+from stages.engine.streams import ENCODED
 from stages.networks import normalise
 
 NO_MAPS = torch.empty(0)
@@ -30,6 +31,7 @@ class Batch:
             class id c, cell i is centred on pixel stride * i. `valid[:, ::stride, ::stride]` is false on their padding.
         group: how many rows, one after the other, are a group: `image.unflatten(0, (-1, group))` is (groups, group,
             3, H, W), and the same for all tensors here. 1: there are no groups.
+        encoded: what a frozen encoder makes of `image`, where it is kept: maps (B, _, h, w) by name; else empty.
     """
 
     ids: list[str]
@@ -41,12 +43,26 @@ class Batch:
     extra: dict[str, Tensor] = field(default_factory=dict)
     maps: Tensor = NO_MAPS
     group: int = 1
+    encoded: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def replace(self, **changes: Any) -> Batch:
-        return replace(self, **changes)
+        """With other images it loses what is kept of these."""
+        return replace(self, **({"encoded": {}} if "image" in changes else {}) | changes)
+
+
+def as_seen(pixels: Tensor, valid: Tensor, colour: Tensor) -> tuple[Tensor, Tensor]:
+    """Coloured bytes (B, 3, H, W) and what a network sees of them, on the device of `pixels`.
+
+    Args:
+        pixels: uint8 (B, 3, H, W), as they were cut. valid: bool (B, H, W). colour: (B, 3), on the CPU.
+    """
+    if not bool((colour == 1).all()):  # on the CPU: asking the GPU would wait for it
+        coloured = change_colours(pixels.float(), colour.to(pixels.device, non_blocking=True))
+        pixels = torch.where(valid[:, None], coloured.round().to(torch.uint8), pixels)
+    return pixels, (normalise(pixels) * valid[:, None]).contiguous(memory_format=torch.channels_last)
 
 
 def to_device(sample: dict[str, Any], device: torch.device) -> Batch:
@@ -56,12 +72,8 @@ def to_device(sample: dict[str, Any], device: torch.device) -> Batch:
     """
     tensors = {key: value for key, value in sample.items() if key not in ("id", "colour", "group")}
     moved = {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
-    pixels = moved.pop("image")
-    colour = sample["colour"]
-    if not bool((colour == 1).all()):  # on the CPU: asking the GPU would wait for it
-        coloured = change_colours(pixels.float(), colour.to(device, non_blocking=True))
-        pixels = torch.where(moved["valid"][:, None], coloured.round().to(torch.uint8), pixels)
-    image = (normalise(pixels) * moved["valid"][:, None]).contiguous(memory_format=torch.channels_last)
+    encoded = {key.removeprefix(ENCODED): moved.pop(key) for key in list(moved) if key.startswith(ENCODED)}
+    pixels, image = as_seen(moved.pop("image"), moved["valid"], sample["colour"])
     known = {"label", "valid", "tags", "maps"}
     return Batch(
         ids=sample["id"],
@@ -73,4 +85,5 @@ def to_device(sample: dict[str, Any], device: torch.device) -> Batch:
         extra={key: value.long() for key, value in moved.items() if key not in known},
         maps=moved.get("maps", NO_MAPS),
         group=sample.get("group", 1),
+        encoded=encoded,
     )

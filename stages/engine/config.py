@@ -37,6 +37,14 @@ class AugmentationConfig(Config):
     brightness: float = Field(0.0, ge=0, le=1, description="Brightness factor in [1-x, 1+x]. 0: off.")
     contrast: float = Field(0.0, ge=0, le=1, description="Contrast factor in [1-x, 1+x]. 0: off.")
     saturation: float = Field(0.0, ge=0, le=1, description="Saturation factor in [1-x, 1+x]. 0: off.")
+    views: int | None = Field(
+        None,
+        ge=1,
+        description="Change each image in this many fixed ways, of which a sample has one: scale, crop and colours are\n"
+        "drawn once for each image, for all seeds alike, and with flip every second view mirrors the one before.\n"
+        "null: a new draw for each sample. Kept features (the stage features) are those of fixed views; for whole\n"
+        "images (mode resize) 2 views are all there are.",
+    )
 
     @pydantic.field_validator("scale")
     @classmethod

@@ -236,7 +236,8 @@ class Method:
 
 def segment(network: nn.Module, batch: Batch) -> Tensor:
     """Logits (B, C, H, W) of a segmenter at the size of the images, fp32."""
-    return at_size(network(batch.image), batch, network)
+    logits = network(batch.image, batch.encoded) if batch.encoded else network(batch.image)
+    return at_size(logits, batch, network)
 
 
 def at_size(logits: Tensor, batch: Batch, network: nn.Module) -> Tensor:

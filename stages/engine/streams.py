@@ -8,7 +8,7 @@ a different number of workers or processes, therefore sees the same joint batche
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -17,6 +17,7 @@ import numpy as np
 
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError, DataError
+from artifacts.feature_maps import FeatureMaps
 from artifacts.masks import read_mask
 from artifacts.score_maps import ScoreMap, ScoreMaps, check_fits
 from stages.engine.augmentation import (
@@ -25,10 +26,10 @@ from stages.engine.augmentation import (
     cut_image,
     cut_label,
     cut_maps,
-    draw_geometry,
+    draw_view,
+    fixed_view,
     valid_area,
 )
-from stages.engine.colour import draw_factors
 from stages.engine.config import AugmentationConfig
 from stages.engine.groups import AlikeImages
 from stages.engine.randomness import generator
@@ -36,6 +37,7 @@ from stages.engine.randomness import generator
 if TYPE_CHECKING:
     from torch import Tensor
 
+ENCODED = "encoded "  # begins the names of kept features in a sample
 PLACE = 64  # bytes: where a tensor may begin in packed batches
 
 
@@ -191,12 +193,16 @@ class SampleMaker:
         world_size: int = 1,
         cache_bytes: int = 1 << 30,
         maps: Mapping[str, ScoreMaps] | None = None,
+        features: FeatureMaps | None = None,
+        encoded: Collection[str] = (),
     ) -> None:
+        """features: kept features of the images of the streams `encoded`, in the views of `augmentation`."""
         for name, stream in streams.items():
             check_stream(name, stream, world_size)
         self.dataset, self.sources, self.augmentation = dataset, sources, augmentation
         self.crop_size, self.seed, self.rank, self.world_size = crop_size, seed, rank, world_size
         self.maps = maps or {}
+        self.features, self.encoded = features, encoded
         self.orders = {name: Order(name, stream, seed, self._labels) for name, stream in streams.items()}
         for order in self.orders.values():
             check_alike(order)
@@ -242,14 +248,21 @@ class SampleMaker:
         entry = stream.entries[place.entry]
         random = generator(self.seed, "augment", order.names[place.member], place.epoch, place.position)
         image = self._read("image", entry.image_id)
-        geometry = draw_geometry(self.augmentation, image.shape[:2], self.crop_size, random)
+        size, views, number = image.shape[:2], self.augmentation.views, 0
+        if views is None:
+            geometry, colour = draw_view(self.augmentation, size, self.crop_size, random)
+        else:
+            number = int(random.integers(views))
+            geometry, colour = fixed_view(self.augmentation, entry.image_id, number, size, self.crop_size)
         sample: dict[str, Any] = {
             "id": entry.image_id,
             "image": cut_image(image, geometry, self.crop_size).transpose(2, 0, 1),
             "valid": valid_area(geometry, self.crop_size),
             "tags": self.dataset.tags_vector(entry.image_id),
-            "colour": draw_factors(self.augmentation, random).astype(np.float32),
+            "colour": colour,
         }
+        if self.features is not None and name in self.encoded:
+            sample |= self._features(self.features, entry.image_id, number)
         if stream.maps is not None:
             sample["maps"] = self._maps(stream.maps, entry.image_id, geometry)
         for key, source in {"label": entry.label, **stream.extra}.items():
@@ -265,6 +278,15 @@ class SampleMaker:
                 )
             sample[key] = cut_label(label, geometry, self.crop_size)
         return sample
+
+    def _features(self, features: FeatureMaps, image_id: str, view: int) -> dict[str, np.ndarray]:
+        """The kept features of a view of an image, by the names of the maps."""
+
+        def size(maps: Mapping[str, np.ndarray]) -> int:
+            return sum(value.nbytes for value in maps.values())
+
+        maps = self._kept((f"features {view}", image_id), lambda: features.read(image_id, view), size)
+        return {f"{ENCODED}{key}": value for key, value in maps.items()}
 
     def _maps(self, wanted: MapSource, image_id: str, geometry: Geometry) -> np.ndarray:
         """The score maps of an image, cut as it is: float32 (classes, h, w) on the cells of the crop."""

@@ -17,6 +17,7 @@ from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
 from stages.methods.settings.cam import CamSettings
 from stages.networks import Classifier
+from stages.networks.freezing import encode
 
 
 class Cam(Method):
@@ -34,8 +35,9 @@ class Cam(Method):
         return {"labelled": Stream(sources.entries(sources.tagged, None), batch_size)}
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
-        labelled = batch["labelled"]
-        return {"soft_margin": multilabel_soft_margin(self.predictor(labelled.image), labelled.tags)}
+        labelled, classifier = batch["labelled"], self.predictor
+        maps = encode(classifier.backbone, labelled.image, labelled.encoded)
+        return {"soft_margin": multilabel_soft_margin(classifier.logits(maps["high"]), labelled.tags)}
 
     @property
     def predictor(self) -> Classifier:

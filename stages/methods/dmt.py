@@ -22,6 +22,7 @@ from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.streams import Stream
 from stages.methods.parts.batch_shares import shares
 from stages.methods.settings.dmt import DmtSettings
+from stages.networks.freezing import joined
 
 
 class Dmt(Method):
@@ -53,7 +54,8 @@ class Dmt(Method):
         if "unlabelled" not in batch:
             return {"supervised": self.supervised(segment(segmenter, labelled), labelled.label)}
         pseudo = batch["unlabelled"]
-        logits = segment(segmenter, labelled.replace(image=torch.cat([labelled.image, pseudo.image])))
+        images, kept = torch.cat([labelled.image, pseudo.image]), joined([labelled.encoded, pseudo.encoded])
+        logits = segment(segmenter, labelled.replace(image=images, encoded=kept))
         weight = dynamic_weight(
             logits[len(labelled) :].detach().softmax(1),
             pseudo.label,

@@ -60,7 +60,7 @@ class Dsrg(Method):
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         samples, network = batch["weak"], cast(Segmenter, self.networks["segmenter"])
-        logits = network(samples.image).float()
+        logits = network(samples.image, samples.encoded).float()
         stride = self.settings.map_stride or network.stride
         cells = slice(None, None, stride)  # cell i lies on pixel stride * i
         if stride != network.stride:

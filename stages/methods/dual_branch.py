@@ -22,6 +22,7 @@ from stages.engine.streams import Stream
 from stages.methods.parts.batch_shares import halves
 from stages.methods.settings.dual_branch import DualBranchSettings
 from stages.networks import Segmenter, make_head
+from stages.networks.freezing import joined
 
 
 class DualBranch(Method):
@@ -54,7 +55,8 @@ class DualBranch(Method):
         if "weak" not in batch:
             return {"strong": self.supervised(segment(segmenter, strong), strong.label)}
         weak = batch["weak"]
-        features = segmenter.trunk(torch.cat([strong.image, weak.image]))
+        kept = joined([strong.encoded, weak.encoded])
+        features = segmenter.trunk(torch.cat([strong.image, weak.image]), kept)
         strong_features = {name: maps[: len(strong)] for name, maps in features.items()}
         weak_features = {name: maps[len(strong) :] for name, maps in features.items()}
         strong_logits = at_size(segmenter.head(strong_features), strong, segmenter)

@@ -55,7 +55,7 @@ class SelfTraining(Method):
             return {"supervised": self.supervised(segment(segmenter, labelled), labelled.label)}
         strong = strong_view(batch["unlabelled"], self.settings.strong, self.setup.seed, step)
         # One forward and one mean: as published, where a batch mixes the two kinds and every pixel weighs the same.
-        both = labelled.replace(image=torch.cat([labelled.image, strong.image]))
+        both = labelled.replace(image=torch.cat([labelled.image, strong.image]), encoded=labelled.encoded)
         label = torch.cat([labelled.label, strong.label])
         weight = torch.ones_like(label, dtype=torch.float32)
         weight[len(labelled) :] = self.settings.weight

@@ -12,10 +12,13 @@ from torch import nn
 from artifacts import checkpoint
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError, DataError
+from artifacts.feature_maps import FeatureMaps
 from artifacts.score_maps import ScoreMaps
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution
 from stages.engine import distributed
+from stages.engine.device import select_device
+from stages.engine.kept_features import made_with, open_features
 from stages.engine.loop import fit
 from stages.engine.method import Method, Setup, Sources
 from stages.engine.randomness import derive_seed
@@ -36,10 +39,12 @@ def train_network(
     execution: Execution,
     initial: Artifact | None = None,
     kind: type[Method] | None = None,
+    features: Artifact | None = None,
 ) -> dict[str, Any]:
     """Trains and writes weights.pt and network.json; returns the summary.
 
-    initial: a network to start from. kind: the method's class, if it is not one of METHODS.
+    initial: a network to start from. kind: the method's class, if it is not one of METHODS. features: kept ones of the
+    frozen encoder.
     """
     kind = kind or load_method(config.method.name)
     streams = kind.streams(config.method, sources, config.batch_size)
@@ -57,6 +62,8 @@ def train_network(
     )
     method = kind(config.method, setup)
     method.start(sources)
+    as_drawn = {name: stream for name, stream in streams.items() if name in config.method.as_drawn}
+    kept = _kept_features(features, method, config, as_drawn, execution) if features else None
     maker = SampleMaker(
         dataset,
         on_cells_of(method, streams),
@@ -67,6 +74,8 @@ def train_network(
         distributed.rank(),
         distributed.world_size(),
         maps=sources.maps,
+        features=kept,
+        encoded=as_drawn,
     )
     if distributed.rank() == 0:
         if note := use_of_image_labels(config.method, streams, dataset):
@@ -102,6 +111,17 @@ def train_network(
     counts = {name: len({entry.image_id for entry in stream.entries}) for name, stream in streams.items()}
     summary = {"method": config.method.name, "images": counts, **fitted.summary}
     return summary | ({"snapshots": [*steps, config.iterations]} if steps else {})
+
+
+def _kept_features(
+    artifact: Artifact, method: Method, config: MethodTraining, streams: Mapping[str, Stream], execution: Execution
+) -> FeatureMaps:
+    """The features of the images of these streams, if they are those that the method's encoder would make."""
+    network = cast(Any, method.predictor)
+    settings = (config.network.backbone, config.crop_size, config.augmentation, config.precision)
+    wanted = made_with(network.backbone, *settings, select_device(execution.device))
+    ids = {entry.image_id for stream in streams.values() for entry in stream.entries}
+    return open_features(artifact, network.reads, wanted, ids)
 
 
 def label_sources(

@@ -37,7 +37,10 @@ class Classifier(nn.Module):
             16 or, of timm, their own).
         class_names: background first; known for networks that come from `load_network`.
         pretrained: name prefixes of the parameters that came from `config.weights`.
+        reads: the maps of the backbone that are read.
     """
+
+    reads = ("high",)
 
     def __init__(self, config: BackboneConfig, num_foreground: int, joined: int = 0) -> None:
         """joined: channels that are joined to the backbone's last map, behind its own."""
@@ -70,7 +73,11 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> logits (B, K); index k is class id k + 1."""
-        return self.scores(self.features(images).mean((2, 3), keepdim=True)).flatten(1)
+        return self.logits(self.backbone(images)["high"])
+
+    def logits(self, high: Tensor) -> Tensor:
+        """What `forward` gives for images, for their last map (B, channels, h, w) of the backbone."""
+        return self.scores(self.extra(high).mean((2, 3), keepdim=True)).flatten(1)
 
     def activation_maps(self, images: Tensor) -> Tensor:
         """Raw class-activation maps (B, K, h, w), before any ReLU: CAM_c(u) = sum_k w_ck F_k(u) (Zhou et al. 2016).

@@ -61,7 +61,7 @@ def encode(backbone: Backbone, images: Tensor, known: Features | None = None) ->
         known: the features of the first images, where they are kept; the others are computed.
     """
     alone = backbone.frozen and images.device.type == "cpu"
-    if known is None and not alone:
+    if not known and not alone:
         return backbone(images)
     rest = images[len(known["high"]) if known else 0 :]
     parts = rest.split(1 if alone else max(len(rest), 1)) if len(rest) else ()

@@ -12,6 +12,7 @@ import pydantic
 from pydantic import Field
 
 from artifacts.errors import ConfigError
+from artifacts.store import Artifact
 from stages.config import SHORTHAND
 from stages.engine.config import AugmentationConfig, HardExamples, OptimizerConfig, ScheduleConfig, TrainingConfig
 from stages.methods.settings.base import MethodSettings, settings_in
@@ -68,6 +69,28 @@ def check_taken(method: MethodSettings, given: Iterable[str]) -> None:
                 f"method {method.name} with these settings does not use the input {name!r}",
                 f"leave --{name.replace('_', '-')} out, or choose a different method or different settings",
             )
+
+
+def check_features(config: MethodTraining, features: Artifact, data: Artifact) -> None:
+    """ConfigError where kept features cannot stand for an encoder; their values are compared when the network is built."""
+    cure = "leave --features out"
+    if config.network.freeze != "encoder":
+        raise ConfigError(
+            "kept features are those of an encoder that does not learn; in this training it does",
+            f"set network.freeze to encoder, or {cure}",
+        )
+    if not config.method.as_drawn:
+        able = ", ".join(name for name, settings in METHODS.items() if settings.as_drawn)
+        raise ConfigError(
+            f"method {config.method.name} shows its networks images that are changed anew in each step: kept features "
+            "cannot stand for them",
+            f"{cure}; methods that take features: {able}",
+        )
+    if features.manifest.inputs["data"]["content"] != data.manifest.content:
+        raise ConfigError(
+            f"the features {features.name!r} are of a different data set than {data.name!r}",
+            f"make them of this data set (semiseg features --data {data.name}), or {cure}",
+        )
 
 
 class MethodTraining(TrainingConfig):

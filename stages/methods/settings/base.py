@@ -81,6 +81,8 @@ class MethodSettings(Config):
         "NAME being trained on image-level labels (--method dsrg); all steps: semiseg run table1"
     )
     """The commands that make estimated masks for this method."""
+    as_drawn: ClassVar[tuple[str, ...]] = ()
+    """Streams whose images the networks see exactly as they were drawn: kept features may stand for these."""
     name: str
 
     def inputs(self) -> tuple[str, ...]:
@@ -197,6 +199,7 @@ class MutualSettings(LabellingSettings):
 class StudentSettings(SemiSupervisedSettings):
     """The settings of a student that learns from pseudo labels."""
 
+    as_drawn: ClassVar[tuple[str, ...]] = ("strong",)
     hard_examples: ClassVar[bool] = False  # one mean over labelled and pseudo-labelled pixels
     labels_from: ClassVar[str] = (
         "semiseg predict --segmenter TEACHER --split weak --output masks --name weak-labels, TEACHER being trained "

@@ -22,4 +22,5 @@ class CamSettings(MethodSettings):
         recipe="table1",
     )
     hard_examples: ClassVar[bool] = False
+    as_drawn: ClassVar[tuple[str, ...]] = ("labelled",)
     name: Literal["cam"] = "cam"

@@ -35,6 +35,7 @@ class DmtSettings(SemiSupervisedSettings):
         "semiseg predict --segmenter OTHER --split weak --output masks --set confidence=true --name guesses, then "
         "semiseg pseudo-labels --predictions guesses --set share=0.2 --name weak-labels; all rounds: semiseg run dmt"
     )
+    as_drawn: ClassVar[tuple[str, ...]] = ("strong", "unlabelled")
     name: Literal["dmt"] = "dmt"
     gamma_agree: float = Field(5.0, ge=0, description="gamma1: sharpens the weight where both agree (VOC 5, city 3).")
     gamma_differ: float = Field(5.0, ge=0, description="gamma2: where they disagree, and the label is more confident.")

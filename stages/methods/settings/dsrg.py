@@ -27,6 +27,7 @@ class DsrgSettings(MethodSettings):
         profile="paper",
     )
     hard_examples: ClassVar[bool] = False
+    as_drawn: ClassVar[tuple[str, ...]] = ("weak",)
     name: Literal["dsrg"] = "dsrg"
     balanced: bool = Field(
         True, description="Balanced seed loss: background, foreground normalised separately (DSRG). false: SEC's."

@@ -26,6 +26,7 @@ class DualBranchSettings(MethodSettings):
         profile="paper",
         inference="trunk and strong branch",
     )
+    as_drawn: ClassVar[tuple[str, ...]] = ("strong", "weak")
     name: Literal["dual-branch"] = "dual-branch"
     weak_weight: float = Field(
         1.0, ge=0, description="lambda, the weight of the weak branch's loss; the paper weighs both branches equally."

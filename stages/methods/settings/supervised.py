@@ -25,6 +25,7 @@ class SupervisedSettings(MethodSettings):
         recipe="table1",
         profile="paper",
     )
+    as_drawn: ClassVar[tuple[str, ...]] = ("strong", "weak", "mixed", "oversampled")
     name: Literal["supervised"] = "supervised"
     labels: Literal["strong", "weak", "mixed", "oversampled"] = Field(
         "strong",
