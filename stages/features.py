@@ -1,10 +1,11 @@
 """`features`: what a frozen encoder makes of the images, kept so that the trainings of a head need not run it.
 
-    semiseg features --set network=dpt-dinov2-small --set augmentation.views=8 --split train
-    semiseg train --features features --set network=dpt-dinov2-small --set network.freeze=encoder --set augmentation.views=8
+    semiseg features --network dpt-dinov2-small --set crop_size=322
+    semiseg train --features features --network dpt-dinov2-small --set network.freeze=encoder --set crop_size=322 \\
+        --set augmentation.views=8
 
-An image has `augmentation.views` fixed views; all that an encoder sees in a training without kept features is among
-them, so that the result is the same.
+An image has `augmentation.views` fixed views, and a training with that setting shows its networks no others. So the
+result is the same with kept features and without, to the bit on a CPU.
 """
 
 from __future__ import annotations

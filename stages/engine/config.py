@@ -40,10 +40,10 @@ class AugmentationConfig(Config):
     views: int | None = Field(
         None,
         ge=1,
-        description="Change each image in this many fixed ways, of which a sample has one: scale, crop and colours are\n"
-        "drawn once for each image, for all seeds alike, and with flip every second view mirrors the one before.\n"
-        "null: a new draw for each sample. Kept features (the stage features) are those of fixed views; for whole\n"
-        "images (mode resize) 2 views are all there are.",
+        description="Show each image in this many fixed views, of which a sample is one: scale, crop and colours are\n"
+        "drawn once for each image, alike for all seeds; with flip, every second view mirrors the one before.\n"
+        "null: each sample is a new draw. Kept features (the stage features) are those of fixed views; of whole\n"
+        "images (mode resize) there are 2.",
     )
 
     @pydantic.field_validator("scale")

@@ -30,6 +30,8 @@ BENCHMARKS = {
     "cli-status": "command_line:status",
     "training": "training:training",
     "training-mobilenet": "training:training_mobilenet",
+    "frozen-mobilenet": "frozen:frozen_mobilenet",
+    "frozen-transformer": "frozen:frozen_transformer",
     "score-maps": "formats:score_maps",
     "sbd": "sbd:sbd",
 }

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from artifacts import checkpoint
 from artifacts.dataset import Dataset
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.feature_maps import FeatureMaps
+from artifacts.store import Artifact, Work
 from stages.config import build
 from stages.contract import Execution
 from stages.features import STAGE, FeaturesConfig
 from stages.methods import METHODS
+from stages.networks import build_segmenter
 from stages.networks.backbones import build_backbone
+from stages.networks.config import NetworkConfig
 from stages.pipeline.run_stage import run_stage
 from stages.retrain import STAGE as RETRAIN
 from tests.stages.drawn_training import CASES, StopAt, StoppedError
@@ -79,9 +84,6 @@ def test_a_training_gives_the_same_bits_with_kept_features(variant, training, ex
 )
 def test_other_encoders_too(head, training, execution, tmp_path):
     """BatchNorm and a decoder that reads two maps; a transformer with positions."""
-    from stages.networks import build_segmenter
-    from stages.networks.config import NetworkConfig
-
     if "timm" in head["backbone"]:
         pytest.importorskip("timm")
     first = {**head, "weights": "none", "freeze_batch_norm": False}
@@ -99,8 +101,6 @@ def test_other_encoders_too(head, training, execution, tmp_path):
 
 def test_a_view_is_what_the_encoder_makes_of_the_image_by_hand(training, weights, kept):
     """Whole images (mode resize): view 1 is the mirror image of view 0."""
-    from PIL import Image
-
     made = make(
         training,
         Execution(device="cpu", workers=1),
@@ -131,8 +131,6 @@ def test_a_stopped_stage_keeps_what_is_whole(training, weights, execution, kept)
 
 
 def test_two_ranks_give_what_one_gives(training, weights, execution, kept, monkeypatch):
-    from artifacts.store import Work
-
     config = build(
         FeaturesConfig,
         {"crop_size": 33, "augmentation": VIEWS, "splits": ["train", "weak"], "network": network(weights)},
@@ -188,8 +186,6 @@ def test_features_of_other_settings_are_refused(changes, message, training, exec
     config = training_of(training, weights, "supervised", network=network(weights, **parts), **others)
     with pytest.raises((ConfigError, DataError)) as raised:
         train(training, config, "refused", execution, inputs={"features": kept["segmenter"]})
-    import re
-
     assert re.search(message, f"{raised.value.message} {raised.value.hint}")
     assert "refused" not in training.space.names()
 
@@ -199,7 +195,7 @@ def test_features_of_other_weights_and_other_images_are_refused(training, execut
     next(iter(state.values())).view(-1)[0] += 1e-6
     checkpoint.save(tmp_path / "other.pt", state)
     config = training_of(training, weights, "supervised", network=network(tmp_path / "other.pt"))
-    with pytest.raises(ConfigError, match="network.weights: other values"):
+    with pytest.raises(ConfigError, match=r"network\.weights: other values"):
         train(training, config, "refused", execution, inputs={"features": kept["segmenter"]})
     make(training, execution, "few", {"network": network(weights), "splits": ["train"]})
     config = training_of(training, weights, "supervised")
@@ -223,8 +219,6 @@ def test_views_must_be_fixed(training, execution, weights):
 def test_damaged_features_are_named(damage, training, execution, kept, tmp_path):
     made = training.space.artifact(kept["segmenter"])
     shutil.copytree(made.path, tmp_path / "copy")
-    from artifacts.store import Artifact
-
     path = tmp_path / "copy" / "features" / "s3.h5"
     data = bytearray(path.read_bytes())
     if damage == "missing":
@@ -243,8 +237,7 @@ def test_damaged_features_are_named(damage, training, execution, kept, tmp_path)
                 file["high"] = np.zeros((3, 96, 5, 4), np.float32)
     maps = FeatureMaps(Artifact(tmp_path / "copy"))
     with pytest.raises(ArtifactError, match="s3"):
-        for view in range(3):
-            maps.read("s3", view)
+        [maps.read("s3", view) for view in range(3)]
     assert maps.read("s4", 0)["high"].shape == (96, 5, 5)
 
 

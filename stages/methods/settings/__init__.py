@@ -72,7 +72,7 @@ def check_taken(method: MethodSettings, given: Iterable[str]) -> None:
 
 
 def check_features(config: MethodTraining, features: Artifact, data: Artifact) -> None:
-    """ConfigError where kept features cannot stand for an encoder; their values are compared when the network is built."""
+    """ConfigError where kept features cannot stand for an encoder; its weights are compared when it is built."""
     cure = "leave --features out"
     if config.network.freeze != "encoder":
         raise ConfigError(
