@@ -41,7 +41,7 @@ class FeatureRecord(Shape):
         views: of each image. maps: the shape (C, h, w) of each map of a view.
     """
 
-    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(alias="schema")
     made_with: Anything
     views: Size
     maps: dict[str, Annotated[list[Size], Field(min_length=3, max_length=3)]]

@@ -37,7 +37,7 @@ class Cam(Method):
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         labelled, classifier = batch["labelled"], self.predictor
         maps = encode(classifier.backbone, labelled.image, labelled.encoded)
-        return {"soft_margin": multilabel_soft_margin(classifier.logits(maps["high"]), labelled.tags)}
+        return {"soft_margin": multilabel_soft_margin(classifier.logits_of(maps["high"]), labelled.tags)}
 
     @property
     def predictor(self) -> Classifier:

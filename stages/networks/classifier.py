@@ -73,9 +73,9 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> logits (B, K); index k is class id k + 1."""
-        return self.logits(self.backbone(images)["high"])
+        return self.logits_of(self.backbone(images)["high"])
 
-    def logits(self, high: Tensor) -> Tensor:
+    def logits_of(self, high: Tensor) -> Tensor:
         """What `forward` gives for images, for their last map (B, channels, h, w) of the backbone."""
         return self.scores(self.extra(high).mean((2, 3), keepdim=True)).flatten(1)
 
