@@ -2,6 +2,7 @@
 
     semiseg refine --data data --seeds seeds --refiner train-refiner
     semiseg refine --seeds seeds --refiner train-refiner --name sharper --set method.beta=12
+    semiseg refine --seeds refine --method par --name along-colours
 
 The artifact holds the refined maps (scores/, HDF5), label maps made from them (masks/, indexed PNG; unknown pixels
 only with `method.margin`) and classes.json. One result of `train-refiner` serves all settings: beta, steps and
@@ -16,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from artifacts.dataset import SPLITS, Dataset
-from artifacts.errors import ConfigError
+from artifacts.errors import ArtifactError, ConfigError
 from artifacts.item_shapes import network_class_names
 from artifacts.masks import IGNORE, encode_mask
 from artifacts.store import Artifact, Writer
@@ -25,8 +26,8 @@ from stages.localization.grid import resize_maps
 from stages.localization.seed_labels import dense_labels, lead
 from stages.parallel.processes import map_in_processes
 from stages.parallel.share import counted, images_of, share_of
-from stages.refiners.settings import RefineConfig
-from stages.refiners.settings.base import ForegroundRefinerSettings
+from stages.refiners.settings import REFINERS, RefineConfig
+from stages.refiners.settings.base import ForegroundRefinerSettings, RefinerSettings
 
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMaps
@@ -38,7 +39,16 @@ SHARD_SIZE = 500  # images in one file of score maps
 @dataclass(frozen=True)
 class RefineInputs(Inputs):
     data: Annotated[Artifact, Input(("dataset",), "the data set", default=("data",))]
-    seeds: Annotated[Artifact, Input(("seeds",), "the score maps to refine", default=("seeds",))]
+    seeds: Annotated[
+        Artifact,
+        Input(
+            ("seeds", "refined", "predictions"),
+            "the score maps to refine; refined maps and probabilities for refiners that read them",
+            default=("seeds",),
+            fits=lambda artifact: artifact.kind == "seeds",
+            made_by=lambda config: "semiseg seeds",
+        ),
+    ]
     refiner: Annotated[
         Artifact | None,
         Input(
@@ -61,8 +71,9 @@ class RefineInputs(Inputs):
 
 def check(config: RefineConfig, inputs: RefineInputs) -> None:
     """Checks that the score maps are of the data set, and that the networks are for this refiner and these classes."""
-    dataset, _, ids = _open(config, inputs)
     method = config.method
+    _check_maps(method, inputs.seeds)
+    dataset, _, ids = _open(config, inputs)
     method.check_images(ids)
     for key, artifact, taken in (
         ("refiner", inputs.refiner, method.training is not None),
@@ -81,6 +92,20 @@ def check(config: RefineConfig, inputs: RefineInputs) -> None:
                 f"{', '.join(dataset.class_names)}",
                 f"give a {key} that was trained on this data set",
             )
+
+
+def _check_maps(method: RefinerSettings, seeds: Artifact) -> None:
+    if seeds.kind not in method.reads:
+        able = [name for name, settings in REFINERS.items() if seeds.kind in settings.reads]
+        raise ConfigError(
+            f"{method.name} refines class-activation maps alone; {seeds.name!r} has {seeds.kind}",
+            f"give what seeds made, or choose --method {' or '.join(able)}",
+        )
+    if not any(path.startswith("scores/") for path in seeds.manifest.items):  # predictions may be masks alone
+        raise ArtifactError(
+            f"artifact {seeds.name!r} ({seeds.kind}) has masks only, refine needs score maps",
+            "predict with output=probabilities or output=both",
+        )
 
 
 def _check_training(refiner: Artifact, config: RefineConfig) -> None:
@@ -183,9 +208,10 @@ def write_mask_of(task: MaskJob, image_id: str) -> None:
     """Writes masks/<id>.png: the class with the highest score, or background where none exceeds its score."""
     found = task.maps[image_id]
     scores = resize_maps(found.scores, found.size, found.stride)
-    labels = dense_labels(scores, found.classes, task.background)
+    background = 0.0 if 0 in found.classes else task.background  # it has a map of its own
+    labels = dense_labels(scores, found.classes, background)
     if task.margin > 0:
-        labels[lead(scores, task.background) < task.margin] = IGNORE
+        labels[lead(scores, background) < task.margin] = IGNORE
     task.writer.write_bytes(f"masks/{image_id}.png", encode_mask(labels, task.dataset.palette))
 
 

@@ -15,6 +15,8 @@ class RefinerSettings(MethodSettings):
 
     card: ClassVar[Card]
     hard_examples: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ("seeds",)
+    """The kinds of artifacts whose score maps it refines; only those of seeds are without background for certain."""
     whole_set: ClassVar[bool] = False
     """Whether the refiner sees all images before it refines the first one (`Refiner.survey`)."""
     training: ClassVar[type[RefinerTrainingSettings] | None] = None
