@@ -22,10 +22,10 @@ from stages.refiners.refiner import Refiner
 
 
 class Par(Refiner):
-    """M_i <- sum_j a_ij M_j, 20 times; j: the neighbours of pixel i in eight directions, d = 1, 2, 4, 8, 12, 24 away
-    a_ij = (softmax_j -mean over the channels ((I_j - I_i) / (w1 s_i))^2 + w2 softmax_j -(d_j / (w1 s))^2) / (1 + w2)
+    """M = A^n S,  a_ij = (softmax_j -mean_c ((I_jc - I_ic) / (w1 s_ic))^2 + w2 softmax_j -(d_ij / (w1 s))^2) / (1 + w2)
 
-    I: colours; s_i: their standard deviation over the neighbours; s: that of the distances d; w1 = .3, w2 = .01.
+    S: the score maps; j: the neighbours of pixel i in eight directions, at the distances d (`dilations`); I_c: colours;
+    s_i: their standard deviations over the neighbours, s: that of the distances; n: `iterations`.
     """
 
     @torch.inference_mode()

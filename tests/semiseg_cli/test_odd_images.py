@@ -300,7 +300,7 @@ def test_missing_saliency_is_named_and_what_is_there_is_used(
     check_masks(run("seeds", "by-saliency", *given), "every")  # background wherever there is no class
 
 
-@pytest.mark.parametrize("stage", ["train-classifier", "seeds", "refine", "evaluate", "crf", "import-masks"])
+@pytest.mark.parametrize("stage", ["train-classifier", "seeds", "refine", "evaluate", "crf", "vote", "import-masks"])
 def test_splits_without_images_are_refused(stage: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """`seeds` made an artifact without content, other messages had other causes."""
     given = {
@@ -309,6 +309,7 @@ def test_splits_without_images_are_refused(stage: str, run: Run, capsys: pytest.
         "refine": lambda: refining(run, "irn", "every"),
         "evaluate": lambda: ("--predictions", maps(run, "cam", "every").name),
         "crf": lambda: ("--predictions", maps(run, "cam", "every").name),
+        "vote": lambda: ("--masks", maps(run, "cam", "every").name),
         "import-masks": lambda: ("--folder", "."),
     }[stage]()
     run(stage, f"empty-{stage}", "--data", "every", *given, "splits=[holdout]", code=3)

@@ -133,6 +133,7 @@ DECLARED = {
     "predict": ("segmenter", "data classifier selection keep"),
     "pseudo-labels": ("predictions", ""),
     "crf": ("predictions", "data threshold"),
+    "vote": ("data masks", ""),
     "import-masks": ("data", ""),
     "retrain": ("data", "segmenter weak_labels features"),
     "select": ("data segmenter", ""),

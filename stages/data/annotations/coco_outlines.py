@@ -251,6 +251,11 @@ def _runs(segmentation: Mapping[str, Any], size: Size) -> Runs:
     return Runs(0, 0, size, whole)
 
 
+def mask_of_runs(segmentation: Mapping[str, Any], size: Size) -> np.ndarray:
+    """bool (H, W): the pixels of run lengths, COCO's {"size", "counts"}. RegionError where they are damaged."""
+    return _runs(segmentation, size).pixels()
+
+
 def run_lengths(text: str) -> np.ndarray:
     """The run lengths in COCO's text form (maskApi.c, rleFrString), int64 (n,).
 

@@ -38,8 +38,9 @@ class _Proposals(MethodSettings):
 
     proposals: ExternalFile = Field(
         "",
-        description="Folder of proposals made elsewhere: <image id>.png, a label map, or <image id>.npz with `masks`,\n"
-        "bool (n, H, W), which may cover each other (published: S4Net's, or MCG's). Empty: regions of each image.",
+        description="Folder of proposals made elsewhere: <image id>.png, a label map; or, of some that cover others,\n"
+        "<image id>.npz with `masks`, bool (n, H, W), or <image id>.json, COCO's run lengths (published: S4Net's, or\n"
+        "MCG's). Empty: regions of each image.",
     )
     regions: tuple[Annotated[int, Field(ge=1, le=200)], ...] = Field(
         (36, 12, 4),
@@ -68,9 +69,9 @@ class _Proposals(MethodSettings):
 
     def check_images(self, ids: Collection[str]) -> None:
         if self.proposals:
-            from stages.localization.proposals import check_folder  # scipy: only where there is a folder
+            from stages.localization.segments import check_folder  # only where there is a folder
 
-            check_folder(self.proposals, ids)
+            check_folder(self.proposals, ids, "method.proposals")
 
 
 class LiidTrainingSettings(_Proposals, RefinerTrainingSettings):

@@ -14,17 +14,8 @@ from artifacts.score_maps import ScoreMap
 from stages.engine.known import Known
 from stages.localization.grid import resize_maps
 from stages.localization.proposal_graph import blocks, class_weights, edges_of, nearest
-from stages.localization.proposals import (
-    LAYERS,
-    NONE,
-    check_folder,
-    in_layers,
-    pooled,
-    prepare,
-    proposals_of,
-    region_layers,
-    spread,
-)
+from stages.localization.proposals import LAYERS, pooled, prepare, proposals_of, spread
+from stages.localization.segments import NONE, check_folder, in_layers, region_layers
 from stages.localization.superpixel_graph import Features
 from stages.refiners.settings.liid import LiidTrainingSettings
 from tests.stages.refiners.small_refinement import draw
@@ -92,9 +83,9 @@ def test_a_label_map_is_one_layer(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("masks", "labels", "message"),
     [
-        (None, np.zeros((4, 4), np.uint8), "no proposal"),
-        (np.zeros((2, 4, 4), bool), None, "no proposal"),
-        (np.zeros((0, 4, 4), bool), None, "no proposal"),
+        (None, np.zeros((4, 4), np.uint8), "no segment"),
+        (np.zeros((2, 4, 4), bool), None, "no segment"),
+        (np.zeros((0, 4, 4), bool), None, "no segment"),
         (np.ones((2, 4, 5), bool), None, "5x4 pixels, the image has 4x4"),
         (None, np.ones((8, 4), np.uint8), "4x8 pixels, the image has 4x4"),
         (np.ones((2, 4, 4), np.uint8), None, "`masks` is uint8"),
@@ -117,11 +108,11 @@ def test_damaged_files_are_named(tmp_path, name, content):
 
 def test_images_without_a_file_are_counted(tmp_path):
     save(tmp_path, labels=np.ones((4, 4), np.uint8))
-    check_folder(str(tmp_path), ["a"])
+    check_folder(str(tmp_path), ["a"], "method.proposals")
     with pytest.raises(DataError, match="has no proposals of 2 of 3 images: b, c"):
-        check_folder(str(tmp_path), ["c", "a", "b"])
+        check_folder(str(tmp_path), ["c", "a", "b"], "method.proposals")
     with pytest.raises(DataError, match="not a folder"):
-        check_folder(str(tmp_path / "none"), ["a"])
+        check_folder(str(tmp_path / "none"), ["a"], "method.proposals")
 
 
 @pytest.mark.parametrize("boxes", [False, True])

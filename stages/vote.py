@@ -1,0 +1,148 @@
+"""`vote`: estimated masks improved by segments of their images, which have no class.
+
+    semiseg vote --masks crf
+    semiseg vote --masks predictions --set segments=DIR
+
+Segments are regions of the image, merged from superpixels, or those of a folder made elsewhere, such as SAM's. Each
+joins the class that it agrees with; a class has the outlines of its segments (SEPL, Chen et al., 2023). The masks are
+those of any stage; the result has `masks/<id>.png` and `classes.json`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from artifacts.dataset import SPLITS, Dataset, Split
+from artifacts.errors import DataError
+from artifacts.masks import encode_mask
+from artifacts.store import Artifact, Writer
+from stages.config import Config, ExternalFile
+from stages.contract import Execution, Input, Inputs, Stage
+from stages.data.images import ids_of
+from stages.engine.config import Share
+from stages.engine.streams import MaskFolder
+from stages.localization.predicted_masks import fitting_mask, masks_of
+from stages.parallel.each_image import for_each_image
+from stages.parallel.share import counted, share_of
+
+
+class VoteConfig(Config):
+    """Which segments vote, and when one joins a class."""
+
+    segments: ExternalFile = Field(
+        "",
+        description="Folder of segments made elsewhere: <image id>.png, a label map (0: none); or, of some that cover\n"
+        "others, <image id>.npz with `masks`, bool (n, H, W), or <image id>.json, COCO's run lengths (SAM's\n"
+        "coco_rle). Empty: regions of each image.",
+    )
+    regions: tuple[Annotated[int, Field(ge=1, le=2000)], ...] = Field(
+        (100,),
+        min_length=1,
+        description="Without a folder: regions of these numbers, merged from superpixels; each is a segment (ours).",
+    )
+    inside: Share = Field(
+        0.5, description="A segment joins a class that has more than this share of the segment (published: .5)."
+    )
+    covers: Share = Field(
+        0.85, description="Or a class of whose pixels the segment has at least this share (published: .85)."
+    )
+    splits: tuple[Split, ...] = Field(
+        (), description="Only the images of these splits of the data set; empty: every image that has a mask."
+    )
+
+
+@dataclass(frozen=True)
+class VoteInputs(Inputs):
+    data: Annotated[Artifact, Input(("dataset",), "the data set with the images", default=("data",))]
+    masks: Annotated[
+        Artifact,
+        Input(
+            ("masks", "predictions", "refined", "seeds"),
+            "the masks to improve",
+            default=("crf", "masks"),
+            fits=lambda artifact: artifact.kind == "masks",
+        ),
+    ]
+
+
+def check(config: VoteConfig, inputs: VoteInputs) -> None:
+    """Checks that the masks are of the data set, and that every image has its segments."""
+    dataset, _, ids = _open(config, inputs)
+    dataset.require_background("the vote of segments")
+    if config.segments:
+        from stages.localization.segments import check_folder
+
+        check_folder(config.segments, ids, "segments")
+
+
+def _open(config: VoteConfig, inputs: VoteInputs) -> tuple[Dataset, MaskFolder, list[str]]:
+    dataset = Dataset(inputs.data)
+    if config.splits:
+        ids = ids_of(dataset, config.splits)
+        return dataset, masks_of(inputs.masks, dataset, ids), ids
+    masks = masks_of(inputs.masks, dataset)
+    ids = sorted(path.stem for path in masks.folder.glob("*.png"))
+    known = {image_id for own in dataset.splits.values() for image_id in own}
+    if foreign := [image_id for image_id in ids if image_id not in known]:
+        raise DataError(
+            f"{len(foreign)} images with masks are not in the data set, e.g. {foreign[0]}",
+            "give the data set that the masks were made from",
+        )
+    if not ids:
+        raise DataError(f"{inputs.masks.name} has no masks", "give an artifact with masks")
+    return dataset, masks, ids
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a process needs to vote; travels to it once."""
+
+    dataset: Dataset
+    masks: MaskFolder
+    config: VoteConfig
+    writer: Writer
+
+
+def improve(task: Task, image_id: str) -> None:
+    """Writes the mask of an image after the vote."""
+    from stages.localization.segment_vote import vote
+    from stages.localization.segments import file_of, read_layers, region_layers
+
+    config, labels = task.config, fitting_mask(task.masks, task.dataset, image_id)
+    if config.segments:
+        path = file_of(Path(config.segments).expanduser(), image_id)
+        layers = read_layers(path, (labels.shape[0], labels.shape[1]))
+    else:
+        layers = region_layers(task.dataset.image(image_id), config.regions)
+    mask = vote(labels, layers, config.inside, config.covers)
+    task.writer.write_bytes(f"masks/{image_id}.png", encode_mask(mask, task.dataset.palette))
+
+
+def run(config: VoteConfig, inputs: VoteInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
+    """Improves what is still missing; under torchrun each rank its share of the images."""
+    dataset, masks, ids = _open(config, inputs)
+    share = share_of(ids, execution, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
+    with counted(writer, execution, "vote", share) as advance:
+        for _ in for_each_image(improve, Task(dataset, masks, config, writer), share.left, execution.workers):
+            advance()
+    if execution.rank != 0:
+        return {}
+    splits = config.splits or tuple(split for split in SPLITS if set(dataset.ids(split)) & set(ids))
+    writer.write_json("classes.json", {"class_names": list(dataset.class_names), "ids": ids, "splits": list(splits)})
+    return {"images": len(ids)}
+
+
+STAGE = Stage(
+    name="vote",
+    version=1,
+    summary="Improve estimated masks by segments: superpixels, or a folder of segments made elsewhere.",
+    config=VoteConfig,
+    inputs=VoteInputs,
+    output="masks",
+    run=run,
+    check=check,
+)
