@@ -11,7 +11,7 @@
         choices: {methods_using: [masks, images]}            # every method of train that learns from these alone;
         instead: {cps: "the parameter mutual has it"}          # but these
       refiners:
-        choices: {methods_of: refine}                          # every method of a stage
+        choices: {methods_of: refine, and: [segments]}         # every method of a stage, and what the recipe adds
 
 `${batch_size}` is replaced by the value, `${batch_size / 2}` by half of it, which must be a whole number.
 """
@@ -105,7 +105,8 @@ def _declared(name: str, record: Mapping[str, Any], add_mistake: AddMistake) -> 
             from stages.methods.settings.base import USES
 
             expected = (
-                f"{{methods_using: [{', '.join(USES)}]}}, some of these, or {{methods_of: {' | '.join(METHODS_OF)}}}"
+                f"{{methods_using: [{', '.join(USES)}]}}, some of these, or {{methods_of: {' | '.join(METHODS_OF)}}}, "
+                "with `and: [...]` for values that are no methods"
             )
             add_mistake(f"parameters.{name}.choices", f"expected {expected}, found {choices!r}")
         choices = [method for method in found or () if method not in instead]
@@ -132,8 +133,9 @@ def _methods(choices: Mapping[str, Any]) -> tuple[str, ...] | None:
     match dict(choices):
         case {"methods_using": [*uses], **others} if uses and not others and all(part in USES for part in uses):
             return learning_from(uses)
-        case {"methods_of": str(stage), **others} if stage in METHODS_OF and not others:
-            return tuple(REFINERS) if stage == "refine" else trained_by(METHODS_OF[stage])
+        case {"methods_of": str(stage), **others} if stage in METHODS_OF and isinstance(others.pop("and", []), list):
+            found = tuple(REFINERS) if stage == "refine" else trained_by(METHODS_OF[stage])
+            return None if others else (*found, *map(str, choices.get("and", [])))
     return None
 
 

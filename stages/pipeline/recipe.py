@@ -19,7 +19,8 @@ contains `{seed}` is made once for every value of `repeat.seed`; its config and 
 
         cases: {seed: {1: {config: {iterations: 50}}}}
 
-is merged into the node of the value 1. A profile is merged into parameters, repeat, nodes and table; null removes a
+is merged into the node of the value 1; with `stage: null` in its place there is no such node, and the rows of the table
+that refer to it have nothing there. A profile is merged into parameters, repeat, nodes and table; null removes a
 key. With `extends: FILE.yaml`, a path relative to the recipe, the whole recipe is merged into the one of that file,
 profiles and all, in the same way; a list replaces a list.
 """
@@ -52,7 +53,7 @@ from stages.pipeline.parameters import (
     substitute,
 )
 from stages.pipeline.recipe_file import Mistakes, check_shape, of_case, recipe_values, with_profile
-from stages.pipeline.table import Table, figures_planned, read_table
+from stages.pipeline.table import LEFT_OUT, Table, figures_planned, read_table
 
 MOST_NODES = 5_000  # and as many rows, columns and figures of the table
 MOST_CHARACTERS = 20_000_000  # of all nodes, every placeholder filled in
@@ -99,6 +100,7 @@ class _Draft:
     written: Mapping[str, Any]  # as in the file, with `${...}` and `{...}`
     content: dict[str, Any]
     settings: list[NodeSetting] = field(default_factory=list)
+    left_out: bool = False  # a case says `stage: null`
 
     @property
     def key(self) -> str:
@@ -151,6 +153,8 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
     drafts: dict[str, _Draft] = {}
     for template, node in (values.get("nodes") or {}).items():
         drafts |= _expand(template, node, origins, repeat, problems)
+    left_out = {name for name, draft in drafts.items() if draft.left_out}
+    drafts = {name: draft for name, draft in drafts.items() if name not in left_out}
     _apply_settings(drafts, node_settings, problems)
 
     nodes = {name: _node(name, drafts, origins, problems) for name in drafts}
@@ -169,7 +173,7 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
             for name, node in nodes.items()
         }
         _check_not_empty(lambda repeat: figures_planned(substituted, repeat), origins, repeat, problems)
-        table = read_table(substituted, repeat, kinds, problems.add)
+        table = read_table(substituted, repeat, kinds | dict.fromkeys(left_out, LEFT_OUT), problems.add)
     else:
         _check_not_empty(lambda repeat: _nodes_planned(values["nodes"], repeat), origins, repeat, problems)
     problems.stop()
@@ -314,7 +318,8 @@ def _expand(
                         problems.add(inner, f"refers to {{{missing}}}, which the node's name does not contain")
                     else:
                         problems.add(inner, f"{{{missing}}} is not repeated{did_you_mean(missing, repeat)}")
-        drafts[name] = _Draft(template, chosen, of_case(node, chosen), expanded)
+        left_out = "stage" in content and "stage" not in expanded
+        drafts[name] = _Draft(template, chosen, of_case(node, chosen), expanded, left_out=left_out)
     return drafts
 
 

@@ -37,6 +37,7 @@ from typing import Any
 from artifacts.text import did_you_mean
 from stages.pipeline.parameters import fill_repeated, repeated_in
 
+LEFT_OUT = "nothing"  # the kind of a node that is not made
 _TABLE_KEYS = ("title", "metric", "columns", "rows", "order", "order_source", "notes", "plot", "equal")
 _ROW_KEYS = ("label", "nodes", "published", "costs")
 _PLOT_KEYS = ("over", "column", "label")  # and note
@@ -94,7 +95,8 @@ def read_table(
 ) -> Table:
     """The table of a recipe; mistakes are passed to `add_mistake`.
 
-    `kinds` gives the kind of artifact every node makes, None if the node itself has a mistake.
+    `kinds` gives the kind of artifact every node makes, None if the node itself has a mistake; LEFT_OUT: the table has
+    nothing for it.
     """
     for key in values:
         if key not in _TABLE_KEYS:
@@ -161,7 +163,8 @@ def _row(
             name = _filled(str(column), fixed)
             if name not in columns:
                 add_mistake(f"{place}.nodes.{column}", f"no such column; columns: {', '.join(columns)}")
-            nodes[name] = _expanded(_filled(str(pattern), {**chosen, **fixed}), repeat)
+            named = _expanded(_filled(str(pattern), {**chosen, **fixed}), repeat)
+            nodes[name] = [node for node in named if kinds.get(node) != LEFT_OUT]
             for node in nodes[name]:
                 if node not in kinds:
                     meant = did_you_mean(node, kinds, list_known=False)
@@ -187,7 +190,8 @@ def _runs(
         return []
     patterns = [_filled(str(pattern), chosen) for pattern in costs]
     together = _choices(" ".join(patterns), repeat) if patterns else []
-    runs = [[_filled(pattern, values) for pattern in patterns] for values in together]
+    named = [[_filled(pattern, values) for pattern in patterns] for values in together]
+    runs = [[node for node in run if kinds.get(node) != LEFT_OUT] for run in named]
     for node in dict.fromkeys(node for run in runs for node in run):
         if node not in kinds:
             add_mistake(place, f"there is no node {node!r}{did_you_mean(node, kinds, list_known=False)}")

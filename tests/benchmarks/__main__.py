@@ -17,6 +17,7 @@ from tests.benchmarks.measure import SCALES, Result
 BENCHMARKS = {
     "crf": "crf:crf",
     "crf-deeplab-v2": "crf:crf_deeplab_v2",
+    "pixel-adaptive": "pixel_adaptive:pixel_adaptive",
     "region-growing": "localization:region_growing",
     "random-walk": "random_walk:random_walk",
     "cell-graph": "graphs:cell_graph",

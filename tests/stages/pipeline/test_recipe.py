@@ -280,6 +280,17 @@ def test_null_in_a_case_removes_an_input(raw_recipe: dict[str, Any]) -> None:
         resolve(raw, "toy.yaml")
 
 
+def test_a_case_without_a_stage_is_no_node_and_nothing_in_the_table(raw_recipe: dict[str, Any]) -> None:
+    raw = with_cases(raw_recipe, {"seed": {1: {"stage": None}}})
+    raw["nodes"]["score-s{seed}"] = raw["nodes"]["score-s{seed}"] | {"cases": {"seed": {1: {"stage": None}}}}
+    recipe = resolve(raw, "toy.yaml")
+    assert list(recipe.nodes) == ["numbers", "sum-s0", "score-s0"]
+    named = [name for row in recipe.table.rows for names in row.nodes.values() for name in names]
+    assert named == ["score-s0"] * len(named) != []
+    alone = with_cases(raw_recipe, {"seed": {1: {"stage": None}}})
+    assert "there is no node 'sum-s1'" in mistakes_of(alone)
+
+
 @pytest.mark.parametrize(
     ("cases", "expected"),
     [
@@ -312,6 +323,12 @@ def test_choices_may_be_the_methods_of_a_stage(raw_recipe: dict[str, Any], stage
     raw_recipe["parameters"]["kinds"] = {"default": [], "choices": {"methods_of": stage}}
     resolve(raw_recipe, "toy.yaml", None, [f"kinds=[{known}]"])
     assert f"--set kinds: {never!r} is not one of" in mistakes_of(raw_recipe, None, f"kinds=[{never}]")
+
+
+def test_choices_may_have_values_in_addition_to_the_methods_of_a_stage(raw_recipe: dict[str, Any]) -> None:
+    raw_recipe["parameters"]["kinds"] = {"default": [], "choices": {"methods_of": "refine", "and": ["segments"]}}
+    resolve(raw_recipe, "toy.yaml", None, ["kinds=[segments,irn]"])
+    assert "--set kinds: 'cam' is not one of" in mistakes_of(raw_recipe, None, "kinds=[cam]")
 
 
 def test_choices_of_a_stage_without_methods_are_a_mistake(raw_recipe: dict[str, Any]) -> None:
