@@ -127,6 +127,7 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut("--output", "output"),
     ),
     "crf": (Shortcut("--parameters", "parameters"),),
+    "vote": (Shortcut("--segments", "segments"), Shortcut("--split", "splits", list)),
     "import-masks": (Shortcut("--folder", "folder"), Shortcut("--split", "splits", list)),
     "retrain": (),
     "select": (Shortcut("--split", "splits", list),),

@@ -1,7 +1,7 @@
 """`vote`: estimated masks improved by segments of their images, which have no class.
 
     semiseg vote --masks crf
-    semiseg vote --masks predictions --set segments=DIR
+    semiseg vote --masks predictions --segments DIR
 
 Segments are regions of the image, merged from superpixels, or those of a folder made elsewhere, such as SAM's. Each
 joins the class that it agrees with; a class has the outlines of its segments (SEPL, Chen et al., 2023). The masks are
