@@ -18,14 +18,12 @@ from pydantic import Field
 
 from artifacts.dataset import SPLITS, Dataset, Split
 from artifacts.errors import DataError
-from artifacts.masks import encode_mask
+from artifacts.masks import encode_mask, read_mask
 from artifacts.store import Artifact, Writer
 from stages.config import Config, ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import ids_of
 from stages.engine.config import Share
-from stages.engine.streams import MaskFolder
-from stages.localization.predicted_masks import fitting_mask, masks_of
 from stages.parallel.each_image import for_each_image
 from stages.parallel.share import counted, share_of
 
@@ -79,13 +77,16 @@ def check(config: VoteConfig, inputs: VoteInputs) -> None:
         check_folder(config.segments, ids, "segments")
 
 
-def _open(config: VoteConfig, inputs: VoteInputs) -> tuple[Dataset, MaskFolder, list[str]]:
+def _open(config: VoteConfig, inputs: VoteInputs) -> tuple[Dataset, Path, list[str]]:
+    """The data set, the folder of the masks and the sorted ids of those that are improved."""
+    from stages.localization.predicted_masks import masks_of
+
     dataset = Dataset(inputs.data)
     if config.splits:
         ids = ids_of(dataset, config.splits)
-        return dataset, masks_of(inputs.masks, dataset, ids), ids
-    masks = masks_of(inputs.masks, dataset)
-    ids = sorted(path.stem for path in masks.folder.glob("*.png"))
+        return dataset, masks_of(inputs.masks, dataset, ids).folder, ids
+    masks = masks_of(inputs.masks, dataset).folder
+    ids = sorted(path.stem for path in masks.glob("*.png"))
     known = {image_id for own in dataset.splits.values() for image_id in own}
     if foreign := [image_id for image_id in ids if image_id not in known]:
         raise DataError(
@@ -102,7 +103,7 @@ class Task:
     """What a process needs to vote; travels to it once."""
 
     dataset: Dataset
-    masks: MaskFolder
+    masks: Path
     config: VoteConfig
     writer: Writer
 
@@ -112,10 +113,10 @@ def improve(task: Task, image_id: str) -> None:
     from stages.localization.segment_vote import vote
     from stages.localization.segments import file_of, read_layers, region_layers
 
-    config, labels = task.config, fitting_mask(task.masks, task.dataset, image_id)
+    config, (height, width) = task.config, task.dataset.size(image_id)
+    labels = read_mask(task.masks / f"{image_id}.png", task.dataset.num_classes, (width, height))
     if config.segments:
-        path = file_of(Path(config.segments).expanduser(), image_id)
-        layers = read_layers(path, (labels.shape[0], labels.shape[1]))
+        layers = read_layers(file_of(Path(config.segments).expanduser(), image_id), (height, width))
     else:
         layers = region_layers(task.dataset.image(image_id), config.regions)
     mask = vote(labels, layers, config.inside, config.covers)
