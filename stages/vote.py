@@ -10,6 +10,7 @@ those of any stage; the result has `masks/<id>.png` and `classes.json`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,7 +133,7 @@ def run(config: VoteConfig, inputs: VoteInputs, writer: Writer, execution: Execu
             advance()
     if execution.rank != 0:
         return {}
-    splits = config.splits or tuple(split for split in SPLITS if set(dataset.ids(split)) & set(ids))
+    splits: Sequence[str] = config.splits or tuple(split for split in SPLITS if set(dataset.ids(split)) & set(ids))
     writer.write_json("classes.json", {"class_names": list(dataset.class_names), "ids": ids, "splits": list(splits)})
     return {"images": len(ids)}
 
