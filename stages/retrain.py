@@ -22,7 +22,7 @@ from artifacts.store import Artifact, Writer
 from stages.config import Config
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import ids_of
-from stages.engine.config import InferenceConfig
+from stages.engine.config import ClampSettings, InferenceConfig
 from stages.localization.config import CrfConfig
 from stages.methods.settings import TrainConfig, check_features
 from stages.methods.settings.supervised import SupervisedSettings
@@ -49,6 +49,10 @@ class RetrainConfig(Config):
     min_confidence: float = Field(
         0.0, ge=0, lt=1, description="Pixels whose highest probability is below this become 255 and are not trained on."
     )
+    clamp: ClampSettings | None = Field(
+        None,
+        description="Pixels of estimated masks with a loss far above that around them teach no more. null: all do.",
+    )
     start: Literal["fresh", "segmenter"] = Field(
         "fresh",
         description="fresh: the network's own initial weights. segmenter: continue from the given one (DSRG's code).",
@@ -56,7 +60,11 @@ class RetrainConfig(Config):
     training: TrainConfig = Field(TrainConfig(), description="The training; its method is supervised, set by `labels`.")
 
 
-METHOD_LABELS = {"estimated": "weak", "mixed": "mixed", "oversampled": "oversampled"}
+METHOD_LABELS: dict[str, Literal["weak", "mixed", "oversampled"]] = {
+    "estimated": "weak",
+    "mixed": "mixed",
+    "oversampled": "oversampled",
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ def check(config: RetrainConfig, inputs: RetrainInputs) -> None:
 
     config.training.network.check()
     if config.training.method != SupervisedSettings():
-        raise ConfigError("retrain: training.method cannot be set", "set `labels` instead")
+        raise ConfigError("retrain: training.method cannot be set", "set `labels` and `clamp` instead")
     if config.labels != "estimated" and "train" in config.splits:
         raise ConfigError(
             f"retrain: with labels {config.labels} the split train keeps its exact masks",
@@ -121,7 +129,7 @@ def run(config: RetrainConfig, inputs: RetrainInputs, writer: Writer, execution:
     if given is None and inputs.segmenter is not None:
         _label(config, dataset, inputs.segmenter, ids, writer, execution)
     training = config.training.model_copy(
-        update={"method": SupervisedSettings.model_validate({"labels": METHOD_LABELS[config.labels]})}
+        update={"method": SupervisedSettings(labels=METHOD_LABELS[config.labels], clamp=config.clamp)}
     )
     strong = [] if config.labels == "estimated" else dataset.ids(config.training.train_split)
     sources = label_sources(dataset, strong, ids, {"weak_labels": (given or writer).path / "masks"})

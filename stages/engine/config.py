@@ -220,6 +220,34 @@ class StrongAugmentationSettings(Config):
         return value
 
 
+class ClampSettings(Config):
+    """Pixels of estimated masks whose loss is far above that around them stop to teach (WeakTr, Zhu et al. 2023)."""
+
+    start: float = Field(
+        1.2, gt=0, description="Only once the mean loss of a batch on estimated masks is this or less (code: 1.2)."
+    )
+    patches: int = Field(
+        4,
+        ge=1,
+        description="The loss around a pixel: of its patch, this many along each side (code: 120 of 480 pixels).",
+    )
+
+
+class AdaptiveThresholdSettings(Config):
+    """A threshold that follows the confidence of the network (CorrMatch, Sun et al., CVPR 2024)."""
+
+    start: Share = Field(0.85, description="Its value at the first step (code: .85 on VOC).")
+    momentum: Share = Field(0.999, description="What remains of it in a step; the rest is the batch's (code: .999).")
+
+
+class GuidanceSettings(Config):
+    """Estimated masks of any origin as a second teacher, whose weight decays (SemiVL, Hoyer et al., ECCV 2024)."""
+
+    weight: float = Field(
+        0.1, gt=0, description="Weight at the first step; it falls to 0 at the last, along a line (code: .1)."
+    )
+
+
 class TeacherSettings(Config):
     """An averaged copy of the network: theta' <- a theta' + (1 - a) theta, a the decay, smaller in the first steps."""
 

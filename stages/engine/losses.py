@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from artifacts.masks import IGNORE
+from stages.engine.config import ClampSettings
 from stages.engine.distributed import gather_varying, global_mean, sum_over_processes
 
 
@@ -25,6 +26,37 @@ def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -
     if weight is not None:
         pixels = pixels * weight
     return global_mean(pixels.sum(), (label != IGNORE).sum())
+
+
+def clamped_cross_entropy(logits: Tensor, label: Tensor, clamp: ClampSettings, estimated: Tensor) -> Tensor:
+    """`cross_entropy` in which no pixel of an estimated mask loses more than the pixels around it do on average.
+
+    Once the mean loss on estimated masks is low enough, their wrong pixels are those with a high loss. The limit of a
+    pixel is the mean loss of its patch, over all estimated masks of the joint batch, or that of all patches where this
+    is more; pixels above it pass no gradient (Zhu et al. 2023, WeakTr: gradient clipping decoder; its code divides by
+    all pixels, with those of label 255 as zeros).
+
+    Args:
+        logits: (B, C, H, W); label: int64 (B, H, W), 255 is left out.
+        estimated: bool (B,), the images whose masks are estimated.
+    """
+    losses = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
+    known = label != IGNORE
+    rows, columns = (patch_members(side, clamp.patches, losses) for side in label.shape[1:])
+    with torch.no_grad():
+        counted = (known & estimated[:, None, None]).to(losses.dtype)
+        sums = torch.stack([rows.T @ (losses * counted).sum(0) @ columns, rows.T @ counted.sum(0) @ columns])
+        patch_sums, patch_counts = sum_over_processes(sums)  # (patches, patches) each
+        mean = patch_sums.sum() / patch_counts.sum().clamp(min=1)
+        limits = (patch_sums / patch_counts.clamp(min=1)).clamp(min=mean)
+        limit = torch.where(mean <= clamp.start, rows @ limits @ columns.T, math.inf)  # (H, W)
+        above = estimated[:, None, None] & (losses > limit)
+    return global_mean(torch.where(above, limit, losses).sum(), known.sum())
+
+
+def patch_members(side: int, patches: int, like: Tensor) -> Tensor:
+    """(side, patches), 1 where a row of pixels is in a patch, as near to equal in size as whole pixels allow."""
+    return F.one_hot(torch.arange(side, device=like.device) * patches // side, patches).to(like.dtype)
 
 
 def hard_cross_entropy(logits: Tensor, label: Tensor, threshold: float, min_kept: int) -> Tensor:

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from stages.engine.losses import cross_entropy
+from stages.engine.losses import clamped_cross_entropy, cross_entropy
 from stages.engine.method import Batch, Method, Setup, Sources, at_size, segment
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Stream
@@ -63,5 +63,11 @@ class DualBranch(Method):
         weak_logits = at_size(self.networks["weak_head"](weak_features), weak, segmenter)
         return {
             "strong": self.supervised(strong_logits, strong.label),
-            "weak": self.settings.weak_weight * cross_entropy(weak_logits, weak.label),
+            "weak": self.settings.weak_weight * self._weak(weak_logits, weak.label),
         }
+
+    def _weak(self, logits: Tensor, label: Tensor) -> Tensor:
+        if self.settings.clamp is None:
+            return cross_entropy(logits, label)
+        estimated = torch.ones(len(label), dtype=torch.bool, device=label.device)
+        return clamped_cross_entropy(logits, label, self.settings.clamp, estimated)

@@ -14,28 +14,20 @@ import torch
 from torch import Tensor
 
 from stages.engine.label_sharing import respect_labels
-from stages.engine.losses import share
-from stages.engine.method import Batch, Sources, segment
-from stages.engine.streams import Stream
+from stages.engine.method import Batch, segment
 from stages.methods.parts.adversarial_noise import evaluating
-from stages.methods.parts.batch_shares import strong_and_unlabelled
-from stages.methods.parts.strong_weak import PseudoLabels, confident_cross_entropy, pseudo_labels, strong_mix
-from stages.methods.parts.teacher_student import TeacherStudent
-from stages.methods.settings.base import OwnLabelsSettings
+from stages.methods.parts.strong_weak import PseudoLabels, StrongWeak, View, pseudo_labels, strong_mix
 
 
-class FixMatch(TeacherStudent):
+class FixMatch(StrongWeak):
     """L = (1 - w) CE(f(x), y) + w 1/|V| sum_V [max P(u) >= tau] CE(f(S(u)), argmax P(u)),  w = 1/2, tau = .95
 
     S(u): the strong view with a box of a partner, labels and valid pixels V cut with the same box. Labels of the
     image itself come from the pass in train mode through labelled and unlabelled images together; those of the
     partner from a pass in eval mode, so that partners leave no trace in BatchNorm. With a teacher, it gives both.
-    P(u) is shared among the image-level labels of u, before the box: `image_labels`.
+    P(u) is shared among the image-level labels of u, before the box: `image_labels`. Estimated masks may teach S(u) in
+    addition: `guidance`.
     """
-
-    @classmethod
-    def streams(cls, settings: OwnLabelsSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled(settings, sources, batch_size, partner=True)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         settings, labelled, unlabelled = self.settings, batch["strong"], batch["unlabelled"]
@@ -48,15 +40,13 @@ class FixMatch(TeacherStudent):
             own = self.labels_from(plain, unlabelled)
         else:
             known, own = segment(self.student, labelled), self.labels_of(unlabelled)
-        self.observe(confident=share(own.confidence >= settings.threshold, unlabelled.valid))
+        threshold = self.threshold(own, unlabelled.valid)
         strong, labels = strong_mix(
             (unlabelled, batch["partner"]), (own, others), settings.strong, settings.mixing, self.setup.seed, step
         )
-        consistency = confident_cross_entropy(segment(self.student, strong), labels, strong.valid, settings.threshold)
-        return {
-            "supervised": (1 - settings.weight) * self.supervised(known, labelled.label),
-            "strong": settings.weight * consistency,
-        }
+        view = View(segment(self.student, strong), labels, strong, 1.0)
+        supervised = (1 - settings.weight) * self.supervised(known, labelled.label)
+        return {"supervised": supervised, **self.taught({"strong": view}, threshold, step)}
 
     @property
     def labels_in_passing(self) -> bool:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
+from artifacts.errors import ConfigError
+from stages.engine.losses import clamped_cross_entropy
 from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.streams import Stream
 from stages.methods.settings.supervised import SupervisedSettings
@@ -25,6 +28,14 @@ class Supervised(Method):
     def __init__(self, settings: SupervisedSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
         self.networks = nn.ModuleDict({"segmenter": setup.segmenter()})
+        self.exact: frozenset[str] = frozenset()  # images with masks of their own
+        if settings.clamp is not None and setup.hard_examples is not None:
+            raise ConfigError(
+                "hard_examples takes the pixels with a high loss, method.clamp leaves them out", "set one of the two"
+            )
+
+    def start(self, sources: Sources) -> None:
+        self.exact = frozenset(sources.strong)
 
     @classmethod
     def streams(cls, settings: SupervisedSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
@@ -43,4 +54,8 @@ class Supervised(Method):
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         (samples,) = batch.values()
-        return {"cross_entropy": self.supervised(segment(self.networks["segmenter"], samples), samples.label)}
+        logits, clamp = segment(self.networks["segmenter"], samples), self.settings.clamp
+        if clamp is None:
+            return {"cross_entropy": self.supervised(logits, samples.label)}
+        estimated = torch.tensor([image_id not in self.exact for image_id in samples.ids]).to(logits.device)
+        return {"cross_entropy": clamped_cross_entropy(logits, samples.label, clamp, estimated)}

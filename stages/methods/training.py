@@ -151,7 +151,7 @@ def use_of_image_labels(settings: Any, streams: Mapping[str, Stream], dataset: D
     if not isinstance(settings, LabellingSettings) or settings.image_labels == "ignore":
         return ""
     masked = settings.labels_masked()
-    labelled = {e.image_id for stream in streams.values() for e in stream.entries if masked or e.label is None}
+    labelled = {e.image_id for stream in streams.values() for e in stream.entries if masked or e.label != "masks"}
     known = sum(dataset.has_tags(image_id) for image_id in labelled)
     if known == 0 or getattr(settings, "weight", 1) == 0:
         return ""

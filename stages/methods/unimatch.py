@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from stages.engine.losses import share
 from stages.engine.method import Batch, at_size, segment
 from stages.methods.fixmatch import FixMatch
 from stages.methods.parts.perturbations import channel_dropout, image_generators
-from stages.methods.parts.strong_weak import confident_cross_entropy, strong_mix
+from stages.methods.parts.strong_weak import View, strong_mix
 from stages.networks import Segmenter
 from stages.networks.blocks import Features
 
@@ -28,7 +27,7 @@ class UniMatch(FixMatch):
     L_k = 1/|V| sum_V [max P(u) >= tau] CE(f_k, argmax P(u)),  tau = .95
 
     f_s1, f_s2: of two strong views with colours and boxes of their own; f_fp: the head's output for features with
-    dropped channels. Labels come as in FixMatch.
+    dropped channels. Labels and guidance come as in FixMatch.
     """
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
@@ -39,19 +38,21 @@ class UniMatch(FixMatch):
         others = self.labels_of(partner)
         known, plain, perturbed = self._with_perturbed(network, labelled, unlabelled, step)
         own = self.labels_from(plain, unlabelled) if self.labels_in_passing else self.labels_of(unlabelled)
-        self.observe(confident=share(own.confidence >= settings.threshold, unlabelled.valid))
+        threshold = self.threshold(own, unlabelled.valid)
         views = [
             strong_mix((unlabelled, partner), (own, others), settings.strong, settings.mixing, self.setup.seed, step, n)
             for n in (0, 1)
         ]
         images = torch.cat([view.image for view, _ in views])
         both = segment(network, unlabelled.replace(image=images)).chunk(2)
-        strong = settings.weight * (1 - settings.feature_weight) / 2
-        terms = {"supervised": (1 - settings.weight) * self.supervised(known, labelled.label)}
-        for number, (logits, (view, labels)) in enumerate(zip(both, views, strict=True), start=1):
-            terms[f"strong_{number}"] = strong * confident_cross_entropy(logits, labels, view.valid, settings.threshold)
-        features = confident_cross_entropy(perturbed, own, unlabelled.valid, settings.threshold)
-        return terms | {"features": settings.weight * settings.feature_weight * features}
+        strong = (1 - settings.feature_weight) / 2
+        taught = {
+            f"strong_{number}": View(logits, labels, view, strong)
+            for number, (logits, (view, labels)) in enumerate(zip(both, views, strict=True), start=1)
+        }
+        taught["features"] = View(perturbed, own, unlabelled, settings.feature_weight)
+        supervised = (1 - settings.weight) * self.supervised(known, labelled.label)
+        return {"supervised": supervised, **self.taught(taught, threshold, step)}
 
     def _with_perturbed(
         self, network: Segmenter, labelled: Batch, unlabelled: Batch, step: int

@@ -15,27 +15,19 @@ import torch
 from torch import Tensor
 
 from stages.engine.label_sharing import respect_labels
-from stages.engine.losses import share
-from stages.engine.method import Batch, Sources, at_size, segment
-from stages.engine.streams import Stream
-from stages.methods.parts.batch_shares import strong_and_unlabelled
+from stages.engine.method import Batch, at_size, segment
 from stages.methods.parts.perturbations import complementary_masks
-from stages.methods.parts.strong_weak import PseudoLabels, confident_cross_entropy, pseudo_labels, strong_mix
-from stages.methods.parts.teacher_student import TeacherStudent
-from stages.methods.settings.unimatch_v2 import UniMatchV2Settings
+from stages.methods.parts.strong_weak import PseudoLabels, StrongWeak, View, pseudo_labels, strong_mix
 
 
-class UniMatchV2(TeacherStudent):
+class UniMatchV2(StrongWeak):
     """L = (1 - w) CE(f(x), y) + w (L_s1 + L_s2) / 2,  w = 1/2, tau = .95
     L_k = 1/|V| sum_V [max P_t(u) >= tau] CE(g(m_k e(S_k(u))), argmax P_t(u)),  m_1 + m_2 = 2
 
     P_t: of the teacher, shared among the image-level labels of u (`image_labels`); e trunk and g head of the student,
-    m_k: factors of the channels, the same on all levels of the features.
+    m_k: factors of the channels, the same on all levels of the features. Estimated masks may teach S_k(u) in addition:
+    `guidance`.
     """
-
-    @classmethod
-    def streams(cls, settings: UniMatchV2Settings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled(settings, sources, batch_size, partner=True)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         settings, labelled, pair = self.settings, batch["strong"], (batch["unlabelled"], batch["partner"])
@@ -43,17 +35,17 @@ class UniMatchV2(TeacherStudent):
         if settings.weight == 0:
             return {"supervised": supervised}
         given = self._labels_of(pair[0]), self._labels_of(pair[1])
-        self.observe(confident=share(given[0].confidence >= settings.threshold, pair[0].valid))
+        threshold = self.threshold(given[0], pair[0].valid)
         views = [
             strong_mix(pair, given, settings.strong, settings.mixing, self.setup.seed, step, number)
             for number in (0, 1)
         ]
         logits = self._with_half_the_channels([view for view, _ in views], step)
-        terms = {"supervised": (1 - settings.weight) * supervised}
-        for number, (found, (view, labels)) in enumerate(zip(logits, views, strict=True), start=1):
-            loss = confident_cross_entropy(found, labels, view.valid, settings.threshold)
-            terms[f"strong_{number}"] = settings.weight / 2 * loss
-        return terms
+        taught = {
+            f"strong_{number}": View(found, labels, view, 0.5)
+            for number, (found, (view, labels)) in enumerate(zip(logits, views, strict=True), start=1)
+        }
+        return {"supervised": (1 - settings.weight) * supervised, **self.taught(taught, threshold, step)}
 
     def _labels_of(self, samples: Batch) -> PseudoLabels:
         """The teacher's, by the image-level labels of the samples."""

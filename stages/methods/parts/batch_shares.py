@@ -4,24 +4,44 @@ from __future__ import annotations
 
 from artifacts.errors import ConfigError
 from stages.engine.method import Sources
-from stages.engine.streams import Stream
+from stages.engine.streams import Entry, Stream
 from stages.methods.settings.base import SemiSupervisedSettings
 
 SHARE_TOLERANCE = 0.05  # images: a share of .333 is a third
 
 
 def strong_and_unlabelled(
-    settings: SemiSupervisedSettings, sources: Sources, batch_size: int, partner: bool = False
+    settings: SemiSupervisedSettings,
+    sources: Sources,
+    batch_size: int,
+    partner: bool = False,
+    estimated: bool = False,
 ) -> dict[str, Stream]:
-    """Streams "strong" and "unlabelled", which share the batch; `partner`: with a second batch of these to mix."""
+    """Streams "strong" and "unlabelled", which share the batch.
+
+    partner: with a second batch of unlabelled images, to mix. estimated: these have estimated masks as labels, where
+    there are any.
+    """
     sources.require(settings.name, "strong", "without_masks")
     labelled, others = shares(settings, batch_size)
-    unlabelled = sources.entries(sources.without_masks, None)
+    guided = set(_estimated(settings.name, sources)) if estimated else set()
+    unlabelled = [Entry(image_id, "weak_labels" if image_id in guided else None) for image_id in sources.without_masks]
     partners = ("partner",) if partner else ()
     return {
         "strong": Stream(sources.entries(sources.strong, "masks"), labelled),
         "unlabelled": Stream(unlabelled, others, group=1 + len(partners), apart=partners),
     }
+
+
+def _estimated(method: str, sources: Sources) -> list[str]:
+    """The images without masks that have estimated ones; ConfigError where none has."""
+    sources.require(method, "weak_labels")
+    if not (found := sources.with_map("weak_labels", sources.without_masks)):
+        raise ConfigError(
+            f"method {method}: no image without a mask has an estimated one in {sources.folders['weak_labels'].folder}",
+            "make them for the splits weak or unlabelled, or train without method.guidance",
+        )
+    return found
 
 
 def shares(settings: SemiSupervisedSettings, batch_size: int) -> tuple[int, int]:

@@ -7,15 +7,22 @@ loss = confident_cross_entropy(segment(network, mixed), mixed_labels, mixed.vali
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from stages.engine.batch import Batch
-from stages.engine.config import CutMixSettings, StrongAugmentationSettings
-from stages.engine.losses import IGNORE, cross_entropy
+from stages.engine.config import AdaptiveThresholdSettings, CutMixSettings, StrongAugmentationSettings
+from stages.engine.distributed import least_over_processes
+from stages.engine.losses import IGNORE, cross_entropy, share
+from stages.engine.method import Setup, Sources
+from stages.engine.streams import Stream
+from stages.methods.parts.batch_shares import strong_and_unlabelled
 from stages.methods.parts.cutmix import draw_boxes, mix, mix_batches
+from stages.methods.parts.teacher_student import TeacherStudent
 from stages.methods.parts.views import strong_view
+from stages.methods.settings.base import StrongWeakSettings
 
 
 class PseudoLabels(NamedTuple):
@@ -23,6 +30,65 @@ class PseudoLabels(NamedTuple):
 
     label: Tensor  # int64 (B, H, W)
     confidence: Tensor  # float (B, H, W), the label's probability
+
+
+class View(NamedTuple):
+    """What is predicted of unlabelled images, and what they are taught."""
+
+    logits: Tensor  # (B, C, H, W)
+    labels: PseudoLabels  # as the network sees the images
+    samples: Batch  # their valid pixels; `label`: as estimated masks have it
+    share: float  # of the unlabelled loss
+
+
+class StrongWeak(TeacherStudent):
+    """Base of FixMatch, UniMatch and UniMatch V2: their streams, the threshold, and the losses of their views.
+
+    L_u = sum_k share_k { w CE_tau(f_k, Y_k) + lambda(t) CE(f_k, Z_k) },  lambda(t) = lambda (1 - t / T)
+
+    Y_k: labels of the network itself, where their confidence reaches tau. Z_k: `guidance`, estimated masks, cut with
+    the same boxes; 255 teaches nothing. Both CE are 1/|V| sum, so that few labelled pixels make a small loss.
+    """
+
+    def __init__(self, settings: StrongWeakSettings, setup: Setup) -> None:
+        super().__init__(settings, setup)
+        self.adaptive: Tensor | None = None  # on the device of the first batch
+
+    @classmethod
+    def streams(cls, settings: StrongWeakSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
+        return strong_and_unlabelled(settings, sources, batch_size, True, settings.guidance is not None)
+
+    def threshold(self, labels: PseudoLabels, valid: Tensor) -> float | Tensor:
+        """tau of this step, by the labels that the network gives unlabelled images."""
+        threshold = self.settings.threshold
+        if isinstance(threshold, AdaptiveThresholdSettings):
+            if self.adaptive is None:
+                self.adaptive = labels.confidence.new_tensor(threshold.start)
+            known = highest_confidences(labels, valid, self.setup.num_classes)
+            self.adaptive = follow(self.adaptive.to(valid.device), known, threshold.momentum)
+            self.observe(threshold=self.adaptive)
+            threshold = self.adaptive
+        self.observe(confident=share(labels.confidence >= threshold, valid))
+        return threshold
+
+    def taught(self, views: dict[str, View], threshold: float | Tensor, step: int) -> dict[str, Tensor]:
+        """The losses of the views, by name, and "guidance"."""
+        terms = {
+            name: self.settings.weight
+            * view.share
+            * confident_cross_entropy(view.logits, view.labels, view.samples.valid, threshold)
+            for name, view in views.items()
+        }
+        if self.settings.guidance is not None:
+            weight = self.settings.guidance.weight * (1 - step / self.setup.iterations)
+            terms["guidance"] = weight * torch.stack([view.share * guided(view) for view in views.values()]).sum()
+        return terms
+
+    def state(self) -> dict[str, Any]:
+        return {} if self.adaptive is None else {"threshold": self.adaptive}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.adaptive = state.get("threshold")
 
 
 def pseudo_labels(logits: Tensor) -> PseudoLabels:
@@ -53,7 +119,7 @@ def strong_mix(
     return mixed, PseudoLabels(*(mix(own, other, boxes) for own, other in zip(*labels, strict=True)))
 
 
-def confident_cross_entropy(logits: Tensor, labels: PseudoLabels, valid: Tensor, threshold: float) -> Tensor:
+def confident_cross_entropy(logits: Tensor, labels: PseudoLabels, valid: Tensor, threshold: float | Tensor) -> Tensor:
     """1/|V| sum_V [confidence >= threshold] CE(f, label): few confident pixels make a small loss.
 
     Args:
@@ -61,3 +127,24 @@ def confident_cross_entropy(logits: Tensor, labels: PseudoLabels, valid: Tensor,
     """
     confident = (labels.confidence >= threshold).float()
     return cross_entropy(logits, labels.label.masked_fill(~valid, IGNORE), confident)
+
+
+def guided(view: View) -> Tensor:
+    """1/|V| sum_V [z != 255] CE(f, z), z the estimated masks of the view's images."""
+    known = view.samples.label != IGNORE
+    labels = PseudoLabels(view.samples.label.masked_fill(~known, 0), known.float())
+    return confident_cross_entropy(view.logits, labels, view.samples.valid, 0.5)
+
+
+def highest_confidences(labels: PseudoLabels, valid: Tensor, num_classes: int) -> Tensor:
+    """Of each class, the highest confidence of its valid pixels in the joint batch: (C,), 0 where it has none."""
+    confidence = labels.confidence * valid
+    highest = torch.stack([(confidence * (labels.label == c)).amax() for c in range(num_classes)])
+    return -least_over_processes(-highest)
+
+
+def follow(threshold: Tensor, highest: Tensor, momentum: float) -> Tensor:
+    """tau <- momentum tau + (1 - momentum) mean of the highest confidences of the classes that are there."""
+    there = highest > 0
+    mean = highest.sum() / there.sum().clamp(min=1)
+    return torch.where(there.any(), momentum * threshold + (1 - momentum) * mean, threshold)

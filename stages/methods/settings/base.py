@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from importlib.abc import InspectLoader
 from typing import Annotated, ClassVar, Literal, TypeVar
 
+import pydantic
 from pydantic import Field
 
 from stages.config import Config
 from stages.engine.config import (
     IMAGE_LABELS,
+    AdaptiveThresholdSettings,
     CutMixSettings,
+    GuidanceSettings,
     ImageLabels,
     OptimizerConfig,
     Share,
@@ -225,15 +228,30 @@ class StrongWeakSettings(LabellingSettings):
         description="w: the unlabelled part of the loss; the supervised one gets 1 - w (published: .5 each). 0: the\n"
         "unlabelled images do not take part, which leaves `supervised`.",
     )
-    threshold: Share = Field(
+    threshold: Share | AdaptiveThresholdSettings = Field(
         0.95,
         description="tau: only pixels whose label is at least this probable teach (published: .95 on VOC, COCO).\n"
-        "0: all of them do, as fixmatch and unimatch have it on Cityscapes.",
+        "0: all of them do, as fixmatch and unimatch have it on Cityscapes.\n"
+        "{start: 0.85, momentum: 0.999}: follows, from there, the mean of the highest confidence of each class.",
     )
     strong: StrongAugmentationSettings = Field(StrongAugmentationSettings(), description="The strong views.")
     mixing: CutMixSettings = Field(
         CutMixSettings(style="unimatch"), description="The box of a second image in a strong view."
     )
+    guidance: GuidanceSettings | None = Field(
+        None,
+        description="Estimated masks of unlabelled images (input weak_labels) beside the labels of the network: they\n"
+        "teach all pixels of the views that are not 255, less and less. null: none.",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _guidance_has_a_place(self) -> StrongWeakSettings:
+        if self.guidance is not None and self.weight == 0:
+            raise ValueError("guidance has no effect with weight 0: unlabelled images do not take part")
+        return self
+
+    def inputs(self) -> tuple[str, ...]:
+        return ("weak_labels",) if self.guidance is not None else ()
 
 
 class OwnLabelsSettings(StrongWeakSettings, TeacherStudentSettings):

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from stages.engine.config import ClampSettings
 from stages.methods.settings.base import (
     Card,
     MethodSettings,
@@ -30,6 +31,11 @@ class DualBranchSettings(MethodSettings):
     name: Literal["dual-branch"] = "dual-branch"
     weak_weight: float = Field(
         1.0, ge=0, description="lambda, the weight of the weak branch's loss; the paper weighs both branches equally."
+    )
+
+    clamp: ClampSettings | None = Field(
+        None,
+        description="For the weak branch: pixels with a loss far above that around them teach no more. null: all do.",
     )
 
     def inputs(self) -> tuple[str, ...]:

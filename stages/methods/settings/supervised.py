@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from stages.engine.config import ClampSettings
 from stages.methods.settings.base import (
     Card,
     MethodSettings,
@@ -32,6 +33,17 @@ class SupervisedSettings(MethodSettings):
         description="strong: images with masks. weak: the weak images, with estimated masks. mixed: both lists\n"
         "joined. oversampled: both, the strong list repeated until it is as long as the weak one.",
     )
+
+    clamp: ClampSettings | None = Field(
+        None,
+        description="For estimated masks: pixels with a loss far above that around them teach no more. null: all do.",
+    )
+
+    @model_validator(mode="after")
+    def _clamp_has_a_place(self) -> SupervisedSettings:
+        if self.clamp is not None and self.labels == "strong":
+            raise ValueError("clamp is for estimated masks, and labels strong takes none")
+        return self
 
     def inputs(self) -> tuple[str, ...]:
         return () if self.labels == "strong" else ("weak_labels",)
