@@ -76,6 +76,10 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     "fixmatch-teacher": {"name": "fixmatch", "threshold": 0.26, "teacher": {"decay": 0.5}},
     "unimatch": {"name": "unimatch", "threshold": 0.26},
     "unimatch-v2": {"name": "unimatch-v2", "threshold": 0.26},
+    "fixmatch-guided": {"name": "fixmatch", "threshold": 0.26, "guidance": {"weight": 0.5}},
+    "unimatch-adaptive": {"name": "unimatch", "threshold": {"start": 0.26, "momentum": 0.9}, "guidance": {}},
+    "supervised-clamped": {"name": "supervised", "labels": "mixed", "clamp": {"start": 5.0, "patches": 3}},
+    "dual-branch-clamped": {"name": "dual-branch", "clamp": {"start": 5.0, "patches": 3}},
 }
 for _settings in CASES.values():
     if "image_labels" in METHODS[_settings["name"]].model_fields:

@@ -56,7 +56,7 @@ class StrongWeak(TeacherStudent):
 
     @classmethod
     def streams(cls, settings: StrongWeakSettings, sources: Sources, batch_size: int) -> dict[str, Stream]:
-        return strong_and_unlabelled(settings, sources, batch_size, True, settings.guidance is not None)
+        return strong_and_unlabelled(settings, sources, batch_size, partner=True, estimated=settings.guided)
 
     def threshold(self, labels: PseudoLabels, valid: Tensor) -> float | Tensor:
         """tau of this step, by the labels that the network gives unlabelled images."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from importlib.abc import InspectLoader
 from typing import Annotated, ClassVar, Literal, TypeVar
 
-import pydantic
 from pydantic import Field
 
 from stages.config import Config
@@ -244,14 +243,13 @@ class StrongWeakSettings(LabellingSettings):
         "teach all pixels of the views that are not 255, less and less. null: none.",
     )
 
-    @pydantic.model_validator(mode="after")
-    def _guidance_has_a_place(self) -> StrongWeakSettings:
-        if self.guidance is not None and self.weight == 0:
-            raise ValueError("guidance has no effect with weight 0: unlabelled images do not take part")
-        return self
+    @property
+    def guided(self) -> bool:
+        """Whether estimated masks take part."""
+        return self.guidance is not None and self.weight > 0
 
     def inputs(self) -> tuple[str, ...]:
-        return ("weak_labels",) if self.guidance is not None else ()
+        return ("weak_labels",) if self.guided else ()
 
 
 class OwnLabelsSettings(StrongWeakSettings, TeacherStudentSettings):
