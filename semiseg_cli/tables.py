@@ -18,6 +18,8 @@ GAP = 3  # spaces between columns of a terminal's table
 NAMED = 8  # at most this many missing artifacts are named
 STALE = "*"  # marks figures made with different settings
 COST_COLUMNS = (
+    ("steps", "steps", "{:.0f}"),
+    ("images", "images", "{:.0f}"),
     ("steps/s", "steps_per_second", "{:.2f}"),
     ("images/s", "images_per_second", "{:.1f}"),
     ("seconds a run", "seconds", "{:.0f}"),
@@ -228,6 +230,8 @@ def _cost_line(results: Results) -> list[str]:
         "Seconds a run: all stages that make one run's segmenter, a teacher's training and predictions included; "
         "a mean over the row's runs."
     )
+    if any(cost and cost.steps for cost in results.costs.values()):
+        seconds += " Steps and images: of all trainings among them, an image as often as it is seen."
     if not any(cost and cost.images_per_second for cost in results.costs.values()):
         return [seconds]
     return [

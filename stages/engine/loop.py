@@ -182,6 +182,7 @@ class _Trainer:
             {
                 "iterations": self.step,
                 "epochs": round(self.step / self.epoch_steps, 2),
+                "images_seen": self.step * self._batch_size(),
                 "images_per_second": round(steps * self._batch_size() / seconds, 2) if steps else None,
                 "losses": self.means.losses,
                 **({"observed": self.means.observed} if self.means.observed else {}),

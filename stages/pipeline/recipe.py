@@ -173,7 +173,7 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
             for name, node in nodes.items()
         }
         _check_not_empty(lambda repeat: figures_planned(substituted, repeat), origins, repeat, problems)
-        table = read_table(substituted, repeat, kinds | dict.fromkeys(left_out, LEFT_OUT), problems.add)
+        table = read_table(substituted, repeat, kinds | dict.fromkeys(left_out, LEFT_OUT), problems.add, reads)
     else:
         _check_not_empty(lambda repeat: _nodes_planned(values["nodes"], repeat), origins, repeat, problems)
     problems.stop()

@@ -12,7 +12,9 @@ table:
     - label: strong only
       nodes: {without CRF: "evaluate-strong-s{seed}", with CRF: "evaluate-strong-crf-s{seed}"}
       published: {value: 68.9, column: without CRF, source: "..."}
-      costs: ["train-strong-s{seed}"]              # shown: speed, memory and time of these nodes
+      costs: ["train-strong-s{seed}"]              # shown: steps, speed, memory and time of these nodes
+
+`costs: {up_to: "train-strong-s{seed}"}` names this node and all that it was made from, without data sets.
 
 A column or label that refers to a repeated value makes one column or row for each value; the nodes of a row are
 averaged over the values that neither its label nor the column fixes. With `plot` the columns become points over that
@@ -24,17 +26,19 @@ value:
     - label: "{method}"
       nodes: {"{labelled} labels": "evaluate-{method}-n{labelled}-s{seed}"}
 
-`plot: {panels: [COLUMN, ...]}` draws a panel for each of these columns instead, with the rows below each other.
+`plot: {panels: [COLUMN, ...]}` draws a panel for each of these columns instead, with the rows below each other. A
+column of a repeated value stands for one column for each value.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from artifacts.text import did_you_mean
+from stages.pipeline.graph import topological_order, upstream
 from stages.pipeline.parameters import fill_repeated, repeated_in
 
 LEFT_OUT = "nothing"  # the kind of a node that is not made
@@ -92,11 +96,12 @@ def read_table(
     repeat: Mapping[str, list[Any]],
     kinds: Mapping[str, str | None],
     add_mistake: Callable[[str, str], None],
+    reads: Mapping[str, Iterable[str]] | None = None,
 ) -> Table:
     """The table of a recipe; mistakes are passed to `add_mistake`.
 
     `kinds` gives the kind of artifact every node makes, None if the node itself has a mistake; LEFT_OUT: the table has
-    nothing for it.
+    nothing for it. `reads` gives the nodes that each node reads.
     """
     for key in values:
         if key not in _TABLE_KEYS:
@@ -112,7 +117,7 @@ def read_table(
             if key not in _ROW_KEYS:
                 add_mistake(f"{place}.{key}", f"unknown key; known: {', '.join(_ROW_KEYS)}")
         for chosen in _choices(str(row["label"]), repeat):
-            rows.append(_row(row, chosen, columns, repeat, kinds, place, add_mistake))
+            rows.append(_row(row, chosen, columns, repeat, kinds, reads or {}, place, add_mistake))
     labels = [row.label for row in rows]
     for label in dict.fromkeys(label for label in labels if labels.count(label) > 1):
         add_mistake("table.rows", f"{labels.count(label)} rows are called {label!r}; give each its own label")
@@ -153,6 +158,7 @@ def _row(
     columns: list[str],
     repeat: Mapping[str, list[Any]],
     kinds: Mapping[str, str | None],
+    reads: Mapping[str, Iterable[str]],
     place: str,
     add_mistake: Callable[[str, str], None],
 ) -> Row:
@@ -171,7 +177,12 @@ def _row(
                     add_mistake(f"{place}.nodes.{column}", f"there is no node {node!r}{meant}")
                 elif kinds[node] not in ("metrics", None):
                     add_mistake(f"{place}.nodes.{column}", f"node {node!r} makes {kinds[node]}, expected metrics")
-    runs = _runs(row.get("costs") or [], chosen, repeat, kinds, f"{place}.costs", add_mistake)
+    costs = row.get("costs") or []
+    if whole := isinstance(costs, Mapping) and costs.keys() == {"up_to"}:
+        costs = [costs["up_to"]]
+    runs = _runs(costs, chosen, repeat, kinds, f"{place}.costs", add_mistake)
+    if whole:
+        runs = [[*_made_from(run[0], kinds, reads), *run] for run in runs]
     published = _published(row.get("published"), columns, place, add_mistake)
     return Row(_filled(str(row["label"]), chosen), nodes, published, runs)
 
@@ -186,7 +197,7 @@ def _runs(
 ) -> list[list[str]]:
     """The nodes of each run; a node that does not depend on a repeated value (a teacher's) is part of all runs."""
     if not isinstance(costs, list):
-        add_mistake(place, f"expected a list of nodes, found {costs!r}")
+        add_mistake(place, f"expected a list of nodes, or up_to: NODE, found {costs!r}")
         return []
     patterns = [_filled(str(pattern), chosen) for pattern in costs]
     together = _choices(" ".join(patterns), repeat) if patterns else []
@@ -198,6 +209,13 @@ def _runs(
     return runs
 
 
+def _made_from(node: str, kinds: Mapping[str, str | None], reads: Mapping[str, Iterable[str]]) -> list[str]:
+    """What `node` was made from, directly or not, without data sets; in an order that can run."""
+    found = upstream(reads, node)
+    order = topological_order({name: sources for name, sources in reads.items() if name in found})
+    return [name for name in order if kinds.get(name) != "dataset"]
+
+
 def _plot(
     value: Any, repeat: Mapping[str, list[Any]], columns: list[str], add_mistake: Callable[[str, str], None]
 ) -> Plot | None:
@@ -207,7 +225,7 @@ def _plot(
         if set(value) - {"note", "panels"} or not isinstance(value["panels"], list) or not value["panels"]:
             add_mistake("table.plot", "expected panels: [COLUMN, ...], and note")
             return None
-        points = {str(column): str(column) for column in value["panels"]}
+        points = {name: name for column in value["panels"] for name in _expanded(str(column), repeat)}
         _check_points(points, "panels", columns, add_mistake)
         return Plot("", points, str(value.get("note", "")), panels=True)
     if not isinstance(value, Mapping) or set(value) - {"note"} != set(_PLOT_KEYS) or str(value["over"]) not in repeat:

@@ -57,6 +57,7 @@ class Cost:
         disk_mib: of the artifacts of all nodes of a run together.
         stages: time and size of each node of a run, by its stage; a stage that several nodes share is their sum.
         stale: whether one of the nodes is not fresh.
+        steps, images: of all trainings of a run together; an image counts as often as it is seen. None: not known.
     """
 
     seconds: float
@@ -66,6 +67,8 @@ class Cost:
     disk_mib: float = 0.0
     stages: dict[str, StageCost] = field(default_factory=dict)
     stale: bool = False
+    steps: float | None = None
+    images: float | None = None
 
 
 Figures = Mapping[str, Mapping[str, Figure]]  # row label -> column
@@ -228,7 +231,16 @@ def row_cost(row: Row, workspace: Workspace, stale: Collection[str] = ()) -> Cos
             for stage in dict.fromkeys(manifest.stage for manifest in runs[0])
         },
         stale=any(name in stale for name in counted),
+        steps=mean(_of_trainings(run, "iterations") for run in runs),
+        images=mean(_of_trainings(run, "images_seen") for run in runs),
     )
+
+
+def _of_trainings(run: Iterable[Manifest], key: str) -> float | None:
+    """The sum of a number over the trainings of a run; None if it has none, or one does not tell it."""
+    values = [manifest.summary.get(key) for manifest in run if "iterations" in manifest.summary]
+    numbers = [value for value in values if _is_number(value)]
+    return sum(numbers) if numbers and len(numbers) == len(values) else None
 
 
 def _disk_mib(manifest: Manifest) -> float:

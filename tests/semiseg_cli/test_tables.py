@@ -140,6 +140,20 @@ def test_costs_stand_beside_the_figures(full: Workspace) -> None:
     assert record["rows"][1]["cost"]["seconds"] >= 0
 
 
+def test_steps_stand_beside_the_figures_where_trainings_are_known(full: Workspace) -> None:
+    table = wide(methods=METHODS[:2], numbers=("30",))
+    for method, name in ((0, "short"), (1, "long")):
+        work = Work("train", 1, "segmenter", "0" * 64, {}, {}, {})
+        with full.writing(name, work) as writer:
+            writer.write_json("network.json", {})
+            full.publish(name, writer, work, {"iterations": 300 * (method + 1), "images_seen": 4800})
+        table.rows[method] = replace(table.rows[method], costs=[[name]])
+    lines = table_markdown(read_results(table, full)).splitlines()
+    assert lines[2].startswith("| mean IoU | 30 labels | steps | images | seconds a run |")
+    assert [line.split(" | ")[2:4] for line in lines[4:6]] == [["300", "4800"], ["600", "4800"]]
+    assert "Steps and images: of all trainings among them" in "\n".join(lines)
+
+
 def test_of_runs_of_several_stages_each_is_told(full: Workspace) -> None:
     work = Work("seeds", 1, "seeds", "0" * 64, {}, {}, {})
     with full.writing("maps", work) as writer:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from artifacts.errors import ConfigError
 from artifacts.store import Work, Workspace
 from stages.pipeline.recipe import resolve
 from stages.pipeline.run_recipe import read_record, save_record
@@ -160,6 +161,12 @@ def test_panels_of_a_plot_are_columns() -> None:
     table, mistakes = read({**REPEATED, "plot": plot}, {"method": ["cps"], "labelled": [30], "seed": [0]})
     assert not mistakes
     assert table.plot == Plot("", {"30 labels": "30 labels"}, "n", panels=True)
+    table, mistakes = read(
+        {**REPEATED, "plot": {"panels": ["{labelled} labels"]}}, {"method": ["cps"], "labelled": [30, 120], "seed": [0]}
+    )
+    assert not mistakes
+    assert table.plot is not None
+    assert list(table.plot.points) == ["30 labels", "120 labels"]
     assert "table.plot.panels: no such column: x; columns: " in mistake_in({"plot": {"panels": ["x"]}})
     assert "expected panels: [COLUMN, ...]" in mistake_in({"plot": {"panels": "30 labels"}})
     assert "expected panels: [COLUMN, ...]" in mistake_in({"plot": {"panels": ["30 labels"], "over": "labelled"}})
@@ -221,7 +228,7 @@ def test_a_mistake_in_a_repeated_table_is_named(change: dict[str, Any], expected
             ["trian-cps-n30-s0"],
             "table.rows.0.costs: there is no node 'trian-cps-n30-s0', did you mean 'train-cps-n30-s0'?",
         ),
-        ("train-cps-n30-s0", "table.rows.0.costs: expected a list of nodes, found 'train-cps-n30-s0'"),
+        ("train-cps-n30-s0", "table.rows.0.costs: expected a list of nodes, or up_to: NODE, found 'train-cps-n30-s0'"),
     ],
 )
 def test_a_mistake_in_the_costs_is_named(costs: Any, expected: str) -> None:
@@ -234,6 +241,20 @@ def test_a_column_that_a_row_does_not_fix_is_a_mistake() -> None:
 
 
 # --- costs ---
+
+
+def test_costs_up_to_a_node_are_those_of_all_it_was_made_from_without_data_sets(raw_recipe: dict[str, Any]) -> None:
+    (row,) = raw_recipe["table"]["rows"]
+    row["costs"] = {"up_to": "score-s{seed}"}
+    table = resolve(raw_recipe, "toy.yaml").table
+    assert table is not None
+    assert table.rows[0].costs == [["sum-s0", "score-s0"], ["sum-s1", "score-s1"]]  # numbers is a data set
+    row["costs"] = {"up_to": "scor-s{seed}"}
+    with pytest.raises(ConfigError, match=r"table.rows.0.costs: there is no node 'scor-s0', did you mean 'score-s0'"):
+        resolve(raw_recipe, "toy.yaml")
+    row["costs"] = {"up_to": "score-s{seed}", "and": "more"}
+    with pytest.raises(ConfigError, match=r"table.rows.0.costs: expected a list of nodes, or up_to: NODE"):
+        resolve(raw_recipe, "toy.yaml")
 
 
 def publish_run(workspace: Workspace, name: str, seconds: float, stage: str = "train", **summary: Any) -> None:
@@ -255,6 +276,24 @@ def test_costs_are_means_over_the_runs_that_are_there(workspace: Workspace) -> N
     assert row_cost(row, workspace) == Cost(130.0, 25.0, 5500.0, None, 2 * mib, {"train": StageCost(130.0, 2 * mib)})
     assert row_cost(replace(row, costs=[["teacher", "s2"]]), workspace) is None
     assert row_cost(replace(row, costs=[]), workspace) is None
+
+
+def test_steps_and_images_are_those_of_all_trainings_of_a_run(workspace: Workspace) -> None:
+    publish_run(workspace, "teacher", 10.0, iterations=300, images_seen=2400)
+    publish_run(workspace, "labels", 5.0, images=7)
+    publish_run(workspace, "s0", 100.0, iterations=200, images_seen=3200)
+    publish_run(workspace, "s1", 100.0, iterations=400, images_seen=6400)
+    row = Row("a", {}, None, [["teacher", "labels", "s0"], ["teacher", "labels", "s1"]])
+    cost = row_cost(row, workspace)
+    assert cost is not None
+    assert (cost.steps, cost.images) == (600.0, 7200.0)
+    publish_run(workspace, "s0", 100.0, iterations=200)  # of a version that did not count images
+    cost = row_cost(replace(row, costs=row.costs[:1]), workspace)
+    assert cost is not None
+    assert (cost.steps, cost.images) == (500.0, None)
+    cost = row_cost(replace(row, costs=[["labels"]]), workspace)
+    assert cost is not None
+    assert (cost.steps, cost.images) == (None, None)
 
 
 def test_on_a_cpu_no_memory_is_told(workspace: Workspace) -> None:
