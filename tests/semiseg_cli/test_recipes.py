@@ -165,6 +165,28 @@ def test_every_method_of_a_training_can_be_in_a_league() -> None:
     assert set(parameters["methods"].choices) == set(online)
 
 
+def test_a_league_has_further_rows_of_what_respects_image_labels() -> None:
+    recipe = league("image_labels=[share,exclude]", "labelled=[30]", "seeds=[0]")
+    assert recipe.table is not None
+    assert [row.label for row in recipe.table.rows if "," in row.label] == [
+        f"{row}, {known}" for row in ("cps", "fixmatch", "self-training") for known in ("share", "exclude")
+    ]
+    nodes = recipe.nodes
+    for known in ("share", "exclude"):
+        for method in ("cps", "fixmatch"):
+            plain, row = nodes[f"train-{method}-n30-s0"].config, nodes[f"train-{method}-{known}-n30-s0"].config
+            assert (plain.method.image_labels, row.method.image_labels) == ("ignore", known)
+            assert row.model_copy(update={"method": plain.method}) == plain
+        teacher, student = nodes[f"pseudo-self-training-{known}-n30-s0"], nodes[f"train-self-training-{known}-n30-s0"]
+        assert (teacher.config.image_labels, student.inputs["weak_labels"]) == (known, teacher.name)
+        assert student.config == nodes["train-self-training-n30-s0"].config
+    assert nodes["pseudo-self-training-n30-s0"].config.image_labels == "ignore"
+    (costs,) = recipe.table.rows[-1].costs
+    assert costs == [
+        f"{name}-n30-s0" for name in ("train-supervised", *(f"{n}-self-training-exclude" for n in ("pseudo", "train")))
+    ]
+
+
 def league_mistakes(*settings: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         read_recipe(shipped_recipes()["league"], None, settings)
