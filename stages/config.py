@@ -37,6 +37,9 @@ class Config(pydantic.BaseModel):
     before: ClassVar[Mapping[str, Any]] = {}
     """Of settings that were added with a default that changes results: what was done before there was the setting."""
 
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Keys of earlier versions, each with what to write today."""
+
     starts_anew: ClassVar[bool] = False
     """Whether a mapping for this config is complete (presets), instead of changing the field's default."""
 
@@ -330,6 +333,8 @@ def _describe(problem: Any, model: type[Config]) -> str:
     if kind == "extra_forbidden":
         if location[-1] == SHORTHAND:
             return f"{'.'.join(location[:-1]) or 'config'}: a bare text {_short(found)} cannot stand for these settings"
+        if now := next((owner.renamed[location[-1]] for owner in owners if location[-1] in owner.renamed), None):
+            return f"{key}: there is no such key any more; write {now}"
         return f"{key}: unknown key{_suggest_key(model, location, owners)}"
     if kind == "missing":
         return f"{key}: is required"

@@ -130,7 +130,7 @@ def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarra
         if not keep.any():
             raise DataError(
                 f"none of the labels of {image_id} has a score map: all were too improbable to be kept",
-                "predict with restrict_to_labels, or with min_class_probability=0",
+                "predict with image_labels=share, or with min_class_probability=0",
             )
     elif config.labels == "predicted":
         keep = present(scores, config.present_threshold) | (classes == 0)
@@ -277,6 +277,12 @@ def run(config: CrfStageConfig, inputs: CrfInputs, writer: Writer, execution: Ex
         execution.progress.note(
             f"{large:,} of {len(ids):,} images have more than {config.max_pixels:,} pixels: each is refined on a "
             "copy of so many (max_pixels)"
+        )
+    made_with = inputs.predictions.manifest.config.get("image_labels")
+    if execution.rank == 0 and config.labels == "tags" and made_with == "ignore":
+        execution.progress.note(
+            "the predictions ignore the image-level labels: labels: tags leaves absent classes out, and objects that "
+            "were taken for them become background; to avoid this, predict with image_labels=share"
         )
     with counted(writer, execution, "crf", masks) as advance:
         for _ in map_in_processes(refine, task, masks.left, execution.workers):

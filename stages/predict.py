@@ -6,7 +6,8 @@
 The result has `masks/<id>.png` (index masks of the image's size), `scores/` (score maps: softmax at every
 `stride`-th pixel) or both, and `classes.json` with the class names and what was predicted.
 
-With a classifier (`--classifier mlmt`) only the classes that it predicts for an image, and the background, may win.
+For pseudo labels, `--set image_labels=share` gives the probability of all objects to the image's own labels. With a
+classifier (`--classifier mlmt`) only the classes that it predicts for an image, and the background, may win.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -24,14 +26,14 @@ from pydantic import Field
 
 from artifacts.confidence import index_of_doubt
 from artifacts.dataset import Dataset, Split
-from artifacts.errors import ConfigError, DataError
+from artifacts.errors import ConfigError
 from artifacts.item_shapes import Reliability, network_class_names
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
 from stages.config import ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import Images, notes_on, open_images, unless_images
-from stages.engine.config import InferenceConfig
+from stages.engine.config import IMAGE_LABELS, RESTRICT_TO_LABELS, ImageLabels, InferenceConfig
 from stages.parallel.share import Share, counted, share_of
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
     from artifacts.score_maps import ScoreMapWriter
 
-Allowed = Callable[[Sequence[str]], Sequence[Sequence[int]]]  # ids -> the classes that may win in each image
+Labels = Callable[[Sequence[str]], np.ndarray]  # ids -> (B, K): 1 where an image shows a class, else 0; nan: unknown
 
 SHARD_SIZE = 100  # images per file of score maps: what a killed run makes again, and a rank's share
 
@@ -48,6 +50,7 @@ SHARD_SIZE = 100  # images per file of score maps: what a killed run makes again
 class PredictConfig(InferenceConfig):
     """What to predict, how, and what to keep of it."""
 
+    renamed = RESTRICT_TO_LABELS
     splits: tuple[Split, ...] = Field(
         ("val",), description="Splits of the data set to predict. Not used with `images`."
     )
@@ -61,10 +64,11 @@ class PredictConfig(InferenceConfig):
     output: Literal["masks", "probabilities", "both"] = Field(
         "both", description="masks: index PNGs. probabilities: score maps, what the stage crf refines. both."
     )
-    restrict_to_labels: bool = Field(
-        False,
-        description="Only background and the image-level labels of an image may win; probabilities are renormalised\n"
-        "over them. For pseudo labels.",
+    image_labels: ImageLabels = Field(
+        "ignore",
+        description=f"{IMAGE_LABELS}\n"
+        "For pseudo labels, not for val. With a classifier, the classes that it does not see are absent, too; with\n"
+        "ignore they are excluded, whatever the labels.",
     )
     confidence: bool = Field(
         False, description="With masks: also keep the highest probability of each pixel, confidence/<id>.png (255 p)."
@@ -93,8 +97,6 @@ class PredictConfig(InferenceConfig):
 
     @pydantic.model_validator(mode="after")
     def _one_source(self) -> PredictConfig:
-        if self.images and self.restrict_to_labels:
-            raise ValueError("restrict_to_labels needs a data set with labels; a folder of images has none")
         if self.confidence and self.output == "probabilities":
             raise ValueError("confidence needs masks: set output to masks or both")
         if self.images and self.part != "all":
@@ -135,14 +137,11 @@ def check(config: PredictConfig, inputs: PredictInputs) -> None:
         raise ConfigError("masks are taken over from 'keep', probabilities cannot be", "set output=masks")
     if keep is not None and not (keep.path / "masks").is_dir():
         raise ConfigError(f"artifact {keep.name!r}, given as keep, holds no masks", "make it with output=masks")
-    if config.restrict_to_labels and isinstance(images, Dataset):
-        for image_id in ids:
-            if not (images.tags(image_id) or images.possible_classes(image_id)):
-                raise DataError(
-                    f"restrict_to_labels: image {image_id!r} has no label, and this data set has no background: "
-                    "no class may win",
-                    "leave it out of the split, or predict without restrict_to_labels",
-                )
+    if config.images and config.image_labels != "ignore" and inputs.classifier is None:
+        raise ConfigError(
+            f"image_labels: {config.image_labels} needs a data set with labels; a folder of images has none",
+            "leave it out, or give a classifier that sees the classes (--classifier NAME)",
+        )
     names = network_class_names(inputs.segmenter)
     if len(names) > IGNORE:
         raise ConfigError(
@@ -200,7 +199,7 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
     """Predicts what is still missing; under torchrun each rank its share of the images."""
     from artifacts.score_maps import ScoreMapWriter
     from stages.engine.device import describe_device, select_device
-    from stages.engine.inference import large_images, predict_probabilities
+    from stages.engine.inference import predict_probabilities
     from stages.networks import load_network
 
     images, ids = open_images(inputs.data, config.images, config.splits, config.white)
@@ -210,17 +209,18 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
             execution.progress.note(sentence)
     todo = take_over(inputs.keep, ids, writer, execution.rank == 0)
     names = network_class_names(inputs.segmenter)
-    if execution.rank == 0 and (remark := large_images(images, todo, config)):
-        execution.progress.note(remark)
+    if execution.rank == 0:
+        for remark in _remarks(config, images, todo):
+            execution.progress.note(remark)
     device = select_device(execution.device)
     network = load_network(inputs.segmenter).to(device)
-    allowed = _allowed(config, images, inputs.classifier, device, execution)
+    labels = _labels(config, images, inputs.classifier, device, execution)
     with ScoreMapWriter(writer, class_names=names, shard_size=SHARD_SIZE, meaning="probability") as maps:
         share, parts = _plan(config, todo, writer, maps, execution)
         with counted(writer, execution, "predict", share) as advance, ThreadPoolExecutor(2) as encoders:
             for part in parts:
                 views = predict_probabilities(network, images, part, config, device, workers=execution.workers)
-                for count in _save(views, config, allowed, writer, maps, encoders):
+                for count in _save(views, config, labels, writer, maps, encoders):
                     advance(count)
     if execution.rank == 0:
         writer.write_json(
@@ -255,12 +255,15 @@ def _plan(
 def _save(
     views: Iterator[tuple[list[str], Tensor]],
     config: PredictConfig,
-    allowed: Sequence[Allowed],
+    labels: Labels | None,
     writer: Writer,
     maps: ScoreMapWriter,
     encoders: ThreadPoolExecutor,
 ) -> Iterator[int]:
     """Writes batch after batch; yields how many images are finished. PNGs are encoded while the network runs."""
+    from stages.engine.label_sharing import respect_in_place
+
+    how: ImageLabels = "exclude" if config.image_labels == "ignore" else config.image_labels  # of a classifier alone
     encoding: deque[tuple[list[Future[None]], list[tuple[str, np.ndarray, list[int], tuple[int, int]]]]] = deque()
 
     def finish() -> int:
@@ -274,8 +277,8 @@ def _save(
         return len(records)
 
     for ids, probabilities in views:
-        if allowed:
-            probabilities = _restrict(probabilities, _in_all([classes(ids) for classes in allowed]))
+        if labels is not None:
+            respect_in_place(probabilities, labels(ids), how)
         futures: list[Future[None]] = []
         if config.output != "probabilities":
             masks, confidences = _masks(probabilities, config.min_confidence)
@@ -291,57 +294,54 @@ def _save(
         yield finish()
 
 
-def _allowed(
+def _remarks(config: PredictConfig, images: Images, ids: Sequence[str]) -> Iterator[str]:
+    """Messages about the images that are predicted in an unusual way."""
+    from stages.engine.inference import large_images
+    from stages.engine.label_sharing import unknown_labels
+
+    if remark := large_images(images, ids, config):
+        yield remark
+    if isinstance(images, Dataset) and (remark := unknown_labels(images, ids, config.image_labels)):
+        yield remark
+    if config.image_labels != "ignore" and (scored := [s for s in ("val", "holdout") if s in config.splits]):
+        yield (
+            f"the predictions of {' and '.join(scored)} use the image-level labels (image_labels: "
+            f"{config.image_labels}): their scores are not those of the network alone"
+        )
+
+
+def _labels(
     config: PredictConfig, images: Images, classifier: Artifact | None, device: torch.device, execution: Execution
-) -> list[Allowed]:
-    """The sources of the classes that may win in an image: its image-level labels, a classifier, both or none."""
+) -> Labels | None:
+    """What is known of the classes in an image: its image-level labels, what a classifier sees, or both; None: nothing.
+
+    Of both, the labels that the classifier sees; of an image without known labels, what it sees.
+    """
+    from stages.engine.label_sharing import tags_of
     from stages.localization.class_scores import class_scores
     from stages.networks import load_network
 
-    sources: list[Allowed] = []
-    if config.restrict_to_labels and isinstance(images, Dataset):
-        dataset = images
-        sources.append(lambda ids: [dataset.possible_classes(image_id) for image_id in ids])
-    if classifier is not None:
-        network = load_network(classifier).to(device)
-        side = classifier.recorded("config", "crop_size", int)  # as it was trained and scored
+    dataset = images if isinstance(images, Dataset) and config.image_labels != "ignore" else None
+    if classifier is None:
+        return None if dataset is None else partial(tags_of, dataset)
+    network = load_network(classifier).to(device)
+    side = classifier.recorded("config", "crop_size", int)  # as it was trained and scored
 
-        def seen(ids: Sequence[str]) -> list[list[int]]:
-            scores = class_scores(network, images, ids, side, device, execution.workers)
-            return [seen_classes(row, config.class_threshold) for row in scores]
+    def seen(ids: Sequence[str]) -> np.ndarray:
+        scores = class_scores(network, images, ids, side, device, execution.workers)
+        classes = seen_classes(scores, config.class_threshold)
+        if dataset is None:
+            return classes
+        tags = tags_of(dataset, ids)
+        return np.where(np.isnan(tags), classes, tags * classes)
 
-        sources.append(seen)
-    return sources
+    return seen
 
 
-def seen_classes(logits: np.ndarray, threshold: float) -> list[int]:
-    """The background, and the classes k + 1 whose logit k, as a probability, reaches the threshold."""
+def seen_classes(logits: np.ndarray, threshold: float) -> np.ndarray:
+    """float32: 1 where a logit, as a probability, reaches the threshold, else 0."""
     probabilities = (1 + np.tanh(logits.astype(np.float64) / 2)) / 2  # the sigmoid, without overflow
-    return [0, *(int(k) + 1 for k in np.flatnonzero(probabilities >= threshold))]
-
-
-def _in_all(allowed: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
-    """The classes of each image that every source allows; if that leaves none, those of the first: the labels."""
-    return [sorted(set(first).intersection(*others)) or list(first) for first, *others in zip(*allowed, strict=True)]
-
-
-def _restrict(probabilities: Tensor, allowed: Sequence[Sequence[int]]) -> Tensor:
-    """(B, C, H, W), in place: probability 0 for every class that is not allowed in its image, renormalised over the
-    others.
-    """
-    import torch
-
-    keep = torch.zeros(probabilities.shape[:2], dtype=probabilities.dtype)
-    for number, classes in enumerate(allowed):
-        keep[number, list(classes)] = 1
-    with torch.inference_mode():  # as the tensor was made
-        keep = keep.to(probabilities.device)[:, :, None, None]
-        kept = probabilities.mul_(keep)
-        total = kept.sum(1, keepdim=True)
-        if bool((nothing := total == 0).any()):  # nothing is known where none of them has any probability
-            kept = torch.where(nothing, keep, kept)
-            total = torch.where(nothing, keep.sum(1, keepdim=True), total)
-        return kept.div_(total)
+    return (probabilities >= threshold).astype(np.float32)
 
 
 def _masks(probabilities: Tensor, min_confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -401,7 +401,7 @@ def _write(writer: Writer, image_id: str, mask: np.ndarray, confidence: np.ndarr
 
 STAGE = Stage(
     name="predict",
-    version=3,
+    version=4,
     summary="Predict masks and class probabilities with a trained network.",
     config=PredictConfig,
     inputs=PredictInputs,

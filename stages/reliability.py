@@ -24,7 +24,7 @@ from artifacts.item_shapes import some
 from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage, has_snapshots
 from stages.data.images import images_of_splits
-from stages.engine.config import InferenceConfig
+from stages.engine.config import IMAGE_LABELS, ImageLabels, InferenceConfig
 from stages.parallel.share import counted, share_of
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class ReliabilityConfig(InferenceConfig):
     share: float = Field(
         0.5, gt=0, lt=1, description="Share of the images that count as reliable, rounded down (ST++: 0.5)."
     )
+    image_labels: ImageLabels = Field("ignore", description=f"{IMAGE_LABELS}\nAs predict makes the masks.")
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,14 @@ def run(config: ReliabilityConfig, inputs: ReliabilityInputs, writer: Writer, ex
     """Scores what is still missing; under torchrun each rank its share of the images."""
     from stages.engine.device import select_device
     from stages.engine.distributed import barrier
+    from stages.engine.label_sharing import unknown_labels
     from stages.networks import load_network
     from stages.networks.loading import snapshots_of
 
     dataset, ids = images_of_splits(inputs.data, config.splits)
     segmenter = inputs.segmenter
+    if execution.rank == 0 and (remark := unknown_labels(dataset, ids, config.image_labels)):
+        execution.progress.note(remark)
     device = select_device(execution.device)
     files = evenly_spaced([*snapshots_of(segmenter).values(), "weights.pt"], config.snapshots)
     networks = [load_network(segmenter, file).to(device) for file in files]
@@ -152,6 +156,7 @@ def _scores(
 ) -> dict[str, float]:
     """id -> mean over the earlier networks of the agreement with the last one."""
     from stages.engine.inference import large_images, predict_probabilities
+    from stages.engine.label_sharing import respect_in_place, tags_of
 
     if remark := large_images(dataset, ids, config):
         execution.progress.note(remark)
@@ -162,6 +167,8 @@ def _scores(
     ]
     for views in zip(*walks, strict=True):
         names, last = views[-1]
+        for _, probabilities in views:
+            respect_in_place(probabilities, tags_of(dataset, names), config.image_labels)
         final = last.argmax(1)
         for _, probabilities in views[:-1]:
             found = agreement(probabilities.argmax(1), final, dataset.num_classes)

@@ -22,7 +22,7 @@ from artifacts.store import Artifact, Writer
 from stages.config import Config
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import ids_of
-from stages.engine.config import ClampSettings, InferenceConfig
+from stages.engine.config import IMAGE_LABELS, RESTRICT_TO_LABELS, ClampSettings, ImageLabels, InferenceConfig
 from stages.localization.config import CrfConfig
 from stages.methods.settings import TrainConfig, check_features
 from stages.methods.settings.supervised import SupervisedSettings
@@ -31,6 +31,7 @@ from stages.methods.settings.supervised import SupervisedSettings
 class RetrainConfig(Config):
     """Which images are labelled and how, and the training on these masks."""
 
+    renamed = RESTRICT_TO_LABELS
     labels: Literal["estimated", "mixed", "oversampled"] = Field(
         "oversampled",
         description="estimated: train on estimated masks alone. mixed: on exact and estimated ones. oversampled:\n"
@@ -42,9 +43,7 @@ class RetrainConfig(Config):
         description="Splits that get estimated masks (DSRG: train and weak, labels: estimated).",
     )
     inference: InferenceConfig = Field(InferenceConfig(), description="How the images are predicted.")
-    restrict_to_labels: bool = Field(
-        True, description="Only background and the image's image-level labels may win. Helps if the labels are right."
-    )
+    image_labels: ImageLabels = Field("share", description=IMAGE_LABELS)
     crf: CrfConfig | None = Field(CrfConfig(), description="The dense CRF on the predictions; null: none.")
     min_confidence: float = Field(
         0.0, ge=0, lt=1, description="Pixels whose highest probability is below this become 255 and are not trained on."
@@ -113,7 +112,7 @@ def _check_given(config: RetrainConfig, inputs: RetrainInputs, masks: Artifact) 
         raise ArtifactError(
             f"artifact {masks.name!r} ({masks.kind}) holds no masks", "predict with output=masks or output=both"
         )
-    makes = ("inference", "restrict_to_labels", "crf", "min_confidence")
+    makes = ("inference", "image_labels", "crf", "min_confidence")
     idle = [key for key in makes if getattr(config, key) != getattr(RetrainConfig(), key)]
     if inputs.segmenter is not None and config.start == "fresh":
         idle.append("the input segmenter")
@@ -156,7 +155,7 @@ def _label(
     refiner = Refiner(
         dataset=dataset,
         writer=writer,
-        restrict_to_labels=config.restrict_to_labels,
+        image_labels=config.image_labels,
         crf=config.crf.resolve() if config.crf else None,
         max_pixels=(config.crf or CrfConfig()).max_pixels,
         min_confidence=config.min_confidence,
@@ -167,7 +166,7 @@ def _label(
 
 STAGE = Stage(
     name="retrain",
-    version=2,
+    version=3,
     summary="Label images with a trained segmenter, or take masks of them, and train a fresh one on the masks.",
     config=RetrainConfig,
     inputs=RetrainInputs,

@@ -17,6 +17,11 @@ IMAGE_LABELS = (
     "probability 0, all others are renormalised; an object taken for an absent class becomes background.\n"
     "Images without known labels are predicted as they are."
 )
+RESTRICT_TO_LABELS = {
+    "restrict_to_labels": "image_labels: exclude (it was true), image_labels: ignore (it was false) or "
+    "image_labels: share (better than both for most data)"
+}
+"""`Config.renamed` of the stages that had this key."""
 
 
 class AugmentationConfig(Config):

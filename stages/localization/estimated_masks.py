@@ -1,4 +1,4 @@
-"""Estimated masks of a data set's images: prediction, restriction to the image-level labels, dense CRF.
+"""Estimated masks of a data set's images: prediction that respects the image-level labels, dense CRF.
 
 The network runs in this process while a pool refines and writes its predictions.
 """
@@ -16,7 +16,7 @@ from artifacts.dataset import Dataset
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Writer
 from stages.contract import Execution
-from stages.engine.config import InferenceConfig
+from stages.engine.config import ImageLabels, InferenceConfig
 from stages.localization.dense_crf import CrfParameters, crf_labels
 from stages.parallel.processes import process_pool
 from stages.parallel.share import counted, share_of
@@ -34,7 +34,7 @@ class Refiner:
 
     dataset: Dataset
     writer: Writer
-    restrict_to_labels: bool
+    image_labels: ImageLabels
     crf: CrfParameters | None
     max_pixels: int
     min_confidence: float
@@ -63,14 +63,17 @@ def label_images(
 ) -> None:
     """Writes masks/<id>.png for those of `ids` that have none yet; under torchrun each rank its share of them.
 
-    With `restrict_to_labels` only background and the image's labels may win; without it, every class that
-    reaches a probability of 0.01 somewhere.
+    Every class that reaches a probability of 0.01 somewhere may win; of images whose labels are known and not ignored,
+    background and these labels.
     """
     from stages.engine.inference import large_images, predict_probabilities
+    from stages.engine.label_sharing import unknown_labels
 
     masks = share_of(ids, execution, lambda image_id: refiner.writer.has(f"masks/{image_id}.png"))
     views = predict_probabilities(network, refiner.dataset, masks.left, inference, device, workers=execution.workers)
     if remark := large_images(refiner.dataset, masks.left, inference):
+        execution.progress.note(remark)
+    if execution.rank == 0 and (remark := unknown_labels(refiner.dataset, ids, refiner.image_labels)):
         execution.progress.note(remark)
     with _pool(refiner, execution.workers) as pool, counted(refiner.writer, execution, "labelling", masks) as advance:
         for _ in _in_order(pool, _images(views, refiner), AHEAD * max(execution.workers, 1)):
@@ -96,16 +99,16 @@ def _pool(refiner: Refiner, workers: int) -> Executor:
 
 
 def _images(views: Iterable[tuple[list[str], Tensor]], refiner: Refiner) -> Iterator[tuple[str, list[int], np.ndarray]]:
+    from stages.engine.label_sharing import respect_in_place, tags_of
+
+    dataset, how = refiner.dataset, refiner.image_labels
     for ids, batch in views:
+        respect_in_place(batch, tags_of(dataset, ids), how)
         for image_id, probabilities in zip(ids, batch.cpu().numpy(), strict=True):
-            if refiner.restrict_to_labels:
-                classes = list(refiner.dataset.possible_classes(image_id))
-            else:
-                classes = [
-                    c
-                    for c, p in enumerate(probabilities.max((1, 2)))
-                    if p >= 0.01 or (c == 0 and refiner.dataset.has_background)
-                ]
+            always = {0} if dataset.has_background else set()
+            if how != "ignore" and dataset.has_tags(image_id):
+                always.update(dataset.tags(image_id))
+            classes = [c for c, p in enumerate(probabilities.max((1, 2))) if p >= 0.01 or c in always]
             kept = probabilities[classes]
             yield image_id, classes, kept / np.maximum(kept.sum(0), 1e-30)
 

@@ -63,7 +63,7 @@ def main() -> None:
         costs.images("refine", "refined", WEAK_ONLY, WEAK, data="data", seeds="seeds", refiner="irn")
         dsrg = {"name": "dsrg", "map_stride": 4, "crf_scale": 20}
         costs.training("train", "dsrg", {**NETWORK, "method": dsrg}, data="data", seeds="seeds")
-        maps = {**WEAK_ONLY, "restrict_to_labels": True, "output": "probabilities"}
+        maps = {**WEAK_ONLY, "image_labels": "share", "output": "probabilities"}
         costs.images("predict", "probabilities", maps, WEAK, data="data", segmenter="dsrg")
         costs.images("predict", "predictions", WEAK_ONLY | {"output": "masks"}, WEAK, data="data", segmenter="dsrg")
         tags = {**WEAK_ONLY, "labels": "tags", "scale": 5.2}

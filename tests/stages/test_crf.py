@@ -26,7 +26,7 @@ SETTINGS = {"parameters": "deeplab-v2", "scale": 4}
 
 @pytest.fixture(scope="module")
 def predictions(bench):
-    return bench.run("predict", "for-crf", {"splits": ["val", "train"], "restrict_to_labels": True})
+    return bench.run("predict", "for-crf", {"splits": ["val", "train"], "image_labels": "exclude"})
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,10 @@ from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import read_mask, write_mask
 from artifacts.score_maps import ScoreMaps
 from stages.config import build
+from stages.engine.label_sharing import respect_in_place
 from stages.networks import build_segmenter, load_network, normalise, upsample
 from stages.networks.config import NetworkConfig
-from stages.predict import PredictConfig, _in_all, _records, _restrict, chosen_ids, seen_classes, take_over
+from stages.predict import PredictConfig, _records, chosen_ids, seen_classes, take_over
 from tests.artifacts.small_artifacts import change_json
 from tests.stages.data.conftest import Notes
 
@@ -82,7 +83,7 @@ def test_only_what_is_asked_for_is_written(bench, both, output, folders):
 
 
 def test_restricted_to_the_labels_of_the_image(bench):
-    artifact = bench.run("predict", "restricted", {"splits": ["weak"], "restrict_to_labels": True})
+    artifact = bench.run("predict", "restricted", {"splits": ["weak"], "image_labels": "exclude"})
     maps = ScoreMaps(artifact)
     for image_id in bench.dataset.ids("weak"):
         allowed = [0, *bench.dataset.tags(image_id)]
@@ -332,8 +333,6 @@ def test_mistakes_are_named(bench, tmp_path):
         bench.run("predict", "x", {}, {"data": None})
     with pytest.raises(DataError, match="holds no image"):
         bench.run("predict", "x", {"images": str(tmp_path)}, {"data": None})
-    with pytest.raises(ConfigError, match="restrict_to_labels needs a data set"):
-        build(PredictConfig, {"images": "holiday", "restrict_to_labels": True}, "test")
     with pytest.raises(ConfigError, match="confidence needs masks"):
         build(PredictConfig, {"output": "probabilities", "confidence": True}, "test")
     with pytest.raises(ConfigError, match="nothing to predict"):
@@ -411,13 +410,6 @@ def test_what_is_kept_has_the_winners_of_all_probabilities(seed, classes, spread
     assert probable | {0} | set(expected.argmax(0).ravel()) <= set(kept)
 
 
-def test_a_position_without_any_allowed_class_is_left_open_and_two_sources_allow_what_both_do():
-    sure = torch.tensor([-200.0, 200.0, -200.0, -200.0]).view(1, 4, 1, 1).softmax(1)  # exactly 0, 1, 0, 0
-    assert _restrict(sure, [[0, 2]]).flatten().tolist() == [0.5, 0, 0.5, 0]
-    assert _in_all([[[0, 2, 3], [0]], [[0, 3], [0, 1]]]) == [[0, 3], [0]]
-    assert _in_all([[[2, 5]], [[0, 7]]]) == [[2, 5]]  # no background, and a classifier that sees none of the labels
-
-
 def test_a_network_that_overflows_is_named_and_no_mask_is_made_of_it(bench):
     network = load_network(bench.workspace.artifact("segmenter"))
     with torch.no_grad():
@@ -491,21 +483,23 @@ def test_a_removed_class_cannot_win_over_negative_logits():
     """Trap: the published code multiplies logits by 0 or 1, and 0 is more than -3."""
     logits = torch.tensor([-3.0, 5.0, -4.0]).view(1, 3, 1, 1)
     assert (logits * torch.tensor([1.0, 0.0, 1.0]).view(1, 3, 1, 1)).argmax(1).item() == 1
-    restricted = _restrict(logits.softmax(1), [[0, 2]])
-    assert restricted.argmax(1).item() == 0
+    restricted = logits.softmax(1)
+    respect_in_place(restricted, np.array([[0, 1]], np.float32), "exclude")
     assert restricted.flatten().tolist() == pytest.approx([1 / (1 + np.exp(-1)), 0, 1 / (1 + np.exp(1))])
     sure = torch.tensor([-200.0, 200.0, -200.0]).view(1, 3, 1, 1).softmax(1)  # nothing but the removed class
-    assert _restrict(sure, [[0]]).argmax(1).item() == 0
+    respect_in_place(sure, np.zeros((1, 2), np.float32), "exclude")
+    assert sure.flatten().tolist() == [1, 0, 0]
 
 
 @given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=6), st.floats(0, 1))
-def test_the_background_is_always_seen(logits, threshold):
-    classes = seen_classes(np.array(logits, np.float32), threshold)
-    assert classes[0] == 0
-    assert sorted(set(classes)) == classes
+def test_a_class_is_seen_if_its_probability_reaches_the_threshold(logits, threshold):
+    seen = seen_classes(np.array([logits], np.float32), threshold)
+    assert seen.shape == (1, len(logits))
     with np.errstate(over="ignore"):
-        expected = {k + 1 for k, logit in enumerate(logits) if 1 / (1 + np.exp(-np.float32(logit))) >= threshold + 1e-6}
-    assert expected <= set(classes) <= set(range(len(logits) + 1))
+        probabilities = [1 / (1 + np.exp(-np.float64(np.float32(logit)))) for logit in logits]
+    for found, probability in zip(seen[0], probabilities, strict=True):
+        assert found in (0, 1)
+        assert abs(probability - threshold) < 1e-6 or found == (probability >= threshold)
 
 
 def test_a_classifier_on_own_images(bench, classifier, tmp_path):

@@ -40,7 +40,7 @@ def by_hand(bench, ids, crf: bool) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("name", "crf", "workers"), [("crf", {}, 1), ("plain", None, 1), ("pool", {}, 2)])
 def test_masks_are_the_restricted_refined_predictions(bench, name, crf, workers):
-    values = {"labels": "oversampled", "crf": crf, "training": TRAINING}
+    values = {"labels": "oversampled", "crf": crf, "image_labels": "exclude", "training": TRAINING}
     artifact = bench.run("retrain", f"retrain-{name}", values, workers=workers)
     made, ids = masks(artifact), bench.dataset.ids("weak")
     assert sorted(made) == sorted(ids)
