@@ -301,8 +301,15 @@ def _remarks(config: PredictConfig, images: Images, ids: Sequence[str]) -> Itera
 
     if remark := large_images(images, ids, config):
         yield remark
-    if isinstance(images, Dataset) and (remark := unknown_labels(images, ids, config.image_labels)):
-        yield remark
+    if isinstance(images, Dataset):
+        if remark := unknown_labels(images, ids, config.image_labels):
+            yield remark
+        unused = sum(map(images.has_tags, ids))
+        if unused and "image_labels" not in config.model_fields_set and {*config.splits} <= {"weak", "unlabelled"}:
+            yield (
+                f"the image-level labels of {unused:,} images are not used; for better pseudo labels: "
+                "--set image_labels=share"
+            )
     if config.image_labels != "ignore" and (scored := [s for s in ("val", "holdout") if s in config.splits]):
         yield (
             f"the predictions of {' and '.join(scored)} use the image-level labels (image_labels: "

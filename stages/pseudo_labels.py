@@ -1,6 +1,6 @@
 """`pseudo-labels`: the pixels of predicted masks that are kept as labels, class by class.
 
-    semiseg predict --split weak --output masks --set confidence=true --name guesses
+    semiseg predict --split weak --output masks --set confidence=true --set image_labels=share --name guesses
     semiseg pseudo-labels --predictions guesses --set share=0.4
 
 Of each predicted class the same share of pixels is kept, the most confident ones over all images, so that rare and

@@ -149,6 +149,15 @@ def test_scores_on_val_with_its_own_labels_are_marked(bench):
     assert [note for note in progress.said if "their scores are not those of the network alone" in note]
 
 
+def test_labels_that_are_left_unused_are_mentioned_unless_that_was_asked_for(bench):
+    said = []
+    for number, values in enumerate(({}, {"image_labels": "ignore"}, {"splits": ["weak", "val"]})):
+        progress = Notes()
+        bench.run("predict", f"unused-{number}", {"splits": ["weak"], "output": "masks"} | values, progress=progress)
+        said.append(len([note for note in progress.said if "labels of 5 images are not used" in note]))
+    assert said == [1, 0, 0]
+
+
 def test_a_large_image_is_changed_in_strips(monkeypatch):
     plain = torch.randn(2, 4, 11, 7, generator=torch.Generator().manual_seed(0)).mul(3).softmax(1)
     tags = np.array([[1, 0, 1], [0, 1, 0]], np.float32)

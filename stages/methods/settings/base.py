@@ -79,7 +79,7 @@ class MethodSettings(Config):
     hard_examples: ClassVar[bool] = True
     """Whether OHEM applies: the method has a separate supervised term on exact masks."""
     labels_from: ClassVar[str] = (
-        "semiseg predict --segmenter NAME --split weak --output masks --name weak-labels, "
+        "semiseg predict --segmenter NAME --split weak --output masks --set image_labels=share --name weak-labels, "
         "NAME being trained on image-level labels (--method dsrg); all steps: semiseg run table1"
     )
     """The commands that make estimated masks for this method."""
@@ -204,8 +204,8 @@ class StudentSettings(SemiSupervisedSettings):
     as_drawn: ClassVar[tuple[str, ...]] = ("strong",)
     hard_examples: ClassVar[bool] = False  # one mean over labelled and pseudo-labelled pixels
     labels_from: ClassVar[str] = (
-        "semiseg predict --segmenter TEACHER --split weak --output masks --name weak-labels, TEACHER being trained "
-        "with --method supervised; all steps: semiseg run self-training"
+        "semiseg predict --segmenter TEACHER --split weak --output masks --set image_labels=share --name weak-labels, "
+        "TEACHER being trained with --method supervised; all steps: semiseg run self-training"
     )
     weight: float = Field(
         1.0, ge=0, description="Weight of a pseudo-labelled pixel; a labelled one weighs 1 (published: 1)."

@@ -32,7 +32,8 @@ class DmtSettings(SemiSupervisedSettings):
     )
     hard_examples: ClassVar[bool] = False
     labels_from: ClassVar[str] = (
-        "semiseg predict --segmenter OTHER --split weak --output masks --set confidence=true --name guesses, then "
+        "semiseg predict --segmenter OTHER --split weak --output masks --set confidence=true "
+        "--set image_labels=share --name guesses, then "
         "semiseg pseudo-labels --predictions guesses --set share=0.2 --name weak-labels; all rounds: semiseg run dmt"
     )
     as_drawn: ClassVar[tuple[str, ...]] = ("strong", "unlabelled")
