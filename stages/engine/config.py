@@ -18,8 +18,8 @@ IMAGE_LABELS = (
     "Images without known labels are predicted as they are."
 )
 RESTRICT_TO_LABELS = {
-    "restrict_to_labels": "image_labels: exclude (it was true), image_labels: ignore (it was false) or "
-    "image_labels: share (better than both for most data)"
+    "restrict_to_labels": "image_labels: exclude (what true was), ignore (what false was) or, for pseudo labels "
+    "of your own data, share"
 }
 """`Config.renamed` of the stages that had this key."""
 

@@ -280,7 +280,7 @@ def test_a_crf_that_leaves_absent_classes_out_of_plain_predictions_says_what_tha
 
 def test_the_former_key_names_the_new_one():
     for config in (PredictConfig, RetrainConfig):
-        with pytest.raises(ConfigError, match=r"restrict_to_labels: .* image_labels: exclude .* image_labels: share"):
+        with pytest.raises(ConfigError, match=r"restrict_to_labels: .* image_labels: exclude .* share"):
             build(config, {"restrict_to_labels": True}, "mine.yaml")
 
 
