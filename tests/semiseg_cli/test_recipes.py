@@ -8,11 +8,13 @@ import pytest
 
 from artifacts.errors import ConfigError
 from semiseg_cli.recipe_commands import shipped_recipes
+from stages.methods import METHODS
 from stages.methods.settings import learning_from
+from stages.methods.settings.base import LabellingSettings
 from stages.pipeline.recipe import Recipe, declared_parameters, read_recipe
 from stages.pipeline.recipe_file import recipe_values
 
-GIVEN = {"data": "devkit", "weights": "net.pth", "lists": "lists", "labelled": "list.txt"}
+GIVEN = {"data": "devkit", "weights": "net.pth", "lists": "lists", "labelled": "list.txt", "clip": "ViT-B-16.pt"}
 
 
 def profiles_of(path: Path) -> list[str]:
@@ -239,3 +241,11 @@ def test_the_league_checks_its_control() -> None:
         table = read_recipe(shipped_recipes()["league"], profile, given).table
         assert table is not None
         assert table.equal == ["supervised", "control"]
+
+
+def test_every_method_of_a_league_ignores_image_labels_unless_it_is_asked_to_respect_them() -> None:
+    """The recipe lists the methods that have the setting: one that is added must be added there, too."""
+    labelling = [name for name, settings in METHODS.items() if issubclass(settings, LabellingSettings)]
+    nodes = league(f"methods=[{','.join(labelling)}]", "labelled=[30]", "seeds=[0]").nodes
+    found = {name: nodes[f"train-{name}-n30-s0"].config.method.image_labels for name in labelling}
+    assert found == dict.fromkeys(labelling, "ignore")
