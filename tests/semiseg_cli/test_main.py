@@ -287,12 +287,12 @@ def test_a_method_without_its_seeds_names_the_command_that_makes_them(
     [
         (
             "self-training",
-            "predict --segmenter TEACHER --split weak --output masks --set image_labels=share --name weak-labels",
+            "TEACHER --split weak --output masks --set image_labels=share --name weak-labels",
         ),
         ("st-plus-plus", "all steps: semiseg run self-training"),
         (
             "dmt",
-            "--set confidence=true --set image_labels=share --name guesses, then semiseg pseudo-labels --predictions guesses",
+            "--set image_labels=share --name guesses, then semiseg pseudo-labels --predictions guesses",
         ),
         ("dual-branch", "image-level labels (--method dsrg); all steps: semiseg run table1"),
     ],
