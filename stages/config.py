@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, Union
@@ -19,6 +19,7 @@ from artifacts.text import did_you_mean
 MOST_WRITTEN = 1_000_000  # characters of a YAML text, and of what it says with every alias written out
 DEEPEST = 100  # mappings and lists inside each other
 RECORDED: Any = {"recorded": True}  # the context in which configs of artifacts are validated
+EXPECTED_SETTINGS = ("model_type", "model_attributes_type", "dict_type")  # pydantic: the value has no keys
 SHORTHAND = "="  # `network: tiny` with `--set network.dropout=0` becomes {"=": "tiny", "dropout": 0}
 
 
@@ -323,7 +324,25 @@ def mistakes(model: type[C], values: Mapping[str, Any], recorded: bool = False) 
     try:
         return model.model_validate(dict(values), context=RECORDED if recorded else None), []
     except pydantic.ValidationError as error:
-        return None, list(dict.fromkeys(_describe(problem, model) for problem in error.errors()))
+        return None, list(dict.fromkeys(_describe(problem, model) for problem in _meant(error.errors(), model)))
+
+
+def _meant(problems: Sequence[Any], model: type[Config]) -> list[Any]:
+    """Without those of the member of a union that is not meant: keys and values mean settings, all else a plain value.
+
+    Pydantic tells for each member of `float | Settings` why a value is none of it.
+    """
+    keys = [_locate(model, problem["loc"])[0] for problem in problems]
+    kept = []
+    for problem, key in zip(problems, keys, strict=True):
+        settings = problem["type"] in EXPECTED_SETTINGS
+        if settings and any(other == key for found, other in zip(problems, keys, strict=True) if found is not problem):
+            continue
+        below = any(len(other) > len(key) and other[: len(key)] == key for other in keys)
+        if below and isinstance(problem["input"], Mapping) and problem["type"].endswith("_type"):
+            continue
+        kept.append(problem)
+    return kept
 
 
 def _describe(problem: Any, model: type[Config]) -> str:
@@ -347,7 +366,7 @@ def _describe(problem: Any, model: type[Config]) -> str:
         return f"{key}: {_short(tag)} is not one of {expected}{did_you_mean(str(tag), names, list_known=False)}"
     if kind == "union_tag_not_found":
         return f"{key}.{context['discriminator'].strip(chr(39))}: is required (found {_short(found)})"
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
+    if kind in EXPECTED_SETTINGS:
         return f"{key}: expected keys and values (found {_short(found)})"
     message = problem["msg"].removeprefix("Value error, ")
     if message.startswith("Input should"):
@@ -423,7 +442,8 @@ def _locate(model: type[Config], location: tuple[Any, ...]) -> tuple[list[str], 
 
 def _labels(option: Any) -> set[Any]:
     """What pydantic may call a member of a union: its name, or a value of its discriminator."""
-    labels: set[Any] = {getattr(option, "__name__", str(option)), str(option)}
+    name = getattr(option, "__name__", str(option))
+    labels: set[Any] = {name, f"constrained-{name}", str(option)}
     if isinstance(option, type) and issubclass(option, Config):
         for field in option.model_fields.values():
             if typing.get_origin(field.annotation) is typing.Literal:

@@ -56,6 +56,7 @@ class Settings(Config):
     by_class: dict[str, Network] = Field(default_factory=dict)
     stride: Literal[8, 16] = 8
     lr: float = Field(1e-3, gt=0, description="Learning rate.")
+    sure: Annotated[float, Field(ge=0, le=1)] | Network = 0.5
     scale: tuple[float, float] = (0.5, 2.0)
     ids: tuple[str, ...] = ()
     text: str = ""
@@ -200,6 +201,10 @@ def test_files_that_are_empty_missing_binary_or_lists(tmp_path):
         ),
         ({"method": {"weight": 2}}, "method.weight: unknown key, did you mean 'weak_weight'?"),
         ({"method": 3}, "method: expected keys and values (found 3)"),
+        ({"sure": 2}, "sure: expected less than or equal to 1 (found 2)"),
+        ({"sure": [1]}, "sure: expected a valid number (found [1])"),
+        ({"sure": {"dropuot": 0}}, "sure.dropuot: unknown key, did you mean 'dropout'?"),
+        ({"sure": {"dropout": 2}}, "sure.dropout: expected less than 1 (found 2)"),
         ({"stride": 7}, "stride: 7 is not one of 8 or 16"),
         ({"network": 3}, "network: expected keys and values (found 3)"),
         ({"scale": [1.0]}, "scale.1: is required"),
