@@ -269,6 +269,8 @@ def with_threshold(config: CrfStageConfig, inputs: CrfInputs) -> CrfStageConfig:
 
 def run(config: CrfStageConfig, inputs: CrfInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Refines what is still missing; under torchrun each rank its share of the images."""
+    from stages.localization.predicted_masks import ignored_labels
+
     images, maps, ids = _open(config, inputs)
     config = with_threshold(config, inputs)
     masks = share_of(ids, execution, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
@@ -278,12 +280,8 @@ def run(config: CrfStageConfig, inputs: CrfInputs, writer: Writer, execution: Ex
             f"{large:,} of {len(ids):,} images have more than {config.max_pixels:,} pixels: each is refined on a "
             "copy of so many (max_pixels)"
         )
-    made_with = inputs.predictions.manifest.config.get("image_labels")
-    if execution.rank == 0 and config.labels == "tags" and made_with == "ignore":
-        execution.progress.note(
-            "the predictions ignore the image-level labels: labels: tags leaves absent classes out, and objects that "
-            "were taken for them become background; to avoid this, predict with image_labels=share"
-        )
+    if execution.rank == 0 and config.labels == "tags" and (remark := ignored_labels(inputs.predictions)):
+        execution.progress.note(remark)
     with counted(writer, execution, "crf", masks) as advance:
         for _ in map_in_processes(refine, task, masks.left, execution.workers):
             advance()

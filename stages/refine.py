@@ -130,9 +130,12 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
     from stages.engine.distributed import barrier
     from stages.evaluation.mask_quality import quality_of_masks
     from stages.localization.complete_maps import count_empty_maps
+    from stages.localization.predicted_masks import ignored_labels
     from stages.refiners.first_pass import decide_first
 
     dataset, images, ids = _open(config, inputs)
+    if execution.rank == 0 and (remark := ignored_labels(inputs.seeds)):
+        execution.progress.note(remark)
     scores = ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, meaning="refined")
     scores.plan(ids, index=execution.rank == 0)
     barrier()  # every rank reads the index

@@ -1,4 +1,4 @@
-"""Predicted masks of images as an input of classifiers (`CamNetwork.needs_masks`). Loads no torch."""
+"""Predictions as an input of classifiers (`CamNetwork.needs_masks`) and of what improves them. Loads no torch."""
 
 from __future__ import annotations
 
@@ -35,6 +35,16 @@ def masks_of(artifact: Artifact, dataset: Dataset, ids: Sequence[str] = ()) -> M
             "predict all splits that are used here (predict --split train,weak), or import masks of all of them",
         )
     return masks
+
+
+def ignored_labels(predictions: Artifact) -> str | None:
+    """A message about leaving absent classes out of predictions that ignore the image-level labels; else None."""
+    if predictions.manifest.config.get("image_labels") != "ignore":
+        return None
+    return (
+        "the predictions ignore the image-level labels: absent classes are left out here, and objects that were taken "
+        "for them become background; to avoid this, predict with image_labels=share"
+    )
 
 
 def fitting_mask(masks: MaskFolder, images: Images, image_id: str) -> np.ndarray:

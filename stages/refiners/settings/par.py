@@ -53,6 +53,6 @@ class ParSettings(ForegroundRefinerSettings):
         1_000_000,
         ge=256,
         description="A larger image is refined on a copy with this many pixels, with the distances reduced alike,\n"
-        "which bounds the memory: 200 bytes a pixel of an image.",
+        "which bounds the memory: 600 to 800 bytes a pixel of each image of a batch (batch_size).",
     )
     batch_size: int = Field(4, ge=1, description="Images of identical size that are refined together.")

@@ -18,6 +18,7 @@ from stages.localization.pixel_adaptive import Neighbourhood, affinities, refine
 from stages.refiners.par import Par
 from stages.refiners.refiner import Means
 from stages.refiners.settings.par import ParSettings
+from tests.stages.data.conftest import Notes
 from tests.stages.refiners.small_refinement import SPLITS, blurred_scores, draw, fill, run, train_and_refine
 
 IDS = sorted(image_id for members in SPLITS.values() for image_id in members)
@@ -146,6 +147,15 @@ def test_probabilities_of_predict_are_refined(space):
     assert list(found.ids) == IDS
     assert found["w3"].classes.tolist() == [0]  # no image label
     assert found["t0"].classes.tolist() == [0, 1]
+
+
+def test_probabilities_that_ignore_the_image_labels_are_told(space):
+    values = {"splits": ["weak"], "output": "probabilities"}
+    for name, how, told in (("plain", "ignore", True), ("shared", "share", False)):
+        run(space, "predict", name, values | {"image_labels": how}, {"data": "data", "segmenter": "segmenter"})
+        progress = Notes()
+        run(space, "refine", f"par-{name}", {"method": "par"}, {"data": "data", "seeds": name}, progress=progress)
+        assert any("predict with image_labels=share" in note for note in progress.said) == told
 
 
 def test_masks_alone_are_refused(space):
