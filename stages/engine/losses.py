@@ -43,7 +43,7 @@ def clamped_cross_entropy(logits: Tensor, label: Tensor, clamp: ClampSettings, e
     losses = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
     known = label != IGNORE
     rows, columns = (patch_members(side, clamp.patches, losses) for side in label.shape[1:])
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):  # 16 bits cannot hold counts of pixels
         counted = (known & estimated[:, None, None]).to(losses.dtype)
         sums = torch.stack([rows.T @ (losses * counted).sum(0) @ columns, rows.T @ counted.sum(0) @ columns])
         patch_sums, patch_counts = sum_over_processes(sums)  # (patches, patches) each

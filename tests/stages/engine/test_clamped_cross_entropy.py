@@ -50,6 +50,16 @@ def test_a_high_mean_loss_leaves_everything_as_it_is():
         assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_mixed_precision_gives_the_same_limits():
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 6, 97, 97, generator=random)
+    label = torch.randint(0, 6, (4, 97, 97), generator=random)
+    arguments = logits, label, ClampSettings(start=9), torch.tensor([True, True, True, False])
+    expected = clamped_cross_entropy(*arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert clamped_cross_entropy(*arguments).item() == expected.item()
+
+
 def test_no_known_pixel_is_no_loss():
     logits = torch.zeros(1, 3, 4, 4, requires_grad=True)
     loss = clamped_cross_entropy(logits, torch.full((1, 4, 4), IGNORE), ClampSettings(), torch.tensor([True]))
