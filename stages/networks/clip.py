@@ -195,12 +195,14 @@ def read_clip(file: Path) -> dict[str, Tensor]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # OpenAI's files stay what they are
                 return dict(torch.jit.load(str(file), map_location="cpu").state_dict())
+        return read_state(file)
+    except ConfigError:
+        raise
     except ImportError as error:
         raise ConfigError(f"{file} cannot be read without safetensors", "pip install safetensors") from error
-    except Exception as error:  # both readers raise errors of many types for wrong bytes
+    except Exception as error:  # the readers raise errors of many types for wrong bytes
         reason = str(error).strip().partition("\n")[0][:160]
         raise ConfigError(f"{file} is damaged or not a file of weights: {reason}", "download it again") from error
-    return read_state(file)
 
 
 def _is_torchscript(file: Path) -> bool:
