@@ -55,6 +55,12 @@ class FeaturesInputs(Inputs):
 
 
 def check(config: FeaturesConfig, inputs: FeaturesInputs) -> None:
+    if config.network.weights == "none":
+        raise ConfigError(
+            "features: network.weights is none: features of random weights are not worth keeping",
+            f"set network.weights to {' or '.join((*config.network.facts.published[:1], 'a file'))}, or choose a "
+            "network that has published weights (--network)",
+        )
     _frozen(config).check()
     if config.augmentation.views is None:
         raise ConfigError(

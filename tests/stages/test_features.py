@@ -210,6 +210,13 @@ def test_a_method_that_changes_its_images_takes_no_features(training, execution,
     assert "supervised" in raised.value.hint
 
 
+def test_random_weights_are_refused_with_a_cure_that_helps(training, execution):
+    with pytest.raises(ConfigError, match="random weights are not worth keeping") as raised:
+        make(training, execution, "refused", {"network": "tiny"})
+    assert raised.value.hint.startswith("set network.weights to a file, or")
+    assert "freeze" not in raised.value.hint
+
+
 def test_views_must_be_fixed(training, execution, weights):
     with pytest.raises(ConfigError, match="each sample would be a new view"):
         make(training, execution, "refused", {"network": network(weights), "augmentation": {"views": None}})
