@@ -36,7 +36,9 @@ class Config(pydantic.BaseModel):
     """
 
     before: ClassVar[Mapping[str, Any]] = {}
-    """Of settings that were added with a default that changes results: what was done before there was the setting."""
+    """Of settings that were added with a default that changes results: what was done before there was the setting. That
+    of base classes counts, too.
+    """
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Keys of earlier versions, each with what to write today."""
@@ -48,7 +50,8 @@ class Config(pydantic.BaseModel):
     @classmethod
     def _expand_shorthand(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         if info.context is RECORDED and isinstance(value, dict):
-            value = {**cls.before, **value}
+            for kind in cls.__mro__:
+                value = {**vars(kind).get("before", {}), **value}
         if isinstance(value, str) and cls.shorthand:
             return {cls.shorthand: value}
         if not isinstance(value, dict):

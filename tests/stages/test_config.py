@@ -424,13 +424,21 @@ class Louder(Config):
     gain: float = 2.0
 
 
+class LouderAndLonger(Louder):
+    before: ClassVar = {"echo": 0}
+    echo: int = 3
+
+
 class Player(Config):
     effect: Louder = Louder()
     effects: tuple[Louder, ...] = ()
+    longer: LouderAndLonger = LouderAndLonger()
 
 
 def test_what_was_recorded_without_a_setting_counts_as_what_was_done_then():
     recorded = {"effect": {"name": "louder"}, "effects": [{"name": "louder"}, {"name": "louder", "gain": 3.0}]}
     then, now = mistakes(Player, recorded, recorded=True)[0], mistakes(Player, recorded)[0]
     assert (then.effect.gain, [effect.gain for effect in then.effects]) == (1, [1, 3])
+    longer = mistakes(Player, {"longer": {}}, recorded=True)[0].longer
+    assert (longer.gain, longer.echo) == (1, 0)
     assert (now.effect.gain, [effect.gain for effect in now.effects]) == (2, [2, 3])
