@@ -234,6 +234,7 @@ class ClampSettings(Config):
     patches: int = Field(
         4,
         ge=1,
+        le=64,
         description="The loss around a pixel: of its patch, this many along each side (code: 120 of 480 pixels).",
     )
 

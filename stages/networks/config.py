@@ -151,7 +151,8 @@ class BackboneConfig(Config):
     freeze: Literal["none", "encoder"] = Field(
         "none",
         description="encoder: the whole backbone keeps its weights and the statistics of BatchNorm, and is in eval\n"
-        "mode; neck and head alone learn. The features of such an encoder can be kept (semiseg features).",
+        "mode, whatever freeze_stages and freeze_batch_norm say; neck and head alone learn. Its features can be kept\n"
+        "(semiseg features).",
     )
     dropout: float = Field(
         0.5, ge=0, lt=1, description="Probability that an activation before the last layers is dropped."
