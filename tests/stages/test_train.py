@@ -272,7 +272,9 @@ def test_the_exported_weights_are_one_network(method, training, execution, whole
     of_labels = kind == "classifier" and METHODS[CASES[method]["name"]].card.uses == ("tags",)
     expected = {
         "supervised": {"oversampled": 11},
+        "supervised-clamped": {"mixed": 11},
         "dual-branch": {"strong": 6, "weak": 5},
+        "dual-branch-clamped": {"strong": 6, "weak": 5},
         "dsrg": {"weak": 11},
     }.get(method, {"labelled": 11} if of_labels else {"strong": 6, "unlabelled": 5})
     assert expected.items() <= artifact.summary["images"].items()
