@@ -134,5 +134,6 @@ def test_the_network_is_a_classifier_of_the_backbone(made):
         "weights",
         "freeze_batch_norm",
         "freeze_stages",
+        "freeze",
         "dropout",
     }
