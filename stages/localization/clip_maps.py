@@ -11,7 +11,7 @@ Approach for Weakly Supervised Semantic Segmentation", CVPR 2023.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +73,7 @@ def clip_maps(
         return max(1, min(settings.batch_size, MOST_PAIRS // (rows * columns) ** 2))
 
     batches = size_batches(sizes, most)
-    resize = lambda image: whole_patches(image, tower.patch, max_pixels)  # noqa: E731
+    resize = partial(whole_patches, patch=tower.patch, max_pixels=max_pixels)
     for members, pixels in decoded_ahead(dataset, batches, threads, resize):
         images = normalise_for_clip(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))
         labels = [dataset.tags(image_id) for image_id in members]

@@ -54,8 +54,9 @@ def affinities(images: Tensor, around: Neighbourhood) -> Tensor:
     s_i: standard deviation of I_j over the neighbours j, by channel; d_j: the distance, s: its standard deviation.
     """
     count = len(around.offsets)
-    mean: Tensor = sum(around.shifted(images)) / count  # type: ignore[assignment]
-    square: Tensor = sum((other - mean) ** 2 for other in around.shifted(images)) / (count - 1)  # type: ignore[assignment]
+    nothing = torch.zeros_like(images)
+    mean = sum(around.shifted(images), nothing) / count
+    square = sum(((other - mean) ** 2 for other in around.shifted(images)), nothing) / (count - 1)
     width = around.colour_width * (square.sqrt() + TINY)
     unlike = torch.stack([((other - images) / width).square().mean(1) for other in around.shifted(images)], 1)
     distance = torch.tensor(around.offsets, dtype=images.dtype, device=images.device).norm(dim=1)
