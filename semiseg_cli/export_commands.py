@@ -87,7 +87,7 @@ def onnx(
     metadata. Needs the extra onnx.
     """
     from stages.export.onnx import export_onnx
-    from stages.networks import Segmenter, load_network
+    from stages.networks import load_network
 
     target = existing_workspace(workspace)
     artifact = named_artifact(target, name)
@@ -95,8 +95,8 @@ def onnx(
         raise UsageError(f"{file} exists already", "name a new file")
     with target.reading([name]):
         network = load_network(artifact)
-    if not isinstance(network, Segmenter):
-        raise UsageError(f"artifact {name!r} holds a classifier", "name an artifact of train or retrain")
+    if artifact.kind != "segmenter":
+        raise UsageError(f"artifact {name!r} holds a {artifact.kind}", "name an artifact of train or retrain")
     partial = file.with_name(f".{file.name}.partial")
     try:
         export_onnx(network, partial)
