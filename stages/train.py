@@ -50,6 +50,7 @@ class TrainInputs(Inputs):
 def check(config: TrainConfig, inputs: TrainInputs) -> None:
     config.network.check()
     check_taken(config.method, inputs.labels())
+    config.method.check(Dataset(inputs.data).class_names)
     if inputs.features is not None:
         check_features(config, inputs.features, inputs.data)
 

@@ -1,4 +1,4 @@
-"""Settings of CLIP as a source of maps (`seeds --set source=clip`): weights, texts, and how attention spreads the maps.
+"""Settings of CLIP where it makes maps (`seeds --set source=clip`, method weclip): weights, texts, how maps spread.
 
 No torch here. The published numbers are those of Lin et al., "CLIP is Also an Efficient Segmenter: A Text-Driven
 Approach for Weakly Supervised Semantic Segmentation", CVPR 2023.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
@@ -50,10 +50,14 @@ class ClassifierSource(Config):
     name: Literal["classifier"] = "classifier"
 
 
-class ClipSource(Config):
-    """Maps of CLIP, which knows the classes by their texts: no training (CLIP-ES)."""
+class ClipConfig(Config):
+    """CLIP, the texts by which it knows the classes, and how its maps are made of both.
 
-    name: Literal["clip"]
+    Attributes:
+        key: the dotted key of these settings, for messages.
+    """
+
+    key: ClassVar[str] = "method.clip"
     weights: Annotated[str, External(_file_of_weights)] = Field(
         "",
         description="A file with the weights of CLIP with a vision transformer, image and text side, by the names of\n"
@@ -100,10 +104,6 @@ class ClipSource(Config):
     )
     rounds: int = Field(3, ge=1, description="How often the columns and rows of the attention are normalised to 1.")
     power: int = Field(2, ge=1, description="How often a map is multiplied by the attention.")
-    batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass.")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Arithmetic of the network. auto: bf16 on GPUs that have it, else fp32."
-    )
 
     @property
     def file_of_weights(self) -> Path | None:
@@ -115,3 +115,14 @@ class ClipSource(Config):
         if odd := [template for template in value if template.count("{}") != 1]:
             raise ValueError(f"{odd[0]!r} does not contain {{}} once, where the text of the class goes")
         return value
+
+
+class ClipSource(ClipConfig):
+    """Maps of CLIP, which knows the classes by their texts: no training (CLIP-ES)."""
+
+    key: ClassVar[str] = "source"
+    name: Literal["clip"]
+    batch_size: int = Field(16, ge=1, description="Images of identical size in one forward pass.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic of the network. auto: bf16 on GPUs that have it, else fp32."
+    )

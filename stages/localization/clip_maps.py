@@ -26,7 +26,7 @@ from artifacts.dataset import Dataset
 from stages.data.decoding import decoded_ahead, size_batches
 from stages.engine.interpolation import interpolation_matrix
 from stages.localization.activation_maps import STRIDE, ActivationMaps
-from stages.localization.clip_config import ClipSource
+from stages.localization.clip_config import ClipConfig, ClipSource
 from stages.localization.grid import reduced_size
 from stages.networks.clip import ClipImageTower, normalise_for_clip
 
@@ -109,25 +109,39 @@ def _readers(length: int, seen: int, patch: int, device: torch.device) -> Tensor
 
 @torch.no_grad()
 def maps_of_patches(
-    tower: ClipImageTower, texts: ClipTexts, images: Tensor, labels: Sequence[Sequence[int]], settings: ClipSource
+    tower: ClipImageTower, texts: ClipTexts, images: Tensor, labels: Sequence[Sequence[int]], settings: ClipConfig
 ) -> list[Tensor]:
     """Normalised images (B, 3, patch h, patch w) -> of each fp32 (its labels, h, w), stretched to 0..1.
 
     labels: the class ids of each image, at least one.
     """
     h, w = images.shape[2] // tower.patch, images.shape[3] // tower.patch
-    tokens, attention = tower.before_last(images, max(settings.attention_blocks - 1, 0))
-    normed = tower.last_norm(tokens)
-    maps = [stretched(part) for part in grad_cam(tower, texts, tokens, normed, labels)]  # (labels, n) each
-    if settings.attention_blocks:
-        last = tower.last_attention(normed)
-        attention = last if attention is None else attention.add_(last)
-        with torch.autocast(images.device.type, enabled=False):
-            for i, part in enumerate(maps):
-                inside = boxes(part.view(-1, h, w).cpu().numpy(), settings.box_threshold)
-                start = part * torch.from_numpy(inside).flatten(1).to(part.device)
-                maps[i] = stretched(spread(attention[i], start, settings.rounds, settings.power))
-    return [part.view(-1, h, w) for part in maps]
+    tokens, attention = tower.before_last(images, settings.attention_blocks)
+    return [maps.view(-1, h, w) for maps in maps_of_tokens(tower, texts, tokens, attention, (h, w), labels, settings)]
+
+
+def maps_of_tokens(
+    tower: ClipImageTower,
+    texts: ClipTexts,
+    tokens: Tensor,
+    attention: Tensor | None,
+    grid: tuple[int, int],
+    labels: Sequence[Sequence[int]],
+    settings: ClipConfig,
+) -> list[Tensor]:
+    """Tokens before the last block -> of each image fp32 (its labels, n), stretched to 0..1.
+
+    attention: (B, n, n), along which maps spread from the `boxes` around their areas; None: they do not.
+    """
+    found = [stretched(maps) for maps in grad_cam(tower, texts, tokens, tower.last_norm(tokens), labels)]
+    if attention is None:
+        return found
+    with torch.autocast(tokens.device.type, enabled=False):
+        for i, maps in enumerate(found):
+            inside = boxes(maps.view(-1, *grid).cpu().numpy(), settings.box_threshold)
+            start = maps * torch.from_numpy(inside).flatten(1).to(maps.device)
+            found[i] = stretched(spread(attention[i], start, settings.rounds, settings.power))
+    return found
 
 
 def grad_cam(

@@ -1,4 +1,4 @@
-"""CLIP as the source of maps for the stage `seeds`: its network, and the vectors of its texts, which are made once."""
+"""CLIP as settings describe it: its network, and the vectors of its texts; and as the source of maps for `seeds`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from artifacts.store import Writer
 from stages.contract import Execution
 from stages.engine.device import autocast_dtype, describe_device, select_device
 from stages.localization.activation_maps import ActivationMaps
-from stages.localization.clip_config import NO_WEIGHTS, ClipSource
+from stages.localization.clip_config import NO_WEIGHTS, ClipConfig, ClipSource
 from stages.localization.clip_maps import ClipTexts, clip_maps
 from stages.localization.clip_texts import (
+    Texts,
     names_of_rows,
     read_vectors,
     remaining_background,
@@ -39,6 +40,42 @@ from stages.networks.clip import (
 )
 
 VECTORS = "text_vectors.npz"  # item of the artifact; settings of further runs take it as source.vectors
+
+
+def load_tower(settings: ClipConfig) -> ClipImageTower:
+    """The image side, on the CPU, in eval mode, without gradients."""
+    none, weights = settings.weights == NO_WEIGHTS, settings.weights
+    tower = random_tower() if none else image_tower(_state(settings), settings.activation, weights)
+    return tower.requires_grad_(False)
+
+
+def load_vectors(settings: ClipConfig, texts: Texts) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The vectors of `names_of_rows`: given ones, or those of the text side."""
+    names = names_of_rows(settings, texts)
+    if settings.vectors:
+        return read_vectors(Path(settings.vectors).expanduser(), names)
+    if settings.weights == NO_WEIGHTS:
+        return random_vectors(names).numpy()
+    return text_vectors(_state(settings), sentences_of_rows(settings, texts), settings.activation).numpy()
+
+
+def _state(settings: ClipConfig) -> dict[str, Tensor]:
+    """Read for the texts and for the network apart: the text side is not kept in memory."""
+    file = settings.file_of_weights
+    return download_clip(settings.weights) if file is None else read_clip(file)
+
+
+def texts_for(
+    tower: ClipImageTower, vectors: np.ndarray[Any, np.dtype[np.float32]], texts: Texts, key: str
+) -> ClipTexts:
+    """The vectors of `texts` and of the background, which are of one network with the tower, or it is a ConfigError."""
+    unit = F.normalize(torch.from_numpy(vectors), dim=-1)
+    if unit.shape[1] != tower.project.out_features:
+        raise ConfigError(
+            f"the vectors of texts have {unit.shape[1]} numbers, those of images {tower.project.out_features}",
+            f"give {key}.vectors and {key}.weights of the same network",
+        )
+    return ClipTexts(unit[: len(texts)], unit[len(texts) :])
 
 
 class ClipMaps:
@@ -67,20 +104,16 @@ class ClipMaps:
             note(f"not background, since the data set has such classes: {', '.join(dropped)}")
         if not self.writer.has(VECTORS):
             content = io.BytesIO()
-            np.savez(content, names=np.array(self.names), vectors=self._vectors())
+            np.savez(content, names=np.array(self.names), vectors=load_vectors(self.settings, self.texts))
             self.writer.write_bytes(VECTORS, content.getvalue())
 
     def maps(self, ids: Sequence[str]) -> Iterator[ActivationMaps]:
         tower, device = self._tower, self.device
-        vectors = F.normalize(torch.from_numpy(read_vectors(self.writer.path / VECTORS, self.names)), dim=-1).to(device)
-        if vectors.shape[1] != tower.project.out_features:
-            raise ConfigError(
-                f"the vectors of texts have {vectors.shape[1]} numbers, those of images {tower.project.out_features}",
-                "give source.vectors and source.weights of the same network",
-            )
+        vectors = read_vectors(self.writer.path / VECTORS, self.names)
+        texts = texts_for(tower, vectors, self.texts, self.settings.key)
         return clip_maps(
             tower,
-            ClipTexts(vectors[: len(self.texts)], vectors[len(self.texts) :]),
+            ClipTexts(texts.classes.to(device), texts.background.to(device)),
             self.dataset,
             ids,
             self.settings,
@@ -90,21 +123,6 @@ class ClipMaps:
             threads=self.execution.workers,
         )
 
-    def _vectors(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        settings = self.settings
-        if settings.vectors:
-            return read_vectors(Path(settings.vectors).expanduser(), self.names)
-        if settings.weights == NO_WEIGHTS:
-            return random_vectors(self.names).numpy()
-        return text_vectors(self._state(), sentences_of_rows(settings, self.texts), settings.activation).numpy()
-
     @functools.cached_property
     def _tower(self) -> ClipImageTower:
-        weights, activation = self.settings.weights, self.settings.activation
-        tower = random_tower() if weights == NO_WEIGHTS else image_tower(self._state(), activation, weights)
-        return tower.requires_grad_(False).to(self.device)
-
-    def _state(self) -> dict[str, Tensor]:
-        """Read for the texts and for the network apart: the text side is not kept in memory."""
-        weights, file = self.settings.weights, self.settings.file_of_weights
-        return download_clip(weights) if file is None else read_clip(file)
+        return load_tower(self.settings).to(self.device)

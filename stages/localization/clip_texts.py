@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from artifacts.errors import ConfigError, DataError
 from artifacts.text import did_you_mean
 from stages.config import read_yaml
-from stages.localization.clip_config import NO_WEIGHTS, TEXT_SETS, ClipSource
+from stages.localization.clip_config import NO_WEIGHTS, TEXT_SETS, ClipConfig
 from stages.networks.config import CLIP_INSTALL, CLIP_WEIGHTS
 
 MAKE_VECTORS = "make them again: every artifact of seeds with source=clip has such a file, text_vectors.npz"
@@ -25,25 +25,26 @@ MAKE_VECTORS = "make them again: every artifact of seeds with source=clip has su
 Texts = Mapping[str, Sequence[str]]
 
 
-def check_clip(settings: ClipSource, class_names: Sequence[str]) -> None:
+def check_clip(settings: ClipConfig, class_names: Sequence[str]) -> None:
     """ConfigError or DataError where weights, packages or texts are missing, before any work."""
     texts = texts_of_classes(settings, class_names)
     if not settings.weights:
-        raise ConfigError("source: clip has no weights", CLIP_WEIGHTS)
+        raise ConfigError(f"{settings.key}: CLIP has no weights", CLIP_WEIGHTS)
     if importlib.util.find_spec("timm") is None:
-        raise ConfigError("source: the network of CLIP is built by timm, which is not installed", CLIP_INSTALL)
+        raise ConfigError(f"{settings.key}: the network of CLIP is built by timm, which is not installed", CLIP_INSTALL)
     if settings.vectors:
         if idle := [name for name in ("texts", "templates") if name in settings.model_fields_set]:
-            raise ConfigError(f"source.{idle[0]} has no effect with source.vectors", "leave one of them out")
+            key = settings.key
+            raise ConfigError(f"{key}.{idle[0]} has no effect with {key}.vectors", "leave one of them out")
         read_vectors(Path(settings.vectors).expanduser(), names_of_rows(settings, texts))
     elif settings.weights != NO_WEIGHTS and importlib.util.find_spec("open_clip") is None:
         raise ConfigError(
-            "source: the texts of CLIP need open_clip, which is not installed",
-            f"{CLIP_INSTALL}, or give the vectors of the texts (source.vectors=FILE.npz) that a run with it has stored",
+            f"{settings.key}: the texts of CLIP need open_clip, which is not installed",
+            f"{CLIP_INSTALL}, or give the vectors of the texts ({settings.key}.vectors=FILE.npz): seeds stores them",
         )
 
 
-def texts_of_classes(settings: ClipSource, class_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def texts_of_classes(settings: ClipConfig, class_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The texts of each foreground class; ConfigError where a class has none and its name is no word."""
     given = TEXT_SETS.get(settings.texts)
     texts = {name: (text,) for name, text in given.items()} if given is not None else _read_texts(settings, class_names)
@@ -55,7 +56,7 @@ def texts_of_classes(settings: ClipSource, class_names: Sequence[str]) -> dict[s
     if mute:
         raise ConfigError(
             f"CLIP cannot be told of the classes {', '.join(mute)}: their names are not words",
-            "write a YAML file with lines CLASS: TEXT, such as `c1: dog`, and set source.texts to it",
+            f"write a YAML file with lines CLASS: TEXT, such as `c1: dog`, and set {settings.key}.texts to it",
         )
     return found
 
@@ -66,7 +67,7 @@ def _is_word(name: str) -> bool:
     return bool(parts) and all(part.isalpha() for part in parts) and max(map(len, parts)) > 1
 
 
-def _read_texts(settings: ClipSource, class_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _read_texts(settings: ClipConfig, class_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     file = Path(settings.texts).expanduser()
     found: dict[str, tuple[str, ...]] = {}
     for key, value in read_yaml(file).items():
@@ -84,23 +85,24 @@ def _read_texts(settings: ClipSource, class_names: Sequence[str]) -> dict[str, t
     return found
 
 
-def names_of_rows(settings: ClipSource, texts: Texts) -> list[str]:
+def names_of_rows(settings: ClipConfig, texts: Texts) -> list[str]:
     """What the rows of the vectors are of: the classes, then the background texts that remain."""
     return [*texts, *remaining_background(settings, texts)]
 
 
-def remaining_background(settings: ClipSource, texts: Texts) -> list[str]:
+def remaining_background(settings: ClipConfig, texts: Texts) -> list[str]:
     """The background texts without those that are the name or a text of a class; ConfigError if none remains."""
     taken = {part.strip().lower() for name, own in texts.items() for text in (name, *own) for part in text.split(",")}
     kept = [text for text in dict.fromkeys(settings.background) if text.strip().lower() not in taken]
     if not kept:
         raise ConfigError(
-            "source.background: all of these texts are of classes", "name something else that the images show"
+            f"{settings.key}.background: all of these texts are of classes",
+            "name something else that the images show",
         )
     return kept
 
 
-def sentences_of_rows(settings: ClipSource, texts: Texts) -> list[list[str]]:
+def sentences_of_rows(settings: ClipConfig, texts: Texts) -> list[list[str]]:
     """The sentences of each row: every text in every template."""
     rows = [*texts.values(), *((text,) for text in remaining_background(settings, texts))]
     return [[template.replace("{}", text) for text in row for template in settings.templates] for row in rows]

@@ -15,7 +15,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class ClipImageTower(nn.Module):
 
     Attributes:
         patch: pixels of a patch, a side.
+        shape: the arguments it was built with.
         logit_scale: factor on cosines that makes them logits (OpenAI: 100).
     """
 
@@ -59,6 +60,8 @@ class ClipImageTower(nn.Module):
         """width: channels; side: patches a side of the images it was trained on; vector: length of image vectors."""
         super().__init__()
         self.patch, self.side, self.depth = patch, side, depth
+        self.shape: dict[str, Any] = {"width": width, "depth": depth, "patch": patch, "side": side, "vector": vector}
+        self.shape |= {"activation": activation}
         self.net: Any = create(
             "vit_base_patch16_clip_quickgelu_224",
             img_size=patch * side,
@@ -76,20 +79,33 @@ class ClipImageTower(nn.Module):
     def before_last(self, images: Tensor, averaged: int) -> tuple[Tensor, Tensor | None]:
         """The tokens (B, 1 + n, width) before the last block, and the sum of the mean attention (B, n, n) of blocks.
 
-        averaged: how many blocks before the last one are summed; None instead of the sum for 0.
+        averaged: how many of the last blocks are summed; None instead of the sum for 0.
         """
+        summed: Tensor | None = None
+        for number, tokens in enumerate(self.entering(images)):
+            if number >= self.depth - averaged:
+                attention = self.attention(number, tokens)
+                summed = attention if summed is None else summed.add_(attention)
+        return tokens, summed
+
+    def entering(self, images: Tensor) -> Iterator[Tensor]:
+        """The tokens (B, 1 + n, width) that enter each block, in their order. The last block is not run."""
         patches = self.net.patch_embed.proj(images)  # (B, width, h, w)
         rows, columns = patches.shape[-2:]
         tokens = patches.flatten(2).transpose(1, 2) + self._positions(rows, columns)
-        first = (self.net.cls_token + self.net.pos_embed[:, :1]).expand(len(images), -1, -1)
+        first = (self.net.cls_token + self.net.pos_embed[:, :1]).expand(
+            images.shape[0], -1, -1
+        )  # len: fixed in a trace
         tokens = self.net.norm_pre(torch.cat([first, tokens], dim=1))
-        summed: Tensor | None = None
-        for number, block in enumerate(self.net.blocks[:-1]):
-            if number >= self.depth - 1 - averaged:
-                attention = mean_attention(block.attn, block.norm1(tokens))
-                summed = attention if summed is None else summed.add_(attention)
+        yield tokens
+        for block in self.net.blocks[:-1]:
             tokens = block(tokens)
-        return tokens, summed
+            yield tokens
+
+    def attention(self, number: int, tokens: Tensor) -> Tensor:
+        """The mean attention (B, n, n) of a block, from the tokens that enter it."""
+        block = self.net.blocks[number]
+        return mean_attention(block.attn, block.norm1(tokens))
 
     def last_norm(self, tokens: Tensor) -> Tensor:
         """The output of the first LayerNorm of the last block."""
@@ -102,10 +118,6 @@ class ClipImageTower(nn.Module):
         tokens = tokens + block.mlp(block.norm2(tokens))
         means = self.net.norm(tokens)[:, 1:].mean(1)
         return F.normalize(self.project(means).float(), dim=-1)
-
-    def last_attention(self, normed: Tensor) -> Tensor:
-        """The mean attention (B, n, n) of the last block."""
-        return mean_attention(self.net.blocks[-1].attn, normed)
 
     def _positions(self, rows: int, columns: int) -> Tensor:
         learned = self.net.pos_embed[:, 1:]
@@ -230,7 +242,7 @@ def open_clip() -> Any:
     except ImportError as error:
         raise ConfigError(
             f"the texts of CLIP need open_clip, which could not be imported: {error}",
-            f"{CLIP_INSTALL}, or give the vectors of the texts (source.vectors=FILE.npz) that a run with it has stored",
+            f"{CLIP_INSTALL}, or give the vectors of the texts (the setting vectors) that a run with it has stored",
         ) from error
 
 

@@ -30,8 +30,8 @@ TIMM_PREFIX = "timm:"
 TIMM_INSTALL = "pip install 'semiseg[timm]'"
 CLIP_INSTALL = "pip install 'semiseg[clip]'"
 CLIP_WEIGHTS = (
-    "set source.weights to a file: OpenAI's ViT-B-16.pt, or one of open_clip; or to ViT-B-16:openai, which is "
-    "downloaded; or to none, to try the commands"
+    "set source.weights (weclip: method.clip.weights) to a file: OpenAI's ViT-B-16.pt, or one of open_clip; or to "
+    "ViT-B-16:openai, which is downloaded; or to none, to try the commands"
 )
 
 

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from artifacts.errors import ArtifactError
@@ -145,10 +146,14 @@ def _networks(expected: Mapping[str, Expected], manifests: Mapping[str, Manifest
     found: dict[NetworkUsed, None] = {}
     for name, node in expected.items():
         network = getattr(node.config, "network", None)
+        method: Any = getattr(node.config, "method", None)
         if isinstance(network, BackboneConfig):
-            digest = manifests[name].externals.get("network.weights") if name in manifests else None
-            weights = _WORDS_OF_WEIGHTS.get(network.weights, re.split(r"[/\\]", network.weights)[-1])
-            found[NetworkUsed(network_name(network), weights, digest)] = None
+            key, known_as, weights = "network.weights", network_name(network), network.weights
+            if own := getattr(method, "own_network", ""):
+                key, known_as, weights = f"method.{own}", f"that of {method.name}", attrgetter(own)(method)
+            digest = manifests[name].externals.get(key) if name in manifests else None
+            weights = _WORDS_OF_WEIGHTS.get(weights, re.split(r"[/\\]", weights)[-1])
+            found[NetworkUsed(known_as, weights, digest)] = None
     known = {(used.name, used.weights) for used in found if used.sha256}
     return [used for used in found if used.sha256 or (used.name, used.weights) not in known]
 

@@ -1,10 +1,10 @@
 """The recipes of weakly-supervised papers: whole chains, with the settings of the public code they come from.
 
 All files named in comments are of these repositories: psa and irn (jiwoon-ahn), SEAM and semantic-segmentation-codebase
-(YudeWang), PuzzleCAM (shjo-april), DRS (qjadud1994), ICD (js-fan), Group-WSSS (Lixy1997), WSGCN (Xavier-Pan),
-CLIP-ES (linyq2117), deeplab-imagenet-pytorch (johnnylu305). The trap of released code here is a momentum that is none:
-PolyOptimizer passes its weight decay on in the place of the momentum, and takes the argument called momentum for the
-power of the schedule.
+(YudeWang), PuzzleCAM (shjo-april), DRS (qjadud1994), ICD (js-fan), Group-WSSS (Lixy1997), WSGCN (Xavier-Pan), CLIP-ES
+(linyq2117), WeCLIP (zbf1991), deeplab-imagenet-pytorch (johnnylu305). The trap of released code here is a momentum that
+is none: PolyOptimizer passes its weight decay on in the place of the momentum, and takes the argument called momentum
+for the power of the schedule.
 """
 
 from __future__ import annotations
@@ -305,9 +305,36 @@ def test_clip_es_has_the_numbers_of_its_code() -> None:
     assert nodes["segmenter"].inputs["weak_labels"] == "sure-masks"
 
 
+def test_weclip_has_the_numbers_of_its_code() -> None:
+    """configs/voc_attn_reg.yaml, model_attn_aff_voc.py, clip_tool.py, dist_clip_voc.py, test_msc_flip_voc.py"""
+    recipe = paper("weclip-voc")
+    training, predictions, crf = (recipe.nodes[node].config for node in ("segmenter", "predictions", "predictions-crf"))
+    method, optimizer, schedule = training.method, training.optimizer, training.schedule
+    assert recipe.nodes["segmenter"].inputs == {"data": "data"}  # one stage
+    assert (method.clip.texts, method.clip.templates) == ("voc", ("a clean origami {}.",))
+    assert len(method.clip.background) == 25
+    clip = method.clip
+    assert (clip.attention_blocks, clip.box_threshold, clip.rounds, clip.power) == (8, 0.4, 3, 2)
+    assert (method.own_affinity_blocks, method.own_affinity_from * training.iterations) == (6, 15_000)
+    assert (method.iterations, method.dilations, method.radius) == (20, (1, 2, 4, 8, 12, 24), 8)
+    assert method.affinity_weight == 0.1
+    assert method.decoder.model_dump() == {"channels": 256, "layers": 3, "heads": 8, "dropout": 0.1}
+    # PolyWarmupAdamW: the decoder at ten times the rate, weight decay on everything
+    assert (optimizer.name, optimizer.lr * optimizer.new_lr_factor, optimizer.bias_lr_factor) == ("adamw", 2e-3, 1)
+    assert (optimizer.betas, optimizer.weight_decay, optimizer.decay_biases) == ((0.9, 0.999), 0.01, True)
+    assert (schedule.name, schedule.power, schedule.warmup) == ("poly", 1, 50)
+    assert (training.iterations, training.batch_size, training.crop_size) == (30_000, 4, 320)
+    augmentation = training.augmentation
+    assert (augmentation.scale, augmentation.flip, augmentation.brightness) == ((0.5, 2.0), True, 0)
+    assert (predictions.scales, predictions.flip, predictions.merge) == ((1, 0.75), True, "logits")
+    resolved = crf.resolve()
+    assert (resolved.iterations, resolved.gaussian_sxy, resolved.gaussian_compat, resolved.unary) == (10, 3, 3, "log")
+    assert (resolved.bilateral_sxy, resolved.bilateral_srgb, resolved.bilateral_compat) == (64, 5, 4)
+
+
 def test_published_figures_are_those_whose_source_is_sure() -> None:
-    """For FickleNet and label noise none is."""
-    checked = {*(name for name, _ in PUBLISHED), "ficklenet-voc", "label-noise-voc"}
+    """For FickleNet, label noise and WeCLIP none is."""
+    checked = {*(name for name, _ in PUBLISHED), "ficklenet-voc", "label-noise-voc", "weclip-voc"}
     tables = {name: paper(name).table for name in checked}
     rows = [(name, row) for name, table in tables.items() if table for row in table.rows]
     assert {(name, row.label): row.published.value for name, row in rows if row.published} == PUBLISHED

@@ -124,6 +124,12 @@ class TrainConfig(MethodTraining):
     weak_split: str = Field("weak", description="Split with image-level labels only (the weak images).")
 
     @pydantic.model_validator(mode="after")
+    def _network_has_a_place(self) -> TrainConfig:
+        if self.method.own_network and self.network != type(self).model_fields["network"].default:
+            raise ValueError(f"network has no effect on {self.method.name}, which brings its own")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _hard_examples_have_a_place(self) -> TrainConfig:
         if self.hard_examples is not None and not self.method.hard_examples:
             raise ValueError(

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.abc import InspectLoader
 from typing import Annotated, ClassVar, Literal, TypeVar
@@ -85,11 +85,16 @@ class MethodSettings(Config):
     """The commands that make estimated masks for this method."""
     as_drawn: ClassVar[tuple[str, ...]] = ()
     """Streams whose images the networks see exactly as they were drawn: kept features may stand for these."""
+    own_network: ClassVar[str] = ""
+    """The key, in these settings, of the weights of a network that the method brings: `network` has no effect."""
     name: str
 
     def inputs(self) -> tuple[str, ...]:
         """Inputs of `train` in addition to the data set that these settings take: "weak_labels", "seeds"."""
         return ()
+
+    def check(self, class_names: Sequence[str]) -> None:
+        """ConfigError or DataError, before any work, where something is missing that these settings need."""
 
     @classmethod
     def formula(cls) -> str:

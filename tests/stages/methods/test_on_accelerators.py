@@ -18,6 +18,7 @@ OWN_SETTINGS = {"cct": {"decoders": {"vat": 0, "cutout": 0, "feature_noise": 0}}
 NO_FAKE = (
     "vat",  # its direction is a gradient, and autograd asks the driver
     "dsrg",  # waits in every step: the dense CRF and the growing of seeds are on the CPU
+    "weclip",  # gradients make its maps, and the boxes around their areas are found on the CPU
 )
 
 

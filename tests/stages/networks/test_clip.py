@@ -27,15 +27,15 @@ def test_tokens_vectors_and_attention_are_those_of_plain_torch() -> None:
     vision, state = reference_clip()
     tower = image_tower(state, "quick_gelu")
     images = torch.randn(3, 3, 64, 64)
-    tokens, summed = tower.before_last(images, averaged=2)
+    tokens, summed = tower.before_last(images, averaged=3)
     expected, attentions = vision.before_last(images)
     torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(summed, sum(a[:, 1:, 1:] for a in attentions[-2:]), atol=1e-5, rtol=1e-5)
     assert tower.before_last(images, averaged=0)[1] is None
     normed = tower.last_norm(tokens)
     vectors, last = vision.vectors(expected, vision.transformer["resblocks"][-1].ln_1(expected))
     torch.testing.assert_close(tower.last(tokens, normed), vectors, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(tower.last_attention(normed), last[:, 1:, 1:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tower.attention(3, tokens), last[:, 1:, 1:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(summed, (sum(attentions[-2:]) + last)[:, 1:, 1:], atol=1e-5, rtol=1e-5)
     assert float(tower.logit_scale) == pytest.approx(20)
 
 

@@ -197,6 +197,16 @@ def test_a_league_tells_images_network_weights_and_steps_and_no_folder(workspace
     assert "Network: mobilenet_v2, initial weights: net.pth (sha256 abababababab)" in text
 
 
+def test_a_network_that_a_method_brings_is_named_by_the_method(workspace: Workspace, tmp_path: Path) -> None:
+    settings = [f"data={tmp_path}", f"clip={tmp_path / 'ViT-B-16.pt'}"]
+    save_record(workspace, read_recipe(shipped_recipes()["weclip-voc"], "paper", settings))
+    publish(workspace, "segmenter", "segmenter", {}, {"method.clip.weights": "ab" * 32})
+    record = read_record(workspace)
+    assert record is not None
+    lines = how_made_lines(how_made(record, workspace, "weclip-voc"))
+    assert "Network: that of weclip, initial weights: ViT-B-16.pt (sha256 abababababab)" in lines
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_network_has_the_name_of_its_preset_whatever_its_weights(preset: str) -> None:
     network = NetworkConfig.model_validate(preset)
