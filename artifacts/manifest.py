@@ -30,6 +30,7 @@ KINDS: dict[str, int] = {
     "refined": 2,
     "instances": 1,
     "features": 1,
+    "segments": 1,
 }
 
 LOCAL = "local"  # facts of this machine and run: stored with the content, but not part of it

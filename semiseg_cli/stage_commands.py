@@ -127,7 +127,12 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut("--output", "output"),
     ),
     "crf": (Shortcut("--parameters", "parameters"),),
-    "vote": (Shortcut("--segments", "segments"), Shortcut("--split", "splits", list)),
+    "segments": (
+        Shortcut("--source", "source", help="superpixels, or sam."),
+        Shortcut("--weights", "source.weights", help="sam: its weights, a file of its authors or a folder."),
+        Shortcut("--split", "splits", list),
+    ),
+    "vote": (Shortcut("--folder", "segments"), Shortcut("--split", "splits", list)),
     "import-masks": (Shortcut("--folder", "folder"), Shortcut("--split", "splits", list)),
     "retrain": (),
     "select": (Shortcut("--split", "splits", list),),

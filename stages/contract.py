@@ -215,6 +215,7 @@ STAGE_MODULES: dict[str, str] = {
     "predict": "stages.predict",
     "pseudo-labels": "stages.pseudo_labels",
     "crf": "stages.crf",
+    "segments": "stages.segments",
     "vote": "stages.vote",
     "import-masks": "stages.import_masks",
     "retrain": "stages.retrain",

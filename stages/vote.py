@@ -1,9 +1,10 @@
 """`vote`: estimated masks improved by segments of their images, which have no class.
 
     semiseg vote --masks crf
-    semiseg vote --masks predictions --segments DIR
+    semiseg vote --masks predictions --segments segments      # SAM's, by the stage of that name
+    semiseg vote --masks predictions --folder DIR             # made elsewhere
 
-Segments are regions of the image, merged from superpixels, or those of a folder made elsewhere, such as SAM's. Each
+Segments are regions of the image, merged from superpixels, those of the stage `segments`, or those of a folder. Each
 joins the class that it agrees with; a class has the outlines of its segments (SEPL, Chen et al., 2023). The masks are
 those of any stage; the result has `masks/<id>.png` and `classes.json`.
 """
@@ -18,13 +19,14 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from artifacts.dataset import SPLITS, Dataset, Split
-from artifacts.errors import DataError
+from artifacts.errors import ConfigError, DataError
 from artifacts.masks import encode_mask, read_mask
 from artifacts.store import Artifact, Writer
 from stages.config import Config, ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import ids_of
 from stages.engine.config import Share
+from stages.localization.segments_config import RegionCounts
 from stages.parallel.each_image import for_each_image
 from stages.parallel.share import counted, share_of
 
@@ -36,12 +38,12 @@ class VoteConfig(Config):
         "",
         description="Folder of segments made elsewhere: <image id>.png, a label map (0: none); or, of some that cover\n"
         "others, <image id>.npz with `masks`, bool (n, H, W), or <image id>.json, COCO's run lengths (SAM's\n"
-        "coco_rle). Empty: regions of each image.",
+        "coco_rle). Empty: the input segments, or regions of each image.",
     )
-    regions: tuple[Annotated[int, Field(ge=1, le=2000)], ...] = Field(
+    regions: RegionCounts = Field(
         (100,),
         min_length=1,
-        description="Without a folder: regions of these numbers, merged from superpixels; each is a segment (ours).",
+        description="Without segments: regions of these numbers, merged from superpixels; each is a segment (ours).",
     )
     inside: Share = Field(
         0.5, description="A segment joins a class that has more than this share of the segment (published: .5)."
@@ -66,16 +68,21 @@ class VoteInputs(Inputs):
             fits=lambda artifact: artifact.kind == "masks",
         ),
     ]
+    segments: Annotated[Artifact | None, Input(("segments",), "segments of the images, of the stage segments")]
 
 
 def check(config: VoteConfig, inputs: VoteInputs) -> None:
     """Checks that the masks are of the data set, and that every image has its segments."""
     dataset, _, ids = _open(config, inputs)
     dataset.require_background("the vote of segments")
-    if config.segments:
-        from stages.localization.segments import check_folder
+    from stages.localization.segment_layers import check_folder, check_stored
 
+    if config.segments and inputs.segments is not None:
+        raise ConfigError("vote has two sources of segments, an artifact and a folder", "leave one of them out")
+    if config.segments:
         check_folder(config.segments, ids, "segments")
+    if inputs.segments is not None:
+        check_stored(inputs.segments, ids)
 
 
 def _open(config: VoteConfig, inputs: VoteInputs) -> tuple[Dataset, Path, list[str]]:
@@ -105,18 +112,21 @@ class Task:
 
     dataset: Dataset
     masks: Path
+    segments: Artifact | None
     config: VoteConfig
     writer: Writer
 
 
 def improve(task: Task, image_id: str) -> None:
     """Writes the mask of an image after the vote."""
+    from stages.localization.segment_layers import file_of, read_layers, region_layers, stored_layers
     from stages.localization.segment_vote import vote
-    from stages.localization.segments import file_of, read_layers, region_layers
 
     config, (height, width) = task.config, task.dataset.size(image_id)
     labels = read_mask(task.masks / f"{image_id}.png", task.dataset.num_classes, (width, height))
-    if config.segments:
+    if task.segments is not None:
+        layers = stored_layers(task.segments, image_id, (height, width))
+    elif config.segments:
         layers = read_layers(file_of(Path(config.segments).expanduser(), image_id), (height, width))
     else:
         layers = region_layers(task.dataset.image(image_id), config.regions)
@@ -128,8 +138,9 @@ def run(config: VoteConfig, inputs: VoteInputs, writer: Writer, execution: Execu
     """Improves what is still missing; under torchrun each rank its share of the images."""
     dataset, masks, ids = _open(config, inputs)
     share = share_of(ids, execution, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
+    task = Task(dataset, masks, inputs.segments, config, writer)
     with counted(writer, execution, "vote", share) as advance:
-        for _ in for_each_image(improve, Task(dataset, masks, config, writer), share.left, execution.workers):
+        for _ in for_each_image(improve, task, share.left, execution.workers):
             advance()
     if execution.rank != 0:
         return {}
@@ -141,7 +152,7 @@ def run(config: VoteConfig, inputs: VoteInputs, writer: Writer, execution: Execu
 STAGE = Stage(
     name="vote",
     version=1,
-    summary="Improve estimated masks by segments: superpixels, or a folder of segments made elsewhere.",
+    summary="Improve estimated masks by segments: superpixels, SAM's, or a folder of segments made elsewhere.",
     config=VoteConfig,
     inputs=VoteInputs,
     output="masks",

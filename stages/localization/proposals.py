@@ -1,6 +1,6 @@
 """Proposals: parts of an image that may be objects of some class. Loads no torch.
 
-They are segments of the image: regions at several sizes, or those of a folder (`stages.localization.segments`).
+They are segments of the image: regions at several sizes, or those of a folder (`stages.localization.segment_layers`).
 
 proposals = proposals_of(known, folder="", regions=(36, 12, 4), most=100)     # int64 (L, H, W)
 """
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from artifacts.errors import DataError
 from artifacts.score_maps import ScoreMap
 from stages.engine.known import Known
-from stages.localization.segments import NONE, file_of, read_layers, region_layers
+from stages.localization.segment_layers import NONE, file_of, read_layers, region_layers
 from stages.localization.superpixel_graph import Features
 
 LAYERS = ("proposals-1", "proposals-2", "proposals-3")  # label maps for a training; what does not fit is not learned
@@ -40,7 +41,11 @@ def proposals_of(known: Known, folder: str, regions: Collection[int], most: int)
     if not folder:
         return region_layers(known.image, regions)
     size = (known.image.shape[0], known.image.shape[1])
-    return read_layers(file_of(Path(folder).expanduser(), known.image_id), size, most)
+    file = file_of(Path(folder).expanduser(), known.image_id)
+    layers = read_layers(file, size, most)
+    if not (layers != NONE).any():
+        raise DataError(f"{file} has no proposal", "add one, or leave the image out")
+    return layers
 
 
 def pooled(proposals: NDArray[np.int64], features: Features, boxes: bool) -> NDArray[np.float32]:

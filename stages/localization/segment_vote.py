@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from artifacts.masks import IGNORE
-from stages.localization.segments import NONE
+from stages.localization.segment_layers import NONE
 
 VALUES = 256  # of a mask
 

@@ -29,6 +29,11 @@ HeadName = Literal["largefov", "aspp", "deeplabv3plus", "fcn", "dpt"]
 TIMM_PREFIX = "timm:"
 TIMM_INSTALL = "pip install 'semiseg[timm]'"
 CLIP_INSTALL = "pip install 'semiseg[clip]'"
+SAM_INSTALL = "pip install 'semiseg[sam]'"
+SAM_WEIGHTS = (
+    "set source.weights to a file of SAM's authors (sam_vit_b_01ec64.pth), or to a folder of transformers "
+    "(model.safetensors, config.json, preprocessor_config.json); or to none, to try the commands"
+)
 CLIP_WEIGHTS = (
     "set source.weights (weclip: method.clip.weights) to a file: OpenAI's ViT-B-16.pt, or one of open_clip; or to "
     "ViT-B-16:openai, which is downloaded; or to none, to try the commands"

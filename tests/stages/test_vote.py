@@ -10,8 +10,8 @@ from PIL import Image
 
 from artifacts.errors import DataError
 from artifacts.masks import read_mask, write_mask
+from stages.localization.segment_layers import NONE, region_layers
 from stages.localization.segment_vote import vote
-from stages.localization.segments import NONE, region_layers
 from tests.stages.drawn_training import StopAt, StoppedError
 
 INPUTS = {"data": "data", "masks": "noisy"}

@@ -69,7 +69,7 @@ class _Proposals(MethodSettings):
 
     def check_images(self, ids: Collection[str]) -> None:
         if self.proposals:
-            from stages.localization.segments import check_folder  # only where there is a folder
+            from stages.localization.segment_layers import check_folder  # only where there is a folder
 
             check_folder(self.proposals, ids, "method.proposals")
 

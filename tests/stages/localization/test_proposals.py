@@ -15,12 +15,16 @@ from stages.engine.known import Known
 from stages.localization.grid import resize_maps
 from stages.localization.proposal_graph import blocks, class_weights, edges_of, nearest
 from stages.localization.proposals import LAYERS, pooled, prepare, proposals_of, spread
-from stages.localization.segments import NONE, check_folder, in_layers, region_layers
+from stages.localization.segment_layers import NONE, check_folder, in_layers, region_layers
 from stages.localization.superpixel_graph import Features
 from stages.refiners.settings.liid import LiidTrainingSettings
 from tests.stages.refiners.small_refinement import draw
 
 CPU = torch.device("cpu")
+
+
+def layered(masks):
+    return in_layers(masks, masks.shape[1:])
 
 
 def known_of(image: np.ndarray) -> Known:
@@ -54,10 +58,10 @@ def test_images_of_few_pixels_have_regions(size):
     assert (layers != NONE).any(0).all()
 
 
-def test_masks_that_cover_each_other_come_in_layers(tmp_path):
+def test_masks_that_cover_each_other_come_layered(tmp_path):
     masks = np.zeros((5, 4, 4), bool)
     masks[0, :2], masks[1, 1:3], masks[2, 2:], masks[4] = True, True, True, True  # 3 is empty
-    layers = in_layers(masks)
+    layers = layered(masks)
     assert layers[0].tolist() == [[0] * 4, [0] * 4, [2] * 4, [2] * 4]
     assert layers[1].tolist() == [[NONE] * 4, [1] * 4, [1] * 4, [NONE] * 4]
     assert (layers[2] == 3).all()
@@ -128,7 +132,7 @@ def test_means_over_pixels_and_over_boxes(boxes, patches):
         full = grown[0].numpy()
     masks = np.zeros((4, *size), bool)
     masks[0, 1:5, 3:9], masks[1, 2, 2], masks[1, 9, 9], masks[2, :, 15], masks[3, 3:8, :] = True, True, True, True, True
-    found = pooled(in_layers(masks), Features(features, stride, patches), boxes)
+    found = pooled(layered(masks), Features(features, stride, patches), boxes)
     for number, mask in enumerate(masks):
         y, x = np.nonzero(mask)
         area = np.zeros_like(mask)

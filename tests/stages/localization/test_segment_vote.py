@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from artifacts.errors import DataError
+from stages.localization.segment_layers import NONE, file_of, in_layers, read_layers, region_layers
 from stages.localization.segment_vote import vote
-from stages.localization.segments import NONE, file_of, in_layers, read_layers, region_layers
 from tests.stages.refiners.small_refinement import draw
 
 SIZE = (6, 8)
+
+
+def layered(masks):
+    return in_layers(masks, masks.shape[1:])
 
 
 def mask_of(*boxes):
@@ -58,16 +62,16 @@ def by_loop(labels, masks, inside=0.5, covers=0.85):
 
 def test_a_segment_that_is_mostly_a_class_is_all_of_it_and_what_lies_in_others_is_background():
     labels = mask_of((3, (0, 4), (0, 5)))
-    found = vote(labels, in_layers(segments(((0, 5), (0, 4)), ((0, 5), (4, 8)))))
+    found = vote(labels, layered(segments(((0, 5), (0, 4)), ((0, 5), (4, 8)))))
     # 16 of the 20 pixels of the first segment are of class 3; 4 of 20 of the second; the last row has no segment
     assert np.array_equal(found, mask_of((3, (0, 5), (0, 4))))
 
 
 def test_half_of_a_segment_is_too_little_and_85_percent_of_a_class_are_enough():
     half = mask_of((3, (0, 2), (0, 4)), (3, (4, 6), (0, 8)))
-    assert not vote(half, in_layers(segments(((0, 4), (0, 4)))))[:4].any()
+    assert not vote(half, layered(segments(((0, 4), (0, 4)))))[:4].any()
     nearly_all = mask_of((3, (0, 1), (0, 8)), (3, (1, 2), (0, 2)))  # 10 pixels, 8 of them in the segment: 80 %
-    segment = in_layers(segments(((0, 1), (0, 8))))
+    segment = layered(segments(((0, 1), (0, 8))))
     assert vote(nearly_all, segment, inside=1, covers=0.85)[0].max() == 0
     assert vote(nearly_all, segment, inside=1, covers=0.8)[0].min() == 3
 
@@ -75,25 +79,25 @@ def test_half_of_a_segment_is_too_little_and_85_percent_of_a_class_are_enough():
 def test_where_no_segment_lies_the_mask_stays():
     labels = mask_of((3, (0, 4), (0, 5)), (255, (4, 6), (0, 8)))
     assert np.array_equal(vote(labels, np.full((1, *SIZE), NONE)), labels)
-    assert np.array_equal(vote(labels, in_layers(segments(((5, 6), (0, 8))))), labels)  # on unknown pixels alone
+    assert np.array_equal(vote(labels, layered(segments(((5, 6), (0, 8))))), labels)  # on unknown pixels alone
 
 
 def test_of_two_classes_a_segment_joins_the_one_it_agrees_with_best():
     """The small class is in the segment as a whole, the large one has most of its pixels."""
     labels = mask_of((2, (0, 1), (0, 2)), (5, (1, 4), (0, 6)))
-    assert vote(labels, in_layers(segments(((0, 4), (0, 6)))))[:4, :6].tolist() == [[5] * 6] * 4
+    assert vote(labels, layered(segments(((0, 4), (0, 6)))))[:4, :6].tolist() == [[5] * 6] * 4
 
 
 def test_the_lower_class_wins_a_tie_whatever_comes_first():
     labels = mask_of((2, (0, 2), (0, 2)), (1, (0, 2), (2, 4)))
     masks = segments(((0, 2), (0, 3)), ((0, 2), (1, 4)))
     for order in ([0, 1], [1, 0]):
-        assert vote(labels, in_layers(masks[order]))[0, :4].tolist() == [2, 1, 1, 1]
+        assert vote(labels, layered(masks[order]))[0, :4].tolist() == [2, 1, 1, 1]
 
 
 def test_unknown_pixels_get_the_class_of_a_segment_or_stay():
     labels = mask_of((255, (0, 3), (0, 8)), (4, (0, 1), (0, 2)))
-    found = vote(labels, in_layers(segments(((0, 3), (0, 4)), ((0, 6), (4, 8)))))
+    found = vote(labels, layered(segments(((0, 3), (0, 4)), ((0, 6), (4, 8)))))
     assert (found[:3, :4] == 4).all()  # 2 of 2 known pixels
     assert (found[:3, 4:] == 255).all()
 
@@ -115,11 +119,11 @@ def test_as_by_a_plain_loop_in_any_order_of_the_segments(seed, boxes):
     labels, masks = drawn_case(seed, boxes)
     if not len(masks):
         return
-    found = vote(labels, in_layers(masks))
+    found = vote(labels, layered(masks))
     assert np.array_equal(found, by_loop(labels, masks))
     order = np.random.default_rng(seed).permutation(len(masks))
-    assert np.array_equal(found, vote(labels, in_layers(masks[order])))
-    assert np.array_equal(found, vote(labels, in_layers(np.concatenate([masks, masks[::-1]]))))  # each twice
+    assert np.array_equal(found, vote(labels, layered(masks[order])))
+    assert np.array_equal(found, vote(labels, layered(np.concatenate([masks, masks[::-1]]))))  # each twice
 
 
 def test_regions_of_colour_mend_a_noisy_mask():
@@ -138,7 +142,7 @@ def test_run_lengths_are_those_of_coco(tmp_path, wrapped):
         entries.append({"segmentation": {"size": run["size"], "counts": run["counts"].decode()}, "area": 3})
     entries[0]["segmentation"] = uncompressed(masks[0])
     (tmp_path / "a.json").write_text(json.dumps({"annotations": entries} if wrapped else entries))
-    assert np.array_equal(read_layers(file_of(tmp_path, "a"), SIZE), in_layers(masks))
+    assert np.array_equal(read_layers(file_of(tmp_path, "a"), SIZE), layered(masks))
 
 
 def uncompressed(mask):
@@ -156,10 +160,18 @@ def uncompressed(mask):
         ([{"segmentation": [[0, 0, 5, 0, 5, 5]]}], "entry 1 has no run lengths"),
         ([{"segmentation": {"size": [6, 7], "counts": [42]}}], "for the size"),
         ([{"segmentation": {"size": [6, 8], "counts": [40]}}], "cover 40 pixels"),
-        ([], "has no segment"),
+        ([3], "entry 1 has no run lengths"),
     ],
 )
 def test_files_of_run_lengths_that_are_none_of_the_image(tmp_path, content, message):
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=message):
         read_layers(file_of(tmp_path, "a"), SIZE)
+
+
+def test_a_list_of_run_lengths_may_be_empty_a_label_map_may_not(tmp_path):
+    (tmp_path / "a.json").write_text("[]")
+    assert np.array_equal(read_layers(file_of(tmp_path, "a"), SIZE), np.full((1, *SIZE), NONE))
+    np.savez(tmp_path / "b.npz", masks=np.zeros((2, *SIZE), bool))
+    with pytest.raises(DataError, match=r"b\.npz has no segment"):
+        read_layers(file_of(tmp_path, "b"), SIZE)

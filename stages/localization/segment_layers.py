@@ -1,7 +1,7 @@
 """Segments: parts of an image without a class, of which some may cover others. Loads no torch.
 
-They are regions of the image at several sizes, merged from superpixels, or masks that were made elsewhere: a folder
-with one file for each image,
+They are regions of the image at several sizes, merged from superpixels, those of the stage `segments`, or masks
+that were made elsewhere: a folder with one file for each image,
 
     DIR/<image id>.png     a label map: 0 where there is none, 1, 2, ... in each segment; 8 or 16 bits
     DIR/<image id>.npz     segments that may cover each other: `masks`, bool (n, H, W)
@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from artifacts.errors import DataError
+from artifacts.image_segments import SegmentFile, item_of
+from artifacts.store import Artifact
 from artifacts.text import named
 from stages.data.annotations.coco_outlines import mask_of_runs
 from stages.data.annotations.reading import RegionError, read_json
@@ -55,13 +58,13 @@ def region_layers(image: NDArray[np.uint8], counts: Collection[int]) -> NDArray[
     return np.stack(layers)
 
 
-def in_layers(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Masks (n, H, W) as label maps, each in the first one in which it covers no other; empty masks are left out."""
-    layers: list[NDArray[np.int64]] = [np.full(masks.shape[1:], NONE)]
-    for number, mask in enumerate(masks[masks.any((1, 2))]):
+def in_layers(masks: Iterable[NDArray[np.bool_]], size: tuple[int, int]) -> NDArray[np.int64]:
+    """Masks of `size` as label maps, each in the first one in which it covers no other; empty masks are left out."""
+    layers: list[NDArray[np.int64]] = [np.full(size, NONE)]
+    for number, mask in enumerate(mask for mask in masks if mask.any()):
         free = next((layer for layer in layers if (layer[mask] == NONE).all()), None)
         if free is None:
-            free = np.full(mask.shape, NONE)
+            free = np.full(size, NONE)
             layers.append(free)
         free[mask] = number
     return np.stack(layers)
@@ -85,20 +88,41 @@ def check_folder(folder: str, ids: Collection[str], key: str) -> None:
         )
 
 
+def check_stored(segments: Artifact, ids: Collection[str]) -> None:
+    """DataError where an artifact of segments lacks those of some images."""
+    if missing := sorted(image_id for image_id in ids if item_of(image_id) not in segments.manifest.items):
+        raise DataError(
+            f"{segments.name} has no segments of {len(missing):,} of {len(ids):,} images: {named(missing)}",
+            "make segments of all their splits (semiseg segments --split A,B), or vote on fewer (--split)",
+        )
+
+
+def stored_layers(segments: Artifact, image_id: str, size: tuple[int, int]) -> NDArray[np.int64]:
+    """The segments of an image in an artifact, as label maps; there may be none."""
+    entries = segments.json(item_of(image_id), SegmentFile).annotations
+    try:
+        return in_layers(_masks_of_runs(entries, size), size)
+    except UNREADABLE as error:
+        cure = "give the data set that the segments were made from"
+        raise DataError(f"the segments of {image_id} in {segments.name} do not fit its image: {error}", cure) from error
+
+
 def read_layers(path: Path, size: tuple[int, int], most: int | None = None) -> NDArray[np.int64]:
-    """The first segments in a file, or all, as label maps. DataError where it has none, or not of this size."""
+    """The first segments in a file, or all, as label maps. DataError where they cannot be read or are not of this size.
+
+    A list of run lengths may be empty: nothing was found. A label map and an array of masks without any are mistakes.
+    """
     try:
         if path.suffix == ".json":
-            found: NDArray[Any] = _run_lengths(path, size)
-        else:
-            found = _unpacked(path) if path.suffix == ".npz" else _label_map(path)
+            return in_layers(islice(_masks_of_runs(_entries(path), size), most), size)
+        found: NDArray[Any] = _unpacked(path) if path.suffix == ".npz" else _label_map(path)
     except UNREADABLE as error:
         raise DataError(f"the segments {path} cannot be read: {error}", HOW) from error
     height, width = found.shape[-2:]
     if (height, width) != size:
         raise DataError(f"the segments {path} are of {width}x{height} pixels, the image has {size[1]}x{size[0]}", HOW)
     if found.ndim == 3:
-        layers = in_layers(found[:most])
+        layers = in_layers(found[:most], size)
     else:
         numbers = np.unique(found[found > 0])[:most]
         layers = np.where(np.isin(found, numbers), np.searchsorted(numbers, found), NONE)[None]
@@ -115,19 +139,22 @@ def _unpacked(path: Path) -> NDArray[Any]:
     return masks
 
 
-def _run_lengths(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The masks (n, H, W) of a JSON file, as SAM's codes write them."""
+def _entries(path: Path) -> list[Any]:
+    """The list of segments in a JSON file, as SAM's codes write it."""
     content = read_json(path)
     entries = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(entries, list):
         raise ValueError("it is no list of segments, and has no `annotations`")
-    masks = np.zeros((len(entries), *size), bool)
-    for number, entry in enumerate(entries):
+    return entries
+
+
+def _masks_of_runs(entries: Iterable[Any], size: tuple[int, int]) -> Iterator[NDArray[np.bool_]]:
+    """The masks (H, W) one by one: those of a large image together would need gigabytes."""
+    for number, entry in enumerate(entries, start=1):
         shape = entry.get("segmentation") if isinstance(entry, dict) else None
         if not isinstance(shape, dict):
-            raise ValueError(f"entry {number + 1} has no run lengths")
-        masks[number] = mask_of_runs(shape, size)
-    return masks
+            raise ValueError(f"entry {number} has no run lengths")
+        yield mask_of_runs(shape, size)
 
 
 def _label_map(path: Path) -> NDArray[Any]:
