@@ -20,6 +20,8 @@ from stages.localization.grid import reduced_size
 from stages.localization.segments_config import SamSource
 from stages.networks.sam import mask_generator
 
+NARROWEST = 100  # a longer image is seen stretched: the shorter side would vanish when SAM's network resizes it
+
 
 def sam_segments(
     source: SamSource, dataset: Dataset, ids: Sequence[str], device: torch.device
@@ -36,6 +38,7 @@ def segments_of(
 ) -> tuple[list[NDArray[np.bool_]], list[float]]:
     """Masks of the size of an image, and SAM's rating of each, by the pipeline `generate`."""
     height, width = reduced_size((image.shape[0], image.shape[1]), source.max_pixels)
+    height, width = max(height, width // NARROWEST), max(width, height // NARROWEST)
     seen = Image.fromarray(image)
     found = generate(
         seen if seen.size == (width, height) else seen.resize((width, height)),

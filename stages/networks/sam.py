@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from artifacts.errors import ConfigError
+from artifacts.errors import ArtifactError, ConfigError
+from artifacts.text import named
 from stages.networks.config import SAM_INSTALL, SAM_WEIGHTS
 from stages.networks.segmenter import seeded
 from stages.networks.weights import load_strictly, read_state
@@ -125,12 +126,14 @@ def _built(sizes: _Sizes) -> tuple[Any, Any]:
 
 def _from_file(file: Path) -> tuple[Any, Any]:
     """Weights as the authors publish them: a state dict by their names."""
-    state = read_state(file)
     try:
+        state = read_state(file)
         network, processor = _built(_sizes(state))
+        load_strictly(network, _by_names_of_transformers(state), str(file), "SAM", any_float=True)
+    except (ArtifactError, ConfigError) as error:  # whose hints are on the results of stages
+        raise ConfigError(error.message, SAM_WEIGHTS) from error
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise ConfigError(f"{file} has no SAM by the names of its authors ({error})", SAM_WEIGHTS) from error
-    load_strictly(network, _by_names_of_transformers(state), str(file), "SAM", any_float=True)
     return network, processor
 
 
@@ -173,23 +176,25 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
     transformers = _transformers()
     try:
         network, loaded = transformers.AutoModelForMaskGeneration.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+            folder,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in `loaded`
+            dtype=torch.float32,
         )
         processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # its readers raise errors of many types for wrong files
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split()).partition(". ")[0][:200]
         raise ConfigError(f"{folder} has no model that transformers can load: {reason}", SAM_WEIGHTS) from error
-    if missing := sorted(loaded["missing_keys"]):
-        raise ConfigError(
-            f"the weights in {folder} lack {len(missing)} of its network: {', '.join(missing[:3])}", SAM_WEIGHTS
-        )
-    if wrong := _not_finite(network):
-        raise ConfigError(f"the weights in {folder} are no finite numbers: {wrong[0]}", "download them again")
+    problems = {
+        "missing": sorted(loaded["missing_keys"]),
+        "of a different shape": sorted(name for name, *_ in loaded["mismatched_keys"]),
+        "not finite": [name for name, value in network.state_dict().items() if not bool(torch.isfinite(value).all())],
+    }
+    for what, names in problems.items():
+        if names:
+            raise ConfigError(f"weights in {folder} are {what}: {named(names)}", SAM_WEIGHTS)
     return network, processor
-
-
-def _not_finite(network: nn.Module) -> list[str]:
-    return [name for name, value in network.state_dict().items() if not bool(torch.isfinite(value).all())]
 
 
 def _transformers() -> Any:
