@@ -20,7 +20,7 @@ contains `{seed}` is made once for every value of `repeat.seed`; its config and 
         cases: {seed: {1: {config: {iterations: 50}}}}
 
 is merged into the node of the value 1; with `stage: null` in its place there is no such node, and the rows of the table
-that refer to it have nothing there. A profile is merged into parameters, repeat, nodes and table; null removes a
+that refer to it have nothing there. A node with `stage: null` is there only for values whose case gives it one. A profile is merged into parameters, repeat, nodes and table; null removes a
 key. With `extends: FILE.yaml`, a path relative to the recipe, the whole recipe is merged into the one of that file,
 profiles and all, in the same way; a list replaces a list.
 """
@@ -318,7 +318,7 @@ def _expand(
                         problems.add(inner, f"refers to {{{missing}}}, which the node's name does not contain")
                     else:
                         problems.add(inner, f"{{{missing}}} is not repeated{did_you_mean(missing, repeat)}")
-        left_out = "stage" in content and "stage" not in expanded
+        left_out = "stage" in content and expanded.get("stage") is None
         drafts[name] = _Draft(template, chosen, of_case(node, chosen), expanded, left_out=left_out)
     return drafts
 
