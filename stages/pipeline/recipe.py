@@ -19,10 +19,11 @@ contains `{seed}` is made once for every value of `repeat.seed`; its config and 
 
         cases: {seed: {1: {config: {iterations: 50}}}}
 
-is merged into the node of the value 1; with `stage: null` in its place there is no such node, and the rows of the table
-that refer to it have nothing there. A node with `stage: null` is there only for values whose case gives it one. A profile is merged into parameters, repeat, nodes and table; null removes a
-key. With `extends: FILE.yaml`, a path relative to the recipe, the whole recipe is merged into the one of that file,
-profiles and all, in the same way; a list replaces a list.
+is merged into the node of the value 1; with `stage: null` in its place there is no such node, and the rows of the
+table that refer to it have nothing there. A node with `stage: null` is there only for values whose case gives it
+one. A profile is merged into parameters, repeat, nodes and table; null removes a key. With `extends: FILE.yaml`, a
+path relative to the recipe, the whole recipe is merged into the one of that file, profiles and all, in the same
+way; a list replaces a list.
 """
 
 from __future__ import annotations

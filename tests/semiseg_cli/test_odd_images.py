@@ -277,6 +277,18 @@ def test_maps_of_another_data_set_are_refused(
     assert not wrong.exists()
 
 
+@pytest.mark.parametrize("source", ["superpixels", "sam"])
+def test_segments_of_odd_images_vote(source: str, run: Run) -> None:
+    if source == "sam":
+        pytest.importorskip("transformers")
+    found = ("points=3", "predicted_iou=0", "stability=0", "max_pixels=3000") if source == "sam" else ()
+    weights = ("--weights", "none") if source == "sam" else ()
+    keys = [f"source.{setting}" for setting in found]
+    run("segments", f"segments-{source}", "--data", "every", "--source", source, *weights, *keys)
+    given = ("--data", "every", "--masks", maps(run, "cam", "every").name, "--segments", f"segments-{source}")
+    check_masks(run("vote", f"vote-{source}", *given), "every")
+
+
 @pytest.mark.parametrize("name", [n for n in REFINERS if not issubclass(REFINERS[n], ForegroundRefinerSettings)])
 def test_seeds_refuses_maps_that_score_the_background(name: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """It said that the data set had changed."""
@@ -300,7 +312,9 @@ def test_missing_saliency_is_named_and_what_is_there_is_used(
     check_masks(run("seeds", "by-saliency", *given), "every")  # background wherever there is no class
 
 
-@pytest.mark.parametrize("stage", ["train-classifier", "seeds", "refine", "evaluate", "crf", "vote", "import-masks"])
+@pytest.mark.parametrize(
+    "stage", ["train-classifier", "seeds", "refine", "evaluate", "crf", "vote", "segments", "import-masks"]
+)
 def test_splits_without_images_are_refused(stage: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """`seeds` made an artifact without content, other messages had other causes."""
     given = {
@@ -310,6 +324,7 @@ def test_splits_without_images_are_refused(stage: str, run: Run, capsys: pytest.
         "evaluate": lambda: ("--predictions", maps(run, "cam", "every").name),
         "crf": lambda: ("--predictions", maps(run, "cam", "every").name),
         "vote": lambda: ("--masks", maps(run, "cam", "every").name),
+        "segments": lambda: (),
         "import-masks": lambda: ("--folder", "."),
     }[stage]()
     run(stage, f"empty-{stage}", "--data", "every", *given, "splits=[holdout]", code=3)

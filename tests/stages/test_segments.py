@@ -132,3 +132,19 @@ def test_an_image_in_which_sam_finds_nothing_keeps_its_mask(bench, noisy):  # no
     voted = bench.run("vote", "unchanged", {}, INPUTS | {"segments": "empty"})
     before, after = content(noisy), content(voted)
     assert all(np.array_equal(before[image_id], after[image_id]) for image_id in before)
+
+
+def test_wrong_weights_are_an_error_before_anything_is_begun(bench, tmp_path):
+    pytest.importorskip("transformers")
+    file = tmp_path / "sam.pth"
+    file.write_bytes(b"no weights")
+    with pytest.raises(ConfigError, match="is damaged or not a checkpoint"):
+        bench.run("segments", "wrong", {"source": SAM | {"weights": str(file)}}, DATA)
+    assert not bench.workspace.partials("wrong")
+
+
+def test_sam_without_its_package_is_refused(bench, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "transformers" else name)
+    with pytest.raises(ConfigError, match="needs transformers, which is not installed") as caught:
+        bench.run("segments", "nothing", {"source": SAM | {"weights": "none"}}, DATA)
+    assert "semiseg[sam]" in str(caught.value.hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -175,3 +176,23 @@ def test_a_list_of_run_lengths_may_be_empty_a_label_map_may_not(tmp_path):
     np.savez(tmp_path / "b.npz", masks=np.zeros((2, *SIZE), bool))
     with pytest.raises(DataError, match=r"b\.npz has no segment"):
         read_layers(file_of(tmp_path, "b"), SIZE)
+
+
+def test_the_memory_does_not_grow_with_the_number_of_segments(tmp_path):
+    """All masks together were held as n x H x W booleans."""
+    size, side = (240, 320), 8
+    masks = np.zeros((300, *size), bool)
+    for number, mask in enumerate(masks):
+        top, left = divmod(number, 20)
+        mask[top * side : (top + 1) * side, left * side : (left + 1) * side] = True
+    runs = [coco.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+    peaks = []
+    for count in (30, 300):
+        shapes = [{"size": run["size"], "counts": run["counts"].decode()} for run in runs[:count]]
+        (tmp_path / "a.json").write_text(json.dumps([{"segmentation": shape} for shape in shapes]))
+        tracemalloc.start()
+        layers = read_layers(tmp_path / "a.json", size)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert np.array_equal(layers, layered(masks[:count]))
+    assert peaks[1] < 1.5 * peaks[0] < 300 * np.prod(size) / 4

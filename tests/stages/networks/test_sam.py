@@ -210,3 +210,31 @@ def test_a_folder_that_is_not_whole_is_one_error(folder, damage, message):
     damage(folder)
     with pytest.raises(ConfigError, match=message):
         mask_generator(str(folder), CPU)
+
+
+def test_a_folder_may_hold_sam_2(tmp_path):
+    backbone = transformers.Sam2HieraDetConfig(
+        hidden_size=16,
+        image_size=[64, 64],
+        blocks_per_stage=[1, 1, 3, 1],
+        embed_dim_per_stage=[16, 32, 64, 128],
+        num_attention_heads_per_stage=[1, 2, 4, 8],
+        window_size_per_stage=[4, 2, 4, 2],
+        global_attention_blocks=[3],
+        window_positional_embedding_background_size=[4, 4],
+    )
+    vision = transformers.Sam2VisionConfig(
+        backbone_config=backbone,
+        backbone_channel_list=[128, 64, 32, 16],
+        backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+        fpn_hidden_size=32,
+    )
+    prompts = {"hidden_size": 32, "image_size": 64, "patch_size": 16, "mask_input_channels": 4}
+    decoder = {"hidden_size": 32, "mlp_dim": 32, "iou_head_hidden_dim": 16}
+    config = transformers.Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+    transformers.Sam2Model(config).save_pretrained(tmp_path)
+    square, quarter = {"height": 64, "width": 64}, {"height": 16, "width": 16}
+    transformers.Sam2ImageProcessor(size=square, mask_size=quarter).save_pretrained(tmp_path)
+    masks, ratings = segments_of(mask_generator(str(tmp_path), CPU), drawn(), ALL)
+    assert len(masks) == len(ratings) > 0
+    assert {mask.shape for mask in masks} == {(48, 64)}

@@ -291,6 +291,13 @@ def test_a_case_without_a_stage_is_no_node_and_nothing_in_the_table(raw_recipe: 
     assert "there is no node 'sum-s1'" in mistakes_of(alone)
 
 
+def test_a_node_without_a_stage_is_there_for_the_values_whose_case_has_one(raw_recipe: dict[str, Any]) -> None:
+    for name in ("sum-s{seed}", "score-s{seed}"):
+        node = raw_recipe["nodes"][name]
+        raw_recipe["nodes"][name] = node | {"stage": None, "cases": {"seed": {1: {"stage": node["stage"]}}}}
+    assert list(resolve(raw_recipe, "toy.yaml").nodes) == ["numbers", "sum-s1", "score-s1"]
+
+
 @pytest.mark.parametrize(
     ("cases", "expected"),
     [
