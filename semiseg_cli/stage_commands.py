@@ -62,7 +62,7 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut(
             "--masks",
             "dataset.masks",
-            help="your masks: a folder (PNG, LabelMe or Supervisely JSON), or a file (COCO JSON, CVAT XML).",
+            help="your masks: a folder (PNG, LabelMe or Supervisely JSON, YOLO), or a file (COCO, CVAT, Label Studio).",
         ),
         Shortcut("--labels", "dataset.labels", help="folder: CSV of image-level labels."),
         Shortcut("--unlabelled", "dataset.unlabelled", help="folder: further images without any label."),

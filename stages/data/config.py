@@ -283,11 +283,12 @@ class FolderConfig(DatasetSettings):
     masks: str = Field(
         "",
         description="Folder of masks of the same file names (PNG of class ids or of colours, LabelMe or Supervisely "
-        "JSON), a COCO JSON file or a CVAT XML file. Images without a mask become weak (with labels) or unlabelled.",
+        "JSON, YOLO polygons), or a file for all: COCO or Label Studio JSON, CVAT XML. Images without a mask become "
+        "weak (with labels) or unlabelled.",
     )
-    mask_format: Literal["auto", "ids", "colours", "binary", "labelme", "coco", "cvat", "supervisely"] = Field(
-        "auto", description="How masks are read; auto looks at the masks, and prints what it found."
-    )
+    mask_format: Literal[
+        "auto", "ids", "colours", "binary", "labelme", "coco", "cvat", "supervisely", "label-studio", "yolo"
+    ] = Field("auto", description="How masks are read; auto looks at the masks, and prints what it found.")
     class_table: str = Field(
         "",
         description="Text file of the classes: a name a line, with its colour `name R G B` where masks are painted; "

@@ -1,4 +1,4 @@
-"""The masks of a folder of images, drawn from annotation files: LabelMe, COCO, CVAT, Supervisely.
+"""The masks of a folder of images, drawn from annotation files: LabelMe, COCO, CVAT, Supervisely, Label Studio, YOLO.
 
 All mistakes of all files are reported at once; shapes without area are left out, counted and reported.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,15 @@ from stages.data.annotations.drawing import (
     draw,
     refuse_problems,
 )
-from stages.data.annotations.formats import begins_as_xml, what_json_is, what_text_is, what_xml_is
+from stages.data.annotations.label_studio import read_label_studio, uploaded_name
 from stages.data.annotations.labelme import read_labelme
-from stages.data.annotations.reading import not_read, read_json, read_xml
 from stages.data.annotations.supervisely import is_undrawn, read_classes, read_supervisely
+from stages.data.annotations.yolo import read_yolo, read_yolo_names
 from stages.data.images import ImageFolder
 from stages.data.lists.id_lists import meant_ids
 
 MOST_NAMED = 50  # images that one message lists
-_READERS = {"labelme": read_labelme, "supervisely": read_supervisely}
+Reader = Callable[[Path, Size | None], Drawing]
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,14 @@ class AnnotationFile:
     """A file for one image, read again when it is drawn: the drawings of all would need gigabytes."""
 
     path: Path
-    kind: str
     size: Size | None
+    reader: Reader
 
     def __str__(self) -> str:
         return str(self.path)
 
     def read(self) -> Drawing:
-        return _READERS[self.kind](self.path, self.size)
+        return self.reader(self.path, self.size)
 
 
 @dataclass(frozen=True)
@@ -97,56 +98,21 @@ class Annotated:
     class_names: tuple[str, ...]
 
 
-def format_of(path: Path) -> str:
-    """coco or cvat, by the content of one file."""
-    return "cvat" if begins_as_xml(_beginning(path)) else "coco"
-
-
-def annotations_beside(paths: Iterable[Path]) -> str:
-    """labelme or supervisely, by the first file of its kind; DataError, with its kind, for any other JSON file."""
-    contents = {}
-    for path in paths:
-        try:
-            content = read_json(path)
-        except DataError:  # a damaged one, reported with all others
-            continue
-        if isinstance(content, dict) and isinstance(content.get("shapes"), list):
-            return "labelme"
-        if isinstance(content, dict) and isinstance(content.get("objects"), list) and "imgHeight" not in content:
-            return "supervisely"
-        contents[path] = content
-    for path, content in contents.items():
-        if found := what_json_is(content):
-            raise not_read(path, found)
-    return "labelme"
-
-
-def what_folder_holds(place: Path) -> tuple[str, str] | None:
-    """What a folder without masks holds instead, and what to do; None if that is not known."""
-    files = sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
-    for path in files:
-        if path.suffix.lower() == ".xml":
-            what, cure = what_xml_is(read_xml(path))
-            return f"{path.name}, {what}", cure
-        if path.suffix.lower() in (".txt", ".zip") and (found := what_text_is(_beginning(path))):
-            return f"{path.name}, {found[0]}", found[1]
-    if (place / "ann").is_dir():
-        return "a Supervisely data set", f"name its folders: --masks {place / 'ann'} --images {place / 'img'}"
-    return None
-
-
-def _beginning(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(4096)
-
-
 def read_annotations(kind: str, given: Given) -> Annotated:
     """The masks from files of this kind. One DataError lists all mistakes."""
-    return {"coco": _coco, "cvat": _cvat}.get(kind, lambda given: _one_each(kind, given))(given)
+    for_all = {"coco": _coco, "cvat": _cvat, "label-studio": _label_studio}
+    return for_all[kind](given) if kind in for_all else _one_each(kind, given)
 
 
 def _one_each(kind: str, given: Given) -> Annotated:
-    entries = {image_id: AnnotationFile(path, kind, given.size(image_id)) for image_id, path in given.files.items()}
+    order: Sequence[str] = ()
+    reader: Reader = read_labelme
+    if kind == "supervisely":
+        order, reader = read_classes(given.place), read_supervisely
+    elif kind == "yolo":
+        order = read_yolo_names(given.place)
+        reader = partial(read_yolo, names=order)
+    entries = {image_id: AnnotationFile(path, given.size(image_id), reader) for image_id, path in given.files.items()}
     drawings, errors = {}, []
     for image_id, entry in entries.items():
         try:
@@ -154,23 +120,49 @@ def _one_each(kind: str, given: Given) -> Annotated:
         except DataError as error:
             errors.append(error)
     _raise_all(errors)
-    order: Sequence[str] = ()
     if kind == "supervisely":
-        order = read_classes(given.place)
         undrawn = [i for i, drawing in drawings.items() if _is_empty(drawing) and is_undrawn(drawing.path)]
         for image_id in undrawn:
             del drawings[image_id]
         _tell_undrawn(given, undrawn, drawings)
-    names = _class_names(given, order, drawings.values())
-    ids = _class_ids(given.table, names)
-    check_labels(drawings.values(), ids)
-    say_what_is_left_out(given.place, drawings.values(), given.note)
+    names, ids = _checked(given, order, drawings)
+    if kind == "yolo":
+        _tell_empty(given, [image_id for image_id, drawing in drawings.items() if _is_empty(drawing)], ids)
     return Annotated({image_id: entries[image_id] for image_id in drawings}, Outlines(ids), names)
 
 
 def _cvat(given: Given) -> Annotated:
     file = read_cvat(given.place, given.size)
     drawings = {given.id_of(stem) or stem: drawing for stem, drawing in file.drawings.items()}
+    _check_all(given, drawings)
+    _tell_undrawn(given, file.undrawn, drawings)
+    names, ids = _checked(given, file.labels, drawings)
+    return Annotated(drawings, Outlines(ids), names)
+
+
+def _label_studio(given: Given) -> Annotated:
+    stored: dict[str, list[str]] = {}
+    for image_id in given.folder.ids:
+        stored.setdefault(uploaded_name(image_id), []).append(image_id)
+
+    def find(names: Sequence[str]) -> str:
+        found = [image_id for name in names if (image_id := given.id_of(name))]
+        alike = [ids[0] for name in names if len(ids := stored.get(name, ())) == 1]
+        return [*found, *alike, names[-1]][0]
+
+    file = read_label_studio(given.place, find, given.size)
+    _check_images(given, [*file.drawings, *file.undrawn])
+    _check_all(given, file.drawings)
+    for sentence in file.notes:
+        given.note(sentence)
+    _tell_undrawn(given, file.undrawn, file.drawings, "submit those that show nothing without a region")
+    names, ids = _checked(given, (), file.drawings)
+    _tell_empty(given, [i for i, drawing in file.drawings.items() if _is_empty(drawing)], ids)
+    return Annotated(file.drawings, Outlines(ids), names)
+
+
+def _check_all(given: Given, drawings: Mapping[str, Drawing]) -> None:
+    """DataError for drawings without an image, and for those of images of a different size."""
     _check_images(given, drawings)
     errors = []
     for image_id, drawing in drawings.items():
@@ -179,12 +171,17 @@ def _cvat(given: Given) -> Annotated:
         except DataError as error:
             errors.append(error)
     _raise_all(errors)
-    _tell_undrawn(given, file.undrawn, drawings)
-    names = _class_names(given, file.labels, drawings.values())
+
+
+def _checked(
+    given: Given, order: Sequence[str], drawings: Mapping[str, Drawing]
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """(class names, their ids); DataError for unknown labels and wrong shapes, and a remark on what is left out."""
+    names = _class_names(given, order, drawings.values())
     ids = _class_ids(given.table, names)
     check_labels(drawings.values(), ids)
     say_what_is_left_out(given.place, drawings.values(), given.note)
-    return Annotated(drawings, Outlines(ids), names)
+    return names, ids
 
 
 def _coco(given: Given) -> Annotated:
@@ -209,12 +206,7 @@ def _coco(given: Given) -> Annotated:
             f"{file.path} has categories that are not a class: {', '.join(unknown)}", "add them to the class table"
         )
     say_what_is_left_out(given.place, drawings, given.note)
-    if empty := [image_id for image_id in sorted(file.image_ids) if not file.labels_of(image_id)]:
-        ground = "background" if "background" in ids else "unknown (255)"
-        given.note(
-            f"{len(empty)} images of {file.path} have no annotation, so their masks are {ground}: {named(empty)} "
-            "(images that are not in the file have no mask)"
-        )
+    _tell_empty(given, [image_id for image_id in file.image_ids if not file.labels_of(image_id)], ids)
     return Annotated(CocoMasks((file,), sizes), Outlines(ids), names)
 
 
@@ -270,15 +262,28 @@ def say_what_is_left_out(place: Path, drawings: Iterable[Drawing], note: Callabl
         note(f"{len(passed)} shapes cover nothing and are left out, e.g. {passed[0]}")
 
 
-def _tell_undrawn(given: Given, image_ids: Sequence[str], drawn: Collection[str]) -> None:
+def _tell_undrawn(
+    given: Given,
+    image_ids: Sequence[str],
+    drawn: Collection[str],
+    cure: str = "tag those that show nothing with background",
+) -> None:
     if not drawn:
-        raise DataError(
-            f"no image of {given.place} has a shape", "annotate some, or tag those that show nothing with background"
-        )
+        raise DataError(f"no image of {given.place} has a shape", f"annotate some, or {cure}")
     if image_ids:
         given.note(
             f"{len(image_ids)} images of {given.place} have no shape and count as not annotated: "
-            f"{named(sorted(image_ids))} (tag those that show nothing with background)"
+            f"{named(sorted(image_ids))} ({cure})"
+        )
+
+
+def _tell_empty(given: Given, image_ids: Sequence[str], ids: Mapping[str, int]) -> None:
+    """A remark on images that the annotations have, without a shape."""
+    if image_ids:
+        ground = "background" if "background" in ids else "unknown (255)"
+        given.note(
+            f"{len(image_ids)} images of {given.place} have no annotation, so their masks are {ground}: "
+            f"{named(sorted(image_ids))} (images that are not in it have no mask)"
         )
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 Named = tuple[str, str]  # what it is, and what to do
 
-READ = "semiseg reads masks as PNG, LabelMe's and Supervisely's JSON, COCO's JSON and CVAT's XML"
+READ = "semiseg reads masks as PNG, JSON of LabelMe, Supervisely, COCO and Label Studio, CVAT's XML and YOLO's polygons"
 _BOXES = f"boxes are not masks: draw outlines; {READ}"
 _YOLO: Named = (
     "YOLO's text (a line an object)",
-    f"convert it to COCO where it holds polygons (Ultralytics, Roboflow, FiftyOne); {_BOXES}",
+    "name the folder of such files as masks, which holds one for each image",
 )
 _PANOPTIC: Named = (
     "a panoptic COCO file, whose masks are PNG files of segment ids",
@@ -47,6 +47,11 @@ _BY_KEYS: tuple[tuple[str, str, frozenset[str]], ...] = (
         "name the folder ann as masks, which holds such a file for each image",
         frozenset({"objects", "size"}),
     ),
+    (
+        "one annotation of Label Studio's target storage",
+        "export the project from Label Studio as JSON",
+        frozenset({"result", "task"}),
+    ),
     ("a V7 Darwin file", f"export it as COCO from V7; {READ}", frozenset({"item", "annotations"})),
     ("a SuperAnnotate file", f"export it as COCO; {READ}", frozenset({"instances", "metadata"})),
     (
@@ -59,7 +64,8 @@ _BY_KEYS: tuple[tuple[str, str, frozenset[str]], ...] = (
 )
 # the same of the entries of a list
 _BY_ENTRY: tuple[tuple[str, str, frozenset[str]], ...] = (
-    ("a Label Studio export", "export it as COCO from Label Studio (brush masks: as PNG)", frozenset({"data"})),
+    ("a Label Studio export", "name the file itself as masks", frozenset({"data"})),
+    ("a Label Studio export (JSON_MIN)", "name the file itself as masks", frozenset({"annotation_id", "lead_time"})),
     (
         "a list of COCO results (predictions)",
         "give the file of annotations, with images and categories",
@@ -131,7 +137,15 @@ def what_text_is(data: bytes) -> Named | None:
         return "an image", "masks is the folder of the masks, not one of them"
     if begins_as_xml(data):
         return "XML, no JSON", "name it .xml: of XML, CVAT for images 1.1 is read"
-    words = data[:4096].split(b"\n")[0].split()
-    if len(words) >= 5 and all(word.replace(b".", b"", 1).isdigit() for word in words):
-        return _YOLO
-    return None
+    return _YOLO if is_yolo(data) else None
+
+
+def is_yolo(data: bytes) -> bool:
+    """Whether a file begins with a line of YOLO's: the number of a class, and at least four numbers of its object."""
+    lines = data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n").splitlines() or [b""]
+    words = lines[0].split()[: 5 if len(lines) == 1 else None]  # the last one may be cut off
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        return False
+    return len(numbers) >= 5 and numbers[0] >= 0 and numbers[0].is_integer()

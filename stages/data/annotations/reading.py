@@ -198,3 +198,11 @@ def open_png(data: bytes, most: Size) -> Image.Image:
         shown = "cannot identify it" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise RegionError(f"its mask is not a PNG: {shown}") from None
     return image
+
+
+def covered_by(image: Image.Image) -> np.ndarray:
+    """bool (H, W): the pixels of a mask that are not transparent, or not 0 where nothing is transparent."""
+    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
+        return np.asarray(image.convert("RGBA"))[:, :, 3] > 0
+    covered = np.asarray(image) > 0
+    return covered.max(axis=2) if covered.ndim == 3 else covered

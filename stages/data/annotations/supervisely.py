@@ -25,6 +25,7 @@ from stages.data.annotations.reading import (
     NoAreaError,
     RegionError,
     check_points,
+    covered_by,
     open_png,
     polygon,
     read_json,
@@ -164,10 +165,5 @@ def _bitmap(bitmap: Any, size: Size) -> Runs:
         raise RegionError(f"its bitmap is not a PNG packed in zlib and base64: {error}") from None
     if unpacking.unconsumed_tail:
         raise RegionError(f"its bitmap unpacks to more than {most:,} bytes, the most for its image")
-    image = open_png(data, size)
-    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
-        covered = np.asarray(image.convert("RGBA"))[:, :, 3] > 0
-    else:
-        covered = np.asarray(image) > 0
-    covered = covered.max(axis=2) if covered.ndim == 3 else covered
+    covered = covered_by(open_png(data, size))
     return runs_of(covered[: size[0] - top, : size[1] - left], top, left)

@@ -4,8 +4,8 @@
 
 Images and masks are matched by file name without suffix. An image with a mask is labelled (split train, or val), one
 with image-level labels alone is weak, one with neither is unlabelled. Masks are index PNGs, painted colours, black and
-white, LabelMe's or Supervisely's JSON files (beside the images or in a folder), one COCO JSON file or one CVAT XML
-file. Settings that are not given are inferred from the files, printed, and can be set.
+white, LabelMe's or Supervisely's JSON files or YOLO's text files (beside the images or in a folder), or one file: COCO's
+or Label Studio's JSON, CVAT's XML. Settings that are not given are inferred from the files, printed, and can be set.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ import numpy as np
 
 from artifacts.dataset import check_class_names
 from artifacts.errors import ConfigError, DataError
-from artifacts.image_files import RARE, SUFFIXES
+from artifacts.image_files import RARE
 from artifacts.masks import IGNORE, read_mask
 from artifacts.text import named
 from stages.contract import Execution
-from stages.data.annotations.annotated_masks import (
-    Given,
-    annotations_beside,
+from stages.data.annotations.annotated_masks import Given, read_annotations
+from stages.data.annotations.annotation_places import (
+    ONE_EACH,
+    ONE_FILE,
+    beside_images,
+    find_annotations,
     format_of,
-    read_annotations,
+    holds_yolo,
     what_folder_holds,
 )
 from stages.data.annotations.class_table import BLACK, WHITE, ClassTable, read_class_table
@@ -46,6 +49,7 @@ from stages.data.annotations.colour_masks import (
 from stages.data.annotations.image_labels import read_label_table
 from stages.data.annotations.palette_guess import Guess, guess_palette
 from stages.data.annotations.supervisely import classes_file
+from stages.data.annotations.yolo import names_file
 from stages.data.config import FolderConfig
 from stages.data.images import ImageFolder
 from stages.data.listing import list_files
@@ -53,8 +57,6 @@ from stages.data.lists.id_lists import Names, check_subset, composed, meant_ids,
 from stages.data.lists.splits import draw_labelled, parse_amount
 from stages.data.readers.raw import RawDataset, says_what_cannot_be_read
 
-ONE_FILE = ("coco", "cvat")  # formats of masks that are one file for all images
-ONE_EACH = {"labelme": "LabelMe", "supervisely": "Supervisely"}  # and those with a JSON file for each
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".pnm", ".pbm")
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".hif")
 MOST_NAMED = 50  # mismatches that one message lists
@@ -99,7 +101,8 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     note = execution.progress.note
     images = Path(settings.images).expanduser()
     beside = settings.masks and Path(settings.masks).expanduser().resolve() == images.resolve()
-    folder = ImageFolder(images, [*_used(settings, images), *(images.glob("*.json") if beside else ())])
+    used = _used(settings, images)
+    folder = ImageFolder(images, [*used, *(beside_images(images, used) if beside else ())])
     files = {image_id: folder.file(image_id) for image_id in folder.ids}
     table = read_class_table(Path(settings.class_table).expanduser()) if settings.class_table else None
     for sentence in table.notes if table else ():
@@ -165,6 +168,10 @@ def text_files(settings: FolderConfig) -> dict[str, Path]:
         files["val"] = wanted
     if settings.mask_format in ("auto", "supervisely") and "masks" in files and (meta := classes_file(files["masks"])):
         files["meta"] = meta
+    if settings.masks and settings.mask_format in ("auto", "yolo"):
+        place = Path(settings.masks).expanduser()
+        if holds_yolo(place, _used(settings, place)) and (names := names_file(place)):
+            files["names"] = names
     return files
 
 
@@ -260,41 +267,42 @@ def find_masks(
         raise DataError(f"masks names {place}, which does not exist", "correct it (--masks)")
     kind: str = settings.mask_format
     if place.is_file():
-        found = format_of(place) if kind == "auto" else kind
-        if found not in ONE_FILE:
-            raise DataError(f"{place} is a file; masks of the format {found} are a folder", "correct --masks")
-        return _annotated(found, {}, place, table, folder, note)
+        of_all = format_of(place) if kind == "auto" else kind
+        if of_all not in ONE_FILE:
+            raise DataError(f"{place} is a file; masks of the format {of_all} are a folder", "correct --masks")
+        if kind == "auto":
+            note(f"masks: a {ONE_FILE[of_all]} file (--set dataset.mask_format={of_all} pins it)")
+        return _annotated(of_all, {}, place, table, folder, note)
     if kind in ONE_FILE:
         raise DataError(f"{place} is not a file; masks of the format {kind} are one file", "correct --masks")
     used, beside = _used(settings, place), place.samefile(folder.path)
-    outlined = list_files(place, (".json",), "annotation file", used)
-    listing = list_files(place, MASK_SUFFIXES, "mask", [*used, *outlined.files.values()])
-    files, outlines = listing.files, outlined.files
-    if kind in ONE_EACH or (kind == "auto" and outlines and (not files or beside)):
+    listing = list_files(place, MASK_SUFFIXES, "mask", [*used, *place.glob("*.json")])
+    files = listing.files
+    found = find_annotations(place, folder.ids, kind, used) if kind in ONE_EACH or not files or beside else None
+    if found is not None:
         if kind == "auto":
-            kind = annotations_beside(outlines.values())
-            note(f"masks: {len(outlines)} {ONE_EACH[kind]} files (--set dataset.mask_format={kind} pins it)")
-        if not outlines:
-            raise DataError(f"{place} holds no {ONE_EACH[kind]} file (.json)", "correct --masks")
-        entries = match(_unsuffixed(outlines, folder.ids), folder.ids, place, note)
-        masks = _annotated(kind, entries, place, table, folder, note)
-        return masks if beside else replace(masks, left_out=outlined.left_out)
+            files_are = f"{len(found.files)} {ONE_EACH[found.kind]} files"
+            note(f"masks: {files_are} (--set dataset.mask_format={found.kind} pins it)")
+        masks = _annotated(found.kind, match(found.files, folder.ids, place, note), place, table, folder, note)
+        return masks if beside and found.kind != "yolo" else replace(masks, left_out=found.left_out)
+    if kind in ONE_EACH:
+        raise DataError(f"{place} holds no {ONE_EACH[kind]} file", "correct --masks")
     if (beside or not files) and (other := what_folder_holds(place)):
         raise DataError(f"{place} holds no mask, but {other[0]}", other[1])
     if beside:
         raise DataError(
-            f"masks and images are the same folder, {place}, and no LabelMe file (.json) is in it",
+            f"masks and images are the same folder, {place}, and no file of LabelMe, Supervisely or YOLO is in it",
             "put the masks into a folder of their own",
         )
     refuse_lossy(place, files)
     if not files:
-        found = "".join(f"\n  {sentence}" for sentence in listing.left_out)
+        why = "".join(f"\n  {sentence}" for sentence in listing.left_out)
         raise DataError(
-            f"{place} holds no mask ({', '.join(MASK_SUFFIXES)}, LabelMe's or Supervisely's .json){found}",
+            f"{place} holds no mask ({', '.join(MASK_SUFFIXES)}, LabelMe's or Supervisely's .json, YOLO's .txt){why}",
             "correct --masks",
         )
-    if outlines:
-        note(f"{len(outlines)} .json files next to the masks are not used (--set dataset.mask_format=labelme)")
+    if outlines := len(list(place.glob("[!.]*.json"))):
+        note(f"{outlines} .json files next to the masks are not used (--set dataset.mask_format=labelme)")
     entries = match(files, folder.ids, place, note)
     kind, table = understand(kind, table, list(entries.values()), note)
     files_read = MaskFiles(kind, table)
@@ -421,20 +429,6 @@ def _annotated(
     given = Given(place, entries, folder, lambda name: same.get(composed(name)), table, note)
     found = read_annotations(kind, given)
     return Masks(found.entries, found.read, found.class_names, {"mask_format": kind})
-
-
-def _unsuffixed(files: Mapping[str, Path], ids: Sequence[str]) -> dict[str, Path]:
-    """Files such as `street.jpg.json` by the id of their image; DataError for two of one image."""
-    known = {composed(image_id) for image_id in ids}
-    found: dict[str, Path] = {}
-    for stem, path in files.items():
-        bare = composed(stem) not in known and Path(stem).suffix.lower() in SUFFIXES
-        name = Path(stem).stem if bare else stem
-        if name in found:
-            both = f"{found[name].name} and {path.name}"
-            raise DataError(f"{path.parent} has two masks of {name!r}: {both}", "remove one of them")
-        found[name] = path
-    return found
 
 
 # ------------------------------------------------------------------------------------------------- labels

@@ -10,7 +10,7 @@ from skimage.draw import ellipse as skimage_ellipse
 from skimage.draw import polygon as skimage_polygon
 
 from artifacts.errors import DataError
-from stages.data.annotations.annotated_masks import format_of
+from stages.data.annotations.annotation_places import format_of
 from stages.data.annotations.cvat import CvatFile, read_cvat
 from stages.data.annotations.drawing import draw
 

@@ -711,7 +711,6 @@ def both_say(photos: Photos, capsys: pytest.CaptureFixture[str], *words: str, **
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("own/a.txt", "0 0.5 0.5 0.1 0.2\n", ["YOLO's text", "convert it to COCO"]),
         ("own/a.xml", "<annotation><object><bndbox/></object></annotation>", ["a Pascal VOC file of boxes"]),
         ("own/a.json", json.dumps(coco(ANNOTATIONS)), ["is a COCO file", "name the file itself"]),
         ("own/a.json", '{"_via_img_metadata": {}}', ["a VGG Image Annotator (VIA) project"]),
@@ -728,7 +727,6 @@ def test_a_folder_of_what_is_not_read_is_called_what_it_is(photos, capsys, name,
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.json", '[{"data": {"image": "p0.png"}, "annotations": []}]', ["a Label Studio export"]),
         ("a.zip", "PK\x03\x04", ["a ZIP archive", "extract it"]),
         ("a.xml", "<annotations><track/></annotations>", ["CVAT for video", "CVAT for images 1.1"]),
         ("a.json", json.dumps(coco([])).replace(str(HEIGHT), "1e999"), ["a.json (sub/p0.png) has the size"]),
