@@ -400,6 +400,11 @@ class Dataset:
         self._known(image_id)
         if copied := self._images.copied.get(image_id):
             return Path(self.path, copied)
+        return self.source_path(image_id)
+
+    def source_path(self, image_id: str) -> Path:
+        """The user's own file of the image, even where a converted copy of it is used."""
+        self._known(image_id)
         files = self._images.files
         relative = files.get(image_id) or self._images.pattern.replace("{id}", image_id)
         return Path(self._image_root(), relative)

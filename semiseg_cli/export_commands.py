@@ -1,4 +1,4 @@
-"""`semiseg export`: results for elsewhere, as files or as the archive of a test server."""
+"""`semiseg export`: results for elsewhere, as files, as pre-annotations or as the archive of a test server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from artifacts.dataset import Dataset
 from artifacts.errors import ArtifactError, UsageError
+from semiseg_cli.annotation_commands import COMMANDS, PredictionsArgument
 from semiseg_cli.console import out, plain_table, say, size, write_json
 from semiseg_cli.options import (
     JsonOption,
@@ -28,12 +29,11 @@ export = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Export results: the files of an artifact, an ONNX file, or the archive for a test server.",
+    help="Export results: the files of an artifact, an ONNX file, pre-annotations, or the archive for a test server.",
 )
+for command_name, command in COMMANDS.items():
+    export.command(command_name)(command)
 
-PredictionsArgument = Annotated[
-    str, typer.Argument(help="An artifact with masks, made by semiseg predict or semiseg crf.")
-]
 ListOption = Annotated[
     Path | None,
     typer.Option(

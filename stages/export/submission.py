@@ -155,12 +155,7 @@ def check_target(server: Server, archive: Path) -> None:
 
 def check_predictions(server: Server, predictions: Artifact) -> list[str]:
     """The sorted ids of the masks; an error for artifacts without masks, and those of different classes."""
-    name = predictions.name
-    if predictions.kind not in ("predictions", "masks"):
-        raise ArtifactError(
-            f"{name!r} is an artifact of kind {predictions.kind}, expected predictions, or masks of the CRF",
-            "name what semiseg predict or semiseg crf made",
-        )
+    name, ids = predictions.name, ids_of_masks(predictions)
     found = tuple(predictions.json("classes.json", Classes).class_names)
     if found != server.classes:
         raise DataError(
@@ -168,6 +163,17 @@ def check_predictions(server: Server, predictions: Artifact) -> list[str]:
             f"Found {len(found)}: {', '.join(found)}. "
             f"Expected, in the order of their ids, {len(server.classes)}: {', '.join(server.classes)}",
             "predict with a network trained on all classes of the data set (prepare-data without --classes)",
+        )
+    return ids
+
+
+def ids_of_masks(predictions: Artifact) -> list[str]:
+    """The sorted ids of the masks; ArtifactError for artifacts of other kinds, and those without masks."""
+    name = predictions.name
+    if predictions.kind not in ("predictions", "masks"):
+        raise ArtifactError(
+            f"{name!r} is an artifact of kind {predictions.kind}, expected predictions, or masks of the CRF",
+            "name what semiseg predict or semiseg crf made",
         )
     ids = sorted(
         item[6:-4] for item in predictions.manifest.items if item.startswith("masks/") and item.endswith(".png")
@@ -250,7 +256,7 @@ def _by_image(server: Server, ids: Iterable[str], source: str) -> dict[str, str]
     return found
 
 
-def predicted_images(predictions: Artifact, workspace: Workspace) -> Images | None:
+def predicted_images(predictions: Artifact, workspace: Workspace) -> Dataset | ImageFolder | None:
     """The folder of images or the data set that was predicted, if it still exists; else None."""
     if folder := predictions.config.get("images"):
         with contextlib.suppress(DataError):

@@ -46,7 +46,7 @@ def unpack_brush(packed: bytes, size: Size) -> np.ndarray:
 
 
 def pack_brush(mask: np.ndarray) -> bytes:
-    """mask: bool (H, W). The four values of a pixel become 255 in the mask and 0 elsewhere, as Label Studio's tools do."""
+    """mask: bool (H, W). All values of a pixel are 255 in the mask and 0 elsewhere, as Label Studio's own tools do."""
     flat = mask.ravel()
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     lengths = np.diff(starts, append=flat.size) * CHANNELS

@@ -4,8 +4,8 @@
 
 Images and masks are matched by file name without suffix. An image with a mask is labelled (split train, or val), one
 with image-level labels alone is weak, one with neither is unlabelled. Masks are index PNGs, painted colours, black and
-white, LabelMe's or Supervisely's JSON files or YOLO's text files (beside the images or in a folder), or one file: COCO's
-or Label Studio's JSON, CVAT's XML. Settings that are not given are inferred from the files, printed, and can be set.
+white, LabelMe's or Supervisely's JSON files or YOLO's text files (beside the images or in a folder), or one file (COCO
+and Label Studio: JSON, CVAT: XML). Settings that are not given are inferred from the files, printed, and can be set.
 """
 
 from __future__ import annotations
