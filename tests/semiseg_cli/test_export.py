@@ -1,4 +1,4 @@
-"""`semiseg export` as a person types it: the group, its three commands, what each prints and refuses."""
+"""`semiseg export` as a person types it: the group, its commands, what each prints and refuses."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def masks(*ids: str) -> dict[str, np.ndarray]:
 def test_the_group_says_what_it_exports(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "export", "--help")
     assert code == 0
-    assert all(name in out for name in ("files", "voc-test", "cityscapes-test"))
+    commands = ("files", "onnx", "voc-test", "cityscapes-test", "labelme", "cvat", "label-studio", "coco")
+    assert all(name in out for name in commands)
     code, out, _ = run(capsys, "--help")
     assert "export  " in out
     assert "Export results" in out
@@ -81,6 +82,13 @@ def test_the_group_says_what_it_exports(capsys: pytest.CaptureFixture[str]) -> N
         (["voc-test", "predictions", "r.tgz", "--comp", "comp3"], "there is no competition 'comp3'"),
         (["cityscapes-test", "predictions", "r.tgz"], "takes .zip"),
         (["cityscapes-test", "predictions", "r.zip", "--comp", "comp5"], "No such option"),
+        (["cvat", "predictions"], "Missing argument"),
+        (["cvat", "predictions", "images"], "images exists already"),
+        (["cvat", "predictions", "none/out"], "there is no folder"),
+        (["cvat", "predictions", "out", "--first", "0"], "greater than or equal to 1"),
+        (["cvat", "predictions", "out", "--tolerance", "-1"], "greater than or equal to 0"),
+        (["cvat", "predictions", "out", "--shapes", "boxes"], "'boxes' is not one of"),
+        (["labelme", "predictions", "out", "--shapes", "masks"], "No such option"),
     ],
 )
 def test_a_wrong_command_line_is_exit_2(
@@ -177,6 +185,39 @@ def test_a_cityscapes_archive(capsys: pytest.CaptureFixture[str]) -> None:
     assert Path("r.zip").read_bytes() == Path("s.zip").read_bytes()
 
 
+# --- annotation programs ---
+
+
+@pytest.mark.parametrize("tool", ["labelme", "cvat", "label-studio", "coco"])
+def test_pre_annotations_and_what_is_printed(capsys: pytest.CaptureFixture[str], tool: str) -> None:
+    drawn = {name: np.zeros((9, 12), np.uint8) for name in ("a", "b", "c")}
+    drawn["a"][1:6, 1:6] = 3
+    drawn["b"][8, 11] = 4
+    publish("predictions", drawn)
+    code, out, err = run(capsys, "export", tool, "predictions", "out", "--first", "2", "--workers", "1")
+    assert (code, out) == (0, ""), err
+    assert "wrote out: 2 images, 1 areas as" in err
+    assert "order: by file name, since there are no score maps" in err
+    assert "1 areas of fewer than 16 pixels are left out (--min-area 1 keeps all)" in err
+    assert "1 images show nothing but background" in err
+    assert Path("out/order.csv").read_text() == "file,confidence\na.jpg,\nb.jpg,\n"
+    code, out, err = run(capsys, "export", tool, "predictions", "all", "--min-area", "1", "--json")
+    assert code == 0, err
+    figures = json.loads(out)
+    assert (figures["images"], figures["areas"], figures["left_out"], figures["empty"]) == (3, 2, 0, 1)
+    assert not list(Path().glob(".*.partial"))
+
+
+def test_pre_annotations_of_images_that_moved(capsys: pytest.CaptureFixture[str]) -> None:
+    publish("predictions", {"a": np.ones((9, 12), np.uint8)})
+    Path("images").rename("moved")
+    code, _, err = run(capsys, "export", "cvat", "predictions", "out")
+    assert (code, Path("out").exists()) == (3, False)
+    assert "--images DIR" in err
+    code, _, err = run(capsys, "export", "cvat", "predictions", "out", "--images", "moved")
+    assert code == 0, err
+
+
 # --- what may load torch ---
 
 
@@ -185,9 +226,11 @@ def test_exporting_loads_no_torch() -> None:
     program = (
         "import sys\n"
         "from semiseg_cli.main import main\n"
-        "for command in (['files', 'predictions', 'copy'], ['voc-test', 'predictions', 'r.tgz', '--allow-subset']):\n"
+        "for command in (['files', 'predictions', 'copy'], ['voc-test', 'predictions', 'r.tgz', '--allow-subset'],"
+        "                ['cvat', 'predictions', 'cvat']):\n"
         "    assert main(['export', *command]) == 0\n"
-        "assert not {'torch', 'torchvision', 'scipy', 'skimage'} & sys.modules.keys()\n"
+        "    assert not {'torch', 'torchvision', 'skimage'} & sys.modules.keys()\n"
+        "    assert command[0] == 'cvat' or 'scipy' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

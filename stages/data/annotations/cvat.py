@@ -96,6 +96,8 @@ def _region(shape: ElementTree.Element, where: str, size: Size) -> Region:
     label = (shape.get("label") or "").strip()
     if not label:
         raise RegionError("it has no label")
+    if shape.get("outside") == "1":
+        raise NoAreaError("it is marked as outside of the image")
     if shape.tag == "mask":
         return Region(label, where, runs=(_mask(shape, size),))
     if shape.tag == "polygon":

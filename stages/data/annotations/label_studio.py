@@ -114,8 +114,10 @@ def _tasks(path: Path, content: Sequence[dict[str, Any]]) -> Iterator[_Task]:
             data = {key: value for key, value in entry.items() if key not in _OF_ROWS}
             key = repr(entry.get("id", f"row {number}"))
             by_id.setdefault(key, (_Task(number, data), []))[1].append(entry)
+        elif number == 1:
+            raise wrong_json(path, content, "Label Studio export", "its first entry is no task")
         else:
-            raise wrong_json(path, content, "Label Studio export", f"entry {number} is no task")
+            raise DataError(f"{path}, entry {number}: it is no task of Label Studio", "export it again")
     for task, rows in by_id.values():
         given = [row for row in rows if row.get("annotation_id") is not None]
         task.annotations = [_shapes_of_row(row) for row in sorted(given, key=_order, reverse=True)]

@@ -61,6 +61,23 @@ def test_a_higher_z_order_lies_on_top_and_else_the_later_shape(cvat):
     assert draw(later.drawings["street"], IDS)[0].tolist() == [1, 2, 2, 0, 0, 0, 0, 0]
 
 
+def test_masks_and_polygons_of_several_labels_overlap_by_z_order(cvat):
+    mask = '<mask label="cat" rle="0,4" left="1" top="0" width="2" height="2" z_order="{}"/>'
+    polygon = '<polygon label="dog" points="2,0;4,0;4,2;2,2" z_order="{}"/>'
+    for shapes in (mask.format(2) + polygon.format(1), polygon.format(1) + mask.format(2)):
+        assert draw(cvat(shapes).drawings["street"], IDS)[1].tolist() == [0, 1, 1, 2, 0, 0, 0, 0]
+    assert draw(cvat(mask.format(1) + polygon.format(1)).drawings["street"], IDS)[1].tolist()[:4] == [0, 1, 2, 2]
+
+
+def test_shapes_marked_as_outside_are_told_and_not_drawn(cvat):
+    drawing = cvat(
+        '<box label="cat" xtl="0" ytl="0" xbr="2" ybr="2" outside="0"/>'
+        '<box label="dog" xtl="0" ytl="0" xbr="2" ybr="2" outside="1"/>'
+    ).drawings["street"]
+    assert [region.label for region in drawing.regions] == ["cat"]
+    assert drawing.not_drawn == ("box 2, 'dog': it is marked as outside of the image",)
+
+
 def test_turned_boxes_and_ellipses_turn_clockwise(cvat):
     """scikit-image turns counter-clockwise with rows downwards."""
     size = 'width="60" height="50"'

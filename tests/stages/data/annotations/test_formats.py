@@ -31,6 +31,8 @@ JSON: list[tuple[Any, str]] = [
     ({"type": "FeatureCollection", "features": []}, "GeoJSON"),
     ({"metadata": {}, "instances": []}, "a SuperAnnotate file"),
     ({"item": {}, "annotations": []}, "a V7 Darwin file"),
+    ([{"image": "a.jpg", "annotation_id": 1, "lead_time": 2.5}], "a Label Studio export (JSON_MIN)"),
+    ({"id": 1, "result": [], "task": {"data": {}}}, "one annotation of Label Studio's target storage"),
 ]
 
 

@@ -23,6 +23,7 @@ from artifacts.store import Artifact, Workspace
 from semiseg_cli.main import main
 from stages.config import build
 from stages.contract import Execution
+from stages.data.annotations.brush_runs import pack_brush
 from stages.data.preparation_config import PrepareDataConfig
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE
@@ -1300,3 +1301,110 @@ def test_values_of_a_grey_mask_that_pillow_would_stretch_are_refused(photos):
     (photos.masks / "p1.pgm").write_bytes(data.replace(b"\n255\n", b"\n20\n"))
     with pytest.raises(DataError, match=r"p1\.pgm says that 20 is white"):
         photos.prepare("again")
+
+
+# ------------------------------------------------------------------------------------------------- Label Studio, YOLO
+
+
+def brush_task(image: str, mask: np.ndarray, label: str, **more: Any) -> dict[str, Any]:
+    value = {"format": "rle", "rle": list(pack_brush(mask)), "brushlabels": [label]}
+    result = {"type": "brushlabels", "value": value, "original_width": mask.shape[1], "original_height": mask.shape[0]}
+    return {"data": {"image": image}, "annotations": [{"result": [result]}]} | more
+
+
+def test_a_label_studio_export_is_found_by_its_content(photos):
+    rng = np.random.default_rng(0)
+    photos.add("IMG (1).png")
+    drawn = {image_id: rng.random((HEIGHT, WIDTH)) < 0.5 for image_id in ("p0", "p1", "IMG (1)")}
+    tasks = [
+        brush_task("/data/upload/1/0a1b2c3d-p0.png", drawn["p0"], "cat"),
+        brush_task("/data/local-files/?d=photos/p1.png", drawn["p1"], "dog", predictions=[{"result": []}]),
+        brush_task("/data/upload/1/0a1b2c3d-IMG_1.png", drawn["IMG (1)"], "cat"),
+        brush_task("p2.png", drawn["p0"], "cat", annotations=[{"result": []}]),
+        brush_task("p3.png", drawn["p0"], "cat", annotations=[]),
+    ]
+    result = photos.prepare(masks=photos.write("export.json", json.dumps(tasks)), val="")
+    assert result.dataset.class_names == ("background", "cat", "dog")
+    expected = {name: mask.astype(np.uint8) * (1 + (name == "p1")) for name, mask in drawn.items()}
+    assert_masks(result.dataset, expected | {"p2": np.zeros((HEIGHT, WIDTH), np.uint8)})
+    assert result.said("a Label Studio file", "mask_format=label-studio")
+    assert result.said("1 images have predictions, which are not read: p1")
+    assert result.said("1 images of", "have no shape and count as not annotated: p3")
+    assert result.said("1 images of", "have no annotation, so their masks are background: p2")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "words"),
+    [
+        ([brush_task("/data/upload/1/0a1b2c3d-P1.png", np.ones((HEIGHT, WIDTH), bool), "cat")], ["did you mean p1"]),
+        ([brush_task("p1.png", np.ones((3, 3), bool), "cat")], ["is for an image of 3x3", "has 24x18"]),
+        ([brush_task("p1.png", np.ones((HEIGHT, WIDTH), bool), "")], ["p1: result 1: it has no label"]),
+        ([brush_task("p1.png", np.ones((2, 2), bool), "cat", annotations=[])], ["no image of", "has a shape"]),
+        ([{"data": {"image": "p1.png"}, "annotations": 7}], ["has a shape", "without a region"]),
+    ],
+)
+def test_a_label_studio_export_that_cannot_be_used(photos, capsys, tasks, words):
+    both_say(photos, capsys, *words, masks=photos.write("export.json", json.dumps(tasks)))
+
+
+SQUARE = "0.26 0.26 0.74 0.26 0.74 0.74 0.26 0.74"
+
+
+def yolo_square(value: int) -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for row, column in itertools.product(range(HEIGHT), range(WIDTH)):
+        if 0.26 < (row + 0.5) / HEIGHT < 0.74 and 0.26 < (column + 0.5) / WIDTH < 0.74:
+            mask[row, column] = value
+    return mask
+
+
+@pytest.mark.parametrize("folder", ["labels/train", "photos"])
+def test_yolo_s_files_are_found_by_their_content(photos, folder):
+    photos.write(f"{folder}/p0.txt", f"0 {SQUARE}\n")
+    photos.write(f"{folder}/p1.txt", f"1 {SQUARE}\n")
+    photos.write(f"{folder}/p2.txt", "")
+    photos.write(f"{folder}/README.txt", "made in May\n")
+    photos.write("photos/classes.txt" if folder == "photos" else "classes.txt", "cat\ndog\n")
+    result = photos.prepare(masks=str(photos.root / folder), val="")
+    assert result.dataset.class_names == ("background", "cat", "dog")
+    assert_masks(result.dataset, {"p0": yolo_square(1), "p1": yolo_square(2), "p2": yolo_square(0)})
+    assert result.said("masks: 3 YOLO files", "mask_format=yolo")
+    assert result.said("have no annotation, so their masks are background: p2")
+    assert result.said("README.txt")
+
+
+def test_yolo_s_names_count_for_what_is_up_to_date(photos):
+    photos.write("labels/p0.txt", f"0 {SQUARE}\n")
+    photos.write("data.yaml", "names: [cat, dog]\n")
+    first = photos.prepare(masks=str(photos.root / "labels"), val="")
+    assert not photos.prepare(masks=str(photos.root / "labels"), val="").ran
+    photos.write("data.yaml", "names: [cow, dog]\n")
+    second = photos.prepare(masks=str(photos.root / "labels"), val="")
+    assert second.ran
+    assert (first.dataset.class_names[1], second.dataset.class_names[1]) == ("cat", "cow")
+
+
+def test_a_class_table_numbers_the_classes_of_yolo_by_name(photos):
+    photos.write("labels/p0.txt", f"0 {SQUARE}\n")
+    photos.write("data.yaml", "names: [cat, dog]\n")
+    table = photos.write("table.txt", "background\ndog\ncat\n")
+    result = photos.prepare(masks=str(photos.root / "labels"), class_table=table, val="")
+    assert_masks(result.dataset, {"p0": yolo_square(2)})
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"p0.txt": "0 0.5 0.5 0.2 0.2\n"}, ["p0.txt: line 1: it is a box, which is not a mask"]),
+        ({"p0.txt": f"7 {SQUARE}"}, ["p0.txt: line 1: its class is 7, there are 2: cat, dog"]),
+        ({"p0.txt": f"0 {SQUARE} 0.9"}, ["is the last a confidence?"]),
+        ({"q0.txt": f"0 {SQUARE}"}, ["have no image of that name: q0.txt"]),
+        ({"p0.txt": f"0 {SQUARE}", "p1.txt": "hello\n"}, ["p1.txt: line 1: it begins with 'hello'"]),
+        ({"p0.txt": f"0 {SQUARE}", "../data.yaml": ""}, ["holds no list of classes"]),
+    ],
+)
+def test_yolo_s_files_that_cannot_be_used(photos, capsys, files, words):
+    photos.write("data.yaml", "names: [cat, dog]\n")
+    for name, text in files.items():
+        photos.write(f"labels/{name}", text)
+    both_say(photos, capsys, *words, masks=str(photos.root / "labels"))
