@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -131,7 +132,12 @@ def coco(
     _export("coco", name, folder, given, images, workspace, workers, as_json)
 
 
-COMMANDS = {"labelme": labelme, "cvat": cvat, "label-studio": label_studio, "coco": coco}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "labelme": labelme,
+    "cvat": cvat,
+    "label-studio": label_studio,
+    "coco": coco,
+}
 
 
 def _export(

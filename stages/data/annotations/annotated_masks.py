@@ -147,7 +147,7 @@ def _label_studio(given: Given) -> Annotated:
 
     def find(names: Sequence[str]) -> str:
         found = [image_id for name in names if (image_id := given.id_of(name))]
-        alike = [ids[0] for name in names if len(ids := stored.get(name, ())) == 1]
+        alike = [ids[0] for name in names if len(ids := stored.get(name, [])) == 1]
         return [*found, *alike, names[-1]][0]
 
     file = read_label_studio(given.place, find, given.size)
