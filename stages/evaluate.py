@@ -28,7 +28,9 @@ from stages.data.images import ids_of
 
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMaps
-    from stages.evaluation.confusion import Scores
+    from stages.evaluation.confusion import ConfusionMatrix, Scores
+    from stages.evaluation.image_scores import ImageIou
+    from stages.evaluation.scoring import Pairs
 
 SHOWN = 50  # names listed in one message
 
@@ -188,7 +190,7 @@ def check(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
 def run(config: EvaluateConfig, inputs: EvaluateInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Scores all images; it takes seconds, so an interrupted run keeps nothing. Under torchrun rank 0 does it alone."""
     from stages.evaluation.confusion import remarks
-    from stages.evaluation.scoring import score_pairs
+    from stages.evaluation.image_scores import IMAGE_IOU
 
     if execution.rank != 0:
         return {}
@@ -197,13 +199,30 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, writer: Writer, executio
         return judge_maps(config, dataset, find_maps(config, dataset, inputs.data, inputs.maps), writer, execution)
     assert inputs.predictions is not None  # as in `check`
     pairs = find_pairs(config, dataset, inputs.predictions)
-    with execution.progress.track(len(pairs), "evaluate") as tracker:
-        matrix = score_pairs(pairs, dataset.num_classes, execution.workers, tracker.advance)
+    matrix, single = score_with_images(pairs, dataset.num_classes, execution)
     scores = matrix.scores(dataset.class_names, class_ids(dataset.class_names, config.classes))
     for sentence in [*remarks(scores), *filter(None, [one_class_alone(scores)])]:
         execution.progress.note(sentence)
     writer.write_json("metrics.json", {"splits": list(config.splits), **scores.to_json()})
+    writer.write_json(IMAGE_IOU, single.model_dump(by_alias=True))
     return headline(scores)
+
+
+def score_with_images(pairs: Pairs, num_classes: int, execution: Execution) -> tuple[ConfusionMatrix, ImageIou]:
+    """The confusion matrix of all pairs of mask files, and the mean IoU of each image."""
+    from stages.evaluation.image_scores import ImageIou, image_iou
+    from stages.evaluation.scoring import score_pairs
+
+    found: dict[str, float | None] = {}
+    with execution.progress.track(len(pairs), "evaluate") as tracker:
+        matrix = score_pairs(
+            pairs,
+            num_classes,
+            execution.workers,
+            tracker.advance,
+            each=lambda image_id, of_image: found.update({image_id: image_iou(of_image)}),
+        )
+    return matrix, ImageIou(mean_iou=dict(sorted(found.items())))
 
 
 def judge_maps(

@@ -25,11 +25,13 @@ def score_pairs(
     workers: int,
     advance: Callable[[], object] = lambda: None,
     binary: bool = False,
+    each: Callable[[str, ConfusionMatrix], object] = lambda image_id, matrix: None,
 ) -> ConfusionMatrix:
     """The confusion matrix of all pairs of mask files. binary: the ground truth is black and white, white is class 1.
 
     Every pair is read before an error is raised: one DataError then names the files that are damaged, have values
-    outside 0..num_classes-1 and 255, or differ in size from their partner. `advance` is called after each pair.
+    outside 0..num_classes-1 and 255, or differ in size from their partner. `advance` is called after each pair,
+    `each` with the id and the matrix of each pair that is scored.
     """
     matrix = ConfusionMatrix(num_classes)
     problems: dict[str, str] = {}
@@ -38,6 +40,7 @@ def score_pairs(
             problems[image_id] = result.message
         else:
             matrix.merge(result)
+            each(image_id, result)
         advance()
     if problems:
         lines = [f"  {problems[image_id]}" for image_id in sorted(problems)[:SHOWN]]

@@ -247,13 +247,13 @@ def _partial(name: str, stage: str, unfinished: Unfinished, reasons: list[str] |
         total=unfinished.total,
         since=unfinished.written,
         folder=str(unfinished.folder),
-        command=_command(unfinished.argv),
+        command=typed_command(unfinished.argv),
         seconds=unfinished.seconds,
     )
 
 
-def _command(argv: list[str]) -> str | None:
-    """A command line as typed in a shell; None if it is not one of semiseg (a program that uses the store)."""
+def typed_command(argv: list[str]) -> str | None:
+    """A recorded command line as typed in a shell; None if it is not one of semiseg (a program that uses the store)."""
     program = PurePath(argv[0]) if argv else PurePath()
     if program.name == "semiseg" or program.parts[-2:] == ("semiseg_cli", "__main__.py"):
         return shlex.join(["semiseg", *argv[1:]])

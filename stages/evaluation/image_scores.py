@@ -1,0 +1,31 @@
+"""The mean IoU of every scored image, kept beside an evaluation for people who look at single images.
+
+It lies in `local/` of the evaluation, so that it is not part of its content.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from artifacts.json_items import Shape
+from stages.evaluation.confusion import ConfusionMatrix
+
+IMAGE_IOU = "local/image_iou.json"
+SCHEMA = 1
+
+
+class ImageIou(Shape):
+    """local/image_iou.json of an evaluation: image id -> mean IoU, null where the ground truth is 255 everywhere."""
+
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    mean_iou: dict[str, float | None]
+
+
+def image_iou(matrix: ConfusionMatrix) -> float | None:
+    """The mean IoU of one image, over the classes in its ground truth or prediction; None if nothing is scored.
+
+    Figures of a data set are never means of these, see `ConfusionMatrix`.
+    """
+    return matrix.scores().to_json()["mean_iou"]
