@@ -25,7 +25,7 @@ from stages.contract import STAGE_MODULES
 # of commands. A module is loaded when it is needed.
 COMMANDS: dict[str, str] = {
     "run": "semiseg_cli.recipe_commands",
-    "report": "semiseg_cli.recipe_commands",
+    "report": "semiseg_cli.report_commands",
     "status": "semiseg_cli.workspace_commands",
     "show": "semiseg_cli.workspace_commands",
     "check-data": "semiseg_cli.data_commands",

@@ -1,14 +1,11 @@
-"""`semiseg run` and `semiseg report`: whole pipelines and their tables."""
+"""`semiseg run`: whole pipelines."""
 
 from __future__ import annotations
 
-import importlib.resources
 import time
 import traceback
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -20,57 +17,33 @@ from semiseg_cli.console import (
     bullets,
     duration,
     headline,
-    json_text,
     out,
     plain_table,
     say,
     show_error,
     state_text,
     talk,
-    write_json,
-    written,
 )
 from semiseg_cli.options import (
     COSTLY_S,
     RUNS,
     DeviceOption,
-    JsonOption,
     WorkersOption,
     WorkspaceOption,
     check_device,
     execution,
-    existing_workspace,
     is_main_rank,
     quoted,
 )
-from semiseg_cli.tables import table_json, table_markdown, table_text
+from semiseg_cli.report_commands import PAGE, Report, Seen, write_report_page
+from semiseg_cli.shipped import find_recipe, shipped_recipes
 from stages.pipeline.changes import Change, listed
 from stages.pipeline.parameters import Parameter
 from stages.pipeline.recipe import Node, Recipe, declared_parameters, read_recipe
 from stages.pipeline.recipe_file import recipe_values
-from stages.pipeline.run_recipe import Record, read_record, run_recipe
+from stages.pipeline.run_recipe import run_recipe
 from stages.pipeline.status import STALE, Expected, State, workspace_states
-from stages.report.figures import Results, not_fresh, read_results
-from stages.report.how_made import HowMade, how_made, steps_of_trainings, value_words
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with semiseg, by name; files whose name begins with _ are extended by them."""
-    folder = Path(str(importlib.resources.files("semiseg_cli") / "recipes"))
-    return {path.stem: path for path in sorted(folder.glob("[!_]*.yaml"))}
-
-
-def find_recipe(text: str) -> Path:
-    """The file of a recipe named or given as a path."""
-    path = Path(text)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
-            raise UsageError(f"there is no recipe file {path}", "semiseg run lists the shipped recipes")
-        return path
-    shipped = shipped_recipes()
-    if text not in shipped:
-        raise UsageError(f"there is no recipe {text!r}{did_you_mean(text, shipped)}", "or give a file: recipe.yaml")
-    return shipped[text]
+from stages.report.how_made import steps_of_trainings, value_words
 
 
 def run(
@@ -146,10 +119,12 @@ def run(
     counts += f", {len(report_.failed)} failed" if report_.failed else ""
     counts += f", {len(report_.skipped)} not reached" if report_.skipped else ""
     say(f"{counts} in {duration(time.monotonic() - begin)}")
+    seen = Seen.read(target)
     if resolved.table is not None:  # with gaps where nodes failed
-        report_of = _Report.read(target)
+        report_of = Report.of(seen)
         report_of.show()
         report_of.write()
+    write_report_page(seen, target.path / PAGE, workers)
     if report_.failed:
         errors = list(report_.failed.values())
         show_error(
@@ -326,90 +301,3 @@ def _action(state: State, forced: bool) -> Text:
     if state.state in ("missing", "blocked"):
         return Text("run")
     return state_text(state.state, f"run, {state.state}: {'; '.join(state.reasons)}")
-
-
-def report(
-    workspace: WorkspaceOption = None,
-    as_json: JsonOption = False,
-    markdown: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", help="Write the table as Markdown ('-': stdout).")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the table's plot, where it has one.")
-    ] = None,
-) -> None:
-    """Print the table of the recipe that was run in a workspace: ours, published, difference."""
-    found = _Report.read(existing_workspace(workspace))
-    if as_json:
-        write_json(found.json())
-    elif markdown is not None:
-        text = table_markdown(found.results, found.made)
-        if str(markdown) == "-":
-            print(text, end="")
-        else:
-            with written(markdown):
-                markdown.write_text(text, encoding="utf-8")
-    elif plot is not None:
-        if found.results.table.plot is None:
-            raise ConfigError(f"the table of {found.record.name!r} has no plot", "leave --plot out")
-        with written(plot):
-            found.draw(plot)
-    else:
-        found.show()
-
-
-@dataclass(frozen=True)
-class _Report:
-    """The figures of the table of the recipe that was run in a workspace."""
-
-    workspace: Workspace
-    record: Record
-    results: Results
-    made: HowMade
-
-    @classmethod
-    def read(cls, workspace: Workspace) -> _Report:
-        """Raises ConfigError where no recipe with a table was run."""
-        record = read_record(workspace)
-        if record is None:
-            raise ConfigError(
-                f"no recipe was run in {workspace.path}, so there is no table", "semiseg run RECIPE, or semiseg status"
-            )
-        if record.table is None:
-            raise ConfigError(
-                f"the recipe {record.name!r} of {workspace.path} has no table", "semiseg status lists results"
-            )
-        results = read_results(record.table, workspace, not_fresh(workspace, record.expected))
-        shipped = shipped_recipes().get(record.name)
-        named = record.name if shipped and Path(record.source) == shipped else Path(record.source).name
-        return cls(workspace, record, results, how_made(record, workspace, named))
-
-    def json(self) -> dict[str, Any]:
-        return {
-            "recipe": self.record.name,
-            "profile": self.record.profile,
-            **table_json(self.results, self.made),
-        }
-
-    def draw(self, path: Path) -> None:
-        from semiseg_cli.plots import draw_plot
-
-        draw_plot(self.results, path, self.made)
-
-    def show(self) -> None:
-        console = out()
-        parts, lines = table_text(self.results, console.width)
-        for part in parts:
-            console.print(part)
-        console.print(bullets(lines))
-
-    def write(self) -> None:
-        """report.json, report.md and, where the table has a plot, report.png in the workspace."""
-        folder = self.workspace.path
-        with written(folder / "report.json") as file:
-            file.write_text(json_text(self.json()) + "\n", encoding="utf-8")
-        with written(folder / "report.md") as file:
-            file.write_text(table_markdown(self.results, self.made), encoding="utf-8")
-        if self.results.table.plot is not None:
-            with written(folder / "report.png") as file:
-                self.draw(file)

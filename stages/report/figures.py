@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 from artifacts.errors import ArtifactError
 from artifacts.manifest import Manifest
 from artifacts.store import Workspace
-from stages.pipeline.status import FRESH, Expected, workspace_states
+from stages.pipeline.status import FRESH, State
 from stages.pipeline.table import Row, Table
 
 
@@ -119,9 +119,9 @@ def read_results(table: Table, workspace: Workspace, stale: Collection[str] = ()
     return Results(table, figures, costs, _equality(table, workspace, stale))
 
 
-def not_fresh(workspace: Workspace, expected: Mapping[str, Expected]) -> set[str]:
-    """Names of the artifacts that are not fresh by `semiseg status`."""
-    return {state.name for state in workspace_states(workspace, expected) if state.state != FRESH}
+def not_fresh(states: Iterable[State]) -> set[str]:
+    """Names of the artifacts that are not fresh, of their states by `semiseg status`."""
+    return {state.name for state in states if state.state != FRESH}
 
 
 def _figure(nodes: list[str], metric: str, workspace: Workspace, stale: Collection[str]) -> Figure:

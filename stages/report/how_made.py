@@ -20,7 +20,7 @@ from stages.engine.config import TrainingConfig
 from stages.networks.config import CLASSIFIER_PRESETS, PRESETS, BackboneConfig, ClassifierConfig, NetworkConfig
 from stages.pipeline.recipe import Node
 from stages.pipeline.run_recipe import Record
-from stages.pipeline.status import Expected
+from stages.pipeline.status import Expected, typed_command
 
 _ABSOLUTE = re.compile(r"(?:~|[A-Za-z]:)?[/\\]")
 _WORDS_OF_WEIGHTS = {
@@ -69,8 +69,7 @@ def how_made(record: Record, workspace: Workspace, recipe: str) -> HowMade:
     """`recipe` is what `semiseg run` was given: a name or a file."""
     command = ["semiseg", "run", recipe, *(["--profile", record.profile] if record.profile else [])]
     for text in record.settings or []:
-        key, _, value = text.partition("=")
-        command += ["--set", f"{key}={without_folders(value)}"]
+        command += ["--set", _word_without_folders(text)]
     manifests = dict(_manifests(record.expected, workspace))
     made = [manifest.made_by for manifest in manifests.values()]
     steps = list(steps_of_trainings(record.expected).values())
@@ -99,6 +98,17 @@ def steps_of_trainings(nodes: Mapping[str, Expected] | Mapping[str, Node]) -> di
     """The optimiser steps of every node that trains; `retrain` has its training in its config."""
     configs = {name: getattr(node.config, "training", node.config) for name, node in nodes.items()}
     return {name: config.iterations for name, config in configs.items() if isinstance(config, TrainingConfig)}
+
+
+def command_without_folders(argv: list[str]) -> str | None:
+    """A recorded command line as typed in a shell; None if it is not one of semiseg."""
+    return typed_command([*argv[:1], *map(_word_without_folders, argv[1:])])
+
+
+def _word_without_folders(word: str) -> str:
+    """A word of a command line, which may be KEY=VALUE."""
+    key, equals, value = word.partition("=")
+    return f"{key}={without_folders(value)}" if equals else str(without_folders(word))
 
 
 def without_folders(value: Any) -> Any:

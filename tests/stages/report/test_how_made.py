@@ -18,6 +18,7 @@ from stages.contract import Execution, PlainProgress
 from stages.networks.config import PRESETS, NetworkConfig
 from stages.pipeline.recipe import read_recipe, resolve
 from stages.pipeline.run_recipe import Record, read_record, run_recipe, save_record
+from stages.pipeline.status import workspace_states
 from stages.pipeline.table import Row, Table
 from stages.report.figures import Equality, not_fresh, read_results
 from stages.report.how_made import data_words, how_made, how_made_lines, network_name, without_folders
@@ -40,17 +41,17 @@ def test_figures_of_other_settings_are_stale_until_they_are_made_again(
     raw_recipe: dict[str, Any], workspace: Workspace
 ) -> None:
     record = run(raw_recipe, workspace)
-    assert not_fresh(workspace, record.expected) == set()
+    assert not_fresh(workspace_states(workspace, record.expected)) == set()
     save_record(workspace, resolve(raw_recipe, "toy.yaml", None, ["sum-s1.plus=7"]))  # begun, and interrupted
     record = read_record(workspace)
     assert record is not None
     assert record.table is not None
-    results = read_results(record.table, workspace, not_fresh(workspace, record.expected))
+    results = read_results(record.table, workspace, not_fresh(workspace_states(workspace, record.expected)))
     figure = results.figures["sum"]["ours"]
     assert figure.stale == ["score-s1"]
     assert figure.runs == {"score-s0": pytest.approx(6.0), "score-s1": pytest.approx(7.0)}
     record = run(raw_recipe, workspace, "sum-s1.plus=7")
-    assert not_fresh(workspace, record.expected) == set()
+    assert not_fresh(workspace_states(workspace, record.expected)) == set()
 
 
 def test_the_record_gives_back_what_was_asked(raw_recipe: dict[str, Any], workspace: Workspace) -> None:

@@ -1,0 +1,142 @@
+"""Everything that a page of a workspace shows, gathered; `document` renders it.
+
+Damage does not stop it: what cannot be read is named in `problems`, and the rest is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from artifacts.errors import SemisegError
+from artifacts.manifest import Manifest
+from artifacts.provenance import package_versions, utc_now
+from artifacts.store import Artifact, Workspace
+from stages.config import mistakes
+from stages.contract import STAGE_MODULES, Execution, load_stage
+from stages.pipeline.changes import settings_apart
+from stages.pipeline.run_recipe import Record
+from stages.pipeline.status import DAMAGED, State
+from stages.report.figures import Results
+from stages.report.how_made import HowMade, command_without_folders, without_folders
+from stages.report.page.curves import Training, read_training
+from stages.report.page.scored import Evaluation, best_of, read_evaluation
+from stages.report.page.shown_images import ShownImages, shown_images
+
+
+@dataclass(frozen=True)
+class ArtifactFacts:
+    """One artifact: its state, and where it is made its manifest.
+
+    Attributes:
+        inputs: input -> artifact it is (or will be) made from.
+        settings: dotted key -> value of those that differ from the defaults.
+        command: that made it; None: not recorded, or not one of semiseg.
+    """
+
+    state: State
+    manifest: Manifest | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
+    settings: list[tuple[str, Any]] = field(default_factory=list)
+    command: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.state.name
+
+
+@dataclass(frozen=True)
+class PageFacts:
+    """What the page of a workspace shows."""
+
+    workspace: str
+    written: str  # UTC
+    version: str
+    record: Record | None
+    results: Results | None
+    made: HowMade | None
+    artifacts: list[ArtifactFacts]
+    unfinished: list[State]  # work whose artifact is not among `artifacts`, or with settings of its own
+    trainings: list[Training]
+    evaluations: list[Evaluation]
+    best: Evaluation | None
+    images: ShownImages
+    problems: list[str]
+
+
+def gather(
+    workspace: Workspace,
+    record: Record | None,
+    states: Sequence[State],
+    unfinished: Sequence[State],
+    results: Results | None,
+    made: HowMade | None,
+    execution: Execution,
+    problems: Sequence[str] = (),
+) -> PageFacts:
+    """states, unfinished: of `workspace_states` and `unfinished_states`. problems: found before."""
+    found = list(problems) + (record.problems if record else [])
+    opened: dict[str, Artifact] = {}
+    for state in states:
+        if state.name in workspace.names() and state.state != DAMAGED:
+            try:
+                opened[state.name] = workspace.artifact(state.name)
+            except SemisegError as error:
+                found.append(error.message)
+    found += [f"{s.name} is damaged: {'; '.join(s.reasons)}" for s in states if s.state == DAMAGED]
+    evaluations = []
+    for artifact in opened.values():
+        if artifact.manifest.stage == "evaluate":
+            try:
+                evaluations.append(read_evaluation(workspace, artifact, execution))
+            except SemisegError as error:
+                found.append(error.message)
+    best = best_of(evaluations)
+    return PageFacts(
+        workspace=workspace.path.absolute().name,
+        written=utc_now(),
+        version=package_versions().get("semiseg", ""),
+        record=record,
+        results=results,
+        made=made,
+        artifacts=[_facts(state, opened.get(state.name), record) for state in states],
+        unfinished=list(unfinished),
+        trainings=_trainings(workspace, opened, [*states, *unfinished]),
+        evaluations=evaluations,
+        best=best,
+        images=shown_images(opened, best),
+        problems=found,
+    )
+
+
+def _facts(state: State, artifact: Artifact | None, record: Record | None) -> ArtifactFacts:
+    if artifact is None:
+        expected = record.expected.get(state.name) if record and state.state != DAMAGED else None
+        return ArtifactFacts(state, inputs=dict(expected.inputs) if expected else {})
+    made = artifact.manifest
+    inputs = {key: source["artifact"] for key, source in made.inputs.items()}
+    return ArtifactFacts(state, made, inputs, _settings(made), command_without_folders(made.argv))
+
+
+def _settings(made: Manifest) -> list[tuple[str, Any]]:
+    """Those that differ from the defaults; all of them where this version cannot read them."""
+    config = None
+    if made.stage in STAGE_MODULES:
+        config, _ = mistakes(load_stage(made.stage).config, made.config, recorded=True)
+    apart = sorted(made.config.items()) if config is None else settings_apart(config)
+    return [(key, without_folders(value)) for key, value in apart]
+
+
+def _trainings(workspace: Workspace, opened: dict[str, Artifact], states: Sequence[State]) -> list[Training]:
+    """Those of finished artifacts, and of unfinished work that is newer or has no artifact."""
+    found = []
+    for state in dict.fromkeys(state.name for state in states):
+        if state in opened:
+            training = read_training(state, opened[state].path, opened[state].summary)
+            found += [training] if training else []
+            continue
+        partials = sorted(workspace.unfinished(state), key=lambda unfinished: unfinished.written)
+        training = read_training(state, partials[-1].folder, None) if partials else None
+        found += [training] if training else []
+    return found

@@ -1,0 +1,107 @@
+"""The graph of stages as SVG: a box for each artifact, or for each group of like ones, with its state and time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from stages.pipeline.status import BLOCKED, DAMAGED, FRESH, MISSING, PARTIAL, RUNNING, STALE
+from stages.report.page.facts import ArtifactFacts
+from stages.report.page.markup import Markup, join, tag
+from stages.report.page.stage_graph import MOST_NODES, Layout, Place, layout
+from stages.report.words import duration
+
+BOX = (176, 44)  # width and height
+STEP = (214, 56)  # from one layer, and one row, to the next
+MARGIN = 8
+LETTERS = 25  # of a name that fit into a box
+ORDER = (DAMAGED, RUNNING, PARTIAL, STALE, BLOCKED, MISSING, FRESH)  # a group has the first state that one of it has
+
+
+def graph_of(artifacts: Sequence[ArtifactFacts]) -> Layout:
+    reads = {facts.name: [] if facts.state.state == DAMAGED else list(facts.inputs.values()) for facts in artifacts}
+    return layout(reads, {facts.name: facts.state.stage for facts in artifacts})
+
+
+def graph_section(artifacts: Sequence[ArtifactFacts], placed: Layout) -> Markup:
+    by_name = {facts.name: facts for facts in artifacts}
+    width = placed.layers * STEP[0] - (STEP[0] - BOX[0]) + 2 * MARGIN
+    height = round(placed.rows * STEP[1] - (STEP[1] - BOX[1]) + 2 * MARGIN)
+    edges = [tag("path", d=_curve(points)) for points in placed.edges.values()]
+    boxes = [_box(key, place, [by_name[name] for name in place.members]) for key, place in placed.places.items()]
+    drawing = tag(
+        "svg",
+        tag("g", edges, class_="edges"),
+        boxes,
+        viewBox=f"0 0 {width} {height}",
+        width=width,
+        height=height,
+        aria_label="Graph of the artifacts, from data on the left to scores on the right",
+        role="group",
+        class_="graph",
+    )
+    counts = Counter(facts.state.state for facts in artifacts)
+    key = [
+        tag("li", tag("span", class_=f"state {state}"), f"{state} {counts[state]:,}", class_="key")
+        for state in reversed(ORDER)
+        if counts[state]
+    ]
+    note = "Each box leads to the artifact's settings. Edges that longer ways imply are left out."
+    if len(placed.places) < len(artifacts):
+        note += f" More than {MOST_NODES} artifacts: like ones of one depth share a box."
+    scroll = tag("div", drawing, class_="scroll wide", tabindex=0, role="region", aria_label="Graph of the artifacts")
+    return join([tag("ul", key, class_="keys"), scroll, tag("p", note, class_="faint")])
+
+
+def group_id(key: str) -> str:
+    """The id of the part of the page that lists the artifacts of a box."""
+    return f"group-{key.replace(' ', '-')}"
+
+
+def artifact_id(name: str) -> str:
+    return f"artifact-{name}"
+
+
+def _box(key: str, place: Place, members: Sequence[ArtifactFacts]) -> Markup:
+    states = [facts.state.state for facts in members]
+    state = next(state for state in ORDER if state in states) if set(states) & set(ORDER) else MISSING
+    seconds = [facts.state.seconds for facts in members if facts.state.seconds is not None]
+    took = duration(sum(seconds)) if seconds else ""
+    name = place.label if len(members) == 1 else f"{place.label} ({len(members)})"
+    left, top = MARGIN + place.layer * STEP[0], MARGIN + place.row * STEP[1]
+    stage = members[0].state.stage
+    words = [members[0].state.words] if len(members) == 1 else [f"{n} {s}" for s, n in Counter(states).items()]
+    below = " · ".join(filter(None, [stage if stage != place.label else "", ", ".join(words), took]))
+    return tag(
+        "a",
+        tag("title", f"{name}: {below}"),
+        tag("rect", x=left, y=f"{top:.1f}", width=BOX[0], height=BOX[1], rx=7),
+        tag("rect", x=left, y=f"{top:.1f}", width=5, height=BOX[1], rx=2, class_="edge"),
+        tag("text", _short(name, LETTERS), x=left + 14, y=f"{top + 18:.1f}", class_="name"),
+        tag("text", _short(below, LETTERS + 5), x=left + 14, y=f"{top + 34:.1f}", class_="about"),
+        href=f"#{artifact_id(place.members[0]) if len(members) == 1 else group_id(key)}",
+        class_=f"node {state}",
+        aria_label=f"{name}: {below}",
+    )
+
+
+def _short(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    kept = most - 1
+    return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+
+
+def _curve(points: Sequence[tuple[int, float]]) -> str:
+    """A smooth line from the right side of a box to the left side of another, over the bends between them."""
+    places = [(MARGIN + layer * STEP[0], MARGIN + row * STEP[1] + BOX[1] / 2) for layer, row in points]
+    x, y = places[0][0] + BOX[0], places[0][1]
+    parts = [f"M{x} {y:.1f}"]
+    for number, (left, middle) in enumerate(places[1:], 1):
+        bend = (left - x) / 2
+        parts.append(f"C{x + bend:.0f} {y:.1f} {left - bend:.0f} {middle:.1f} {left} {middle:.1f}")
+        x, y = left, middle
+        if number < len(places) - 1:
+            x += BOX[0]
+            parts.append(f"H{x}")
+    return "".join(parts)

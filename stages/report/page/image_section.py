@@ -1,0 +1,56 @@
+"""Images of the page in rows: photograph, maps, seeds, estimated mask, prediction, truth, errors."""
+
+from __future__ import annotations
+
+from stages.report.page.markup import Markup, join, tag
+from stages.report.page.shown_images import Group, ImageRow, ShownImages, Tile
+from stages.report.page.thumbnails import ERROR_COLOURS, ERROR_NAMES
+
+
+def image_section(images: ShownImages) -> Markup:
+    parts = [tag("p", line, class_="missing") for line in images.missing]
+    if images.groups:
+        legend = [_key(name, colour) for name, colour in images.legend]
+        parts.append(tag("ul", legend, class_="keys palette", aria_label="Colours of the classes"))
+    if images.has_errors:
+        errors = [_key(name, ERROR_COLOURS[value]) for value, name in ERROR_NAMES.items()]
+        parts.append(tag("ul", tag("li", "Errors:"), errors, class_="keys palette", aria_label="Colours of errors"))
+    return join([*parts, *map(_group, images.groups)])
+
+
+def _key(name: str, colour: tuple[int, int, int]) -> Markup:
+    return tag("li", tag("span", class_="chip", style=f"background:rgb{colour}".replace(" ", "")), name, class_="key")
+
+
+def _group(group: Group) -> Markup:
+    rows = [_row(row) for row in group.rows]
+    note = tag("p", group.note, class_="faint")
+    return tag("section", tag("h3", group.title), note, rows, id=f"images-{group.key}", class_="group")
+
+
+def _row(row: ImageRow) -> Markup:
+    labels = "" if row.labels is None else ", ".join(row.labels) or "no class"
+    heading = [
+        tag("h4", row.image_id),
+        tag("span", f"IoU {100 * row.iou:.1f} %", class_="value") if row.iou is not None else None,
+        tag("span", labels, class_="faint"),
+    ]
+    tiles = [_tile(row, tile) for tile in row.tiles]
+    return tag("div", tag("div", heading, class_="heading"), tag("div", tiles, class_="tiles"), class_="image-row")
+
+
+def _tile(row: ImageRow, tile: Tile) -> Markup:
+    caption = tag("figcaption", tile.column, title=tile.artifact or None)
+    if tile.thumbnail is None:
+        return tag("figure", tag("p", tile.problem, class_="missing"), caption)
+    of = f" of {tile.artifact}" if tile.artifact else ""
+    image = tag(
+        "img",
+        src=tile.thumbnail.uri,
+        alt=f"{row.image_id}: {tile.column}{of}",
+        width=tile.thumbnail.width,
+        height=tile.thumbnail.height,
+        loading="lazy",
+        decoding="async",
+    )
+    return tag("figure", tag("button", image, type="button", class_="enlarge"), caption)
