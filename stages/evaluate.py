@@ -11,7 +11,7 @@ masks at the threshold that was best on the images to choose by; the curve over 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,19 +20,15 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from artifacts.dataset import Dataset, Split
-from artifacts.errors import ArtifactError, ConfigError, DataError
+from artifacts.errors import ConfigError, DataError
 from artifacts.store import Artifact, Writer
 from stages.config import Config
 from stages.contract import Execution, Input, Inputs, Stage, default_workers
-from stages.data.images import ids_of
+from stages.evaluation.stored_masks import find_pairs, ids_with_truth, shown
 
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMaps
-    from stages.evaluation.confusion import ConfusionMatrix, Scores
-    from stages.evaluation.image_scores import ImageIou
-    from stages.evaluation.scoring import Pairs
-
-SHOWN = 50  # names listed in one message
+    from stages.evaluation.confusion import Scores
 
 
 class Thresholds(Config):
@@ -86,21 +82,6 @@ def class_ids(class_names: Sequence[str], wanted: Sequence[str]) -> list[int] | 
     return [class_names.index(name) for name in wanted] or None
 
 
-def shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-def ids_with_truth(dataset: Dataset, splits: Collection[str]) -> list[str]:
-    """Sorted ids of the splits; DataError where there are none, or some have no true mask."""
-    ids = ids_of(dataset, splits)
-    if without := [image_id for image_id in ids if not dataset.has_mask(image_id)]:
-        raise DataError(
-            f"{len(without)} of {len(ids)} images of {', '.join(splits)} have no ground truth: {shown(without)}",
-            "score a split that has masks",
-        )
-    return ids
-
-
 @dataclass(frozen=True)
 class OpenMaps:
     """Score maps, the ids to choose the threshold by, and those to score."""
@@ -125,24 +106,6 @@ def find_maps(config: EvaluateConfig, dataset: Dataset, data: Artifact, maps: Ar
             f"score the masks that were made of them: semiseg evaluate --predictions {maps.name}",
         )
     return OpenMaps(opened, choosing, scored)
-
-
-def find_pairs(config: EvaluateConfig, dataset: Dataset, predictions: Artifact) -> dict[str, tuple[Path, Path]]:
-    """id -> (predicted mask, true mask) of the splits; an error lists every id that lacks one of them."""
-    folder = predictions.path / "masks"
-    if not folder.is_dir():
-        raise ArtifactError(
-            f"artifact {predictions.name!r} ({predictions.kind}) holds no masks",
-            "predict with output=masks or output=both, or evaluate the masks of crf",
-        )
-    ids, splits = ids_with_truth(dataset, config.splits), ", ".join(config.splits)
-    if missing := [image_id for image_id in ids if not (folder / f"{image_id}.png").is_file()]:
-        raise DataError(
-            f"artifact {predictions.name!r} has no mask for {len(missing)} of {len(ids)} images of {splits}: "
-            f"{shown(missing)}",
-            "predict these splits, or score the splits that were predicted",
-        )
-    return {image_id: (folder / f"{image_id}.png", dataset.mask_path(image_id)) for image_id in ids}
 
 
 def headline(scores: Scores) -> dict[str, Any]:
@@ -184,13 +147,13 @@ def check(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
     if idle := [key for key in ("choose_on", "thresholds") if getattr(config, key) != getattr(EvaluateConfig(), key)]:
         raise ConfigError(f"{' and '.join(idle)}: no effect on masks", "leave it out, or judge score maps: --maps NAME")
     assert inputs.predictions is not None  # needed without maps
-    find_pairs(config, dataset, inputs.predictions)
+    find_pairs(dataset, inputs.predictions, config.splits)
 
 
 def run(config: EvaluateConfig, inputs: EvaluateInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Scores all images; it takes seconds, so an interrupted run keeps nothing. Under torchrun rank 0 does it alone."""
     from stages.evaluation.confusion import remarks
-    from stages.evaluation.image_scores import IMAGE_IOU
+    from stages.evaluation.image_scores import IMAGE_IOU, score_with_images
 
     if execution.rank != 0:
         return {}
@@ -198,7 +161,7 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, writer: Writer, executio
     if inputs.maps is not None:
         return judge_maps(config, dataset, find_maps(config, dataset, inputs.data, inputs.maps), writer, execution)
     assert inputs.predictions is not None  # as in `check`
-    pairs = find_pairs(config, dataset, inputs.predictions)
+    pairs = find_pairs(dataset, inputs.predictions, config.splits)
     matrix, single = score_with_images(pairs, dataset.num_classes, execution)
     scores = matrix.scores(dataset.class_names, class_ids(dataset.class_names, config.classes))
     for sentence in [*remarks(scores), *filter(None, [one_class_alone(scores)])]:
@@ -206,23 +169,6 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, writer: Writer, executio
     writer.write_json("metrics.json", {"splits": list(config.splits), **scores.to_json()})
     writer.write_json(IMAGE_IOU, single.model_dump(by_alias=True))
     return headline(scores)
-
-
-def score_with_images(pairs: Pairs, num_classes: int, execution: Execution) -> tuple[ConfusionMatrix, ImageIou]:
-    """The confusion matrix of all pairs of mask files, and the mean IoU of each image."""
-    from stages.evaluation.image_scores import ImageIou, image_iou
-    from stages.evaluation.scoring import score_pairs
-
-    found: dict[str, float | None] = {}
-    with execution.progress.track(len(pairs), "evaluate") as tracker:
-        matrix = score_pairs(
-            pairs,
-            num_classes,
-            execution.workers,
-            tracker.advance,
-            each=lambda image_id, of_image: found.update({image_id: image_iou(of_image)}),
-        )
-    return matrix, ImageIou(mean_iou=dict(sorted(found.items())))
 
 
 def judge_maps(

@@ -10,7 +10,9 @@ from typing import Literal
 from pydantic import Field
 
 from artifacts.json_items import Shape
+from stages.contract import Execution
 from stages.evaluation.confusion import ConfusionMatrix
+from stages.evaluation.scoring import Pairs, score_pairs
 
 IMAGE_IOU = "local/image_iou.json"
 SCHEMA = 1
@@ -29,3 +31,17 @@ def image_iou(matrix: ConfusionMatrix) -> float | None:
     Figures of a data set are never means of these, see `ConfusionMatrix`.
     """
     return matrix.scores().to_json()["mean_iou"]
+
+
+def score_with_images(pairs: Pairs, num_classes: int, execution: Execution) -> tuple[ConfusionMatrix, ImageIou]:
+    """The confusion matrix of all pairs of mask files, and the mean IoU of each image."""
+    found: dict[str, float | None] = {}
+    with execution.progress.track(len(pairs), "evaluate") as tracker:
+        matrix = score_pairs(
+            pairs,
+            num_classes,
+            execution.workers,
+            tracker.advance,
+            each=lambda image_id, of_image: found.update({image_id: image_iou(of_image)}),
+        )
+    return matrix, ImageIou(mean_iou=dict(sorted(found.items())))

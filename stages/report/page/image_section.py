@@ -6,6 +6,8 @@ from stages.report.page.markup import Markup, join, tag
 from stages.report.page.shown_images import Group, ImageRow, ShownImages, Tile
 from stages.report.page.thumbnails import ERROR_COLOURS, ERROR_NAMES
 
+FEW = 4  # rows of so many columns fit beside each other
+
 
 def image_section(images: ShownImages) -> Markup:
     parts = [tag("p", line, class_="missing") for line in images.missing]
@@ -23,7 +25,8 @@ def _key(name: str, colour: tuple[int, int, int]) -> Markup:
 
 
 def _group(group: Group) -> Markup:
-    rows = [_row(row) for row in group.rows]
+    few = max(len(row.tiles) for row in group.rows) <= FEW if group.rows else False
+    rows = tag("div", [_row(row) for row in group.rows], class_="image-rows few" if few else "image-rows")
     note = tag("p", group.note, class_="faint")
     return tag("section", tag("h3", group.title), note, rows, id=f"images-{group.key}", class_="group")
 
