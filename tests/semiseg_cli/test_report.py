@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import types
 from pathlib import Path
@@ -146,3 +147,22 @@ def test_the_dry_run_says_how_much_training_it_is(capsys: pytest.CaptureFixture[
     assert "in all: 4 trainings, 60 steps; to run: 2 trainings, 30 steps" in out
     _, out, _ = run(capsys, *GUESSES, "--dry-run", "--force", "one-s0")
     assert "to run: 3 trainings, 40 steps" in out
+
+
+def test_a_recipe_writes_a_page_with_the_figures_of_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, *GUESSES, "--set", "iterations=12")
+    assert code == 0
+    assert err.splitlines()[-1] == "wrote runs/guesses/report.html"
+    page = Path("runs/guesses/report.html").read_text()
+    table = page[page.index("<table") : page.index("</table>")]
+    cells = [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<td.*?</td>", table)]
+    assert cells[0].startswith("12.5 (12.0-13.0)")
+    assert "20.5 (20.0-21.0)" in cells
+    best = re.findall(r'<tr class="best">.*?</tr>', table)
+    assert len(best) == 1
+    assert re.search(r"<span>two</span><span[^>]*>best</span>", best[0])
+    assert "--set data=.../VOC2012 --set iterations=12" in page
+    assert "/somewhere/far" not in page
+    assert run(capsys, *GUESSES, "--set", "iterations=11", "--set", "one-s1.good=false")[0] == 3
+    page = Path("runs/guesses/report.html").read_text()
+    assert re.search(r'<td class="figure stale"[^>]*>11.0\*', page)

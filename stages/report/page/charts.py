@@ -14,7 +14,7 @@ WIDTH, HEIGHT = 360, 214
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 26
 COLOURS = 8  # --series-0 to --series-7 of the style sheet
 DASHES = ("", "5 3", "1.5 2.5")
-LOG_FROM = 30  # curves whose highest value is as many times their lowest have a logarithmic axis
+LOG_FROM = 30  # times a tenth of the values is below the highest where an axis is logarithmic
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Axis:
 
 
 def axis_of(values: Sequence[float]) -> Axis:
-    """From the lowest to the highest value; from 0 where that is near."""
+    """From the lowest to the highest value, or from 0 where that is near; logarithmic where a tenth is far lower."""
     low, high = min(values), max(values)
-    if low > 0 and high / low > LOG_FROM:
+    if low > 0 and high / sorted(values)[len(values) // 10] > LOG_FROM:
         return Axis(low, high, log=True)
     if 0 < low < 0.5 * high:
         low = 0.0
@@ -75,7 +75,7 @@ def curves_chart(title: str, curves: Mapping[str, Points], series: Mapping[str, 
         tag(
             "polyline",
             tag("title", f"{name}: {points_[-1][1]:.4g} after {points_[-1][0]:,} steps"),
-            points=" ".join(f"{_x(across, step)},{_y(up, value)}" for step, value in points_),
+            points=" ".join(f"{_x(across, step)},{_y(up, value)}" for step, value in _drawn(points_)),
             style=series_style(series[name]),
             data_series=series[name],
         )
@@ -85,6 +85,11 @@ def curves_chart(title: str, curves: Mapping[str, Points], series: Mapping[str, 
     ends = {"data_steps": across.high, "data_low": up.low, "data_high": up.high, "data_log": up.log}
     label = f"{title} over steps, {len(curves)} trainings" + (", logarithmic" if up.log else "")
     return _svg(label, *axes, tag("g", *lines, class_="lines"), class_="curves", **ends)
+
+
+def _drawn(points: Points) -> Points:
+    """One point alone is drawn as a line to itself, which is a dot."""
+    return points * 2 if len(points) == 1 else points
 
 
 def series_style(number: int) -> str:

@@ -12,7 +12,9 @@ from stages.report.page.scored import Evaluation
 
 
 def evaluation_section(evaluations: Sequence[Evaluation], best: Evaluation | None, stale: set[str]) -> Markup:
-    ordered = sorted(evaluations, key=lambda e: (not e.of_scored_split, -(e.metrics.mean_iou or 0.0), e.artifact))
+    ordered = sorted(
+        evaluations, key=lambda e: (e is not best, not e.of_scored_split, -(e.metrics.mean_iou or 0.0), e.artifact)
+    )
     return join([_evaluation(e, e is best or len(ordered) == 1, e.artifact in stale) for e in ordered])
 
 

@@ -11,10 +11,10 @@ from stages.report.page.markup import Markup, join, tag
 from stages.report.page.stage_graph import MOST_NODES, Layout, Place, layout
 from stages.report.words import duration
 
-BOX = (176, 44)  # width and height
-STEP = (214, 56)  # from one layer, and one row, to the next
+BOX = (186, 44)  # width and height
+STEP = (222, 56)  # from one layer, and one row, to the next
 MARGIN = 8
-LETTERS = 25  # of a name that fit into a box
+LETTERS = 24  # of a name that fit into a box
 ORDER = (DAMAGED, RUNNING, PARTIAL, STALE, BLOCKED, MISSING, FRESH)  # a group has the first state that one of it has
 
 
@@ -70,7 +70,11 @@ def _box(key: str, place: Place, members: Sequence[ArtifactFacts]) -> Markup:
     name = place.label if len(members) == 1 else f"{place.label} ({len(members)})"
     left, top = MARGIN + place.layer * STEP[0], MARGIN + place.row * STEP[1]
     stage = members[0].state.stage
-    words = [members[0].state.words] if len(members) == 1 else [f"{n} {s}" for s, n in Counter(states).items()]
+    words = (
+        [members[0].state.words.partition(" (")[0]]
+        if len(members) == 1
+        else [f"{n} {s}" for s, n in Counter(states).items()]
+    )
     below = " · ".join(filter(None, [stage if stage != place.label else "", ", ".join(words), took]))
     return tag(
         "a",

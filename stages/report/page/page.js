@@ -144,8 +144,7 @@
         const share = total ? counts[r][c] / total : 0;
         const cell = make("td", { tabIndex: -1, textContent: share >= 0.005 ? Math.round(100 * share) : "" });
         const strong = Math.round(100 * Math.sqrt(share));
-        cell.style.background = `color-mix(in srgb, var(${r === c ? "--series-0" : "--series-1"}) ${strong}%, var(--soft))`;
-        if (strong > 55) cell.style.color = "var(--panel)";
+        cell.style.background = `color-mix(in srgb, var(${r === c ? "--right" : "--wrong"}) ${strong}%, var(--soft))`;
         cell.dataset.words = `${name} taken for ${predicted}: ${counts[r][c].toLocaleString("en")} pixels, `
           + `${percent(share)} of ${name}`;
         cell.ariaLabel = cell.dataset.words;

@@ -14,15 +14,15 @@ def result_section(results: Results) -> Markup:
     low, high = _range(results)
     rows = []
     for row, cells in zip(table.rows, cells_of(table, results.figures, results.costs), strict=True):
-        written = [_label(row.label, [column for column, label in best.items() if label == row.label], len(best))]
+        written = [_label(row.label, [column for column, labels in best.items() if row.label in labels], len(best))]
         for index, text in enumerate(cells[1:]):
             column = table.columns[index] if index < len(table.columns) else None
             if column is None:
                 written.append(tag("td", text, class_=None if text != "-" else "none"))
                 continue
             figure = results.figures[row.label][column]
-            written.append(_cell(text, figure, best.get(column) == row.label, low, high))
-        rows.append(tag("tr", written, class_="best" if row.label in best.values() else None))
+            written.append(_cell(text, figure, row.label in best.get(column, ()), low, high))
+        rows.append(tag("tr", written, class_="best" if any(row.label in labels for labels in best.values()) else None))
     body = tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="results")
     scroll = tag("div", body, class_="scroll", tabindex=0, role="region", aria_label="Table of results")
     return join(
@@ -30,14 +30,15 @@ def result_section(results: Results) -> Markup:
     )
 
 
-def best_rows(results: Results) -> dict[str, str]:
-    """Column -> label of the row with the highest mean, for columns in which two rows or more have one."""
+def best_rows(results: Results) -> dict[str, list[str]]:
+    """Column -> labels of the rows with the highest mean, as it is shown; columns without a lower one are left out."""
     found = {}
     for column in results.table.columns:
         figures = ((label, columns[column].mean) for label, columns in results.figures.items())
-        means = {label: mean for label, mean in figures if mean is not None}
-        if len(means) > 1:
-            found[column] = max(means, key=means.__getitem__)
+        means = {label: round(mean, 1) for label, mean in figures if mean is not None}
+        best = [label for label, mean in means.items() if mean == max(means.values())]
+        if len(best) < len(means):
+            found[column] = best
     return found
 
 

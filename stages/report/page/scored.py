@@ -112,4 +112,4 @@ def _image_iou(
 def best_of(evaluations: list[Evaluation]) -> Evaluation | None:
     """The evaluation of masks with the highest mean IoU, of val where one is, else of a split like it."""
     able = [e for e in evaluations if e.of_scored_split and not e.of_maps and e.metrics.mean_iou is not None]
-    return max(able, key=lambda e: (e.metrics.splits == ["val"], e.metrics.mean_iou, e.artifact), default=None)
+    return max(able, key=lambda e: (e.metrics.splits == ["val"], e.metrics.mean_iou), default=None)

@@ -152,22 +152,14 @@ def _ordered(columns: list[list[str]], links: Mapping[str, Sequence[str]]) -> li
 
 
 def _rows(columns: list[list[str]], links: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """A row for each node, near the mean row of its neighbours and at least one below the node above it."""
+    """A row for each node: that of the uppermost of its neighbours, or one below the node above it."""
     right = _reversed(links)
     rows = {name: float(index) for column in columns for index, name in enumerate(column)}
-    for sweep in range(_SWEEPS):
-        forward = sweep % 2 == 0
-        neighbours = links if forward else right
-        for column in (columns if forward else columns[::-1])[1:]:
-            wanted = [
-                statistics.fmean(rows[m] for m in neighbours[name]) if neighbours[name] else rows[name]
-                for name in column
-            ]
-            placed: list[float] = []
-            for row in wanted:
-                placed.append(max(row, placed[-1] + 1) if placed else row)
-            shift = statistics.fmean(row - got for row, got in zip(wanted, placed, strict=True))
-            rows |= {name: row + shift for name, row in zip(column, placed, strict=True)}
+    for neighbours, ordered in ((links, columns), (right, columns[::-1]), (links, columns)):
+        for column in ordered[1:]:
+            last = -1.0
+            for name in column:
+                last = rows[name] = max(last + 1, min((rows[m] for m in neighbours[name]), default=0.0))
     return rows
 
 
