@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from stages.report.page.markup import Markup, join, tag
-from stages.report.page.shown_images import Group, ImageRow, ShownImages, Tile
+from stages.report.page.shown_images import COLUMNS, Group, ImageRow, ShownImages, Tile
 from stages.report.page.thumbnails import ERROR_COLOURS, ERROR_NAMES
 
-FEW = 4  # rows of so many columns fit beside each other
+FEW = 4  # columns: such rows fit beside each other
 
 
 def image_section(images: ShownImages) -> Markup:
@@ -25,21 +27,27 @@ def _key(name: str, colour: tuple[int, int, int]) -> Markup:
 
 
 def _group(group: Group) -> Markup:
-    few = max(len(row.tiles) for row in group.rows) <= FEW if group.rows else False
-    rows = tag("div", [_row(row) for row in group.rows], class_="image-rows few" if few else "image-rows")
+    columns = [c for c in COLUMNS if any(tile.column == c for row in group.rows for tile in row.tiles)]
+    few = len(columns) <= FEW
+    rows = tag("div", [_row(row, columns) for row in group.rows], class_="image-rows few" if few else "image-rows")
     note = tag("p", group.note, class_="faint")
     return tag("section", tag("h3", group.title), note, rows, id=f"images-{group.key}", class_="group")
 
 
-def _row(row: ImageRow) -> Markup:
+def _row(row: ImageRow, columns: Sequence[str]) -> Markup:
+    """The tiles of an image, each below those of its column."""
     labels = "" if row.labels is None else ", ".join(row.labels) or "no class"
     heading = [
         tag("h4", row.image_id),
         tag("span", f"IoU {100 * row.iou:.1f} %", class_="value") if row.iou is not None else None,
         tag("span", labels, class_="faint"),
     ]
-    tiles = [_tile(row, tile) for tile in row.tiles]
-    return tag("div", tag("div", heading, class_="heading"), tag("div", tiles, class_="tiles"), class_="image-row")
+    there = {tile.column: tile for tile in row.tiles}
+    tiles = [_tile(row, there[c]) if c in there else tag("span", class_="gap", aria_hidden="true") for c in columns]
+    style = f"--columns:{len(columns)}"
+    return tag(
+        "div", tag("div", heading, class_="heading"), tag("div", tiles, class_="tiles", style=style), class_="image-row"
+    )
 
 
 def _tile(row: ImageRow, tile: Tile) -> Markup:

@@ -25,6 +25,16 @@ from stages.report.page.thumbnails import (
 )
 
 COUNT = 12  # images of a group
+COLUMNS = (
+    "photograph",
+    "class-activation maps",
+    "refined maps",
+    "seeds",
+    "estimated mask",
+    "prediction",
+    "truth",
+    "errors",
+)
 ESTIMATED = ("masks", "predictions", "refined")  # kinds that may hold estimated masks of training images
 
 
@@ -118,9 +128,10 @@ def shown_images(artifacts: Mapping[str, Artifact], best: Evaluation | None) -> 
         missing.append("Predictions: nothing was scored on val yet.")
     training = [i for split in ("weak", "unlabelled", "train") for i in dataset.splits.get(split, ())]
     made_of = _sources(artifacts, best, training, scored=False)
-    ready = [i for i in training if any(_holds(a, i) for a in (made_of.maps, made_of.seeds, made_of.estimated) if a)]
-    if ready:
-        rows = _rows(dataset, made_of, choose_fixed(ready), {})
+    masks = [artifact for artifact in (made_of.seeds, made_of.estimated) if artifact]
+    held = {image_id: sum(_holds(artifact, image_id) for artifact in masks) for image_id in training}
+    if any(held.values()):
+        rows = _rows(dataset, made_of, choose_fixed(i for i in held if held[i] == max(held.values())), {})
         groups.append(Group("training", "Training images: maps, seeds and estimated masks", _TRAINING, rows))
     first = 0 if not dataset.has_background else 1
     colours = np.frombuffer(dataset.palette, np.uint8).reshape(256, 3).tolist()
