@@ -15,13 +15,12 @@ from stages.evaluation.confusion import ConfusionMatrix
 from stages.evaluation.scoring import Pairs, score_pairs
 
 IMAGE_IOU = "local/image_iou.json"
-SCHEMA = 1
 
 
 class ImageIou(Shape):
     """local/image_iou.json of an evaluation: image id -> mean IoU, null where the ground truth is 255 everywhere."""
 
-    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(1, alias="schema")
     mean_iou: dict[str, float | None]
 
 
