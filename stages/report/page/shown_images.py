@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from artifacts.dataset import Dataset
 from artifacts.errors import SemisegError
-from artifacts.masks import read_mask
+from artifacts.masks import IGNORE, read_mask
 from artifacts.score_maps import INDEX, ScoreMaps
 from artifacts.store import Artifact
 from stages.pipeline.graph import upstream
@@ -36,6 +38,10 @@ COLUMNS = (
     "errors",
 )
 ESTIMATED = ("masks", "predictions", "refined")  # kinds that may hold estimated masks of training images
+
+_FIXED = "The same images in every workspace with this data: chosen by the digests of their ids, not by their scores."
+_WORST = "Lowest mean IoU of {} over the classes in an image's truth or prediction."
+_TRAINING = "Chosen by the digests of their ids. True masks of images without masks in training serve only to look at."
 
 
 @dataclass(frozen=True)
@@ -130,19 +136,18 @@ def shown_images(artifacts: Mapping[str, Artifact], best: Evaluation | None) -> 
     made_of = _sources(artifacts, best, training, scored=False)
     masks = [artifact for artifact in (made_of.seeds, made_of.estimated) if artifact]
     held = {image_id: sum(_holds(artifact, image_id) for artifact in masks) for image_id in training}
-    if any(held.values()):
-        rows = _rows(dataset, made_of, choose_fixed(i for i in held if held[i] == max(held.values())), {})
+    if most := max(held.values(), default=0):
+        rows = _rows(dataset, made_of, choose_fixed(i for i in held if held[i] == most), {})
         groups.append(Group("training", "Training images: maps, seeds and estimated masks", _TRAINING, rows))
     first = 0 if not dataset.has_background else 1
-    colours = np.frombuffer(dataset.palette, np.uint8).reshape(256, 3).tolist()
-    legend = [(name, tuple(colours[number])) for number, name in enumerate(dataset.class_names) if number >= first]
-    legend += [("background", tuple(colours[0]))] if first else []
-    return ShownImages(groups, [*legend, ("ignored or unknown (255)", tuple(colours[255]))], missing)
+    legend = [(name, _colour(dataset, number)) for number, name in enumerate(dataset.class_names) if number >= first]
+    legend += [("background", _colour(dataset, 0))] if first else []
+    return ShownImages(groups, [*legend, ("ignored or unknown (255)", _colour(dataset, IGNORE))], missing)
 
 
-_FIXED = "The same images in every workspace with this data: chosen by the digests of their ids, not by their scores."
-_WORST = "Lowest mean IoU of {} over the classes in an image's truth or prediction."
-_TRAINING = "Chosen by the digests of their ids. True masks of images without masks in training serve only to look at."
+def _colour(dataset: Dataset, number: int) -> tuple[int, int, int]:
+    red, green, blue = dataset.palette[3 * number : 3 * number + 3]
+    return red, green, blue
 
 
 def _sources(artifacts: Mapping[str, Artifact], best: Evaluation | None, ids: Sequence[str], scored: bool) -> _Sources:
@@ -150,7 +155,8 @@ def _sources(artifacts: Mapping[str, Artifact], best: Evaluation | None, ids: Se
     reads = {name: [r["artifact"] for r in a.manifest.inputs.values()] for name, a in artifacts.items()}
     prediction = artifacts.get(best.scored or "") if best else None
     own = upstream(reads, prediction.name) if prediction else set()
-    order = [name for name in reversed(artifacts) if name in own] + [n for n in reversed(artifacts) if n not in own]
+    latest = list(artifacts)[::-1]
+    order = [name for name in latest if name in own] + [name for name in latest if name not in own]
     sample = choose_fixed(ids)
 
     def first(kinds: Sequence[str], holds: str) -> Artifact | None:
@@ -218,7 +224,7 @@ def _tiles(dataset: Dataset, sources: _Sources, image_id: str) -> list[Tile]:
         ("prediction", sources.prediction),
     ):
         if masks is not None and _holds(masks, image_id):
-            mask = _read(lambda i, folder=masks.path: read_mask(folder / "masks" / f"{i}.png"), image_id)
+            mask = _read(read_mask, masks.path / "masks" / f"{image_id}.png")
             tiles.append(_mask_tile(column, masks.name, mask, dataset.palette))
             last = (masks, mask) if isinstance(mask, np.ndarray) and column != "seeds" else last
     if truth is not None:
@@ -229,10 +235,10 @@ def _tiles(dataset: Dataset, sources: _Sources, image_id: str) -> list[Tile]:
     return tiles
 
 
-def _read(read: Callable[[str], np.ndarray], image_id: str) -> np.ndarray | str:
+def _read(read: Callable[[Any], np.ndarray], which: Path | str) -> np.ndarray | str:
     """The mask, or why it cannot be read."""
     try:
-        return read(image_id)
+        return read(which)
     except SemisegError as error:
         return error.message
 
