@@ -133,7 +133,7 @@ def _check_raw(config: PrepareDataConfig, doing: Execution) -> Report:
 def _check_prepared(workspace: Workspace, name: str | None, doing: Execution) -> Report:
     from stages.data.checking import check_dataset
 
-    chosen = name or _only_dataset(workspace)
+    chosen = name or only_dataset(workspace)
     named_artifact(workspace, chosen)
     with workspace.reading([chosen]) as artifacts:
         if (kind := artifacts[chosen].kind) != "dataset":
@@ -141,7 +141,7 @@ def _check_prepared(workspace: Workspace, name: str | None, doing: Execution) ->
         return check_dataset(Dataset(artifacts[chosen], check=False), doing)
 
 
-def _only_dataset(workspace: Workspace) -> str:
+def only_dataset(workspace: Workspace) -> str:
     """The name that prepare-data gives, or that of the only data set."""
     found = []
     for name in workspace.names():

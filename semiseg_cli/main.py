@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "status": "semiseg_cli.workspace_commands",
     "show": "semiseg_cli.workspace_commands",
     "check-data": "semiseg_cli.data_commands",
+    "plan": "semiseg_cli.plan_command",
     "verify": "semiseg_cli.workspace_commands",
     "export": "semiseg_cli.export_commands",
     "clean": "semiseg_cli.workspace_commands",
@@ -36,7 +37,7 @@ COMMANDS: dict[str, str] = {
     "methods": "semiseg_cli.information",
     "doctor": "semiseg_cli.doctor",
 }
-_PANELS = {"run": "Pipelines", "report": "Pipelines", "config": "Information", "methods": "Information"}
+_PANELS = {"run": "Pipelines", "plan": "Pipelines", "report": "Pipelines", "config": "Information", "methods": "Information"}
 _PANELS |= {"doctor": "Information"}
 
 

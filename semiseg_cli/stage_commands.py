@@ -33,6 +33,7 @@ from stages.config import Config, assign, build, merge, parse_assignment, read_y
 from stages.contract import STAGE_MODULES, Stage, load_stage, required_inputs
 from stages.pipeline.changes import Change, listed
 from stages.pipeline.run_stage import run_stage
+from stages.planning.plan_file import SECTIONS
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,7 @@ def _common_parameters(stage: Stage) -> list[inspect.Parameter]:
 
 def stage_config(stage: Stage, file: Path | None, settings: list[str], shortcuts: Mapping[Shortcut, Any]) -> Config:
     """The config: defaults < YAML < shortcuts and --set. ConfigError lists every mistake."""
-    values = read_yaml(file) if file is not None else {}
+    values = section_of(read_yaml(file), stage.name, file) if file is not None else {}
     assignments: list[tuple[list[str], Any]] = []
     for shortcut, value in shortcuts.items():
         if value is not None:
@@ -288,6 +289,16 @@ def stage_config(stage: Stage, file: Path | None, settings: list[str], shortcuts
     for keys, value in sorted(assignments, key=lambda item: len(item[0])):  # `network=tiny` keeps `network.weights`
         assign(given, keys, value)
     return build(stage.config, merge(values, given), str(file) if file is not None else stage.name)
+
+
+def section_of(values: dict[str, Any], stage: str, file: Path) -> dict[str, Any]:
+    """The values of a config file; of one with sections for several stages (`semiseg plan --write`) those of `stage`."""
+    if values.keys() != {SECTIONS} or not isinstance(values[SECTIONS], dict):
+        return values
+    if not isinstance(section := values[SECTIONS].get(stage), dict):
+        has = ", ".join(map(str, values[SECTIONS])) or "none"
+        raise ConfigError(f"{file} has no section for {stage} below {SECTIONS!r}", f"it has {has}; leave --config out")
+    return section
 
 
 def choose_inputs(

@@ -295,13 +295,17 @@ def assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep merge: mappings merge (a bare text in `base` as the shorthand of one), all else in `over` replaces."""
+    """Deep merge: mappings merge (a bare text in `base` as the shorthand of one), all else in `over` replaces.
+
+    A mapping in `over` that names another one by the shorthand is complete: settings of one method or network would
+    not fit the other.
+    """
     merged = dict(base)
     for key, value in over.items():
         under = merged.get(key)
         if isinstance(value, Mapping) and isinstance(under, str):
             under = {SHORTHAND: under}
-        if isinstance(value, Mapping) and isinstance(under, Mapping):
+        if isinstance(value, Mapping) and isinstance(under, Mapping) and SHORTHAND not in value:
             merged[key] = merge(under, value)
         else:
             merged[key] = value
@@ -476,11 +480,11 @@ def describe_config(model: type[Config], values: Config | None = None, indent: i
             lines.append(f"{pad}{name}:")
             lines.append(describe_config(type(value), value, indent + 1))
         else:
-            lines.append(f"{pad}{name}: {_yaml_text(value)}")
+            lines.append(f"{pad}{name}: {yaml_text(value)}")
     return "\n".join(lines)
 
 
-def _yaml_text(value: Any) -> str:
+def yaml_text(value: Any) -> str:
     """A value as one line of YAML that `parse_yaml` reads back."""
     plain = pydantic.TypeAdapter(Any).dump_python(value, mode="json")
     text = yaml.dump(plain, Dumper=_Dumper, default_flow_style=True, width=float("inf"), allow_unicode=True)

@@ -87,6 +87,7 @@ FLOORS = (
     "stages.methods",
     "stages.refiners",
     "stages.export",
+    "stages.planning",
     "the stages",
     "stages.pipeline",
     "stages.report",

@@ -1,0 +1,76 @@
+"""The steps of each way to train, for the data set `data`: what METHODS' `pipeline` names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stages.planning.records import DataFacts, Step
+
+
+def supervised(data: str) -> tuple[Step, ...]:
+    settings = {"method": {"name": "supervised"}}
+    return (Step("train", "supervised", {"data": data}, settings, "masks"),)
+
+
+def self_training(data: str, facts: DataFacts) -> tuple[Step, ...]:
+    """The baseline labels all images without masks; a student learns from masks and labels."""
+    labelling = {
+        "splits": ["weak", "unlabelled"],
+        "output": "masks",
+        "flip": True,
+        "merge": "probabilities",
+        "image_labels": _image_labels(facts),
+    }
+    return (
+        *supervised(data),
+        Step("predict", "pseudo-labels", {"data": data, "segmenter": "supervised"}, labelling),
+        Step(
+            "train",
+            "self-training",
+            {"data": data, "weak_labels": "pseudo-labels"},
+            {"method": {"name": "self-training"}},
+            "pseudo",
+        ),
+    )
+
+
+def online(method: str, data: str, facts: DataFacts) -> tuple[Step, ...]:
+    """The baseline, and a network that labels the images without masks in every step."""
+    settings: dict[str, Any] = {"name": method}
+    if facts.image_labels == 0:
+        settings = settings | _without_labels(method)
+    return (*supervised(data), Step("train", method, {"data": data}, {"method": settings}, "pseudo"))
+
+
+def from_labels(data: str, dsrg: dict[str, Any]) -> tuple[Step, ...]:
+    """From image-level labels alone; dsrg: the settings of DSRG's maps."""
+    return (
+        Step("train-classifier", "classifier", {"data": data}, {}, "labels"),
+        Step("seeds", "seeds", {"data": data, "classifier": "classifier"}),
+        Step("train", "dsrg", {"data": data, "seeds": "seeds"}, {"method": {"name": "dsrg", **dsrg}}, "labels"),
+        Step(
+            "predict",
+            "weak-probabilities",
+            {"data": data, "segmenter": "dsrg"},
+            {"splits": ["weak"], "output": "probabilities", "image_labels": "share"},
+        ),
+        Step("crf", "weak-labels", {"data": data, "predictions": "weak-probabilities"}),
+        Step(
+            "train",
+            "retrained",
+            {"data": data, "weak_labels": "weak-labels"},
+            {"method": {"name": "supervised", "labels": "weak"}},
+            "labels",
+        ),
+    )
+
+
+def _image_labels(facts: DataFacts) -> str:
+    return "share" if facts.image_labels else "ignore"
+
+
+def _without_labels(method: str) -> dict[str, str]:
+    """image_labels: ignore, of a method that has it: the labels of photos that are known to show nothing would count."""
+    from stages.methods.settings import METHODS
+
+    return {"image_labels": "ignore"} if "image_labels" in METHODS[method].model_fields else {}

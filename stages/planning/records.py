@@ -1,0 +1,198 @@
+"""What planning knows and says: the fingerprint of a data set, a machine, wishes, measurements, and the plan.
+
+All are plain records: a plan is the same for equal records, on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stages.config import merge
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a quantity is spread over images or objects: percentiles."""
+
+    low: float  # 10th
+    quarter: float  # 25th
+    median: float
+    high: float  # 90th
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The fingerprint of a prepared data set.
+
+    Attributes:
+        classes: their names, background first where there is one.
+        masks: images of split train; image_labels: images of split weak with an image-level label; unlabelled: the
+            images of weak without one and those of unlabelled; holdout and val: images with masks to choose and score.
+        label_sets: different sets of image-level labels among the images of weak.
+        short, long: sides of all images, pixels. None of both: there are no images.
+        objects: sides of objects, sqrt(area / area of the image), of connected parts of one class in the masks of
+            train; None: there are none. object_count and masks_read: from how many objects and masks.
+        class_pixels, class_images: of the masks of train, by class; class_labels: images of weak with this label.
+        decoded_bytes: the images and masks of all trained images, decoded.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    masks: int = 0
+    image_labels: int = 0
+    unlabelled: int = 0
+    holdout: int = 0
+    val: int = 0
+    label_sets: int = 0
+    short: Spread | None = None
+    long: Spread | None = None
+    objects: Spread | None = None
+    object_count: int = 0
+    masks_read: int = 0
+    class_pixels: Mapping[str, int] = field(default_factory=dict)
+    class_images: Mapping[str, int] = field(default_factory=dict)
+    class_labels: Mapping[str, int] = field(default_factory=dict)
+    decoded_bytes: int = 0
+
+    @property
+    def has_background(self) -> bool:
+        return self.classes[:1] == ("background",)
+
+    @property
+    def foreground(self) -> tuple[str, ...]:
+        return self.classes[self.has_background :]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to compute with.
+
+    Attributes:
+        device: "cpu", or "cuda" with an index.
+        memory: bytes that a training may use: of the GPU if there is one, else of a whole process.
+        bf16: whether the device computes in bf16.
+        cached: the backbones whose ImageNet weights need no download.
+    """
+
+    device: str = "cpu"
+    name: str = "cpu"
+    memory: int = 8 * GIB
+    cores: int = 1
+    bf16: bool = False
+    cached: tuple[str, ...] = ()
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.device.startswith("cuda")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user decides instead of the plan; None or "" where the plan decides.
+
+    weights: a file, "imagenet" or "none"; "": what is found on this machine.
+    """
+
+    network: str = ""
+    weights: str = ""
+    method: str = ""
+    crop_size: int | None = None
+    batch_size: int | None = None
+    iterations: int | None = None
+    budget_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A few real steps of one training: seconds, and the highest memory in bytes.
+
+    start_s: from the start of a process to its first step; first_s: what the first step takes longer than others;
+    end_s: from the last step to the published network.
+    """
+
+    batch_size: int
+    memory: int
+    step_s: float
+    start_s: float
+    first_s: float = 0.0
+    end_s: float = 0.0
+
+    def seconds(self, iterations: int) -> float:
+        return self.start_s + self.first_s + iterations * self.step_s + self.end_s
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the probe found: by the name of each training its trial, and the time of predicting images.
+
+    batch_size: the largest one, up to the one that was asked for, with which every training stays below the memory.
+    """
+
+    batch_size: int
+    trials: Mapping[str, Trial]
+    predict_start_s: float = 0.0
+    predict_image_s: float = 0.0
+    predict_memory: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One decision: its value, the reason in a line, and where the rule comes from."""
+
+    what: str
+    value: str
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the pipeline: a stage, the artifact it makes, its inputs, what differs from the plan's section.
+
+    trains: of a training, the images it passes over: a row of PASSES; "": it is none.
+    """
+
+    stage: str
+    name: str
+    inputs: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    trains: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The proposal.
+
+    Attributes:
+        method: the name of the row of METHODS that was taken; segmenters: the steps whose networks are compared, the
+            baseline first.
+        sections: settings by stage, as --config takes them; steps: the commands, in order, the scoring apart.
+        iterations: of each training, by the name of its step.
+        seconds: predicted, for each training, and for the whole plan as far as it is known; {} without measurements.
+    """
+
+    method: str
+    choices: tuple[Choice, ...]
+    sections: Mapping[str, Mapping[str, Any]]
+    steps: tuple[Step, ...]
+    segmenters: tuple[str, ...]
+    iterations: Mapping[str, int]
+    batch_size: int
+    least_batch: int
+    remarks: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    total_s: float | None = None
+
+    def config(self, step: Step) -> dict[str, Any]:
+        """The whole config of a step: its stage's section and what it changes; that of a node of a recipe, too."""
+        section = dict(self.sections.get(step.stage, {}))
+        if "method" in step.settings:  # the settings of one method do not fit another
+            section.pop("method", None)
+        return merge(section, step.settings)
+
+    def trainings(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.trains)
