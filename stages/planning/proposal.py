@@ -58,6 +58,7 @@ def make_plan(
         *view.choices,
         batch_choice,
         time_choice,
+        *_speed(plan, measured),
         _optimizer_choice(network, sections["train"]["optimizer"]),
         *_machine_choices(machine),
     )
@@ -81,7 +82,8 @@ def _refuse_unusable(data: DataFacts) -> None:
         return
     scored = data.val + data.holdout
     if not data.image_labels:
-        where = f": all {scored} masks are in val or holdout, which are not trained on" if scored else ""
+        all_of = "the only mask is" if scored == 1 else f"all {scored} masks are"
+        where = f": {all_of} in val or holdout, which are not trained on" if scored else ""
         raise DataError(
             f"the data set {data.name} has neither masks nor image-level labels to learn from{where}",
             "prepare it with fewer images in val" if scored > 1 else "paint masks of a few images, or label them",
@@ -350,6 +352,15 @@ def _timed(
         plan = replace(plan, seconds=seconds, total_s=total)
     values = ", ".join(f"{count:,} {name}" for name, count in plan.iterations.items())
     return plan, Choice("iterations", values, reason, source)
+
+
+def _speed(plan: Plan, measured: Measured | None) -> list[Choice]:
+    """The speed of the last training and of predicting, where it was measured."""
+    if measured is None:
+        return []
+    trial = measured.trials[plan.trainings()[-1].name]
+    reason = f"a step takes {trial.step_s:.3g} s, predicting an image {measured.predict_image_s:.2g} s"
+    return [Choice("speed", f"{trial.batch_size / trial.step_s:.3g} images/s", reason, "measured")]
 
 
 def _fixed_seconds(plan: Plan, data: DataFacts, measured: Measured) -> float:

@@ -130,10 +130,12 @@ class Measured:
     """What the probe found: by the name of each training its trial, and the time of predicting images.
 
     batch_size: the largest one, up to the one that was asked for, with which every training stays below the memory.
+    memory: of the first training, bytes by the batches that were tried.
     """
 
     batch_size: int
     trials: Mapping[str, Trial]
+    memory: Mapping[int, int] = field(default_factory=dict)
     predict_start_s: float = 0.0
     predict_image_s: float = 0.0
     predict_memory: int = 0

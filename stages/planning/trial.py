@@ -191,7 +191,9 @@ def measured(bench: _Bench, job: dict[str, Any]) -> dict[str, Any]:
         short = found.get((training["name"], largest)) or bench.trial(training, largest, FEW_STEPS)
         steps = min(max(round(SECONDS / short.step_s), TIMED_STEPS[0]), TIMED_STEPS[1])
         trials[training["name"]] = asdict(bench.trial(training, largest, steps))
-    return {"batch_size": largest, "trials": trials, **bench.predictions()}
+    first = job["trainings"][0]["name"]
+    memory = {batch: trial.memory for (name, batch), trial in found.items() if name == first}
+    return {"batch_size": largest, "trials": trials, "memory": memory, **bench.predictions()}
 
 
 def _is_short_of_memory(error: Exception) -> bool:
