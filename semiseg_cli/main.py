@@ -37,7 +37,13 @@ COMMANDS: dict[str, str] = {
     "methods": "semiseg_cli.information",
     "doctor": "semiseg_cli.doctor",
 }
-_PANELS = {"run": "Pipelines", "plan": "Pipelines", "report": "Pipelines", "config": "Information", "methods": "Information"}
+_PANELS = {
+    "run": "Pipelines",
+    "plan": "Pipelines",
+    "report": "Pipelines",
+    "config": "Information",
+    "methods": "Information",
+}
 _PANELS |= {"doctor": "Information"}
 
 

@@ -72,7 +72,9 @@ def plan(
     """
     check_device(device)
     if budget and not probe:
-        raise UsageError("--budget needs the time of a step, which --no-probe does not measure", "leave one of them out")
+        raise UsageError(
+            "--budget needs the time of a step, which --no-probe does not measure", "leave one of them out"
+        )
     wishes = Wishes(
         network, weights, method, crop_size, batch_size, iterations, None if budget is None else seconds_in(budget)
     )
@@ -88,7 +90,9 @@ def plan(
     with found.reading([chosen]) as artifacts:
         artifact = artifacts[chosen]
         if artifact.kind != "dataset":
-            raise ArtifactError(f"{chosen!r} is an artifact of kind {artifact.kind}, expected dataset", "semiseg status")
+            raise ArtifactError(
+                f"{chosen!r} is an artifact of kind {artifact.kind}, expected dataset", "semiseg status"
+            )
         facts = fingerprint(artifact)
         machine = this_machine(device, limit, workers)
         make_plan(facts, machine, wishes, data_name=chosen)  # mistakes come before the measurements
@@ -99,7 +103,9 @@ def plan(
             proposed = make_plan(facts, machine, wishes, data_name=chosen)
     commands = [quoted(words) for words in commands_of(proposed, str(write or "plan.yaml"), chosen)]
     if as_json:
-        write_json({"data": asdict(facts), "machine": asdict(machine), "plan": plan_record(proposed), "commands": commands})
+        write_json(
+            {"data": asdict(facts), "machine": asdict(machine), "plan": plan_record(proposed), "commands": commands}
+        )
     else:
         _show(facts, machine, proposed, commands)
     if write is not None:
@@ -158,7 +164,8 @@ def _show(facts: DataFacts, machine: Machine, proposed: Plan, commands: Sequence
 
 
 def _facts(facts: DataFacts, machine: Machine) -> list[tuple[str, str]]:
-    assert facts.short is not None and facts.long is not None
+    assert facts.short is not None
+    assert facts.long is not None
     kinds = {
         "masks": facts.masks,
         "image labels": facts.image_labels,
@@ -167,13 +174,19 @@ def _facts(facts: DataFacts, machine: Machine) -> list[tuple[str, str]]:
         "val": facts.val,
     }
     rows = [("images with", ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count))]
-    sides = f"short side {facts.short.low:g} to {facts.short.high:g}, long side {facts.long.low:g} to {facts.long.high:g}"
+    sides = (
+        f"short side {facts.short.low:g} to {facts.short.high:g}, long side {facts.long.low:g} to {facts.long.high:g}"
+    )
     rows.append(("pixels", f"{facts.short.median:g} x {facts.long.median:g} ({sides}, 10th to 90th percentile)"))
     if facts.objects is not None:
         o = facts.objects
-        text = f"{100 * o.low:.0f} to {100 * o.high:.0f} % of the image's side, half of them below {100 * o.median:.0f} %"
+        text = (
+            f"{100 * o.low:.0f} to {100 * o.high:.0f} % of the image's side, half of them below {100 * o.median:.0f} %"
+        )
         rows.append(("objects", f"{text} ({facts.object_count:,} in {facts.masks_read:,} masks)"))
-    rows.append(("classes", f"{len(facts.classes)}: {', '.join(facts.classes[:8])}{', ...' * (len(facts.classes) > 8)}"))
+    rows.append(
+        ("classes", f"{len(facts.classes)}: {', '.join(facts.classes[:8])}{', ...' * (len(facts.classes) > 8)}")
+    )
     rows.append(("machine", f"{machine.name}, {size(machine.memory)} may be used, {machine.cores} cores"))
     return rows
 

@@ -292,7 +292,7 @@ def stage_config(stage: Stage, file: Path | None, settings: list[str], shortcuts
 
 
 def section_of(values: dict[str, Any], stage: str, file: Path) -> dict[str, Any]:
-    """The values of a config file; of one with sections for several stages (`semiseg plan --write`) those of `stage`."""
+    """The values of a config file; of one with sections for stages (`semiseg plan --write`) those of `stage`."""
     if values.keys() != {SECTIONS} or not isinstance(values[SECTIONS], dict):
         return values
     if not isinstance(section := values[SECTIONS].get(stage), dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stages.methods.settings import METHODS
 from stages.planning.records import DataFacts, Step
 
 
@@ -70,7 +71,5 @@ def _image_labels(facts: DataFacts) -> str:
 
 
 def _without_labels(method: str) -> dict[str, str]:
-    """image_labels: ignore, of a method that has it: the labels of photos that are known to show nothing would count."""
-    from stages.methods.settings import METHODS
-
+    """image_labels: ignore, of a method that has it: images that are known to show no class would count."""
     return {"image_labels": "ignore"} if "image_labels" in METHODS[method].model_fields else {}

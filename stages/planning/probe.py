@@ -29,7 +29,7 @@ LEAST_CROP = 64
 EXHAUSTED = sys.maxsize  # the memory of a trial that ran out of it
 
 
-class TooLittleMemory(ConfigError):
+class MemoryLimitError(ConfigError):
     """Not even the least batch fits."""
 
 
@@ -49,7 +49,7 @@ def probed_plan(
     while True:
         try:
             return make_plan(data, machine, wishes, measure(plan, artifact, machine, data), data_name)
-        except TooLittleMemory as error:
+        except MemoryLimitError as error:
             crop = int(plan.sections["train"]["crop_size"])
             smaller = 16 * (crop * 2 // 3 // 16)
             if wishes.crop_size == crop or smaller < LEAST_CROP:
@@ -62,7 +62,7 @@ def probed_plan(
 def measure(plan: Plan, artifact: Artifact, machine: Machine, data: DataFacts) -> Measured:
     """A few steps of each training of a plan, with the largest batch up to the plan's that fits the memory.
 
-    TooLittleMemory if the least does not fit; SemisegError for whatever else ends the training.
+    MemoryLimitError if the least does not fit; SemisegError for whatever else ends the training.
     """
     most = plan.batch_size
     while True:
@@ -79,12 +79,12 @@ def measure(plan: Plan, artifact: Artifact, machine: Machine, data: DataFacts) -
     return Measured(trials=trials, memory=memory, **answer)
 
 
-def _too_little(plan: Plan, machine: Machine, needs: int) -> TooLittleMemory:
+def _too_little(plan: Plan, machine: Machine, needs: int) -> MemoryLimitError:
     crop = plan.sections["train"]["crop_size"]
     much = f"needs {needs / GIB:.2f} GiB" if needs < EXHAUSTED else "runs out of memory"
-    return TooLittleMemory(
-        f"a training with batches of {plan.least_batch}, crops of {crop} pixels, {much}; {machine.memory / GIB:.2f} GiB "
-        "may be used",
+    return MemoryLimitError(
+        f"a training with batches of {plan.least_batch}, crops of {crop} pixels, {much}; "
+        f"{machine.memory / GIB:.2f} GiB may be used",
         "free some memory, give a larger --memory, or a smaller --network or --crop-size",
     )
 
@@ -92,7 +92,7 @@ def _too_little(plan: Plan, machine: Machine, needs: int) -> TooLittleMemory:
 def next_batch(seen: Mapping[int, float], least: int, most: int, limit: float) -> int | None:
     """The batch to try next, an even step above what fits so far; None when the largest that fits is known.
 
-    seen: the memory of each batch tried, EXHAUSTED for one that ran out of it, and at 0 what the process needs without any.
+    seen: the memory of each batch tried, EXHAUSTED for one that ran out of it; at 0 what the process needs without any.
     Memory grows by about the same amount for each image, so two points tell what the next one needs.
     """
     tried = [batch for batch in seen if batch]
@@ -159,4 +159,4 @@ def _run(job: Mapping[str, Any]) -> dict[str, Any]:
     raise SemisegError(f"the probe ended unexpectedly: {reason}", "semiseg plan --no-probe plans without it")
 
 
-__all__ = ["TooLittleMemory", "measure", "next_batch", "probed_plan"]
+__all__ = ["MemoryLimitError", "measure", "next_batch", "probed_plan"]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from artifacts.errors import ConfigError, DataError
 from artifacts.text import did_you_mean
+from stages.methods.settings import learning_from
+from stages.networks.config import BACKBONES
 from stages.planning import pipelines, rules
+from stages.planning.image_view import ImageView, choose_view
+from stages.planning.network_choice import ChosenNetwork, choose_network, optimizer_choice, optimizer_for
 from stages.planning.records import GIB, Choice, DataFacts, Machine, Measured, Plan, Step, Wishes
-from stages.planning.rules import NETWORKS, CropRule, MethodRule, NetworkRule
+from stages.planning.rules import NETWORKS, MethodRule
 
 
 def make_plan(
@@ -33,13 +35,12 @@ def make_plan(
     wishes = wishes or Wishes()
     _refuse_unusable(data)
     rule = _method(data, wishes)
-    network, weights, network_choices, remarks = _network(machine, wishes)
-    view = _View.of(data, machine, wishes)
+    network, view = choose_network(machine, wishes), choose_view(data, machine, wishes)
     steps = _steps(rule, data, data_name, view)
     segmenters = tuple(step.name for step in steps if step.trains and step.stage == "train" and step.name != "dsrg")
     least = rules.LEAST_BATCH.get(rule.pipeline, rules.LEAST_BATCH_OTHERS)
     batch, batch_choice = _batch(data, machine, wishes, least, measured)
-    sections = _sections(rule, network, weights, view, batch, data)
+    sections = _sections(rule, network, view, batch, data)
     plan = Plan(
         method=rule.method,
         choices=(),
@@ -49,17 +50,17 @@ def make_plan(
         iterations={step.name: _useful(step, data, batch, wishes) for step in steps if step.trains},
         batch_size=batch,
         least_batch=least,
-        remarks=(*remarks, *_remarks(data, rule, wishes)),
+        remarks=(*network.remarks, *_remarks(data, rule, wishes)),
     )
     plan, time_choice = _timed(plan, data, rule, wishes, measured)
     choices = (
         Choice("method", rule.method, rule.reason, rule.source),
-        *network_choices,
+        *network.choices,
         *view.choices,
         batch_choice,
         time_choice,
         *_speed(plan, measured),
-        _optimizer_choice(network, sections["train"]["optimizer"]),
+        optimizer_choice(network.rule, sections["train"]["optimizer"]),
         *_machine_choices(machine),
     )
     return replace(_with_iterations(plan), choices=choices)
@@ -108,8 +109,6 @@ def _method(data: DataFacts, wishes: Wishes) -> MethodRule:
         return rule
     given = next((rule for rule in rules.METHODS if rule.method == wishes.method), None)
     if given is None:
-        from stages.methods.settings import learning_from
-
         known = sorted({*learning_from(["masks", "images"]), *(rule.method for rule in rules.METHODS)})
         if wishes.method not in known:
             meant = did_you_mean(wishes.method, known, list_known=False)
@@ -134,7 +133,7 @@ def _method(data: DataFacts, wishes: Wishes) -> MethodRule:
     return replace(given, reason="as given", source="--method")
 
 
-def _steps(rule: MethodRule, data: DataFacts, name: str, view: _View) -> tuple[Step, ...]:
+def _steps(rule: MethodRule, data: DataFacts, name: str, view: ImageView) -> tuple[Step, ...]:
     if rule.pipeline == "supervised":
         return pipelines.supervised(name)
     if rule.pipeline == "self-training":
@@ -142,154 +141,6 @@ def _steps(rule: MethodRule, data: DataFacts, name: str, view: _View) -> tuple[S
     if rule.pipeline == "online":
         return pipelines.online(rule.method, name, data)
     return pipelines.from_labels(name, view.dsrg())
-
-
-# ------------------------------------------------------------------------------------------------- network
-
-
-def _network(machine: Machine, wishes: Wishes) -> tuple[NetworkRule, str, list[Choice], list[str]]:
-    """The network, where its weights come from, why, and remarks."""
-    from stages.networks.config import PRESETS
-
-    if wishes.network and wishes.network not in PRESETS:
-        meant = did_you_mean(wishes.network, PRESETS, list_known=False)
-        raise ConfigError(f"--network {wishes.network}: not a preset{meant}", f"one of {', '.join(PRESETS)}")
-    given = wishes.network
-    file = wishes.weights if wishes.weights not in ("", "imagenet", "none") else ""
-    if file and not Path(file).expanduser().is_file():
-        raise ConfigError(f"--weights: there is no file {file}", "a file of weights, imagenet (downloads) or none")
-    backbone = PRESETS[given]["backbone"] if given else _backbone_of(Path(file).name) if file else ""
-    if file and not backbone:
-        raise ConfigError(
-            f"the name of {file} does not say which network the weights are of",
-            f"name it: --network {', '.join(rule.preset for rule in NETWORKS[:-1])}",
-        )
-    rule = _rule(machine, wishes, backbone)
-    rule = replace(rule, preset=given or rule.preset)
-    weights, why, remarks = _weights(rule, machine, wishes, file)
-    chosen = Choice(
-        "network",
-        rule.preset,
-        "as given" if given else f"the weights are of {backbone}" if file else rule.reason,
-        "--network" if given else "--weights" if file else rule.source,
-    )
-    return rule, weights, [chosen, Choice("weights", weights, why, "--weights" if wishes.weights else OWN_WEIGHTS)], [
-        *remarks
-    ]
-
-
-OWN_WEIGHTS = rules.OWN_DATA
-
-
-def _rule(machine: Machine, wishes: Wishes, backbone: str) -> NetworkRule:
-    """The row for a given backbone; else the first one that suits the machine and has the weights that are wanted."""
-    if backbone:
-        like = next((rule for rule in NETWORKS if rule.backbone == backbone), NETWORKS[0])
-        return like if like.backbone == backbone else replace(like, backbone=backbone, classifier=None)
-    fitting = [rule for rule in NETWORKS if rule.holds(machine)]
-    if wishes.weights == "imagenet":
-        return fitting[0]
-    has = [rule for rule in fitting if rule.backbone in machine.cached] if wishes.weights == "" else []
-    return has[0] if has else NETWORKS[-1]
-
-
-def _backbone_of(file: str) -> str:
-    """The backbone that a file of weights is named after; "" if none."""
-    from stages.networks.config import BACKBONES
-
-    plain = file.lower().replace("-", "_")
-    found = [name for name in BACKBONES if name in plain or name.replace("_", "") in plain.replace("_", "")]
-    return max((name for name in found if name != "tiny"), key=len, default="")
-
-
-def _weights(rule: NetworkRule, machine: Machine, wishes: Wishes, file: str) -> tuple[str, str, list[str]]:
-    """What network.weights says, why, and remarks."""
-    if file:
-        return str(Path(file).expanduser().absolute()), "as given", []
-    if rule.backbone == "tiny":
-        random = "random weights: pretrained ones of mobilenet_v2 make a much better start with few masks"
-        hint = "--weights FILE, or --weights imagenet, which downloads them"
-        if wishes.weights == "none":
-            return "none", "as given", []
-        return "none", "no pretrained weights were found on this machine", [f"{random} ({hint})"]
-    if wishes.weights == "imagenet" and rule.backbone not in machine.cached:
-        return "imagenet", "as given; torchvision downloads them once", []
-    if rule.backbone in machine.cached and wishes.weights != "none":
-        return "imagenet", "in torchvision's cache already: nothing is downloaded", []
-    if wishes.weights in ("imagenet", "none"):
-        return wishes.weights, "as given", []
-    raise ConfigError(
-        f"no weights of {rule.backbone} were found on this machine",
-        "--weights FILE, --weights imagenet (downloads them), or --weights none",
-    )
-
-
-# ------------------------------------------------------------------------------------------------- crop and scale
-
-
-class _View:
-    """How large the network sees images and objects: the crop, and the factor on the images."""
-
-    def __init__(self, crop: int, factor: float, long: float, choices: Sequence[Choice]) -> None:
-        self.crop, self.factor, self.long, self.choices = crop, factor, long, tuple(choices)
-
-    @classmethod
-    def of(cls, data: DataFacts, machine: Machine, wishes: Wishes) -> _View:
-        assert data.long is not None and data.short is not None
-        long, short = data.long.median, data.short.median
-        rule = next(rule for rule in rules.CROPS if rule.holds(machine, long))
-        factor, why, source = _factor(data, rule, long, short)
-        seen = f"{short:g} x {long:g} pixels" + (f", seen at a scale of {factor:g}" if factor != 1 else "")
-        largest = max(data.long.high * factor, rules.LEAST_SIDE)
-        crop, crop_why = rule.crop, f"{rule.reason}; images of {seen}"
-        if largest < rule.crop:
-            crop, crop_why = 16 * math.ceil(largest / 16), f"images of {seen} are no larger"
-        crop_source = rule.source
-        if wishes.crop_size is not None:
-            crop, crop_why, crop_source = wishes.crop_size, "as given", "--crop-size"
-        return cls(
-            crop,
-            factor,
-            long,
-            [
-                Choice("crop_size", str(crop), crop_why, crop_source),
-                Choice("scale of images", f"{factor:g}", why, source),
-            ],
-        )
-
-    def scales(self) -> list[float]:
-        low, high = rules.SCALES
-        return [round(low * self.factor, 4), round(high * self.factor, 4)]
-
-    def dsrg(self) -> dict[str, Any]:
-        """Maps with about the cells of DSRG's, and a CRF that is as wide on them: 12 where 41 cells are the image."""
-        stride = 4 if self.crop < 256 else 8
-        return {"map_stride": stride, "crf_scale": round(12 * 41 * stride / (self.factor * self.long), 2)}
-
-    def crf(self) -> dict[str, Any]:
-        return {"scale": round(500 / self.long, 3), "labels": "tags", "splits": ["weak"]}
-
-
-def _factor(data: DataFacts, rule: CropRule, long: float, short: float) -> tuple[float, str, str]:
-    """The factor on the sides of images, why, and where the rule comes from."""
-    if long < rules.LEAST_SIDE:
-        factor = min(rules.LEAST_SIDE / long, rules.LARGEST_SCALE)
-        return _rounded(factor), f"images of {long:g} pixels have few cells of {rules.CELL}", rules.REASONED
-    if rule.image_side is None or long <= 1.2 * rule.image_side:
-        return 1.0, "images are as large as the crop is made for", rule.source
-    whole = rule.image_side / long
-    small = data.objects.quarter * math.sqrt(short * long) if data.objects else None
-    if small is not None and small * whole < rules.CELL:
-        factor = min(rules.CELL / small, 1.0)
-        why = f"a quarter of the objects are smaller than {small:.0f} pixels: they keep {factor * small:.0f}"
-        return _rounded(factor), why, rules.REASONED
-    return _rounded(whole), f"images become {rule.image_side} pixels long: a crop shows most of one", rule.source
-
-
-def _rounded(factor: float) -> float:
-    """Three digits, rounded up: a small object keeps its cell."""
-    digits = 2 - math.floor(math.log10(factor))
-    return math.ceil(factor * 10**digits) / 10**digits
 
 
 # ------------------------------------------------------------------------------------------------- batch
@@ -372,9 +223,7 @@ def _fixed_seconds(plan: Plan, data: DataFacts, measured: Measured) -> float:
     return (runs + len(plan.segmenters)) * measured.predict_start_s + images * measured.predict_image_s
 
 
-def _within(
-    plan: Plan, rule: MethodRule, budget: float, fixed: float, measured: Measured
-) -> tuple[Plan, bool]:
+def _within(plan: Plan, rule: MethodRule, budget: float, fixed: float, measured: Measured) -> tuple[Plan, bool]:
     """The plan with fewer iterations, each training shortened alike, and whether the budget allowed them all.
 
     ConfigError where the budget is too small to train at all.
@@ -427,13 +276,12 @@ def _with_iterations(plan: Plan) -> Plan:
 
 
 def _sections(
-    rule: MethodRule, network: NetworkRule, weights: str, view: _View, batch: int, data: DataFacts
+    rule: MethodRule, network: ChosenNetwork, view: ImageView, batch: int, data: DataFacts
 ) -> dict[str, dict[str, Any]]:
     """The settings of each stage, as `--config` takes them; without method and iterations, which follow."""
-    from stages.networks.config import BACKBONES
-
-    own: dict[str, Any] = {"preset": network.preset, "weights": weights}
-    if weights == "none" and BACKBONES[network.backbone].batch_norm:
+    chosen = network.rule
+    own: dict[str, Any] = {"preset": chosen.preset, "weights": network.weights}
+    if network.weights == "none" and BACKBONES[chosen.backbone].batch_norm:
         own["freeze_batch_norm"] = False
     training = {
         "batch_size": batch,
@@ -442,38 +290,23 @@ def _sections(
         "precision": "auto",
     }
     sections: dict[str, dict[str, Any]] = {
-        "train": {"network": own, **training, "optimizer": _optimizer(network.optimizer, batch)},
+        "train": {"network": own, **training, "optimizer": optimizer_for(chosen.optimizer, batch)},
         "predict": {"splits": ["val"], "output": "masks", "scales": [view.factor]},
     }
     if rule.pipeline == "labels":
-        if network.classifier is None:
+        if chosen.classifier is None:
             raise ConfigError(
-                f"there is no classifier with the backbone of {network.preset}, which image-level labels alone need",
+                f"there is no classifier with the backbone of {chosen.preset}, which image-level labels alone need",
                 f"--network {', '.join(rule.preset for rule in NETWORKS)}",
             )
         sections["train-classifier"] = {
-            "network": {**own, "preset": network.classifier},
+            "network": {**own, "preset": chosen.classifier},
             **training,
-            "optimizer": _optimizer(network.classifier_optimizer, batch),
-            "score_split": "val" if data.val else "train",
+            "optimizer": optimizer_for(chosen.classifier_optimizer, batch),
         }
         sections["seeds"] = {"cam": {"scales": [view.factor, round(1.5 * view.factor, 4)]}}
         sections["crf"] = view.crf()
     return sections
-
-
-def _optimizer(base: Mapping[str, Any], batch: int) -> dict[str, Any]:
-    """sgd: the learning rate follows the batch. adamw: the same rate was measured with batches of 8 and 16."""
-    if base["name"] != "sgd":
-        return dict(base)
-    return {**base, "lr": float(f"{base['lr'] * batch / rules.SGD_BATCH:.4g}")}
-
-
-def _optimizer_choice(network: NetworkRule, optimizer: Mapping[str, Any]) -> Choice:
-    reason = "the same for batches of 8 and 16" if optimizer["name"] != "sgd" else "lr follows the batch"
-    if optimizer["new_lr_factor"] != 1:
-        reason += f"; new layers learn {optimizer['new_lr_factor']} times as fast as pretrained ones"
-    return Choice("optimizer", f"{optimizer['name']}, lr {optimizer['lr']:g}", reason, network.optimizer_source)
 
 
 def _machine_choices(machine: Machine) -> list[Choice]:

@@ -24,7 +24,7 @@ OWN_DATA = "docs/own-data.md, 3. Train"
 
 @dataclass(frozen=True)
 class MethodRule:
-    """What is trained for the labels that are there. pipeline: the name of the steps in stages/planning/pipelines.py."""
+    """What is trained for the labels that are there. pipeline: the steps, see stages/planning/pipelines.py."""
 
     method: str
     pipeline: str
@@ -70,7 +70,7 @@ METHODS = (
         "cutmix-seg",
         "online",
         lambda data: True,
-        "masks and images without any label: above the baseline with 50 and with 200 masks (+1.5, +0.9) in one training",
+        "masks and images without any label: above the baseline with 50 and 200 masks (+1.5, +0.9) in one training",
         LEAGUE,
     ),
 )
@@ -185,9 +185,7 @@ CROPS = (
     CropRule(lambda machine, long: not machine.is_gpu, 128, 160, "a CPU", TABLE_1),
     CropRule(lambda machine, long: long <= 600, 321, None, "images of VOC's size on a GPU", OWN_DATA),
     CropRule(lambda machine, long: long <= 1100, 513, None, "images of COCO's size on a GPU", "the code of UniMatch"),
-    CropRule(
-        lambda machine, long: True, 513, 1100, "large images on a GPU, brought to COCO's size and more", REASONED
-    ),
+    CropRule(lambda machine, long: True, 513, 1100, "large images on a GPU, brought to COCO's size and more", REASONED),
 )
 CELL = 16  # input pixels of a cell of the network's last map: a small object (25th percentile) keeps at least one
 LEAST_SIDE = 64  # smaller images are enlarged: four cells of 16 pixels

@@ -69,7 +69,12 @@ def test_a_mistake_is_one_error(drawn: Path, words: list[str], code: int, messag
 
 
 def test_durations_and_sizes():
-    assert (seconds_in("30min"), seconds_in("1h30min"), seconds_in("1.5 h"), seconds_in("45s")) == (1800, 5400, 5400, 45)
+    assert (seconds_in("30min"), seconds_in("1h30min"), seconds_in("1.5 h"), seconds_in("45s")) == (
+        1800,
+        5400,
+        5400,
+        45,
+    )
     assert (bytes_in("4GiB"), bytes_in("512 MiB"), bytes_in("1GB")) == (4 * 2**30, 2**29, 10**9)
 
 

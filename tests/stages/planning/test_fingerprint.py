@@ -13,6 +13,7 @@ from artifacts.masks import encode_mask
 from artifacts.store import Artifact, Work, Workspace
 from stages.planning.fingerprint import evenly, fingerprint, object_sides, spread
 from stages.planning.machine import cached_weights, this_machine
+from stages.planning.records import Spread
 
 
 def test_the_sides_of_objects_are_those_of_connected_parts():
@@ -87,8 +88,10 @@ def test_a_fingerprint_counts_what_each_image_has(workspace: Workspace):
     found = fingerprint(small_data(workspace))
     assert (found.masks, found.image_labels, found.unlabelled, found.holdout, found.val) == (2, 2, 2, 1, 2)
     assert found.label_sets == 2
-    assert found.short is not None and found.long is not None and found.objects is not None
-    assert (found.short.median, found.long.median) == (40, 60)
+    assert found.short == Spread(40, 40, 40, 42)  # seven sides of 40, then one of 50: 7.2 of the way from the first
+    assert found.long is not None
+    assert found.long.median == 60
+    assert found.objects is not None
     assert found.objects.median == pytest.approx((240 / 2400) ** 0.5, abs=1e-4)
     assert (found.object_count, found.masks_read) == (2, 2)
     assert found.decoded_bytes == 4 * (5 * 40 * 60 + 100 * 50)

@@ -57,14 +57,14 @@ def test_memory_that_grows_faster_is_exceeded_in_a_trial_alone():
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """Drawn images of 160 pixels, all with masks."""
+    """Drawn images of 128 pixels, all with masks."""
     from artifacts.store import Workspace
     from stages.config import build
     from stages.contract import Execution, load_stage
     from stages.pipeline.run_stage import run_stage
 
     stage = load_stage("prepare-data")
-    shapes = {"name": "shapes", "train": 12, "weak": 0, "val": 2, "long_side": 160}
+    shapes = {"name": "shapes", "train": 12, "weak": 0, "val": 2, "long_side": 128}
     workspace = Workspace(tmp_path_factory.mktemp("runs"))
     doing = Execution("cpu", workers=1)
     return run_stage(stage, build(stage.config, {"dataset": shapes}, "test"), workspace, "data", {}, doing).artifact
@@ -90,7 +90,7 @@ def peak_of_training(artifact: Artifact, plan: Plan, folder: Path) -> int:
 
 
 def test_a_training_with_the_planned_batch_stays_below_three_limits(drawn: Artifact, tmp_path: Path):
-    data, wishes = fingerprint(drawn), Wishes(weights="none", batch_size=32)
+    data, wishes = fingerprint(drawn), Wishes(weights="none", batch_size=32, crop_size=96)
     free = measure(make_plan(data, MACHINE, wishes), drawn, MACHINE, data)
     assert free.batch_size == 32
     low, high = free.memory[2], free.memory[32]
@@ -130,5 +130,5 @@ def test_a_mistake_of_a_training_is_one_error(drawn: Artifact, tmp_path: Path):
     file = tmp_path / "mobilenet_v2.pth"
     file.write_bytes(b"no weights")
     data = fingerprint(drawn)
-    with pytest.raises(SemisegError, match="the probe: .*mobilenet_v2.pth"):
+    with pytest.raises(SemisegError, match=r"the probe: .*mobilenet_v2.pth"):
         measure(make_plan(data, MACHINE, Wishes(weights=str(file))), drawn, MACHINE, data)

@@ -61,9 +61,7 @@ def test_the_method_follows_the_labels_that_are_there(data, method, segmenters):
 
 
 def test_labels_are_shared_among_pseudo_labels_where_there_are_some():
-    settings = {
-        labels: make_plan(facts(image_labels=labels, unlabelled=5), CPU).steps[1].settings for labels in (0, 9)
-    }
+    settings = {labels: make_plan(facts(image_labels=labels, unlabelled=5), CPU).steps[1].settings for labels in (0, 9)}
     assert settings[0]["image_labels"] == "ignore"
     assert settings[9]["image_labels"] == "share"
 
@@ -77,7 +75,7 @@ def test_a_given_method_is_taken_and_one_that_lacks_its_data_is_refused():
         make_plan(LABELS_ONLY, CPU, Wishes(method="supervised"))
     with pytest.raises(DataError, match="dsrg needs image-level labels"):
         make_plan(facts(unlabelled=9), CPU, Wishes(method="dsrg"))
-    with pytest.raises(ConfigError, match="'cpss' cannot be planned.*cps"):
+    with pytest.raises(ConfigError, match=r"'cpss' cannot be planned.*cps"):
         make_plan(facts(unlabelled=9), CPU, Wishes(method="cpss"))
 
 
@@ -149,7 +147,7 @@ def test_weights_that_are_not_there_or_tell_nothing_are_one_error(tmp_path: Path
         make_plan(facts(), CPU, Wishes(weights=str(tmp_path / "gone.pth")))
     with pytest.raises(ConfigError, match="no weights of resnet101 were found"):
         make_plan(facts(), CPU, Wishes(network="deeplabv3plus-resnet101"))
-    with pytest.raises(ConfigError, match="not a preset.*mobilenet_v2"):
+    with pytest.raises(ConfigError, match=r"not a preset.*mobilenet_v2"):
         make_plan(facts(), CPU, Wishes(network="mobilenetv2"))
 
 
