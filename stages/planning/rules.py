@@ -16,7 +16,7 @@ REASONED = "reasoned, not measured"
 LEAGUE = "docs/results.md, A league on real images"
 TABLE_1 = "docs/results.md, Table 1 of the dual-branch paper, at small size"
 EMBEDDED = "docs/results.md, Table 1 on the embedded data set"
-OWN_DATA = "docs/own-data.md, 3. Train"
+OWN_DATA = "docs/own-data.md, 4. Train by hand"
 
 
 # ------------------------------------------------------------------------------------------------- method

@@ -89,7 +89,7 @@ class _Bench:
 
     def _trained(self, training: dict[str, Any], batch: int, steps: int) -> Trial:
         values = {**training["config"], "iterations": steps, "batch_size": batch}
-        config = build(load_stage(training["stage"]).config, values, training["name"])
+        config: Any = build(load_stage(training["stage"]).config, values, training["name"])
         clock, begun = _Clock(self.device), time.monotonic()
         doing = Execution(self.job["device"], self.job["workers"], progress=clock)
         self.runs += 1
