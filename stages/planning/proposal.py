@@ -229,18 +229,19 @@ def _within(plan: Plan, rule: MethodRule, budget: float, fixed: float, measured:
     ConfigError where the budget is too small to train at all.
     """
     share = rules.TRAINING_SHARE.get(rule.pipeline, 1.0)
-    left = (budget * rules.SAFETY - fixed) * share - sum(trial.seconds(0) for trial in measured.trials.values())
+    starts = sum(trial.seconds(0) for trial in measured.trials.values())
     wanted = sum(plan.iterations[name] * trial.step_s for name, trial in measured.trials.items())
-    part = left / wanted
-    iterations = {name: math.floor(count * min(part, 1)) for name, count in plan.iterations.items()}
-    if min(iterations.values()) < rules.WORTH_STARTING:
-        least = wanted * rules.WORTH_STARTING / min(plan.iterations.values())
-        needed = ((least + budget * rules.SAFETY * share - fixed * share - left) / share + fixed) / rules.SAFETY
+    part = ((budget * rules.SAFETY - fixed) * share - starts) / wanted
+    least = {name: min(count, rules.WORTH_STARTING) for name, count in plan.iterations.items()}
+    smallest = max(least[name] / count for name, count in plan.iterations.items())
+    if part < smallest:
+        needed = ((starts + smallest * wanted) / share + fixed) / rules.SAFETY
         raise ConfigError(
             f"a budget of {budget:.0f} s is too small for {rule.method}: {rules.WORTH_STARTING} steps of each of "
-            f"{len(iterations)} trainings, their start-up and the predictions need {math.ceil(needed)} s",
+            f"{len(least)} trainings, their start-up and the predictions need {math.ceil(needed)} s",
             "give more time, --method supervised, a smaller --network or --crop-size",
         )
+    iterations = {name: max(math.floor(count * min(part, 1)), least[name]) for name, count in plan.iterations.items()}
     return replace(plan, iterations=iterations), part >= 1
 
 

@@ -234,6 +234,8 @@ def test_a_budget_shortens_all_trainings_alike_and_is_kept():
     figures = measured(16, 0.5, "supervised", "self-training")
     plan = make_plan(data, CPU, wishes, figures)
     whole = make_plan(data, CPU, measured=figures)
+    assert whole.total_s is not None
+    assert plan.total_s is not None
     assert whole.total_s > 600 >= plan.total_s > 500
     shares = [plan.iterations[name] / whole.iterations[name] for name in whole.iterations]
     assert shares[0] == pytest.approx(shares[1], rel=0.02)
@@ -251,7 +253,14 @@ def test_a_budget_too_small_to_train_says_how_much_is_needed():
         make_plan(facts(), CPU, Wishes(budget_s=15), figures)
     needed = int(caught.value.message.split()[-2])
     plan = make_plan(facts(), CPU, Wishes(budget_s=needed), figures)
+    assert plan.total_s is not None
+    assert plan.total_s <= needed
     assert plan.iterations["supervised"] in (20, 21)
+
+
+def test_a_budget_allows_fewer_steps_where_fewer_were_asked_for():
+    figures = measured(16, 0.5, "supervised")
+    assert make_plan(facts(), CPU, Wishes(budget_s=60, iterations=5), figures).iterations == {"supervised": 5}
 
 
 # --- what a plan is good for ---
