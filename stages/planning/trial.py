@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from artifacts.dataset import Dataset
+from artifacts.dataset import TRAINING, Dataset
 from artifacts.errors import SemisegError
 from artifacts.masks import write_mask
 from artifacts.store import Work, Workspace
@@ -132,7 +132,7 @@ class _Bench:
             return folder
         folder.mkdir()
         of_size: dict[tuple[int, int], Path] = {}
-        for image_id in (*self.dataset.ids("weak"), *self.dataset.ids("unlabelled")):
+        for image_id in sorted({name for split in TRAINING for name in self.dataset.ids(split)}):
             size, file = self.dataset.size(image_id), folder / f"{image_id}.png"
             if size in of_size:
                 os.link(of_size[size], file)
