@@ -101,7 +101,7 @@ def plan(
             proposed = probed_plan(artifact, facts, machine, wishes, chosen, say)
         else:
             proposed = make_plan(facts, machine, wishes, data_name=chosen)
-    commands = [quoted(words) for words in commands_of(proposed, str(write or "plan.yaml"), chosen)]
+    commands = [quoted(words) for words in commands_of(proposed, str(write or "plan.yaml"), chosen, facts.val > 0)]
     if as_json:
         write_json(
             {"data": asdict(facts), "machine": asdict(machine), "plan": plan_record(proposed), "commands": commands}

@@ -35,11 +35,11 @@ def plan_text(plan: Plan, commands: list[str]) -> str:
     return "\n".join(text) + "\n"
 
 
-def commands_of(plan: Plan, file: str, data: str) -> Iterator[list[str]]:
-    """The words of each command: those that make the segmenters, then those that score them."""
+def commands_of(plan: Plan, file: str, data: str, scored: bool = True) -> Iterator[list[str]]:
+    """The words of each command: those that make the segmenters, then those that score them on val, if there is one."""
     for step in plan.steps:
         yield _command(step, file)
-    for segmenter in plan.segmenters:
+    for segmenter in plan.segmenters if scored else ():
         predictions = f"{segmenter}-val"
         inputs = {"data": data, "segmenter": segmenter}
         yield _command(Step("predict", predictions, inputs), file)

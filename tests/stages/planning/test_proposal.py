@@ -291,6 +291,13 @@ def test_every_step_is_a_config_of_its_stage_and_so_is_its_command(data: DataFac
         assert typed(commands[f"{segmenter}-val"]) == build(load_stage("predict").config, plan.sections["predict"], "")
 
 
+def test_nothing_is_scored_where_val_is_empty():
+    plan = make_plan(replace(LABELS_ONLY, val=0), CPU)
+    assert [words[-1] for words in commands_of(plan, "plan.yaml", "data", scored=False)] == [
+        step.name for step in plan.steps
+    ]
+
+
 def typed(words: list[str]) -> Any:
     """The config of a command as it is typed, without its inputs."""
     stage, given = load_stage(words[1]), dict(zip(words[2::2], words[3::2], strict=True))
