@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ def test_without_a_network_the_cure_is_named(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first request
     with pytest.raises(ConfigError) as caught:
         build_segmenter(NetworkConfig.model_validate("mobilenet_v2"), 3, seed=0)
     assert "mobilenet_v2 could not be loaded" in caught.value.message

@@ -12,6 +12,7 @@ import socket
 import tarfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,15 @@ def test_what_is_not_there_is_looked_for_elsewhere_at_once(site, tmp_path, code)
     archive = archive_of(data, f"{site.address}/one/a.tar", f"{site.address}/two/a.tar")
     assert get(archive, tmp_path) == data
     assert len(site.requests) == 2
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_the_server_of_a_test(tmp_path, monkeypatch):
+    """urllib keeps the proxies it has once seen, so that a test of a dead proxy made the downloads after it fail."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setattr(urllib.request, "_opener", None)
+    with serving() as site:
+        site.files["/a.tar"] = b"bytes"
+        assert get(archive_of(b"bytes", f"{site.address}/a.tar"), tmp_path) == b"bytes"
 
 
 def test_when_nothing_helps_every_address_has_its_reason(site, tmp_path):

@@ -12,6 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """One port from the first request to the last: bound and listening before its address is known."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     """Serves `site.files`; the next of `site.orders`, if any, says how."""
@@ -104,12 +114,15 @@ def status(code: int, **headers: object) -> Order:
 
 @contextlib.contextmanager
 def serving() -> Iterator[Site]:
+    """A running server, which is asked directly whatever proxy the environment, or a test before, has named."""
     handler = type("SiteHandler", (Handler,), {})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads, server.block_on_close = True, False
+    with pytest.MonkeyPatch.context() as patch, Server(("127.0.0.1", 0), handler) as server:
+        patch.setenv("no_proxy", "127.0.0.1")
         handler.site = Site(f"http://127.0.0.1:{server.server_address[1]}")
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
-        yield handler.site
-        server.shutdown()
-        thread.join()
+        try:
+            yield handler.site
+        finally:
+            server.shutdown()
+            thread.join()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import http.server
 import json
 import os
 import shutil
 import tarfile
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +28,7 @@ from stages.data.preparation_config import PrepareDataConfig
 from stages.data.readers.voc import EXPECTED, Lists, count_deviations, find_devkit, read_sbd_mask
 from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE
+from tests.stages.data.archives.web_server import serving
 from tests.stages.data.conftest import Kit, image_mask
 
 CAT, DOG, PERSON, SHEEP = 8, 12, 15, 17
@@ -502,26 +500,17 @@ def test_the_rule_gives_the_official_list_of_10582(tmp_path):
 
 def test_both_archives_are_downloaded_and_used(kit, tmp_path, monkeypatch):
     """With archives of the tiny devkit in place of the official ones, from a server of one's own (a mirror)."""
-    served = tmp_path / "served"
-    served.mkdir()
-    with tarfile.open(served / "voc.tar", "w") as tar:
-        tar.add(kit.root, "VOCdevkit/VOC2012")
-    with tarfile.open(served / "sbd.tgz", "w:gz") as tar:
-        tar.add(kit.sbd, "benchmark_RELEASE")
-    for name, file, folder in (("VOC2012", "voc.tar", "VOCdevkit/VOC2012"), ("SBD", "sbd.tgz", "benchmark_RELEASE")):
-        digest = "sha256:" + hashlib.sha256((served / file).read_bytes()).hexdigest()
-        monkeypatch.setattr(published, name, published.Archive(name, file, (), None, digest, folder))
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    mirror = f"http://127.0.0.1:{server.server_port}"
-    own = {"name": "voc-aug", "download": str(tmp_path / "fetched"), "mirrors": mirror}
-    config = build(PrepareDataConfig, {"dataset": own, "allow_subset": True}, "test")
-    try:
+    archives = {"voc.tar": ("VOC2012", kit.root, "VOCdevkit/VOC2012"), "sbd.tgz": ("SBD", kit.sbd, "benchmark_RELEASE")}
+    with serving() as site:
+        for file, (name, folder, inside) in archives.items():
+            with tarfile.open(tmp_path / file, "w:gz" if file.endswith("tgz") else "w") as tar:
+                tar.add(folder, inside)
+            site.files[f"/{file}"] = (tmp_path / file).read_bytes()
+            digest = "sha256:" + hashlib.sha256(site.files[f"/{file}"]).hexdigest()
+            monkeypatch.setattr(published, name, published.Archive(name, file, (), None, digest, inside))
+        own = {"name": "voc-aug", "download": str(tmp_path / "fetched"), "mirrors": site.address}
+        config = build(PrepareDataConfig, {"dataset": own, "allow_subset": True}, "test")
         first = run_stage(STAGE, config, Workspace(tmp_path / "ws"), "a", {}, Execution(workers=1))
-    finally:
-        server.shutdown()
-        server.server_close()
     dataset = Dataset(first.artifact)
     assert (dataset.ids("weak"), dataset.ids("val")) == (("s1", "s2", "s3", "s4"), ("v1", "v2"))
     assert not run_stage(STAGE, config, Workspace(tmp_path / "ws"), "a", {}, Execution(workers=1)).ran  # fresh
