@@ -12,6 +12,9 @@
         instead: {cps: "the parameter mutual has it"}          # but these
       refiners:
         choices: {methods_of: refine, and: [segments]}         # every method of a stage, and what the recipe adds
+      combined: {default: [cps], within: methods}              # nodes of its values read those of the same of methods
+      rounds: {default: [1, 2], gapless: true}                 # nodes of a round read those of the round before
+      labelled: {default: [30], most: data.dataset.train}      # at most this number of the config of the node data
 
 `${batch_size}` is replaced by the value, `${batch_size / 2}` by half of it, which must be a whole number.
 """
@@ -31,7 +34,7 @@ AddMistake = Callable[[str, str], None]
 
 METHODS_OF = {"train": "segmenter", "train-classifier": "classifier", "refine": "refiner"}  # stage -> what methods give
 
-_KEYS = ("default", "help", "required", "choices", "instead")
+_KEYS = ("default", "help", "required", "choices", "instead", "within", "gapless", "most")
 _PLACEHOLDER = re.compile(r"\$\{([^{}]*)\}")
 _SHARE = re.compile(r"(.*?)\s*/\s*([1-9][0-9]*)")
 REPEATED = re.compile(
@@ -51,6 +54,9 @@ class Parameter:
     choices: tuple[str, ...] = ()
     instead: Mapping[str, str] | None = None
     given: bool = False
+    within: str = ""
+    gapless: bool = False
+    most: str = ""
 
     @property
     def missing(self) -> bool:
@@ -76,6 +82,10 @@ def read_parameters(
 ) -> tuple[dict[str, Parameter], list[NodeSetting]]:
     """Every parameter with its value, and the settings of nodes. A value that is a mistake is replaced or left out."""
     parameters = {name: _declared(name, record, add_mistake) for name, record in declared.items()}
+    for parameter in parameters.values():
+        if parameter.within and parameter.within not in parameters:
+            meant = did_you_mean(parameter.within, parameters)
+            add_mistake(f"parameters.{parameter.name}.within", f"no parameter {parameter.within!r}{meant}")
     for_nodes: list[NodeSetting] = []
     for text in settings:
         keys, value = parse_assignment(text)
@@ -120,6 +130,9 @@ def _declared(name: str, record: Mapping[str, Any], add_mistake: AddMistake) -> 
         bool(record.get("required")),
         tuple(map(str, choices)),
         {str(value): str(text) for value, text in instead.items()},
+        within=str(record.get("within", "")),
+        gapless=bool(record.get("gapless")),
+        most=str(record.get("most", "")),
     )
 
 
@@ -178,6 +191,41 @@ def _why_not(parameter: Parameter, option: str) -> str:
     if option not in METHODS or not known or kind(option) in known:
         return ""
     return f": {option} {kind(option)}"
+
+
+def values_needed(parameters: Mapping[str, Parameter]) -> Iterator[tuple[str, str]]:
+    """What parameters need of each other by `within` and `gapless` and do not have: its place and what to set."""
+    for name, parameter in parameters.items():
+        values = _as_list(parameter.value)
+        if parameter.gapless and (numbers := [value for value in values if type(value) is int]):
+            whole = list(range(1, max(numbers) + 1))
+            if missing := [number for number in whole if number not in numbers]:
+                text = f"each value reads the results of the one before, and there is no {_in_words(missing)}"
+                yield _place_of_any([parameter]), f"{text}: --set {name}={_as_setting(whole)}"
+        if parameter.within in parameters:
+            outer = parameters[parameter.within]
+            if missing := [value for value in values if value not in _as_list(outer.value)]:
+                here, there = [value for value in values if value not in missing], [*outer.value, *missing]
+                yield (
+                    _place_of_any([parameter, outer]),
+                    f"{name} reads the results of {outer.name}, which has no {_in_words(missing)}: "
+                    f"--set {outer.name}={_as_setting(there)} or --set {name}={_as_setting(here)}",
+                )
+
+
+def _place_of_any(parameters: Iterable[Parameter]) -> str:
+    """The options of those that were given; else the key of the first in the recipe."""
+    parameters = list(parameters)
+    given = [parameter.name for parameter in parameters if parameter.given]
+    return place_of(given) if given else f"parameters.{parameters[0].name}"
+
+
+def _in_words(values: Iterable[Any]) -> str:
+    return " and no ".join(map(str, values))
+
+
+def _as_setting(values: Iterable[Any]) -> str:
+    return f"[{','.join(map(str, values))}]"
 
 
 def substitute(value: Any, parameters: Mapping[str, Parameter], key: str, add_mistake: AddMistake) -> Any:

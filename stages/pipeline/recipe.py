@@ -29,6 +29,7 @@ way; a list replaces a list.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import itertools
 import math
 import re
@@ -52,6 +53,7 @@ from stages.pipeline.parameters import (
     read_parameters,
     repeated_in,
     substitute,
+    values_needed,
 )
 from stages.pipeline.recipe_file import Mistakes, check_shape, of_case, recipe_values, with_profile
 from stages.pipeline.table import LEFT_OUT, Table, figures_planned, read_table
@@ -158,8 +160,10 @@ def resolve(raw: Mapping[str, Any], source: str, profile: str | None = None, set
     drafts = {name: draft for name, draft in drafts.items() if name not in left_out}
     _apply_settings(drafts, node_settings, problems)
 
-    nodes = {name: _node(name, drafts, origins, problems) for name in drafts}
     reads = {n: [i for i in (d.content.get("inputs") or {}).values() if isinstance(i, str)] for n, d in drafts.items()}
+    _check_values_needed(parameters, reads, problems)
+    nodes = {name: _node(name, drafts, origins, problems) for name in drafts}
+    _check_most(parameters, nodes, problems)
     if cycle := find_cycle(reads):
         problems.add("nodes", f"cycle: {' -> '.join(cycle)} (each reads the next)")
     whole = {name: node for name, node in nodes.items() if node is not None}
@@ -198,6 +202,18 @@ def _check_required(parameters: Mapping[str, Parameter], problems: Mistakes) -> 
     for parameter in missing:
         problems.add(f"parameters.{parameter.name}", f"must be given: --set {parameter.name}=VALUE ({parameter.help})")
     if missing:
+        problems.stop()
+
+
+def _check_values_needed(
+    parameters: Mapping[str, Parameter], reads: Mapping[str, Iterable[str]], problems: Mistakes
+) -> None:
+    """Stops if nodes are missing because parameters lack values, which is told instead of every such node."""
+    if {source for sources in reads.values() for source in sources} <= reads.keys():
+        return
+    for place, text in (needed := list(values_needed(parameters))):
+        problems.add(place, text)
+    if needed:
         problems.stop()
 
 
@@ -415,6 +431,20 @@ def _node(name: str, drafts: Mapping[str, _Draft], origins: Origins, problems: M
         if needed not in inputs:
             problems.add(f"{key}.inputs", f"{stage_name} needs the input {needed!r} ({stage.takes[needed].help})")
     return None if config is None else Node(name, stage, config, dict(inputs))
+
+
+def _check_most(parameters: Mapping[str, Parameter], nodes: Mapping[str, Node | None], problems: Mistakes) -> None:
+    """A parameter with `most: NODE.KEY` is at most this number of the node's config, where there is one."""
+    for parameter in parameters.values():
+        name, _, path = parameter.most.partition(".")
+        node = nodes.get(name)
+        most = functools.reduce(lambda value, key: getattr(value, key, None), path.split("."), node and node.config)
+        values = parameter.value if isinstance(parameter.value, list) else [parameter.value]
+        for value in values:
+            if isinstance(most, int) and isinstance(value, int) and value > most:
+                place = place_of([parameter.name]) if parameter.given else f"parameters.{parameter.name}"
+                text = f"expected at most {most}, which is {parameter.most}, found {value}"
+                problems.add(place, f"{text}: a smaller number, or --set {parameter.most}={value}")
 
 
 def _check_kinds(nodes: Mapping[str, Node], drafts: Mapping[str, _Draft], problems: Mistakes) -> None:

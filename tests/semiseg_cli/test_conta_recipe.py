@@ -57,6 +57,11 @@ def test_each_round_of_conta_sees_the_predictions_of_the_one_before(profile: str
     assert [row.label for row in made.table.rows] == ["round 1", "round 2", "round 3"]
 
 
+def test_a_round_without_the_one_before_is_one_mistake() -> None:
+    with pytest.raises(ConfigError, match=r"1 mistake\n  --set rounds: .* no 2: --set rounds=\[1,2,3\]$"):
+        recipe("conta-voc", None, "rounds=[1,3]")
+
+
 def test_the_weak_league_says_where_conta_is_compared() -> None:
     with pytest.raises(
         ConfigError, match=r"'conta' cannot be given here: its first round is cam.*semiseg run conta-voc"

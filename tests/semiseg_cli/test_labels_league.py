@@ -109,9 +109,43 @@ def test_empty_lists_leave_rows_out() -> None:
     ]
 
 
-def test_combinations_need_the_pseudo_labels_they_are_made_of() -> None:
-    with pytest.raises(ConfigError, match=r"combined.*there is no node 'train-fixmatch-exclude-n30-s0'"):
-        league("combinations=[exclude]", *ONE)
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            ["combinations=[exclude]"],
+            "--set combinations: combinations reads the results of image_labels, which has no exclude: "
+            "--set image_labels=[ignore,share,exclude] or --set combinations=[]",
+        ),
+        (
+            ["image_labels=[]"],
+            "--set image_labels: combinations reads the results of image_labels, which has no share: "
+            "--set image_labels=[share] or --set combinations=[]",
+        ),
+        (
+            ["rounds=[3]"],
+            "--set rounds: each value reads the results of the one before, and there is no 1 and no 2: "
+            "--set rounds=[1,2,3]",
+        ),
+        (
+            ["labelled=[30,1000]"],
+            "--set labelled: expected at most 120, which is data.dataset.train, found 1000: a smaller number, "
+            "or --set data.dataset.train=1000",
+        ),
+    ],
+)
+def test_a_value_that_needs_another_is_one_mistake_which_says_what_to_set(settings: list[str], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        league(*settings)
+    head, *lines = caught.value.message.splitlines()
+    assert (head.endswith(": 1 mistake"), lines) == (True, [f"  {line}"])
+
+
+def test_the_advice_of_these_mistakes_helps() -> None:
+    league("combinations=[exclude]", "image_labels=[ignore,share,exclude]", *ONE)
+    league("image_labels=[]", "combinations=[]", *ONE)
+    league("labelled=[1000]", "data.dataset.train=1000", "seeds=[0]")
+    league("labelled=[1000]", "seeds=[0]", *PROFILES[2][1], profile="small")  # how many there are, the devkit tells
 
 
 def test_more_of_anything_leaves_what_was_made_fresh() -> None:

@@ -135,6 +135,12 @@ def test_mistakes_of_choices_in_the_file_are_named(raw_recipe: dict[str, Any]) -
     ]
 
 
+def test_what_a_parameter_is_within_must_be_a_parameter(raw_recipe: dict[str, Any]) -> None:
+    raw_recipe["parameters"]["kinds"] = {"default": [], "within": "cuont"}
+    with pytest.raises(ConfigError, match=r"parameters.kinds.within: no parameter 'cuont', did you mean 'count'\?"):
+        resolve(raw_recipe, "toy.yaml")
+
+
 def test_choices_may_be_the_methods_that_use_some_parts_of_a_data_set(raw_recipe: dict[str, Any]) -> None:
     """Found by their cards: those that need nothing beside the data set, and are not told of elsewhere."""
     kinds = {"choices": {"methods_using": ["masks", "images"]}, "instead": {"cps": "x"}, "default": []}
