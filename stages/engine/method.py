@@ -117,7 +117,8 @@ class Sources:
             "weak": "the data set's split 'weak' is empty: prepare it with fewer labelled images",
             "without_masks": "the data set's splits 'weak' and 'unlabelled' are empty: prepare it with fewer labelled "
             "images, or with unlabelled ones",
-            "weak_labels": "give estimated masks: --weak-labels NAME (made by predict, crf, seeds or refine)",
+            "weak_labels": "give estimated masks: --weak-labels NAME "
+            "(made by predict, crf, vote, seeds, refine or import-masks)",
             "seeds": "give seeds: --seeds NAME (made by the stage seeds)",
             "confidence": "make them with predict --set confidence=true, then pseudo-labels",
         }

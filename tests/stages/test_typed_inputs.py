@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import pytest
 
+from artifacts.errors import ConfigError
 from artifacts.store import Artifact, Workspace
 from stages.config import Config
 from stages.contract import STAGE_MODULES, Execution, Input, Inputs, Stage, declared_inputs, load_stage, required_inputs
-from stages.methods.settings import METHODS, TrainConfig
+from stages.methods.settings import METHODS, TrainConfig, check_taken
 from stages.pipeline.run_stage import run_stage
 from tests.stages.conftest import publish
 
@@ -189,3 +190,35 @@ def test_a_method_says_how_its_weak_labels_are_made() -> None:
     config = TrainConfig.model_validate({"method": "dual-branch"})
     assert declared.made_by(config) == METHODS["dual-branch"].labels_from != ""
     assert load_stage("train").takes["seeds"].made_by(config) == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [
+        ({"name": "fixmatch"}, "method.guidance.weight=0.1"),
+        ({"name": "unimatch"}, "method.guidance.weight=0.1"),
+        ({"name": "unimatch-v2"}, "method.guidance.weight=0.1"),
+        ({"name": "supervised"}, "method.labels to weak"),
+        ({"name": "dual-branch", "weak_weight": 0}, "method.weak_weight above 0"),
+        ({"name": "self-training", "weight": 0}, "method.weight above 0"),
+        ({"name": "st-plus-plus", "weight": 0}, "method.weight above 0"),
+        ({"name": "dmt", "weight": 0}, "method.weight above 0"),
+    ],
+)
+def test_estimated_masks_that_would_not_be_used_are_refused_with_what_uses_them(
+    method: dict[str, Any], setting: str
+) -> None:
+    with pytest.raises(ConfigError, match="does not use the input 'weak_labels'") as caught:
+        check_taken(TrainConfig.model_validate({"method": method}).method, ["weak_labels"])
+    assert (caught.value.hint or "").startswith(f"leave --weak-labels out, or set {setting}")
+
+
+def test_missing_estimated_masks_are_made_by_more_than_one_stage() -> None:
+    """fixmatch with guidance named the commands of dual-branch, which a recipe of a table makes."""
+    made_by = load_stage("train").takes["weak_labels"].made_by
+    guided = made_by(TrainConfig.model_validate({"method": {"name": "fixmatch", "guidance": {}}}))
+    assert "dsrg" not in guided
+    assert "leave method.guidance out" in guided
+    for text in (guided, made_by(TrainConfig.model_validate({"method": "dual-branch"}))):
+        for command in ("semiseg predict --segmenter", "semiseg crf --predictions", "semiseg import-masks --folder"):
+            assert command in text

@@ -67,7 +67,7 @@ def check_taken(method: MethodSettings, given: Iterable[str]) -> None:
         if name not in method.inputs():
             raise ConfigError(
                 f"method {method.name} with these settings does not use the input {name!r}",
-                f"leave --{name.replace('_', '-')} out, or choose a different method or different settings",
+                f"leave --{name.replace('_', '-')} out, or {method.taken_with.get(name, 'choose a different method')}",
             )
 
 

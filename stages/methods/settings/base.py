@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.abc import InspectLoader
 from typing import Annotated, ClassVar, Literal, TypeVar
@@ -72,6 +72,13 @@ class Card:
         return f"{self.forward} forward, {self.backward} backward" + (f"; {self.beside}" if self.beside else "")
 
 
+_PREDICTED = "semiseg predict --segmenter NAME --split weak --output masks --set image_labels=share --name weak-labels"
+_NOT_PREDICTED = (
+    "from class-activation maps: semiseg crf --predictions seeds --name weak-labels; "
+    "made elsewhere: semiseg import-masks --folder DIR --name weak-labels"
+)
+
+
 class MethodSettings(Config):
     """Base of the settings; `name` is the method they belong to."""
 
@@ -79,10 +86,12 @@ class MethodSettings(Config):
     hard_examples: ClassVar[bool] = True
     """Whether OHEM applies: the method has a separate supervised term on exact masks."""
     labels_from: ClassVar[str] = (
-        "semiseg predict --segmenter NAME --split weak --output masks --set image_labels=share --name weak-labels, "
-        "NAME being trained on image-level labels (--method dsrg); all steps: semiseg run table1"
+        f"{_PREDICTED}, NAME being trained on image-level labels (--method dsrg); {_NOT_PREDICTED}; "
+        "all steps: semiseg run table1"
     )
     """The commands that make estimated masks for this method."""
+    taken_with: ClassVar[Mapping[str, str]] = {}
+    """What to set so that an optional input is used."""
     as_drawn: ClassVar[tuple[str, ...]] = ()
     """Streams whose images the networks see exactly as they were drawn: kept features may stand for these."""
     own_network: ClassVar[str] = ""
@@ -209,9 +218,10 @@ class StudentSettings(SemiSupervisedSettings):
     as_drawn: ClassVar[tuple[str, ...]] = ("strong",)
     hard_examples: ClassVar[bool] = False  # one mean over labelled and pseudo-labelled pixels
     labels_from: ClassVar[str] = (
-        "semiseg predict --segmenter TEACHER --split weak --output masks --set image_labels=share --name weak-labels, "
-        "TEACHER being trained with --method supervised; all steps: semiseg run self-training"
+        f"{_PREDICTED.replace('NAME', 'TEACHER')}, TEACHER being trained with --method supervised; "
+        "all steps: semiseg run self-training"
     )
+    taken_with: ClassVar[Mapping[str, str]] = {"weak_labels": "set method.weight above 0"}
     weight: float = Field(
         1.0, ge=0, description="Weight of a pseudo-labelled pixel; a labelled one weighs 1 (published: 1)."
     )
@@ -227,6 +237,13 @@ class StudentSettings(SemiSupervisedSettings):
 class StrongWeakSettings(LabellingSettings):
     """The common part of FixMatch, UniMatch and UniMatch V2. Published values: the code of UniMatch and UniMatch V2."""
 
+    labels_from: ClassVar[str] = (
+        f"{_PREDICTED}, NAME being any segmenter; {_NOT_PREDICTED}; or leave method.guidance out"
+    )
+    taken_with: ClassVar[Mapping[str, str]] = {
+        "weak_labels": "set method.guidance.weight=0.1: they teach beside the network's own labels, "
+        "where method.weight is above 0"
+    }
     weight: Share = Field(
         0.5,
         description="w: the unlabelled part of the loss; the supervised one gets 1 - w (published: .5 each). 0: the\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -36,6 +37,7 @@ class DmtSettings(SemiSupervisedSettings):
         "--set image_labels=share --name guesses, then "
         "semiseg pseudo-labels --predictions guesses --set share=0.2 --name weak-labels; all rounds: semiseg run dmt"
     )
+    taken_with: ClassVar[Mapping[str, str]] = {"weak_labels": "set method.weight above 0"}
     as_drawn: ClassVar[tuple[str, ...]] = ("strong", "unlabelled")
     name: Literal["dmt"] = "dmt"
     gamma_agree: float = Field(5.0, ge=0, description="gamma1: sharpens the weight where both agree (VOC 5, city 3).")

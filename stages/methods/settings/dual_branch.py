@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -27,6 +28,7 @@ class DualBranchSettings(MethodSettings):
         profile="paper",
         inference="trunk and strong branch",
     )
+    taken_with: ClassVar[Mapping[str, str]] = {"weak_labels": "set method.weak_weight above 0"}
     as_drawn: ClassVar[tuple[str, ...]] = ("strong", "weak")
     name: Literal["dual-branch"] = "dual-branch"
     weak_weight: float = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -26,6 +27,7 @@ class SupervisedSettings(MethodSettings):
         recipe="table1",
         profile="paper",
     )
+    taken_with: ClassVar[Mapping[str, str]] = {"weak_labels": "set method.labels to weak, mixed or oversampled"}
     as_drawn: ClassVar[tuple[str, ...]] = ("strong", "weak", "mixed", "oversampled")
     name: Literal["supervised"] = "supervised"
     labels: Literal["strong", "weak", "mixed", "oversampled"] = Field(
