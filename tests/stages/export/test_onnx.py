@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from artifacts.errors import ConfigError
-from stages.export.onnx import bicubic_matrix, export_onnx
+from stages.export.onnx import OPSET, _require_free_sizes, bicubic_matrix, export_onnx
 from stages.networks import build_segmenter, normalise, upsample
 from stages.networks.config import NetworkConfig
 
@@ -59,6 +59,24 @@ def test_images_of_any_size_give_what_torch_gives(values, tmp_path):
         torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-3)
     entries = {entry.key: entry.value for entry in onnx.load(str(tmp_path / "net.onnx")).metadata_props}
     assert json.loads(entries["class_names"]) == ["background", "a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 3, 96, 128), "its operators depend on the size of the image"),  # as the image that is traced
+        ((7, 1), "onnx's evaluator cannot run it: .*reshape"),
+    ],
+)
+def test_sizes_are_blamed_only_where_an_image_of_the_traced_size_can_be_evaluated(shape, message, tmp_path):
+    values = onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [len(shape)], shape)
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None) for name in ("image", "same")]
+    node = onnx.helper.make_node("Reshape", ["image", "shape"], ["same"])
+    graph = onnx.helper.make_graph([node], "toy", ends[:1], ends[1:], [values])
+    versions = [onnx.helper.make_opsetid("", OPSET)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=versions, ir_version=8), str(tmp_path / "net.onnx"))
+    with pytest.raises(RuntimeError, match=message):
+        _require_free_sizes(nn.Identity(), tmp_path / "net.onnx")
 
 
 @pytest.mark.parametrize("size", [(3, 21), (14, 9), (6, 8)])
