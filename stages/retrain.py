@@ -122,10 +122,13 @@ def _check_given(config: RetrainConfig, inputs: RetrainInputs, masks: Artifact) 
 
 def run(config: RetrainConfig, inputs: RetrainInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     from stages.methods.training import label_sources, train_network
+    from stages.networks import build_segmenter
 
     dataset, given = Dataset(inputs.data), inputs.weak_labels
     ids = ids_of(dataset, config.splits)
     if given is None and inputs.segmenter is not None:
+        if config.start == "fresh" and config.training.network.weights_file() is not None:
+            build_segmenter(config.training.network, dataset.num_classes, seed=0)  # damaged weights are refused now
         _label(config, dataset, inputs.segmenter, ids, writer, execution)
     training = config.training.model_copy(
         update={"method": SupervisedSettings(labels=METHOD_LABELS[config.labels], clamp=config.clamp)}

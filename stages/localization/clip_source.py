@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from artifacts.dataset import Dataset
@@ -39,35 +38,36 @@ from stages.networks.clip import (
     text_vectors,
 )
 
+Vectors = NDArray[np.float32]
+
 VECTORS = "text_vectors.npz"  # item of the artifact; settings of further runs take it as source.vectors
 
 
-def load_tower(settings: ClipConfig) -> ClipImageTower:
-    """The image side, on the CPU, in eval mode, without gradients."""
-    none, weights = settings.weights == NO_WEIGHTS, settings.weights
-    tower = random_tower() if none else image_tower(_state(settings), settings.activation, weights)
-    return tower.requires_grad_(False)
-
-
-def load_vectors(settings: ClipConfig, texts: Texts) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The vectors of `names_of_rows`: given ones, or those of the text side."""
-    names = names_of_rows(settings, texts)
-    if settings.vectors:
-        return read_vectors(Path(settings.vectors).expanduser(), names)
+def read_state(settings: ClipConfig) -> dict[str, Tensor] | None:
+    """The weights of both sides; None for random ones."""
     if settings.weights == NO_WEIGHTS:
-        return random_vectors(names).numpy()
-    return text_vectors(_state(settings), sentences_of_rows(settings, texts), settings.activation).numpy()
-
-
-def _state(settings: ClipConfig) -> dict[str, Tensor]:
-    """Read for the texts and for the network apart: the text side is not kept in memory."""
+        return None
     file = settings.file_of_weights
     return download_clip(settings.weights) if file is None else read_clip(file)
 
 
-def texts_for(
-    tower: ClipImageTower, vectors: np.ndarray[Any, np.dtype[np.float32]], texts: Texts, key: str
-) -> ClipTexts:
+def load_tower(settings: ClipConfig, state: dict[str, Tensor] | None) -> ClipImageTower:
+    """The image side of `read_state`, on the CPU, in eval mode, without gradients."""
+    tower = random_tower() if state is None else image_tower(state, settings.activation, settings.weights)
+    return tower.requires_grad_(False)
+
+
+def load_vectors(settings: ClipConfig, texts: Texts, state: dict[str, Tensor] | None) -> Vectors:
+    """The vectors of `names_of_rows`: given ones, or those of the text side."""
+    names = names_of_rows(settings, texts)
+    if settings.vectors:
+        return read_vectors(Path(settings.vectors).expanduser(), names)
+    if state is None:
+        return random_vectors(names).numpy()
+    return text_vectors(state, sentences_of_rows(settings, texts), settings.activation).numpy()
+
+
+def texts_for(tower: ClipImageTower, vectors: Vectors, texts: Texts, key: str) -> ClipTexts:
     """The vectors of `texts` and of the background, which are of one network with the tower, or it is a ConfigError."""
     unit = F.normalize(torch.from_numpy(vectors), dim=-1)
     if unit.shape[1] != tower.project.out_features:
@@ -79,7 +79,7 @@ def texts_for(
 
 
 class ClipMaps:
-    """Maps of images by CLIP.
+    """Maps of images by CLIP, whose weights are read before anything is written: ConfigError if they do not fit.
 
     `store_vectors` first, in one process; it keeps the vectors in the artifact, where all processes read them.
     """
@@ -93,6 +93,13 @@ class ClipMaps:
         self.names = names_of_rows(settings, self.texts)
         self.device = select_device(execution.device)
         self.device_name = describe_device(self.device)
+        state = read_state(settings)
+        self.vectors: Vectors | None = None
+        tower = load_tower(settings, state)
+        if execution.rank == 0 and not writer.has(VECTORS):
+            self.vectors = load_vectors(settings, self.texts, state)
+            texts_for(tower, self.vectors, self.texts, settings.key)
+        self.tower = tower.to(self.device)
 
     def store_vectors(self) -> None:
         """The vectors of the texts as items of the artifact. Says which are left out, and if weights are random."""
@@ -102,17 +109,17 @@ class ClipMaps:
         kept = remaining_background(self.settings, self.texts)
         if dropped := [text for text in self.settings.background if text not in kept]:
             note(f"not background, since the data set has such classes: {', '.join(dropped)}")
-        if not self.writer.has(VECTORS):
+        if self.vectors is not None:
             content = io.BytesIO()
-            np.savez(content, names=np.array(self.names), vectors=load_vectors(self.settings, self.texts))
+            np.savez(content, names=np.array(self.names), vectors=self.vectors)
             self.writer.write_bytes(VECTORS, content.getvalue())
 
     def maps(self, ids: Sequence[str]) -> Iterator[ActivationMaps]:
-        tower, device = self._tower, self.device
+        device = self.device
         vectors = read_vectors(self.writer.path / VECTORS, self.names)
-        texts = texts_for(tower, vectors, self.texts, self.settings.key)
+        texts = texts_for(self.tower, vectors, self.texts, self.settings.key)
         return clip_maps(
-            tower,
+            self.tower,
             ClipTexts(texts.classes.to(device), texts.background.to(device)),
             self.dataset,
             ids,
@@ -122,7 +129,3 @@ class ClipMaps:
             dtype=autocast_dtype(self.settings.precision, device),
             threads=self.execution.workers,
         )
-
-    @functools.cached_property
-    def _tower(self) -> ClipImageTower:
-        return load_tower(self.settings).to(self.device)

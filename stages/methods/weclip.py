@@ -22,7 +22,7 @@ from stages.engine.losses import cross_entropy, share
 from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
 from stages.localization.clip_maps import ClipTexts, maps_of_tokens
-from stages.localization.clip_source import load_tower, load_vectors, texts_for
+from stages.localization.clip_source import load_tower, load_vectors, read_state, texts_for
 from stages.localization.clip_texts import texts_of_classes
 from stages.localization.pixel_adaptive import Neighbourhood, refined_maps
 from stages.methods.settings.weclip import WeclipSettings
@@ -41,7 +41,10 @@ class Weclip(Method):
     def __init__(self, settings: WeclipSettings, setup: Setup) -> None:
         super().__init__(settings, setup)
         network = build_clip_segmenter(
-            load_tower(settings.clip), setup.num_classes, setup.seed, **settings.decoder.model_dump()
+            load_tower(settings.clip, read_state(settings.clip)),
+            setup.num_classes,
+            setup.seed,
+            **settings.decoder.model_dump(),
         )
         if setup.initial is not None:
             load_strictly(network, setup.initial, "the input 'initial'", "the network of this config")
@@ -65,7 +68,8 @@ class Weclip(Method):
         dataset.require_background("method weclip")
         self.labels = {image_id: dataset.tags(image_id) for image_id in {*sources.strong, *sources.weak}}
         texts = texts_of_classes(clip, dataset.class_names)
-        self.texts = texts_for(self.network.tower, load_vectors(clip, texts), texts, clip.key)
+        vectors = load_vectors(clip, texts, None if clip.vectors else read_state(clip))
+        self.texts = texts_for(self.network.tower, vectors, texts, clip.key)
 
     def losses(self, batch: Mapping[str, Batch], step: int) -> dict[str, Tensor]:
         samples, network = batch["labelled"], self.network

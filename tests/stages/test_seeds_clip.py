@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from artifacts.dataset import Dataset
 from artifacts.errors import ArtifactError, ConfigError
@@ -14,12 +15,14 @@ from artifacts.score_maps import ScoreMaps
 from artifacts.store import Workspace
 from stages.config import build
 from stages.contract import Execution, load_stage
+from stages.localization import clip_source
 from stages.localization.grid import resize_maps
 from stages.localization.seed_labels import dense_labels
 from stages.pipeline.run_stage import run_stage
 from tests.stages.clip_seeds import SHARD_SIZE, SOURCE, run_clip
 from tests.stages.drawn_training import StopAt, StoppedError
 from tests.stages.engine.torchrun import torchrun
+from tests.stages.networks.reference_clip import open_clips_model
 
 pytest.importorskip("timm")
 
@@ -86,6 +89,26 @@ def test_stored_vectors_make_the_same_maps_without_texts(space, whole, tmp_path,
     np.savez(tmp_path / "short.npz", names=names, vectors=rows[:, :32])
     with pytest.raises(ConfigError, match="of texts have 32 numbers, those of images 64"):
         run_clip(space, "refused", {"vectors": str(tmp_path / "short.npz")})
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(space, whole, tmp_path):
+    torch.save({"visual.conv1.weight": torch.zeros(3)}, tmp_path / "foreign.pt")
+    (tmp_path / "damaged.pt").write_bytes(b"PK no weights")
+    for name, message in (("foreign", "has no image side of CLIP"), ("damaged", "is damaged or not a file of weights")):
+        source = {"weights": str(tmp_path / f"{name}.pt"), "vectors": str(whole.file("text_vectors.npz"))}
+        with pytest.raises(ConfigError, match=message):
+            run_clip(space, name, source)
+        assert space.partials(name) == []
+
+
+def test_the_file_of_weights_is_read_once(space, tmp_path, monkeypatch):
+    pytest.importorskip("open_clip")
+    torch.save(open_clips_model("quick_gelu").state_dict(), tmp_path / "clip.pt")
+    read, files = clip_source.read_clip, []
+    monkeypatch.setattr(clip_source, "read_clip", lambda file: files.append(file) or read(file))
+    made = run_clip(space, "once", {"weights": str(tmp_path / "clip.pt"), "texts": "names"})
+    assert files == [tmp_path / "clip.pt"]
+    assert made.file("text_vectors.npz").is_file()
 
 
 def test_later_stages_take_the_maps(space, whole):

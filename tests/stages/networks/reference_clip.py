@@ -5,6 +5,9 @@ Images have the size it is built for, so that the position embedding is not resi
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,3 +70,12 @@ def reference_clip(
             nn.init.normal_(parameter, 0, 0.2)
     state = {f"visual.{key}": value.clone() for key, value in vision.state_dict().items()}
     return vision, {**state, "logit_scale": torch.tensor(scale).log()}
+
+
+def open_clips_model(activation: str) -> Any:
+    """open_clip's CLIP, small, with random weights."""
+    model = importlib.import_module("open_clip.model")
+    torch.manual_seed(0)
+    vision = model.CLIPVisionCfg(layers=3, width=128, patch_size=16, image_size=64)
+    text = model.CLIPTextCfg(width=64, heads=1, layers=2)
+    return model.CLIP(32, vision, text, quick_gelu=activation == "quick_gelu").eval()

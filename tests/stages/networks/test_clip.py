@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from artifacts.errors import ConfigError
 from stages.networks.clip import image_tower, random_tower, random_vectors, read_clip, text_vectors
-from tests.stages.networks.reference_clip import reference_clip
+from tests.stages.networks.reference_clip import open_clips_model, reference_clip
 
 pytest.importorskip("timm")
 needs_open_clip = pytest.mark.skipif(
@@ -131,20 +131,11 @@ def test_random_weights_are_the_same_each_time() -> None:
 # --- open_clip ---
 
 
-def whole(activation: str) -> Any:
-    """open_clip's CLIP, small, with random weights."""
-    model = importlib.import_module("open_clip.model")
-    torch.manual_seed(0)
-    vision = model.CLIPVisionCfg(layers=3, width=128, patch_size=16, image_size=64)
-    text = model.CLIPTextCfg(width=64, heads=1, layers=2)
-    return model.CLIP(32, vision, text, quick_gelu=activation == "quick_gelu").eval()
-
-
 @needs_open_clip
 @torch.no_grad()
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_the_image_side_is_open_clips_with_means_over_patches(activation: str) -> None:
-    model, images = whole(activation), torch.randn(2, 3, 64, 64)
+    model, images = open_clips_model(activation), torch.randn(2, 3, 64, 64)
     tower = image_tower(model.state_dict(), activation)
     tokens, _ = tower.before_last(images, 0)
     model.visual.pool_type, model.visual.final_ln_after_pool = "avg", False
@@ -156,7 +147,7 @@ def test_the_image_side_is_open_clips_with_means_over_patches(activation: str) -
 @torch.no_grad()
 def test_vectors_of_texts_are_means_of_unit_vectors_of_sentences() -> None:
     open_clip = importlib.import_module("open_clip")
-    model = whole("gelu")
+    model = open_clips_model("gelu")
     found = text_vectors(model.state_dict(), [["a clean origami cat."], ["dog", "hound"]], "gelu")
     cat, dog, hound = F.normalize(
         model.encode_text(open_clip.tokenize(["a clean origami cat.", "dog", "hound"])), dim=-1
@@ -167,7 +158,7 @@ def test_vectors_of_texts_are_means_of_unit_vectors_of_sentences() -> None:
 
 @needs_open_clip
 def test_a_text_that_clip_cannot_read_whole_is_refused() -> None:
-    state = whole("gelu").state_dict()
+    state = open_clips_model("gelu").state_dict()
     text_vectors(state, [["dog " * 75]], "gelu")
     with pytest.raises(ConfigError, match=r"'dog dog .* has more than the 77 tokens"):
         text_vectors(state, [["dog " * 76]], "gelu")
