@@ -53,7 +53,7 @@ def test_masks_are_the_restricted_refined_predictions(bench, name, crf, workers)
 def test_damaged_weights_of_the_fresh_network_are_refused_before_images_are_labelled(bench, tmp_path):
     (tmp_path / "net.pth").write_bytes(b"PK no weights")
     network = {"preset": "mobilenet_v2", "weights": str(tmp_path / "net.pth")}
-    with pytest.raises(ConfigError, match=r"net\.pth"):
+    with pytest.raises(ArtifactError, match=r"net\.pth"):
         bench.run("retrain", "retrain-damaged", {"crf": None, "training": {**TRAINING, "network": network}})
     assert bench.workspace.partials("retrain-damaged") == []
 
