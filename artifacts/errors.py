@@ -49,6 +49,10 @@ class ArtifactError(SemisegError):
     """An artifact is missing, damaged, or of the wrong kind or version."""
 
 
+class OlderFormatError(ArtifactError):
+    """An artifact is whole, of a format that this version of semiseg reads no more."""
+
+
 class BusyError(SemisegError):
     """Another process holds the artifact."""
 

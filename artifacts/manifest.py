@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict  # pydantic accepts TypedDict of typing only from Python 3.12 on
 
 from artifacts.canonical import digest, file_digest, pretty_json
-from artifacts.errors import ArtifactError
+from artifacts.errors import ArtifactError, OlderFormatError
 from artifacts.json_items import MAKE_AGAIN, MAX_COUNT, OTHER_VERSION, Anything, Count, Seconds, Shape, Text, read_json
 
 MANIFEST_SCHEMA: Final = 1
@@ -129,7 +129,8 @@ def has_manifest(folder: Path) -> bool:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the artifact in `folder`.
 
-    Raises ArtifactError if it is missing, is not JSON, or has an unknown schema, kind or kind version.
+    Raises OlderFormatError for an older version of its kind; ArtifactError if it is missing, is not JSON, or has an
+    unknown schema, kind or kind version.
     """
     path = folder / MANIFEST_NAME
     if not has_manifest(folder):
@@ -138,11 +139,12 @@ def read_manifest(folder: Path) -> Manifest:
     if manifest.kind not in KINDS:
         raise ArtifactError(f"{path} has the unknown kind {manifest.kind!r}, known: {', '.join(KINDS)}", MAKE_AGAIN)
     found, known = manifest.kind_version, KINDS[manifest.kind]
-    if found != known:
-        raise ArtifactError(
-            f"{path}: {manifest.kind} has version {found}, this version of semiseg reads version {known}",
-            f"rerun the stage {manifest.stage!r} that made it" if found < known else OTHER_VERSION,
-        )
+    versions = f"{manifest.kind} has version {found}, this version of semiseg reads version {known}"
+    if found < known:
+        cure = f"rerun the stage {manifest.stage!r} that made it"
+        raise OlderFormatError(f"{path} is of an older format: {versions}", cure)
+    if found > known:
+        raise ArtifactError(f"{path}: {versions}", OTHER_VERSION)
     return manifest
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from artifacts.errors import ArtifactError, BusyError, StaleError, UsageError
+from artifacts.errors import ArtifactError, BusyError, OlderFormatError, StaleError, UsageError
 from artifacts.store import Artifact, Workspace
 from semiseg_cli.console import (
     duration,
@@ -234,6 +234,7 @@ def verify(
     """Compare every byte of artifacts with their manifests; exit with 3 when something is damaged."""
     target = existing_workspace(workspace)
     found: dict[str, list[str]] = {}
+    older = []
     for name in names or target.names():
         try:
             found[name] = named_artifact(target, name).verify()
@@ -241,19 +242,22 @@ def verify(
             if name not in target.names():
                 raise
             found[name] = [error.message]
+            older += [name] if isinstance(error, OlderFormatError) else []
     if as_json:
         write_json([{"name": name, "whole": not problems, "problems": problems} for name, problems in found.items()])
     else:
         table = plain_table("artifact", "state", "problems")
         for name, problems in found.items():
             more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
-            state = state_text("damaged") if problems else state_text("done", "whole")
+            fault = state_text("stale", "older format") if name in older else state_text("damaged")
+            state = fault if problems else state_text("done", "whole")
             table.add_row(name, state, "\n".join([*problems[:5], *more]))
         out().print(table)
-    damaged = [name for name, problems in found.items() if problems]
-    if damaged:
+    damaged = [name for name, problems in found.items() if problems and name not in older]
+    faults = [(damaged, "damaged"), (older, "of an older format, which cannot be checked")]
+    if damaged or older:
         raise ArtifactError(
-            f"{len(damaged)} damaged: {', '.join(damaged)}",
+            "; ".join(f"{len(those)} {what}: {', '.join(those)}" for those, what in faults if those),
             "make it again: semiseg clean NAME, then the command that made it (semiseg show NAME)",
         )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from artifacts.errors import ArtifactError, ConfigError, SemisegError
+from artifacts.errors import ArtifactError, ConfigError, OlderFormatError, SemisegError
 from artifacts.provenance import source_commit
 from artifacts.store import Artifact, Unfinished, Work, Workspace
 from stages.config import Config, mistakes
@@ -103,7 +103,7 @@ def _wanted(workspace: Workspace, expected: Mapping[str, Expected]) -> tuple[dic
         try:
             own = _from_manifest(workspace.artifact(name))
         except SemisegError as error:
-            damaged[name] = State(name, "?", DAMAGED, [error.message])
+            damaged[name] = _unreadable(name, error)
             continue
         if isinstance(own, State):
             damaged[name] = own
@@ -113,6 +113,11 @@ def _wanted(workspace: Workspace, expected: Mapping[str, Expected]) -> tuple[dic
         stage = wanted.pop(cycle[0]).stage.name
         damaged[cycle[0]] = State(cycle[0], stage, DAMAGED, [f"it was made from itself: {' from '.join(cycle)}"])
     return wanted, damaged
+
+
+def _unreadable(name: str, error: SemisegError) -> State:
+    """The state of an artifact that cannot be opened: damaged, or stale if only its format is older."""
+    return State(name, "?", STALE if isinstance(error, OlderFormatError) else DAMAGED, [error.message])
 
 
 def _from_manifest(artifact: Artifact) -> Expected | State:
@@ -138,7 +143,7 @@ def artifact_state(workspace: Workspace, name: str, expected: Expected, earlier:
     if running is not None:
         return _running(workspace, name, stage.name, running)
     if problem is not None:
-        return State(name, stage.name, DAMAGED, problem)
+        return replace(problem, stage=stage.name)
     if published is None:
         return _unpublished(workspace, name, expected, unmade)
 
@@ -178,8 +183,8 @@ def _running(workspace: Workspace, name: str, stage: str, holder: Mapping[str, A
     )
 
 
-def _open(workspace: Workspace, name: str) -> tuple[Artifact | None, list[str] | None]:
-    """The published artifact, and the problems that show without reading (files missing or of a different size)."""
+def _open(workspace: Workspace, name: str) -> tuple[Artifact | None, State | None]:
+    """The published artifact, or its state by what shows without reading (files missing or of a different size)."""
     if name not in workspace.names():
         return None, None
     problems: list[str] = []
@@ -188,10 +193,10 @@ def _open(workspace: Workspace, name: str) -> tuple[Artifact | None, list[str] |
         try:
             artifact = workspace.artifact(name)
         except ArtifactError as error:
-            return None, [error.message]
+            return None, _unreadable(name, error)
         if problems and artifact.manifest == earlier:
             more = [f"and {len(problems) - 3} more"] if len(problems) > 3 else []
-            return None, [*problems[:3], *more]
+            return None, State(name, "?", DAMAGED, [*problems[:3], *more])
         if not (problems := _at_first_sight(artifact)):
             return artifact, None
         earlier = artifact.manifest  # is it damaged, or was it replaced during the check?

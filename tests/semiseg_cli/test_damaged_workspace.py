@@ -83,6 +83,23 @@ def test_one_damaged_manifest_is_shown_as_damaged_and_the_others_as_they_are(spa
     assert code == 0
 
 
+def test_an_older_format_is_no_damage(space, capsys):
+    """After an update of semiseg all artifacts of a kind were "damaged", whose files are whole."""
+    spoil_manifest(space / "one", kind_version=1)
+    for expected in (True, False):  # by the recipe that made it, or by itself
+        if not expected:
+            (space / RECORD_NAME).unlink()
+        code, out, _ = run(capsys, "status", "--json")
+        states = {state["name"]: state for state in json.loads(out)["artifacts"]}
+        assert (code, states["one"]["state"], states["two"]["state"]) == (0, "stale", "fresh")
+        assert "is of an older format: dataset has version 1, this" in states["one"]["reasons"][0]
+    code, out, err = run(capsys, "verify")
+    assert (code, "older format" in out, "damaged" in out) == (3, True, False)
+    assert "1 of an older format, which cannot be checked: one" in err
+    assert run(capsys, "run", "two.yaml", "--workers", "1")[0] == 0
+    assert run(capsys, "status", "--check")[0] == 0
+
+
 def test_an_artifact_with_a_damaged_manifest_can_be_removed_and_made_again(space, capsys):
     spoil_manifest(space / "one", argv=None)
     assert run(capsys, "clean", "one", "--yes")[0] == 0
