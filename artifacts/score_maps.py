@@ -73,6 +73,17 @@ class ScoreMap:
     meaning: Meaning
 
 
+def check_size(
+    found: ScoreMap, size: tuple[int, ...], cure: str = "give the data set that the score maps were made from"
+) -> None:
+    """DataError unless the maps of an image have its size, (height, width)."""
+    if found.size != size:
+        made, there = (f"{width}x{height}" for height, width in (found.size, size))
+        raise DataError(
+            f"the score maps of {found.image_id} are of {made} pixels (width x height), its image has {there}", cure
+        )
+
+
 def check_fits(
     found: ScoreMap,
     dataset: Dataset,
@@ -83,17 +94,14 @@ def check_fits(
 
     labels: whether the labels are checked. A map of the background may be among them. cure: how to mend it.
     """
-    image_id, (height, width) = found.image_id, dataset.size(found.image_id)
-    begin = f"the score maps of {image_id} are of"
-    if found.size != (height, width):
-        size = f"{found.size[1]}x{found.size[0]} pixels (width x height)"
-        raise DataError(f"{begin} {size}, its image has {width}x{height}", cure)
+    image_id = found.image_id
+    check_size(found, dataset.size(image_id), cure)
     if not labels or found.meaning == "probability":
         return
     made, wanted = [int(class_id) for class_id in found.classes if class_id], [*dataset.tags(image_id)]
     if made != wanted:
         names = [", ".join(dataset.class_names[c] for c in ids) or "no class" for ids in (made, wanted)]
-        raise DataError(f"{begin} {names[0]}, its image-level labels are {names[1]}", cure)
+        raise DataError(f"the score maps of {image_id} are of {names[0]}, its image-level labels are {names[1]}", cure)
 
 
 class _Index(Shape):

@@ -104,17 +104,13 @@ def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarra
 
     (H, W) is the size of the image, or of its reduced copy where it has more than `max_pixels` pixels.
     """
-    from artifacts.score_maps import check_fits
+    from artifacts.score_maps import check_fits, check_size
 
     config, record = task.config, task.maps[image_id]
     if isinstance(task.images, Dataset):
         check_fits(record, task.images)
-    elif record.size != (size := tuple(task.images.size(image_id))):
-        raise DataError(
-            f"the score maps of {image_id} are of an image of {record.size[1]}x{record.size[0]} (width x height), "
-            f"the image has {size[1]}x{size[0]}",
-            "give the images that were predicted, or predict these",
-        )
+    else:
+        check_size(record, task.images.size(image_id), "give the images that were predicted, or predict these")
     chance = np.ones(len(record.classes), bool)
     if config.labels == "predicted" and record.meaning == "probability":
         chance = contenders(record.scores, config.present_threshold) | (record.classes == 0)

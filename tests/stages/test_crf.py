@@ -184,6 +184,11 @@ def test_own_images_are_refined_too(bench, tmp_path):
     bench.run("predict", "own-maps", {"images": str(tmp_path), "output": "probabilities"}, {"data": None})
     artifact = bench.run("crf", "own-crf", {"images": str(tmp_path)}, {"data": None, "predictions": "own-maps"})
     assert {name: mask.shape for name, mask in masks_of(artifact).items()} == {"a": (24, 30), "b": (24, 30)}
+    Image.new("RGB", (30, 20)).save(tmp_path / "b.png")
+    message = r"score maps of b are of 30x24 pixels \(width x height\), its image has 30x20"
+    with pytest.raises(DataError, match=message) as caught:
+        bench.run("crf", "other-size", {"images": str(tmp_path)}, {"data": None, "predictions": "own-maps"})
+    assert caught.value.hint == "give the images that were predicted, or predict these"
 
 
 def test_a_run_that_was_cut_off_is_continued(bench, predictions, monkeypatch):
