@@ -100,10 +100,17 @@ def run(
         return {}
     truth, ids = _open(config, inputs)
     overlaps: dict[str, Overlaps] = {}
+    left_out = 0
     with execution.progress.track(len(ids), "evaluate-instances") as tracker:
-        for image_id, found in map_in_processes(_compare, truth, ids, execution.workers):
+        for image_id, (found, of_no_class) in map_in_processes(_compare, truth, ids, execution.workers):
             overlaps[image_id] = found
+            left_out += of_no_class
             tracker.advance()
+    if left_out:
+        execution.progress.note(
+            f"not scored, as most of their pixels are of no class in the true masks: {left_out:,} of "
+            f"{left_out + sum(len(one.true_classes) for one in overlaps.values()):,} true instances"
+        )
     ordered = [overlaps[image_id] for image_id in ids]
     counts = {
         "images": len(ids),
@@ -112,16 +119,20 @@ def run(
     }
     figures = precisions(ordered, truth.dataset.class_names)
     writer.write_json("metrics.json", {"splits": list(config.splits), **counts, **figures})
-    return {key: value for key, value in {**figures, **counts}.items() if key != "classes"}
+    summary = {key: value for key, value in {**figures, **counts}.items() if key != "classes"}
+    return summary | {"true_instances_of_no_class": left_out}
 
 
-def _compare(truth: Truth, image_id: str) -> Overlaps:
+def _compare(truth: Truth, image_id: str) -> tuple[Overlaps, int]:
+    """How the instances of an image overlap, and how many true ones are of no class."""
     from stages.evaluation.instance_precision import overlaps_of
 
     numbers, instances = truth.found[image_id]
     size = (numbers.shape[1], numbers.shape[0])
     mask, objects = truth.dataset.mask(image_id), read_mask(truth.folder / f"{image_id}.png", size=size)
-    return overlaps_of(numbers, instances, *true_instances(objects, mask))
+    true_numbers, classes = true_instances(objects, mask)
+    of_no_class = len(np.setdiff1d(objects, (0, IGNORE))) - len(classes)
+    return overlaps_of(numbers, instances, true_numbers, classes), of_no_class
 
 
 def true_instances(objects: NDArray[np.uint8], mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Sequence[int]]:

@@ -11,7 +11,7 @@ import torch
 from artifacts import checkpoint
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.instance_masks import Instance, InstanceMasks, annotations_of, document_of
-from artifacts.masks import write_mask
+from artifacts.masks import read_mask, write_mask
 from artifacts.score_maps import ScoreMaps
 from artifacts.store import Workspace
 from stages.engine.config import OptimizerConfig
@@ -177,6 +177,14 @@ def test_the_precision_of_instances(space, objects):
         run(space, "evaluate-instances", "by-two", values, INPUTS, workers=2).manifest.content
         == artifact.manifest.content
     )
+
+
+def test_true_instances_of_no_class_are_counted_and_told(space, objects, capsys):
+    values = {"splits": ["train", "weak"], "objects": str(objects)}
+    artifact = run(space, "evaluate-instances", "told", values, INPUTS)
+    dropped = artifact.summary["true_instances_of_no_class"]
+    assert dropped == sum((read_mask(file) == 9).any() for file in objects.glob("*.png"))  # see `objects`
+    assert f"of no class in the true masks: {dropped} of {dropped + 5} true instances" in capsys.readouterr().err
 
 
 def test_the_true_masks_have_the_precision_1(space, objects):
