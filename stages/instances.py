@@ -94,7 +94,11 @@ def run(config: InstancesConfig, inputs: InstancesInputs, writer: Writer, execut
     barrier()  # those of every rank are written
     if execution.rank != 0:
         return {}
-    made = dict(map_in_processes(_annotations, writer, ids, execution.workers))
+    made: dict[str, list[dict[str, Any]]] = {}
+    with execution.progress.track(len(ids), DOCUMENT) as tracker:
+        for image_id, annotations in map_in_processes(_annotations, writer, ids, execution.workers):
+            made[image_id] = annotations
+            tracker.advance()
     return _write_document(images.dataset, [(image_id, made[image_id]) for image_id in ids], writer)
 
 

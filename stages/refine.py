@@ -160,7 +160,7 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
         return {}
     splits: Sequence[str] = config.splits or tuple(split for split in SPLITS if set(dataset.ids(split)) & set(ids))
     writer.write_json("classes.json", {"class_names": list(dataset.class_names), "ids": ids, "splits": list(splits)})
-    quality = quality_of_masks(dataset, writer.path / "masks", splits, execution.workers)
+    quality = quality_of_masks(dataset, writer.path / "masks", splits, execution)
     empty = count_empty_maps(task.maps, execution.progress.note)
     found = {"images": len(ids), "method": config.method.name, "empty_maps": empty, "quality": quality}
     return found | ({"whole_set": figures} if whole_set else {})

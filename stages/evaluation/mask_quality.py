@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from artifacts.dataset import Dataset
 from artifacts.masks import read_mask
+from stages.contract import Execution
 from stages.evaluation.label_quality import count_labels, label_quality
 from stages.parallel.processes import map_in_processes
 
 
-def quality_of_masks(dataset: Dataset, masks: Path, splits: Sequence[str], workers: int) -> dict[str, Any]:
+def quality_of_masks(dataset: Dataset, masks: Path, splits: Sequence[str], execution: Execution) -> dict[str, Any]:
     """Per split: `label_quality` of masks/<id>.png over the images with ground truth, and their number."""
     quality: dict[str, Any] = {}
     for split in splits:
@@ -23,8 +24,10 @@ def quality_of_masks(dataset: Dataset, masks: Path, splits: Sequence[str], worke
         scored = [image_id for image_id in ids if dataset.has_mask(image_id)]
         if scored:
             counts = np.zeros((dataset.num_classes, dataset.num_classes + 1), np.int64)
-            for _, found in map_in_processes(_count, (dataset, masks), scored, workers):
-                counts += found
+            with execution.progress.track(len(scored), f"scoring masks of {split}") as tracker:
+                for _, found in map_in_processes(_count, (dataset, masks), scored, execution.workers):
+                    counts += found
+                    tracker.advance()
             figures = label_quality(counts, dataset.class_names)
             quality[split] = {"images": len(scored), "of": len(ids), **figures}
     return quality

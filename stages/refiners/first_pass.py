@@ -86,7 +86,7 @@ def decide_first(
     barrier()  # all is surveyed
     if execution.rank == 0 and not writer.has(FIGURES):
         surveys = _surveys(writer, len(shards))
-        arrays, figures = refiner.decide(surveys)
+        arrays, figures = refiner.decide(surveys, execution.progress)
         with writer.item(DECISION) as temporary, temporary.open("wb") as file:
             content: dict[str, Any] = {"/ids": np.array(surveys.ids), "/counts": surveys.counts, **arrays}
             np.savez(file, **content)

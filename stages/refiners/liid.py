@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from artifacts.score_maps import ScoreMap
+from stages.contract import Progress
 from stages.engine.distributed import global_mean
 from stages.engine.known import Known
 from stages.engine.method import Batch, Method, Setup, Sources
@@ -157,31 +158,35 @@ class Liid(Refiner):
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             return self.network(normalise(self.means.images(batch))).float().cpu().numpy()
 
-    def decide(self, surveys: Surveys) -> tuple[dict[str, NDArray], dict[str, float]]:
+    def decide(self, surveys: Surveys, progress: Progress) -> tuple[dict[str, NDArray], dict[str, float]]:
         """The cut of the whole set, block by block."""
         settings, scores, counts = self.settings, surveys.rows("scores"), surveys.counts
         image_of = np.repeat(np.arange(len(counts)), counts)
         has = np.zeros((len(counts), scores.shape[1] - 1), bool)
         has[image_of] = scores[:, 1:] >= 0
-        found = []
-        for images in blocks(has, counts, settings.block):
-            rows = np.flatnonzero(np.isin(image_of, images))
-            features, of = surveys.rows("features", rows), image_of[rows]
-            near = nearest(features, of, has[of], settings.neighbours, settings.within, self.means.device)
-            found.append((rows, *near))
+        found, parts = [], list(blocks(has, counts, settings.block))
+        with progress.track(len(parts), "links", unit="blocks") as tracker:
+            for images in parts:
+                rows = np.flatnonzero(np.isin(image_of, images))
+                features, of = surveys.rows("features", rows), image_of[rows]
+                near = nearest(features, of, has[of], settings.neighbours, settings.within, self.means.device)
+                found.append((rows, *near))
+                tracker.advance()
         floor = min((cosines[np.isfinite(cosines)].min(initial=1) for _, _, cosines, _ in found), default=1.0)
         weights = class_weights(scores, settings.classes, settings.sure)
         labels = np.zeros(len(scores), np.int64)
         cuts: list[Cut] = []
         edges = 0
-        for rows, places, cosines, links in found:
-            pairs, similar = edges_of(places, links, cosines, settings.mutual)
-            strong = similar - floor > LEAST
-            cut = multiway_cut(
-                weights[rows], pairs[strong], (similar - floor)[strong], settings.solver, settings.most_exact
-            )
-            labels[rows], edges = cut.labels, edges + int(strong.sum())
-            cuts.append(cut)
+        with progress.track(len(found), "cut", unit="blocks") as tracker:
+            for rows, places, cosines, links in found:
+                pairs, similar = edges_of(places, links, cosines, settings.mutual)
+                strong = similar - floor > LEAST
+                cut = multiway_cut(
+                    weights[rows], pairs[strong], (similar - floor)[strong], settings.solver, settings.most_exact
+                )
+                labels[rows], edges = cut.labels, edges + int(strong.sum())
+                cuts.append(cut)
+                tracker.advance()
         figures = figures_of(cuts) | {"proposals": len(scores), "links": edges, "blocks": len(cuts)}
         return {"labels": labels, "scores": scores[np.arange(len(scores)), labels]}, figures
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from artifacts.dataset import Dataset
 from artifacts.score_maps import ScoreMap
+from stages.contract import Progress
 from stages.engine.known import Known
 from stages.engine.method import Method
 from stages.refiners.first_pass import Decided, Surveys
@@ -60,7 +61,7 @@ class Refiner:
         """
         raise NotImplementedError  # every refiner whose settings have `whole_set` surveys
 
-    def decide(self, surveys: Surveys) -> tuple[dict[str, NDArray], dict[str, float]]:
+    def decide(self, surveys: Surveys, progress: Progress) -> tuple[dict[str, NDArray], dict[str, float]]:
         """From what was surveyed of all images: arrays by name, which `refine` finds as `self.decided`, and figures.
 
         One process decides for all, once; an interrupted run continues with it. The figures go into the summary.

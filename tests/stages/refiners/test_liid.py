@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from artifacts.errors import ConfigError, DataError
 from artifacts.score_maps import ScoreMap, ScoreMaps
 from artifacts.store import Workspace
 from stages.config import build
+from stages.contract import PlainProgress
 from stages.engine.known import Known
 from stages.engine.method import Batch, Setup
 from stages.localization.proposals import LAYERS, proposals_of, spread
@@ -204,13 +206,14 @@ def known_of(image: np.ndarray, classes: tuple[int, ...] = ()) -> Known:
 
 
 @pytest.mark.parametrize(("classes", "size"), [((), (20, 20)), ((1, 2), (1, 1)), ((2,), (1, 300)), ((1,), (300, 200))])
-def test_images_of_any_size_and_labels(classes, size):
+def test_images_of_any_size_and_labels(classes, size, capsys):
     refiner = Liid(LiidSettings(), build_proposal_classifier(TINY, 3, 0), Means(CPU))
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
     ((image_id, arrays),) = refiner.survey([[known_of(image, classes)]])
     count = len(arrays["scores"])
     surveys = Surveys([image_id], np.array([count]), {name: [values] for name, values in arrays.items()})
-    decided, figures = refiner.decide(surveys)
+    decided, figures = refiner.decide(surveys, PlainProgress(every_s=0))
+    assert re.findall(r"(\w+): 1/1 blocks", capsys.readouterr().err) == ["links", "cut"]
     assert figures["links"] == 0  # there is no different image
     refiner.decided = Decided([image_id], surveys.counts, decided)
     (found,) = refiner.refine([[known_of(image, classes)]])
