@@ -28,7 +28,9 @@ def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -
     return global_mean(pixels.sum(), (label != IGNORE).sum())
 
 
-def clamped_cross_entropy(logits: Tensor, label: Tensor, clamp: ClampSettings, estimated: Tensor) -> Tensor:
+def clamped_cross_entropy(
+    logits: Tensor, label: Tensor, clamp: ClampSettings, estimated: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """`cross_entropy` in which no pixel of an estimated mask loses more than the pixels around it do on average.
 
     Once the mean loss on estimated masks is low enough, their wrong pixels are those with a high loss. The limit of a
@@ -39,6 +41,7 @@ def clamped_cross_entropy(logits: Tensor, label: Tensor, clamp: ClampSettings, e
     Args:
         logits: (B, C, H, W); label: int64 (B, H, W), 255 is left out.
         estimated: bool (B,), the images whose masks are estimated.
+        weight: as in `cross_entropy`; limits are of losses without it.
     """
     losses = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
     known = label != IGNORE
@@ -51,7 +54,8 @@ def clamped_cross_entropy(logits: Tensor, label: Tensor, clamp: ClampSettings, e
         limits = (patch_sums / patch_counts.clamp(min=1)).clamp(min=mean)
         limit = torch.where(mean <= clamp.start, rows @ limits @ columns.T, math.inf)  # (H, W)
         above = estimated[:, None, None] & (losses > limit)
-    return global_mean(torch.where(above, limit, losses).sum(), known.sum())
+    pixels = torch.where(above, limit, losses)
+    return global_mean((pixels if weight is None else pixels * weight).sum(), known.sum())
 
 
 def patch_members(side: int, patches: int, like: Tensor) -> Tensor:

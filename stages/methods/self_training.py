@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from stages.engine.losses import cross_entropy
+from stages.engine.losses import clamped_cross_entropy, cross_entropy
 from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.streams import Stream
 from stages.methods.parts.batch_shares import shares
@@ -59,4 +59,8 @@ class SelfTraining(Method):
         label = torch.cat([labelled.label, strong.label])
         weight = torch.ones_like(label, dtype=torch.float32)
         weight[len(labelled) :] = self.settings.weight
-        return {"cross_entropy": cross_entropy(segment(segmenter, both), label, weight)}
+        logits, clamp = segment(segmenter, both), self.settings.clamp
+        if clamp is None:
+            return {"cross_entropy": cross_entropy(logits, label, weight)}
+        estimated = torch.arange(len(label), device=label.device) >= len(labelled)
+        return {"cross_entropy": clamped_cross_entropy(logits, label, clamp, estimated, weight)}

@@ -81,6 +81,7 @@ CASES: dict[str, Any] = {name: {"name": name} for name in METHODS} | {
     "supervised-clamped": {"name": "supervised", "labels": "mixed", "clamp": {"start": 5.0, "patches": 3}},
     # dropout draws by process; from the middle on, the affinity takes part
     "weclip": {"name": "weclip", "clip": {"weights": "none"}, "decoder": {"channels": 16, "heads": 2, "dropout": 0.0}},
+    "self-training-clamped": {"name": "self-training", "clamp": {"start": 5.0, "patches": 3}},
     "dual-branch-clamped": {"name": "dual-branch", "clamp": {"start": 5.0, "patches": 3}},
 }
 for _settings in CASES.values():

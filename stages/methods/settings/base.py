@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from importlib.abc import InspectLoader
 from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.config import Config
 from stages.engine.config import (
     IMAGE_LABELS,
     AdaptiveThresholdSettings,
+    ClampSettings,
     CutMixSettings,
     GuidanceSettings,
     ImageLabels,
@@ -229,6 +230,17 @@ class StudentSettings(SemiSupervisedSettings):
         StrongAugmentationSettings(cutout=0.5),
         description="Augmentation of the pseudo-labelled images (published: colours, blur, a noisy cutout).",
     )
+
+    clamp: ClampSettings | None = Field(
+        None,
+        description="For pseudo labels: pixels with a loss far above that around them teach no more. null: all do.",
+    )
+
+    @model_validator(mode="after")
+    def _clamp_has_a_place(self) -> StudentSettings:
+        if self.clamp is not None and self.weight == 0:
+            raise ValueError("clamp is for pseudo labels, and with weight 0 there are none")
+        return self
 
     def inputs(self) -> tuple[str, ...]:
         return ("weak_labels",) if self.weight > 0 else ()

@@ -45,6 +45,27 @@ def test_the_weight_acts_on_pseudo_labelled_pixels_alone(case):
     torch.testing.assert_close(difference, 2 * pseudo / count)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_clamp_limits_the_losses_of_pseudo_labels_alone(name, case):
+    """One patch: no loss of a pseudo-labelled pixel is above their mean; the weight acts after that."""
+    made = case(name, clamp={"start": 99.0, "patches": 1}, weight=3.0)
+    strong = strong_view(made.batch["unlabelled"], made.method.settings.strong, 0, 0)
+    network = made.method.networks["segmenter"]
+    exact, pseudo = (
+        F.cross_entropy(segment(network, batch), batch.label, ignore_index=255, reduction="none")[batch.label != 255]
+        for batch in (made.batch["strong"], strong)
+    )
+    clamped = pseudo.clamp(max=pseudo.mean().item())
+    assert (clamped < pseudo).any()
+    expected = (exact.sum() + 3 * clamped.sum()) / (len(exact) + len(pseudo))
+    torch.testing.assert_close(made.losses()["cross_entropy"], expected)
+
+
+def test_a_clamp_without_pseudo_labels_is_refused(case):
+    with pytest.raises(ConfigError, match="with weight 0 there are none"):
+        case("self-training", clamp={}, weight=0.0)
+
+
 def test_images_with_masks_are_not_augmented_strongly(case):
     """With cutouts and colours at their utmost the labelled half of the loss is that of the weak view."""
     utmost = {"jitter": 1.0, "grey": 1.0, "blur": 1.0, "cutout": 1.0}
