@@ -24,7 +24,6 @@ import numpy as np
 import pydantic
 from pydantic import Field
 
-from artifacts.confidence import index_of_doubt
 from artifacts.dataset import Dataset, Split
 from artifacts.errors import ConfigError
 from artifacts.item_shapes import Reliability, network_class_names
@@ -47,28 +46,36 @@ Labels = Callable[[Sequence[str]], np.ndarray]  # ids -> (B, K): 1 where an imag
 SHARD_SIZE = 100  # images per file of score maps: what a killed run makes again, and a rank's share
 
 
-class PredictConfig(InferenceConfig):
-    """What to predict, how, and what to keep of it."""
+class ImageConfig(InferenceConfig):
+    """How an image becomes a mask."""
 
     renamed = RESTRICT_TO_LABELS
-    splits: tuple[Split, ...] = Field(
-        ("val",), description="Splits of the data set to predict. Not used with `images`."
-    )
-    images: ExternalFile = Field("", description="Folder of images (jpg, png, ...), instead of a data set.")
     white: float = Field(
         0,
         ge=0,
         description="With images: the value that is white in images of more than 8 bits, as the data set was\n"
         "prepared with (dataset.white). 0: what a file declares, see prepare-data.",
     )
-    output: Literal["masks", "probabilities", "both"] = Field(
-        "both", description="masks: index PNGs. probabilities: score maps, what the stage crf refines. both."
-    )
     image_labels: ImageLabels = Field(
         "ignore",
         description=f"{IMAGE_LABELS}\n"
         "For pseudo labels, not for val. With a classifier, the classes that it does not see are absent, too; with\n"
         "ignore they are excluded, whatever the labels.",
+    )
+    min_confidence: float = Field(
+        0.0, ge=0, lt=1, description="Pixels of a mask whose highest probability is below this become 255 (unknown)."
+    )
+
+
+class PredictConfig(ImageConfig):
+    """What to predict, how, and what to keep of it."""
+
+    splits: tuple[Split, ...] = Field(
+        ("val",), description="Splits of the data set to predict. Not used with `images`."
+    )
+    images: ExternalFile = Field("", description="Folder of images (jpg, png, ...), instead of a data set.")
+    output: Literal["masks", "probabilities", "both"] = Field(
+        "both", description="masks: index PNGs. probabilities: score maps, what the stage crf refines. both."
     )
     confidence: bool = Field(
         False, description="With masks: also keep the highest probability of each pixel, confidence/<id>.png (255 p)."
@@ -82,9 +89,6 @@ class PredictConfig(InferenceConfig):
     )
     part: Literal["all", "reliable", "unreliable"] = Field(
         "all", description="Only the reliable or the unreliable images of the input `selection` (ST++)."
-    )
-    min_confidence: float = Field(
-        0.0, ge=0, lt=1, description="Pixels of a mask whose highest probability is below this become 255 (unknown)."
     )
     stride: int = Field(4, ge=1, le=32, description="Score maps keep every stride-th pixel in both directions.")
     min_class_probability: float = Field(
@@ -261,6 +265,7 @@ def _save(
     encoders: ThreadPoolExecutor,
 ) -> Iterator[int]:
     """Writes batch after batch; yields how many images are finished. PNGs are encoded while the network runs."""
+    from stages.engine.inference import most_probable
     from stages.engine.label_sharing import respect_in_place
 
     how: ImageLabels = "exclude" if config.image_labels == "ignore" else config.image_labels  # of a classifier alone
@@ -281,7 +286,7 @@ def _save(
             respect_in_place(probabilities, labels(ids), how)
         futures: list[Future[None]] = []
         if config.output != "probabilities":
-            masks, confidences = _masks(probabilities, config.min_confidence)
+            masks, confidences = most_probable(probabilities, config.min_confidence)
             futures = [
                 encoders.submit(_write, writer, image_id, mask, confidence if config.confidence else None)
                 for image_id, mask, confidence in zip(ids, masks, confidences, strict=True)
@@ -349,24 +354,6 @@ def seen_classes(logits: np.ndarray, threshold: float) -> np.ndarray:
     """float32: 1 where a logit, as a probability, reaches the threshold, else 0."""
     probabilities = (1 + np.tanh(logits.astype(np.float64) / 2)) / 2  # the sigmoid, without overflow
     return (probabilities >= threshold).astype(np.float32)
-
-
-def _masks(probabilities: Tensor, min_confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """(B, C, H, W) -> classes, 255 where the highest probability is below `min_confidence`, and its index in 8 bits.
-
-    Both uint8 (B, H, W).
-    """
-    from stages.engine.inference import STRIP_PIXELS
-
-    parts = []
-    for strip in probabilities.split(max(STRIP_PIXELS // probabilities.shape[3], 1), dim=2):
-        highest, classes = strip.max(1)
-        doubt = strip.scatter(1, classes[:, None], 0.0).sum(1)  # not 1 - highest, which loses its digits near 1
-        if min_confidence > 0:
-            classes = classes.masked_fill(highest < min_confidence, IGNORE)
-        parts.append((classes.byte().cpu().numpy(), index_of_doubt(doubt.clamp(0, 1)).byte().cpu().numpy()))
-    masks, confidences = zip(*parts, strict=True)
-    return np.concatenate(masks, axis=1), np.concatenate(confidences, axis=1)
 
 
 def _records(

@@ -193,16 +193,22 @@ def _rgb(image: Image.Image, header: Header, file: File, white: float, remarks: 
         image = Image.frombytes(image.mode, image.size, channels.tobytes())
     elif header.deep and file.raw_mode in tuple(image.mode):  # "R": Pillow takes the planes for planes of 8 bits
         raise ValueError("its 16-bit channels are stored as planes, which Pillow misreads: save it interleaved")
-    if image.mode == "La":
-        image = image.convert("LA")
     if not header.transparent:
         return np.array(image.convert("RGB"))
+    if file.raw_mode.startswith("RGBa") and not np.asarray(image.convert("RGBA"))[..., 3].any():
+        # colours that are multiplied by alpha, which would all be 0
+        image = _read_as(file, file.raw_mode.replace("RGBa", "RGBA"))
+    return on_white(image, remarks)
+
+
+def on_white(image: Image.Image, remarks: dict[str, str]) -> np.ndarray:
+    """RGB uint8 (H, W, 3) of an image with transparent parts; transparent everywhere: its colours. Adds to `remarks`."""
+    if image.mode == "La":
+        image = image.convert("LA")
     rgba = image.convert("RGBA")
     alpha = np.asarray(rgba)[..., 3]
     if not alpha.any():
         remarks["transparent"] = ""
-        if file.raw_mode.startswith("RGBa"):  # colours that are multiplied by alpha, which would all be 0
-            return np.array(_read_as(file, file.raw_mode.replace("RGBa", "RGBA")).convert("RGB"))
         return np.array(image.convert("RGB"))
     if (share := float(((alpha > 0) & (alpha < 255)).mean())) > 0.5:
         remarks["half-transparent"] = f"{100 * share:.0f} %"

@@ -20,7 +20,7 @@ def select_device(name: str) -> torch.device:
 
     A process that is to compute on the CPU keeps the memory it frees from now on, see `keep_freed_memory`.
     """
-    device = _device(name)
+    device = named_device(name)
     if device.type == "cpu":
         keep_freed_memory()
     return device
@@ -45,7 +45,8 @@ def release_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _device(name: str) -> torch.device:
+def named_device(name: str) -> torch.device:
+    """As `select_device`, without a change to the process."""
     if name == "auto":
         return (
             torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

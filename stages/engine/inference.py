@@ -14,12 +14,15 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artifacts.cells import on_copy
+from artifacts.confidence import index_of_doubt
 from artifacts.errors import DataError
+from artifacts.masks import IGNORE
 from stages.data.decoding import decoded_ahead, size_batches
 from stages.data.images import Images
 from stages.engine.config import InferenceConfig
@@ -67,6 +70,22 @@ def predict_probabilities(
                     "set precision=fp32 where it is not, or train again with a lower optimizer.lr",
                 )
             yield batch, probabilities
+
+
+def most_probable(probabilities: Tensor, min_confidence: float = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(B, C, H, W) -> classes, 255 where the highest probability is below `min_confidence`, and its index in 8 bits.
+
+    Both uint8 (B, H, W).
+    """
+    parts = []
+    for strip in probabilities.split(max(STRIP_PIXELS // probabilities.shape[3], 1), dim=2):
+        highest, classes = strip.max(1)
+        doubt = strip.scatter(1, classes[:, None], 0.0).sum(1)  # not 1 - highest, which loses its digits near 1
+        if min_confidence > 0:
+            classes = classes.masked_fill(highest < min_confidence, IGNORE)
+        parts.append((classes.byte().cpu().numpy(), index_of_doubt(doubt.clamp(0, 1)).byte().cpu().numpy()))
+    masks, confidences = zip(*parts, strict=True)
+    return np.concatenate(masks, axis=1), np.concatenate(confidences, axis=1)
 
 
 def large_images(images: Images, ids: Sequence[str], protocol: InferenceConfig) -> str | None:

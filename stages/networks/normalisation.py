@@ -16,7 +16,17 @@ def normalise(images: Tensor) -> Tensor:
     """
     if images.dtype == torch.uint8:
         images = images.to(torch.get_default_dtype()) / 255
-    # non_blocking: on a GPU the host must not wait for six numbers
-    mean = torch.tensor(MEAN, dtype=images.dtype).view(1, 3, 1, 1).to(images.device, non_blocking=True)
-    std = torch.tensor(STD, dtype=images.dtype).view(1, 3, 1, 1).to(images.device, non_blocking=True)
+    mean, std = _statistics(images)
     return (images - mean) / std
+
+
+def pixels_of(images: Tensor) -> Tensor:
+    """Normalised images (B, 3, H, W) -> the RGB uint8 that they were made of, or the nearest."""
+    mean, std = _statistics(images)
+    return ((images * std + mean) * 255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    # non_blocking: on a GPU the host must not wait for six numbers
+    mean, std = (torch.tensor(x, dtype=images.dtype).view(1, 3, 1, 1) for x in (MEAN, STD))
+    return mean.to(images.device, non_blocking=True), std.to(images.device, non_blocking=True)

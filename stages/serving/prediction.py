@@ -1,0 +1,54 @@
+"""What a segmenter predicts for one image."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from artifacts.dataset import first_label
+from artifacts.disk_errors import disk_errors
+from artifacts.errors import UsageError
+from artifacts.masks import write_mask
+from stages.data.contact_sheet import overlay
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The classes of the pixels of an image.
+
+    Attributes:
+        mask: uint8 (H, W), the class of each pixel; 255 where it is below `min_confidence`.
+        names: the class of each value; background first, if there is one.
+        palette: uint8 (256, 3), RGB of each value: `palette[mask]` is the mask in colours.
+        image: uint8 (H, W, 3), RGB as the network saw it: turned by EXIF, transparent parts white.
+    """
+
+    mask: np.ndarray
+    names: tuple[str, ...]
+    palette: np.ndarray = field(repr=False)
+    image: np.ndarray = field(repr=False)
+    scores: np.ndarray | None = field(repr=False)
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """float32 (C, H, W). UsageError if they were not kept."""
+        if self.scores is None:
+            raise UsageError("the probabilities were not kept", "predict with probabilities=True")
+        return self.scores
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the mask as an index PNG, byte for byte as `semiseg predict` does; a file of that name is replaced."""
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise UsageError(f"{path} is not a PNG: only that keeps the classes of a mask", "give it the suffix .png")
+        with disk_errors(path):
+            write_mask(path, self.mask, self.palette.tobytes())
+
+    def overlay(self) -> Image.Image:
+        """The image with its classes half transparent in their colours; the background stays, 255 is hatched."""
+        has_background = first_label(self.names) == 1
+        return Image.fromarray(overlay(self.image, self.mask, self.palette.tobytes(), has_background))
