@@ -32,7 +32,7 @@ from artifacts.store import Artifact, Writer
 from stages.config import ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import Images, notes_on, open_images, unless_images
-from stages.engine.config import IMAGE_LABELS, RESTRICT_TO_LABELS, ImageLabels, InferenceConfig
+from stages.engine.config import ImageConfig, ImageLabels
 from stages.parallel.share import Share, counted, share_of
 
 if TYPE_CHECKING:
@@ -44,27 +44,6 @@ if TYPE_CHECKING:
 Labels = Callable[[Sequence[str]], np.ndarray]  # ids -> (B, K): 1 where an image shows a class, else 0; nan: unknown
 
 SHARD_SIZE = 100  # images per file of score maps: what a killed run makes again, and a rank's share
-
-
-class ImageConfig(InferenceConfig):
-    """How an image becomes a mask."""
-
-    renamed = RESTRICT_TO_LABELS
-    white: float = Field(
-        0,
-        ge=0,
-        description="With images: the value that is white in images of more than 8 bits, as the data set was\n"
-        "prepared with (dataset.white). 0: what a file declares, see prepare-data.",
-    )
-    image_labels: ImageLabels = Field(
-        "ignore",
-        description=f"{IMAGE_LABELS}\n"
-        "For pseudo labels, not for val. With a classifier, the classes that it does not see are absent, too; with\n"
-        "ignore they are excluded, whatever the labels.",
-    )
-    min_confidence: float = Field(
-        0.0, ge=0, lt=1, description="Pixels of a mask whose highest probability is below this become 255 (unknown)."
-    )
 
 
 class PredictConfig(ImageConfig):

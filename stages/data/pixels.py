@@ -202,7 +202,7 @@ def _rgb(image: Image.Image, header: Header, file: File, white: float, remarks: 
 
 
 def on_white(image: Image.Image, remarks: dict[str, str]) -> np.ndarray:
-    """RGB uint8 (H, W, 3) of an image with transparent parts; transparent everywhere: its colours. Adds to `remarks`."""
+    """RGB uint8 (H, W, 3) of an image with transparent parts; its colours, if all of it is. Adds to `remarks`."""
     if image.mode == "La":
         image = image.convert("LA")
     rgba = image.convert("RGBA")

@@ -316,3 +316,24 @@ class InferenceConfig(Config):
         if not value or any(not 0 < scale <= 8 for scale in value):
             raise ValueError("expected one or more numbers between 0 and 8")
         return value
+
+
+class ImageConfig(InferenceConfig):
+    """How an image becomes a mask."""
+
+    renamed = RESTRICT_TO_LABELS
+    white: float = Field(
+        0,
+        ge=0,
+        description="With images: the value that is white in images of more than 8 bits, as the data set was\n"
+        "prepared with (dataset.white). 0: what a file declares, see prepare-data.",
+    )
+    image_labels: ImageLabels = Field(
+        "ignore",
+        description=f"{IMAGE_LABELS}\n"
+        "For pseudo labels, not for val. With a classifier, the classes that it does not see are absent, too; with\n"
+        "ignore they are excluded, whatever the labels.",
+    )
+    min_confidence: float = Field(
+        0.0, ge=0, lt=1, description="Pixels of a mask whose highest probability is below this become 255 (unknown)."
+    )

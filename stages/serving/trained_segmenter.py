@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
-from PIL import Image
 
 from artifacts.dataset import first_label
 from artifacts.errors import ArtifactError, DataError, UsageError
@@ -24,8 +23,7 @@ from artifacts.text import did_you_mean
 from stages.config import build
 from stages.contract import default_workers
 from stages.data.pixels import remarks_in_words
-from stages.engine.config import ImageLabels
-from stages.predict import ImageConfig
+from stages.engine.config import ImageConfig, ImageLabels
 from stages.serving.given_images import Given, GivenImages, by_id
 from stages.serving.prediction import Prediction
 

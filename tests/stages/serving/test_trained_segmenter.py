@@ -216,7 +216,7 @@ def test_folders_that_hold_no_segmenter(bench, tmp_path):
     for name in ("network.json", "weights.pt"):  # without the manifest
         shutil.copy(source / name, copy / name)
     assert Segmenter.load(copy).names == bench.dataset.class_names
-    with pytest.raises(ArtifactError, match="name one of its networks: .*segmenter"):
+    with pytest.raises(ArtifactError, match=r"name one of its networks: .*segmenter"):
         Segmenter.load(bench.workspace.path)
     with pytest.raises(ArtifactError, match="there is no"):
         Segmenter.load(tmp_path / "nowhere")
