@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from artifacts.dataset import Dataset
+from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, UsageError
 from semiseg_cli.annotation_commands import COMMANDS, PredictionsArgument
 from semiseg_cli.console import out, plain_table, say, size, write_json
@@ -29,7 +32,7 @@ export = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Export results: the files of an artifact, an ONNX file, pre-annotations, or the archive for a test server.",
+    help="Export results: the files of an artifact, a network as one file, pre-annotations, or a test server's archive.",
 )
 for command_name, command in COMMANDS.items():
     export.command(command_name)(command)
@@ -83,27 +86,64 @@ def onnx(
 ) -> None:
     """Write a segmenter as one ONNX file: images of any size in, class probabilities out.
 
-    The input is uint8 RGB (N, 3, H, W); normalisation and upsampling are part of the file, the class names are in its
-    metadata. Needs the extra onnx.
+    The input is uint8 RGB (N, 3, H, W); normalisation and upsampling are part of the file, class names and palette are
+    in its metadata. Needs the extra onnx.
     """
     from stages.export.onnx import export_onnx
+
+    network = _segmenter(name, file, ".onnx", workspace)
+    with _new(file) as partial:
+        export_onnx(network, partial)
+    say(f"wrote {file}: {size(file.stat().st_size)}")
+
+
+@export.command("torch")
+def torch_program(
+    name: Annotated[str, typer.Argument(help="A trained segmenter.")],
+    file: Annotated[Path, typer.Argument(help="A new file, .pt2.")],
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Write a segmenter as one file of torch.export, which plain torch loads: the same input and output as of onnx.
+
+    Class names, palette and normalisation are in the file metadata.json of the archive.
+    """
+    from stages.export.torch_program import export_torch
+
+    network = _segmenter(name, file, ".pt2", workspace)
+    with _new(file) as partial:
+        export_torch(network, partial)
+    say(f"wrote {file}: {size(file.stat().st_size)}")
+
+
+def _segmenter(name: str, file: Path, suffix: str, workspace: Path | None) -> Any:
+    """The network of an artifact that is to be written to a new file."""
     from stages.networks import load_network
 
     target = existing_workspace(workspace)
     artifact = named_artifact(target, name)
+    if file.suffix != suffix:
+        raise UsageError(f"{file} takes {suffix}", "name it so: programs know the format by it")
     if file.exists():
         raise UsageError(f"{file} exists already", "name a new file")
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {file.parent}", "make it, or name another file")
     with target.reading([name]):
         network = load_network(artifact)
     if artifact.kind != "segmenter":
         raise UsageError(f"artifact {name!r} holds a {artifact.kind}", "name an artifact of train or retrain")
-    partial = file.with_name(f".{file.name}.partial")
+    return network
+
+
+@contextlib.contextmanager
+def _new(file: Path) -> Iterator[Path]:
+    """A file beside it that gets its name at the end of the block; an error leaves none."""
+    partial = file.with_name(f".partial-{file.name}")
     try:
-        export_onnx(network, partial)
-        partial.rename(file)
+        with disk_errors(file):
+            yield partial
+            partial.rename(file)
     finally:
         partial.unlink(missing_ok=True)
-    say(f"wrote {file}: {size(file.stat().st_size)}")
 
 
 @export.command()

@@ -1,43 +1,25 @@
-"""A trained segmenter as one ONNX file, for programs without torch.
-
-Input `image`: uint8 (N, 3, H, W), RGB. Output `probabilities`: float32 (N, C, H, W). N, H and W are free; normalisation
-and upsampling are part of the file, so that its output equals that of `semiseg predict` at one scale without flip.
-"""
+"""A trained segmenter as one ONNX file, for programs without torch; its function is that of `whole_network`."""
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from artifacts.errors import ConfigError
-from stages.networks.blocks import upsample
-from stages.networks.normalisation import normalise
+from stages.export.whole_network import CHECKED, WholeNetwork, image_to_try, metadata
 from stages.networks.segmenter import Segmenter
 
 OPSET = 17
 EXAMPLE = (1, 3, 96, 128)  # of the image that the network is traced with
-
-
-class _Probabilities(nn.Module):
-    def __init__(self, network: Segmenter) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Tensor:
-        resizing: AbstractContextManager[Any] = _BicubicByMatrices() if torch.jit.is_tracing() else nullcontext()
-        with resizing:
-            logits = upsample(self.network(normalise(image)), (image.shape[2], image.shape[3]), self.network.stride)
-            return logits.softmax(1)
 
 
 class _BicubicByMatrices(TorchFunctionMode):
@@ -57,7 +39,8 @@ class _BicubicByMatrices(TorchFunctionMode):
         if func is F.interpolate and kwargs.get("antialias") and kwargs.get("mode") == "bicubic":
             rows, columns = kwargs["size"]
             maps = args[0]
-            return bicubic_matrix(maps.shape[-2], rows) @ maps @ bicubic_matrix(maps.shape[-1], columns).T
+            down, across = bicubic_matrix(maps.shape[-2], rows), bicubic_matrix(maps.shape[-1], columns)
+            return down.to(maps.dtype) @ maps @ across.T.to(maps.dtype)
         return func(*args, **kwargs)
 
 
@@ -75,31 +58,31 @@ def bicubic_matrix(length: int, wanted: int) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def _require_free_sizes(model: nn.Module, path: Path) -> None:
+def _require_free_sizes(model: nn.Module, path: Path, tolerance: float) -> None:
     """RuntimeError if the written network, run by onnx's own evaluator, does not do on other images what torch does."""
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(str(path))
-    if _fault(model, evaluator, (2, 3, 75, 50)) is not None:
-        raise RuntimeError(_fault(model, evaluator, EXAMPLE) or "its operators depend on the size of the image")
+    if _fault(model, evaluator, image_to_try(CHECKED[0]), tolerance) is not None:
+        fault = _fault(model, evaluator, image_to_try(EXAMPLE), tolerance)
+        raise RuntimeError(fault or "its operators depend on the size of the image")
 
 
-def _fault(model: nn.Module, evaluator: Any, size: tuple[int, ...]) -> str | None:
-    """What is wrong with the result of onnx's evaluator on an image of this size; None: nothing."""
-    image = torch.arange(math.prod(size), dtype=torch.int32).remainder(251).to(torch.uint8).view(size)
+def _fault(model: nn.Module, evaluator: Any, image: Tensor, tolerance: float) -> str | None:
+    """What is wrong with the result of onnx's evaluator on an image; None: nothing."""
     with torch.no_grad():
         expected = model(image)
     try:
         (found,) = evaluator.run(None, {"image": image.numpy()})
     except Exception as error:  # of any type, by the operator
         return f"onnx's evaluator cannot run it: {str(error) or type(error).__name__}"
-    if found.shape != expected.shape or not torch.allclose(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-4):
+    if found.shape != expected.shape or np.abs(found - expected.numpy()).max() > tolerance:
         return "by onnx's evaluator its output differs from torch's"
     return None
 
 
-def export_onnx(network: Segmenter, path: Path) -> None:
-    """Writes `network` with its class names (metadata `class_names`, JSON).
+def export_onnx(network: Segmenter, path: Path, half: bool = False) -> None:
+    """Writes `network` with its metadata (see `whole_network.metadata`); half: it computes in float16.
 
     ConfigError without the package onnx, and for networks that ONNX cannot hold: whose operators it does not have, or
     depend on the size of the image in a way that tracing cannot see.
@@ -108,29 +91,29 @@ def export_onnx(network: Segmenter, path: Path) -> None:
         import onnx
     except ImportError:
         raise ConfigError("writing ONNX needs the package onnx", "pip install 'semiseg[onnx]'") from None
-    model = _Probabilities(network).eval()
+    model = WholeNetwork(network, half)
     free = {"image": {0: "n", 2: "height", 3: "width"}, "probabilities": {0: "n", 2: "height", 3: "width"}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns about every size; all of them are free in the result
         try:
-            torch.onnx.export(
-                model,
-                (torch.zeros(EXAMPLE, dtype=torch.uint8),),
-                str(path),
-                input_names=["image"],
-                output_names=["probabilities"],
-                dynamic_axes=free,
-                opset_version=OPSET,
-                dynamo=False,  # the newer exporter needs another package, and fixes sizes that should stay free
-            )
-            _require_free_sizes(model, path)
+            with _BicubicByMatrices():
+                torch.onnx.export(
+                    model,
+                    (torch.zeros(EXAMPLE, dtype=torch.uint8),),
+                    str(path),
+                    input_names=["image"],
+                    output_names=["probabilities"],
+                    dynamic_axes=free,
+                    opset_version=OPSET,
+                    dynamo=False,  # the newer exporter needs another package, and fixes sizes that should stay free
+                )
+            _require_free_sizes(model, path, tolerance=0.1 if half else 1e-3)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"a network on {network.config.backbone} cannot be written as ONNX: {str(error).splitlines()[0]}",
                 "others can: ResNets, HRNets, EfficientNets, ConvNeXt, Swin, ViT, DINOv2, DINOv3",
             ) from error
     written = onnx.load(str(path))
-    entry = written.metadata_props.add()
-    entry.key, entry.value = "class_names", json.dumps(list(network.class_names))
+    onnx.helper.set_model_props(written, metadata(network, "fp16" if half else "fp32"))
     onnx.checker.check_model(written)
     onnx.save(written, str(path))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 import numpy as np
 
 from artifacts.dataset import first_label
-from artifacts.errors import ArtifactError, DataError, UsageError
+from artifacts.errors import ArtifactError, ConfigError, DataError, UsageError
 from artifacts.manifest import has_manifest
 from artifacts.masks import voc_palette
 from artifacts.text import did_you_mean
@@ -65,21 +65,30 @@ class Segmenter:
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], device: str = "auto", **settings: Unpack[Settings]) -> Segmenter:
-        """The segmenter of a folder with network.json and weights.pt.
+        """The segmenter of a folder with network.json and weights.pt, or of an ONNX file.
 
         Args:
-            source: a published artifact, or a copy of it anywhere (`semiseg export files`).
+            source: a published artifact, a copy of it anywhere (`semiseg export files`), or an .onnx file of `semiseg
+                export onnx` (needs onnxruntime).
             device: auto (a GPU if there is one), cpu, cuda, cuda:1.
             settings: those of `semiseg predict`, see `Settings`.
 
         Raises ArtifactError: nothing there, damaged, or no segmenter; ConfigError: a wrong setting, or no such device.
         """
-        config = build(ImageConfig, {**settings}, "Segmenter.load")
+        config, path = build(ImageConfig, {**settings}, "Segmenter.load"), Path(source).expanduser()
         from stages.engine.device import named_device
+
+        if path.suffix == ".onnx" and path.is_file():
+            from stages.serving.exported_network import load_exported
+
+            if config.precision != "auto":
+                raise ConfigError(f"the precision of {path} is part of the file", "leave precision out")
+            exported = load_exported(path, device)
+            return cls(exported, exported.palette, config, named_device("cpu"))
         from stages.networks import Segmenter as SegmentationNetwork
         from stages.networks import load_network
 
-        path, chosen = Path(source).expanduser(), named_device(device)
+        chosen = named_device(device)
         _require_network(path)
         network = load_network(path)
         if not isinstance(network, SegmentationNetwork):
@@ -153,7 +162,7 @@ def _require_network(path: Path) -> None:
     if not path.exists():
         raise ArtifactError(f"there is no {path}", "give the folder of a segmenter: runs/default/NAME")
     if not path.is_dir():
-        raise ArtifactError(f"{path} is not a folder", "give the folder of a segmenter")
+        raise ArtifactError(f"{path} is no folder", "give the folder of a segmenter, or an .onnx file")
     if not (path / "network.json").exists() and not has_manifest(path):
         networks = sorted(file.parent.name for file in path.glob("*/network.json") if file.parent.name[0] != ".")
         inside = f"it is a workspace; name one of its networks: {', '.join(networks)}" if networks else None

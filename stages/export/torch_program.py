@@ -1,0 +1,53 @@
+"""A trained segmenter as one file of torch.export (.pt2), for programs with torch alone.
+
+import torch
+
+network = torch.export.load("segmenter.pt2").module()
+probabilities = network(image)  # uint8 (N, 3, H, W) -> float32 (N, C, H, W), see `whole_network`
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.fx.experimental import _config as shape_config
+
+from artifacts.errors import ConfigError
+from stages.export.whole_network import CHECKED, WholeNetwork, image_to_try, metadata
+from stages.networks.segmenter import Segmenter
+
+EXAMPLE = (2, 3, 96, 130)  # of the images that the network is traced with
+METADATA = "metadata.json"  # the extra file in the archive
+
+
+def export_torch(network: Segmenter, path: Path) -> None:
+    """Writes `network` with its metadata (see `whole_network.metadata`).
+
+    ConfigError for networks whose operators depend on the size of the image: the file is tried on images of two sizes.
+    """
+    model = WholeNetwork(network)
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    values = {key: json.loads(text) for key, text in metadata(network).items()}
+    try:
+        # Without the option, comparisons of strides fix what the sizes of the example have in common.
+        with torch.no_grad(), shape_config.patch(backed_size_oblivious=True):
+            example = torch.zeros(EXAMPLE, dtype=torch.uint8)
+            program = torch.export.export(model, (example,), dynamic_shapes={"image": free}, strict=False)
+        torch.export.save(program, path, extra_files={METADATA: json.dumps(values)})
+        written = torch.export.load(path).module()
+        for size in CHECKED:
+            _require_equal(written(image_to_try(size)), model(image_to_try(size)))
+    except Exception as error:  # of any type: torch.export has many, and a guard of a size raises AssertionError
+        raise ConfigError(
+            f"a network on {network.config.backbone} cannot be written by torch.export: {str(error).splitlines()[0]}",
+            "others can: ResNets, HRNets, MobileNets, ConvNeXt; or write ONNX: semiseg export onnx",
+        ) from error
+
+
+@torch.no_grad()
+def _require_equal(found: Tensor, expected: Tensor) -> None:
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
+        raise RuntimeError("its operators depend on the size of the image")
