@@ -88,7 +88,7 @@ def export_onnx(network: Segmenter, path: Path, half: bool = False) -> None:
     depend on the size of the image in a way that tracing cannot see.
     """
     try:
-        import onnx
+        import onnx  # noqa: F401  (torch's exporter needs it)
     except ImportError:
         raise ConfigError("writing ONNX needs the package onnx", "pip install 'semiseg[onnx]'") from None
     model = WholeNetwork(network, half)
@@ -113,7 +113,14 @@ def export_onnx(network: Segmenter, path: Path, half: bool = False) -> None:
                 f"a network on {network.config.backbone} cannot be written as ONNX: {str(error).splitlines()[0]}",
                 "others can: ResNets, HRNets, EfficientNets, ConvNeXt, Swin, ViT, DINOv2, DINOv3",
             ) from error
+    write_metadata(path, metadata(network, "fp16" if half else "fp32"))
+
+
+def write_metadata(path: Path, entries: Mapping[str, str]) -> None:
+    """Puts entries into an ONNX file, in place of those it has, once the file is found valid."""
+    import onnx
+
     written = onnx.load(str(path))
-    onnx.helper.set_model_props(written, metadata(network, "fp16" if half else "fp32"))
     onnx.checker.check_model(written)
+    onnx.helper.set_model_props(written, dict(entries))
     onnx.save(written, str(path))
