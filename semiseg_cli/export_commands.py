@@ -14,8 +14,8 @@ import typer
 from artifacts.dataset import Dataset
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, UsageError
-from semiseg_cli.annotation_commands import COMMANDS, PredictionsArgument
 from artifacts.store import Workspace
+from semiseg_cli.annotation_commands import COMMANDS, PredictionsArgument
 from semiseg_cli.console import out, plain_table, say, size, write_json
 from semiseg_cli.options import (
     JsonOption,
