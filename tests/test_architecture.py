@@ -164,7 +164,7 @@ def test_the_command_line_does_no_numerics():
 
 def test_stage_modules_and_data_readers_load_no_torch_at_module_level():
     light = [path for path in under("stages") if name_of(path) in {*STAGE_MODULES.values(), "stages"}]
-    light += under("stages.data", "stages.pipeline", "stages.config", "stages.contract", "stages.serving")
+    light += under("stages.data", "stages.pipeline", "stages.config", "stages.contract")
     assert not breaks(light, HEAVY, module_level=True)
 
 
