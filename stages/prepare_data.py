@@ -27,8 +27,8 @@ def run(config: PrepareDataConfig, inputs: Inputs, writer: Writer, execution: Ex
     if execution.rank != 0:
         return {}  # under torchrun one process prepares, with a pool of its own
     if isinstance(config.dataset, ShapesConfig):
+        from stages.data.choose_splits import choose_holdout
         from stages.data.lists.id_lists import Names
-        from stages.data.preparation import choose_holdout
         from stages.data.readers.shapes import image_ids, write_shapes
 
         splits = image_ids(config.dataset)

@@ -27,6 +27,7 @@ from artifacts.image_files import FORMATS, open_image
 from artifacts.masks import IGNORE
 from artifacts.text import named
 from stages.contract import Execution
+from stages.data.choose_splits import choose_holdout, choose_labelled, choose_others
 from stages.data.findings import Finding, Looked, Report, gather, in_order, of_all
 from stages.data.lists.id_lists import check_disjoint
 from stages.data.photographs import ImageFile, look_at
@@ -34,9 +35,6 @@ from stages.data.pixels import HINTS, REMARKS
 from stages.data.preparation import (
     check_mask_size,
     checked_mask,
-    choose_holdout,
-    choose_labelled,
-    choose_others,
     choose_tag_source,
     digest_images,
     kept_classes,
@@ -196,7 +194,7 @@ def _choose_splits(
     train: Sequence[str] = labelled
     holdout: Sequence[str] = []
     with gather(findings, "lists", config.holdout):
-        train, holdout = choose_holdout(config, labelled, raw.names, note)
+        train, holdout = choose_holdout(config, labelled, raw.names, note, raw.scene_of)
     splits: dict[str, Sequence[str]] = {
         "train": train,
         "holdout": holdout,

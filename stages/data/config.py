@@ -306,6 +306,11 @@ class FolderConfig(DatasetSettings):
         description="Images with masks to evaluate on: a list file, a number, or a fraction (drawn with val_seed).",
     )
     val_seed: int = Field(0, ge=0, description="Seed of that draw.")
+    scenes: str = Field(
+        "",
+        description="Images of one scene are never on both sides of a draw of val or holdout. similar: near-duplicates "
+        "and series of photos, which are found; a text file: an image and its scene on each line; empty: no scenes.",
+    )
     exif: Literal["auto", "apply", "ignore"] = Field(
         "auto",
         description="Turned photos: apply the EXIF orientation, ignore it, or (auto) whichever gives the mask's size.",

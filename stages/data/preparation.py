@@ -24,16 +24,18 @@ from artifacts.store import Writer
 from artifacts.text import SHOWN, named
 from stages.contract import Execution
 from stages.data.annotations.image_labels import label_source
+from stages.data.choose_splits import (
+    check_counts,
+    check_files,
+    choose_holdout,
+    choose_labelled,
+    choose_others,
+    scored_scenes,
+)
 from stages.data.class_figures import class_figures
 from stages.data.config import check_kept
-from stages.data.lists.id_lists import Names, check_disjoint, check_subset, read_list
 from stages.data.lists.splits import (
-    check_unlabelled,
     describe_labelled,
-    draw_balanced,
-    draw_labelled,
-    parse_amount,
-    set_aside,
 )
 from stages.data.photographs import ImageFile, look_at
 from stages.data.pixels import remarks_in_words
@@ -43,74 +45,6 @@ from stages.parallel.share import alone, counted
 
 if TYPE_CHECKING:
     from stages.data.preparation_config import PrepareDataConfig
-
-
-# ------------------------------------------------------------------------------------------------- which images
-
-
-def check_counts(raw: RawDataset, allow_subset: bool, note: Any) -> None:
-    """DataError if counts differ from the published ones, unless a subset is allowed; then they are printed."""
-    if raw.deviations and not allow_subset:
-        raise DataError(
-            f"{raw.root} is not all of {raw.name}: {'; '.join(raw.deviations)}",
-            "complete it, or accept these counts with --allow-subset",
-        )
-    for sentence in raw.deviations:
-        note(f"subset: {sentence}")
-
-
-def choose_labelled(
-    config: PrepareDataConfig, raw: RawDataset, note: Any, tags: Mapping[str, Collection[int]] | None = None
-) -> list[str]:
-    """The ids of split `train`: the data set's list, a list file, or a seeded draw. Never an id of val."""
-    if not config.labelled:
-        return list(raw.train)
-    wanted = parse_amount(config.labelled)
-    if isinstance(wanted, Path):
-        ids = read_list(wanted, raw.names, note)
-        check_disjoint(ids, raw.val, f"the labelled list {wanted}", "val")
-        check_subset(ids, raw.pool, f"the labelled list {wanted}", "the training images")
-        return sorted(ids)
-    drawn_from = raw.train if config.labelled_from == "train" else [i for i in raw.pool if i in raw.masks]
-    if config.labelled_balanced:
-        return draw_balanced(drawn_from, wanted, config.labelled_seed, {i: (tags or {}).get(i, ()) for i in drawn_from})
-    return draw_labelled(drawn_from, wanted, config.labelled_seed)
-
-
-def choose_holdout(
-    config: PrepareDataConfig, labelled: Sequence[str], names: Names, note: Any
-) -> tuple[list[str], list[str]]:
-    """The labelled ids as (train, holdout). names: all ids, of which a list must name labelled ones."""
-    if not config.holdout:
-        return list(labelled), []
-    return set_aside(labelled, parse_amount(config.holdout, "holdout"), config.holdout_seed, names, note)
-
-
-def choose_others(config: PrepareDataConfig, raw: RawDataset, labelled: Sequence[str], note: Any) -> list[str]:
-    """The other training images: all, or those of the list in the config; the number of the rest is printed."""
-    if config.others == "none":
-        return []
-    if not config.unlabelled:
-        return sorted(set(raw.pool) - set(labelled))
-    path = Path(config.unlabelled).expanduser()
-    ids = read_list(path, raw.names, note)
-    check_disjoint(ids, raw.val, f"the unlabelled list {path}", "val")
-    check_unlabelled(ids, labelled, raw.pool, f"the unlabelled list {path}")
-    if left := len(set(raw.pool) - set(ids) - set(labelled)):
-        note(f"{left:,} training images are neither labelled nor in {path}: they are left out")
-    return sorted(ids)
-
-
-def check_files(raw: RawDataset, lists: Mapping[str, Sequence[str]], need_masks: Collection[str]) -> None:
-    """One DataError for all listed ids without an image, and all ids of the lists `need_masks` without a mask."""
-    problems = []
-    for name, ids in lists.items():
-        if missing := [image_id for image_id in ids if image_id not in raw.images]:
-            problems.append(f"{len(missing)} ids of {name} have no image below {raw.root}: {named(missing)}")
-        if name in need_masks and (missing := [image_id for image_id in ids if image_id not in raw.masks]):
-            problems.append(f"{len(missing)} ids of {name} have no mask: {named(missing)}")
-    if problems:
-        raise DataError("\n".join(problems), "add the files, or remove the ids from the lists")
 
 
 # ------------------------------------------------------------------------------------------------- classes and labels
@@ -351,14 +285,15 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
     without_kept = {image_id for image_id in [*labelled, *others] if not tags[image_id]}
     if config.without_kept_class == "drop":
         labelled, others = ([i for i in ids if i not in without_kept] for ids in (labelled, others))
-    train, holdout = choose_holdout(config, labelled, raw.names, note)
+    train, holdout = choose_holdout(config, labelled, raw.names, note, raw.scene_of)
+    apart = scored_scenes(raw, train, [*holdout, *raw.val], note)
     splits = {
         "train": train,
         "holdout": holdout,
-        "weak": others if config.others == "weak" else [],
-        "unlabelled": sorted([*(others if config.others == "unlabelled" else []), *raw.unlabelled]),
+        "weak": sorted(set(others) - apart) if config.others == "weak" else [],
+        "unlabelled": sorted({*(others if config.others == "unlabelled" else []), *raw.unlabelled} - apart),
         "val": list(raw.val),
-        "test": list(raw.test),
+        "test": sorted({*raw.test, *apart}),
     }
     ids = sorted(image_id for part in splits.values() for image_id in part)
     _forget(writer, raw, prepared.keys() - set(ids))

@@ -21,6 +21,7 @@ from artifacts.errors import ConfigError, DataError
 from artifacts.text import named
 from stages.data.lists.id_lists import Names, check_subset, list_digest, meant_ids, read_list
 from stages.data.lists.published_lists import PUBLISHED
+from stages.data.lists.scenes import whole_scenes
 
 
 def parse_amount(text: str, what: str = "labelled") -> int | Fraction | Path:
@@ -45,10 +46,15 @@ def parse_amount(text: str, what: str = "labelled") -> int | Fraction | Path:
     return Path(text).expanduser()
 
 
-def draw_labelled(pool: Sequence[str], amount: int | Fraction, seed: int) -> list[str]:
-    """`amount` ids of the pool, sorted. A fraction is rounded up, as the published lists are (1/8 of 10,582: 1,323)."""
+def draw_labelled(
+    pool: Sequence[str], amount: int | Fraction, seed: int, scene_of: Mapping[str, str] | None = None
+) -> list[str]:
+    """`amount` ids of the pool, sorted. A fraction is rounded up, as the published lists are (1/8 of 10,582: 1,323).
+
+    scene_of: scenes of which all images of the pool are drawn or none; the draw may then be smaller than `amount`.
+    """
     count = _count(pool, amount)
-    return sorted(sorted(pool, key=lambda image_id: _rank(seed, image_id))[:count])
+    return sorted(whole_scenes(sorted(pool, key=lambda image_id: _rank(seed, image_id)), count, scene_of or {}))
 
 
 def draw_balanced(
@@ -98,20 +104,22 @@ def set_aside(
     seed: int = 0,
     names: Names | None = None,
     note: Callable[[str], None] = lambda _: None,
+    scene_of: Mapping[str, str] | None = None,
 ) -> tuple[list[str], list[str]]:
     """(what is left to train on, what is held out) of the labelled ids, both sorted.
 
     wanted: how many, which fraction (rounded up) or a list file, which may name the ids `names`
-    (None: the labelled ones). Drawn by ranks different from those of the labelled ids: with the same ranks, the
-    held-out images would be the first ones of every smaller draw. Raises ConfigError when nothing is left, DataError
-    for listed ids that are not labelled.
+    (None: the labelled ones). scene_of: see `draw_labelled`. Drawn by ranks different from those of the labelled ids:
+    with the same ranks, the held-out images would be the first ones of every smaller draw. Raises ConfigError when
+    nothing is left, DataError for listed ids that are not labelled.
     """
     if isinstance(wanted, Path):
         held_out = set(read_list(wanted, names or Names(labelled), note))
         check_subset(held_out, labelled, f"the holdout list {wanted}", "the labelled images")
     else:
         count = math.ceil(wanted * len(labelled)) if isinstance(wanted, Fraction) else wanted
-        held_out = set(sorted(labelled, key=lambda image_id: _rank(seed, f"holdout:{image_id}"))[:count])
+        ranked = sorted(labelled, key=lambda image_id: _rank(seed, f"holdout:{image_id}"))
+        held_out = set(whole_scenes(ranked, count, scene_of or {}))
         if count > len(labelled):
             raise ConfigError(f"holdout asks for {count} of {len(labelled)} labelled images", "ask for fewer")
     if len(held_out) == len(labelled):

@@ -10,19 +10,17 @@ and Label Studio: JSON, CVAT: XML). Settings that are not given are inferred fro
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from artifacts.dataset import check_class_names
-from artifacts.errors import ConfigError, DataError
+from artifacts.errors import DataError
 from artifacts.image_files import RARE
 from artifacts.masks import IGNORE, read_mask
 from artifacts.text import named
@@ -50,11 +48,11 @@ from stages.data.annotations.image_labels import read_label_table
 from stages.data.annotations.palette_guess import Guess, guess_palette
 from stages.data.annotations.supervisely import classes_file
 from stages.data.annotations.yolo import names_file
+from stages.data.choose_splits import SIMILAR, choose_val, scenes_of, wanted_val
 from stages.data.config import FolderConfig
 from stages.data.images import ImageFolder
 from stages.data.listing import list_files
-from stages.data.lists.id_lists import Names, check_subset, composed, meant_ids, read_list
-from stages.data.lists.splits import draw_labelled, parse_amount
+from stages.data.lists.id_lists import Names, composed, meant_ids
 from stages.data.readers.raw import RawDataset, says_what_cannot_be_read
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".pnm", ".pbm")
@@ -121,7 +119,8 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     entries = masks.entries if masks else {}
     weak = [image_id for image_id in sorted(labels) if image_id not in entries]
     bare = [image_id for image_id in files if image_id not in entries and image_id not in labels]
-    val = choose_val(settings, sorted(entries), written, note, some_left=bool(weak))
+    scene_of = scenes_of(settings, files | more, written, execution)
+    val = choose_val(settings, sorted(entries), written, note, bool(weak), scene_of)
     labelled = [image_id for image_id in sorted(entries) if image_id not in set(val)]
     _tell(note, settings, len(entries), len(weak), len(bare) + len(more), len(val))
     files |= more
@@ -143,6 +142,7 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
         exif=settings.exif,
         remarks=masks.remarks if masks else None,
         white=settings.white,
+        scene_of=scene_of,
         left_out=(
             *folder.left_out,
             *(masks.left_out if masks else ()),
@@ -164,8 +164,10 @@ def text_files(settings: FolderConfig) -> dict[str, Path]:
         del files["masks"]
     for path in files.values():
         _check_folder(path)
-    if isinstance(wanted := _wanted(settings), Path):
+    if isinstance(wanted := wanted_val(settings), Path):
         files["val"] = wanted
+    if settings.scenes not in ("", SIMILAR):
+        files["scenes"] = Path(settings.scenes).expanduser()
     if settings.mask_format in ("auto", "supervisely") and "masks" in files and (meta := classes_file(files["masks"])):
         files["meta"] = meta
     if settings.masks and settings.mask_format in ("auto", "yolo"):
@@ -177,7 +179,8 @@ def text_files(settings: FolderConfig) -> dict[str, Path]:
 
 def _used(settings: FolderConfig, folder: Path) -> list[Path]:
     """Tables, lists and folders of the settings, which may be in a folder of images or masks without being one."""
-    names = (settings.images, settings.masks, settings.unlabelled, settings.class_table, settings.labels, settings.val)
+    keys = ("images", "masks", "unlabelled", "class_table", "labels", "val", "scenes")
+    names = [getattr(settings, key) for key in keys]
     return [path for name in names if name and (path := Path(name).expanduser()).resolve() != folder.resolve()]
 
 
@@ -197,46 +200,8 @@ def _check_folder(path: Path) -> None:
 
 def _tell(note: Callable[[str], None], settings: FolderConfig, masked: int, weak: int, bare: int, val: int) -> None:
     note(f"{masked:,} images with masks, {weak:,} with image-level labels alone, {bare:,} with neither")
-    if val and not isinstance(_wanted(settings), Path):
+    if val and not isinstance(wanted_val(settings), Path):
         note(f"val: {val:,} of the images with masks, drawn with val_seed {settings.val_seed} (--val LIST pins them)")
-
-
-def choose_val(
-    settings: FolderConfig,
-    masked: Sequence[str],
-    names: Names,
-    note: Callable[[str], None],
-    some_left: bool = False,
-) -> list[str]:
-    """The ids of split val: a list, or a seeded draw from the images with masks. Some must be left for training.
-
-    names: of all images, which a list may name. some_left: there are others with image-level labels.
-    """
-    wanted = _wanted(settings)
-    if isinstance(wanted, Path):
-        ids = read_list(wanted, names, note)
-        check_subset(ids, masked, f"the list {wanted}", "the images with masks")
-        count = len(ids)
-    elif wanted is None or not masked:
-        return []
-    else:
-        count = math.ceil(wanted * len(masked)) if isinstance(wanted, Fraction) else wanted
-    if count >= len(masked) and not (some_left and count == len(masked)):
-        raise DataError(
-            f"val asks for {count} of the {len(masked)} images with masks: none is left to train on",
-            "ask for fewer (--val), for none (--val ''), or draw more masks",
-        )
-    return sorted(ids) if isinstance(wanted, Path) else draw_labelled(masked, count, settings.val_seed)
-
-
-def _wanted(settings: FolderConfig) -> int | Fraction | Path | None:
-    """What `val` asks for: a number, a fraction, a list file, nothing."""
-    if not settings.val.strip():
-        return None
-    try:
-        return parse_amount(settings.val, "val")
-    except ConfigError as error:
-        raise ConfigError(error.message, "give a number, a fraction (0.2), a list file, or '' for none") from None
 
 
 def _check_case(ids: Iterable[str]) -> None:

@@ -54,6 +54,7 @@ class RawDataset:
         photographs: images of any kind: those that cannot be used as they are (16 bits, transparent parts, turned by
             EXIF) become RGB copies in the artifact. exif: "apply", "ignore", or "auto": what gives the mask's size.
         white: the value that is white in images of more than 8 bits; 0: see `stages.data.pixels.read`.
+        scene_of: id -> scene, for draws that must not split a scene; images that it lacks are scenes of their own.
         left_out: sentences on files of its folders that are not used.
         facts: further facts for the artifact to record.
     """
@@ -79,6 +80,7 @@ class RawDataset:
     exif: str = "ignore"
     remarks: Callable[[Any], Sequence[str]] | None = None
     white: float = 0
+    scene_of: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
