@@ -81,10 +81,10 @@ def _check_data(
     doing = execution("cpu", workers)
     if raw:
         config: Any = stage_config(load_stage(STAGE), config_file, settings or [], shortcuts)
-        report = _check_raw(config, doing)
+        report = check_raw_data(config, doing)
     else:
         report = _check_prepared(existing_workspace(workspace), name, doing)
-    _tell(report, as_json)
+    tell_findings(report, as_json)
 
 
 def _shortcuts() -> dict[str, Shortcut]:
@@ -111,7 +111,7 @@ def _command() -> Callable[..., None]:
 check_data = _command()
 
 
-def _check_raw(config: PrepareDataConfig, doing: Execution) -> Report:
+def check_raw_data(config: PrepareDataConfig, doing: Execution) -> Report:
     from stages.data.checking import check_raw
     from stages.data.findings import Finding, Report
     from stages.data.preparation_config import check_folders
@@ -158,7 +158,7 @@ def only_dataset(workspace: Workspace) -> str:
     )
 
 
-def _tell(report: Report, as_json: bool) -> None:
+def tell_findings(report: Report, as_json: bool) -> None:
     """All findings on stdout; DataError when one of them is a problem."""
     line = f"{report.name}: {report.images:,} images, {report.masks:,} masks, {duration(report.seconds)}"
     if not report.images + report.masks:  # the reader refused the folders, before any file was looked at

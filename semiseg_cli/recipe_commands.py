@@ -37,11 +37,12 @@ from semiseg_cli.options import (
 )
 from semiseg_cli.report_commands import PAGE, Report, Seen, write_report_page
 from semiseg_cli.shipped import find_recipe, shipped_recipes
+from stages.contract import Execution
 from stages.pipeline.changes import Change, listed
 from stages.pipeline.parameters import Parameter
 from stages.pipeline.recipe import Node, Recipe, declared_parameters, read_recipe
 from stages.pipeline.recipe_file import recipe_values
-from stages.pipeline.run_recipe import run_recipe
+from stages.pipeline.run_recipe import RunReport, run_recipe
 from stages.pipeline.status import STALE, Expected, State, workspace_states
 from stages.report.how_made import steps_of_trainings, value_words
 
@@ -91,6 +92,8 @@ def run(
     target = Workspace(place)
     if dry_run:
         _show_plan(resolved, target, force or [])
+        if path == shipped_recipes()["own"]:
+            say("the nodes after data follow from a plan, which is made of the data: semiseg run own")
         return
     command = ["semiseg", "run", recipe]
     command += ["--profile", profile] if profile else []
@@ -99,39 +102,71 @@ def run(
     command += ["--replace"] if replace else []
     command += ["--device", device] if device != "auto" else []
     command += ["--workers", str(workers)] if workers is not None else []
-    again = quoted(command)
+    running = Run(target, execution(device, workers), quoted(command), replace, force or [])
+    if path == shipped_recipes()["own"]:
+        from semiseg_cli.own import Own
 
-    observer = _Lines(resolved)
-    if is_main_rank():
-        if not replace:
-            _refuse_to_replace(resolved, target, force or [])
-        say(f"{resolved.name}{f' ({profile})' if profile else ''}: {len(resolved.nodes)} nodes in {place}")
-    begin = time.monotonic()
-    try:
-        report_ = run_recipe(resolved, target, execution(device, workers), observer, force or [])
-    except KeyboardInterrupt:
-        where = f" in {observer.current}" if observer.current else ""
-        show_error(f"interrupted{where}; finished items are kept", f"to continue: {again}")
-        raise typer.Exit(130) from None
-    if not is_main_rank():
+        Own(path, settings or [], running).run()
         return
-    counts = f"{len(report_.made)} made, {len(report_.fresh)} fresh"
-    counts += f", {len(report_.failed)} failed" if report_.failed else ""
-    counts += f", {len(report_.skipped)} not reached" if report_.skipped else ""
-    say(f"{counts} in {duration(time.monotonic() - begin)}")
-    seen = Seen.read(target)
-    if resolved.table is not None:  # with gaps where nodes failed
-        report_of = Report.of(seen)
-        report_of.show()
-        report_of.write()
-    write_report_page(seen, target.path / PAGE, workers)
-    if report_.failed:
-        errors = list(report_.failed.values())
-        show_error(
-            f"{', '.join(report_.failed)} failed" + (" (see above)" if errors else ""),
-            f"finished work is kept; once it is mended, continue with: {again}",
-        )
-        raise typer.Exit(max(e.exit_code if isinstance(e, SemisegError) else 1 for e in errors))
+    if is_main_rank():
+        say(f"{resolved.name}{f' ({profile})' if profile else ''}: {len(resolved.nodes)} nodes in {place}")
+    running.make(resolved)
+    running.finish()
+
+
+class Run:
+    """The run of a recipe in a workspace, in one part or in several: each makes those of its nodes that are left."""
+
+    def __init__(
+        self, workspace: Workspace, doing: Execution, again: str, replace: bool = False, force: Collection[str] = ()
+    ) -> None:
+        self.workspace, self.execution = workspace, doing
+        self._again, self._replace, self._force = again, replace, force
+        self._lines = _Lines()
+        self._report = RunReport()
+        self._started = time.monotonic()
+
+    def make(self, recipe: Recipe) -> None:
+        """Makes the nodes that no earlier part has made. Exit where the user interrupts it."""
+        self._lines.part(recipe)
+        if is_main_rank() and not self._replace:
+            _refuse_to_replace(recipe, self.workspace, self._force)
+        done = {*self._report.fresh, *self._report.made}
+        try:
+            report_ = run_recipe(recipe, self.workspace, self.execution, self._lines, self._force, done)
+        except KeyboardInterrupt:
+            where = f" in {self._lines.current}" if self._lines.current else ""
+            show_error(f"interrupted{where}; finished items are kept", f"to continue: {self._again}")
+            raise typer.Exit(130) from None
+        self._report = self._report.joined(report_)
+
+    def finish(self) -> None:
+        """The counts, the table and the page. Exit with the error's code where one failed."""
+        if not is_main_rank():
+            return
+        report_ = self._report
+        counts = f"{len(report_.made)} made, {len(report_.fresh)} fresh"
+        counts += f", {len(report_.failed)} failed" if report_.failed else ""
+        counts += f", {len(report_.skipped)} not reached" if report_.skipped else ""
+        say(f"{counts} in {duration(time.monotonic() - self._started)}")
+        seen = Seen.read(self.workspace)
+        if seen.record is not None and seen.record.table is not None:  # with gaps where nodes failed
+            report_of = Report.of(seen)
+            report_of.show()
+            report_of.write()
+        write_report_page(seen, self.workspace.path / PAGE, self.execution.workers)
+        if report_.failed:
+            errors = list(report_.failed.values())
+            show_error(
+                f"{', '.join(report_.failed)} failed" + (" (see above)" if errors else ""),
+                f"finished work is kept; once it is mended, continue with: {self._again}",
+            )
+            raise typer.Exit(max(e.exit_code if isinstance(e, SemisegError) else 1 for e in errors))
+
+    def stop_if_failed(self) -> None:
+        """Ends the run here where a node has failed."""
+        if self._report.failed:
+            self.finish()
 
 
 def _refuse_to_replace(recipe: Recipe, workspace: Workspace, force: Collection[str]) -> None:
@@ -159,14 +194,17 @@ def _replaced(recipe: Recipe, states: Iterable[State], force: Collection[str]) -
 class _Lines:
     """A line per node on stderr."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.width = max(len(name) for name in recipe.nodes)
-        self.count = len(recipe.nodes)
-        self.digits = len(str(self.count))
+    def __init__(self) -> None:
         self.number = 0
         self.current: str | None = None
         self.begin = 0.0
         self.replaced = ""  # what is printed about the node that starts next
+
+    def part(self, recipe: Recipe) -> None:
+        """The nodes that follow are of this recipe."""
+        self.width = max(len(name) for name in recipe.nodes)
+        self.count = len(recipe.nodes)
+        self.digits = len(str(self.count))
 
     def _line(self, state: str, node: Node, text: str) -> None:
         if not is_main_rank():

@@ -56,6 +56,15 @@ class RunReport:
     failed: dict[str, Exception] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
+    def joined(self, later: RunReport) -> RunReport:
+        """The outcome of two parts of a run."""
+        return RunReport(
+            self.fresh + later.fresh,
+            self.made + later.made,
+            self.failed | later.failed,
+            self.skipped + later.skipped,
+        )
+
 
 def run_recipe(
     recipe: Recipe,
@@ -63,8 +72,11 @@ def run_recipe(
     execution: Execution,
     observer: Observer,
     force: Collection[str] = (),
+    done: Collection[str] = (),
 ) -> RunReport:
     """Makes every node that is not fresh. A node that fails stops those that need it, not the others.
+
+    done: nodes that an earlier part of the same run has made, which are passed over.
 
     Raises ConfigError when `force` names a node that the recipe does not have.
     """
@@ -75,6 +87,8 @@ def run_recipe(
         save_record(workspace, recipe)
     report = RunReport()
     for name, node in recipe.nodes.items():
+        if name in done:
+            continue
         lost = sorted(upstream(recipe.reads, name) & report.failed.keys())
         if lost:
             report.skipped.append(name)

@@ -1,0 +1,169 @@
+"""`semiseg run own`: from a folder of photos to a model. The recipe's nodes follow from a plan, and from a choice."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts.canonical import digest
+from artifacts.dataset import Dataset
+from artifacts.errors import ArtifactError, ConfigError, UsageError
+from artifacts.json_items import read_json
+from artifacts.store import Artifact
+from semiseg_cli.console import bullets, duration, json_text, plain_table, say, talk, written
+from semiseg_cli.data_commands import check_raw_data, tell_findings
+from semiseg_cli.plan_command import bytes_in, seconds_in
+from stages.pipeline.recipe import Recipe, resolve
+from stages.pipeline.recipe_file import recipe_values
+from stages.planning.own_recipe import DATA, FINAL, OwnPlan, own_plan, scores_of, with_choice, with_plan
+from stages.planning.records import Wishes
+
+if TYPE_CHECKING:
+    from semiseg_cli.recipe_commands import Run
+
+PLAN_FILE = "own-plan.json"
+SUMMARY = "summary.json"
+# The plan's share of the time: the choice is trained once more.
+SHARE_OF_PLAN = 0.6
+
+
+class Own:
+    """One run, whose recipe grows: the data, the nodes of the plan, those of the choice."""
+
+    def __init__(self, path: Path, settings: Sequence[str], running: Run) -> None:
+        self.path, self.settings, self.running = path, settings, running
+        self.workspace, self.execution = running.workspace, running.execution
+        self.began = time.monotonic()
+
+    def run(self) -> None:
+        raw = recipe_values(self.path)
+        recipe = self._resolved(raw)
+        target = self._target(recipe.parameters)
+        self._check(recipe)
+        self._make(recipe)
+        data = self.workspace.artifact(DATA)
+        dataset = Dataset(data)
+        has_val, has_holdout = (bool(dataset.ids(split)) for split in ("val", "holdout"))
+        plan = self._plan(data, recipe.parameters)
+        self._show(plan)
+        raw = with_plan(raw, plan, has_holdout)
+        self._make(self._resolved(raw))
+        chosen = self._choose(plan, has_holdout)
+        self._make(self._resolved(with_choice(raw, plan, chosen, has_holdout, has_val)))
+        self.running.finish()
+        self._deliver(target, chosen, FINAL if has_holdout else chosen, has_val)
+
+    def _resolved(self, raw: dict[str, Any]) -> Recipe:
+        return resolve(raw, str(self.path), None, self.settings)
+
+    def _make(self, recipe: Recipe) -> None:
+        self.running.make(recipe)
+        self.running.stop_if_failed()
+
+    def _target(self, given: dict[str, Any]) -> Path:
+        """The folder of the results; UsageError where it holds something else."""
+        target = Path(given["target"] or self.workspace.path / "model").expanduser()
+        if target.exists() and not target.is_dir():
+            raise UsageError(f"target names {target}, which is not a folder", "name a new folder")
+        if target.is_dir() and any(target.iterdir()) and not (target / SUMMARY).is_file():
+            raise UsageError(f"the folder {target} holds other files", "--set target=DIR names a new one")
+        return target
+
+    def _check(self, recipe: Recipe) -> None:
+        """All problems of the files at once, before anything is made; later changes are checked by prepare-data."""
+        if DATA not in self.workspace.names():
+            say("checking the files")
+            config: Any = recipe.nodes[DATA].config
+            tell_findings(check_raw_data(config, self.execution), as_json=False)
+
+    # --------------------------------------------------------------------------------------------- the plan
+
+    def _plan(self, data: Artifact, given: dict[str, Any]) -> OwnPlan:
+        """The plan that was made for this data and these wishes; a new one where there is none."""
+        wishes = {key: given[key] for key in ("budget", "memory", "weights", "network", "method", "iterations")}
+        key = digest({"data": data.manifest.content, "wishes": wishes, "device": self.execution.device})
+        path = self.workspace.path / PLAN_FILE
+        if path.is_file():
+            try:
+                recorded = read_json(path, OwnPlan, "a new plan is made")
+            except ArtifactError as error:
+                say(f"{error.message}: a new plan is made")
+            else:
+                if recorded.key == key:
+                    say(f"the plan is that of {path}")
+                    return recorded
+        plan = own_plan(self._planned(data, given), key)
+        with written(path):
+            path.write_text(json_text(plan.model_dump()) + "\n", encoding="utf-8")
+        return plan
+
+    def _planned(self, data: Artifact, given: dict[str, Any]) -> Any:
+        from stages.planning.fingerprint import fingerprint
+        from stages.planning.machine import this_machine
+        from stages.planning.probe import probed_plan
+
+        memory = bytes_in(str(given["memory"])) if given["memory"] else None
+        budget = seconds_in(str(given["budget"])) if given["budget"] else None
+        if budget is not None:
+            budget = max(budget - (time.monotonic() - self.began), 1) * SHARE_OF_PLAN
+        wishes = Wishes(
+            network=str(given["network"]),
+            weights=str(given["weights"]),
+            method=str(given["method"]),
+            iterations=int(given["iterations"]) if given["iterations"] else None,
+            budget_s=budget,
+        )
+        machine = this_machine(self.execution.device, memory, self.execution.workers)
+        say("planning: a few steps of each training are measured")
+        return probed_plan(data, fingerprint(data), machine, wishes, DATA, say)
+
+    def _show(self, plan: OwnPlan) -> None:
+        table = plain_table("setting", "value", "because", "source")
+        for choice in plan.choices:
+            table.add_row(*choice)
+        talk().print(table)
+        if plan.remarks:
+            talk().print(bullets(plan.remarks))
+        if plan.total_s is not None:
+            say(f"predicted: {duration(plan.total_s)} up to the choice")
+
+    # --------------------------------------------------------------------------------------------- the choice
+
+    def _choose(self, plan: OwnPlan, has_holdout: bool) -> str:
+        """The network with the highest mean IoU on the holdout, of equal ones the first; without one, the plan's."""
+        if not has_holdout:
+            say(f"chosen: {plan.segmenters[-1]}, by the plan: no masks are set aside to choose on (holdout)")
+            return plan.segmenters[-1]
+        scores = {
+            name: self.workspace.artifact(scores_of(name)).recorded("summary", "mean_iou", float)
+            for name in plan.segmenters
+        }
+        chosen = max(scores, key=lambda name: scores[name])
+        listed = ", ".join(f"{name} {100 * score:.1f}" for name, score in scores.items())
+        say(f"chosen: {chosen} (mean IoU on the holdout, percent: {listed})")
+        return chosen
+
+    def _deliver(self, target: Path, chosen: str, segmenter: str, has_val: bool) -> None:
+        """Writes the network, the masks of all images and a summary into the target folder."""
+        from stages.export.onnx import export_onnx
+        from stages.networks import load_network
+
+        network, predictions = (self.workspace.artifact(name) for name in (segmenter, "predictions"))
+        summary: dict[str, Any] = {"method": chosen, "classes": network.recorded("summary", "class_names", list)}
+        if has_val:
+            summary["val"] = dict(self.workspace.artifact(f"{segmenter}-val-scores").manifest.summary)
+        target.mkdir(parents=True, exist_ok=True)
+        with written(target / SUMMARY) as file:
+            file.write_text(json_text(summary) + "\n", encoding="utf-8")
+        with written(target / "network"):
+            shutil.copytree(network.path, target / "network", dirs_exist_ok=True)
+        with written(target / "masks"):
+            shutil.copytree(predictions.path / "masks", target / "masks", dirs_exist_ok=True)
+        try:
+            with written(target / "segmenter.onnx") as file:
+                export_onnx(load_network(network), file)
+        except ConfigError as error:  # the package onnx is not installed, or the network cannot be held
+            say(f"no segmenter.onnx: {error.message} ({error.hint})")

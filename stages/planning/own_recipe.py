@@ -1,0 +1,123 @@
+"""The recipe `own`: from the steps of a plan to nodes that are compared on the holdout, and those of the choice.
+
+raw = with_plan(recipe_values(path), plan, choosing=True)          # the networks of the plan, scored on the holdout
+raw = with_choice(raw, plan, "self-training", has_holdout=True, has_val=True)    # and the choice, scored on val
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from artifacts.json_items import Anything, Shape
+from stages.planning.records import Plan
+
+DATA, ALL_MASKS, FINAL = "data", "data-all-masks", "final"
+ALL_SPLITS = ["train", "holdout", "val", "weak", "unlabelled", "test"]
+RESAMPLES = 2000  # of the images of val, for the interval
+
+
+class OwnStep(Shape):
+    """A node that the plan adds."""
+
+    name: str
+    stage: str
+    inputs: dict[str, str]
+    config: Anything
+
+
+class OwnPlan(Shape):
+    """What of a plan the recipe needs; recorded in the workspace, so that a run that goes on has the same plan.
+
+    key: what the plan was made for. segmenters: the networks to compare, the baseline first. predict: the settings of
+    predictions. choices: (what, value, reason, source) of each decision. total_s: predicted; None: not measured.
+    """
+
+    key: str
+    steps: list[OwnStep]
+    segmenters: list[str]
+    predict: Anything
+    choices: list[list[str]]
+    remarks: list[str]
+    total_s: float | None
+
+
+def own_plan(plan: Plan, key: str) -> OwnPlan:
+    steps = [
+        OwnStep(name=step.name, stage=step.stage, inputs=dict(step.inputs), config=plan.config(step))
+        for step in plan.steps
+    ]
+    return OwnPlan(
+        key=key,
+        steps=steps,
+        segmenters=list(plan.segmenters),
+        predict=dict(plan.sections["predict"]),
+        choices=[[choice.what, choice.value, choice.reason, choice.source] for choice in plan.choices],
+        remarks=list(plan.remarks),
+        total_s=plan.total_s,
+    )
+
+
+def scores_of(segmenter: str) -> str:
+    """The node of a network's scores on the holdout."""
+    return f"{segmenter}-holdout-scores"
+
+
+def with_plan(raw: Mapping[str, Any], plan: OwnPlan, choosing: bool) -> dict[str, Any]:
+    """The recipe with the steps of the plan; choosing: and with the scores of its networks on the holdout."""
+    nodes: dict[str, Any] = dict(raw["nodes"])
+    nodes |= {step.name: {"stage": step.stage, "inputs": step.inputs, "config": step.config} for step in plan.steps}
+    for segmenter in plan.segmenters if choosing else ():
+        nodes |= _scored(f"{segmenter}-holdout", segmenter, DATA, "holdout", plan, {})
+    rows = [
+        {"label": segmenter, "nodes": {"holdout": scores_of(segmenter)}, "costs": {"up_to": segmenter}}
+        for segmenter in plan.segmenters
+    ]
+    table = {
+        "title": "Your images: mean IoU, percent",
+        "metric": "mean_iou",
+        "columns": ["holdout", "val"],
+        "notes": ["holdout: images with masks that nothing above was trained on; the choice is made on them."],
+        "rows": rows if choosing else [],
+    }
+    return {**raw, "nodes": nodes, "table": table}
+
+
+def with_choice(raw: Mapping[str, Any], plan: OwnPlan, chosen: str, has_holdout: bool, has_val: bool) -> dict[str, Any]:
+    """The recipe of `with_plan` with the nodes after the choice.
+
+    has_holdout: the choice is trained again, with the masks of the holdout too. has_val: it is scored on val.
+    """
+    nodes, table = dict(raw["nodes"]), dict(raw["table"])
+    step = next(step for step in plan.steps if step.name == chosen)
+    final, data = chosen, DATA
+    if has_holdout:
+        final, data = FINAL, ALL_MASKS
+        prepared = nodes[DATA]["config"]
+        nodes[ALL_MASKS] = {"stage": "prepare-data", "config": {**prepared, "holdout": ""}}
+        nodes[FINAL] = {"stage": step.stage, "inputs": {**step.inputs, "data": ALL_MASKS}, "config": step.config}
+    if has_val:
+        scored = _scored(f"{final}-val", final, data, "val", plan, {"bootstrap": RESAMPLES})
+        nodes |= scored
+        label = f"{chosen}, with the masks of the holdout" if has_holdout else f"{chosen}, on val"
+        row = {"label": label, "nodes": {"val": [*scored][-1]}, "costs": {"up_to": final}}
+        table["rows"] = [*table["rows"], row]
+    nodes["predictions"] = {
+        "stage": "predict",
+        "inputs": {"data": data, "segmenter": final},
+        "config": {**plan.predict, "splits": ALL_SPLITS, "output": "masks"},
+    }
+    return {**raw, "nodes": nodes, "table": table if table["rows"] else None}
+
+
+def _scored(name: str, segmenter: str, data: str, split: str, plan: OwnPlan, how: Mapping[str, Any]) -> dict[str, Any]:
+    """The nodes of a network's masks on a split and of their scores."""
+    predicting = {**plan.predict, "splits": [split], "output": "masks"}
+    return {
+        name: {"stage": "predict", "inputs": {"data": data, "segmenter": segmenter}, "config": predicting},
+        f"{name}-scores": {
+            "stage": "evaluate",
+            "inputs": {"data": data, "predictions": name},
+            "config": {"splits": [split], **how},
+        },
+    }

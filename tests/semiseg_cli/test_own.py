@@ -1,0 +1,143 @@
+"""`semiseg run own` on folders of drawn photos: every step, the choice, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from artifacts.dataset import Dataset
+from artifacts.store import Workspace
+from semiseg_cli.main import main
+
+SIDE = 48
+
+
+def draw(folder: Path, masks: int, labels: int, nothing: int) -> list[str]:
+    """Photos of a red or a blue square on green; the settings of `run own` for them."""
+    photos, painted = folder / "photos", folder / "masks"
+    photos.mkdir(parents=True)
+    rows = []
+    for number in range(masks + labels + nothing):
+        rng, kind = np.random.default_rng(number), 1 + number % 2
+        pixels = rng.integers(0, 60, (SIDE, SIDE, 3)).astype(np.uint8)
+        pixels[..., 1] += 90
+        mask = np.zeros((SIDE, SIDE), np.uint8)
+        top, left, size = rng.integers(0, 24), rng.integers(0, 24), rng.integers(14, 24)
+        mask[top : top + size, left : left + size] = kind
+        pixels[mask > 0] = (200, 20, 20) if kind == 1 else (20, 20, 200)
+        pixels[rng.integers(0, SIDE, 40), rng.integers(0, SIDE, 40)] = 255
+        Image.fromarray(pixels).save(photos / f"p{number:02}.png")
+        if number < masks:
+            painted.mkdir(exist_ok=True)
+            Image.fromarray(mask).save(painted / f"p{number:02}.png")
+        elif number < masks + labels:
+            rows.append(f"p{number:02}.png,{'red' if kind == 1 else 'blue'}")
+    (folder / "classes.txt").write_text("background\nred\nblue\n", encoding="utf-8")
+    given = [f"images={photos}", f"classes={folder / 'classes.txt'}", "weights=none", "iterations=3"]
+    if masks:
+        given.append(f"masks={painted}")
+    if labels:
+        (folder / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        given.append(f"labels={folder / 'labels.csv'}")
+    return [word for setting in given for word in ("--set", setting)]
+
+
+def own(workspace: Path, *words: str) -> int:
+    return main(["run", "own", "-w", str(workspace), "--device", "cpu", "--workers", "1", *words])
+
+
+def test_from_a_folder_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = draw(tmp_path, masks=14, labels=5, nothing=1)
+    assert own(tmp_path / "ws", *given) == 0
+    workspace, said = Workspace(tmp_path / "ws"), capsys.readouterr().err
+    splits = {split: len(ids) for split, ids in Dataset(workspace.artifact("data")).splits.items() if ids}
+    assert splits == {"train": 8, "holdout": 3, "val": 3, "weak": 5, "unlabelled": 1}
+    everything = Dataset(workspace.artifact("data-all-masks")).splits
+    assert len(everything["train"]) == 11
+    assert everything["val"] == Dataset(workspace.artifact("data")).splits["val"]
+    scores = {
+        name: workspace.artifact(f"{name}-holdout-scores").recorded("summary", "mean_iou", float)
+        for name in ("supervised", "self-training")
+    }
+    chosen = max(scores, key=lambda name: scores[name])
+    assert f"chosen: {chosen} (mean IoU on the holdout" in said
+    assert workspace.artifact("final").manifest.config["method"]["name"] == chosen
+    assert workspace.artifact("final").manifest.inputs["data"]["artifact"] == "data-all-masks"
+    model = tmp_path / "ws" / "model"
+    assert sorted(path.name for path in (model / "masks").iterdir()) == [f"p{n:02}.png" for n in range(20)]
+    assert (model / "network" / "weights.pt").is_file()
+    summary = json.loads((model / "summary.json").read_text(encoding="utf-8"))
+    assert summary["method"] == chosen
+    assert summary["val"]["images"] == 3
+    report = json.loads((tmp_path / "ws" / "report.json").read_text(encoding="utf-8"))
+    assert [row["label"] for row in report["rows"]][:2] == ["supervised", "self-training"]
+
+    assert own(tmp_path / "ws", *given) == 0  # nothing is made again
+    again = capsys.readouterr().err
+    assert "0 made" in again
+    assert "a few steps of each training are measured" not in again
+
+
+def test_masks_alone_are_trained_on_without_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        own(tmp_path / "ws", *draw(tmp_path, masks=12, labels=0, nothing=0), "--set", "target=" + str(tmp_path / "m"))
+        == 0
+    )
+    assert "chosen: supervised" in capsys.readouterr().err
+    assert (tmp_path / "m" / "summary.json").is_file()
+
+
+def test_image_labels_alone_end_in_a_model_that_nothing_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert own(tmp_path / "ws", *draw(tmp_path, masks=0, labels=12, nothing=0)) == 0
+    said = capsys.readouterr().err
+    assert "chosen: retrained, by the plan" in said
+    assert "nothing can be scored" in said
+    summary = json.loads((tmp_path / "ws" / "model" / "summary.json").read_text(encoding="utf-8"))
+    assert "val" not in summary
+
+
+# ------------------------------------------------------------------------------------------------- bad input
+
+
+def test_problems_of_the_files_stop_before_anything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = draw(tmp_path, masks=12, labels=0, nothing=0)
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "masks" / "p03.png")
+    assert own(tmp_path / "ws", *given) == 3
+    assert "p03" in capsys.readouterr().out
+    assert Workspace(tmp_path / "ws").names() == []
+
+
+def test_no_masks_and_no_labels_is_a_clear_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert own(tmp_path / "ws", *draw(tmp_path, masks=0, labels=0, nothing=5)) == 3
+    assert "neither masks nor image-level labels" in capsys.readouterr().err
+
+
+def test_a_foreign_folder_is_no_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = draw(tmp_path, masks=12, labels=0, nothing=0)
+    assert own(tmp_path / "ws", *given, "--set", f"target={tmp_path / 'photos'}") == 2
+    assert "holds other files" in capsys.readouterr().err
+
+
+def test_a_budget_of_seconds_is_refused_with_what_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert own(tmp_path / "ws", *draw(tmp_path, masks=12, labels=4, nothing=0), "--set", "budget=2s") == 3
+    assert "budget of" in capsys.readouterr().err
+
+
+def test_twenty_copies_of_an_image_cannot_be_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = draw(tmp_path, masks=20, labels=0, nothing=0)
+    for number in range(1, 20):
+        for folder in ("photos", "masks"):
+            (tmp_path / folder / f"p{number:02}.png").write_bytes((tmp_path / folder / "p00.png").read_bytes())
+    assert own(tmp_path / "ws", *given) == 3
+    assert "smallest scene has 20 images" in capsys.readouterr().out
+
+
+def test_one_image_is_a_clear_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert own(tmp_path / "ws", *draw(tmp_path, masks=1, labels=0, nothing=0)) == 3
+    assert "none is left to train on" in capsys.readouterr().out
