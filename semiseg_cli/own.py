@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import shutil
 import time
 from collections.abc import Sequence
@@ -10,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.canonical import digest
 from artifacts.dataset import Dataset
-from artifacts.errors import ArtifactError, ConfigError, UsageError
+from artifacts.errors import ArtifactError, ConfigError, DataError, UsageError
 from artifacts.json_items import read_json
 from artifacts.store import Artifact
 from semiseg_cli.console import bullets, duration, json_text, plain_table, say, talk, written
 from semiseg_cli.data_commands import check_raw_data, tell_findings
 from semiseg_cli.plan_command import bytes_in, seconds_in
+from stages.contract import Execution, PlainProgress
 from stages.pipeline.recipe import Recipe, resolve
 from stages.pipeline.recipe_file import recipe_values
 from stages.planning.own_recipe import DATA, FINAL, OwnPlan, own_plan, scores_of, with_choice, with_plan
@@ -30,6 +33,9 @@ SUMMARY = "summary.json"
 SHARE_OF_PLAN = 0.6
 
 
+ENOUGH_FOR = {"val": 5, "holdout": 10}  # images with masks from which a fifth is set aside
+
+
 class Own:
     """One run, whose recipe grows: the data, the nodes of the plan, those of the choice."""
 
@@ -40,6 +46,7 @@ class Own:
 
     def run(self) -> None:
         raw = recipe_values(self.path)
+        self.settings = [*self.settings, *_set_aside(self._resolved(_bare(raw)), self.execution)]
         recipe = self._resolved(raw)
         target = self._target(recipe.parameters)
         self._check(recipe)
@@ -54,7 +61,7 @@ class Own:
         chosen = self._choose(plan, has_holdout)
         self._make(self._resolved(with_choice(raw, plan, chosen, has_holdout, has_val)))
         self.running.finish()
-        self._deliver(target, chosen, FINAL if has_holdout else chosen, has_val)
+        self._deliver(target, dataset.class_names, chosen, FINAL if has_holdout else chosen, has_val)
 
     def _resolved(self, raw: dict[str, Any]) -> Recipe:
         return resolve(raw, str(self.path), None, self.settings)
@@ -146,13 +153,13 @@ class Own:
         say(f"chosen: {chosen} (mean IoU on the holdout, percent: {listed})")
         return chosen
 
-    def _deliver(self, target: Path, chosen: str, segmenter: str, has_val: bool) -> None:
+    def _deliver(self, target: Path, classes: Sequence[str], chosen: str, segmenter: str, has_val: bool) -> None:
         """Writes the network, the masks of all images and a summary into the target folder."""
         from stages.export.onnx import export_onnx
         from stages.networks import load_network
 
         network, predictions = (self.workspace.artifact(name) for name in (segmenter, "predictions"))
-        summary: dict[str, Any] = {"method": chosen, "classes": network.recorded("summary", "class_names", list)}
+        summary: dict[str, Any] = {"method": chosen, "classes": list(classes)}
         if has_val:
             summary["val"] = dict(self.workspace.artifact(f"{segmenter}-val-scores").manifest.summary)
         target.mkdir(parents=True, exist_ok=True)
@@ -167,3 +174,33 @@ class Own:
                 export_onnx(load_network(network), file)
         except ConfigError as error:  # the package onnx is not installed, or the network cannot be held
             say(f"no segmenter.onnx: {error.message} ({error.hint})")
+
+
+class _Silent(PlainProgress):
+    """Says nothing: the same is said again when the data set is made."""
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def _bare(raw: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with nothing set aside and no scenes: for the number of masks."""
+    nodes = copy.deepcopy(raw["nodes"])
+    nodes[DATA]["config"] |= {"holdout": ""}
+    nodes[DATA]["config"]["dataset"] |= {"val": "", "scenes": ""}
+    return {**raw, "nodes": nodes}
+
+
+def _set_aside(recipe: Recipe, doing: Execution) -> list[str]:
+    """--set of val and holdout where the recipe or the user leaves them to the number of masks, or wants none."""
+    from stages.prepare_data import find_raw
+
+    config: Any = recipe.nodes[DATA].config
+    asked = {split: str(recipe.parameters[split]) for split in ENOUGH_FOR}
+    try:
+        masks = len(find_raw(config.dataset, dataclasses.replace(doing, progress=_Silent())).masks)
+    except DataError:  # said by the check of the files
+        masks = 0
+    auto = {split: "0.2" if masks >= least else '""' for split, least in ENOUGH_FOR.items()}
+    chosen = {split: {"auto": auto[split], "none": '""'}.get(text, text) for split, text in asked.items()}
+    return [f"{split}={amount}" for split, amount in chosen.items()]

@@ -63,6 +63,11 @@ class EvaluateConfig(Config):
         (),
         description="Names of the classes that enter the mean IoU; empty: all. All are listed.",
     )
+    bootstrap: int = Field(
+        0,
+        ge=0,
+        description="Of masks: how often the images are drawn again for an interval of 95 % of the mean IoU; 0: none.",
+    )
     choose_on: tuple[Split, ...] = Field(
         (),
         description="With maps: splits the threshold is chosen on, by the mean IoU there, such as holdout. Empty: the\n"
@@ -142,6 +147,8 @@ def check(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
     if inputs.maps is not None:
         if inputs.predictions is not None:
             raise ConfigError("predictions and maps are both given", "score masks, or judge score maps: leave one out")
+        if config.bootstrap:
+            raise ConfigError("bootstrap: no effect on score maps", "leave it out, or score masks")
         find_maps(config, dataset, inputs.data, inputs.maps)
         return
     if idle := [key for key in ("choose_on", "thresholds") if getattr(config, key) != getattr(EvaluateConfig(), key)]:
@@ -162,13 +169,24 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, writer: Writer, executio
         return judge_maps(config, dataset, find_maps(config, dataset, inputs.data, inputs.maps), writer, execution)
     assert inputs.predictions is not None  # as in `check`
     pairs = find_pairs(dataset, inputs.predictions, config.splits)
-    matrix, single = score_with_images(pairs, dataset.num_classes, execution)
-    scores = matrix.scores(dataset.class_names, class_ids(dataset.class_names, config.classes))
+    matrix, single, counts = score_with_images(pairs, dataset.num_classes, execution)
+    chosen = class_ids(dataset.class_names, config.classes)
+    scores = matrix.scores(dataset.class_names, chosen)
     for sentence in [*remarks(scores), *filter(None, [one_class_alone(scores)])]:
         execution.progress.note(sentence)
-    writer.write_json("metrics.json", {"splits": list(config.splits), **scores.to_json()})
+    interval = _interval(config, counts, chosen)
+    writer.write_json("metrics.json", {"splits": list(config.splits), **scores.to_json(), **interval})
     writer.write_json(IMAGE_IOU, single.model_dump(by_alias=True))
-    return headline(scores)
+    return headline(scores) | interval
+
+
+def _interval(config: EvaluateConfig, counts: list[np.ndarray], classes: list[int] | None) -> dict[str, list[float]]:
+    """The interval of the mean IoU, where it is asked for and something is scored."""
+    from stages.evaluation.intervals import mean_iou_interval
+
+    if not config.bootstrap or not any(one.any() for one in counts):
+        return {}
+    return {"mean_iou_interval": list(mean_iou_interval(counts, config.bootstrap, classes))}
 
 
 def judge_maps(

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from artifacts.json_items import Shape
 from stages.contract import Execution
 from stages.evaluation.confusion import ConfusionMatrix
+from stages.evaluation.intervals import counts_of
 from stages.evaluation.scoring import Pairs, score_pairs
 
 IMAGE_IOU = "local/image_iou.json"
@@ -32,15 +34,16 @@ def image_iou(matrix: ConfusionMatrix) -> float | None:
     return matrix.scores().to_json()["mean_iou"]
 
 
-def score_with_images(pairs: Pairs, num_classes: int, execution: Execution) -> tuple[ConfusionMatrix, ImageIou]:
-    """The confusion matrix of all pairs of mask files, and the mean IoU of each image."""
+def score_with_images(
+    pairs: Pairs, num_classes: int, execution: Execution
+) -> tuple[ConfusionMatrix, ImageIou, list[np.ndarray]]:
+    """The confusion matrix of all pairs of mask files, the mean IoU of each image, and `counts_of` each, by id."""
     found: dict[str, float | None] = {}
+    counts: dict[str, np.ndarray] = {}
+
+    def each(image_id: str, of_image: ConfusionMatrix) -> None:
+        found[image_id], counts[image_id] = image_iou(of_image), counts_of(of_image)
+
     with execution.progress.track(len(pairs), "evaluate") as tracker:
-        matrix = score_pairs(
-            pairs,
-            num_classes,
-            execution.workers,
-            tracker.advance,
-            each=lambda image_id, of_image: found.update({image_id: image_iou(of_image)}),
-        )
-    return matrix, ImageIou(mean_iou=dict(sorted(found.items())))
+        matrix = score_pairs(pairs, num_classes, execution.workers, tracker.advance, each=each)
+    return matrix, ImageIou(mean_iou=dict(sorted(found.items()))), [counts[image_id] for image_id in sorted(counts)]

@@ -138,6 +138,6 @@ def test_twenty_copies_of_an_image_cannot_be_split(tmp_path: Path, capsys: pytes
     assert "smallest scene has 20 images" in capsys.readouterr().out
 
 
-def test_one_image_is_a_clear_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert own(tmp_path / "ws", *draw(tmp_path, masks=1, labels=0, nothing=0)) == 3
-    assert "none is left to train on" in capsys.readouterr().out
+def test_one_image_is_trained_on_and_nothing_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert own(tmp_path / "ws", *draw(tmp_path, masks=1, labels=0, nothing=0)) == 0
+    assert "nothing can be scored" in capsys.readouterr().err

@@ -105,7 +105,7 @@ def _image_iou(
             raise ArtifactError(f"{record['artifact']} was made anew since")
     dataset = Dataset(inputs["data"])
     pairs = find_pairs(dataset, inputs["predictions"], found.metrics.splits)
-    _, single = score_with_images(pairs, dataset.num_classes, execution)
+    _, single, _ = score_with_images(pairs, dataset.num_classes, execution)
     return single.mean_iou
 
 
