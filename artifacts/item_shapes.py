@@ -78,6 +78,41 @@ class Reliability(Shape):
         return self
 
 
+class WorthLabelling(Shape):
+    """An image without a mask, how unsure the network is of it, and how far it is from what is labelled (0..1)."""
+
+    id: str
+    doubt: float
+    distance: float
+
+
+class DoubtfulMask(Shape):
+    """A mask of which a share is contradicted; `pixels` of class `mask` are `network` to the network."""
+
+    id: str
+    split: str
+    share: float
+    mask: str
+    network: str
+    pixels: int
+
+
+class ClassReview(Shape):
+    """What is known of a class: masks of the training that show it, and its IoU on images that were not trained on."""
+
+    masks: int
+    iou: float | None
+
+
+class Review(Shape):
+    """review.json, see `stages/review.py`."""
+
+    next: list[WorthLabelling]
+    doubtful: list[DoubtfulMask]
+    classes: dict[str, ClassReview]
+    help_most: str | None
+
+
 def some(ids: Sequence[str]) -> str:
     """The first ids, and how many more there are."""
     return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

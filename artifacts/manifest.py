@@ -31,6 +31,7 @@ KINDS: dict[str, int] = {
     "instances": 1,
     "features": 1,
     "segments": 1,
+    "review": 1,
 }
 
 LOCAL = "local"  # facts of this machine and run: stored with the content, but not part of it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import dataclasses
 import shutil
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from artifacts.canonical import digest
 from artifacts.dataset import Dataset
 from artifacts.errors import ArtifactError, ConfigError, DataError, UsageError
+from artifacts.item_shapes import Review
 from artifacts.json_items import read_json
 from artifacts.store import Artifact
 from semiseg_cli.console import bullets, duration, json_text, plain_table, say, talk, written
@@ -53,13 +55,13 @@ class Own:
         self._make(recipe)
         data = self.workspace.artifact(DATA)
         dataset = Dataset(data)
-        has_val, has_holdout = (bool(dataset.ids(split)) for split in ("val", "holdout"))
+        has_masks, has_val, has_holdout = (bool(dataset.ids(split)) for split in ("train", "val", "holdout"))
         plan = self._plan(data, recipe.parameters)
         self._show(plan)
         raw = with_plan(raw, plan, has_holdout)
         self._make(self._resolved(raw))
         chosen = self._choose(plan, has_holdout)
-        self._make(self._resolved(with_choice(raw, plan, chosen, has_holdout, has_val)))
+        self._make(self._resolved(with_choice(raw, plan, chosen, has_masks, has_holdout, has_val)))
         self.running.finish()
         self._deliver(target, dataset.class_names, chosen, FINAL if has_holdout else chosen, has_val)
 
@@ -174,6 +176,21 @@ class Own:
                 export_onnx(load_network(network), file)
         except ConfigError as error:  # the package onnx is not installed, or the network cannot be held
             say(f"no segmenter.onnx: {error.message} ({error.hint})")
+        if "review" in self.workspace.names():
+            self._advise(target, self.workspace.artifact("review").json("review.json", Review))
+
+    def _advise(self, target: Path, review: Review) -> None:
+        """Writes what to label next, and which masks to look at; prints the class that needs masks most."""
+        for name, found in (("label-next.csv", review.next), ("doubtful-masks.csv", review.doubtful)):
+            if rows := [one.model_dump() for one in found]:
+                with written(target / name) as path, path.open("w", encoding="utf-8", newline="") as file:
+                    table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+                    table.writeheader()
+                    table.writerows(rows)
+        if (most := review.help_most) is not None:
+            known = review.classes[most]
+            iou = f"IoU {100 * known.iou:.1f} on images that were not trained on, " if known.iou is not None else ""
+            say(f"more masks of {most} would help most: {iou}{known.masks:,} training masks show it")
 
 
 class _Silent(PlainProgress):

@@ -137,6 +137,7 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
     "import-masks": (Shortcut("--folder", "folder"), Shortcut("--split", "splits", list)),
     "retrain": (),
     "select": (Shortcut("--split", "splits", list),),
+    "review": (),
     "evaluate": (Shortcut("--split", "splits", list), Shortcut("--choose-on", "choose_on", list)),
     "evaluate-instances": (
         Shortcut("--split", "splits", list),

@@ -220,6 +220,7 @@ STAGE_MODULES: dict[str, str] = {
     "import-masks": "stages.import_masks",
     "retrain": "stages.retrain",
     "select": "stages.select",
+    "review": "stages.review",
     "evaluate": "stages.evaluate",
     "evaluate-instances": "stages.evaluate_instances",
 }

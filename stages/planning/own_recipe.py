@@ -1,7 +1,7 @@
 """The recipe `own`: from the steps of a plan to nodes that are compared on the holdout, and those of the choice.
 
 raw = with_plan(recipe_values(path), plan, choosing=True)          # the networks of the plan, scored on the holdout
-raw = with_choice(raw, plan, "self-training", has_holdout=True, has_val=True)    # and the choice, scored on val
+raw = with_choice(raw, plan, "self-training", True, True, True)             # and the choice, scored on val
 """
 
 from __future__ import annotations
@@ -83,10 +83,13 @@ def with_plan(raw: Mapping[str, Any], plan: OwnPlan, choosing: bool) -> dict[str
     return {**raw, "nodes": nodes, "table": table}
 
 
-def with_choice(raw: Mapping[str, Any], plan: OwnPlan, chosen: str, has_holdout: bool, has_val: bool) -> dict[str, Any]:
+def with_choice(
+    raw: Mapping[str, Any], plan: OwnPlan, chosen: str, has_masks: bool, has_holdout: bool, has_val: bool
+) -> dict[str, Any]:
     """The recipe of `with_plan` with the nodes after the choice.
 
-    has_holdout: the choice is trained again, with the masks of the holdout too. has_val: it is scored on val.
+    has_masks: images and masks are reviewed by the choice. has_holdout: it is trained again, with the masks of the
+    holdout too. has_val: it is scored on val.
     """
     nodes, table = dict(raw["nodes"]), dict(raw["table"])
     step = next(step for step in plan.steps if step.name == chosen)
@@ -107,6 +110,9 @@ def with_choice(raw: Mapping[str, Any], plan: OwnPlan, chosen: str, has_holdout:
         "inputs": {"data": data, "segmenter": final},
         "config": {**plan.predict, "splits": ALL_SPLITS, "output": "masks"},
     }
+    if has_masks:
+        scales = {"scales": plan.predict["scales"]} if "scales" in plan.predict else {}
+        nodes["review"] = {"stage": "review", "inputs": {"data": data, "segmenter": final}, "config": scales}
     return {**raw, "nodes": nodes, "table": table if table["rows"] else None}
 
 

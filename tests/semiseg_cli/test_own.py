@@ -73,6 +73,8 @@ def test_from_a_folder_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[
     summary = json.loads((model / "summary.json").read_text(encoding="utf-8"))
     assert summary["method"] == chosen
     assert summary["val"]["images"] == 3
+    assert (model / "label-next.csv").read_text(encoding="utf-8").splitlines()[0] == "id,doubt,distance"
+    assert "more masks of " in said
     report = json.loads((tmp_path / "ws" / "report.json").read_text(encoding="utf-8"))
     assert [row["label"] for row in report["rows"]][:2] == ["supervised", "self-training"]
 
