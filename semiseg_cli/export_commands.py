@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -135,11 +135,12 @@ def onnx(
         else:
             from stages.serving.smaller_onnx import export_smaller
 
+            kind: Literal["fp16", "int8"] = "fp16" if precision == Precision.FP16 else "int8"
             data = data or _trained_on(target, name)
             named_artifact(target, data)
             with target.reading([data]) as artifacts:
                 dataset = Dataset(artifacts[data])
-                figures = export_smaller(network, partial, precision.value, dataset, images, least_agreement)
+                figures = export_smaller(network, partial, kind, dataset, images, least_agreement)
     if as_json:
         write_json(figures)
     elif figures:

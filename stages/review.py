@@ -215,7 +215,7 @@ def doubtful_masks(
         share = float(against.sum() / max(np.sum(look["confusion"]), 1))
         if share < config.least or not against.any():
             continue
-        given, seen = np.unravel_index(int(against.argmax()), against.shape)
+        given, seen = divmod(int(against.argmax()), len(class_names))
         found.append(
             {
                 "id": image_id,

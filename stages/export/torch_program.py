@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental import _config as shape_config
+from torch.fx.experimental import _config
 
 from artifacts.errors import ConfigError
 from stages.export.whole_network import CHECKED, WholeNetwork, image_to_try, metadata
 from stages.networks.segmenter import Segmenter
 
 EXAMPLE = (2, 3, 96, 130)  # of the images that the network is traced with
+shape_config: Any = _config  # a module whose functions are made when it is imported
 METADATA = "metadata.json"  # the extra file in the archive
 
 

@@ -100,7 +100,10 @@ class Segmenter:
 
     @overload
     def __call__(
-        self, images: Sequence[Given], labels: Sequence[Labels | None] | None = None, probabilities: bool = True
+        self,
+        images: list[Given] | tuple[Given, ...],
+        labels: Sequence[Labels | None] | None = None,
+        probabilities: bool = True,
     ) -> list[Prediction]: ...
 
     def __call__(self, images: Any, labels: Any = None, probabilities: bool = True) -> Prediction | list[Prediction]:
