@@ -206,7 +206,7 @@ def doubtful_masks(
     {"id", "split", "share", "mask", "network", "pixels"}: the last three are the largest contradiction: `pixels` that
     are class `mask` in the mask, and `network` to the network.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for image_id, look in looks.items():
         if "sure" not in look:
             continue
