@@ -30,11 +30,11 @@ LEAST = 1e-7  # score; float16, as maps are stored, has no smaller one
 
 
 class BackgroundShare(Refiner):
-    """P'(0) = k P(0) / (k P(0) + sum_T P),  P'(c) = P(c) / (k P(0) + sum_T P) for c in T
+    """S = k P(0) / Z for the background, P(c) / Z for c in T,  Z = k P(0) + sum_T P
 
-    T: the labels of the image. k, one for all images: the share of pixels with P'(0) > P'(c) for all c is the share of
-    background in the masks of the split train. Images without a label are background, and not counted. Maps without a
-    background get one of the score 1/2 first.
+    P: the score maps; T: the labels of the image; k: one factor for all images, with which the background has the
+    highest score on the same share of pixels as in the masks of the split train. Images without a label are background,
+    and not counted. Maps without a background get one of 1/2 everywhere first.
     """
 
     def start(self, dataset: Dataset, scores: Mapping[str, ScoreMap]) -> None:

@@ -28,7 +28,7 @@ def counts_of(ratios):
 
 
 def test_worked_by_hand():
-    """P(0) = .9, .8, .6, .2 against one label: odds 9, 4, 1.5, .25. For one half the factor lies between 1/4 and 2/3."""
+    """P(0) = .9, .8, .6, .2 against one label: odds 9, 4, 1.5, .25. For one half: a factor between 1/4 and 2/3."""
     background = np.array([[[0.9, 0.8, 0.6, 0.2]]])
     factor = factor_for(counts_of(log_ratios(background, 1 - background)), 0.5)
     assert 1 / 4 < factor < 1 / 1.5
