@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from artifacts.errors import DataError
 from artifacts.masks import read_mask
 from artifacts.score_maps import ScoreMap, ScoreMapWriter
 from artifacts.store import Workspace
 from stages.engine.known import Known
-from stages.refiners.background_share import BINS, FURTHEST, background_of_masks, factor_for, log_ratios, split
+from stages.refiners.background_share import (
+    BINS,
+    FURTHEST,
+    BackgroundShare,
+    background_of_masks,
+    factor_for,
+    log_ratios,
+    split,
+)
+from stages.refiners.first_pass import Decided
+from stages.refiners.refiner import Means
+from stages.refiners.settings.background_share import BackgroundShareSettings
 from tests.stages.refiners.small_refinement import CLASSES, SPLITS, dataset_of, draw, fill, publish, run
 
 IDS = sorted(image_id for members in SPLITS.values() for image_id in members)
@@ -35,11 +47,23 @@ def test_worked_by_hand():
 
 
 def test_the_best_class_decides_and_absent_classes_do_not_count():
-    """Labels 1 and 3; class 2, which is absent, is left out; class 3 has no map."""
-    scores = np.array([0.4, 0.3, 0.3]).reshape(3, 1, 1)
-    background, foreground, classes = split(known_of(scores, (0, 1, 2), (1, 3)))
-    assert classes.tolist() == [0, 1, 3]
+    """Labels 1, 3 and 4; class 2, which is absent, is left out; class 4 has no map."""
+    scores = np.array([0.28, 0.21, 0.31, 0.2]).reshape(4, 1, 1)
+    background, foreground, classes = split(known_of(scores, (0, 1, 2, 3), (1, 3, 4)))
+    assert classes.tolist() == [0, 1, 3, 4]
     assert log_ratios(background, foreground) == pytest.approx(np.log(4 / 3))
+
+
+def test_the_factor_is_of_the_background_alone():
+    """P = .6, .3, .1 with k = 1/2: Z = .7. Maps without a background get one of 1/2: .5 k and .75, Z = 1."""
+    refiner = BackgroundShare(BackgroundShareSettings(), None, Means(torch.device("cpu")))
+    refiner.decided = Decided(["a"], np.array([1]), {"factor": np.array([0.5])})
+    probabilities = known_of(np.array([0.6, 0.3, 0.1]).reshape(3, 1, 1), (0, 1, 2), (1, 2))
+    (found,) = refiner.refine([[probabilities]])
+    assert found.scores.ravel() == pytest.approx([0.3 / 0.7, 0.3 / 0.7, 0.1 / 0.7])
+    (found,) = refiner.refine([[known_of([[[0.75]]], (1,), (1,), meaning="cam")]])
+    assert found.classes.tolist() == [0, 1]
+    assert found.scores.ravel() == pytest.approx([0.25, 0.75])
 
 
 @pytest.mark.parametrize("wanted", [0.0, 0.3, 0.75, 1.0])
@@ -91,9 +115,11 @@ def test_as_many_pixels_become_background_as_in_the_masks(space):
     assert refined.summary["whole_set"]["factor"] < 1
 
 
-def test_the_share_is_that_of_the_masks_of_train(space):
-    masks = [draw(IDS.index(image_id))[1] for image_id in SPLITS["train"]]
-    assert background_of_masks(dataset_of(space)) == np.mean(np.concatenate([mask.ravel() for mask in masks]) == 0)
+def test_the_share_is_that_of_the_masks_of_train_that_show_something(space):
+    masks, dataset = [draw(IDS.index(image_id))[1] for image_id in SPLITS["train"]], dataset_of(space)
+    assert background_of_masks(dataset) == np.mean(np.concatenate([mask.ravel() for mask in masks]) == 0)
+    dataset._tags[SPLITS["train"][0]] = []
+    assert background_of_masks(dataset) == np.mean(masks[1] == 0)
 
 
 def test_masks_without_labels_are_an_error(space):
