@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from artifacts.dataset import Dataset
 from artifacts.errors import DataError
 from artifacts.score_maps import ScoreMap
+from stages.contract import Progress
 from stages.engine.known import Known
 from stages.refiners.first_pass import Surveys
 from stages.refiners.par import possible
@@ -47,7 +48,7 @@ class BackgroundShare(Refiner):
             ratios = log_ratios(background, foreground) if len(foreground) else np.zeros(0)
             yield known.image_id, {"ratios": np.histogram(ratios, BINS, (-FURTHEST, FURTHEST))[0][None]}
 
-    def decide(self, surveys: Surveys) -> tuple[dict[str, NDArray], dict[str, float]]:
+    def decide(self, surveys: Surveys, progress: Progress) -> tuple[dict[str, NDArray], dict[str, float]]:
         factor = factor_for(surveys.rows("ratios").sum(0), self.wanted)
         return {"factor": np.full(len(surveys.ids), factor)}, {"factor": factor, "background": self.wanted}
 
