@@ -13,26 +13,32 @@ def supervised(data: str) -> tuple[Step, ...]:
     return (Step("train", "supervised", {"data": data}, settings, "masks"),)
 
 
-def self_training(data: str, facts: DataFacts) -> tuple[Step, ...]:
-    """The baseline labels all images without masks; a student learns from masks and labels."""
-    labelling = {
-        "splits": ["weak", "unlabelled"],
-        "output": "masks",
-        "flip": True,
-        "merge": "probabilities",
-        "image_labels": _image_labels(facts),
-    }
-    return (
-        *supervised(data),
-        Step("predict", "pseudo-labels", {"data": data, "segmenter": "supervised"}, labelling),
-        Step(
-            "train",
-            "self-training",
-            {"data": data, "weak_labels": "pseudo-labels"},
-            {"method": {"name": "self-training"}},
-            "pseudo",
-        ),
+def self_training(data: str, facts: DataFacts, matched: bool = False) -> tuple[Step, ...]:
+    """The baseline labels all images without masks; a student learns from masks and labels.
+
+    matched: of the images with image-level labels alone, and with as much background as in the masks.
+    """
+    labelling = {"flip": True, "merge": "probabilities", "image_labels": _image_labels(facts)}
+    predicted = {"data": data, "segmenter": "supervised"}
+    labels: tuple[Step, ...]
+    if matched:
+        labels = (
+            Step("predict", "guesses", predicted, {"splits": ["weak"], "output": "probabilities", **labelling}),
+            Step(
+                "refine", "pseudo-labels", {"data": data, "seeds": "guesses"}, {"method": {"name": "background-share"}}
+            ),
+        )
+    else:
+        splits = ["weak", "unlabelled"]
+        labels = (Step("predict", "pseudo-labels", predicted, {"splits": splits, "output": "masks", **labelling}),)
+    student = Step(
+        "train",
+        "self-training",
+        {"data": data, "weak_labels": "pseudo-labels"},
+        {"method": {"name": "self-training"}},
+        "pseudo",
     )
+    return (*supervised(data), *labels, student)
 
 
 def online(method: str, data: str, facts: DataFacts) -> tuple[Step, ...]:

@@ -38,7 +38,7 @@ def plan_text(plan: Plan, commands: list[str]) -> str:
 def commands_of(plan: Plan, file: str, data: str, scored: bool = True) -> Iterator[list[str]]:
     """The words of each command: those that make the segmenters, then those that score them on val, if there is one."""
     for step in plan.steps:
-        yield _command(step, file)
+        yield _command(step, file if step.stage in plan.sections else "")
     for segmenter in plan.segmenters if scored else ():
         predictions = f"{segmenter}-val"
         inputs = {"data": data, "segmenter": segmenter}

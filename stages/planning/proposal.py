@@ -136,8 +136,8 @@ def _method(data: DataFacts, wishes: Wishes) -> MethodRule:
 def _steps(rule: MethodRule, data: DataFacts, name: str, view: ImageView) -> tuple[Step, ...]:
     if rule.pipeline == "supervised":
         return pipelines.supervised(name)
-    if rule.pipeline == "self-training":
-        return pipelines.self_training(name, data)
+    if rule.pipeline in ("self-training", "matched"):
+        return pipelines.self_training(name, data, rule.pipeline == "matched")
     if rule.pipeline == "online":
         return pipelines.online(rule.method, name, data)
     return pipelines.from_labels(name, view.dsrg())

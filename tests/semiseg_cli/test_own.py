@@ -84,6 +84,13 @@ def test_from_a_folder_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "a few steps of each training are measured" not in again
 
 
+def test_labels_of_all_other_images_match_the_background(tmp_path: Path) -> None:
+    assert own(tmp_path / "ws", *draw(tmp_path, masks=12, labels=4, nothing=0)) == 0
+    workspace = Workspace(tmp_path / "ws")
+    assert workspace.artifact("pseudo-labels").manifest.config["method"]["name"] == "background-share"
+    assert workspace.artifact("self-training").manifest.inputs["weak_labels"]["artifact"] == "pseudo-labels"
+
+
 def test_masks_alone_are_trained_on_without_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         own(tmp_path / "ws", *draw(tmp_path, masks=12, labels=0, nothing=0), "--set", "target=" + str(tmp_path / "m"))

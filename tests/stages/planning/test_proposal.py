@@ -66,6 +66,18 @@ def test_labels_are_shared_among_pseudo_labels_where_there_are_some():
     assert settings[9]["image_labels"] == "share"
 
 
+def test_the_background_is_matched_where_few_images_have_masks_and_all_others_labels():
+    few = make_plan(facts(masks=50, image_labels=300), CPU)
+    assert [step.stage for step in few.steps] == ["train", "predict", "refine", "train"]
+    assert few.steps[-1].inputs["weak_labels"] == few.steps[2].name
+    for others in (
+        facts(masks=200, image_labels=300),
+        facts(masks=50, image_labels=300, unlabelled=1),
+        facts(masks=50, image_labels=300, classes=("cat", "dog")),
+    ):
+        assert [step.stage for step in make_plan(others, CPU).steps] == ["train", "predict", "train"]
+
+
 def test_a_given_method_is_taken_and_one_that_lacks_its_data_is_refused():
     assert make_plan(facts(unlabelled=9), CPU, Wishes(method="cps")).segmenters == ("supervised", "cps")
     assert make_plan(facts(unlabelled=9), CPU, Wishes(method="supervised")).segmenters == ("supervised",)
