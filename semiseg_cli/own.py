@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from artifacts.canonical import digest
 from artifacts.dataset import Dataset
@@ -20,14 +20,12 @@ from artifacts.store import Artifact
 from semiseg_cli.console import bullets, duration, json_text, plain_table, say, talk, written
 from semiseg_cli.data_commands import check_raw_data, tell_findings
 from semiseg_cli.plan_command import bytes_in, seconds_in
+from semiseg_cli.recipe_run import Run
 from stages.contract import Execution, PlainProgress
 from stages.pipeline.recipe import Recipe, resolve
 from stages.pipeline.recipe_file import recipe_values
 from stages.planning.own_recipe import DATA, FINAL, OwnPlan, own_plan, scores_of, with_choice, with_plan
 from stages.planning.records import Wishes
-
-if TYPE_CHECKING:
-    from semiseg_cli.recipe_commands import Run
 
 PLAN_FILE = "own-plan.json"
 SUMMARY = "summary.json"

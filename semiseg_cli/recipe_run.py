@@ -1,0 +1,167 @@
+"""The run of a recipe as the command line shows it: a line for each node, then the counts, the table and the page."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Collection, Iterable
+
+import typer
+
+from artifacts.errors import SemisegError, UsageError
+from artifacts.store import Artifact, Workspace
+from semiseg_cli.console import duration, headline, say, show_error, state_text, talk
+from semiseg_cli.options import COSTLY_S, is_main_rank
+from semiseg_cli.report_commands import PAGE, Report, Seen, write_report_page
+from stages.contract import Execution
+from stages.pipeline.changes import Change, listed
+from stages.pipeline.recipe import Node, Recipe
+from stages.pipeline.run_recipe import RunReport, run_recipe
+from stages.pipeline.status import STALE, Expected, State, workspace_states
+
+
+def expected_nodes(recipe: Recipe) -> dict[str, Expected]:
+    return {name: Expected(node.stage, node.config, node.inputs) for name, node in recipe.nodes.items()}
+
+
+class Run:
+    """The run of a recipe in a workspace, in one part or in several: each makes those of its nodes that are left."""
+
+    def __init__(
+        self, workspace: Workspace, doing: Execution, again: str, replace: bool = False, force: Collection[str] = ()
+    ) -> None:
+        self.workspace, self.execution = workspace, doing
+        self._again, self._replace, self._force = again, replace, force
+        self._lines = _Lines()
+        self._report = RunReport()
+        self._started = time.monotonic()
+
+    def make(self, recipe: Recipe) -> None:
+        """Makes the nodes that no earlier part has made. Exit where the user interrupts it."""
+        self._lines.part(recipe)
+        if is_main_rank() and not self._replace:
+            _refuse_to_replace(recipe, self.workspace, self._force)
+        done = {*self._report.fresh, *self._report.made}
+        try:
+            report_ = run_recipe(recipe, self.workspace, self.execution, self._lines, self._force, done)
+        except KeyboardInterrupt:
+            where = f" in {self._lines.current}" if self._lines.current else ""
+            show_error(f"interrupted{where}; finished items are kept", f"to continue: {self._again}")
+            raise typer.Exit(130) from None
+        self._report = self._report.joined(report_)
+
+    def finish(self) -> None:
+        """The counts, the table and the page. Exit with the error's code where one failed."""
+        if not is_main_rank():
+            return
+        report_ = self._report
+        counts = f"{len(report_.made)} made, {len(report_.fresh)} fresh"
+        counts += f", {len(report_.failed)} failed" if report_.failed else ""
+        counts += f", {len(report_.skipped)} not reached" if report_.skipped else ""
+        say(f"{counts} in {duration(time.monotonic() - self._started)}")
+        seen = Seen.read(self.workspace)
+        if seen.record is not None and seen.record.table is not None:  # with gaps where nodes failed
+            report_of = Report.of(seen)
+            report_of.show()
+            report_of.write()
+        write_report_page(seen, self.workspace.path / PAGE, self.execution.workers)
+        if report_.failed:
+            errors = list(report_.failed.values())
+            show_error(
+                f"{', '.join(report_.failed)} failed" + (" (see above)" if errors else ""),
+                f"finished work is kept; once it is mended, continue with: {self._again}",
+            )
+            raise typer.Exit(max(e.exit_code if isinstance(e, SemisegError) else 1 for e in errors))
+
+    def stop_if_failed(self) -> None:
+        """Ends the run here where a node has failed."""
+        if self._report.failed:
+            self.finish()
+
+
+def _refuse_to_replace(recipe: Recipe, workspace: Workspace, force: Collection[str]) -> None:
+    """UsageError if the run would replace results that took more than `COSTLY_S` together, without the forced ones."""
+    lost, total = replaced(recipe, workspace_states(workspace, expected_nodes(recipe)), force)
+    if total <= COSTLY_S:
+        return
+    # A node whose settings changed is a better reason than a node that depends on it.
+    lost.sort(key=lambda state: (state.reasons[0].startswith("input "), -(state.seconds or 0.0)))
+    shown = [f"{state.name} ({duration(state.seconds or 0.0)}; {state.reasons[0]})" for state in lost[:3]]
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    raise UsageError(
+        f"results in {workspace.path} that took {duration(total)} to make would be replaced: {', '.join(shown)}{more}",
+        "--workspace DIR puts the new ones elsewhere, --replace replaces them; --dry-run lists all",
+    )
+
+
+def replaced(recipe: Recipe, states: Iterable[State], force: Collection[str]) -> tuple[list[State], float]:
+    """The stale nodes of a recipe, but for those that are forced, and how many seconds they took to make."""
+    lost = [state for state in states if state.name in recipe.nodes and state.state == STALE]
+    lost = [state for state in lost if state.name not in force and state.seconds is not None]
+    return lost, sum(state.seconds or 0.0 for state in lost)
+
+
+class _Lines:
+    """A line per node on stderr."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.current: str | None = None
+        self.begin = 0.0
+        self.replaced = ""  # what is printed about the node that starts next
+
+    def part(self, recipe: Recipe) -> None:
+        """The nodes that follow are of this recipe."""
+        self.width = max(len(name) for name in recipe.nodes)
+        self.count = len(recipe.nodes)
+        self.digits = len(str(self.count))
+
+    def _line(self, state: str, node: Node, text: str) -> None:
+        if not is_main_rank():
+            return
+        line = state_text(state, f"{state:<8}")
+        number = f"[{self.number:>{self.digits}}/{self.count}] "
+        line = state_text("", number).append_text(line).append(f" {node.name:<{self.width}}  {text}".rstrip())
+        talk().print(line, soft_wrap=True)
+
+    def fresh(self, node: Node, artifact: Artifact) -> None:
+        self.number += 1
+        self._line("fresh", node, headline(artifact.summary))
+
+    def replacing(self, node: Node, artifact: Artifact, changes: list[Change]) -> None:
+        why = listed(changes) if changes else "the same settings"
+        self.replaced = f", replaces that of {artifact.manifest.finished[:10]}: {why}"
+
+    def started(self, node: Node, resumed: int) -> None:
+        self.number += 1
+        self.current, self.begin = node.name, time.monotonic()
+        self._line("running", node, node.stage.name + (", continued" if resumed else "") + self.replaced)
+        self.replaced = ""
+
+    def finished(self, node: Node, artifact: Artifact) -> None:
+        took = duration(time.monotonic() - self.begin)
+        self.current = None
+        self._line("done", node, ", ".join(filter(None, [took, headline(artifact.summary)])))
+
+    def failed(self, node: Node, error: Exception) -> None:
+        if self.current != node.name:
+            self.number += 1
+        self.current, self.replaced = None, ""
+        self._line("failed", node, "")
+        if isinstance(error, SemisegError):
+            show_error(error.message, error.hint)
+        else:
+            show_error(f"unexpected {type(error).__name__}: {error}", "--debug shows where")
+            if debugging():
+                traceback.print_exception(error)
+
+    def skipped(self, node: Node, because: list[str]) -> None:
+        self.number += 1
+        self._line("skipped", node, f"needs {', '.join(because)}")
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted (--debug or SEMISEG_DEBUG=1)."""
+    return "--debug" in sys.argv or os.environ.get("SEMISEG_DEBUG", "0") not in ("", "0")
