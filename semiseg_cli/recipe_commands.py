@@ -26,7 +26,6 @@ from semiseg_cli.options import (
     WorkspaceOption,
     check_device,
     execution,
-    is_main_rank,
     quoted,
 )
 from semiseg_cli.recipe_run import Run, expected_nodes, replaced
@@ -99,9 +98,9 @@ def run(
 
         Own(path, settings or [], running).run()
         return
-    if is_main_rank():
-        say(f"{resolved.name}{f' ({profile})' if profile else ''}: {len(resolved.nodes)} nodes in {place}")
-    running.make(resolved)
+    running.make(
+        resolved, f"{resolved.name}{f' ({profile})' if profile else ''}: {len(resolved.nodes)} nodes in {place}"
+    )
     running.finish()
 
 

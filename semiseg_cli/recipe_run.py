@@ -38,11 +38,17 @@ class Run:
         self._report = RunReport()
         self._started = time.monotonic()
 
-    def make(self, recipe: Recipe) -> None:
-        """Makes the nodes that no earlier part has made. Exit where the user interrupts it."""
+    def make(self, recipe: Recipe, title: str = "") -> None:
+        """Makes the nodes that no earlier part has made. Exit where the user interrupts it.
+
+        title: printed before the first of them. UsageError where costly results would be replaced.
+        """
         self._lines.part(recipe)
-        if is_main_rank() and not self._replace:
-            _refuse_to_replace(recipe, self.workspace, self._force)
+        if is_main_rank():
+            if not self._replace:
+                _refuse_to_replace(recipe, self.workspace, self._force)
+            if title:
+                say(title)
         done = {*self._report.fresh, *self._report.made}
         try:
             report_ = run_recipe(recipe, self.workspace, self.execution, self._lines, self._force, done)

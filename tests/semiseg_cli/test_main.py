@@ -294,7 +294,7 @@ def test_a_method_without_its_seeds_names_the_command_that_makes_them(
             "dmt",
             "--set image_labels=share --name guesses, then semiseg pseudo-labels --predictions guesses",
         ),
-        ("dual-branch", "image-level labels (--method dsrg); all steps: semiseg run table1"),
+        ("dual-branch", "--name weak-labels; all steps: semiseg run table1"),
     ],
 )
 def test_a_method_says_how_its_labels_are_made(

@@ -15,6 +15,7 @@ from stages.pipeline.recipe import Recipe, declared_parameters, read_recipe
 from stages.pipeline.recipe_file import recipe_values
 
 GIVEN = {"data": "devkit", "weights": "net.pth", "lists": "lists", "labelled": "list.txt", "clip": "ViT-B-16.pt"}
+GIVEN |= {"images": "photos"}
 
 
 def profiles_of(path: Path) -> list[str]:
@@ -40,7 +41,7 @@ def test_a_shipped_recipe_resolves_in_each_profile(name: str, profile: str | Non
     recipe = read_recipe(path, profile, settings(path, profile))
     assert recipe.name == path.stem
     assert recipe.description
-    assert recipe.table is not None
+    assert recipe.table is not None or name == "own"  # whose table follows from a plan
 
 
 def test_the_recipes_of_the_project_are_there_with_their_profiles() -> None:

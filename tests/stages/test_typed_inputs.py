@@ -131,6 +131,7 @@ DECLARED = {
     "features": ("data", ""),
     "train": ("data", "weak_labels seeds initial features"),
     "reliability": ("data segmenter", ""),
+    "review": ("data segmenter", ""),
     "predict": ("segmenter", "data classifier selection keep"),
     "pseudo-labels": ("predictions", ""),
     "crf": ("predictions", "data threshold"),

@@ -75,11 +75,12 @@ def peak_of_training(artifact: Artifact, plan: Plan, folder: Path) -> int:
     file = folder / "plan.yaml"
     file.write_text(plan_text(plan, []), encoding="utf-8")
     code = (
-        "import resource, sys\n"
+        "import pathlib, re, sys\n"
         "from semiseg_cli.main import main\n"
         f"code = main(['train', '--config', {str(file)!r}, '--device', 'cpu', '--workspace', "
         f"{str(artifact.path.parent)!r}, '--name', {folder.name!r}, '--set', 'iterations=4'])\n"
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "status = pathlib.Path('/proc/self/status').read_text()\n"  # ru_maxrss would count the parent's memory, too
+        "print('peak', re.search(r'VmHWM:\\s*(\\d+)', status)[1])\n"
         "sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
