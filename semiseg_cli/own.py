@@ -29,10 +29,7 @@ from stages.planning.records import Wishes
 
 PLAN_FILE = "own-plan.json"
 SUMMARY = "summary.json"
-# The plan's share of the time: the choice is trained once more.
-SHARE_OF_PLAN = 0.6
-
-
+SHARE_OF_PLAN = 0.6  # of the time: the choice is trained once more
 ENOUGH_FOR = {"val": 5, "holdout": 10}  # images with masks from which a fifth is set aside
 
 
@@ -116,11 +113,14 @@ class Own:
         budget = seconds_in(str(given["budget"])) if given["budget"] else None
         if budget is not None:
             budget = max(budget - (time.monotonic() - self.began), 1) * SHARE_OF_PLAN
+        iterations = str(given["iterations"])
+        if iterations and not iterations.isdigit():
+            raise ConfigError(f"iterations is {iterations}, expected a number of steps", "--set iterations=300")
         wishes = Wishes(
             network=str(given["network"]),
             weights=str(given["weights"]),
             method=str(given["method"]),
-            iterations=int(given["iterations"]) if given["iterations"] else None,
+            iterations=int(iterations) if iterations else None,
             budget_s=budget,
         )
         machine = this_machine(self.execution.device, memory, self.execution.workers)
@@ -180,7 +180,9 @@ class Own:
     def _advise(self, target: Path, review: Review) -> None:
         """Writes what to label next, and which masks to look at; prints the class that needs masks most."""
         for name, found in (("label-next.csv", review.next), ("doubtful-masks.csv", review.doubtful)):
-            if rows := [one.model_dump() for one in found]:
+            if not (rows := [one.model_dump() for one in found]):
+                (target / name).unlink(missing_ok=True)  # of an earlier run
+            else:
                 with written(target / name) as path, path.open("w", encoding="utf-8", newline="") as file:
                     table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
                     table.writeheader()

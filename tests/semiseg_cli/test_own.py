@@ -138,6 +138,12 @@ def test_a_budget_of_seconds_is_refused_with_what_is_needed(tmp_path: Path, caps
     assert "budget of" in capsys.readouterr().err
 
 
+def test_steps_that_are_no_number_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [word.replace("iterations=3", "iterations=many") for word in draw(tmp_path, masks=12, labels=0, nothing=0)]
+    assert own(tmp_path / "ws", *given) == 3
+    assert "iterations is many, expected a number of steps" in capsys.readouterr().err
+
+
 def test_twenty_copies_of_an_image_cannot_be_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = draw(tmp_path, masks=20, labels=0, nothing=0)
     for number in range(1, 20):
