@@ -48,7 +48,8 @@ def test_json_has_every_step_with_its_whole_config(drawn: Path, capsys: pytest.C
     record = json.loads(capsys.readouterr().out)
     assert record["machine"]["memory"] == 2**30
     assert (record["data"]["masks"], record["data"]["image_labels"]) == (3, 4)
-    assert [step["name"] for step in record["plan"]["steps"]] == ["supervised", "pseudo-labels", "self-training"]
+    names = ["supervised", "guesses", "pseudo-labels", "self-training"]
+    assert [step["name"] for step in record["plan"]["steps"]] == names
     assert {step["config"]["crop_size"] for step in record["plan"]["steps"] if step["stage"] == "train"} == {48}
     assert all(choice["reason"] and choice["source"] for choice in record["plan"]["choices"])
 
