@@ -15,7 +15,7 @@ from stages.localization.segment_layers import region_layers
 from stages.localization.segments_config import SegmentsConfig
 from stages.segments import STAGE
 from tests.stages.drawn_training import StopAt, StoppedError
-from tests.stages.test_vote import INPUTS, content, noisy  # noqa: F401
+from tests.stages.test_vote import INPUTS, content, noisy  # noqa: F401  (noisy is a fixture)
 
 DATA = {"data": "data"}
 

@@ -133,7 +133,7 @@ def test_a_wrong_file_in_torchvisions_cache_is_named(tmp_path: Path, monkeypatch
 def test_fc6_and_fc7_are_decimated_from_vgg16() -> None:
     """Every fourth neuron and every third position of 7 x 7, from weights that name their own row or column."""
     network = build_segmenter(_vgg(neck_layers=0), 2, seed=0)
-    branch: Any = network.head.branches[0]  # type: ignore[index,union-attr]
+    branch: Any = network.head.branches[0]  # type: ignore[index,union-attr]  # nn.Module types attributes as tensors or modules
     rows, columns = torch.arange(4096.0), torch.arange(512 * 49.0)
     state = {
         "classifier.0.weight": columns.expand(4096, -1),
