@@ -3,7 +3,7 @@
 Features are (B, C, h, w). What happens to an image depends on its place in the joint batch: each function takes one
 NumPy generator an image (`image_generators`), or one seed for the whole batch (`feature_noise`).
 
-Source: Ouali, Hudelot & Tami, CVPR 2020, section 3.3, and its code, unless another source is named. docs/methods.md
+Source: Ouali, Hudelot & Tami, CVPR 2020, section 3.3, and its code, unless another source is named. docs/methods/cct.md
 lists the differences.
 """
 

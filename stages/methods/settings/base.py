@@ -49,7 +49,7 @@ class Card:
         forward, backward: passes through a network for each labelled image of a step (and one unlabelled image
             with it), those of teachers and further networks included.
         beside: the cost of a step in addition to these passes, or which network they belong to.
-        sources: where formula and defaults come from; docs/methods.md lists the differences.
+        sources: where formula and defaults come from; docs/methods/NAME.md lists the differences.
         recipe, profile: the recipe that reproduces it, where one does.
         inference: what is evaluated and published.
         output: the kind of artifact a training gives.
