@@ -3,7 +3,8 @@
 # make test      the tests, in two processes [JOBS=4]
 # make install   .venv with `semiseg` in it
 # make check     format, lint, types
-# make docs      what docs/methods.md takes from the cards and docstrings of the methods
+# make docs      what docs/methods.md and docs/methods/ take from the cards and docstrings of the methods
+# make site      the documentation as a site: open site/index.html
 # make fuzz      made-up files by the thousand through every reader [ROUNDS=5000]
 # make bench     benchmarks: a table, and .bench/benchmarks.json
 # make reproduce-table1 [PROFILE=shapes|small|paper DATA=DEVKIT WEIGHTS=FILE SBD=DIR CLASSES=a,b]
@@ -19,7 +20,7 @@ SETTINGS = $(if $(DATA),--set data=$(DATA)) $(if $(WEIGHTS),--set weights=$(WEIG
            $(if $(SBD),--set sbd=$(SBD)) $(if $(CLASSES),--set classes=$(CLASSES))
 REPLACING = $(if $(REPLACE),--replace)
 
-.PHONY: install demo test check docs fuzz bench reproduce-table1 clean
+.PHONY: install demo test check docs site fuzz bench reproduce-table1 clean
 .DEFAULT_GOAL := demo
 
 install: $(VENV)/.installed
@@ -28,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "semiseg needs Python 3.11 or newer, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev,timm,onnx,clip,sam]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev,docs,timm,onnx,clip,sam]'
 	touch $@
 
 demo: install
@@ -46,8 +47,11 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-docs: install  # what docs/methods.md takes from the cards and the methods' docstrings
-	$(BIN)/python -m tests.documented_cards
+docs: install  # what docs/methods.md and docs/methods/ take from the cards and the methods' docstrings
+	$(BIN)/python -m docs.site.cards
+
+site: install
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 fuzz: install
 	$(BIN)/python -m tests.fuzz --rounds $(ROUNDS)
@@ -56,5 +60,5 @@ bench: install
 	$(BIN)/python -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .bench build dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .bench build dist site
 	find . -name __pycache__ -not -path './runs/*' -prune -exec rm -rf {} +

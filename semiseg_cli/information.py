@@ -43,8 +43,8 @@ def methods(
     if name is not None and name not in known:
         raise UsageError(f"there is no method {name!r}{did_you_mean(name, known)}")
     if as_json:
-        records = [_method_record(key) for key in known]
-        write_json(records if name is None else _method_record(name))
+        records = [method_record(key) for key in known]
+        write_json(records if name is None else method_record(name))
     elif name is None:
         _list_methods()
     else:
@@ -106,7 +106,8 @@ def _command(name: str) -> str:
     return f"semiseg run {recipe}" + (f" --profile {card.profile}" if card.profile else "")
 
 
-def _method_record(name: str) -> dict[str, Any]:
+def method_record(name: str) -> dict[str, Any]:
+    """What `semiseg methods NAME --json` prints of a method or refiner."""
     settings = _known_methods()[name]
     defaults = settings.model_validate({"name": name})
     card, training = settings.card, _training_of(settings)
