@@ -23,34 +23,11 @@ from semiseg_cli.main import app
 from semiseg_cli.stage_commands import SHORTCUTS, stage_config
 from stages.config import build
 from stages.contract import STAGE_MODULES, load_stage
+from tests.documented import PAGES, ROOT, commands
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-VARIABLE = re.compile(r'(\w+)="(.*)"')
-
-
-def shell_lines() -> list[tuple[str, str]]:
-    """(page, command) of every shell block: continued lines joined, comments dropped, the page's variables put in."""
-    found = []
-    for page in PAGES:
-        variables: dict[str, str] = {}
-        for block in BLOCK.findall(page.read_text(encoding="utf-8")):
-            for line in block.replace("\\\n", " ").splitlines():
-                command = re.sub(r"\s+#.*$", "", line).strip()
-                if setting := VARIABLE.fullmatch(command):
-                    variables[setting[1]] = setting[2]
-                elif command and not command.startswith("#"):
-                    for name, value in variables.items():
-                        command = command.replace(f"${name}", value)
-                    found.append((page.name, command))
-    return found
-
-
-COMMANDS = [(page, line) for page, line in shell_lines() if shlex.split(line)[0] == "semiseg"]
-TARGETS = [(page, line) for page, line in shell_lines() if shlex.split(line)[0] == "make"]
+LINES = [(page.name, line) for page in PAGES for line in commands(page)]
+COMMANDS = [(page, line) for page, line in LINES if shlex.split(line)[0] == "semiseg"]
+TARGETS = [(page, line) for page, line in LINES if shlex.split(line)[0] == "make"]
 
 
 def test_there_is_something_to_check():

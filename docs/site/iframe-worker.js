@@ -4,38 +4,29 @@ if (location.protocol === "file:") {
   window.Worker = class extends EventTarget {
     constructor(url) {
       super();
-      this.waiting = [];
       const frame = document.createElement("iframe");
       frame.hidden = true;
-      frame.onload = () => this.start(frame, url);
-      document.addEventListener("DOMContentLoaded", () => document.body.append(frame), { once: true });
-      if (document.body) document.body.append(frame);
+      document.body.append(frame);
+      this.inside = frame.contentWindow;
+      this.inside.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
+      this.inside.importScripts = (...urls) => Promise.all(urls.map((each) => this.load(each)));
+      this.ready = this.load(url);
     }
 
-    start(frame, url) {
-      const inside = frame.contentWindow;
-      inside.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
-      inside.importScripts = (...urls) => Promise.all(urls.map((each) => this.load(inside, each)));
-      this.load(inside, url).then(() => {
-        this.frame = inside;
-        this.waiting.forEach((data) => this.postMessage(data));
-      });
-    }
-
-    load(inside, url) {
-      return new Promise((loaded) => {
-        const script = inside.document.createElement("script");
-        script.onload = loaded;
-        script.src = url;
-        inside.document.body.append(script);
+    load(url) {
+      return new Promise((resolve, reject) => {
+        const script = this.inside.document.createElement("script");
+        Object.assign(script, { src: url, onload: resolve, onerror: reject });
+        this.inside.document.body.append(script);
       });
     }
 
     postMessage(data) {
-      if (this.frame) this.frame.dispatchEvent(new MessageEvent("message", { data }));
-      else this.waiting.push(data);
+      this.ready.then(() => this.inside.dispatchEvent(new MessageEvent("message", { data })));
     }
 
-    terminate() {}
+    terminate() {
+      this.inside.frameElement.remove();
+    }
   };
 }

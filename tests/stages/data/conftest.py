@@ -95,8 +95,12 @@ class Kit:
 
 @pytest.fixture
 def kit(tmp_path: Path) -> Kit:
+    return tiny_devkit(tmp_path)
+
+
+def tiny_devkit(folder: Path) -> Kit:
     """train t1..t4 (VOC masks), SBD train s1 s2 t1 v1, SBD val s3 s4 v2, val v1 v2. t1, v1, v2 are in both."""
-    kit = Kit(tmp_path / "VOCdevkit" / "VOC2012", tmp_path / "benchmark_RELEASE")
+    kit = Kit(folder / "VOCdevkit" / "VOC2012", folder / "benchmark_RELEASE")
     voc = {"t1": [CAT], "t2": [DOG], "t3": [CAT, DOG], "t4": [PERSON], "v1": [CAT], "v2": [DOG, PERSON]}
     sbd = {"s1": [CAT], "s2": [DOG, SHEEP], "s3": [PERSON], "s4": [CAT, PERSON]}
     for image_id, classes in (voc | sbd).items():
