@@ -38,6 +38,8 @@ NOT_RUN = {  # what a command holds -> why it is not run; its options and settin
     r"--dataset (cityscapes|coco|pascal-context)": "needs the data set; tests/stages/data has tiny ones",
     r"--split test|test-masks": "needs the test images of VOC or Cityscapes; tests/stages/export has tiny ones",
     r"timm:vit_small": "downloads weights",
+    r"source=clip": "needs weights of CLIP; tests/stages/test_seeds_clip.py",
+    r"--source sam": "needs weights of SAM; tests/semiseg_cli/test_sam_recipe.py",
     r"--objects VOCdevkit": "needs the instance masks of VOC",
     r"--precision (fp16|int8)": "tests/stages/serving measures on a data set",
     r"^semiseg plan |run own ": "takes minutes: it measures trainings; tests/semiseg_cli/test_plan.py, test_own.py",

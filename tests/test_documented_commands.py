@@ -21,6 +21,7 @@ PREDICTED = (
     "semiseg train --method supervised",
     "semiseg predict --segmenter train --split val --set output=both",
 )
+ESTIMATED = "semiseg crf --predictions seeds --set labels=tags --set splits=[weak]"
 BEFORE = {  # what a reader has made before, where the page does not say it
     "semiseg evaluate --predictions seeds --split train --name label-maps": (
         *CLASSIFIED,
@@ -33,11 +34,15 @@ BEFORE = {  # what a reader has made before, where the page does not say it
         "semiseg seeds --set splits=[train,holdout]",
     ),
     "semiseg train-refiner --method irn --set method.displacement=true": CLASSIFIED,
+    "semiseg crf --predictions seeds --set labels=tags --set parameters=deeplab-v2 --set background_alpha=1 "
+    "--set min_confidence=0.95": CLASSIFIED,
+    "semiseg vote --masks crf": (ESTIMATED,),
+    "semiseg vote --masks crf --segments segments": ("semiseg segments",),
     "semiseg export cvat predictions for-cvat": PREDICTED,
     "semiseg export cvat predictions for-cvat --first 50": PREDICTED,
     "semiseg train --method unimatch --weak-labels masks --set method.guidance.weight=0.1": (
         *CLASSIFIED,
-        "semiseg crf --predictions seeds --set labels=tags --set splits=[weak] --name masks",
+        f"{ESTIMATED} --name masks",
     ),
 }
 

@@ -105,9 +105,9 @@ def sets(*settings: str) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
 
 
-def test_the_method_of_the_readme_is_two_files_of_forty_lines_and_trains(tmp_path):
+def test_the_method_of_the_documentation_is_two_files_of_forty_lines_and_trains(tmp_path):
     names = ["stages/methods/settings/entropy.py", "stages/methods/entropy.py"]
-    run = extended(ROOT / "README.md", tmp_path, names, 40)
+    run = extended(ROOT / "docs" / "extending.md", tmp_path, names, 40)
     assert "    L = CE(f(x), y) + weight mean H(f(u))" in run("methods", "entropy")
     assert "train-entropy-n30-s0" in run("run", "league", "--dry-run", "--set", "methods=[entropy]")
     run("prepare-data", *sets(*SMALL))

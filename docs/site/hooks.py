@@ -50,12 +50,12 @@ def front_page() -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links to README.md lead to the front page; what is generated stands below what is written."""
+    """Links lead to pages of the site; what is generated stands below what is written."""
 
-    def to_front_page(link: re.Match[str]) -> str:
-        target = link[1]
+    def to_page(link: re.Match[str]) -> str:
+        target = re.sub(r"\.ipynb$", ".md", link[1])
         if target.endswith("../README.md"):
             target = target.removesuffix("../README.md") + "index.md"
         return f"]({target}{link[2]})"
 
-    return f"{LINK.sub(to_front_page, markdown)}\n\n{reference.appended(page.file.src_uri)}"
+    return f"{LINK.sub(to_page, markdown)}\n\n{reference.appended(page.file.src_uri)}"
