@@ -30,6 +30,16 @@ def commands(page: Path) -> list[str]:
     return found
 
 
+def semiseg_part(command: str) -> str:
+    """The command of semiseg in a line, which may be started by torchrun or sbatch; "" if there is none."""
+    words = shlex.split(command)
+    if words[0] == "torchrun":
+        words = ["semiseg", *words[words.index("semiseg_cli") + 1 :]]
+    if words[0] == "sbatch":
+        words = shlex.split(words[-1])
+    return shlex.join(words) if words[0] == "semiseg" else ""
+
+
 NOT_RUN = {  # what a command holds -> why it is not run; its options and settings are checked all the same
     r"^make ": "the targets are what runs the tests, or take longer than they may",
     r"^sbatch ": "needs Slurm",
@@ -52,6 +62,7 @@ SHORTER = (  # what stands for the networks, lengths and sizes of the page
     (r"--batch-size \d+", "--batch-size 4"),
     (r"--network \S+|--set network=\S+", "--network tiny"),
     (r"--weights \S+", ""),
+    (r"dataset.train=\d+ --set dataset.long_side=\d+", "dataset.train=12 --set dataset.long_side=64"),
     (r"--labelled (183|1/8)", "--labelled 2"),
     (r"holdout=(20|0.2)", "holdout=1"),
 )
@@ -93,7 +104,4 @@ def shortened(line: str) -> list[str]:
 
 def run(line: str) -> None:
     """Runs a command of the documentation here, in the working directory."""
-    assert main(shortened(line)) in (0, *WITH_EXIT_CODES.get(line, ())), line
-
-
-WITH_EXIT_CODES = {"semiseg status --check": (5,)}
+    assert main(shortened(line)) == 0, line

@@ -19,7 +19,7 @@ CLASSIFIED = (PREPARED, "semiseg train-classifier --network tiny", "semiseg seed
 PREDICTED = (
     PREPARED,
     "semiseg train --method supervised",
-    "semiseg predict --segmenter train --split val --set output=both",
+    "semiseg predict --segmenter supervised --split val --set output=both",
 )
 ESTIMATED = "semiseg crf --predictions seeds --set labels=tags --set splits=[weak]"
 BEFORE = {  # what a reader has made before, where the page does not say it

@@ -23,10 +23,10 @@ from semiseg_cli.main import app
 from semiseg_cli.stage_commands import SHORTCUTS, stage_config
 from stages.config import build
 from stages.contract import STAGE_MODULES, load_stage
-from tests.documented import PAGES, ROOT, commands
+from tests.documented import PAGES, ROOT, commands, semiseg_part
 
 LINES = [(page.name, line) for page in PAGES for line in commands(page)]
-COMMANDS = [(page, line) for page, line in LINES if shlex.split(line)[0] == "semiseg"]
+COMMANDS = [(page, part) for page, line in LINES if (part := semiseg_part(line))]
 TARGETS = [(page, line) for page, line in LINES if shlex.split(line)[0] == "make"]
 
 
