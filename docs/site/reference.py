@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import typer.main
@@ -152,17 +151,13 @@ def commands_page() -> str:
 
 
 def command_named(name: str) -> Any:
-    return typer.main.get_command(app).get_command(None, name)  # type: ignore[attr-defined, arg-type]
+    return typer.main.get_command(app).get_command(None, name)
 
 
 def usage(name: str, sub: str = "") -> str:
-    """What --help prints, in lines of at most 100 characters."""
+    """What --help prints, in lines as long as a page is wide."""
     command = command_named(name)
     if sub:
         command = command.commands[sub]
-    context = command.make_context(f"semiseg {name} {sub}".strip(), [], resilient_parsing=True, terminal_width=100)
-    return "\n".join(plain(command.get_help(context)))
-
-
-def plain(text: str) -> Iterator[str]:
-    yield from (line.rstrip() for line in text.splitlines())
+    context = command.make_context(f"semiseg {name} {sub}".strip(), [], resilient_parsing=True, terminal_width=82)
+    return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())

@@ -94,6 +94,8 @@ def kinds(schema: dict[str, Any]) -> Iterator[str]:
         yield "list of " + " and ".join(dict.fromkeys(word for part in inner for word in kinds(part)))
     else:
         bounds = " and ".join(f"{sign} {schema[key]:g}" for key, sign in BOUNDS.items() if key in schema)
+        if schema.keys() >= {"minimum", "maximum"} and not schema.keys() & {"exclusiveMinimum", "exclusiveMaximum"}:
+            bounds = f"{schema['minimum']:g}..{schema['maximum']:g}"
         words = {"integer": "whole number", "string": "text", "boolean": "true, false", "object": "mapping"}
         kind = str(schema.get("type", "any"))
         yield f"{words.get(kind, kind)} {bounds}".strip()
