@@ -59,7 +59,7 @@ def from_labels(data: str, dsrg: dict[str, Any]) -> tuple[Step, ...]:
             "predict",
             "weak-probabilities",
             {"data": data, "segmenter": "dsrg"},
-            {"splits": ["weak"], "output": "probabilities", "image_labels": "share"},
+            {"splits": ["weak"], "output": "probabilities", "image_labels": "exclude"},
         ),
         Step("crf", "weak-labels", {"data": data, "predictions": "weak-probabilities"}),
         Step(
