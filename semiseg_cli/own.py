@@ -154,7 +154,7 @@ class Own:
         return chosen
 
     def _deliver(self, target: Path, classes: Sequence[str], chosen: str, segmenter: str, has_val: bool) -> None:
-        """Writes the network, the masks of all images and a summary into the target folder."""
+        """Writes the network, the masks of all images, drawn on them too, and a summary into the target folder."""
         from stages.export.onnx import export_onnx
         from stages.networks import load_network
 
@@ -169,6 +169,7 @@ class Own:
             shutil.copytree(network.path, target / "network", dirs_exist_ok=True)
         with written(target / "masks"):
             shutil.copytree(predictions.path / "masks", target / "masks", dirs_exist_ok=True)
+        _copy_overlays(predictions, target / "overlays")
         try:
             with written(target / "segmenter.onnx") as file:
                 export_onnx(load_network(network), file)
@@ -191,6 +192,18 @@ class Own:
             known = review.classes[most]
             iou = f"IoU {100 * known.iou:.1f} on images that were not trained on, " if known.iou is not None else ""
             say(f"more masks of {most} would help most: {iou}{known.masks:,} training masks show it")
+
+
+def _copy_overlays(predictions: Artifact, folder: Path) -> None:
+    """Copies the overlays, if there are any; those of an earlier run that are not there any more are removed."""
+    made = {file.name: file for file in predictions.path.glob("overlays/*")}
+    if made:
+        with written(folder):
+            shutil.copytree(predictions.path / "overlays", folder, dirs_exist_ok=True)
+    for mask in predictions.path.glob("masks/*.png"):
+        for suffix in ("jpg", "png"):
+            if (name := f"{mask.stem}.{suffix}") not in made:
+                (folder / name).unlink(missing_ok=True)
 
 
 class _Silent(PlainProgress):

@@ -126,6 +126,7 @@ SHORTCUTS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut("--split", "splits", list),
         Shortcut("--images", "images"),
         Shortcut("--output", "output"),
+        Shortcut("--overlays", "overlays"),
     ),
     "crf": (Shortcut("--parameters", "parameters"),),
     "segments": (

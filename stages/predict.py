@@ -4,7 +4,8 @@
     semiseg predict --set images=holiday/ --set output=masks
 
 The result has `masks/<id>.png` (index masks of the image's size), `scores/` (score maps: softmax at every
-`stride`-th pixel) or both, and `classes.json` with the class names and what was predicted.
+`stride`-th pixel) or both, and `classes.json` with the class names and what was predicted. With `--overlays jpg` each
+mask is also drawn on its image, `overlays/<id>.jpg`, to look at.
 
 For pseudo labels, `--set image_labels=share` gives the probability of all objects to the image's own labels. With a
 classifier (`--classifier mlmt`) only the classes that it predicts for an image, and the background, may win.
@@ -27,11 +28,12 @@ from pydantic import Field
 from artifacts.dataset import Dataset, Split
 from artifacts.errors import ConfigError
 from artifacts.item_shapes import Reliability, network_class_names
-from artifacts.masks import IGNORE, write_mask
+from artifacts.masks import IGNORE, voc_palette, write_mask
 from artifacts.store import Artifact, Writer
 from stages.config import ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import Images, notes_on, open_images, unless_images
+from stages.data.overlays import draw_overlay
 from stages.engine.config import ImageConfig, ImageLabels
 from stages.parallel.share import Share, counted, share_of
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 Labels = Callable[[Sequence[str]], np.ndarray]  # ids -> (B, K): 1 where an image shows a class, else 0; nan: unknown
 
+QUALITY = 90  # of overlays as JPEG
 SHARD_SIZE = 100  # images per file of score maps: what a killed run makes again, and a rank's share
 
 
@@ -58,6 +61,17 @@ class PredictConfig(ImageConfig):
     )
     confidence: bool = Field(
         False, description="With masks: also keep the highest probability of each pixel, confidence/<id>.png (255 p)."
+    )
+    overlays: Literal["none", "jpg", "png"] = Field(
+        "none",
+        description="With masks: also draw each on its image, overlays/<id>.jpg or .png. Sides of more than 2,048\n"
+        "pixels are reduced.",
+    )
+    opacity: float = Field(
+        0.5, ge=0, le=1, description="With overlays: of the classes' colours; their outlines are opaque."
+    )
+    legend: bool = Field(
+        True, description="With overlays: the classes that were found, with their share of the pixels, below the image."
     )
     class_threshold: float = Field(
         0.2,
@@ -82,6 +96,10 @@ class PredictConfig(ImageConfig):
     def _one_source(self) -> PredictConfig:
         if self.confidence and self.output == "probabilities":
             raise ValueError("confidence needs masks: set output to masks or both")
+        if self.overlays != "none" and self.output == "probabilities":
+            raise ValueError("overlays need masks: set output to masks or both")
+        if self.overlays == "none" and (self.opacity != 0.5 or not self.legend):
+            raise ValueError("opacity and legend have no effect without overlays: set overlays to jpg or png")
         if self.images and self.part != "all":
             raise ValueError("part chooses among the images of a data set, but images is a folder")
         if self.white and not self.images:
@@ -118,6 +136,10 @@ def check(config: PredictConfig, inputs: PredictInputs) -> None:
     keep = inputs.keep
     if keep is not None and (config.output != "masks" or config.confidence):
         raise ConfigError("masks are taken over from 'keep', probabilities cannot be", "set output=masks")
+    if keep is not None and config.overlays != "none":
+        raise ConfigError(
+            "masks that are taken over from 'keep' are not drawn again", "leave overlays out: semiseg sheet draws masks"
+        )
     if keep is not None and not (keep.path / "masks").is_dir():
         raise ConfigError(f"artifact {keep.name!r}, given as keep, holds no masks", "make it with output=masks")
     if config.images and config.image_labels != "ignore" and inputs.classifier is None:
@@ -198,12 +220,14 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
     device = select_device(execution.device)
     network = load_network(inputs.segmenter).to(device)
     labels = _labels(config, images, inputs.classifier, device, execution)
+    files = _Files(writer, images, names, config)
+    threads = 2 if config.overlays == "none" else max(2, execution.workers // execution.world_size)
     with ScoreMapWriter(writer, class_names=names, shard_size=SHARD_SIZE, meaning="probability") as maps:
         share, parts = _plan(config, todo, writer, maps, execution)
-        with counted(writer, execution, "predict", share) as advance, ThreadPoolExecutor(2) as encoders:
+        with counted(writer, execution, "predict", share) as advance, ThreadPoolExecutor(threads) as encoders:
             for part in parts:
                 views = predict_probabilities(network, images, part, config, device, workers=execution.workers)
-                for count in _save(views, config, labels, writer, maps, encoders):
+                for count in _save(views, config, labels, files, maps, encoders):
                     advance(count)
     if execution.rank == 0:
         writer.write_json(
@@ -239,11 +263,11 @@ def _save(
     views: Iterator[tuple[list[str], Tensor]],
     config: PredictConfig,
     labels: Labels | None,
-    writer: Writer,
+    files: _Files,
     maps: ScoreMapWriter,
     encoders: ThreadPoolExecutor,
 ) -> Iterator[int]:
-    """Writes batch after batch; yields how many images are finished. PNGs are encoded while the network runs."""
+    """Writes batch after batch; yields how many images are finished. Files are encoded while the network runs."""
     from stages.engine.inference import most_probable
     from stages.engine.label_sharing import respect_in_place
 
@@ -267,7 +291,7 @@ def _save(
         if config.output != "probabilities":
             masks, confidences = most_probable(probabilities, config.min_confidence)
             futures = [
-                encoders.submit(_write, writer, image_id, mask, confidence if config.confidence else None)
+                encoders.submit(files.write, image_id, mask, confidence)
                 for image_id, mask, confidence in zip(ids, masks, confidences, strict=True)
             ]
         encoding.append((futures, list(_records(ids, probabilities, config))))
@@ -364,12 +388,31 @@ def _let_win(rounded: Tensor, winners: Tensor) -> None:
     rounded[places] = (rounded[places].view(torch.int16) + 1).view(torch.float16)  # of numbers above 0, the next one
 
 
-def _write(writer: Writer, image_id: str, mask: np.ndarray, confidence: np.ndarray | None) -> None:
-    if confidence is not None:  # before the mask, which says that the image is done
-        with writer.item(f"confidence/{image_id}.png") as temporary:
-            write_mask(temporary, confidence)
-    with writer.item(f"masks/{image_id}.png") as temporary:
-        write_mask(temporary, mask)
+@dataclass(frozen=True)
+class _Files:
+    """Writes what is kept of an image in addition to its score map."""
+
+    writer: Writer
+    images: Images
+    class_names: tuple[str, ...]
+    config: PredictConfig
+
+    def write(self, image_id: str, mask: np.ndarray, confidence: np.ndarray) -> None:
+        """The mask comes last, since it says that the image is done."""
+        if self.config.confidence:
+            with self.writer.item(f"confidence/{image_id}.png") as temporary:
+                write_mask(temporary, confidence)
+        if self.config.overlays != "none":
+            self._draw(image_id, mask)
+        with self.writer.item(f"masks/{image_id}.png") as temporary:
+            write_mask(temporary, mask)
+
+    def _draw(self, image_id: str, mask: np.ndarray) -> None:
+        image, config = self.images.image(image_id), self.config
+        palette = self.images.palette if isinstance(self.images, Dataset) else voc_palette()
+        drawn = draw_overlay(image, mask, self.class_names, palette, config.opacity, config.legend)
+        with self.writer.item(f"overlays/{image_id}.{config.overlays}") as temporary:
+            drawn.save(temporary, quality=QUALITY, compress_level=3)
 
 
 STAGE = Stage(

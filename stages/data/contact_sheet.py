@@ -11,20 +11,34 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-import os
-import unicodedata
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from artifacts.dataset import MASKED, SPLITS, Dataset
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE
+from stages.data.overlays import (
+    BED,
+    FAINT,
+    INK,
+    PAPER,
+    Legend,
+    colour_of,
+    common_height,
+    draw_swatch,
+    fitting_size,
+    font_of,
+    overlay,
+    save_whole,
+    scaled_image,
+    scaled_mask,
+    shorten,
+)
 
 COUNT = 24  # images on a sheet
 COLUMNS = 6
@@ -39,7 +53,6 @@ SHARES = {
     "test": 1,
 }  # of 24 images; masks are what there is to see
 
-INK, FAINT, PAPER, BED = "#1f2328", "#636c76", "#ffffff", "#eef0f2"
 CHIPS = {  # split -> ground and ink of its name
     "train": ("#dbeafe", "#1e40af"),
     "holdout": ("#cffafe", "#155e75"),
@@ -48,18 +61,11 @@ CHIPS = {  # split -> ground and ink of its name
     "unlabelled": ("#e9ebee", "#4b5563"),
     "test": ("#f3e8ff", "#6b21a8"),
 }
-OPACITY = 0.5  # of a class's colour on its pixels; its outline has the full colour
 
 
 def write_contact_sheet(dataset: Dataset, path: Path, count: int = COUNT, seed: int = 0) -> None:
     """Write the sheet as PNG, whole or not at all. DataError if no image can be read, OSError for a failed write."""
-    sheet = contact_sheet(dataset, count, seed)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        sheet.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_whole(contact_sheet(dataset, count, seed), path)
 
 
 def contact_sheet(dataset: Dataset, count: int = COUNT, seed: int = 0) -> Image.Image:
@@ -70,8 +76,8 @@ def contact_sheet(dataset: Dataset, count: int = COUNT, seed: int = 0) -> Image.
     tiles = [_tile(dataset, split, image_id) for split, image_id in choose_images(dataset, count, seed)]
     if tiles and all(tile.image is None for tile in tiles):
         raise DataError(f"none of {len(tiles)} images can be read: {tiles[0].problem}", "semiseg check-data")
-    height = _image_height(tiles)
-    legend = _Legend(dataset)
+    height = common_height([tile.image.shape for tile in tiles if tile.image is not None], TILE)
+    legend = _legend(dataset)
     columns = COLUMNS if len(tiles) > COLUMNS else max(3, len(tiles))
     width = 2 * MARGIN + columns * (TILE + GAP) - GAP
     head = _HEADING_HEIGHT + legend.height(width - 2 * MARGIN) + 20
@@ -179,59 +185,18 @@ def _tile(dataset: Dataset, split: str, image_id: str) -> _Tile:
     return _Tile(split, image_id, image, mask, labels)
 
 
-def _image_height(tiles: Sequence[_Tile]) -> int:
-    """The height at which most images fill the width of their place."""
-    shapes = sorted(tile.image.shape[0] / tile.image.shape[1] for tile in tiles if tile.image is not None)
-    ratio = shapes[(3 * len(shapes)) // 4] if shapes else 0.75
-    return round(TILE * min(1.0, max(0.5, ratio)))
-
-
-def overlay(image: np.ndarray, mask: np.ndarray, palette: bytes, has_background: bool) -> np.ndarray:
-    """The image with its mask on it, RGB uint8 (H, W, 3).
-
-    Classes are drawn half transparent, their outlines opaque; background is left as it is; 255 is hatched in grey.
-    """
-    colours = np.frombuffer(palette, np.uint8).reshape(256, 3)
-    height, width = mask.shape
-    result = image.astype(np.float32)
-    shown = mask != IGNORE
-    if has_background:
-        shown &= mask != 0
-    result[shown] = (1 - OPACITY) * result[shown] + OPACITY * colours[mask[shown]]
-    stripe = (np.add.outer(np.arange(height), np.arange(width)) % 7) < 2
-    void = mask == IGNORE
-    result[void] = 0.45 * result[void] + 0.55 * 200
-    result[void & stripe] = 110
-    outline = shown & _outline(mask)
-    result[outline] = colours[mask[outline]]
-    return result.round().astype(np.uint8)
-
-
-def _outline(mask: np.ndarray) -> np.ndarray:
-    """Pixels within two of a pixel of another value."""
-    padded = np.pad(mask, 2, mode="edge")
-    height, width = mask.shape
-    found = np.zeros(mask.shape, bool)
-    for down, right in ((0, 2), (1, 2), (2, 0), (2, 1), (2, 3), (2, 4), (3, 2), (4, 2)):
-        found |= padded[down : down + height, right : right + width] != mask
-    return found
-
-
 def _draw_image(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: _Tile, dataset: Dataset, corner: tuple[int, int], height: int
 ) -> None:
     left, top = corner
     draw.rectangle((left, top, left + TILE - 1, top + height - 1), fill=BED)
     if tile.image is None:
-        draw.text((left + TILE / 2, top + height / 2), "cannot be read", fill=FAINT, font=_font(14), anchor="mm")
+        draw.text((left + TILE / 2, top + height / 2), "cannot be read", fill=FAINT, font=font_of(14), anchor="mm")
         return
-    rows, columns = tile.image.shape[:2]
-    scale = min(TILE / columns, height / rows)
-    size = max(1, round(columns * scale)), max(1, round(rows * scale))
-    scaled = np.asarray(Image.fromarray(tile.image).resize(size, Image.Resampling.LANCZOS))
+    size = fitting_size(tile.image.shape, TILE, height)
+    scaled = scaled_image(tile.image, size)
     if tile.mask is not None:
-        mask = np.asarray(Image.fromarray(tile.mask).resize(size, Image.Resampling.NEAREST))
-        scaled = overlay(scaled, mask, dataset.palette, dataset.has_background)
+        scaled = overlay(scaled, scaled_mask(tile.mask, size), dataset.palette, dataset.has_background)
     sheet.paste(Image.fromarray(scaled), (left + (TILE - size[0]) // 2, top + (height - size[1]) // 2))
 
 
@@ -240,48 +205,23 @@ def _draw_image(
 _HEADING_HEIGHT = 80
 _ID_HEIGHT = 25
 _LABEL_SIZE, _LABEL_LINE, _LABEL_SWATCH = 13, 19, 15
-_SPELT = str.maketrans({"ß": "ss", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"})
-
-
-@lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def plain(text: str) -> str:
-    """The text in ASCII, which is all that the built-in font has: letters lose their accents, the rest becomes `?`."""
-    decomposed = unicodedata.normalize("NFKD", text.translate(_SPELT))
-    return "".join(c if c.isascii() else "?" for c in decomposed if not unicodedata.combining(c))
-
-
-def shorten(text: str, width: float, size: int) -> str:
-    """The text, with an ellipsis in its middle where it would be wider than `width` pixels."""
-    font = _font(size)
-    text = plain(text)
-    if font.getlength(text) <= width:
-        return text
-    for kept in range(len(text) - 1, 0, -1):
-        shorter = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
-        if font.getlength(shorter) <= width:
-            return shorter
-    return "…"
 
 
 def _draw_heading(draw: ImageDraw.ImageDraw, dataset: Dataset, shown: int, width: int) -> None:
     """The name; below, how many images each split has, and further facts while there is room."""
     end = width - MARGIN
-    draw.text((MARGIN, MARGIN - 6), shorten(dataset.name, end - MARGIN, 30), fill=INK, font=_font(30))
+    draw.text((MARGIN, MARGIN - 6), shorten(dataset.name, end - MARGIN, 30), fill=INK, font=font_of(30))
     left, middle = float(MARGIN), MARGIN + 46
     for split in SPLITS:
         if count := len(dataset.splits.get(split, ())):
             left += _draw_chip(draw, split, (left, middle)) + 7
-            draw.text((left, middle), f"{count:,}", fill=INK, font=_font(16), anchor="lm")
-            left += _font(16).getlength(f"{count:,}") + 22
+            draw.text((left, middle), f"{count:,}", fill=INK, font=font_of(16), anchor="lm")
+            left += font_of(16).getlength(f"{count:,}") + 22
     classes = f"{dataset.num_labels} class{'es' if dataset.num_labels != 1 else ''}"
     for fact in (classes, f"labels from {dataset.tag_source}", f"{shown} images shown"):
-        if left + _font(15).getlength(fact) <= end:
-            draw.text((left, middle), fact, fill=FAINT, font=_font(15), anchor="lm")
-            left += _font(15).getlength(fact) + 22
+        if left + font_of(15).getlength(fact) <= end:
+            draw.text((left, middle), fact, fill=FAINT, font=font_of(15), anchor="lm")
+            left += font_of(15).getlength(fact) + 22
 
 
 def _draw_chip(draw: ImageDraw.ImageDraw, split: str, middle: tuple[float, float]) -> float:
@@ -290,61 +230,19 @@ def _draw_chip(draw: ImageDraw.ImageDraw, split: str, middle: tuple[float, float
     left, centre = middle
     width = _chip_width(split)
     draw.rounded_rectangle((left, centre - 9, left + width - 1, centre + 8), radius=8, fill=ground)
-    draw.text((left + width / 2, centre), split, fill=ink, font=_font(12), anchor="mm")
+    draw.text((left + width / 2, centre), split, fill=ink, font=font_of(12), anchor="mm")
     return width
 
 
 def _chip_width(split: str) -> float:
-    return _font(12).getlength(split) + 14
+    return font_of(12).getlength(split) + 14
 
 
-class _Legend:
-    """The colours of the classes, in columns, from top to bottom."""
-
-    LINE, SWATCH, SIZE = 23, 14, 15
-
-    def __init__(self, dataset: Dataset) -> None:
-        numbers = range(1 if dataset.has_background else 0, dataset.num_classes)
-        self.entries: list[tuple[str, tuple[int, ...] | None]] = [
-            (dataset.class_names[number], _colour(dataset, number)) for number in numbers
-        ]
-        self.entries.append(("ignored (255)", None))
-
-    def _places(self, width: int) -> tuple[list[tuple[int, int]], int]:
-        """(left and top of each entry, room for its name): one line if all fit, else columns of equal width."""
-        lengths = [math.ceil(_font(self.SIZE).getlength(plain(name))) + self.SWATCH + 8 for name, _ in self.entries]
-        if sum(lengths) + 28 * (len(lengths) - 1) <= width:
-            lefts = itertools.accumulate((length + 28 for length in lengths[:-1]), initial=0)
-            return [(left, 0) for left in lefts], width
-        columns = max(1, width // (min(max(lengths), 210) + 22))
-        rows = math.ceil(len(self.entries) / columns)
-        step = width // math.ceil(len(self.entries) / rows)
-        numbers = range(len(self.entries))
-        return [(n // rows * step, n % rows * self.LINE) for n in numbers], step - self.SWATCH - 8 - 22
-
-    def height(self, width: int) -> int:
-        return max(top for _, top in self._places(width)[0]) + self.LINE
-
-    def draw(self, draw: ImageDraw.ImageDraw, corner: tuple[int, int], width: int) -> None:
-        places, room = self._places(width)
-        for (name, colour), (right, down) in zip(self.entries, places, strict=True):
-            left, top = corner[0] + right, corner[1] + down
-            _draw_swatch(draw, (left, top), self.SWATCH, colour)
-            middle = (left + self.SWATCH + 8, top + self.SWATCH / 2)
-            draw.text(middle, shorten(name, room, self.SIZE), fill=INK, font=_font(self.SIZE), anchor="lm")
-
-
-def _draw_swatch(draw: ImageDraw.ImageDraw, corner: tuple[int, int], side: int, colour: tuple[int, ...] | None) -> None:
-    """A square of the colour; hatched for 255."""
-    left, top = corner
-    right, bottom = left + side - 1, top + side - 1
-    if colour is not None:
-        draw.rectangle((left, top, right, bottom), fill=colour)
-        return
-    draw.rectangle((left, top, right, bottom), fill="#c0c0c0")
-    for offset in range(3, 2 * side - 1, 5):
-        start, end = max(0, offset - side + 1), min(side - 1, offset)
-        draw.line((left + start, top + offset - start, left + end, top + offset - end), fill="#6e6e6e")
+def _legend(dataset: Dataset) -> Legend:
+    """The colours of the classes but the background, and of 255."""
+    values = [*range(1 if dataset.has_background else 0, dataset.num_classes), IGNORE]
+    names = {**dict(enumerate(dataset.class_names)), IGNORE: "ignored (255)"}
+    return Legend([(names[value], colour_of(dataset.palette, value)) for value in values])
 
 
 def _caption_height(tiles: Sequence[_Tile], dataset: Dataset) -> int:
@@ -358,7 +256,7 @@ def _draw_caption(draw: ImageDraw.ImageDraw, tile: _Tile, dataset: Dataset, corn
     """The id and, right of it, the split; below, the image-level labels in their colours."""
     left, top = corner
     chip = _draw_chip(draw, tile.split, (left + TILE - _chip_width(tile.split), top + 9))
-    draw.text((left, top + 9), shorten(tile.image_id, TILE - chip - 8, 14), fill=INK, font=_font(14), anchor="lm")
+    draw.text((left, top + 9), shorten(tile.image_id, TILE - chip - 8, 14), fill=INK, font=font_of(14), anchor="lm")
     if tile.labels is not None:
         _draw_labels(draw, dataset, tile.labels, (left, top + _ID_HEIGHT))
 
@@ -366,7 +264,7 @@ def _draw_caption(draw: ImageDraw.ImageDraw, tile: _Tile, dataset: Dataset, corn
 def _draw_labels(draw: ImageDraw.ImageDraw, dataset: Dataset, labels: Sequence[int], corner: tuple[int, int]) -> None:
     """As many labels as fit, each behind a square of its colour, and how many more there are."""
     left, top = corner
-    font = _font(_LABEL_SIZE)
+    font = font_of(_LABEL_SIZE)
     if not labels:
         draw.text((left, top + 7), "no class", fill=FAINT, font=font, anchor="lm")
     for place, line, text, index in fitting_labels([dataset.class_names[label] for label in labels], TILE):
@@ -374,12 +272,8 @@ def _draw_labels(draw: ImageDraw.ImageDraw, dataset: Dataset, labels: Sequence[i
         if index is None:
             draw.text((x, centre), text, fill=FAINT, font=font, anchor="lm")
         else:
-            _draw_swatch(draw, (round(x), centre - 5), 10, _colour(dataset, labels[index]))
+            draw_swatch(draw, (round(x), centre - 5), 10, colour_of(dataset.palette, labels[index]))
             draw.text((x + _LABEL_SWATCH, centre), text, fill=INK, font=font, anchor="lm")
-
-
-def _colour(dataset: Dataset, class_id: int) -> tuple[int, ...]:
-    return tuple(dataset.palette[3 * class_id : 3 * class_id + 3])
 
 
 def fitting_labels(names: Sequence[str], width: float) -> list[tuple[float, int, str, int | None]]:
@@ -387,7 +281,7 @@ def fitting_labels(names: Sequence[str], width: float) -> list[tuple[float, int,
 
     Before each name there is room for its square. A name that is wider than a line is shortened.
     """
-    font = _font(_LABEL_SIZE)
+    font = font_of(_LABEL_SIZE)
     placed: list[tuple[float, int, str, int | None]] = []
     place, line = 0.0, 0
     for index, name in enumerate(names):

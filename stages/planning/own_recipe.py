@@ -108,7 +108,7 @@ def with_choice(
     nodes["predictions"] = {
         "stage": "predict",
         "inputs": {"data": data, "segmenter": final},
-        "config": {**plan.predict, "splits": ALL_SPLITS, "output": "masks"},
+        "config": {**plan.predict, "splits": ALL_SPLITS, "output": "masks", "overlays": "${overlays}"},
     }
     if has_masks:
         scales = {"scales": plan.predict["scales"]} if "scales" in plan.predict else {}

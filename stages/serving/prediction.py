@@ -13,7 +13,7 @@ from artifacts.dataset import first_label
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import UsageError
 from artifacts.masks import write_mask
-from stages.data.contact_sheet import overlay
+from stages.data.overlays import OPACITY, draw_overlay, overlay
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,13 @@ class Prediction:
         with disk_errors(path):
             write_mask(path, self.mask, self.palette.tobytes())
 
-    def overlay(self) -> Image.Image:
-        """The image with its classes half transparent in their colours; the background stays, 255 is hatched."""
-        has_background = first_label(self.names) == 1
-        return Image.fromarray(overlay(self.image, self.mask, self.palette.tobytes(), has_background))
+    def overlay(self, opacity: float = OPACITY, legend: bool = False) -> Image.Image:
+        """The image with its classes in their colours, outlines opaque; the background stays, 255 is hatched.
+
+        legend: as `semiseg predict --overlays` draws it, with the names of the classes below, and at most 2,048 pixels
+        a side; else of the size of the image.
+        """
+        palette = self.palette.tobytes()
+        if legend:
+            return draw_overlay(self.image, self.mask, self.names, palette, opacity)
+        return Image.fromarray(overlay(self.image, self.mask, palette, first_label(self.names) == 1, opacity))

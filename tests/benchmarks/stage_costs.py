@@ -66,6 +66,8 @@ def main() -> None:
         maps = {**WEAK_ONLY, "image_labels": "share", "output": "probabilities"}
         costs.images("predict", "probabilities", maps, WEAK, data="data", segmenter="dsrg")
         costs.images("predict", "predictions", WEAK_ONLY | {"output": "masks"}, WEAK, data="data", segmenter="dsrg")
+        drawn = WEAK_ONLY | {"output": "masks", "overlays": "jpg"}
+        costs.images("predict", "overlays", drawn, WEAK, data="data", segmenter="dsrg")
         tags = {**WEAK_ONLY, "labels": "tags", "scale": 5.2}
         costs.images("crf", "weak-labels", tags, WEAK, data="data", predictions="probabilities")
         for method in ("supervised", "unimatch"):

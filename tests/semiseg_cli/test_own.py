@@ -69,6 +69,7 @@ def test_from_a_folder_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert workspace.artifact("final").manifest.inputs["data"]["artifact"] == "data-all-masks"
     model = tmp_path / "ws" / "model"
     assert sorted(path.name for path in (model / "masks").iterdir()) == [f"p{n:02}.png" for n in range(20)]
+    assert sorted(path.name for path in (model / "overlays").iterdir()) == [f"p{n:02}.jpg" for n in range(20)]
     assert (model / "network" / "weights.pt").is_file()
     summary = json.loads((model / "summary.json").read_text(encoding="utf-8"))
     assert summary["method"] == chosen
@@ -82,6 +83,10 @@ def test_from_a_folder_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[
     again = capsys.readouterr().err
     assert "0 made" in again
     assert "a few steps of each training are measured" not in again
+
+    (model / "overlays" / "mine.jpg").write_bytes(b"")
+    assert own(tmp_path / "ws", *given, "--set", "overlays=none") == 0
+    assert [path.name for path in (model / "overlays").iterdir()] == ["mine.jpg"]  # no overlay is out of date
 
 
 def test_labels_of_all_other_images_match_the_background(tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def test_what_is_left_out_of_a_folder_and_read_by_a_guess_was_not_told(bench, tm
         build(PredictConfig, {"white": 4095}, "test")
 
 
-@pytest.mark.parametrize("output", ["both", "masks", "probabilities", "confidence", "keep"])
+@pytest.mark.parametrize("output", ["both", "masks", "probabilities", "confidence", "overlays", "keep"])
 def test_a_run_that_was_cut_off_is_continued_to_the_same_bytes(bench, monkeypatch, output):
     import stages.predict as module
 
@@ -290,6 +290,8 @@ def test_a_run_that_was_cut_off_is_continued_to_the_same_bytes(bench, monkeypatc
     values, inputs = {"splits": ["val", "train"], "output": output}, {}
     if output == "confidence":
         values |= {"output": "masks", "confidence": True}
+    if output == "overlays":
+        values |= {"output": "both", "overlays": "jpg"}
     if output == "keep":
         bench.run("predict", "of-val", {"output": "masks"})
         values, inputs = values | {"output": "masks", "splits": ["val", "train", "weak"]}, {"keep": "of-val"}

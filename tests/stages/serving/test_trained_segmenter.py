@@ -17,6 +17,7 @@ from PIL import Image
 from artifacts import checkpoint
 from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError, UsageError
 from artifacts.score_maps import ScoreMaps
+from stages.data.overlays import draw_overlay
 from stages.networks import build_classifier, load_network
 from stages.networks.config import ClassifierConfig
 from stages.serving import Prediction, Segmenter
@@ -147,6 +148,16 @@ def test_names_colours_and_overlay(bench, segmenter, pixels):
     assert background.any()
     np.testing.assert_array_equal(drawn[background], pixels[background])
     assert (drawn[~background] != pixels[~background]).any(1).mean() > 0.9
+
+
+def test_an_overlay_with_the_names_is_what_predict_draws(bench, segmenter, pixels):
+    prediction = segmenter(pixels)
+    named = prediction.overlay(opacity=0.3, legend=True)
+    expected = draw_overlay(pixels, prediction.mask, bench.dataset.class_names, bench.dataset.palette, 0.3)
+    np.testing.assert_array_equal(np.asarray(named), np.asarray(expected))
+    plain = np.asarray(prediction.overlay(opacity=0.3))
+    left = (named.width - plain.shape[1]) // 2
+    np.testing.assert_array_equal(np.asarray(named)[: len(plain), left : left + plain.shape[1]], plain)
 
 
 def test_probabilities_are_left_out_on_request(segmenter, pixels):
