@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "report": "semiseg_cli.report_commands",
     "status": "semiseg_cli.workspace_commands",
     "show": "semiseg_cli.workspace_commands",
+    "sheet": "semiseg_cli.sheet_command",
     "check-data": "semiseg_cli.data_commands",
     "plan": "semiseg_cli.plan_command",
     "verify": "semiseg_cli.workspace_commands",

@@ -260,7 +260,7 @@ def predicted_images(predictions: Artifact, workspace: Workspace) -> Dataset | I
     """The folder of images or the data set that was predicted, if it still exists; else None."""
     if folder := predictions.config.get("images"):
         with contextlib.suppress(DataError):
-            return ImageFolder(folder)
+            return ImageFolder(folder, white=predictions.config.get("white", 0))
         return None
     record = predictions.manifest.inputs.get("data")
     if record is None or record["artifact"] not in workspace.names():
