@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+from contextlib import redirect_stdout
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from stages.networks.normalisation import MEAN, STD
 
 CHOOSE = "python -c 'import timm; print(timm.list_models())' lists the names; most have feature maps (features_only)"
 
+PATCHES = "patch_embed.proj.weight"  # of transformers: (channels, 3, patch, patch)
+BIASES = "qkv.bias"  # of attention: zero in most of the published DINOv3, whose networks in timm have none
 WEIGHTS = {
     "hrnet_w18_small": "hrnet_w18_small.ms_in1k",  # Microsoft's, those of the papers
     "hrnet_w48": "hrnet_w48.ms_in1k",
@@ -78,15 +82,25 @@ def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def timm_names(net: nn.Module, state: dict[str, Any]) -> dict[str, Tensor]:
     """A state dict as its authors published it -> by the names of timm's network `net`, by timm's own conversion.
 
-    A position embedding of a different grid is resized. A state dict that timm cannot convert is returned as it is.
+    A position embedding of a different grid is resized. Patches of a different size, which timm would resize as well,
+    and biases that are not zero, which timm would leave out, stay: they do not fit. A state dict that timm cannot convert
+    is returned as it is.
     """
     convert = getattr(importlib.import_module(type(net).__module__), "checkpoint_filter_fn", None)
     if convert is None:
         return state
     try:
-        return dict(convert(state, net))
+        with redirect_stdout(io.StringIO()):  # where DINOv3's biases of zero are left out, timm prints an error
+            found = dict(convert(dict(state), net))
     except Exception:  # of a different network, whose entries timm's functions do not find: the caller names them
         return state
+    kept = {
+        key: value
+        for key, value in state.items()
+        if (key.endswith(PATCHES) and key in found and value.ndim == 4)
+        or (key.endswith(BIASES) and not {key, key.replace(BIASES, "q_bias")} & set(found) and bool(value.any()))
+    }
+    return {**found, **kept}
 
 
 def pretrained_state(name: str) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from artifacts.errors import ConfigError
 from stages.localization.activation_maps import for_inference, multi_scale_maps
 from stages.networks import Classifier, build_classifier, normalise
 from stages.networks.config import ClassifierConfig
@@ -118,3 +119,66 @@ def test_a_file_of_dinov2_with_registers_as_it_was_published(tmp_path: Path) -> 
     expected = {**state, "cls_token": state["cls_token"] + first}
     for key, value in expected.items():
         torch.testing.assert_close(found[f"net.model.{key}"], value, rtol=0, atol=0)
+
+
+def loaded(name: str, state: dict[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
+    """The state of a classifier's backbone that has its weights from a file with `state`, by timm's names."""
+    torch.save(state, folder / "weights.pth")
+    values = {"backbone": f"timm:{name}", "weights": str(folder / "weights.pth")}
+    found = build_classifier(ClassifierConfig.model_validate(values), 3, seed=0).backbone.state_dict()
+    return {key.removeprefix("net.model."): value for key, value in found.items()}
+
+
+def test_dinov2_after_fine_tuning_with_a_classifier_on_smaller_images(tmp_path: Path) -> None:
+    """Published, it has no classifier, and positions of 37 x 37 patches."""
+    name = "vit_small_patch14_dinov2"
+    torch.manual_seed(5)
+    state = timm.create_model(name, num_classes=5, img_size=56).state_dict()
+    found = loaded(name, state, tmp_path)
+    positions = timm.layers.resample_abs_pos_embed(state["pos_embed"], [37, 37])
+    assert state["pos_embed"].shape == (1, 1 + 4 * 4, 384)
+    for key in set(state) - {"head.weight", "head.bias"}:
+        torch.testing.assert_close(found[key], positions if key == "pos_embed" else state[key], rtol=0, atol=0)
+
+
+def published_dinov3(state: dict[str, torch.Tensor], depth: int) -> dict[str, torch.Tensor]:
+    """With the names of its authors, and their biases, which are zero."""
+    renamed = {
+        key.replace("reg_token", "storage_tokens")
+        .replace("gamma_1", "ls1.gamma")
+        .replace("gamma_2", "ls2.gamma"): value
+        for key, value in state.items()
+    }
+    biases = {f"blocks.{number}.attn.qkv.bias": torch.zeros(3 * 384) for number in range(depth)}
+    masks = {f"{key}_mask": torch.ones(3 * 384) for key in biases}
+    return {**renamed, **biases, **masks, "mask_token": torch.zeros(1, 384), "rope_embed.periods": torch.ones(16)}
+
+
+def test_a_file_of_dinov3_as_it_was_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """timm prints an error for each bias that it leaves out; one that is not zero would be lost without a word."""
+    name = "vit_small_patch16_dinov3"
+    torch.manual_seed(5)
+    state = timm.create_model(name, num_classes=0).state_dict()
+    published = published_dinov3(state, depth=12)
+    found = loaded(name, published, tmp_path)
+    assert all(torch.equal(found[key], value) for key, value in state.items())
+    assert capsys.readouterr().out == ""
+    published["blocks.3.attn.qkv.bias"][0] = 0.1
+    with pytest.raises(ConfigError, match=r"1 unexpected: blocks\.3\.attn\.qkv\.bias"):
+        loaded(name, published, tmp_path)
+
+
+def test_dinov3_after_fine_tuning_with_a_classifier(tmp_path: Path) -> None:
+    name = "vit_tiny_patch16_dinov3_qkvb"
+    torch.manual_seed(5)
+    state = timm.create_model(name, num_classes=5).state_dict()
+    found = loaded(name, state, tmp_path)
+    assert all(torch.equal(found[key], state[key]) for key in set(state) - {"head.weight", "head.bias"})
+
+
+def test_patches_of_a_different_size_are_not_resized(tmp_path: Path) -> None:
+    """Weights of a network with patches of 8 pixels would teach one with patches of 16 little."""
+    state = timm.create_model("test_vit").state_dict()
+    state["patch_embed.proj.weight"] = torch.randn(64, 3, 8, 8)
+    with pytest.raises(ConfigError, match=r"patch_embed\.proj\.weight \(64, 3, 8, 8\) instead of \(64, 3, 16, 16\)"):
+        loaded("test_vit", state, tmp_path)
