@@ -102,9 +102,7 @@ class TimmBackbone(Backbone):
     def sort_weights(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         if all(key in self.state_dict() for key in state):  # of a network artifact
             return state, {}
-        whole = create(
-            self.name, num_classes=1
-        )  # with a classifier, which DINOv2 and DINOv3 have after fine-tuning alone
+        whole = create(self.name, num_classes=1)  # with a classifier, which published DINOv2 and DINOv3 do not have
         state, known = timm_names(whole, state), whole.state_dict()
         used = {f"net.{self.names[plain]}": state[key] for key in state if (plain := _plain(key)) in self.names}
         rest = {key: value for key, value in state.items() if _plain(key) not in self.names}

@@ -83,8 +83,8 @@ def timm_names(net: nn.Module, state: dict[str, Any]) -> dict[str, Tensor]:
     """A state dict as its authors published it -> by the names of timm's network `net`, by timm's own conversion.
 
     A position embedding of a different grid is resized. Patches of a different size, which timm would resize as well,
-    and biases that are not zero, which timm would leave out, stay: they do not fit. A state dict that timm cannot convert
-    is returned as it is.
+    and biases that are not zero, which timm would leave out, stay: they do not fit. A state dict that timm cannot
+    convert is returned as it is.
     """
     convert = getattr(importlib.import_module(type(net).__module__), "checkpoint_filter_fn", None)
     if convert is None:

@@ -46,7 +46,7 @@ class DinoV2(Backbone):
 
     stride = PATCH
     low_stride = PATCH
-    unused_prefixes = ("mask_token",)  # of DINOv2's own files: for its training alone
+    unused_prefixes = ("mask_token", "head.")  # for DINOv2's training alone; the classifier, after fine-tuning in timm
 
     cls_token: nn.Parameter
     pos_embed: nn.Parameter

@@ -18,6 +18,8 @@ from stages.networks.config import NetworkConfig
 NETWORKS = {
     "tiny": {"preset": "tiny"},
     "mobilenet_v2": {"preset": "mobilenet_v2", "weights": "none", "freeze_batch_norm": False},
+    "timm-convnext": {"backbone": "timm:test_convnext", "head_channels": 8},  # dilated, to the output stride 16
+    "timm-vit": {"backbone": "timm:test_vit", "head_channels": 8},
 }
 ALONE = """
 import json, sys, torch
@@ -32,6 +34,8 @@ print(extra["metadata.json"])
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_plain_torch_loads_it_and_gives_what_the_network_gives(name, tmp_path):
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
     network = build_segmenter(NetworkConfig.model_validate(NETWORKS[name]), 4, seed=1).eval()
     network.class_names = ("background", "a", "b", "c")
     with torch.no_grad():  # scores that differ

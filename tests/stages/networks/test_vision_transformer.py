@@ -152,13 +152,13 @@ def test_a_segmenter_gives_logits_for_every_pixel_and_comes_back(tmp_path: Path)
 def test_a_state_dict_of_timm_or_dinov2_is_loaded_whole(tmp_path: Path) -> None:
     """DINOv2's own files hold a mask token beside the same names (made here: the shapes are those of the small one)."""
     torch.manual_seed(5)  # not the seed of the network below
-    state = timm.create_model(NAME, num_classes=0).state_dict()
+    state = timm.create_model(NAME, num_classes=5).state_dict()  # with a classifier, as after fine-tuning
     assert state["pos_embed"].shape == (1, 1 + 37 * 37, 384)
     state["mask_token"] = torch.zeros(1, 384)
     torch.save(state, tmp_path / "dinov2.pth")
     network = build_segmenter(NetworkConfig.model_validate({**SMALL, "weights": str(tmp_path / "dinov2.pth")}), 3, 0)
     own = network.backbone.state_dict()
-    assert set(own) == set(state) - {"mask_token"}
+    assert set(own) == set(state) - {"mask_token", "head.weight", "head.bias"}
     assert all(torch.equal(value, state[name]) for name, value in own.items())
     assert {group["name"] for group in network.parameter_groups()} == {
         *("pretrained.weights", "pretrained.biases", "new.weights", "new.biases")
