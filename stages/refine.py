@@ -120,7 +120,10 @@ def _check_training(refiner: Artifact, config: RefineConfig) -> None:
 def _open(config: RefineConfig, inputs: RefineInputs) -> tuple[Dataset, KnownImages, list[str]]:
     from stages.localization.known_images import known_images
 
-    images, ids = known_images(inputs.data, inputs.seeds, config.splits, "masks" in config.method.card.uses)
+    method = config.method
+    images, ids = known_images(
+        inputs.data, inputs.seeds, config.splits, "masks" in method.card.uses, method.takes_unlabelled
+    )
     return images.dataset, images, ids
 
 

@@ -18,10 +18,12 @@ class Known:
 
     Attributes:
         image: RGB, uint8 (H, W, 3).
-        classes: the image-level labels as class ids, ascending, without background.
+        classes: the image-level labels as class ids, ascending, without background; of an image without known labels
+            the classes that have a score map.
         scores: its score maps.
         mask: the true mask, uint8 (H, W), only of images whose masks may be used for training.
         saliency: float32 (H, W), 0..1, where the score maps came with one.
+        labelled: whether its image-level labels are known.
     """
 
     image_id: str
@@ -30,3 +32,4 @@ class Known:
     scores: ScoreMap
     mask: NDArray | None = None
     saliency: NDArray | None = None
+    labelled: bool = True

@@ -27,12 +27,14 @@ class KnownImages:
         scores: if empty, there are no score maps yet: each image gets maps of no class.
         saliency: the folder of saliency maps that came with the scores; an image without a file there has none.
         masked: ids of the images whose true masks may be used for training.
+        unlabelled: whether images without image-level labels are taken; else they are a DataError.
     """
 
     dataset: Dataset
     scores: Mapping[str, ScoreMap] = field(default_factory=dict)
     saliency: Path | None = None
     masked: Collection[str] = ()
+    unlabelled: bool = False
 
     def __getitem__(self, image_id: str) -> Known:
         return self.known(image_id, self.dataset.image(image_id))
@@ -42,6 +44,7 @@ class KnownImages:
         from stages.localization.saliency import read_saliency  # scipy: only where an image is read
 
         size = (image.shape[0], image.shape[1])
+        labelled = not self.unlabelled or self.dataset.has_tags(image_id)
         if self.scores:
             scores = self.scores[image_id]
             check_fits(scores, self.dataset)
@@ -51,10 +54,11 @@ class KnownImages:
         return Known(
             image_id,
             image,
-            self.dataset.tags(image_id),
+            self.dataset.tags(image_id) if labelled else [int(c) for c in scores.classes if c],
             scores,
             self.dataset.mask(image_id) if image_id in self.masked else None,
             read_saliency(file, size) if file is not None and file.is_file() else None,
+            labelled,
         )
 
     def batches(self, ids: Sequence[str], batch_size: int, threads: int = 1) -> Iterator[list[Known]]:
@@ -76,11 +80,12 @@ class KnownImages:
 
 
 def known_images(
-    data: Artifact, seeds: Artifact, splits: Sequence[Split], masks: bool = False
+    data: Artifact, seeds: Artifact, splits: Sequence[Split], masks: bool = False, unlabelled: bool = False
 ) -> tuple[KnownImages, list[str]]:
     """The images, and the sorted ids of those of the splits, of all with score maps where there are no splits.
 
-    masks: whether the true masks of the split train may be used. DataError if score maps or images are missing.
+    masks: whether the true masks of the split train may be used. unlabelled: see `KnownImages`. DataError if score maps
+    or images are missing.
     """
     dataset = Dataset(data)
     ids = ids_of(dataset, splits) if splits else []
@@ -93,7 +98,7 @@ def known_images(
             "give the data set that the score maps were made from",
         )
     masked = frozenset(dataset.ids("train")) if masks else frozenset()
-    return KnownImages(dataset, maps, seeds.path / "saliency", masked), ids
+    return KnownImages(dataset, maps, seeds.path / "saliency", masked, unlabelled), ids
 
 
 def score_maps_of(seeds: Artifact, ids: Collection[str], data: Artifact) -> ScoreMaps:

@@ -35,7 +35,8 @@ class BackgroundShare(Refiner):
 
     P: the score maps; T: the labels of the image; k: one factor for all images, with which the background has the
     highest score on the same share of pixels as in the masks of the split train. Images without a label are background,
-    and not counted. Maps without a background get one of 1/2 everywhere first.
+    and not counted. Maps without a background get one of 1/2 everywhere first. Images whose labels are not known are
+    not counted either, and their scores stay (k = 1): what they show is not known, so neither is their share.
     """
 
     def start(self, dataset: Dataset, scores: Mapping[str, ScoreMap]) -> None:
@@ -45,7 +46,8 @@ class BackgroundShare(Refiner):
         """Of each image, how many pixels have which log-ratio between background and the best class."""
         for known in (known for batch in batches for known in batch):
             background, foreground, _ = split(known)
-            ratios = log_ratios(background, foreground) if len(foreground) else np.zeros(0)
+            counts = known.labelled and len(foreground) > 0
+            ratios = log_ratios(background, foreground) if counts else np.zeros(0)
             yield known.image_id, {"ratios": np.histogram(ratios, BINS, (-FURTHEST, FURTHEST))[0][None]}
 
     def decide(self, surveys: Surveys, progress: Progress) -> tuple[dict[str, NDArray], dict[str, float]]:
@@ -56,7 +58,8 @@ class BackgroundShare(Refiner):
         assert self.decided is not None  # the stage gives it, see `whole_set`
         for known in (known for batch in batches for known in batch):
             background, foreground, classes = split(known)
-            scores = np.concatenate([background * self.decided[known.image_id]["factor"][0], foreground])
+            factor = self.decided[known.image_id]["factor"][0] if known.labelled else 1.0
+            scores = np.concatenate([background * factor, foreground])
             scores = (scores / scores.sum(0).clip(LEAST)).astype(np.float32)
             yield replace(known.scores, scores=scores, classes=classes, meaning="refined")
 

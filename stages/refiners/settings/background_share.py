@@ -30,5 +30,6 @@ class BackgroundShareSettings(RefinerSettings):
     )
     reads: ClassVar[tuple[str, ...]] = ("seeds", "refined", "predictions")
     whole_set: ClassVar[bool] = True
+    takes_unlabelled: ClassVar[bool] = True
     name: Literal["background-share"] = "background-share"
     batch_size: int = Field(8, ge=1, description="Images of identical size that are read together.")

@@ -19,6 +19,8 @@ class RefinerSettings(MethodSettings):
     """The kinds of artifacts whose score maps it refines; only those of seeds are without background for certain."""
     whole_set: ClassVar[bool] = False
     """Whether the refiner sees all images before it refines the first one (`Refiner.survey`)."""
+    takes_unlabelled: ClassVar[bool] = False
+    """Whether images without image-level labels may be among those that it refines."""
     training: ClassVar[type[RefinerTrainingSettings] | None] = None
     """The settings of the training of its network, its own or a different refiner's; None if it takes no network."""
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from artifacts.errors import DataError
 from artifacts.masks import read_mask
-from artifacts.score_maps import ScoreMap, ScoreMapWriter
+from artifacts.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
 from artifacts.store import Workspace
 from stages.engine.known import Known
 from stages.refiners.background_share import (
@@ -66,6 +70,17 @@ def test_the_factor_is_of_the_background_alone():
     assert found.scores.ravel() == pytest.approx([0.25, 0.75])
 
 
+def test_an_image_without_known_labels_does_not_count_and_keeps_its_scores():
+    refiner = BackgroundShare(BackgroundShareSettings(), None, Means(torch.device("cpu")))
+    scores = np.array([0.6, 0.3, 0.1]).reshape(3, 1, 1)
+    unknown = replace(known_of(scores, (0, 1, 2), (1, 2)), labelled=False)
+    ((_, survey),) = refiner.survey([[unknown]])
+    assert not survey["ratios"].any()
+    refiner.decided = Decided(["a"], np.array([1]), {"factor": np.array([0.5])})
+    (found,) = refiner.refine([[unknown]])
+    assert found.scores.ravel() == pytest.approx(scores.ravel())
+
+
 @pytest.mark.parametrize("wanted", [0.0, 0.3, 0.75, 1.0])
 def test_the_share_is_that_of_a_sort_of_all_pixels(wanted):
     ratios = np.random.default_rng(0).normal(1, 3, 20_000).clip(-11, 11)
@@ -113,6 +128,25 @@ def test_as_many_pixels_become_background_as_in_the_masks(space):
     assert share_of_background(refined, set(IDS) - set(shown)) == 1
     assert refined.summary["whole_set"]["background"] == pytest.approx(wanted)
     assert refined.summary["whole_set"]["factor"] < 1
+
+
+def test_images_without_labels_pass_as_they_are(space):
+    """The data set without the labels of w1 and w2, which move to the split unlabelled; all others as before."""
+    record = json.loads((space.path / "data" / "dataset.json").read_text())
+    record["splits"] |= {"weak": ["w0", "w3"], "unlabelled": ["w1", "w2"]}
+    for image_id in ("w1", "w2"):
+        del record["tags"][image_id]
+
+    def write(writer):
+        shutil.copytree(space.path / "data", writer.path, dirs_exist_ok=True)
+        (writer.path / "manifest.json").unlink()
+        writer.write_json("dataset.json", record)
+
+    publish(space, "fewer", "dataset", write)
+    refined = run(space, "refine", "refined", METHOD, {"data": "fewer", "seeds": "guesses"})
+    guesses, maps = ScoreMaps(space.artifact("guesses")), ScoreMaps(refined)
+    assert np.abs(maps["w1"].scores - guesses["w1"].scores).max() < 1e-3
+    assert np.abs(maps["w0"].scores - guesses["w0"].scores).max() > 0.05
 
 
 def test_the_share_is_that_of_the_masks_of_train_that_show_something(space):
