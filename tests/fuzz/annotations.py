@@ -1,4 +1,4 @@
-"""Annotation files of COCO, LabelMe, CVAT and Supervisely from known masks, half of them broken somewhere.
+"""Annotation files of six formats (see KINDS) from known masks, half of them broken somewhere.
 
 A whole file must give the mask that was meant, drawn here by scikit-image, by slices and by a plain loop; a broken one
 a mask of its size, or a DataError that names the file.
@@ -23,8 +23,10 @@ from artifacts.errors import DataError
 from stages.data.annotations.coco_outlines import read_coco
 from stages.data.annotations.cvat import read_cvat
 from stages.data.annotations.drawing import Drawing, draw
+from stages.data.annotations.label_studio import read_label_studio
 from stages.data.annotations.labelme import read_labelme
 from stages.data.annotations.supervisely import read_supervisely
+from stages.data.annotations.yolo import read_yolo
 
 IDS = {"cat": 1, "dog": 2}
 JUNK = (
@@ -56,7 +58,7 @@ def fuzz(rng: random.Random, folder: Path) -> str:
     broken = rng.random() < 0.5
     path.write_bytes(_broken(rng, kind, text) if broken else text.encode())
     try:
-        drawings = _read(kind, path)
+        drawings = _read(kind, path, size)
         masks = [draw(drawing, IDS) for drawing in drawings]
     except DataError as error:
         if not broken or path.name not in error.message:
@@ -72,7 +74,7 @@ def fuzz(rng: random.Random, folder: Path) -> str:
     return f"{kind} read"
 
 
-def _read(kind: str, path: Path) -> list[Drawing]:
+def _read(kind: str, path: Path, size: Size) -> list[Drawing]:
     if kind == "coco":
         file = read_coco(path)
         if file.problems:
@@ -80,12 +82,16 @@ def _read(kind: str, path: Path) -> list[Drawing]:
         return [file.annotations_of(stem) for stem in file.image_ids]
     if kind == "cvat":
         return list(read_cvat(path).drawings.values())
+    if kind == "label_studio":
+        return list(read_label_studio(path, lambda names: "a", lambda image_id: size).drawings.values())
+    if kind == "yolo":
+        return [read_yolo(path, size, sorted(IDS))]
     return [(read_labelme if kind == "labelme" else read_supervisely)(path)]
 
 
 def _broken(rng: random.Random, kind: str, text: str) -> bytes:
     """The file with one value exchanged, cut off, or with a stretch of other characters."""
-    if kind != "cvat" and rng.random() < 0.6:
+    if kind not in ("cvat", "yolo") and rng.random() < 0.6:
         content = json.loads(text)
         places = list(_places(content))
         for _ in range(rng.randint(1, 3)):
@@ -93,7 +99,7 @@ def _broken(rng: random.Random, kind: str, text: str) -> bytes:
             inside[key] = rng.choice(JUNK)
         return json.dumps(content).encode()
     data = text.encode()
-    start = rng.randrange(len(data))
+    start = rng.randrange(max(len(data), 1))
     if rng.random() < 0.3:
         return data[:start]
     filling = rng.choice([b"", b"9" * 400, b'"', b"<", b"[" * 3000, b"-", b"e9", b"\xff\x00", b"nan", b",", b";;"])
@@ -312,4 +318,67 @@ def _closed(outline: list[list[int]], size: Size) -> np.ndarray:
     return inside
 
 
-KINDS = {"coco": _coco, "cvat": _cvat, "labelme": _labelme, "supervisely": _supervisely}
+def _label_studio(rng: random.Random, folder: Path, size: Size) -> tuple[Path, str, np.ndarray]:
+    results, meant = [], []
+    shares = np.array([100 / size[1], 100 / size[0]])
+    for number in range(rng.randint(0, 4)):
+        label, kind = rng.choice(sorted(IDS)), rng.choice(["polygon", "rectangle", "brush", "keypoint"])
+        value: dict[str, Any] = {f"{kind}labels": [label]}
+        if kind == "polygon":
+            points, inside = _outline(rng, size)
+            value["points"] = (np.array(points) * shares).tolist()
+        elif kind == "rectangle":
+            (left, top, right, bottom), inside = _box(rng, size)
+            box = np.array([[left, top], [right - left, bottom - top]]) * shares
+            value |= dict(zip(("x", "y", "width", "height"), box.ravel().tolist(), strict=True)) | {"rotation": 0}
+        elif kind == "brush":
+            inside = _blob(rng, size)
+            value |= {"format": "rle", "rle": _brush(rng, inside)}
+        else:
+            value |= {"x": 1, "y": 1}
+            inside = np.zeros(size, bool)
+        results.append({"id": str(number), "type": f"{kind}labels", "from_name": "x", "to_name": "y", "value": value})
+        results[-1] |= {"original_width": size[1], "original_height": size[0], "image_rotation": 0}
+        meant.append((label, inside))
+    annotations = [{"id": 2, "result": results, "updated_at": "2024-02-02T00:00:00Z"}]
+    if rng.random() < 0.5:  # an older one, which does not count
+        annotations.append({"id": 1, "result": [], "updated_at": "2024-01-01T00:00:00Z"})
+    rng.shuffle(annotations)
+    task = {"id": 1, "data": {"image": "/data/upload/1/0a1b2c3d-a.png"}, "annotations": annotations}
+    return folder / "a.json", json.dumps([task]), _layers(meant, size)
+
+
+def _brush(rng: random.Random, inside: np.ndarray) -> list[int]:
+    """Label Studio's packed bits, in runs of any length: of equal values, or of values that are written out."""
+    values = [255 * int(pixel) for pixel in inside.ravel() for _ in range(4)]
+    text, at = f"{len(values):032b}00111" + "0010" + "0011" + "0111" + "1111", 0
+    while at < len(values):
+        run = values[at : at + rng.randint(1, 8)]
+        same = len(set(run)) == 1
+        text += f"{int(same)}00{len(run) - 1:03b}" + "".join(f"{value:08b}" for value in (run[:1] if same else run))
+        at += len(run)
+    text += "0" * (-len(text) % 8)
+    return [int(text[place : place + 8], 2) for place in range(0, len(text), 8)]
+
+
+def _yolo(rng: random.Random, folder: Path, size: Size) -> tuple[Path, str, np.ndarray]:
+    lines, meant = [], []
+    for _ in range(rng.randint(0, 4)):
+        label = rng.choice(sorted(IDS))
+        points, inside = _outline(rng, size)
+        shares = [repr(value / side) for x, y in points for value, side in ((x, size[1]), (y, size[0]))]
+        lines.append(" ".join([rng.choice(["{}", "{}.0"]).format(sorted(IDS).index(label)), *shares]))
+        meant.append((_area(points), label, inside))
+    meant.sort(key=lambda entry: -entry[0])
+    text = rng.choice(["\n", "\r\n"]).join([*lines, ""])
+    return folder / "a.txt", text, _layers([(label, inside) for _, label, inside in meant], size)
+
+
+KINDS = {
+    "coco": _coco,
+    "cvat": _cvat,
+    "label_studio": _label_studio,
+    "labelme": _labelme,
+    "supervisely": _supervisely,
+    "yolo": _yolo,
+}
