@@ -6,30 +6,41 @@ import copy
 import csv
 import dataclasses
 import shutil
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from artifacts.canonical import digest
 from artifacts.dataset import Dataset
+from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, ConfigError, DataError, UsageError
 from artifacts.item_shapes import Review
 from artifacts.json_items import read_json
-from artifacts.store import Artifact
+from artifacts.store import TEMPORARY, Artifact
 from semiseg_cli.console import bullets, duration, json_text, plain_table, say, talk, written
 from semiseg_cli.data_commands import check_raw_data, tell_findings
 from semiseg_cli.plan_command import bytes_in, seconds_in
 from semiseg_cli.recipe_run import Run
-from stages.contract import Execution, PlainProgress
+from stages.contract import Execution, PlainProgress, Progress
 from stages.pipeline.recipe import Recipe, resolve
 from stages.pipeline.recipe_file import recipe_values
-from stages.planning.own_recipe import DATA, FINAL, OwnPlan, own_plan, scores_of, with_choice, with_plan
-from stages.planning.records import Wishes
+from stages.planning.own_recipe import (
+    DATA,
+    FINAL,
+    OwnPlan,
+    iterations_again,
+    own_plan,
+    scores_of,
+    with_choice,
+    with_plan,
+)
+from stages.planning.records import Plan, Wishes
 
 PLAN_FILE = "own-plan.json"
 SUMMARY = "summary.json"
-SHARE_OF_PLAN = 0.6  # of the time: the choice is trained once more
 ENOUGH_FOR = {"val": 5, "holdout": 10}  # images with masks from which a fifth is set aside
 
 
@@ -37,6 +48,7 @@ class Own:
     """One run, whose recipe grows: the data, the nodes of the plan, those of the choice."""
 
     def __init__(self, path: Path, settings: Sequence[str], running: Run) -> None:
+        running.execution = dataclasses.replace(running.execution, progress=_Once(running.execution.progress))
         self.path, self.settings, self.running = path, settings, running
         self.workspace, self.execution = running.workspace, running.execution
         self.began = time.monotonic()
@@ -46,6 +58,7 @@ class Own:
         self.settings = [*self.settings, *_set_aside(self._resolved(_bare(raw)), self.execution)]
         recipe = self._resolved(raw)
         target = self._target(recipe.parameters)
+        _wishes(recipe.parameters)  # mistakes come before any work
         self._check(recipe)
         self._make(recipe)
         data = self.workspace.artifact(DATA)
@@ -56,9 +69,10 @@ class Own:
         raw = with_plan(raw, plan, has_holdout)
         self._make(self._resolved(raw))
         chosen = self._choose(plan, has_holdout)
-        self._make(self._resolved(with_choice(raw, plan, chosen, has_masks, has_holdout, has_val)))
+        again = self._iterations_again(plan, chosen) if has_holdout else 0
+        self._make(self._resolved(with_choice(raw, plan, chosen, has_masks, again, has_val)))
         self.running.finish()
-        self._deliver(target, dataset.class_names, chosen, FINAL if has_holdout else chosen, has_val)
+        self._deliver(target, dataset.class_names, chosen, FINAL if again else chosen, has_val)
 
     def _resolved(self, raw: dict[str, Any]) -> Recipe:
         return resolve(raw, str(self.path), None, self.settings)
@@ -72,8 +86,17 @@ class Own:
         target = Path(given["target"] or self.workspace.path / "model").expanduser()
         if target.exists() and not target.is_dir():
             raise UsageError(f"target names {target}, which is not a folder", "name a new folder")
-        if target.is_dir() and any(target.iterdir()) and not (target / SUMMARY).is_file():
-            raise UsageError(f"the folder {target} holds other files", "--set target=DIR names a new one")
+        try:
+            if target.is_dir() and any(target.iterdir()) and not (target / SUMMARY).is_file():
+                raise UsageError(f"the folder {target} holds other files", "--set target=DIR names a new one")
+            if given["target"]:  # the folder of the workspace is tried by what is made there
+                target.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=target):
+                    pass
+        except OSError as error:
+            raise UsageError(
+                f"target names {target}, where nothing can be written: {error.strerror}", "name a folder of yours"
+            ) from None
         return target
 
     def _check(self, recipe: Recipe) -> None:
@@ -87,8 +110,8 @@ class Own:
 
     def _plan(self, data: Artifact, given: dict[str, Any]) -> OwnPlan:
         """The plan that was made for this data and these wishes; a new one where there is none."""
-        wishes = {key: given[key] for key in ("budget", "memory", "weights", "network", "method", "iterations")}
-        key = digest({"data": data.manifest.content, "wishes": wishes, "device": self.execution.device})
+        asked = {key: given[key] for key in ("budget", "memory", "weights", "network", "method", "iterations")}
+        key = digest({"data": data.manifest.content, "wishes": asked, "device": self.execution.device})
         path = self.workspace.path / PLAN_FILE
         if path.is_file():
             try:
@@ -99,43 +122,36 @@ class Own:
                 if recorded.key == key:
                     say(f"the plan is that of {path}")
                     return recorded
-        plan = own_plan(self._planned(data, given), key)
+        wishes = _wishes(given)
+        plan = own_plan(self._planned(data, given, wishes), key, wishes, self._spent(data))
         with written(path):
             path.write_text(json_text(plan.model_dump()) + "\n", encoding="utf-8")
         return plan
 
-    def _planned(self, data: Artifact, given: dict[str, Any]) -> Any:
+    def _planned(self, data: Artifact, given: dict[str, Any], wishes: Wishes) -> Plan:
         from stages.planning.fingerprint import fingerprint
         from stages.planning.machine import this_machine
         from stages.planning.probe import probed_plan
 
         memory = bytes_in(str(given["memory"])) if given["memory"] else None
-        budget = seconds_in(str(given["budget"])) if given["budget"] else None
-        if budget is not None:
-            budget = max(budget - (time.monotonic() - self.began), 1) * SHARE_OF_PLAN
-        iterations = str(given["iterations"])
-        if iterations and not iterations.isdigit():
-            raise ConfigError(f"iterations is {iterations}, expected a number of steps", "--set iterations=300")
-        wishes = Wishes(
-            network=str(given["network"]),
-            weights=str(given["weights"]),
-            method=str(given["method"]),
-            iterations=int(iterations) if iterations else None,
-            budget_s=budget,
-        )
         machine = this_machine(self.execution.device, memory, self.execution.workers)
         say("planning: a few steps of each training are measured")
-        return probed_plan(data, fingerprint(data), machine, wishes, DATA, say)
+        return probed_plan(data, fingerprint(data), machine, wishes, DATA, say, partial(self._spent, data))
+
+    def _spent(self, data: Artifact) -> float:
+        """Seconds since the command began, and those that an earlier run took to prepare the data."""
+        return time.monotonic() - self.began + (data.manifest.seconds if self.running.kept(DATA) else 0)
 
     def _show(self, plan: OwnPlan) -> None:
-        table = plain_table("setting", "value", "because", "source")
+        table = plain_table("setting", "value", "because")
         for choice in plan.choices:
-            table.add_row(*choice)
+            table.add_row(*choice[:3])
         talk().print(table)
         if plan.remarks:
             talk().print(bullets(plan.remarks))
-        if plan.total_s is not None:
-            say(f"predicted: {duration(plan.total_s)} up to the choice")
+        later = sum(plan.seconds.values())
+        of_budget = "" if plan.budget_s is None else f"; {duration(plan.spent_s)} of {duration(plan.budget_s)} are over"
+        say(f"predicted: {duration(later)}, {duration(plan.up_to_choice_s())} of it up to the choice{of_budget}")
 
     # --------------------------------------------------------------------------------------------- the choice
 
@@ -153,30 +169,52 @@ class Own:
         say(f"chosen: {chosen} (mean IoU on the holdout, percent: {listed})")
         return chosen
 
+    def _iterations_again(self, plan: OwnPlan, chosen: str) -> int:
+        """The iterations that the time left allows, and a sentence where they are fewer than planned.
+
+        Time is what the nodes took, in earlier runs too, so that a run that is repeated comes to the same answer.
+        """
+        networks = [name for one in plan.segmenters for name in (f"{one}-holdout", scores_of(one))]
+        nodes = [*(step.name for step in plan.steps), *networks]
+        took = {name: self.workspace.artifact(name).manifest.seconds for name in nodes}
+        again = iterations_again(plan, chosen, took)
+        planned = next(step for step in plan.steps if step.name == chosen).config["iterations"]
+        if again < planned and plan.budget_s is not None:
+            over = f"{duration(plan.spent_s + sum(took.values()))} of {duration(plan.budget_s)} are over"
+            left = f"{again:,} of {planned:,} steps" if again else "no time"
+            what = f"{left} to train the choice again, with the masks of the holdout"
+            say(f"{over}, which leaves {what}{'' if again else ': it is taken as it is'}")
+        return again
+
     def _deliver(self, target: Path, classes: Sequence[str], chosen: str, segmenter: str, has_val: bool) -> None:
         """Writes the network, the masks of all images, drawn on them too, and a summary into the target folder."""
-        from stages.export.onnx import export_onnx
-        from stages.networks import load_network
-
         network, predictions = (self.workspace.artifact(name) for name in (segmenter, "predictions"))
         summary: dict[str, Any] = {"method": chosen, "classes": list(classes)}
         if has_val:
             summary["val"] = dict(self.workspace.artifact(f"{segmenter}-val-scores").manifest.summary)
-        target.mkdir(parents=True, exist_ok=True)
-        with written(target / SUMMARY) as file:
-            file.write_text(json_text(summary) + "\n", encoding="utf-8")
-        with written(target / "network"):
-            shutil.copytree(network.path, target / "network", dirs_exist_ok=True)
-        with written(target / "masks"):
-            shutil.copytree(predictions.path / "masks", target / "masks", dirs_exist_ok=True)
-        _copy_overlays(predictions, target / "overlays")
         try:
-            with written(target / "segmenter.onnx") as file:
-                export_onnx(load_network(network), file)
-        except ConfigError as error:  # the package onnx is not installed, or the network cannot be held
-            say(f"no segmenter.onnx: {error.message} ({error.hint})")
-        if "review" in self.workspace.names():
-            self._advise(target, self.workspace.artifact("review").json("review.json", Review))
+            with written(target / SUMMARY) as file:
+                target.mkdir(parents=True, exist_ok=True)
+                file.write_text(json_text(summary) + "\n", encoding="utf-8")
+            _copy(network.path, target / "network")
+            _copy(predictions.path / "masks", target / "masks")
+            _copy_overlays(predictions, target / "overlays")
+            _export(network, target / "segmenter.onnx")
+            if "review" in self.workspace.names():
+                self._advise(target, self.workspace.artifact("review").json("review.json", Review))
+        except (ArtifactError, ConfigError) as error:
+            kept = f"the trained network is kept in {network.path}, and the same command goes on from there"
+            raise type(error)(error.message, f"{error.hint}; {kept}") from error
+        say(self._last_line(summary, target))
+
+    def _last_line(self, summary: Mapping[str, Any], target: Path) -> str:
+        """Which model it is, how good it is, how long it took."""
+        line = f"the model in {target} is {summary['method']}"
+        if scores := summary.get("val"):
+            low, high = scores.get("mean_iou_interval", (None, None))
+            between = "" if low is None else f" (95 %: {100 * low:.1f} to {100 * high:.1f})"
+            line += f", mean IoU {100 * scores['mean_iou']:.1f} %{between} on the {scores['images']} images of val"
+        return f"{line}; {duration(time.monotonic() - self.began)} in all"
 
     def _advise(self, target: Path, review: Review) -> None:
         """Writes what to label next, and which masks to look at; prints the class that needs masks most."""
@@ -204,6 +242,65 @@ def _copy_overlays(predictions: Artifact, folder: Path) -> None:
         for suffix in ("jpg", "png"):
             if (name := f"{mask.stem}.{suffix}") not in made:
                 (folder / name).unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a folder whole or not at all: what an earlier run has written stays until then."""
+    part = target.with_name(f"{TEMPORARY}{target.name}")
+    with written(target):
+        try:
+            for file in sorted(path for path in source.rglob("*") if path.is_file()):
+                place = part / file.relative_to(source)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with disk_errors(target):
+                    shutil.copyfile(file, place)
+            shutil.rmtree(target, ignore_errors=True)
+            part.rename(target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _export(network: Artifact, target: Path) -> None:
+    """Writes the network as ONNX, whole or not at all; says why where that cannot be."""
+    from stages.export.onnx import export_onnx
+    from stages.networks import load_network
+
+    part = target.with_name(f"{TEMPORARY}{target.name}")
+    try:
+        with written(target), disk_errors(target):
+            export_onnx(load_network(network), part)
+            part.replace(target)
+    except ConfigError as error:  # the package onnx is not installed, or the network cannot be held
+        say(f"no {target.name}: {error.message} ({error.hint})")
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _wishes(given: dict[str, Any]) -> Wishes:
+    iterations = str(given["iterations"])
+    if iterations and not iterations.isdigit():
+        raise ConfigError(f"iterations is {iterations}, expected a number of steps", "--set iterations=300")
+    return Wishes(
+        network=str(given["network"]),
+        weights=str(given["weights"]),
+        method=str(given["method"]),
+        iterations=int(iterations) if iterations else None,
+        budget_s=seconds_in(str(given["budget"])) if given["budget"] else None,
+        model=True,
+    )
+
+
+class _Once:
+    """Says each sentence once: the same files are checked, prepared, and prepared again with the holdout's masks."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.track = progress.track
+        self._progress, self._said = progress, set[str]()
+
+    def note(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._progress.note(text)
 
 
 class _Silent(PlainProgress):

@@ -58,6 +58,10 @@ class Run:
             raise typer.Exit(130) from None
         self._report = self._report.joined(report_)
 
+    def kept(self, name: str) -> bool:
+        """Whether a node was fresh: made by an earlier run."""
+        return name in self._report.fresh
+
     def finish(self) -> None:
         """The counts, the table and the page. Exit with the error's code where one failed."""
         if not is_main_rank():

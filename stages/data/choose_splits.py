@@ -74,7 +74,8 @@ def scenes_of(
     scene_of = find_scenes(files, execution.workers)
     several = {scene for scene, count in Counter(scene_of.values()).items() if count > 1}
     together = sum(scene in several for scene in scene_of.values())
-    execution.progress.note(f"scenes: {together:,} images are near-duplicates or of series, {len(several):,} scenes")
+    found = f"{together:,} images are near-duplicates or of series, {len(several):,} scenes"
+    execution.progress.note(f"scenes: {found if several else 'no near-duplicates and no series among the images'}")
     return scene_of
 
 

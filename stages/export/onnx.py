@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from artifacts.disk_errors import disk_error
 from artifacts.errors import ConfigError
 from stages.export.whole_network import CHECKED, WholeNetwork, image_to_try, metadata
 from stages.networks.segmenter import Segmenter
@@ -108,6 +109,8 @@ def export_onnx(network: Segmenter, path: Path, half: bool = False) -> None:
                 )
             _require_free_sizes(model, path, tolerance=0.1 if half else 1e-3)
         except (TypeError, ValueError, RuntimeError) as error:
+            if (mended := disk_error(error, path)) is not error:  # torch reports a full disk as a RuntimeError
+                raise mended from error
             raise ConfigError(
                 f"a network on {network.config.backbone} cannot be written as ONNX: {str(error).splitlines()[0]}",
                 "others can: ResNets, HRNets, EfficientNets, ConvNeXt, Swin, ViT, DINOv2, DINOv3",

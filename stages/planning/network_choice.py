@@ -32,14 +32,16 @@ def choose_network(machine: Machine, wishes: Wishes) -> ChosenNetwork:
     given, file = wishes.network, "" if wishes.weights in ("", *PUBLISHED, "none") else wishes.weights
     if given and given not in PRESETS:
         meant = did_you_mean(given, PRESETS, list_known=False)
-        raise ConfigError(f"--network {given}: not a preset{meant}", f"one of {', '.join(PRESETS)}")
+        raise ConfigError(f"{wishes.named('network', given)}: not a preset{meant}", f"one of {', '.join(PRESETS)}")
     if file and not Path(file).expanduser().is_file():
-        raise ConfigError(f"--weights: there is no file {file}", "a file of weights, imagenet (downloads) or none")
+        raise ConfigError(
+            f"{wishes.named('weights', file)}: there is no such file", "a file of weights, imagenet (downloads) or none"
+        )
     backbone = PRESETS[given]["backbone"] if given else _backbone_of(Path(file).name) if file else ""
     if file and not backbone:
         raise ConfigError(
             f"the name of {file} does not say which network the weights are of",
-            f"name it: --network {', '.join(rule.preset for rule in NETWORKS[:-1])}",
+            "name it: " + wishes.named("network", ", ".join(rule.preset for rule in NETWORKS[:-1])),
         )
     rule = _rule(machine, wishes, backbone)
     rule = replace(rule, preset=given or rule.preset)
@@ -82,11 +84,11 @@ def _weights(rule: NetworkRule, machine: Machine, wishes: Wishes, file: str) -> 
         return "none", "as given", ()
     if rule.backbone == "tiny":
         remark = "random weights: with few masks a network with pretrained weights makes a much better start "
-        hint = "(--weights FILE, or --weights imagenet, which downloads them)"
+        hint = f"({wishes.named('weights', 'FILE')}, or imagenet, which downloads them)"
         return "none", "no pretrained weights were found on this machine", (remark + hint,)
     raise ConfigError(
         f"no weights of {rule.backbone} were found on this machine",
-        "--weights FILE, --weights imagenet (downloads them), or --weights none",
+        f"{wishes.named('weights', 'FILE')}, imagenet (downloads them) or none",
     )
 
 

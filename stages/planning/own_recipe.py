@@ -1,16 +1,19 @@
 """The recipe `own`: from the steps of a plan to nodes that are compared on the holdout, and those of the choice.
 
 raw = with_plan(recipe_values(path), plan, choosing=True)          # the networks of the plan, scored on the holdout
-raw = with_choice(raw, plan, "self-training", True, True, True)             # and the choice, scored on val
+raw = with_choice(raw, plan, "self-training", True, 300, True)              # and the choice, scored on val
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from artifacts.json_items import Anything, Shape
-from stages.planning.records import Plan
+from stages.planning.records import Plan, Wishes
+from stages.planning.rules import LEAST_AGAIN, SAFETY
+from stages.planning.timing import AGAIN, DELIVERY
 
 DATA, ALL_MASKS, FINAL = "data", "data-all-masks", "final"
 ALL_SPLITS = ["train", "holdout", "val", "weak", "unlabelled", "test"]
@@ -30,7 +33,8 @@ class OwnPlan(Shape):
     """What of a plan the recipe needs; recorded in the workspace, so that a run that goes on has the same plan.
 
     key: what the plan was made for. segmenters: the networks to compare, the baseline first. predict: the settings of
-    predictions. choices: (what, value, reason, source) of each decision. total_s: predicted; None: not measured.
+    predictions. choices: (what, value, reason, source) of each decision. budget_s: None: none; spent_s: of it, when the
+    plan was made. seconds: predicted, by part; starts_s: of each training, without its steps.
     """
 
     key: str
@@ -39,10 +43,20 @@ class OwnPlan(Shape):
     predict: Anything
     choices: list[list[str]]
     remarks: list[str]
-    total_s: float | None
+    budget_s: float | None
+    spent_s: float
+    seconds: dict[str, float]
+    starts_s: dict[str, float]
+
+    def after_choice_s(self) -> float:
+        """Predicted, without the training of the choice."""
+        return self.seconds[DELIVERY]
+
+    def up_to_choice_s(self) -> float:
+        return sum(self.seconds.values()) - self.seconds.get(AGAIN, 0.0) - self.after_choice_s()
 
 
-def own_plan(plan: Plan, key: str) -> OwnPlan:
+def own_plan(plan: Plan, key: str, wishes: Wishes, spent_s: float) -> OwnPlan:
     steps = [
         OwnStep(name=step.name, stage=step.stage, inputs=dict(step.inputs), config=plan.config(step))
         for step in plan.steps
@@ -54,8 +68,26 @@ def own_plan(plan: Plan, key: str) -> OwnPlan:
         predict=dict(plan.sections["predict"]),
         choices=[[choice.what, choice.value, choice.reason, choice.source] for choice in plan.choices],
         remarks=list(plan.remarks),
-        total_s=plan.total_s,
+        budget_s=wishes.budget_s,
+        spent_s=round(spent_s, 1),
+        seconds=dict(plan.seconds),
+        starts_s=dict(plan.starts_s),
     )
+
+
+def iterations_again(plan: OwnPlan, chosen: str, took: Mapping[str, float]) -> int:
+    """How many iterations the budget leaves to train the choice again; 0 where they are too few to be worth it.
+
+    took: seconds of each node up to the choice, all its runs together. They tell how busy the machine was, too.
+    """
+    planned = int(next(step for step in plan.steps if step.name == chosen).config["iterations"])
+    if plan.budget_s is None:
+        return planned
+    busy = max(sum(took.values()) / plan.up_to_choice_s(), 1.0)
+    left = plan.budget_s - plan.spent_s - sum(took.values()) - busy * plan.after_choice_s()
+    start = plan.starts_s[chosen]
+    fit = math.floor((SAFETY * left - start) / (max(took[chosen] - start, 0.1) / planned))
+    return 0 if fit < LEAST_AGAIN * planned else min(fit, planned)
 
 
 def scores_of(segmenter: str) -> str:
@@ -84,25 +116,26 @@ def with_plan(raw: Mapping[str, Any], plan: OwnPlan, choosing: bool) -> dict[str
 
 
 def with_choice(
-    raw: Mapping[str, Any], plan: OwnPlan, chosen: str, has_masks: bool, has_holdout: bool, has_val: bool
+    raw: Mapping[str, Any], plan: OwnPlan, chosen: str, has_masks: bool, again: int, has_val: bool
 ) -> dict[str, Any]:
     """The recipe of `with_plan` with the nodes after the choice.
 
-    has_masks: images and masks are reviewed by the choice. has_holdout: it is trained again, with the masks of the
-    holdout too. has_val: it is scored on val.
+    has_masks: images and masks are reviewed by the choice. again: iterations with which it is trained again, with the
+    masks of the holdout too; 0: it is not. has_val: it is scored on val.
     """
     nodes, table = dict(raw["nodes"]), dict(raw["table"])
     step = next(step for step in plan.steps if step.name == chosen)
     final, data = chosen, DATA
-    if has_holdout:
+    if again:
         final, data = FINAL, ALL_MASKS
         prepared = nodes[DATA]["config"]
         nodes[ALL_MASKS] = {"stage": "prepare-data", "config": {**prepared, "holdout": ""}}
-        nodes[FINAL] = {"stage": step.stage, "inputs": {**step.inputs, "data": ALL_MASKS}, "config": step.config}
+        config = {**step.config, "iterations": again}
+        nodes[FINAL] = {"stage": step.stage, "inputs": {**step.inputs, "data": ALL_MASKS}, "config": config}
     if has_val:
         scored = _scored(f"{final}-val", final, data, "val", plan, {"bootstrap": RESAMPLES})
         nodes |= scored
-        label = f"{chosen}, with the masks of the holdout" if has_holdout else f"{chosen}, on val"
+        label = f"{chosen}, with the masks of the holdout" if again else f"{chosen}, on val"
         row = {"label": label, "nodes": {"val": [*scored][-1]}, "costs": {"up_to": final}}
         table["rows"] = [*table["rows"], row]
     nodes["predictions"] = {

@@ -16,21 +16,22 @@ def supervised(data: str) -> tuple[Step, ...]:
 def self_training(data: str, facts: DataFacts, matched: bool = False) -> tuple[Step, ...]:
     """The baseline labels all images without masks; a student learns from masks and labels.
 
-    matched: of the images with image-level labels alone, and with as much background as in the masks.
+    matched: of the images with image-level labels, with as much background as in the masks.
     """
     labelling = {"flip": True, "merge": "probabilities", "image_labels": _image_labels(facts)}
     predicted = {"data": data, "segmenter": "supervised"}
+    splits = ("weak", "unlabelled")
     labels: tuple[Step, ...]
     if matched:
+        settings = {"splits": [*splits], "output": "probabilities", **labelling}
+        matching = {"method": {"name": "background-share"}}
         labels = (
-            Step("predict", "guesses", predicted, {"splits": ["weak"], "output": "probabilities", **labelling}),
-            Step(
-                "refine", "pseudo-labels", {"data": data, "seeds": "guesses"}, {"method": {"name": "background-share"}}
-            ),
+            Step("predict", "guesses", predicted, settings, splits=splits),
+            Step("refine", "pseudo-labels", {"data": data, "seeds": "guesses"}, matching, splits=splits),
         )
     else:
-        splits = ["weak", "unlabelled"]
-        labels = (Step("predict", "pseudo-labels", predicted, {"splits": splits, "output": "masks", **labelling}),)
+        settings = {"splits": [*splits], "output": "masks", **labelling}
+        labels = (Step("predict", "pseudo-labels", predicted, settings, splits=splits),)
     student = Step(
         "train",
         "self-training",
@@ -53,15 +54,16 @@ def from_labels(data: str, dsrg: dict[str, Any]) -> tuple[Step, ...]:
     """From image-level labels alone; dsrg: the settings of DSRG's maps."""
     return (
         Step("train-classifier", "classifier", {"data": data}, {}, "labels"),
-        Step("seeds", "seeds", {"data": data, "classifier": "classifier"}),
+        Step("seeds", "seeds", {"data": data, "classifier": "classifier"}, splits=("train", "weak")),
         Step("train", "dsrg", {"data": data, "seeds": "seeds"}, {"method": {"name": "dsrg", **dsrg}}, "labels"),
         Step(
             "predict",
             "weak-probabilities",
             {"data": data, "segmenter": "dsrg"},
             {"splits": ["weak"], "output": "probabilities", "image_labels": "exclude"},
+            splits=("weak",),
         ),
-        Step("crf", "weak-labels", {"data": data, "predictions": "weak-probabilities"}),
+        Step("crf", "weak-labels", {"data": data, "predictions": "weak-probabilities"}, splits=("weak",)),
         Step(
             "train",
             "retrained",

@@ -21,11 +21,24 @@ from typing import Any
 from artifacts.errors import ConfigError, SemisegError
 from artifacts.store import Artifact
 from stages.planning.proposal import make_plan, workers
-from stages.planning.records import GIB, DataFacts, Machine, Measured, Plan, Trial, Wishes
+from stages.planning.records import (
+    EVALUATED,
+    GIB,
+    PREDICTED,
+    REVIEWED,
+    DataFacts,
+    Machine,
+    Measured,
+    Pace,
+    Plan,
+    Trial,
+    Wishes,
+)
 from stages.planning.rules import CACHE
 
 HEADROOM = 0.9  # of the limit: a training of 60 steps needed 5 % more than the 12 of its trial
 LEAST_CROP = 64
+SECONDS, SHARE = 8.0, 0.01  # that the timed steps of a training take, about; of a budget, at most
 EXHAUSTED = sys.maxsize  # the memory of a trial that ran out of it
 
 
@@ -40,15 +53,18 @@ def probed_plan(
     wishes: Wishes,
     data_name: str = "data",
     note: Callable[[str], None] = lambda text: None,
+    spent: Callable[[], float] = lambda: 0.0,
 ) -> Plan:
     """The plan with a batch that was measured to fit, and with iterations that fit the budget.
 
-    Where not even the least batch fits, smaller crops are tried, which is noted; ConfigError where none fits.
+    spent: the seconds of the budget that are over; asked when everything is measured. Where not even the least batch
+    fits, smaller crops are tried, which is noted; ConfigError where none fits.
     """
     plan = make_plan(data, machine, wishes, data_name=data_name)
     while True:
         try:
-            return make_plan(data, machine, wishes, measure(plan, artifact, machine, data), data_name)
+            found = measure(plan, artifact, machine, data, wishes)
+            return make_plan(data, machine, replace(wishes, spent_s=spent()), found, data_name)
         except MemoryLimitError as error:
             crop = int(plan.sections["train"]["crop_size"])
             smaller = 16 * (crop * 2 // 3 // 16)
@@ -59,14 +75,17 @@ def probed_plan(
             plan = make_plan(data, machine, wishes, data_name=data_name)
 
 
-def measure(plan: Plan, artifact: Artifact, machine: Machine, data: DataFacts) -> Measured:
+def measure(
+    plan: Plan, artifact: Artifact, machine: Machine, data: DataFacts, wishes: Wishes | None = None
+) -> Measured:
     """A few steps of each training of a plan, with the largest batch up to the plan's that fits the memory.
 
     MemoryLimitError if the least does not fit; SemisegError for whatever else ends the training.
     """
+    wishes = wishes or Wishes()
     most = plan.batch_size
     while True:
-        answer = _run(_job(plan, artifact, machine, data, most))
+        answer = _run(_job(plan, artifact, machine, data, wishes, most))
         if "tried" not in answer:
             break
         if answer["tried"] <= plan.least_batch:  # the system killed it
@@ -76,7 +95,8 @@ def measure(plan: Plan, artifact: Artifact, machine: Machine, data: DataFacts) -
         raise _too_little(plan, machine, answer["needs"])
     trials = {name: Trial(**record) for name, record in answer.pop("trials").items()}
     memory = {int(batch): count for batch, count in answer.pop("memory").items()}
-    return Measured(trials=trials, memory=memory, **answer)
+    paces = {name: Pace(**record) for name, record in answer.pop("paces").items()}
+    return Measured(trials=trials, memory=memory, paces=paces, **answer)
 
 
 def _too_little(plan: Plan, machine: Machine, needs: int) -> MemoryLimitError:
@@ -85,7 +105,7 @@ def _too_little(plan: Plan, machine: Machine, needs: int) -> MemoryLimitError:
     return MemoryLimitError(
         f"a training with batches of {plan.least_batch}, crops of {crop} pixels, {much}; "
         f"{machine.memory / GIB:.2f} GiB may be used",
-        "free some memory, give a larger --memory, or a smaller --network or --crop-size",
+        "free some memory, allow more of it, or take a smaller network or smaller crops",
     )
 
 
@@ -110,7 +130,9 @@ def next_batch(seen: Mapping[int, float], least: int, most: int, limit: float) -
     return candidate if candidate > best else None
 
 
-def _job(plan: Plan, artifact: Artifact, machine: Machine, data: DataFacts, most: int) -> dict[str, Any]:
+def _job(
+    plan: Plan, artifact: Artifact, machine: Machine, data: DataFacts, wishes: Wishes, most: int
+) -> dict[str, Any]:
     trainings = [
         {
             "name": step.name,
@@ -123,15 +145,44 @@ def _job(plan: Plan, artifact: Artifact, machine: Machine, data: DataFacts, most
     return {
         "data": str(artifact.path.absolute()),
         "trainings": trainings,
+        "others": _other_steps(plan, data),
+        "seconds": min(SECONDS, SHARE * wishes.budget_s) if wishes.budget_s else SECONDS,
         "least": plan.least_batch,
         "most": most,
         "limit": HEADROOM * machine.memory,
         "reserve": 0 if machine.is_gpu else min(data.decoded_bytes, CACHE),  # images that a training keeps, decoded
         "device": machine.device,
         "workers": workers(machine),
-        "scales": plan.sections["predict"]["scales"],
         "begun": time.time(),
     }
+
+
+def _other_steps(plan: Plan, data: DataFacts) -> list[dict[str, Any]]:
+    """What the plan does in addition to its trainings; at last what predicts with its last network, scores and reviews
+    it, on the images that were trained on. Of no masks only the first of these can be measured.
+    """
+    steps = [
+        {
+            "name": step.name,
+            "stage": step.stage,
+            "inputs": dict(step.inputs),
+            "config": plan.config(step),
+            "splits": step.splits,
+        }
+        for step in plan.steps
+        if not step.trains
+    ]
+    network, seen = plan.segmenters[-1], {"scales": plan.sections["predict"]["scales"]}
+    splits = ["train" if data.masks else "weak"]
+    of_network = {"inputs": {"data": "", "segmenter": network}, "splits": splits}
+    predicting = {"splits": splits, "output": "masks", **seen}
+    scoring = {"inputs": {"data": "", "predictions": PREDICTED}, "config": {"splits": splits}, "splits": splits}
+    return [
+        *steps,
+        {"name": PREDICTED, "stage": "predict", "config": predicting, **of_network},
+        {"name": EVALUATED, "stage": "evaluate", **scoring},
+        {"name": REVIEWED, "stage": "review", "config": seen, **of_network},
+    ]
 
 
 def _run(job: Mapping[str, Any]) -> dict[str, Any]:

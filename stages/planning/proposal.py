@@ -13,8 +13,9 @@ from stages.networks.config import BACKBONES
 from stages.planning import pipelines, rules
 from stages.planning.image_view import ImageView, choose_view
 from stages.planning.network_choice import ChosenNetwork, choose_network, optimizer_choice, optimizer_for
-from stages.planning.records import GIB, Choice, DataFacts, Machine, Measured, Plan, Step, Wishes
+from stages.planning.records import GIB, PREDICTED, Choice, DataFacts, Machine, Measured, Plan, Step, Wishes
 from stages.planning.rules import NETWORKS, MethodRule
+from stages.planning.timing import timed
 
 
 def make_plan(
@@ -40,7 +41,7 @@ def make_plan(
     segmenters = tuple(step.name for step in steps if step.trains and step.stage == "train" and step.name != "dsrg")
     least = rules.LEAST_BATCH.get(rule.pipeline, rules.LEAST_BATCH_OTHERS)
     batch, batch_choice = _batch(data, machine, wishes, least, measured)
-    sections = _sections(rule, network, view, batch, data)
+    sections = _sections(rule, network, view, batch, wishes)
     plan = Plan(
         method=rule.method,
         choices=(),
@@ -52,7 +53,7 @@ def make_plan(
         least_batch=least,
         remarks=(*network.remarks, *_remarks(data, rule, wishes)),
     )
-    plan, time_choice = _timed(plan, data, rule, wishes, measured)
+    plan, time_choice = _timed(plan, data, wishes, measured)
     choices = (
         Choice("method", rule.method, rule.reason, rule.source),
         *network.choices,
@@ -123,12 +124,12 @@ def _method(data: DataFacts, wishes: Wishes) -> MethodRule:
         lacks = "masks" if needs_masks and not data.masks else "images without masks"
         raise DataError(
             f"method {given.method} needs {lacks}, and the data set {data.name} has none of them",
-            f"--method {rule.method}, or leave --method out",
+            f"{wishes.named('method', rule.method)}, or leave it out",
         )
     if given.pipeline == "labels" and not data.image_labels:
         raise DataError(
             f"method {given.method} needs image-level labels, and the data set {data.name} has none",
-            f"--method {rule.method}, or leave --method out",
+            f"{wishes.named('method', rule.method)}, or leave it out",
         )
     return replace(given, reason="as given", source="--method")
 
@@ -184,23 +185,15 @@ def _useful(step: Step, data: DataFacts, batch: int, wishes: Wishes) -> int:
     return min(max(math.ceil(wanted), rules.LEAST_ITERATIONS), rules.MOST_ITERATIONS)
 
 
-def _timed(
-    plan: Plan, data: DataFacts, rule: MethodRule, wishes: Wishes, measured: Measured | None
-) -> tuple[Plan, Choice]:
+def _timed(plan: Plan, data: DataFacts, wishes: Wishes, measured: Measured | None) -> tuple[Plan, Choice]:
     """The plan with iterations that fit the budget and the time they take, as far as that was measured."""
     main = plan.trainings()[-1]
     source = rules.PASSES[main.trains].source if wishes.iterations is None else "--iterations"
     reason = _passes_in_words(main, data) if wishes.iterations is None else "as given"
     if measured is not None:
-        fixed = _fixed_seconds(plan, data, measured)
-        if wishes.budget_s is not None:
-            plan, fits = _within(plan, rule, wishes.budget_s, fixed, measured)
-            if not fits:
-                reason, source = f"as many as fit the budget of {wishes.budget_s:.0f} s", "measured"
-        seconds = {name: round(trial.seconds(plan.iterations[name]), 1) for name, trial in measured.trials.items()}
-        share = rules.TRAINING_SHARE.get(rule.pipeline, 1.0)
-        total = round(sum(seconds.values()) / share + fixed, 1)
-        plan = replace(plan, seconds=seconds, total_s=total)
+        plan, all_of_them = timed(plan, data, wishes, measured)
+        if not all_of_them:
+            reason, source = f"as many as fit the budget of {wishes.budget_s:.0f} s", "measured"
     values = ", ".join(f"{count:,} {name}" for name, count in plan.iterations.items())
     return plan, Choice("iterations", values, reason, source)
 
@@ -210,39 +203,9 @@ def _speed(plan: Plan, measured: Measured | None) -> list[Choice]:
     if measured is None:
         return []
     trial = measured.trials[plan.trainings()[-1].name]
-    reason = f"a step takes {trial.step_s:.3g} s, predicting an image {measured.predict_image_s:.2g} s"
+    predicting = measured.paces[PREDICTED].image_s
+    reason = f"a step takes {trial.step_s:.3g} s, predicting an image {predicting:.2g} s"
     return [Choice("speed", f"{trial.batch_size / trial.step_s:.3g} images/s", reason, "measured")]
-
-
-def _fixed_seconds(plan: Plan, data: DataFacts, measured: Measured) -> float:
-    """Predictions: those of the steps, and of holdout and val with each network that is compared."""
-    others, scored = data.image_labels + data.unlabelled, data.val + data.holdout
-    runs = sum(step.stage == "predict" for step in plan.steps)
-    views = [1 + bool(step.settings.get("flip")) for step in plan.steps if step.stage == "predict"]
-    images = others * sum(views) + scored * len(plan.segmenters)
-    return (runs + len(plan.segmenters)) * measured.predict_start_s + images * measured.predict_image_s
-
-
-def _within(plan: Plan, rule: MethodRule, budget: float, fixed: float, measured: Measured) -> tuple[Plan, bool]:
-    """The plan with fewer iterations, each training shortened alike, and whether the budget allowed them all.
-
-    ConfigError where the budget is too small to train at all.
-    """
-    share = rules.TRAINING_SHARE.get(rule.pipeline, 1.0)
-    starts = sum(trial.seconds(0) for trial in measured.trials.values())
-    wanted = sum(plan.iterations[name] * trial.step_s for name, trial in measured.trials.items())
-    part = ((budget * rules.SAFETY - fixed) * share - starts) / wanted
-    least = {name: min(count, rules.WORTH_STARTING) for name, count in plan.iterations.items()}
-    smallest = max(least[name] / count for name, count in plan.iterations.items())
-    if part < smallest:
-        needed = ((starts + smallest * wanted) / share + fixed) / rules.SAFETY
-        raise ConfigError(
-            f"a budget of {budget:.0f} s is too small for {rule.method}: {rules.WORTH_STARTING} steps of each of "
-            f"{len(least)} trainings, their start-up and the predictions need {math.ceil(needed)} s",
-            "give more time, --method supervised, a smaller --network or --crop-size",
-        )
-    iterations = {name: max(math.floor(count * min(part, 1)), least[name]) for name, count in plan.iterations.items()}
-    return replace(plan, iterations=iterations), part >= 1
 
 
 def _passes_in_words(step: Step, data: DataFacts) -> str:
@@ -277,7 +240,7 @@ def _with_iterations(plan: Plan) -> Plan:
 
 
 def _sections(
-    rule: MethodRule, network: ChosenNetwork, view: ImageView, batch: int, data: DataFacts
+    rule: MethodRule, network: ChosenNetwork, view: ImageView, batch: int, wishes: Wishes
 ) -> dict[str, dict[str, Any]]:
     """The settings of each stage, as `--config` takes them; without method and iterations, which follow."""
     chosen = network.rule
@@ -298,7 +261,7 @@ def _sections(
         if chosen.classifier is None:
             raise ConfigError(
                 f"there is no classifier with the backbone of {chosen.preset}, which image-level labels alone need",
-                f"--network {', '.join(rule.preset for rule in NETWORKS)}",
+                wishes.named("network", ", ".join(rule.preset for rule in NETWORKS)),
             )
         sections["train-classifier"] = {
             "network": {**own, "preset": chosen.classifier},

@@ -94,7 +94,9 @@ class Machine:
 class Wishes:
     """What the user decides instead of the plan; None or "" where the plan decides.
 
-    weights: a file, "imagenet" or "none"; "": what is found on this machine.
+    weights: a file, "imagenet" or "none"; "": what is found on this machine. spent_s: of the budget, before the first
+    step. model: what `semiseg run own` does in one process is planned: the choice is trained once more, images are
+    predicted and reviewed, the model is written; else the commands are.
     """
 
     network: str = ""
@@ -104,13 +106,19 @@ class Wishes:
     batch_size: int | None = None
     iterations: int | None = None
     budget_s: float | None = None
+    spent_s: float = 0.0
+    model: bool = False
+
+    def named(self, name: str, value: str) -> str:
+        """How the user gives a wish: --weights FILE, or --set weights=FILE."""
+        return f"--set {name}={value}" if self.model else f"--{name.replace('_', '-')} {value}"
 
 
 @dataclass(frozen=True)
 class Trial:
     """A few real steps of one training: seconds, and the highest memory in bytes.
 
-    start_s: from the start of a process to its first step; first_s: what the first step takes longer than others;
+    start_s: from the start of the training to its first step; first_s: what the first step takes longer than others;
     end_s: from the last step to the published network.
     """
 
@@ -126,19 +134,30 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """The time of a stage that goes over images: its start, and each image."""
+
+    start_s: float
+    image_s: float
+
+    def seconds(self, images: int) -> float:
+        return self.start_s + images * self.image_s
+
+
+@dataclass(frozen=True)
 class Measured:
-    """What the probe found: by the name of each training its trial, and the time of predicting images.
+    """What the probe found: by the name of each training its trial, and the time of everything else.
 
     batch_size: the largest one, up to the one that was asked for, with which every training stays below the memory.
-    memory: of the first training, bytes by the batches that were tried.
+    memory: of the first training, bytes by the batches that were tried. process_s: until a process can begin. paces:
+    of the other steps by name, and of what PREDICTED, EVALUATED and REVIEWED name.
     """
 
     batch_size: int
     trials: Mapping[str, Trial]
     memory: Mapping[int, int] = field(default_factory=dict)
-    predict_start_s: float = 0.0
-    predict_image_s: float = 0.0
-    predict_memory: int = 0
+    process_s: float = 0.0
+    paces: Mapping[str, Pace] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,7 +174,8 @@ class Choice:
 class Step:
     """One command of the pipeline: a stage, the artifact it makes, its inputs, what differs from the plan's section.
 
-    trains: of a training, the images it passes over: a row of PASSES; "": it is none.
+    trains: of a training, the images it passes over: a row of PASSES; "": it is none. splits: of a different stage, the
+    splits whose images it goes over.
     """
 
     stage: str
@@ -163,6 +183,10 @@ class Step:
     inputs: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
     trains: str = ""
+    splits: tuple[str, ...] = ()
+
+
+PREDICTED, EVALUATED, REVIEWED = "predict", "evaluate", "review"  # of images with masks, by a network of the plan
 
 
 @dataclass(frozen=True)
@@ -174,7 +198,8 @@ class Plan:
             baseline first.
         sections: settings by stage, as --config takes them; steps: the commands, in order, the scoring apart.
         iterations: of each training, by the name of its step.
-        seconds: predicted, for each training, and for the whole plan as far as it is known; {} without measurements.
+        seconds: predicted, of each part of the plan; {} without measurements. total_s: of all of it. starts_s: of each
+            training, without its steps.
     """
 
     method: str
@@ -188,6 +213,7 @@ class Plan:
     remarks: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     total_s: float | None = None
+    starts_s: Mapping[str, float] = field(default_factory=dict)
 
     def config(self, step: Step) -> dict[str, Any]:
         """The whole config of a step: its stage's section and what it changes; that of a node of a recipe, too."""

@@ -1,4 +1,4 @@
-"""The subprocess of the probe: real steps of the trainings of a plan with batches that grow, then some predictions.
+"""The subprocess of the probe: real steps of the trainings of a plan with batches that grow, then its other stages.
 
     python -m stages.planning.trial < job.json
 
@@ -8,16 +8,17 @@ not even the least batch fits, or {"error": ..., "hint": ...}.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import resource
+import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,26 +26,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from artifacts.dataset import TRAINING, Dataset
+from artifacts.dataset import TRAINING, Dataset, write_dataset
 from artifacts.errors import SemisegError
 from artifacts.masks import write_mask
-from artifacts.store import Work, Workspace
+from artifacts.store import Artifact, Work, Workspace
 from stages.config import build
-from stages.contract import Execution, load_stage
-from stages.engine.config import InferenceConfig
+from stages.contract import Execution, Stage, load_stage
 from stages.engine.device import select_device
-from stages.engine.inference import predict_probabilities
 from stages.engine.memory import PeakMemory
 from stages.engine.method import Sources
 from stages.methods.training import label_sources, train_network
-from stages.networks import load_network
 from stages.planning.probe import EXHAUSTED, next_batch
-from stages.planning.records import Trial
+from stages.planning.records import Pace, Trial
 
 FEW_STEPS = 2  # to learn how much memory a batch needs
-SECONDS = 8.0  # that the steps of the timed trial take, about
 TIMED_STEPS = (3, 12)  # at least, at most
-PREDICTED = 12  # images
+FEW, SEVERAL = 1, 9  # images of each split that other stages go over, for the time of their start and of an image
+LONG_S = 20.0  # stages that take longer with few images go over fewer than SEVERAL
 
 
 class _Clock:
@@ -53,7 +51,7 @@ class _Clock:
     def __init__(self, device: torch.device) -> None:
         self.device, self.marks = device, list[float]()
 
-    @contextmanager
+    @contextlib.contextmanager
     def track(self, total: int, description: str, unit: str = "images", done: int = 0) -> Iterator[_Clock]:
         self.advance()
         yield self
@@ -70,49 +68,50 @@ class _Clock:
 class _Bench:
     """Runs trainings of a job in a temporary workspace."""
 
-    def __init__(self, job: dict[str, Any], folder: Path, imported_s: float) -> None:
-        self.job, self.folder, self.imported_s = job, folder, imported_s
+    def __init__(self, job: dict[str, Any], folder: Path) -> None:
+        self.job, self.workspace = job, Workspace(folder)
         self.device = select_device(job["device"])
         self.dataset = Dataset(job["data"])
         self.runs = 0
-        self.published: Path | None = None
 
-    def trial(self, training: dict[str, Any], batch: int, steps: int) -> Trial:
-        """`steps` steps of a training with this batch; its memory is EXHAUSTED if it ran out of it."""
+    def trial(self, training: dict[str, Any], batch: int, steps: int, keep: bool = False) -> Trial:
+        """`steps` steps of a training with this batch; its memory is EXHAUSTED if it ran out of it.
+
+        keep: the network becomes an artifact with the name of the training.
+        """
         print(json.dumps({"tried": batch}), flush=True)
         try:
-            return self._trained(training, batch, steps)
+            return self._trained(training, batch, steps, keep)
         except (MemoryError, RuntimeError) as error:
             if not _is_short_of_memory(error):
                 raise
             return Trial(batch, EXHAUSTED, math.inf, math.inf)
 
-    def _trained(self, training: dict[str, Any], batch: int, steps: int) -> Trial:
+    def _trained(self, training: dict[str, Any], batch: int, steps: int, keep: bool) -> Trial:
+        stage, begun = load_stage(training["stage"]), time.monotonic()
         values = {**training["config"], "iterations": steps, "batch_size": batch}
-        config: Any = build(load_stage(training["stage"]).config, values, training["name"])
-        clock, begun = _Clock(self.device), time.monotonic()
+        config: Any = build(stage.config, values, training["name"])
+        clock = _Clock(self.device)
         doing = Execution(self.job["device"], self.job["workers"], progress=clock)
-        self.runs += 1
-        work = Work(training["stage"], 1, "segmenter", f"{self.runs:064d}", {}, {}, {})
+        name = training["name"] if keep else f"trial-{self.runs}"
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        with Workspace(self.folder).writing(f"trial-{self.runs}", work) as writer:
-            sources = self._sources(config, training)
-            summary = train_network(config, self.dataset, sources, writer, doing)
-            if training["stage"] == "train":
-                self.published = writer.path
+        with self.workspace.writing(name, work := self._work(stage, config)) as writer:
+            summary = train_network(config, self.dataset, self._sources(config, training), writer, doing)
             ended = time.monotonic()
-            memory = self._memory(summary["peak_memory_mib"])
-            seconds = np.diff(clock.marks).tolist()
-            step_s = statistics.median(seconds[1:] or seconds)
-            return Trial(
-                batch,
-                memory,
-                step_s,
-                self.imported_s + clock.marks[0] - begun,
-                max(seconds[0] - step_s, 0.0),
-                ended - clock.marks[-1],
-            )
+            if keep:
+                self.workspace.publish(name, writer, work, {})
+        memory = self._memory(summary["peak_memory_mib"])
+        seconds = np.diff(clock.marks).tolist()
+        step_s = statistics.median(seconds[1:] or seconds)
+        start, first = clock.marks[0] - begun, max(seconds[0] - step_s, 0.0)
+        return Trial(batch, memory, step_s, start, first, ended - clock.marks[-1])
+
+    def _work(self, stage: Stage, config: Any) -> Work:
+        self.runs += 1
+        return Work(
+            stage.name, 1, stage.output, f"{self.runs:012d}".ljust(64, "0"), config.model_dump(mode="json"), {}, {}
+        )
 
     def _sources(self, config: Any, training: dict[str, Any]) -> Sources:
         dataset = self.dataset
@@ -127,7 +126,7 @@ class _Bench:
 
     def _stand_ins(self) -> Path:
         """Label maps that earlier stages of the pipeline would make: all class 0, one file for each size of images."""
-        folder = self.folder / "labels"
+        folder = self.workspace.path / "labels"
         if folder.is_dir():
             return folder
         folder.mkdir()
@@ -147,29 +146,66 @@ class _Bench:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 if peak_mib is None else peak_mib << 20
         return int(peak + self.job["reserve"])
 
-    def predictions(self) -> dict[str, float]:
-        """Start, seconds of an image and memory of predicting with the network of the last trial."""
-        begun = time.monotonic()
-        peak = PeakMemory(self.device)
-        network = load_network(self.published).to(self.device)
-        start = self.imported_s + time.monotonic() - begun
-        splits = ("val", "holdout", "weak", "train", "unlabelled")
-        ids = next(self.dataset.ids(split) for split in splits if self.dataset.ids(split))[: PREDICTED + 1]
-        protocol = InferenceConfig(scales=self.job["scales"])
-        self._predict(network, ids[:1], protocol)
-        begun = time.monotonic()
-        self._predict(network, ids[1:] or ids, protocol)
-        each = (time.monotonic() - begun) / max(len(ids) - 1, 1)
-        return {
-            "predict_start_s": start,
-            "predict_image_s": each,
-            "predict_memory": self._memory(peak.mib()) - self.job["reserve"],
-        }
+    def paces(self) -> dict[str, dict[str, float]]:
+        """Start and time of an image of all steps that are no training, by name; of a step that fails, none."""
+        short = self._all_seconds(FEW)
+        most = SEVERAL if sum(seconds for _, seconds in short.values()) < LONG_S else FEW + 2
+        long, found = self._all_seconds(most), {}
+        for name in short.keys() & long.keys():
+            (few, first), (several, second) = short[name], long[name]
+            image_s = max(second - first, 0.0) / (several - few) if several > few else first / few
+            found[name] = asdict(Pace(max(first - few * image_s, 0.0), image_s))
+        return found
 
-    def _predict(self, network: Any, ids: tuple[str, ...], protocol: InferenceConfig) -> None:
-        for batch, probabilities in predict_probabilities(network, self.dataset, ids, protocol, self.device):
-            for image_id, classes in zip(batch, probabilities.argmax(1).byte().cpu().numpy(), strict=True):
-                write_mask(self.folder / f"{image_id}.png", classes, self.dataset.palette)
+    def _all_seconds(self, most: int) -> dict[str, tuple[int, float]]:
+        """Of each step that works how many images it went over, at most so many of each split, and the time."""
+        found = {}
+        for step in self.job["others"]:
+            with contextlib.suppress(SemisegError):  # of a network that has learned nothing; the stage will say it
+                found[step["name"]] = self._seconds(step, most)
+        return found
+
+    def _seconds(self, step: dict[str, Any], most: int) -> tuple[int, float]:
+        """Runs the stage; how many images it went over, and the time."""
+        stage = load_stage(step["stage"])
+        data = self._part(most)
+        named = {key: name if key != "data" else data.name for key, name in step["inputs"].items()}
+        inputs = stage.open({key: self.workspace.artifact(name) for key, name in named.items()})
+        config = build(stage.config, step["config"], step["name"])
+        doing = Execution(self.job["device"], self.job["workers"], progress=_Clock(self.device))
+        begun = time.monotonic()
+        with self.workspace.writing(step["name"], work := self._work(stage, config)) as writer:
+            stage.run(config, inputs, writer, doing)
+            self.workspace.publish(step["name"], writer, work, {})
+        splits = Dataset(data).splits
+        return len({image_id for split in step["splits"] for image_id in splits[split]}), time.monotonic() - begun
+
+    def _part(self, most: int) -> Artifact:
+        """The data set with at most `most` images of each split."""
+        name, whole = f"part-{most}", self.dataset
+        if name in self.workspace.names():
+            return self.workspace.artifact(name)
+        splits = {split: ids[:most] for split, ids in whole.splits.items()}
+        ids = sorted({image_id for own in splits.values() for image_id in own})
+        work = Work("prepare-data", 1, "dataset", name.encode().hex().ljust(64, "0"), {}, {}, {})
+        with self.workspace.writing(name, work) as writer:
+            masked = [image_id for image_id in ids if whole.has_mask(image_id)]
+            for image_id in masked:
+                with writer.item(f"masks/{image_id}.png") as temporary:
+                    shutil.copyfile(whole.mask_path(image_id), temporary)
+            write_dataset(
+                writer,
+                name=whole.name,
+                class_names=whole.class_names,
+                splits=splits,
+                tags={image_id: whole.tags(image_id) for image_id in ids if whole.has_tags(image_id)},
+                tag_source=whole.tag_source,
+                mask_ids=masked,
+                image_files={image_id: str(whole.image_path(image_id).absolute()).lstrip("/") for image_id in ids},
+                image_root="/",
+                sizes={image_id: whole.size(image_id) for image_id in ids},
+            )
+            return self.workspace.publish(name, writer, work, {})
 
 
 def measured(bench: _Bench, job: dict[str, Any]) -> dict[str, Any]:
@@ -189,11 +225,11 @@ def measured(bench: _Bench, job: dict[str, Any]) -> dict[str, Any]:
     trials = {}
     for training in job["trainings"]:
         short = found.get((training["name"], largest)) or bench.trial(training, largest, FEW_STEPS)
-        steps = min(max(round(SECONDS / short.step_s), TIMED_STEPS[0]), TIMED_STEPS[1])
-        trials[training["name"]] = asdict(bench.trial(training, largest, steps))
+        steps = min(max(round(job["seconds"] / short.step_s), TIMED_STEPS[0]), TIMED_STEPS[1])
+        trials[training["name"]] = asdict(bench.trial(training, largest, steps, keep=True))
     first = job["trainings"][0]["name"]
     memory = {batch: trial.memory for (name, batch), trial in found.items() if name == first}
-    return {"batch_size": largest, "trials": trials, "memory": memory, **bench.predictions()}
+    return {"batch_size": largest, "trials": trials, "memory": memory, "paces": bench.paces()}
 
 
 def _is_short_of_memory(error: Exception) -> bool:
@@ -203,9 +239,10 @@ def _is_short_of_memory(error: Exception) -> bool:
 
 def main() -> None:
     job = json.load(sys.stdin)
+    process_s = time.time() - job["begun"]
     with tempfile.TemporaryDirectory(prefix="semiseg-plan-") as folder:
         try:
-            answer = measured(_Bench(job, Path(folder), time.time() - job["begun"]), job)
+            answer = measured(_Bench(job, Path(folder)), job) | {"process_s": process_s}
         except SemisegError as error:
             answer = {"error": error.message, "hint": error.hint}
     print(json.dumps(answer), flush=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from artifacts.dataset import Dataset
@@ -76,6 +79,8 @@ def test_from_a_folder_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert summary["val"]["images"] == 3
     assert (model / "label-next.csv").read_text(encoding="utf-8").splitlines()[0] == "id,doubt,distance"
     assert "more masks of " in said
+    assert said.count("14 images with masks") == 1  # not once for each time that the files are read
+    assert f"the model in {model} is {chosen}, mean IoU" in said.splitlines()[-1]
     report = json.loads((tmp_path / "ws" / "report.json").read_text(encoding="utf-8"))
     assert [row["label"] for row in report["rows"]][:2] == ["supervised", "self-training"]
 
@@ -138,9 +143,61 @@ def test_a_foreign_folder_is_no_target(tmp_path: Path, capsys: pytest.CaptureFix
     assert "holds other files" in capsys.readouterr().err
 
 
+def test_a_target_where_nothing_can_be_written_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = draw(tmp_path, masks=1, labels=0, nothing=0)
+    assert own(tmp_path / "ws", *given, "--set", f"target={tmp_path / 'classes.txt' / 'model'}") == 2
+    assert "where nothing can be written" in capsys.readouterr().err
+    assert not (tmp_path / "ws").exists()
+
+
+def test_a_disk_without_room_for_the_model_keeps_the_network_and_the_same_command_goes_on(
+    tmp_path: Path, small_disk: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = small_disk("100k")
+    given = [*draw(tmp_path, masks=1, labels=0, nothing=0), "--set", f"target={disk / 'model'}"]
+    assert own(tmp_path / "ws", *given) == 3
+    said = capsys.readouterr().err
+    assert f"the disk is full: {disk / 'model' / 'network'} could not be written" in said
+    assert f"the trained network is kept in {tmp_path / 'ws' / 'supervised'}" in said
+    assert [path.name for path in (disk / "model").iterdir()] == ["summary.json"]
+    subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+    assert own(tmp_path / "ws", *given) == 0
+    assert "0 made" in capsys.readouterr().err
+    assert (disk / "model" / "network" / "weights.pt").is_file()
+
+
+def test_weights_of_a_different_network_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"layer": torch.zeros(1)}, tmp_path / "mobilenet_v2.pth")
+    given = [
+        word.replace("weights=none", f"weights={tmp_path / 'mobilenet_v2.pth'}") for word in draw(tmp_path, 1, 0, 0)
+    ]
+    assert own(tmp_path / "ws", *given) == 3
+    assert "do not fit the backbone mobilenet_v2" in capsys.readouterr().err
+
+
+def test_masks_of_val_alone_leave_nothing_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = draw(tmp_path, masks=3, labels=0, nothing=3)
+    (tmp_path / "val.txt").write_text("p00\np01\np02\n", encoding="utf-8")
+    assert own(tmp_path / "ws", *given, "--set", f"val={tmp_path / 'val.txt'}") == 3
+    assert "all 3 masks are in val or holdout" in capsys.readouterr().err
+
+
+def test_one_class_alone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = draw(tmp_path, masks=3, labels=0, nothing=0)
+    (tmp_path / "classes.txt").write_text("red\n", encoding="utf-8")
+    for number in range(3):
+        Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(tmp_path / "masks" / f"p{number:02}.png")
+    assert own(tmp_path / "ws", *given) == 3
+    assert "has one class, red" in capsys.readouterr().err
+
+
 def test_a_budget_of_seconds_is_refused_with_what_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert own(tmp_path / "ws", *draw(tmp_path, masks=12, labels=4, nothing=0), "--set", "budget=2s") == 3
-    assert "budget of" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "a budget of 2 s is too small for self-training" in said
+    assert "--set method=supervised" in said
 
 
 def test_steps_that_are_no_number_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

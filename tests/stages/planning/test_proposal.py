@@ -17,7 +17,7 @@ from stages.config import build
 from stages.contract import load_stage
 from stages.planning.plan_file import commands_of, plan_text
 from stages.planning.proposal import make_plan
-from stages.planning.records import GIB, DataFacts, Machine, Measured, Plan, Spread, Trial, Wishes
+from stages.planning.records import GIB, DataFacts, Machine, Measured, Pace, Plan, Spread, Trial, Wishes
 
 CPU = Machine(memory=8 * GIB, cores=2, cached=("mobilenet_v2", "resnet50"))
 GPU = Machine("cuda:0", "a GPU", 40 * GIB, 16, True, ("mobilenet_v2", "resnet50"))
@@ -66,13 +66,13 @@ def test_labels_are_shared_among_pseudo_labels_where_there_are_some():
     assert settings[9]["image_labels"] == "share"
 
 
-def test_the_background_is_matched_where_few_images_have_masks_and_all_others_labels():
-    few = make_plan(facts(masks=50, image_labels=300), CPU)
+def test_the_background_is_matched_where_few_images_have_masks_and_most_others_labels():
+    few = make_plan(facts(masks=50, image_labels=300, unlabelled=9), CPU)
     assert [step.stage for step in few.steps] == ["train", "predict", "refine", "train"]
     assert few.steps[-1].inputs["weak_labels"] == few.steps[2].name
     for others in (
         facts(masks=200, image_labels=300),
-        facts(masks=50, image_labels=300, unlabelled=1),
+        facts(masks=50, image_labels=300, unlabelled=301),
         facts(masks=50, image_labels=300, classes=("cat", "dog")),
     ):
         assert [step.stage for step in make_plan(others, CPU).steps] == ["train", "predict", "train"]
@@ -155,7 +155,7 @@ def test_weights_that_are_not_there_or_tell_nothing_are_one_error(tmp_path: Path
     assert "--network" in str(caught.value.hint)
     given = Wishes(weights=str(tmp_path / "best.pth"), network="mobilenet_v2")
     assert make_plan(facts(), CPU, given).sections["train"]["network"]["preset"] == "mobilenet_v2"
-    with pytest.raises(ConfigError, match="there is no file"):
+    with pytest.raises(ConfigError, match="there is no such file"):
         make_plan(facts(), CPU, Wishes(weights=str(tmp_path / "gone.pth")))
     with pytest.raises(ConfigError, match="no weights of resnet101 were found"):
         make_plan(facts(), CPU, Wishes(network="deeplabv3plus-resnet101"))
@@ -229,16 +229,16 @@ def test_the_learning_rate_of_sgd_follows_the_batch():
 
 def measured(batch: int, step_s: float, *names: str, memory: int = GIB) -> Measured:
     trials = {name: Trial(batch, memory, step_s, start_s=6.0, first_s=1.0, end_s=1.0) for name in names}
-    return Measured(batch, trials, predict_start_s=5.0, predict_image_s=0.1)
+    return Measured(batch, trials, process_s=5.0, paces={"predict": Pace(1.0, 0.1), "evaluate": Pace(0.5, 0.02)})
 
 
 def test_the_batch_is_the_measured_one_and_the_iterations_see_as_many_images():
     plan = make_plan(facts(masks=400), CPU, measured=measured(4, 0.2, "supervised"))
     assert plan.sections["train"]["batch_size"] == plan.batch_size == 4
     assert plan.iterations == {"supervised": 4000}
-    # start and end 8 s, 4,000 steps; predicting 15 images of val
-    assert plan.seconds == {"supervised": 808.0}
-    assert plan.total_s == 808.0 + 5.0 + 1.5
+    # start and end 8 s, 4,000 steps; predicting 15 images of val and scoring them; three commands
+    assert plan.seconds == {"supervised": 808.0, "scores": 1.0 + 1.5 + 0.5 + 0.3, "starting": 15.0}
+    assert plan.total_s == 808.0 + 3.3 + 15.0
 
 
 def test_a_budget_shortens_all_trainings_alike_and_is_kept():
