@@ -194,7 +194,7 @@ def _names_of(path: Path, task: _Task) -> list[str]:
     if len(images) > 1 and (known := [key for key in ("image", "img", "photo") if key in images]):
         images = {known[0]: images[known[0]]}
     if len(images) != 1:
-        shown = ", ".join(f"{key}: {value[:60]!r}" for key, value in (images or task.data).items()) or "nothing"
+        shown = ", ".join(f"{key}: {str(value)[:60]!r}" for key, value in (images or task.data).items()) or "nothing"
         what = "several fields name an image" if images else "no field of its data names one image"
         raise DataError(f"{where}: {what} ({shown[:300]})", "export tasks of one image each, in the field `image`")
     written = next(iter(images.values()))

@@ -329,6 +329,7 @@ def test_a_polygon_of_two_points_is_left_out_and_said(tmp_path):
         ([task("notes.pdf")], "no field of its data names one image"),
         ([task("a.jpg", data={"first": "a.jpg", "second": "b.jpg"})], "several fields name an image"),
         ([task("a.jpg", data={"image": ["a.jpg", "b.jpg"]})], "no field of its data names one image"),
+        ([task("a.jpg", data={"image": True})], "no field of its data names one image"),
         ([task("a.jpg", outline(TRIANGLE, "cat", size=(-1, 5)))], "which is impossible"),
     ],
 )
