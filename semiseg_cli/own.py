@@ -59,6 +59,7 @@ class Own:
         recipe = self._resolved(raw)
         target = self._target(recipe.parameters)
         _wishes(recipe.parameters)  # mistakes come before any work
+        _memory(recipe.parameters)
         self._check(recipe)
         self._make(recipe)
         data = self.workspace.artifact(DATA)
@@ -133,8 +134,7 @@ class Own:
         from stages.planning.machine import this_machine
         from stages.planning.probe import probed_plan
 
-        memory = bytes_in(str(given["memory"])) if given["memory"] else None
-        machine = this_machine(self.execution.device, memory, self.execution.workers)
+        machine = this_machine(self.execution.device, _memory(given), self.execution.workers)
         say("planning: a few steps of each training are measured")
         return probed_plan(data, fingerprint(data), machine, wishes, DATA, say, partial(self._spent, data))
 
@@ -214,7 +214,7 @@ class Own:
             low, high = scores.get("mean_iou_interval", (None, None))
             between = "" if low is None else f" (95 %: {100 * low:.1f} to {100 * high:.1f})"
             line += f", mean IoU {100 * scores['mean_iou']:.1f} %{between} on the {scores['images']} images of val"
-        return f"{line}; {duration(time.monotonic() - self.began)} in all"
+        return f"{line}; this run took {duration(time.monotonic() - self.began)}"
 
     def _advise(self, target: Path, review: Review) -> None:
         """Writes what to label next, and which masks to look at; prints the class that needs masks most."""
@@ -285,9 +285,13 @@ def _wishes(given: dict[str, Any]) -> Wishes:
         weights=str(given["weights"]),
         method=str(given["method"]),
         iterations=int(iterations) if iterations else None,
-        budget_s=seconds_in(str(given["budget"])) if given["budget"] else None,
+        budget_s=seconds_in(str(given["budget"]), "budget") if given["budget"] else None,
         model=True,
     )
+
+
+def _memory(given: dict[str, Any]) -> int | None:
+    return bytes_in(str(given["memory"]), "memory") if given["memory"] else None
 
 
 class _Once:

@@ -123,14 +123,14 @@ def plan_record(proposed: Plan) -> dict[str, Any]:
     return record
 
 
-def seconds_in(text: str) -> float:
+def seconds_in(text: str, option: str = "--budget") -> float:
     """30min, 2h, 1h30min, 45s."""
-    return _sum_of(text, _TIMES, "--budget", "30min, 2h or 1h30min")
+    return _sum_of(text, _TIMES, option, "30min, 2h or 1h30min")
 
 
-def bytes_in(text: str) -> int:
+def bytes_in(text: str, option: str = "--memory") -> int:
     """4GiB, 512MiB."""
-    return int(_sum_of(text, _SIZES, "--memory", "4GiB or 512MiB"))
+    return int(_sum_of(text, _SIZES, option, "4GiB or 512MiB"))
 
 
 def _sum_of(text: str, units: dict[str, int], option: str, example: str) -> float:

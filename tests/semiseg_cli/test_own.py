@@ -181,12 +181,12 @@ def test_masks_of_val_alone_leave_nothing_to_train_on(tmp_path: Path, capsys: py
     given = draw(tmp_path, masks=3, labels=0, nothing=3)
     (tmp_path / "val.txt").write_text("p00\np01\np02\n", encoding="utf-8")
     assert own(tmp_path / "ws", *given, "--set", f"val={tmp_path / 'val.txt'}") == 3
-    assert "all 3 masks are in val or holdout" in capsys.readouterr().err
+    assert "val asks for 3 of the 3 images with masks: none is left to train on" in capsys.readouterr().out
 
 
 def test_one_class_alone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = draw(tmp_path, masks=3, labels=0, nothing=0)
-    (tmp_path / "classes.txt").write_text("red\n", encoding="utf-8")
+    (tmp_path / "classes.txt").write_text("0 red\n", encoding="utf-8")
     for number in range(3):
         Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(tmp_path / "masks" / f"p{number:02}.png")
     assert own(tmp_path / "ws", *given) == 3
@@ -200,10 +200,20 @@ def test_a_budget_of_seconds_is_refused_with_what_is_needed(tmp_path: Path, caps
     assert "--set method=supervised" in said
 
 
-def test_steps_that_are_no_number_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = [word.replace("iterations=3", "iterations=many") for word in draw(tmp_path, masks=12, labels=0, nothing=0)]
-    assert own(tmp_path / "ws", *given) == 3
-    assert "iterations is many, expected a number of steps" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("iterations=many", "iterations is many, expected a number of steps"),
+        ("budget=30", "budget 30: expected a number with a unit"),
+        ("memory=much", "memory much: expected a number with a unit"),
+    ],
+)
+def test_parameters_that_are_no_number_are_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, message: str
+) -> None:
+    assert own(tmp_path / "ws", *draw(tmp_path, masks=1, labels=0, nothing=0), "--set", setting) in (2, 3)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "ws").exists()
 
 
 def test_twenty_copies_of_an_image_cannot_be_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
