@@ -24,7 +24,7 @@ from stages.config import ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import Images, open_images, unless_images
 from stages.localization.config import CrfConfig
-from stages.localization.dense_crf import CrfParameters, crf_labels
+from stages.localization.dense_crf import CrfParameters, crf_labels, present
 from stages.localization.grid import reduced_size, resize_maps
 from stages.localization.seed_labels import activation_background
 from stages.parallel.processes import map_in_processes
@@ -144,12 +144,6 @@ def contenders(scores: np.ndarray, threshold: float) -> np.ndarray:
     winner: float = scores.sum(axis=0).min() / len(scores)
     chance: np.ndarray = scores.max(axis=(1, 2)) >= 0.999 * min(winner, threshold)  # rounding must not decide
     return chance
-
-
-def present(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """bool (K,): which of the maps (K, H, W) win a pixel, or reach `threshold` somewhere."""
-    wins = np.bincount(scores.argmax(axis=0).ravel(), minlength=len(scores)) > 0
-    return wins | (scores.max(axis=(1, 2)) >= threshold)
 
 
 def _with_background(record: ScoreMap, scores: np.ndarray, config: CrfStageConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -226,6 +226,12 @@ def crf_labels(
     return best, highest
 
 
+def present(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """bool (K,): which of the maps (K, H, W) win a pixel, or reach `threshold` somewhere."""
+    wins = np.bincount(scores.argmax(axis=0).ravel(), minlength=len(scores)) > 0
+    return wins | (scores.max(axis=(1, 2)) >= threshold)
+
+
 def crf_from_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, parameters: CrfParameters) -> np.ndarray:
     """Dense CRF from a label map: `labels` integers (H, W), 0..num_labels-1 -> float32 (num_labels, H, W).
 

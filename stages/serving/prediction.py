@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,7 +14,13 @@ from artifacts.dataset import first_label
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import UsageError
 from artifacts.masks import write_mask
+from stages.config import build
 from stages.data.overlays import OPACITY, draw_overlay, overlay
+from stages.localization.config import CrfConfig
+from stages.localization.dense_crf import crf_labels, present
+from stages.localization.grid import reduced_size, resize_maps
+
+TAKES_PART = 0.2  # probability from which a class that wins no pixel takes part in the CRF, as in `semiseg crf`
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +46,21 @@ class Prediction:
         if self.scores is None:
             raise UsageError("the probabilities were not kept", "predict with probabilities=True")
         return self.scores
+
+    def refined(self, **settings: Any) -> Prediction:
+        """The prediction with a mask that follows the edges of the image, by the dense CRF, as `semiseg crf` makes it.
+
+        settings: those of the parameters of the CRF (`semiseg config crf`): parameters="deeplab-v2", scale=2. Classes
+        that win a pixel or reach a probability of 0.2 take part; the probabilities stay the network's. ConfigError
+        without the package pydensecrf, and for a wrong setting; UsageError if the probabilities were not kept.
+        """
+        config = build(CrfConfig, settings, "Prediction.refined")
+        size = self.image.shape[:2]
+        scores = resize_maps(self.probabilities, size, 1, reduced_size(size, config.max_pixels))
+        background = np.arange(len(scores)) < first_label(self.names)
+        classes = np.flatnonzero(present(scores, TAKES_PART) | background)
+        best, _ = crf_labels(self.image, scores[classes], config.resolve(), config.max_pixels)
+        return replace(self, mask=classes.astype(np.uint8)[best])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the mask as an index PNG, byte for byte as `semiseg predict` does; a file of that name is replaced."""

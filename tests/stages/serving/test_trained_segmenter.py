@@ -16,6 +16,7 @@ from PIL import Image
 
 from artifacts import checkpoint
 from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError, UsageError
+from artifacts.masks import read_mask
 from artifacts.score_maps import ScoreMaps
 from stages.data.overlays import draw_overlay
 from stages.networks import build_classifier, load_network
@@ -70,6 +71,25 @@ def test_image_labels_act_as_in_predict(bench, how):
     free, held = segmenter(images[:2], [None, labels[1]])
     np.testing.assert_array_equal(free.mask, Segmenter.load(bench.workspace.artifact("segmenter").path)(images[0]).mask)
     np.testing.assert_array_equal(held.mask, segmenter(images[1], labels[1]).mask)
+
+
+@pytest.mark.parametrize("settings", [{"scale": 4.0}, {"parameters": "irn", "max_pixels": 1500}], ids=str)
+def test_refined_masks_are_those_of_the_stage_crf(bench, segmenter, settings):
+    """Up to the rounding of the stored probabilities to float16."""
+    bench.run("predict", "whole", {"output": "probabilities", "stride": 1, "min_class_probability": 0})
+    refined = bench.run("crf", "refined", settings, {"data": "data", "predictions": "whole"})
+    for image_id in bench.dataset.ids("val"):
+        prediction = segmenter(bench.dataset.image(image_id))
+        found = prediction.refined(**settings)
+        assert (found.mask == read_mask(refined.file(f"masks/{image_id}.png"))).mean() > 0.99
+        np.testing.assert_array_equal(found.probabilities, prediction.probabilities)
+
+
+def test_a_prediction_is_refined_only_with_probabilities_and_known_settings(segmenter, pixels):
+    with pytest.raises(UsageError, match="not kept"):
+        segmenter(pixels, probabilities=False).refined()
+    with pytest.raises(ConfigError, match=r"Prediction\.refined"):
+        segmenter(pixels).refined(width=3)
 
 
 def test_preprocessing_is_the_formula_of_imagenet_and_nothing_else(bench, segmenter, pixels):
