@@ -90,8 +90,8 @@ def whole_scenes(ranked: Sequence[str], count: int, scene_of: Mapping[str, str])
     if not taken and count:
         smallest = min(members.values(), key=len)
         raise DataError(
-            f"{count:,} images are asked for, and near-duplicates and series (scenes) stay together: the smallest scene "
-            f"has {len(smallest):,} images ({named(smallest)})",
+            f"{count:,} images are asked for, and near-duplicates and series (scenes) stay together: the "
+            f"smallest scene has {len(smallest):,} images ({named(smallest)})",
             "ask for more or for none (val, holdout), or treat each image as a scene of its own (scenes, empty)",
         )
     return taken
