@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from docs.site.markdown import cell, table
@@ -71,11 +71,8 @@ def may_be(field: FieldInfo, choices: list[type[Config]]) -> str:
     """The values that a setting takes, in words; the names of several configs."""
     if len(choices) > 1:
         return ", ".join(f"`{label(choice)}`" for choice in choices)
-    model = create_model("model", value=(field.annotation, Field(...)))
-    model.model_fields["value"] = field
-    model.model_rebuild(force=True)
-    schema = model.model_json_schema()
-    return cell(" or ".join(dict.fromkeys(kinds(schema["properties"]["value"]))))
+    annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    return cell(" or ".join(dict.fromkeys(kinds(TypeAdapter(annotation).json_schema()))))
 
 
 def kinds(schema: dict[str, Any]) -> Iterator[str]:
