@@ -23,6 +23,8 @@ PREDICTED = (
 )
 ESTIMATED = "semiseg crf --predictions seeds --set labels=tags --set splits=[weak]"
 BEFORE = {  # what a reader has made before, where the page does not say it
+    "semiseg train --method supervised --network mobilenet_v2 --weights mobilenet_v2.pth --iterations 300 "
+    "--set crop_size=96": (PREPARED,),
     "semiseg evaluate --predictions seeds --split train --name label-maps": (
         *CLASSIFIED,
         "semiseg train-refiner --method irn --network tiny",
