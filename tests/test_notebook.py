@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
@@ -23,11 +24,11 @@ def texts(cell: dict) -> str:
 def test_every_cell_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     made = nbclient.NotebookClient(
-        NOTEBOOK.copy(), timeout=500, resources={"metadata": {"path": str(tmp_path)}}
+        copy.deepcopy(NOTEBOOK), timeout=500, resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     workspace = Workspace(tmp_path / "runs" / "walk")
     assert {"data", "seeds", "weak-labels", "dual-branch", "predictions", "evaluation"} <= set(workspace.names())
-    images = [cell for cell in made.cells if "in_rows([" in cell.source]
+    images = [cell for cell in made.cells if "in_rows(" in cell.source]
     assert len(images) == 4
     assert all("image/png" in cell.outputs[-1].data for cell in images)
     scores = next(texts(cell) for cell in made.cells if "scores = " in cell.source)
