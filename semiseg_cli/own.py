@@ -33,14 +33,17 @@ from stages.planning.own_recipe import (
     OwnPlan,
     iterations_again,
     own_plan,
+    predictions_of,
     scores_of,
     with_choice,
     with_plan,
 )
 from stages.planning.records import Plan, Wishes
+from stages.planning.rules import MANY_OTHERS
 
 PLAN_FILE = "own-plan.json"
 SUMMARY = "summary.json"
+SURE, DRAWS = 0.9, 2000  # of the bootstrap over the holdout: when it overrules the plan
 ENOUGH_FOR = {"val": 5, "holdout": 10}  # images with masks from which a fifth is set aside
 
 
@@ -69,7 +72,7 @@ class Own:
         self._show(plan)
         raw = with_plan(raw, plan, has_holdout)
         self._make(self._resolved(raw))
-        chosen = self._choose(plan, has_holdout)
+        chosen = self._choose(plan, dataset, has_holdout)
         again = self._iterations_again(plan, chosen) if has_holdout else 0
         self._make(self._resolved(with_choice(raw, plan, chosen, has_masks, again, has_val)))
         self.running.finish()
@@ -155,26 +158,59 @@ class Own:
 
     # --------------------------------------------------------------------------------------------- the choice
 
-    def _choose(self, plan: OwnPlan, has_holdout: bool) -> str:
-        """The network with the highest mean IoU on the holdout, of equal ones the first; without one, the plan's."""
+    def _choose(self, plan: OwnPlan, dataset: Dataset, has_holdout: bool) -> str:
+        """What is favoured, unless another is surely better on the holdout: few images would choose by chance."""
+        favoured, why = self._favoured(plan, dataset)
         if not has_holdout:
-            say(f"chosen: {plan.segmenters[-1]}, by the plan: no masks are set aside to choose on (holdout)")
-            return plan.segmenters[-1]
+            say(f"chosen: {favoured}, {why}: no masks are set aside to choose on (holdout)")
+            return favoured
         scores = {
             name: self.workspace.artifact(scores_of(name)).recorded("summary", "mean_iou", float)
             for name in plan.segmenters
         }
-        chosen = max(scores, key=lambda name: scores[name])
         listed = ", ".join(f"{name} {100 * score:.1f}" for name, score in scores.items())
-        say(f"chosen: {chosen} (mean IoU on the holdout, percent: {listed})")
-        return chosen
+        listed = f"mean IoU on the holdout, percent: {listed}"
+        best = max(scores, key=lambda name: (scores[name], name == favoured))
+        sure = 1.0 if best == favoured else self._sure_of(best, favoured, dataset)
+        if sure >= SURE:
+            say(f"chosen: {best} ({listed})")
+            return best
+        say(
+            f"chosen: {favoured}, {why} ({listed}; that {best} is better is not sure: it is in {sure:.0%} of holdouts "
+            f"drawn from these images, asked for are {SURE:.0%})"
+        )
+        return favoured
+
+    def _favoured(self, plan: OwnPlan, dataset: Dataset) -> tuple[str, str]:
+        """The network to take where the holdout does not tell, and why: with few other images the baseline."""
+        others = sum(len(dataset.ids(split)) for split in ("weak", "unlabelled"))
+        if len(plan.segmenters) > 1 and others < MANY_OTHERS:
+            return plan.segmenters[0], f"as the rule is with fewer than {MANY_OTHERS} images without masks"
+        return plan.segmenters[-1], "by the plan"
+
+    def _sure_of(self, best: str, favoured: str, dataset: Dataset) -> float:
+        """In what share of holdouts that are drawn from the images of this one `best` is above `favoured`."""
+        from stages.evaluation.image_scores import score_with_images
+        from stages.evaluation.intervals import share_of_draws_higher
+        from stages.evaluation.stored_masks import find_pairs
+
+        quiet = dataclasses.replace(self.execution, progress=_Silent())
+        first, second = (
+            score_with_images(
+                find_pairs(dataset, self.workspace.artifact(predictions_of(name)), ["holdout"]),
+                dataset.num_classes,
+                quiet,
+            )[2]
+            for name in (best, favoured)
+        )
+        return share_of_draws_higher(first, second, DRAWS)
 
     def _iterations_again(self, plan: OwnPlan, chosen: str) -> int:
         """The iterations that the time left allows, and a sentence where they are fewer than planned.
 
         Time is what the nodes took, in earlier runs too, so that a run that is repeated comes to the same answer.
         """
-        networks = [name for one in plan.segmenters for name in (f"{one}-holdout", scores_of(one))]
+        networks = [name for one in plan.segmenters for name in (predictions_of(one), scores_of(one))]
         nodes = [*(step.name for step in plan.steps), *networks]
         took = {name: self.workspace.artifact(name).manifest.seconds for name in nodes}
         again = iterations_again(plan, chosen, took)

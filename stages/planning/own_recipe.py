@@ -90,9 +90,14 @@ def iterations_again(plan: OwnPlan, chosen: str, took: Mapping[str, float]) -> i
     return 0 if fit < LEAST_AGAIN * planned else min(fit, planned)
 
 
+def predictions_of(segmenter: str) -> str:
+    """The node of a network's masks of the holdout."""
+    return f"{segmenter}-holdout"
+
+
 def scores_of(segmenter: str) -> str:
     """The node of a network's scores on the holdout."""
-    return f"{segmenter}-holdout-scores"
+    return f"{predictions_of(segmenter)}-scores"
 
 
 def with_plan(raw: Mapping[str, Any], plan: OwnPlan, choosing: bool) -> dict[str, Any]:
@@ -100,7 +105,7 @@ def with_plan(raw: Mapping[str, Any], plan: OwnPlan, choosing: bool) -> dict[str
     nodes: dict[str, Any] = dict(raw["nodes"])
     nodes |= {step.name: {"stage": step.stage, "inputs": step.inputs, "config": step.config} for step in plan.steps}
     for segmenter in plan.segmenters if choosing else ():
-        nodes |= _scored(f"{segmenter}-holdout", segmenter, DATA, "holdout", plan, {})
+        nodes |= _scored(predictions_of(segmenter), segmenter, DATA, "holdout", plan, {})
     rows = [
         {"label": segmenter, "nodes": {"holdout": scores_of(segmenter)}, "costs": {"up_to": segmenter}}
         for segmenter in plan.segmenters
@@ -109,7 +114,10 @@ def with_plan(raw: Mapping[str, Any], plan: OwnPlan, choosing: bool) -> dict[str
         "title": "Your images: mean IoU, percent",
         "metric": "mean_iou",
         "columns": ["holdout", "val"],
-        "notes": ["holdout: images with masks that nothing above was trained on; the choice is made on them."],
+        "notes": [
+            "holdout: images with masks that nothing above was trained on. What the rules favour is "
+            "chosen, unless another is surely better on them."
+        ],
         "rows": rows if choosing else [],
     }
     return {**raw, "nodes": nodes, "table": table}
