@@ -35,7 +35,7 @@ class MethodRule:
 
 FEW_MASKS = 100  # the geometric mean of the 50 and 200 of the league
 # Images without masks from which a method that uses them is taken without proof of the holdout: with 237 and 387 of
-# them self-training was better than the baseline, with 60 worse (docs/results.md, Few masks and few other images).
+# them self-training was better than the baseline, with 60 not (docs/results.md, Few masks and few other images).
 MANY_OTHERS = 120
 
 METHODS = (
