@@ -6,7 +6,7 @@
 
 Sources: vgg16 has the layers of SEC's foreground network (Kolesnikov & Lampert 2016: pool4 and pool5 left out, two 3x3
 convolutions of 1024 channels, the second without ReLU, average pooling, linear layer; the pools, initial values and
-learning rates differ, see docs/other-stages.md, Seeds), the ResNets are IRNet's (Ahn et al. 2019: layer4 with stride 1).
+learning rates differ, see docs/other-stages.md, Seeds), the ResNets are IRNet's (Ahn et al. 2019: layer4, stride 1).
 mobilenet_v2, tiny, HRNet, DINOv2 and timm's networks follow the ResNets' pattern on their last map.
 """
 
