@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import subprocess
 import tempfile
@@ -24,6 +25,11 @@ from stages.config import Config, ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 
 NOBODY = 65534  # the user without rights
+
+# The processes of pools are copies of a server process: with torch and others in it, none of them has to load these.
+multiprocessing.set_forkserver_preload(
+    ["torch", "stages.data.preparation", "stages.localization.dense_crf", "stages.refiners.irn", "skimage.segmentation"]
+)
 
 # How fast a machine is decides no test.
 hypothesis.settings.register_profile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import importlib.util
 import subprocess
@@ -29,11 +30,13 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@functools.cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def imports(path: Path, module_level: bool) -> Iterator[tuple[str, int]]:
+@functools.cache
+def imports(path: Path, module_level: bool) -> list[tuple[str, int]]:
     """Dotted names a file imports when it runs; at module level only, the bodies of functions are left out."""
 
     def walk(node: ast.AST) -> Iterator[ast.AST]:
@@ -45,12 +48,14 @@ def imports(path: Path, module_level: bool) -> Iterator[tuple[str, int]]:
             yield child
             yield from walk(child)
 
+    found = []
     for node in walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
+            found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
-            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+            found += [(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
+    return found
 
 
 def belongs(name: str, modules: tuple[str, ...] | set[str]) -> bool:
@@ -101,6 +106,7 @@ def floor_of(name: str) -> int:
     return rooms[0] if rooms else FLOORS.index("the stages")
 
 
+@functools.cache
 def own_imports(path: Path) -> set[str]:
     """The modules of ours that a file imports, those inside functions and for types alone too."""
     found = set()
@@ -217,10 +223,9 @@ def test_the_top_of_stages_holds_stages_only():
 # --- what is loaded from disk ---
 
 
-def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
+@functools.cache
+def calls(path: Path) -> list[tuple[str, ast.Call]]:
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
 
 
 def test_nothing_is_pickled():
@@ -230,7 +235,7 @@ def test_nothing_is_pickled():
     assert not [
         f"{name_of(path)}:{node.lineno}: {ast.unparse(node)}"
         for path, node in names
-        if ast.unparse(node.value) == "pickle" and ast.unparse(node) not in errors
+        if isinstance(node.value, ast.Name) and node.value.id == "pickle" and ast.unparse(node) not in errors
     ]
     assert not [name_of(p) for p in SOURCES for name, _ in imports(p, False) if name.startswith("pickle.")]
     wrong = [

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +20,7 @@ from semiseg_cli.main import app
 from semiseg_cli.stage_commands import SHORTCUTS, stage_config
 from stages.config import build
 from stages.contract import STAGE_MODULES, load_stage
+from tests.commands import in_one_process
 from tests.documented import PAGES, ROOT, commands, semiseg_part
 
 LINES = [(page.name, line) for page in PAGES for line in commands(page)]
@@ -72,8 +70,8 @@ FILES = re.compile(r"^```python\n# (stages/\S+)\n(.*?)^```", re.MULTILINE | re.D
 SMALL = [f"dataset.{key}={value}" for key, value in (("train", 4), ("weak", 4), ("val", 2), ("long_side", 48))]
 
 
-def extended(page: Path, folder: Path, names: list[str], most_lines: int) -> Callable[..., str]:
-    """A copy of the code with the files of a page in it; what runs its commands and gives what they print."""
+def extended(page: Path, folder: Path, names: list[str], most_lines: int) -> Callable[..., list[str]]:
+    """A copy of the code with the files of a page in it; what runs commands of it and gives what each prints."""
     files = [(name, text) for name, text in FILES.findall(page.read_text(encoding="utf-8")) if name in names]
     assert [name for name, _ in files] == names
     assert sum(bool(line.strip()) for _, text in files for line in text.splitlines()) <= most_lines
@@ -87,16 +85,10 @@ def extended(page: Path, folder: Path, names: list[str], most_lines: int) -> Cal
             text = f"{before}\n\n{text}{end_of_data_sets}{after}"
         place.write_text(text, encoding="utf-8")
 
-    def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "semiseg_cli", *arguments],
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(tree)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def run(*commands: Sequence[str]) -> list[str]:
+        done = in_one_process(folder, *commands, tree=tree)
+        assert [command.code for command in done] == [0] * len(commands), [command.err for command in done]
+        return [command.out for command in done]
 
     return run
 
@@ -108,39 +100,51 @@ def sets(*settings: str) -> list[str]:
 def test_the_method_of_the_documentation_is_two_files_of_forty_lines_and_trains(tmp_path):
     names = ["stages/methods/settings/entropy.py", "stages/methods/entropy.py"]
     run = extended(ROOT / "docs" / "extending.md", tmp_path, names, 40)
-    assert "    L = CE(f(x), y) + weight mean H(f(u))" in run("methods", "entropy")
-    assert "train-entropy-n30-s0" in run("run", "league", "--dry-run", "--set", "methods=[entropy]")
-    run("prepare-data", *sets(*SMALL))
     settings = ["--iterations", "2", "--batch-size", "4", *sets("crop_size=48", "method.weight=0.5")]
-    run("train", "--method", "entropy", "--network", "tiny", *settings)
-    assert '"entropy"' in run("show", "entropy", "--json")
+    told, planned, *_, shown = run(
+        ["methods", "entropy"],
+        ["run", "league", "--dry-run", "--set", "methods=[entropy]"],
+        ["prepare-data", *sets(*SMALL)],
+        ["train", "--method", "entropy", "--network", "tiny", *settings],
+        ["show", "entropy", "--json"],
+    )
+    assert "    L = CE(f(x), y) + weight mean H(f(u))" in told
+    assert "train-entropy-n30-s0" in planned
+    assert '"entropy"' in shown
 
 
 def test_the_refiner_of_the_documentation_is_two_files_of_thirty_lines_and_refines(tmp_path):
     names = ["stages/refiners/settings/power.py", "stages/refiners/power.py"]
     run = extended(ROOT / "docs" / "extending.md", tmp_path, names, 30)
-    assert "S = M^exponent / max M^exponent" in run("methods", "power")
-    run("prepare-data", *sets(*SMALL))
-    run("train-classifier", "--network", "tiny", "--iterations", "2", "--batch-size", "4", *sets("crop_size=48"))
-    run("seeds")
-    run("refine", "--method", "power", *sets("method.exponent=3"))
-    assert '"power"' in run("show", "refine", "--json")
+    settings = ["--network", "tiny", "--iterations", "2", "--batch-size", "4", *sets("crop_size=48")]
+    told, *_, shown = run(
+        ["methods", "power"],
+        ["prepare-data", *sets(*SMALL)],
+        ["train-classifier", *settings],
+        ["seeds"],
+        ["refine", "--method", "power", *sets("method.exponent=3")],
+        ["show", "refine", "--json"],
+    )
+    assert "S = M^exponent / max M^exponent" in told
+    assert '"power"' in shown
 
 
 def test_the_data_set_of_the_documentation_is_read(tmp_path):
     names = ["stages/data/config.py", "stages/data/readers/pairs.py"]
     run = extended(ROOT / "docs" / "extending.md", tmp_path, names, 20)
-    run("prepare-data", *sets("dataset.train=8", "dataset.weak=0", "dataset.val=2", "dataset.long_side=48"))
+    run(["prepare-data", *sets("dataset.train=8", "dataset.weak=0", "dataset.val=2", "dataset.long_side=48")])
     (shapes,), pairs = (tmp_path / "runs").glob("*/data"), tmp_path / "pairs"
     pairs.mkdir()
     for mask in sorted(shapes.glob("masks/*.png")):
         pixels = np.asarray(Image.open(mask))
         write_mask(pairs / f"{mask.stem}_mask.png", np.where(pixels == 255, 255, pixels > 0).astype(np.uint8))
         shutil.copy(shapes / "images" / mask.name, pairs / mask.name)
-    run("prepare-data", "--dataset", "pairs", "--source", str(pairs), "--name", "mine")
-    summary = json.loads(run("show", "mine", "--json"))["summary"]
+    preparing = ["prepare-data", "--dataset", "pairs", "--source", str(pairs), "--name", "mine"]
+    shown = run(preparing, ["show", "mine", "--json"])[-1]
+    summary = json.loads(shown)["summary"]
     assert summary["class_names"] == ["background", "thing"]
     assert {split: summary["images"][split] for split in ("train", "val")} == {"train": 8, "val": 2}
     mask = next(pairs.glob("*_mask.png"))
     write_mask(mask, np.zeros_like(np.asarray(Image.open(mask))))
-    assert "the file of dataset.folder changed its content" in " ".join(run("status").split())
+    (status,) = run(["status"])
+    assert "the file of dataset.folder changed its content" in " ".join(status.split())

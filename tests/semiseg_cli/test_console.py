@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from io import StringIO
@@ -22,8 +21,8 @@ from semiseg_cli.console import bullets, json_text, out, plain_table, say, show_
 from semiseg_cli.main import _is_short_of_memory, main
 from semiseg_cli.progress import BarProgress, _LeftColumn
 from stages.contract import PlainProgress
+from tests.commands import in_one_process
 
-ROOT = Path(__file__).parents[2]
 HOSTILE = ["[/red]", "[red]cat", ":cat:", "[link=file:///etc/passwd]x[/link]", "\\[bold]", "$x^$", "{0}", "%s", "<b>"]
 
 
@@ -129,32 +128,26 @@ def test_classes_and_images_named_like_markup_are_prepared_and_shown(
 @pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
 def test_paths_that_are_no_utf8_text_are_shown_with_backslashes_and_never_a_traceback(tmp_path: Path) -> None:
     _prepare(tmp_path, ["cat"])
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "SEMISEG_DEBUG": "0"}
-
-    def run(*arguments: bytes) -> tuple[int, str]:
-        done = subprocess.run(
-            [sys.executable.encode(), b"-m", b"semiseg_cli", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-        )
-        return done.returncode, (done.stdout + done.stderr).decode()
-
     data = (b"--images", b"photos", b"--masks", b"masks")
-    code, shown = run(b"prepare-data", *data, b"--workspace", b"work\xff")
-    assert (code, "making work\\xff/data" in shown) == (0, True), shown
-    assert run(b"status", b"--workspace", b"work\xff")[0] == 0
-    code, shown = run(b"show", b"data", b"--json", b"--workspace", b"work\xff")
-    assert code == 0
-    assert json.loads(shown[shown.index("{") : shown.rindex("}") + 1])["argv"][-1] == "work\udcff"
-    assert run(b"verify", b"--workspace", b"work\xff")[0] == 0
-    for arguments in ((*data, b"--name", b"d\xff"), (*data, b"--config", b"c\xff.yaml"), (b"--images", b"no\xff")):
-        code, shown = run(b"prepare-data", *arguments)
-        assert (code, "\\xff" in shown or "\\udcff" in shown, "Traceback" in shown) == (3, True, False), shown
+    refused = ((*data, b"--name", b"d\xff"), (*data, b"--config", b"c\xff.yaml"), (b"--images", b"no\xff"))
+    (_, _, made), status, (code, shown, _), verified, *wrong = in_one_process(
+        tmp_path,
+        (b"prepare-data", *data, b"--workspace", b"work\xff"),
+        *(
+            (*words, b"--workspace", b"work\xff")
+            for words in ((b"status",), (b"show", b"data", b"--json"), (b"verify",))
+        ),
+        *((b"prepare-data", *arguments) for arguments in refused),
+    )
+    assert "making work\\xff/data" in made
+    assert (status.code, code, verified.code) == (0, 0, 0)
+    assert json.loads(shown)["argv"][-1] == "work\udcff"
     os.rename(tmp_path / "photos/[b]0.png", os.fsencode(tmp_path) + b"/photos/caf\xe9.png")
-    for command in (b"prepare-data", b"check-data"):
-        code, shown = run(command, *data)
-        assert (code, "caf\\" in shown, "Traceback" in shown) == (3, True, False), shown
+    odd = in_one_process(tmp_path, (b"prepare-data", *data), (b"check-data", *data))
+    assert (len(wrong), len(odd)) == (3, 2)
+    for name, ended in (*((r"(\\x|\\udc)ff", one) for one in wrong), *((r"caf\\", one) for one in odd)):
+        assert (ended.code, "Traceback" in ended.err) == (3, False), ended
+        assert re.search(name, ended.out + ended.err), ended
 
 
 def _errors_of_allocations() -> Iterator[Exception]:

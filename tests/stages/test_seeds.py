@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +30,7 @@ from stages.pipeline.run_stage import run_stage
 from stages.prepare_data import STAGE as PREPARE_DATA
 from stages.seeds import STAGE, SeedsConfig
 from tests.stages.conftest import publish
+from tests.stages.forks import killed_when
 
 FAST = {"cam": {"scales": [0.5, 1.0], "batch_size": 4}}
 UNKNOWN = 255
@@ -309,21 +307,11 @@ def test_killed_at_any_moment_and_continued_the_result_is_the_same(workspace, mo
         ("scores/shard-*.h5", 3),
         ("masks/*.png", 17),
     ):
-        child = os.fork()
-        if child == 0:
-            torch.set_num_threads(1)
-            try:
-                run_seeds(workspace, {}, "killed")
-            finally:
-                os._exit(0)
-        begin = time.monotonic()
-        while os.waitpid(child, os.WNOHANG) == (0, 0):
-            enough = len(list(workspace.path.glob(f".killed.*.partial/{pattern}"))) >= count
-            if enough or time.monotonic() - begin > 60:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                killed += enough
-                break
+        enough = f".killed.*.partial/{pattern}"
+        killed += killed_when(
+            lambda: len(list(workspace.path.glob(enough))) >= count,  # noqa: B023  (called at once, in this round)
+            lambda: run_seeds(workspace, {}, "killed"),
+        )
     assert killed >= 2
     artifact = run_seeds(workspace, {}, "killed").artifact
     assert artifact.manifest.resumed >= 2

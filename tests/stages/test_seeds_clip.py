@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,19 +12,28 @@ from artifacts.dataset import Dataset
 from artifacts.errors import ArtifactError, ConfigError
 from artifacts.masks import read_mask
 from artifacts.score_maps import ScoreMaps
-from artifacts.store import Workspace
+from artifacts.store import Artifact, Workspace
+from stages import seeds
 from stages.config import build
 from stages.contract import Execution, load_stage
 from stages.localization import clip_source
 from stages.localization.grid import resize_maps
 from stages.localization.seed_labels import dense_labels
+from stages.localization.seeds_config import SeedsConfig
 from stages.pipeline.run_stage import run_stage
-from tests.stages.clip_seeds import SHARD_SIZE, SOURCE, run_clip
 from tests.stages.drawn_training import StopAt, StoppedError
-from tests.stages.engine.torchrun import torchrun
+from tests.stages.forks import by_two_processes
 from tests.stages.networks.reference_clip import open_clips_model
 
 pytest.importorskip("timm")
+SHARD_SIZE = 4
+SOURCE = {"name": "clip", "weights": "none", "batch_size": 2}
+
+
+def run_clip(space: Workspace, name: str, source: dict[str, Any] | None = None, **execution: Any) -> Artifact:
+    values = {"source": SOURCE | (source or {}), "labels": "dense"}
+    doing = Execution(**{"device": "cpu", "workers": 1} | execution)
+    return run_stage(seeds.STAGE, build(SeedsConfig, values, "test"), space, name, {"data": "data"}, doing).artifact
 
 
 def run(space: Workspace, stage: str, name: str, values: dict, inputs: dict) -> object:
@@ -71,8 +80,9 @@ def test_stopped_and_continued_and_with_more_workers_the_result_is_the_same(spac
     assert cut.manifest.content == pooled.manifest.content == whole.manifest.content
 
 
-def test_two_processes_make_what_one_makes(space, whole):
-    torchrun(Path(__file__).with_name("clip_seeds.py"), space.path.parent, timeout=200)
+def test_two_processes_make_what_one_makes(space, whole, monkeypatch):
+    monkeypatch.setattr("stages.seeds.SHARD_SIZE", SHARD_SIZE)
+    by_two_processes(lambda: run_clip(space, "by-two"))
     two = space.artifact("by-two")
     assert two.manifest.content == whole.manifest.content
     assert two.summary == whole.summary

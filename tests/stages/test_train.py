@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -34,6 +33,7 @@ from stages.train import STAGE
 from stages.train_classifier import STAGE as CLASSIFIER_STAGE
 from tests.artifacts.small_artifacts import sign_again
 from tests.stages.drawn_training import CASES, StopAt, StoppedError, publish_dataset
+from tests.stages.forks import killed_when
 
 
 def train(training, config, name, execution, inputs=None, **changes):
@@ -129,69 +129,38 @@ def test_workers_change_nothing(training, execution):
     assert log_lines(one) == log_lines(three)
 
 
-KILLED = """
-import os, sys, time
-from contextlib import contextmanager
-from artifacts.store import Workspace
-from stages.contract import Execution
-from stages.pipeline.run_stage import run_stage
-import stages.methods.training, stages.localization.class_scores, torch.utils.tensorboard
-from tests.stages import test_train as tests
-from tests.stages.drawn_training import Training
-
 class Slow:
+    """Progress that gives others the time to kill the training between two steps."""
+
     @contextmanager
     def track(self, *arguments, **more):
         yield self
+
     def advance(self, *arguments, **more):
         time.sleep(0.1)
+
     def note(self, text):
         pass
 
-training = Training(Workspace(sys.argv[1]))
-execution = Execution(device="cpu", workers=1, checkpoint_every_s=0.0, progress=Slow())
-for line in sys.stdin:  # a child for each line: one start of Python and torch for all trainings
-    method = line.strip()
-    child = os.fork()
-    if not child:
-        tests.train(training, tests.exact_config(training, method), f"killed-{method}", execution)
-        os._exit(0)
-    print(child, flush=True)
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
 
-
-def test_kill_9_at_a_random_moment_of_any_training(training, execution, whole, tmp_path):
+def test_kill_9_at_a_random_moment_of_any_training(training, execution, whole):
     """Continued after SIGKILL, the artifact and the log are those of a run that nobody disturbed."""
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, str(script), str(training.space.path)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
-    ) as process:
-        for method in ("supervised", "dual-branch", "cps", "dsrg", "classifier"):
-            print(method, file=process.stdin, flush=True)
-            child = int(process.stdout.readline())
-            wait_for_log(training.space.path, f"killed-{method}", process)
-            time.sleep(random.uniform(0, 0.25))
-            os.kill(child, signal.SIGKILL)
-            assert os.waitstatus_to_exitcode(int(process.stdout.readline())) == -signal.SIGKILL
-            (folder,) = training.space.partials(f"killed-{method}")
-            assert 0 < checkpoint.load(folder / ".scratch" / CHECKPOINT)["step"] < 6  # whole, whenever it was killed
-            continued = train(training, exact_config(training, method), f"killed-{method}", execution)
-            assert continued.manifest.content == whole(method, execution).manifest.content
-            assert log_lines(continued) == log_lines(whole(method, execution))
-        process.stdin.close()
+    for method in ("supervised", "dual-branch", "cps", "dsrg", "classifier"):
+        name, config = f"killed-{method}", exact_config(training, method)
 
+        def soon_after_the_first_line(name=name):
+            logs = training.space.path.glob(f".{name}.*.partial/local/metrics.jsonl")
+            if begun := any(file.read_text() for file in logs):
+                time.sleep(random.uniform(0, 0.25))
+            return begun
 
-def wait_for_log(workspace, name, process, seconds=120):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        if any(file.read_text() for file in workspace.glob(f".{name}.*.partial/local/metrics.jsonl")):
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"{name} wrote no line of its log")
+        act = functools.partial(train, training, config, name, execution, progress=Slow())
+        assert killed_when(soon_after_the_first_line, act)
+        (folder,) = training.space.partials(name)
+        assert 0 < checkpoint.load(folder / ".scratch" / CHECKPOINT)["step"] < 6  # whole, whenever it was killed
+        continued = train(training, config, name, execution)
+        assert continued.manifest.content == whole(method, execution).manifest.content
+        assert log_lines(continued) == log_lines(whole(method, execution))
 
 
 # --- snapshots ---

@@ -12,7 +12,7 @@ import pytest
 
 from artifacts import checkpoint
 from artifacts.store import Workspace
-from tests.stages.engine.torchrun import ROOT, torchrun
+from tests.commands import ROOT
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "toy_trainings.py"
@@ -27,11 +27,8 @@ def space(tmp_path_factory):
     for package in ("artifacts", "stages", "semiseg_cli"):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(HERE / "toy_methods", tree / "stages" / "methods", dirs_exist_ok=True)
-    path = f"{tree}{os.pathsep}{ROOT}"
-    subprocess.run(
-        [sys.executable, SCRIPT, folder, "alone"], env=os.environ | {"PYTHONPATH": path}, check=True, timeout=200
-    )
-    torchrun(SCRIPT, folder, "two", path=path)
+    environment = os.environ | {"PYTHONPATH": f"{tree}{os.pathsep}{ROOT}"}
+    subprocess.run([sys.executable, SCRIPT, folder], env=environment, check=True, timeout=300)
     return Workspace(folder / "runs")
 
 

@@ -1,18 +1,18 @@
-"""Run by test_toy_methods.py, in a copy of the tree that has the methods of toy_methods: trains them.
+"""Run by test_toy_methods.py, in a copy of the tree that has the methods of toy_methods: trains them,
+alone and by two processes.
 
-python toy_trainings.py FOLDER alone; python -m torch.distributed.run --nproc_per_node 2 toy_trainings.py FOLDER two
+python toy_trainings.py FOLDER
 """
 
 from __future__ import annotations
 
-import os
-import signal
+import functools
 import sys
-import time
 from pathlib import Path
 
 from artifacts.store import Workspace
 from stages.methods import METHODS
+from tests.stages.forks import by_two_processes, killed_when
 from tests.stages.refiners.small_refinement import TRAINING, fill, run
 
 assert {"common-labels", "map-regression"} <= METHODS.keys(), "this is not the tree with the toys"
@@ -29,34 +29,13 @@ def train(space: Workspace, toy: str, name: str, **changes: object) -> None:
     run(space, stage, name, values | changes, {key: key for key in inputs}, checkpoint_every_s=0.0)
 
 
-def killed_after_a_checkpoint(space: Workspace, toy: str, name: str) -> bool:
-    """Trains in a process of its own, and kills that once a step is kept; whether it could."""
-    child = os.fork()
-    if child == 0:
-        try:
-            train(space, toy, name)
-        finally:
-            os._exit(0)
-    begin = time.monotonic()
-    while os.waitpid(child, os.WNOHANG) == (0, 0):
-        enough = bool(list(space.path.glob(f".{name}.*.partial/.scratch/checkpoint.pt")))
-        if enough or time.monotonic() - begin > 60:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return enough
-    return False
-
-
 if __name__ == "__main__":
-    folder, how = sys.argv[1:]
-    space = Workspace(Path(folder) / "runs")
-    if how == "alone":
-        fill(space)
+    space = fill(Workspace(Path(sys.argv[1]) / "runs"))
     for toy in TRAININGS:
-        if how == "two":
-            train(space, toy, f"{toy}-by-two")
-            continue
         train(space, toy, f"{toy}-whole")
         train(space, toy, f"{toy}-one-step", iterations=1)
-        assert killed_after_a_checkpoint(space, toy, f"{toy}-cut")
-        train(space, toy, f"{toy}-cut")
+        partial = f".{toy}-cut.*.partial/.scratch/checkpoint.pt"
+        cut = functools.partial(train, space, toy, f"{toy}-cut")
+        assert killed_when(lambda: list(space.path.glob(partial)), cut)  # noqa: B023  (called at once, in this round)
+        cut()
+        by_two_processes(functools.partial(train, space, toy, f"{toy}-by-two"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -18,7 +16,7 @@ from stages.refiners.refiner import Refiner
 from stages.refiners.settings import TRAINED
 from stages.refiners.settings.base import ForegroundRefinerSettings
 from tests.stages.drawn_training import StopAt, StoppedError
-from tests.stages.engine.torchrun import torchrun
+from tests.stages.forks import by_two_processes
 from tests.stages.refiners.small_refinement import (
     INPUTS,
     INSTANCES,
@@ -125,7 +123,15 @@ def test_every_term_of_a_training_is_felt(name, space):
 
 @pytest.fixture(scope="module")
 def by_two(space):
-    torchrun(Path(__file__).with_name("two_processes.py"), space.path.parent, timeout=200)
+    """NAME-by-two of every refiner, and instances-by-two, by two processes."""
+
+    def act():
+        for name in REFINERS:
+            train_and_refine(space, name, "by-two")
+        inputs = INPUTS["instances"] | {"refiner": "irn-refiner-by-two"}
+        run(space, "instances", "instances-by-two", INSTANCES, inputs)
+
+    by_two_processes(act)
     return space
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
+import functools
 
 import numpy as np
 import pytest
@@ -22,6 +20,7 @@ from stages.localization.grid import resize_maps
 from stages.localization.known_images import KnownImages
 from stages.networks import load_network
 from stages.refiners.settings import TrainRefinerConfig
+from tests.stages.forks import killed_when
 from tests.stages.refiners.small_refinement import INPUTS, SPLITS, TRAINING, dataset_of, fill, run
 
 IDS = sorted(image_id for members in SPLITS.values() for image_id in members)
@@ -91,43 +90,26 @@ def test_processes_and_batches_do_not_change_the_content(space):
     assert pooled.summary["method"] == "irn"
 
 
-def killed_when(space, pattern, count, name, *arguments):
-    """Runs a stage in a process of its own, and kills it once so many files are there; whether it was."""
-    child = os.fork()
-    if child == 0:
-        try:
-            run(space, *arguments, checkpoint_every_s=0.0)
-        finally:
-            os._exit(0)
-    begin = time.monotonic()
-    while os.waitpid(child, os.WNOHANG) == (0, 0):
-        enough = len(list(space.path.glob(f".{name}.*.partial/{pattern}"))) >= count
-        if enough or time.monotonic() - begin > 60:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return enough
-    return False
+def killed_with(space, pattern, count, *stage):
+    """Runs a stage that is killed once so many files are there; whether it was."""
+    enough = f".{stage[1]}.*.partial/{pattern}"
+    act = functools.partial(run, space, *stage, checkpoint_every_s=0.0)
+    return killed_when(lambda: len(list(space.path.glob(enough))) >= count, act)
 
 
 def test_killed_and_continued_the_result_is_the_same(space, monkeypatch):
     """kill -9 among the labels and after a step; then in the maps and in the masks."""
     training = ("train-refiner", "cut", TRAINING)
-    killed = [
-        killed_when(space, pattern, n, "cut", *training)
-        for pattern, n in (("labels/*.png", 2), (".scratch/checkpoint.pt", 1))
-    ]
-    assert any(killed)
+    places = (("labels/*.png", 2), (".scratch/checkpoint.pt", 1))
+    assert sum(killed_with(space, *place, *training) for place in places) >= 1
     cut = run(space, *training)
     assert cut.manifest.resumed >= 1
     assert cut.manifest.content == space.artifact("refiner").manifest.content
     monkeypatch.setattr("stages.refine.SHARD_SIZE", 2)
     whole = run(space, "refine", "whole-refined", {})
     refining = ("refine", "cut-refined", {})
-    killed = [
-        killed_when(space, pattern, n, "cut-refined", *refining)
-        for pattern, n in (("scores/shard-*.h5", 1), ("masks/*.png", 2))
-    ]
-    assert any(killed)
+    places = (("scores/shard-*.h5", 1), ("masks/*.png", 2))
+    assert sum(killed_with(space, *place, *refining) for place in places) >= 1
     cut = run(space, *refining)
     assert cut.manifest.content == whole.manifest.content
     assert cut.summary == whole.summary
