@@ -68,6 +68,7 @@ def test_links_to_files_lead_somewhere(page):
 
 FILES = re.compile(r"^```python\n# (stages/\S+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL = [f"dataset.{key}={value}" for key, value in (("train", 4), ("weak", 4), ("val", 2), ("long_side", 48))]
+ALONE = ["--workers", "1"]
 
 
 def extended(page: Path, folder: Path, names: list[str], most_lines: int) -> Callable[..., list[str]]:
@@ -104,8 +105,8 @@ def test_the_method_of_the_documentation_is_two_files_of_forty_lines_and_trains(
     told, planned, *_, shown = run(
         ["methods", "entropy"],
         ["run", "league", "--dry-run", "--set", "methods=[entropy]"],
-        ["prepare-data", *sets(*SMALL)],
-        ["train", "--method", "entropy", "--network", "tiny", *settings],
+        ["prepare-data", *sets(*SMALL), *ALONE],
+        ["train", "--method", "entropy", "--network", "tiny", *settings, *ALONE],
         ["show", "entropy", "--json"],
     )
     assert "    L = CE(f(x), y) + weight mean H(f(u))" in told
@@ -119,10 +120,10 @@ def test_the_refiner_of_the_documentation_is_two_files_of_thirty_lines_and_refin
     settings = ["--network", "tiny", "--iterations", "2", "--batch-size", "4", *sets("crop_size=48")]
     told, *_, shown = run(
         ["methods", "power"],
-        ["prepare-data", *sets(*SMALL)],
-        ["train-classifier", *settings],
-        ["seeds"],
-        ["refine", "--method", "power", *sets("method.exponent=3")],
+        ["prepare-data", *sets(*SMALL), *ALONE],
+        ["train-classifier", *settings, *ALONE],
+        ["seeds", *ALONE],
+        ["refine", "--method", "power", *sets("method.exponent=3"), *ALONE],
         ["show", "refine", "--json"],
     )
     assert "S = M^exponent / max M^exponent" in told
@@ -132,14 +133,15 @@ def test_the_refiner_of_the_documentation_is_two_files_of_thirty_lines_and_refin
 def test_the_data_set_of_the_documentation_is_read(tmp_path):
     names = ["stages/data/config.py", "stages/data/readers/pairs.py"]
     run = extended(ROOT / "docs" / "extending.md", tmp_path, names, 20)
-    run(["prepare-data", *sets("dataset.train=8", "dataset.weak=0", "dataset.val=2", "dataset.long_side=48")])
+    sizes = sets("dataset.train=8", "dataset.weak=0", "dataset.val=2", "dataset.long_side=48")
+    run(["prepare-data", *sizes, *ALONE])
     (shapes,), pairs = (tmp_path / "runs").glob("*/data"), tmp_path / "pairs"
     pairs.mkdir()
     for mask in sorted(shapes.glob("masks/*.png")):
         pixels = np.asarray(Image.open(mask))
         write_mask(pairs / f"{mask.stem}_mask.png", np.where(pixels == 255, 255, pixels > 0).astype(np.uint8))
         shutil.copy(shapes / "images" / mask.name, pairs / mask.name)
-    preparing = ["prepare-data", "--dataset", "pairs", "--source", str(pairs), "--name", "mine"]
+    preparing = ["prepare-data", "--dataset", "pairs", "--source", str(pairs), "--name", "mine", *ALONE]
     shown = run(preparing, ["show", "mine", "--json"])[-1]
     summary = json.loads(shown)["summary"]
     assert summary["class_names"] == ["background", "thing"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -681,11 +683,12 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A workspace in which a recipe with a table, costs and a plot was run, and what the run said."""
     folder = tmp_path_factory.mktemp("scored")
     (folder / "scored.yaml").write_text(SCORED)
-    command = [sys.executable, "-m", "semiseg_cli", "run", "scored.yaml", "--workers", "1", "--device", "cpu"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
-    assert done.returncode == 0, done.stderr
-    return folder / "runs" / "scored", done.stdout + done.stderr
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+        patch.chdir(folder)
+        patch.delenv("SEMISEG_WORKSPACE", raising=False)
+        assert main(["run", "scored.yaml", "--workers", "1", "--device", "cpu"]) == 0, said.getvalue()
+    return folder / "runs" / "scored", said.getvalue()
 
 
 def test_a_run_with_a_table_writes_its_report(

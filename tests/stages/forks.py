@@ -11,7 +11,7 @@ from collections.abc import Callable
 _context = multiprocessing.get_context("fork")
 
 
-def by_two_processes(act: Callable[[], object], seconds: float = 200) -> None:
+def by_two_processes(act: Callable[[], object], seconds: float = 500) -> None:
     """Runs `act` in two processes that are told what torchrun tells: their ranks, and where they meet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

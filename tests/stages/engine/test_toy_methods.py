@@ -28,7 +28,7 @@ def space(tmp_path_factory):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(HERE / "toy_methods", tree / "stages" / "methods", dirs_exist_ok=True)
     environment = os.environ | {"PYTHONPATH": f"{tree}{os.pathsep}{ROOT}"}
-    subprocess.run([sys.executable, SCRIPT, folder], env=environment, check=True, timeout=300)
+    subprocess.run([sys.executable, SCRIPT, folder], env=environment, check=True, timeout=500)
     return Workspace(folder / "runs")
 
 
