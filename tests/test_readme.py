@@ -20,8 +20,8 @@ from semiseg_cli.main import app
 from semiseg_cli.stage_commands import SHORTCUTS, stage_config
 from stages.config import build
 from stages.contract import STAGE_MODULES, load_stage
-from tests.commands import in_one_process
 from tests.documented import PAGES, ROOT, commands, semiseg_part
+from tests.one_process import in_one_process
 
 LINES = [(page.name, line) for page in PAGES for line in commands(page)]
 COMMANDS = [(page, part) for page, line in LINES if (part := semiseg_part(line))]

@@ -21,7 +21,7 @@ from semiseg_cli.console import bullets, json_text, out, plain_table, say, show_
 from semiseg_cli.main import _is_short_of_memory, main
 from semiseg_cli.progress import BarProgress, _LeftColumn
 from stages.contract import PlainProgress
-from tests.commands import in_one_process
+from tests.one_process import in_one_process
 
 HOSTILE = ["[/red]", "[red]cat", ":cat:", "[link=file:///etc/passwd]x[/link]", "\\[bold]", "$x^$", "{0}", "%s", "<b>"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from artifacts import checkpoint
 from artifacts.store import Workspace
-from tests.commands import ROOT
+from tests.stages.engine.torchrun import ROOT
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "toy_trainings.py"

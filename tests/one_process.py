@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[1]
+from tests.documented import ROOT
+
 PROGRAM = r"""
 import sys
 from semiseg_cli.main import main
