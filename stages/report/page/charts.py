@@ -78,6 +78,7 @@ def curves_chart(title: str, curves: Mapping[str, Points], series: Mapping[str, 
             points=" ".join(f"{_x(across, step)},{_y(up, value)}" for step, value in _drawn(points_)),
             style=series_style(series[name]),
             data_series=series[name],
+            class_="alone" if len(points_) == 1 else None,
         )
         for name, points_ in curves.items()
     ]

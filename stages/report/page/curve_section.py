@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from stages.report.page.charts import curves_chart, series_style
-from stages.report.page.curves import Training
+from stages.report.page.curves import Training, ends
 from stages.report.page.graph_section import artifact_id
 from stages.report.page.markup import Markup, join, tag
 
@@ -26,8 +26,11 @@ def curve_section(trainings: Sequence[Training]) -> Markup:
         panels.append(
             tag("figure", tag("figcaption", title), curves_chart(title, curves, series), tag("p", class_="readout"))
         )
+    level = [training.artifact for training in trainings if training.fell is False]
+    words = f"No term of the loss is lower at the end than at the beginning: {', '.join(level)}."
     return join(
         [
+            tag("p", words, class_="warning") if level else None,
             _legend(series) if len(trainings) > 1 else None,
             tag("div", panels, class_="panels"),
             _last_values(trainings),
@@ -75,11 +78,20 @@ def _last_values(trainings: Sequence[Training]) -> Markup:
         remarks = [] if training.finished else ["unfinished"]
         remarks += [f"{training.unread} lines of its log are damaged"] if training.unread else []
         about = tag("small", f" {'; '.join(remarks)}") if remarks else None
-        cells = [tag("td", f"{training.curves[name][-1][1]:.4g}" if name in training.curves else "-") for name in names]
+        cells = [tag("td", _change(training, name)) for name in names]
         rows.append(
             tag("tr", tag("th", label, about, scope="row", class_="label"), tag("td", f"{training.steps:,}"), cells)
         )
     first = tag("th", "training", scope="col", class_="label")
     table = tag("table", tag("thead", tag("tr", first, head)), tag("tbody", rows))
     scroll = tag("div", table, class_="scroll", tabindex=0, role="region", aria_label="Last values of trainings")
-    return tag("details", tag("summary", "Last values as a table"), scroll)
+    note = "Losses: mean of the first tenth and of the last tenth of what was logged; others: the last value."
+    return tag("details", tag("summary", "Losses and last values as a table"), scroll, tag("p", note, class_="faint"))
+
+
+def _change(training: Training, name: str) -> str:
+    if name not in training.curves:
+        return "-"
+    if name in training.losses:
+        return " → ".join(f"{value:.4g}" for value in ends(training.curves[name]))
+    return f"{training.curves[name][-1][1]:.4g}"

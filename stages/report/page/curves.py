@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from artifacts.json_items import Anything, parse_json
 from artifacts.manifest import LOCAL
 
 MOST_POINTS = 300  # of a curve
+FEWEST_POINTS = 10  # of a curve whose ends are compared
 
 Points = list[tuple[int, float]]  # (step, value)
 
@@ -38,6 +40,19 @@ class Training:
     steps: int
     finished: bool
     unread: int = 0
+
+    @property
+    def fell(self) -> bool | None:
+        """Whether a term of the loss is lower at the end than at the beginning; None where that is not known."""
+        known = [ends(self.curves[term]) for term in self.losses if len(self.curves.get(term, [])) >= FEWEST_POINTS]
+        return any(last < first for first, last in known) if known else None
+
+
+def ends(points: Points) -> tuple[float, float]:
+    """The means of the first and of the last tenth of the values."""
+    values = [value for _, value in points]
+    tenth = max(1, len(values) // 10)
+    return statistics.fmean(values[:tenth]), statistics.fmean(values[-tenth:])
 
 
 def read_training(name: str, folder: Path, summary: Mapping[str, Any] | None) -> Training | None:

@@ -12,14 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages.pipeline.status import FRESH
+from stages.report.page.best_section import best_section
 from stages.report.page.curve_section import curve_section
-from stages.report.page.evaluation_section import evaluation_id, evaluation_section
+from stages.report.page.evaluation_section import evaluation_section
 from stages.report.page.facts import PageFacts
 from stages.report.page.graph_section import graph_of, graph_section
 from stages.report.page.image_section import image_section
-from stages.report.page.markup import Markup, tag
+from stages.report.page.markup import Markup, join, tag
 from stages.report.page.provenance_section import command_section, provenance_section
+from stages.report.page.quality_section import quality_section
 from stages.report.page.result_section import result_section
+from stages.report.page.review_section import review_section
+from stages.report.page.work_section import NOT_FRESH, longest, not_fresh
 from stages.report.words import duration
 
 # Nothing is loaded from anywhere, whatever a browser might try.
@@ -71,21 +75,35 @@ def _sections(facts: PageFacts) -> list[tuple[str, str, Markup]]:
     placed = graph_of(facts.artifacts)
     there: list[tuple[str, str, str, Markup | None]] = [
         ("problems", "Problems", "Problems", _problems(facts)),
-        ("results", "Results", _title(facts), result_section(facts.results) if facts.results else None),
+        ("results", "Results", _title(facts), result_section(facts, facts.results) if facts.results else None),
+        ("best", "Best network", "The network with the highest mean IoU", best_section(facts)),
         (
             "images",
             "Images",
             "Images",
             image_section(facts.images) if facts.images.groups or facts.images.missing else None,
         ),
+        ("advice", "Label next", "What to label next", review_section(facts.advice) if facts.advice else None),
         (
             "evaluations",
             "Evaluations",
             "Evaluations",
             evaluation_section(facts.evaluations, facts.best, stale) if facts.evaluations else None,
         ),
+        ("labels", "Seeds", "Seeds and refined masks, against true masks", quality_section(facts.artifacts)),
         ("curves", "Curves", "Training curves", curve_section(facts.trainings) if facts.trainings else None),
-        ("graph", "Graph", "Graph of the stages", graph_section(facts.artifacts, placed)),
+        (
+            "graph",
+            "Graph",
+            "Graph of the stages",
+            join(
+                [
+                    graph_section(facts.artifacts, placed),
+                    not_fresh(facts.artifacts, facts.unfinished),
+                    longest(facts.artifacts),
+                ]
+            ),
+        ),
         (
             "artifacts",
             "Artifacts",
@@ -131,15 +149,14 @@ def _cards(facts: PageFacts) -> list[Markup]:
     """The main figures of the workspace."""
     states = Counter(artifact.state.state for artifact in facts.artifacts)
     others = ", ".join(f"{count} {state}" for state, count in states.items() if state != FRESH)
+    below = tag("a", others, href=f"#{NOT_FRESH}") if others else "nothing is stale"
     seconds = sum(artifact.state.seconds or 0.0 for artifact in facts.artifacts)
     cards = []
     if facts.best and facts.best.metrics.mean_iou is not None:
-        link = tag("a", facts.best.artifact, href=f"#{evaluation_id(facts.best.artifact)}")
+        link = tag("a", facts.best.artifact, href="#best")
         splits = ", ".join(facts.best.metrics.splits)
         cards.append(_card(f"highest mean IoU, {splits}", f"{100 * facts.best.metrics.mean_iou:.1f} %", link))
-    cards.append(
-        _card("artifacts fresh", f"{states[FRESH]:,} of {len(facts.artifacts):,}", others or "nothing is stale")
-    )
+    cards.append(_card("artifacts fresh", f"{states[FRESH]:,} of {len(facts.artifacts):,}", below))
     if facts.trainings:
         steps = sum(training.steps for training in facts.trainings)
         cards.append(_card("trainings", f"{len(facts.trainings):,}", f"{steps:,} steps"))

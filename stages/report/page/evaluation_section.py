@@ -38,6 +38,9 @@ def _evaluation(found: Evaluation, opened: bool, stale: bool) -> Markup:
     links = [tag("a", "settings", href=f"#{artifact_id(found.artifact)}")]
     if found.scored:
         links.append(tag("a", f"what was scored: {found.scored}", href=f"#{artifact_id(found.scored)}"))
+    if metrics.mean_iou_interval is not None:
+        low, high = metrics.mean_iou_interval
+        links.append(tag("span", f"95 % interval {100 * low:.1f} to {100 * high:.1f}, by the bootstrap over images"))
     body = tag("div", parts, class_="evaluation")
     return tag("details", summary, tag("p", links, class_="links"), body, id=evaluation_id(found.artifact), open=opened)
 

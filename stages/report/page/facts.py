@@ -20,6 +20,7 @@ from stages.pipeline.run_recipe import Record
 from stages.pipeline.status import DAMAGED, State
 from stages.report.figures import Results
 from stages.report.how_made import HowMade, command_without_folders, without_folders
+from stages.report.page.advice import Advice, read_advice
 from stages.report.page.curves import Training, read_training
 from stages.report.page.scored import Evaluation, best_of, read_evaluation
 from stages.report.page.shown_images import ShownImages, shown_images
@@ -62,6 +63,7 @@ class PageFacts:
     evaluations: list[Evaluation]
     best: Evaluation | None
     images: ShownImages
+    advice: Advice | None
     problems: list[str]
 
 
@@ -93,6 +95,11 @@ def gather(
             except SemisegError as error:
                 found.append(error.message)
     best = best_of(evaluations)
+    advice = None
+    try:
+        advice = read_advice(opened)
+    except SemisegError as error:
+        found.append(error.message)
     return PageFacts(
         workspace=workspace.path.absolute().name,
         written=utc_now(),
@@ -106,6 +113,7 @@ def gather(
         evaluations=evaluations,
         best=best,
         images=shown_images(opened, best),
+        advice=advice,
         problems=found,
     )
 

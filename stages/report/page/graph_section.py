@@ -11,10 +11,11 @@ from stages.report.page.markup import Markup, join, tag
 from stages.report.page.stage_graph import MOST_NODES, Layout, Place, layout
 from stages.report.words import duration
 
-BOX = (186, 44)  # width and height
-STEP = (222, 56)  # from one layer, and one row, to the next
+HIGH = 44  # a box
+STEP = (36, 56)  # between the boxes of two layers, and from one row to the next
 MARGIN = 8
-LETTERS = 24  # of a name that fit into a box
+LETTERS = (20, 36)  # of names: boxes are as wide as the longest needs, within these bounds
+LETTER = 6.8  # its width
 ORDER = (DAMAGED, RUNNING, PARTIAL, STALE, BLOCKED, MISSING, FRESH)  # a group has the first state that one of it has
 
 
@@ -25,10 +26,16 @@ def graph_of(artifacts: Sequence[ArtifactFacts]) -> Layout:
 
 def graph_section(artifacts: Sequence[ArtifactFacts], placed: Layout) -> Markup:
     by_name = {facts.name: facts for facts in artifacts}
-    width = placed.layers * STEP[0] - (STEP[0] - BOX[0]) + 2 * MARGIN
-    height = round(placed.rows * STEP[1] - (STEP[1] - BOX[1]) + 2 * MARGIN)
-    edges = [tag("path", d=_curve(points)) for points in placed.edges.values()]
-    boxes = [_box(key, place, [by_name[name] for name in place.members]) for key, place in placed.places.items()]
+    letters = max((len(_name(place)) for place in placed.places.values()), default=0)
+    letters = min(max(letters, LETTERS[0]), LETTERS[1])
+    wide = round(22 + LETTER * letters)
+    width = placed.layers * (wide + STEP[0]) - STEP[0] + 2 * MARGIN
+    height = round(placed.rows * STEP[1] - (STEP[1] - HIGH) + 2 * MARGIN)
+    edges = [tag("path", d=_curve(points, wide)) for points in placed.edges.values()]
+    boxes = [
+        _box(key, place, [by_name[name] for name in place.members], wide, letters)
+        for key, place in placed.places.items()
+    ]
     drawing = tag(
         "svg",
         tag("g", edges, class_="edges"),
@@ -62,13 +69,17 @@ def artifact_id(name: str) -> str:
     return f"artifact-{name}"
 
 
-def _box(key: str, place: Place, members: Sequence[ArtifactFacts]) -> Markup:
+def _name(place: Place) -> str:
+    return place.label if len(place.members) == 1 else f"{place.label} ({len(place.members)})"
+
+
+def _box(key: str, place: Place, members: Sequence[ArtifactFacts], wide: int, letters: int) -> Markup:
     states = [facts.state.state for facts in members]
     state = next(state for state in ORDER if state in states) if set(states) & set(ORDER) else MISSING
     seconds = [facts.state.seconds for facts in members if facts.state.seconds is not None]
     took = duration(sum(seconds)) if seconds else ""
-    name = place.label if len(members) == 1 else f"{place.label} ({len(members)})"
-    left, top = MARGIN + place.layer * STEP[0], MARGIN + place.row * STEP[1]
+    name = _name(place)
+    left, top = MARGIN + place.layer * (wide + STEP[0]), MARGIN + place.row * STEP[1]
     stage = members[0].state.stage
     words = (
         [members[0].state.words.partition(" (")[0]]
@@ -79,10 +90,10 @@ def _box(key: str, place: Place, members: Sequence[ArtifactFacts]) -> Markup:
     return tag(
         "a",
         tag("title", f"{name}: {below}"),
-        tag("rect", x=left, y=f"{top:.1f}", width=BOX[0], height=BOX[1], rx=7),
-        tag("rect", x=left, y=f"{top:.1f}", width=5, height=BOX[1], rx=2, class_="edge"),
-        tag("text", _short(name, LETTERS), x=left + 14, y=f"{top + 18:.1f}", class_="name"),
-        tag("text", _short(below, LETTERS + 5), x=left + 14, y=f"{top + 34:.1f}", class_="about"),
+        tag("rect", x=left, y=f"{top:.1f}", width=wide, height=HIGH, rx=7),
+        tag("rect", x=left, y=f"{top:.1f}", width=5, height=HIGH, rx=2, class_="edge"),
+        tag("text", _short(name, letters), x=left + 14, y=f"{top + 18:.1f}", class_="name"),
+        tag("text", _short(below, letters + letters // 5), x=left + 14, y=f"{top + 34:.1f}", class_="about"),
         href=f"#{artifact_id(place.members[0]) if len(members) == 1 else group_id(key)}",
         class_=f"node {state}",
         aria_label=f"{name}: {below}",
@@ -96,16 +107,16 @@ def _short(text: str, most: int) -> str:
     return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
 
 
-def _curve(points: Sequence[tuple[int, float]]) -> str:
+def _curve(points: Sequence[tuple[int, float]], wide: int) -> str:
     """A smooth line from the right side of a box to the left side of another, over the bends between them."""
-    places = [(MARGIN + layer * STEP[0], MARGIN + row * STEP[1] + BOX[1] / 2) for layer, row in points]
-    x, y = places[0][0] + BOX[0], places[0][1]
+    places = [(MARGIN + layer * (wide + STEP[0]), MARGIN + row * STEP[1] + HIGH / 2) for layer, row in points]
+    x, y = places[0][0] + wide, places[0][1]
     parts = [f"M{x} {y:.1f}"]
     for number, (left, middle) in enumerate(places[1:], 1):
         bend = (left - x) / 2
         parts.append(f"C{x + bend:.0f} {y:.1f} {left - bend:.0f} {middle:.1f} {left} {middle:.1f}")
         x, y = left, middle
         if number < len(places) - 1:
-            x += BOX[0]
+            x += wide
             parts.append(f"H{x}")
     return "".join(parts)

@@ -19,14 +19,14 @@ def image_section(images: ShownImages) -> Markup:
     if images.has_errors:
         errors = [_key(name, ERROR_COLOURS[value]) for value, name in ERROR_NAMES.items()]
         parts.append(tag("ul", tag("li", "Errors:"), errors, class_="keys palette", aria_label="Colours of errors"))
-    return join([*parts, *map(_group, images.groups)])
+    return join([*parts, *map(group_of_images, images.groups)])
 
 
 def _key(name: str, colour: tuple[int, int, int]) -> Markup:
     return tag("li", tag("span", class_="chip", style=f"background:rgb{colour}".replace(" ", "")), name, class_="key")
 
 
-def _group(group: Group) -> Markup:
+def group_of_images(group: Group) -> Markup:
     columns = [c for c in COLUMNS if any(tile.column == c for row in group.rows for tile in row.tiles)]
     few = len(columns) <= FEW
     rows = tag("div", [_row(row, columns) for row in group.rows], class_="image-rows few" if few else "image-rows")
@@ -40,6 +40,7 @@ def _row(row: ImageRow, columns: Sequence[str]) -> Markup:
     heading = [
         tag("h4", row.image_id),
         tag("span", f"IoU {100 * row.iou:.1f} %", class_="value") if row.iou is not None else None,
+        tag("span", row.about) if row.about else None,
         tag("span", labels, class_="faint"),
     ]
     there = {tile.column: tile for tile in row.tiles}

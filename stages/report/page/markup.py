@@ -40,6 +40,13 @@ def join(children: Iterable[Child]) -> Markup:
     return Markup("".join(map(_escaped, children)))
 
 
+def command_block(command: str, does: str) -> Markup:
+    """A command, or lines of code, with a button that copies it; `does` is said of it to a screen reader."""
+    copy = tag("button", "Copy", type="button", class_="copy", aria_label=f"Copy the command that {does}")
+    code = tag("pre", tag("code", command), tabindex=0, role="region", aria_label=f"Command that {does}")
+    return tag("div", code, copy, class_="command")
+
+
 def script_json(value: Any) -> Markup:
     """JSON for the inside of a script element, where `<` could end it."""
     return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))

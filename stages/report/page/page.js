@@ -189,7 +189,7 @@
     }
     const head = make("tr", {}, make("th", { className: "label", scope: "col", textContent: "image" }),
       make("th", { scope: "col", textContent: "mean IoU, %" }));
-    holder.append(make("div", { className: "rows", tabIndex: 0 }, make("table", {}, make("thead", {}, head), body)));
+    holder.append(make("div", { className: "rows", tabIndex: 0, role: "region", ariaLabel: "Mean IoU of each image" }, make("table", {}, make("thead", {}, head), body)));
   };
   const once = (details, holder, draw) => {
     const open = () => {

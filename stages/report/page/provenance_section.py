@@ -11,7 +11,7 @@ from stages.pipeline.status import State
 from stages.report.how_made import HowMade, how_made_lines
 from stages.report.page.facts import ArtifactFacts
 from stages.report.page.graph_section import artifact_id, group_id
-from stages.report.page.markup import Markup, join, tag
+from stages.report.page.markup import Markup, command_block, join, tag
 from stages.report.page.stage_graph import Layout
 from stages.report.words import duration, headline, size
 
@@ -38,7 +38,7 @@ def command_section(made: HowMade | None, artifacts: Sequence[ArtifactFacts]) ->
     parts = []
     if made is not None:
         lines = [line for line in how_made_lines(made) if not line.startswith("Command: ")]
-        parts.append(_command(made.command, "the recipe") if made.command else None)
+        parts.append(command_block(made.command, "made the recipe") if made.command else None)
         parts.append(tag("ul", [tag("li", line) for line in lines], class_="notes"))
     commands: dict[str, list[str]] = {}
     for facts in artifacts:
@@ -50,16 +50,11 @@ def command_section(made: HowMade | None, artifacts: Sequence[ArtifactFacts]) ->
         listed = (
             tag("p", "made", links) if len(names) <= 4 else tag("details", tag("summary", made_it), tag("p", links))
         )
-        parts.append(tag("div", _command(command, names[0]), listed))
+        parts.append(tag("div", command_block(command, f"made {names[0]}"), listed))
     if not parts:
         parts.append(tag("p", "No artifact records a command of semiseg.", class_="missing"))
     parts.append(tag("p", "Folders of the machine are left out: .../NAME stands for one.", class_="faint"))
     return join(parts)
-
-
-def _command(command: str, what: str) -> Markup:
-    copy = tag("button", "Copy", type="button", class_="copy", aria_label=f"Copy the command that made {what}")
-    return tag("div", tag("pre", tag("code", command), tabindex=0), copy, class_="command")
 
 
 def _artifact(facts: ArtifactFacts, known: Mapping[str, ArtifactFacts]) -> Markup:

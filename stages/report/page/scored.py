@@ -7,7 +7,9 @@ from the masks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from artifacts.dataset import SCORED, Dataset
 from artifacts.errors import ArtifactError, SemisegError
@@ -36,6 +38,7 @@ class Metrics(Shape):
     class_names: list[str]
     classes: dict[str, ClassFigures]
     confusion_matrix: list[list[Count]]
+    mean_iou_interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     sweep: dict[str, Any] | None = None
 
 

@@ -60,6 +60,7 @@ class ImageRow:
     labels: tuple[str, ...] | None  # the classes in the image; None: not known
     iou: float | None
     tiles: list[Tile]
+    about: str = ""  # why it is shown
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def shown_images(artifacts: Mapping[str, Artifact], best: Evaluation | None) -> 
     sources = _sources(artifacts, best, ids, scored=True)
     where = " and ".join(splits)
     fixed = _rows(dataset, sources, choose_fixed(ids), iou)
-    groups.append(Group("fixed", f"Twelve of {where}" if len(fixed) == COUNT else f"Images of {where}", _FIXED, fixed))
+    told = f"{_FIXED} Predictions of {best.scored}." if best else _FIXED
+    groups.append(Group("fixed", f"Twelve of {where}" if len(fixed) == COUNT else f"Images of {where}", told, fixed))
     if best and iou:
         worst = _rows(dataset, sources, choose_worst(iou), iou)
         groups.append(Group("worst", f"The worst of {where}", _WORST.format(best.scored), worst))
@@ -138,7 +140,9 @@ def shown_images(artifacts: Mapping[str, Artifact], best: Evaluation | None) -> 
     held = {image_id: sum(_holds(artifact, image_id) for artifact in masks) for image_id in training}
     if most := max(held.values(), default=0):
         rows = _rows(dataset, made_of, choose_fixed(i for i in held if held[i] == most), {})
-        groups.append(Group("training", "Training images: maps, seeds and estimated masks", _TRAINING, rows))
+        shown = " and ".join(artifact.name for artifact in masks)
+        note = f"{_TRAINING} Of {shown}; the errors are those of {masks[-1].name}."
+        groups.append(Group("training", "Training images: maps, seeds and estimated masks", note, rows))
     first = 0 if not dataset.has_background else 1
     legend = [(name, _colour(dataset, number)) for number, name in enumerate(dataset.class_names) if number >= first]
     legend += [("background", _colour(dataset, 0))] if first else []
@@ -196,6 +200,11 @@ def _rows(dataset: Dataset, sources: _Sources, ids: Sequence[str], iou: Mapping[
         ImageRow(image_id, _labels(dataset, image_id), iou.get(image_id), _tiles(dataset, sources, image_id))
         for image_id in ids
     ]
+
+
+def rows_with_prediction(dataset: Dataset, prediction: Artifact | None, ids: Sequence[str]) -> list[ImageRow]:
+    """Photograph, prediction, truth and errors of these images, as far as they are there."""
+    return _rows(dataset, _Sources(prediction=prediction), ids, {})
 
 
 def _labels(dataset: Dataset, image_id: str) -> tuple[str, ...] | None:

@@ -93,7 +93,11 @@ def grouped(reads: Mapping[str, Sequence[str]], stages: Mapping[str, str], most:
 
 
 def _words(label: str, members: Sequence[str]) -> str:
-    return members[0] if len(members) == 1 else label.rpartition(" ")[0]
+    """What the names have in common, with * for numbers that differ; for names of different words what groups them."""
+    parts = [re.split("([0-9]+)", name) for name in members]
+    if len({tuple(part[::2]) for part in parts}) > 1:
+        return label.rpartition(" ")[0]
+    return "".join(same[0] if len(set(same)) == 1 else "*" for same in zip(*parts, strict=True))
 
 
 def depths(reads: Reads) -> dict[str, int]:
