@@ -266,7 +266,9 @@ def order_sentence(table: Table, figures: Figures, column: str) -> str | None:
     pairs = list(itertools.combinations(table.order, 2))
     swapped = [f"{low} is above {high}" for high, low in pairs if shares[low] > shares[high]]
     level = [f"{high} and {low} are equal" for high, low in pairs if shares[low] == shares[high]]
-    if swapped:
+    if len(level) == len(pairs):
+        verdict = "all are equal"
+    elif swapped:
         verdict = f"not the paper's order: {'; '.join([*swapped, *level])}"
     elif level:
         verdict = f"not against the paper's order, but {'; '.join(level)}"

@@ -21,7 +21,7 @@ class Difference:
 
     @property
     def words(self) -> str:
-        known = {True: "no runs overlap", False: "the runs overlap", None: "one run: spread not known"}
+        known = {True: "no runs overlap", False: "the runs overlap", None: "one run"}
         return f"{self.points:+.1f} ({known[self.apart]})"
 
 

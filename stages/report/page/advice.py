@@ -11,7 +11,10 @@ from artifacts.item_shapes import Review
 from artifacts.store import Artifact
 from stages.report.page.shown_images import COUNT, Group, ImageRow, rows_with_prediction
 
-_NEXT = "Of these the network is least sure, and they differ most from what has a mask: the most useful first."
+_NEXT = (
+    "Of these the network is least sure, and they differ most from what has a mask: the most useful first. Doubt: 1 "
+    "minus the mean probability of the predicted classes."
+)
 _DOUBTFUL = "Here the network is sure of another class than the mask has: the largest share of the mask first."
 
 

@@ -57,7 +57,9 @@ def _bars(found: Evaluation) -> Markup:
     names = ("IoU", "precision", "recall")
     head = [tag("th", "class", scope="col", class_="label"), tag("td"), [tag("th", n, scope="col") for n in names]]
     table = tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="classes")
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label="IoU of each class")
+    return tag(
+        "div", table, class_="scroll", tabindex=0, role="region", aria_label=f"IoU of each class of {found.artifact}"
+    )
 
 
 def _confusion(found: Evaluation) -> Markup:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from stages.pipeline.status import BLOCKED, DAMAGED, FRESH, MISSING, PARTIAL, RUNNING, STALE
+from stages.pipeline.status import BLOCKED, DAMAGED, FRESH, MISSING, PARTIAL, RUNNING, STALE, State
 from stages.report.page.facts import ArtifactFacts
 from stages.report.page.markup import Markup, join, tag
 from stages.report.page.stage_graph import MOST_NODES, Layout, Place, layout
@@ -14,8 +14,9 @@ from stages.report.words import duration
 HIGH = 44  # a box
 STEP = (36, 56)  # between the boxes of two layers, and from one row to the next
 MARGIN = 8
-LETTERS = (20, 36)  # of names: boxes are as wide as the longest needs, within these bounds
-LETTER = 6.8  # its width
+WIDE = (160, 270)  # boxes are as wide as the longest text needs, within these bounds
+LETTER = (6.8, 5.9)  # width of a letter of the name, and of the line below it
+INDENT = 14  # of texts in a box
 ORDER = (DAMAGED, RUNNING, PARTIAL, STALE, BLOCKED, MISSING, FRESH)  # a group has the first state that one of it has
 
 
@@ -26,14 +27,18 @@ def graph_of(artifacts: Sequence[ArtifactFacts]) -> Layout:
 
 def graph_section(artifacts: Sequence[ArtifactFacts], placed: Layout) -> Markup:
     by_name = {facts.name: facts for facts in artifacts}
-    letters = max((len(_name(place)) for place in placed.places.values()), default=0)
-    letters = min(max(letters, LETTERS[0]), LETTERS[1])
-    wide = round(22 + LETTER * letters)
+    texts = {
+        key: _texts(place, [by_name[name].state for name in place.members]) for key, place in placed.places.items()
+    }
+    needed = max(
+        (len(text) * wide for pair in texts.values() for text, wide in zip(pair, LETTER, strict=True)), default=0
+    )
+    wide = min(max(round(needed) + 2 * INDENT, WIDE[0]), WIDE[1])
     width = placed.layers * (wide + STEP[0]) - STEP[0] + 2 * MARGIN
     height = round(placed.rows * STEP[1] - (STEP[1] - HIGH) + 2 * MARGIN)
     edges = [tag("path", d=_curve(points, wide)) for points in placed.edges.values()]
     boxes = [
-        _box(key, place, [by_name[name] for name in place.members], wide, letters)
+        _box(key, place, [by_name[name].state for name in place.members], texts[key], wide)
         for key, place in placed.places.items()
     ]
     drawing = tag(
@@ -69,34 +74,32 @@ def artifact_id(name: str) -> str:
     return f"artifact-{name}"
 
 
-def _name(place: Place) -> str:
-    return place.label if len(place.members) == 1 else f"{place.label} ({len(place.members)})"
-
-
-def _box(key: str, place: Place, members: Sequence[ArtifactFacts], wide: int, letters: int) -> Markup:
-    states = [facts.state.state for facts in members]
-    state = next(state for state in ORDER if state in states) if set(states) & set(ORDER) else MISSING
-    seconds = [facts.state.seconds for facts in members if facts.state.seconds is not None]
+def _texts(place: Place, states: Sequence[State]) -> tuple[str, str]:
+    """The name of a box; its stage, states and time."""
+    seconds = [state.seconds for state in states if state.seconds is not None]
     took = duration(sum(seconds)) if seconds else ""
-    name = _name(place)
+    stage = states[0].stage if states[0].stage != place.label else ""
+    if len(states) == 1:
+        return place.label, " · ".join(filter(None, [stage, states[0].words.partition(" (")[0], took]))
+    words = ", ".join(f"{n} {state}" for state, n in Counter(state.state for state in states).items())
+    return f"{place.label} ({len(states)})", " · ".join(filter(None, [stage, words, took]))
+
+
+def _box(key: str, place: Place, states: Sequence[State], texts: tuple[str, str], wide: int) -> Markup:
+    found = {state.state for state in states}
+    state = next((state for state in ORDER if state in found), MISSING)
     left, top = MARGIN + place.layer * (wide + STEP[0]), MARGIN + place.row * STEP[1]
-    stage = members[0].state.stage
-    words = (
-        [members[0].state.words.partition(" (")[0]]
-        if len(members) == 1
-        else [f"{n} {s}" for s, n in Counter(states).items()]
-    )
-    below = " · ".join(filter(None, [stage if stage != place.label else "", ", ".join(words), took]))
+    name, below = (_short(text, int((wide - 1.5 * INDENT) / each)) for text, each in zip(texts, LETTER, strict=True))
     return tag(
         "a",
-        tag("title", f"{name}: {below}"),
+        tag("title", ": ".join(texts)),
         tag("rect", x=left, y=f"{top:.1f}", width=wide, height=HIGH, rx=7),
         tag("rect", x=left, y=f"{top:.1f}", width=5, height=HIGH, rx=2, class_="edge"),
-        tag("text", _short(name, letters), x=left + 14, y=f"{top + 18:.1f}", class_="name"),
-        tag("text", _short(below, letters + letters // 5), x=left + 14, y=f"{top + 34:.1f}", class_="about"),
-        href=f"#{artifact_id(place.members[0]) if len(members) == 1 else group_id(key)}",
+        tag("text", name, x=left + INDENT, y=f"{top + 18:.1f}", class_="name"),
+        tag("text", below, x=left + INDENT, y=f"{top + 34:.1f}", class_="about"),
+        href=f"#{artifact_id(place.members[0]) if len(states) == 1 else group_id(key)}",
         class_=f"node {state}",
-        aria_label=f"{name}: {below}",
+        aria_label=": ".join(texts),
     )
 
 

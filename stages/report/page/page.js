@@ -167,7 +167,7 @@
       next.tabIndex = 0;
       next.focus();
     });
-    const plain = make("table", {}, make("thead", {}, make("tr", {}, make("th", { className: "label", textContent: "truth" }),
+    const plain = make("table", {}, make("thead", {}, make("tr", {}, make("th", { className: "label", scope: "col", textContent: "truth" }),
       ...columns.map((name) => make("th", { scope: "col", textContent: name })))));
     const lists = make("tbody");
     classes.forEach((name, r) => lists.append(make("tr", {}, make("th", { className: "label", scope: "row", textContent: name }),
@@ -178,8 +178,8 @@
       box.setAttribute("role", "region");
       return box;
     };
-    holder.append(scroll(table, "Confusion matrix"), reading, make("details", {},
-      make("summary", { textContent: "Counts as a table" }), scroll(plain, "Counts of the confusion matrix")));
+    holder.append(scroll(table, `Confusion matrix of ${holder.closest("details").querySelector(".name").textContent}`), reading, make("details", {},
+      make("summary", { textContent: "Counts as a table" }), scroll(plain, "Counts of this confusion matrix")));
   };
   const everyImage = (holder) => {
     const body = make("tbody");

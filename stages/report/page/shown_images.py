@@ -124,12 +124,21 @@ def shown_images(artifacts: Mapping[str, Artifact], best: Evaluation | None) -> 
     iou = (best.images if best else None) or {}
     sources = _sources(artifacts, best, ids, scored=True)
     where = " and ".join(splits)
-    fixed = _rows(dataset, sources, choose_fixed(ids), iou)
-    told = f"{_FIXED} Predictions of {best.scored}." if best else _FIXED
-    groups.append(Group("fixed", f"Twelve of {where}" if len(fixed) == COUNT else f"Images of {where}", told, fixed))
+    if len(ids) > COUNT or not iou:  # else all of them are among the worst
+        fixed = _rows(dataset, sources, choose_fixed(ids), iou)
+        told = f"{_FIXED} Predictions of {best.scored}." if best else _FIXED
+        title = f"Twelve of {where}" if len(fixed) == COUNT else f"Images of {where}"
+        groups.append(Group("fixed", title, told, fixed))
     if best and iou:
         worst = _rows(dataset, sources, choose_worst(iou), iou)
-        groups.append(Group("worst", f"The worst of {where}", _WORST.format(best.scored), worst))
+        groups.append(
+            Group(
+                "worst",
+                f"The worst of {where}" if len(ids) > COUNT else f"Images of {where}, the worst first",
+                _WORST.format(best.scored),
+                worst,
+            )
+        )
     elif best:
         missing.append(f"The worst images are not known: {best.why}.")
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stages.pipeline.status import FRESH, State
+from stages.pipeline.status import BLOCKED, FRESH, State
 from stages.report.page.facts import ArtifactFacts
 from stages.report.page.graph_section import artifact_id
 from stages.report.page.markup import Markup, tag
@@ -15,14 +15,14 @@ NOT_FRESH = "not-fresh"  # the id of the list
 
 
 def not_fresh(artifacts: Sequence[ArtifactFacts], unfinished: Sequence[State]) -> Markup | None:
-    """Each artifact that is not fresh with its state and reasons; None where all are fresh."""
+    """Each artifact that is not fresh with its state and reasons, what only waits for others last; None without any."""
     lines = [
         tag(
             "li",
             tag("a", facts.name, href=f"#{artifact_id(facts.name)}"),
             f" ({facts.state.stage}): {_why(facts.state)}",
         )
-        for facts in artifacts
+        for facts in sorted(artifacts, key=lambda facts: facts.state.state == BLOCKED)
         if facts.state.state != FRESH
     ]
     lines += [tag("li", f"{state.name} ({state.stage}), unfinished work: {_why(state)}") for state in unfinished]
