@@ -18,6 +18,7 @@ from stages.pipeline.run_recipe import Record, read_record
 from stages.pipeline.status import State, unfinished_states, workspace_states
 from stages.report.figures import Results, not_fresh, read_results
 from stages.report.how_made import HowMade, how_made
+from stages.report.leads import leads_of
 
 PAGE = "report.html"  # in the workspace
 
@@ -169,6 +170,9 @@ class Report:
         parts, lines = table_text(self.results, console.width)
         for part in parts:
             console.print(part)
+        if leads := leads_of(self.results):
+            console.print("Highest in each column:")
+            console.print(bullets([lead.words for lead in leads]))
         console.print(bullets(lines))
 
     def write(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,12 +25,15 @@ from semiseg_cli.console import (
     state_text,
     write_json,
 )
-from semiseg_cli.options import JsonOption, WorkspaceOption, existing_workspace, named_artifact
+from semiseg_cli.options import JsonOption, WorkspaceOption, existing_workspace, named_artifact, quoted
+from semiseg_cli.shipped import shipped_recipes
 from stages.config import mistakes
 from stages.contract import STAGE_MODULES, load_stage
 from stages.pipeline.changes import settings_apart
 from stages.pipeline.run_recipe import Record, read_record
 from stages.pipeline.status import State, unfinished_states, unfinished_work, workspace_states
+
+OFTEN = 3  # a remark on more artifacts than these is printed once
 
 
 def status(
@@ -53,7 +57,7 @@ def status(
             }
         )
     else:
-        _print_states([*states, *unfinished])
+        _print_states([*states, *unfinished], record, target)
     for problem in record.problems if record else []:
         say(f"recipe {record.name if record else ''}: {problem}")
     unfresh = [state for state in (*states, *unfinished) if state.state != "fresh"]
@@ -72,24 +76,43 @@ def _record_of(workspace: Workspace) -> Record | None:
         return None
 
 
-def _print_states(states: list[State]) -> None:
+def _print_states(states: list[State], record: Record | None, workspace: Workspace) -> None:
     if not states:
         say("the workspace is empty")
         return
     table = plain_table("artifact", "stage", "state", "took", "why")
     for column in table.columns[:2]:
         column.no_wrap = True
+    often = [remark for remark, n in Counter(r for state in states for r in state.remarks).items() if n > OFTEN]
     for state in states:
         took = "" if state.seconds is None else duration(state.seconds)
-        why = "; ".join([*state.reasons, *_age(state), *(f"({remark})" for remark in state.remarks)])
+        remarks = [f"({remark})" for remark in state.remarks if remark not in often]
+        why = "; ".join([*state.reasons, *_age(state), *remarks])
         table.add_row(state.name, state.stage, state_text(state.state, state.words), took, why)
     out().print(table)
+    for remark in often:
+        count = sum(remark in state.remarks for state in states)
+        out().print(f"{count} artifacts: {remark}", soft_wrap=True)
+    _print_counts(states, record, workspace)
     partial = [state for state in states if state.state == "partial"]
     for state in partial:  # below the table, where a command can be copied
         go_on = f"to continue: {state.command}" if state.command else "the command that began it continues it"
         out().print(f"{state.name} {go_on}", soft_wrap=True)
     if partial:
         out().print("to remove unfinished work: semiseg clean")
+
+
+def _print_counts(states: list[State], record: Record | None, workspace: Workspace) -> None:
+    """How many artifacts are in which state, and the command that makes what is not fresh."""
+    counts = Counter(state.state for state in states)
+    out().print(", ".join(f"{count} {state}" for state, count in counts.most_common()), soft_wrap=True)
+    if record is None or record.settings is None or set(counts) <= {"fresh", "partial", "running"}:
+        return
+    shipped = shipped_recipes().get(record.name)
+    command = ["semiseg", "run", record.name if shipped == Path(record.source) else record.source]
+    command += ["--profile", record.profile] if record.profile else []
+    command += [word for setting in record.settings for word in ("--set", setting)]
+    out().print(f"to make the rest: {quoted([*command, '--workspace', str(workspace.path)])}", soft_wrap=True)
 
 
 def _age(state: State) -> list[str]:

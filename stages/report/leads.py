@@ -20,9 +20,8 @@ class Difference:
     apart: bool | None
 
     @property
-    def words(self) -> str:
-        known = {True: "no runs overlap", False: "the runs overlap", None: "one run"}
-        return f"{self.points:+.1f} ({known[self.apart]})"
+    def known(self) -> str:
+        return {True: "no runs overlap", False: "the runs overlap", None: "one run"}[self.apart]
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,13 @@ class Lead:
     runs: int
     second: Difference
     first: Difference | None
+
+    @property
+    def words(self) -> str:
+        """One line: val: fixmatch 53.0, +1.5 above cps (the runs overlap), +12.0 above supervised (no runs overlap)."""
+        others = [self.second, *([self.first] if self.first and self.first.label != self.second.label else [])]
+        above = [f"{difference.points:+.1f} above {difference.label} ({difference.known})" for difference in others]
+        return f"{self.column}: {' = '.join(self.highest)} {self.mean:.1f}, {', '.join(above)}"
 
 
 def leads_of(results: Results) -> list[Lead]:

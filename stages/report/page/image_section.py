@@ -52,14 +52,15 @@ def _row(row: ImageRow, columns: Sequence[str]) -> Markup:
 
 
 def _tile(row: ImageRow, tile: Tile) -> Markup:
-    caption = tag("figcaption", tile.column, title=tile.artifact or None)
+    named = f"{tile.column}: {tile.words}" if tile.words else tile.column
+    caption = tag("figcaption", named, title=tile.artifact or None)
     if tile.thumbnail is None:
         return tag("figure", tag("p", tile.problem, class_="missing"), caption)
     of = f" of {tile.artifact}" if tile.artifact else ""
     image = tag(
         "img",
         src=tile.thumbnail.uri,
-        alt=f"{row.image_id}: {tile.column}{of}",
+        alt=f"{row.image_id}: {tile.column}{of}" + (f", {tile.words}" if tile.words else ""),
         width=tile.thumbnail.width,
         height=tile.thumbnail.height,
         loading="lazy",

@@ -80,7 +80,9 @@ def _leads(leads: Sequence[Lead]) -> Markup | None:
 def _difference(difference: Difference | None) -> Markup:
     if difference is None:
         return tag("td", "it is the first row", class_="words none")
-    return tag("td", difference.words, tag("small", f" {difference.label}"), class_="words")
+    return tag(
+        "td", f"{difference.points:+.1f} ({difference.known})", tag("small", f" {difference.label}"), class_="words"
+    )
 
 
 def _runs(facts: PageFacts, results: Results) -> Markup | None:

@@ -20,6 +20,7 @@ from stages.report.page.scored import Evaluation
 from stages.report.page.thumbnails import (
     Thumbnail,
     error_palette,
+    error_words,
     errors_of,
     map_thumbnail,
     mask_thumbnail,
@@ -52,6 +53,7 @@ class Tile:
     artifact: str
     thumbnail: Thumbnail | None
     problem: str = ""
+    words: str = ""  # what is said of it below it
 
 
 @dataclass(frozen=True)
@@ -249,7 +251,8 @@ def _tiles(dataset: Dataset, sources: _Sources, image_id: str) -> list[Tile]:
         tiles.append(_mask_tile("truth", "", truth, dataset.palette))
     if last is not None and isinstance(truth, np.ndarray) and last[1].shape == truth.shape:
         errors = errors_of(last[1], truth, dataset.has_background)
-        tiles.append(Tile("errors", last[0].name, mask_thumbnail(errors, error_palette())))
+        drawn = mask_thumbnail(errors, error_palette())
+        tiles.append(Tile("errors", last[0].name, drawn, words=error_words(errors)))
     return tiles
 
 

@@ -21,7 +21,7 @@ ERROR_NAMES = {
     RIGHT: "right",
     MISSED: "missed: an object taken for background",
     ADDED: "added: background taken for an object",
-    CONFUSED: "one object taken for another",
+    CONFUSED: "confused: one object taken for another",
     UNANSWERED: "no answer",
     IGNORED: "not scored",
 }
@@ -65,6 +65,16 @@ def mask_thumbnail(mask: np.ndarray, palette: bytes) -> Thumbnail:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return _thumbnail(image, buffer, "png")
+
+
+def error_words(errors: np.ndarray) -> str:
+    """The largest errors of `errors_of` in shares of the scored pixels: "missed 31 %, added 4 %"; "" below 1 %."""
+    counts = np.bincount(errors.ravel(), minlength=len(ERROR_NAMES))
+    scored = max(int(counts.sum() - counts[IGNORED]), 1)
+    shares = {error: 100 * int(counts[error]) / scored for error in (MISSED, ADDED, CONFUSED, UNANSWERED)}
+    largest = sorted(shares, key=lambda error: -shares[error])[:2]
+    names = {error: ERROR_NAMES[error].partition(":")[0] for error in largest}
+    return ", ".join(f"{names[error]} {shares[error]:.0f} %" for error in largest if shares[error] >= 1)
 
 
 def map_thumbnail(found: ScoreMap, image: np.ndarray, palette: bytes) -> Thumbnail:

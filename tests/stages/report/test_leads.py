@@ -29,8 +29,7 @@ def test_a_lead_is_over_the_next_and_the_first_row_and_says_whether_runs_overlap
     assert (lead.second.label, lead.second.points, lead.second.apart) == ("near", pytest.approx(1.5), False)
     assert lead.first is not None
     assert (lead.first.label, lead.first.points, lead.first.apart) == ("base", pytest.approx(12.0), True)
-    assert lead.second.words == "+1.5 (the runs overlap)"
-    assert lead.first.words == "+12.0 (no runs overlap)"
+    assert lead.words == "val: top 53.0, +1.5 above near (the runs overlap), +12.0 above base (no runs overlap)"
 
 
 def test_rows_that_are_shown_equal_lead_together_and_one_run_has_no_spread() -> None:
@@ -44,6 +43,6 @@ def test_rows_that_are_shown_equal_lead_together_and_one_run_has_no_spread() -> 
         )
     )
     assert (single.highest, single.first, single.second.label) == (("base",), None, "one")
-    assert single.second.words == "+1.0 (one run)"
-    assert (level.highest, level.second.label) == (("one", "two"), "base")
+    assert single.words == "a: base 60.0, +1.0 above one (one run)"
+    assert level.words == "b: one = two 20.0, +10.0 above base (one run)"
     assert leads_of(results({"base": {"a": [60.0]}, "one": {"a": [60.01]}})) == []  # nobody leads

@@ -24,6 +24,7 @@ from stages.report.page.thumbnails import (
     MISSED,
     RIGHT,
     UNANSWERED,
+    error_words,
     errors_of,
     mask_thumbnail,
 )
@@ -120,6 +121,9 @@ def test_errors_by_hand() -> None:
     found = np.array([[0, 1, 1, 0, 1, 1, 255]], np.uint8)
     expected = [[RIGHT, ADDED, RIGHT, MISSED, CONFUSED, IGNORED, UNANSWERED]]
     assert errors_of(found, truth, True).tolist() == expected
+    assert error_words(errors_of(found, truth, True)) == "missed 17 %, added 17 %"  # of six scored pixels
+    assert error_words(np.array([[RIGHT, IGNORED]])) == ""
+    assert error_words(np.array([[CONFUSED] * 3 + [MISSED] + [IGNORED] * 9])) == "confused 75 %, missed 25 %"
     assert errors_of(found, truth, False).tolist() == [
         [RIGHT, CONFUSED, RIGHT, CONFUSED, CONFUSED, IGNORED, UNANSWERED]
     ]

@@ -12,7 +12,7 @@ import pytest
 
 from artifacts.dataset import Dataset
 from artifacts.masks import write_mask
-from artifacts.store import Workspace, Writer
+from artifacts.store import Work, Workspace, Writer
 from semiseg_cli.main import main
 from stages.pipeline.status import BLOCKED, FRESH, STALE, State
 from stages.pipeline.table import Row, Table
@@ -25,6 +25,29 @@ from stages.report.page.scored import Metrics
 from stages.report.page.stage_graph import layout
 from stages.report.page.work_section import longest, not_fresh
 from tests.stages.report.page.test_page import Page, browsed, facts_of, needs_browser, publish, stage
+
+QUALITY = {
+    "train": {
+        "images": 3,
+        "accuracy": 0.5,
+        "coverage": 0.75,
+        "mean": {"iou": 0.25, "precision": None, "recall": 0.5},
+        "per_class": {
+            "background": {"iou": 0.5, "precision": 0.6, "recall": 0.7, "coverage": 0.8},
+            "star": {"iou": 0.0, "precision": None, "recall": 0.123, "coverage": 0.9},
+        },
+    },
+    "weak": {"written": "by another version"},
+}
+
+
+def publish_seeds(workspace: Workspace) -> None:
+    """Seeds whose summary has figures of two classes."""
+    record = {"data": {"artifact": "data", "content": workspace.artifact("data").manifest.content}}
+    work = Work("seeds", 1, "seeds", "seeds".ljust(64, "0"), {}, record, {})
+    with workspace.writing("seeds", work) as writer:
+        writer.write_bytes("classes.json", b"{}")
+        workspace.publish("seeds", writer, work, {"quality": QUALITY})
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +130,18 @@ def test_a_review_whose_data_set_is_gone_or_that_is_damaged_still_has_a_page(
     review.write_bytes(b"{}".ljust(review.stat().st_size))
     _, words = page_of(Workspace(space), tmp_path)
     assert "review.json" in words
+
+
+def test_the_quality_of_seeds_is_shown_for_each_class(reviewed: Workspace, tmp_path: Path) -> None:
+    shutil.copytree(reviewed.path, tmp_path / "work")
+    space = Workspace(tmp_path / "work")
+    assert "labels" not in page_of(space, tmp_path)[0].ids
+    publish_seeds(space)
+    page, words = page_of(space, tmp_path)
+    assert "labels" in page.ids
+    assert "seeds 25.0 % train, 3 images with true masks" in words
+    assert "background 50.0 60.0 70.0 80.0 star 0.0 - 12.3 90.0" in words
+    assert page.wrong == []
 
 
 def test_few_scored_images_are_shown_once_the_worst_first(reviewed: Workspace) -> None:
