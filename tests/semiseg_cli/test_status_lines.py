@@ -37,7 +37,7 @@ def test_status_counts_states_and_its_command_makes_what_is_missing(
     *_, counts, again = capsys.readouterr().out.splitlines()
     assert counts == "1 fresh, 1 missing"
     words = shlex.split(again.removeprefix("to make the rest: "))
-    assert words == ["semiseg", "run", str(tmp_path / "little.yaml"), "--set", "images=2", "--workspace", "a folder"]
+    assert words == ["semiseg", "run", "little.yaml", "--set", "images=2", "--workspace", "a folder"]
     assert main(words[1:]) == 0
     assert main(["status", "--check", "-w", "a folder"]) == 0
 
