@@ -52,11 +52,11 @@ def read_advice(artifacts: Mapping[str, Artifact]) -> Advice | None:
 
 def _predictions(artifacts: Mapping[str, Artifact], segmenter: str) -> Artifact | None:
     """The masks that this network predicted for the most images."""
-    of_it = [
-        artifact
-        for artifact in artifacts.values()
-        if artifact.kind == "predictions" and artifact.manifest.inputs.get("segmenter", {}).get("artifact") == segmenter
-    ]
+    of_it = []
+    for artifact in artifacts.values():
+        source = artifact.manifest.inputs.get("segmenter")
+        if artifact.kind == "predictions" and source is not None and source["artifact"] == segmenter:
+            of_it.append(artifact)
     return max(of_it, key=lambda artifact: len(artifact.manifest.items), default=None)
 
 

@@ -18,9 +18,9 @@ def best_section(facts: PageFacts) -> Markup | None:
     """None where nothing was scored."""
     if facts.best is None or facts.best.metrics.mean_iou is None:
         return None
-    metrics, name = facts.best.metrics, facts.best.artifact
+    metrics, name, mean_iou = facts.best.metrics, facts.best.artifact, facts.best.metrics.mean_iou
     score = [
-        tag("b", f"{100 * metrics.mean_iou:.1f} % mean IoU"),
+        tag("b", f"{100 * mean_iou:.1f} % mean IoU"),
         f" on {', '.join(metrics.splits)}, {metrics.images:,} images{_interval(metrics)} (",
         tag("a", name, href=f"#{evaluation_id(name)}"),
         ").",

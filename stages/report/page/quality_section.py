@@ -33,7 +33,7 @@ class SplitQuality(Shape):
 
 
 def qualities(artifacts: Sequence[ArtifactFacts]) -> dict[str, dict[str, SplitQuality]]:
-    """Artifact -> split -> quality; what an other version wrote differently is left out."""
+    """Artifact -> split -> quality; what another version wrote differently is left out."""
     found: dict[str, dict[str, SplitQuality]] = {}
     for artifact in artifacts:
         splits = artifact.manifest.summary.get("quality") if artifact.manifest else None
