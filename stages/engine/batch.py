@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from stages.engine.colour import change_colours
 from stages.engine.streams import ENCODED
 from stages.networks import normalise
+from stages.networks.freezing import joined
 
 NO_MAPS = torch.empty(0)
 
@@ -51,6 +53,27 @@ class Batch:
     def replace(self, **changes: Any) -> Batch:
         """With other images it loses what is kept of these."""
         return replace(self, **({"encoded": {}} if "image" in changes else {}) | changes)
+
+
+def together(*parts: Batch) -> Batch:
+    """The images of several batches in one, for one pass; without `extra` and score maps.
+
+    `encoded` is what is kept of the first of them, as far as there is something.
+    """
+
+    def of_all(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    kept = [part.encoded for part in takewhile(lambda part: part.encoded, parts)]
+    return Batch(
+        ids=[image_id for part in parts for image_id in part.ids],
+        image=of_all("image"),
+        pixels=of_all("pixels"),
+        label=of_all("label"),
+        valid=of_all("valid"),
+        tags=of_all("tags"),
+        encoded=joined(kept) if kept else {},
+    )
 
 
 def as_seen(pixels: Tensor, valid: Tensor, colour: Tensor) -> tuple[Tensor, Tensor]:

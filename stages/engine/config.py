@@ -146,6 +146,13 @@ class TrainingConfig(Config):
     )
     compile: bool = Field(False, description="torch.compile the networks (GPU; the first steps are slow).")
     log_every: int = Field(20, ge=1, description="Steps between two lines of metrics.jsonl.")
+    log_images: int = Field(
+        3,
+        ge=0,
+        description="Steps whose images are drawn as the networks see them, with what they are taught of them\n"
+        "(local/batches/, and TensorBoard): the first, the last, and evenly between them. 0: none. No result depends\n"
+        "on it.",
+    )
     seed: int = Field(0, ge=0, description="Seed of initial weights, sampling, augmentation and dropout.")
 
 

@@ -41,7 +41,9 @@ from stages.engine.optimizers import MAIN, build_optimizers, check_state, lay_ou
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import PackedBatches, SampleMaker
 from stages.engine.teacher import update_average
+from stages.engine.training_images import TrainingImages
 from stages.engine.training_log import Means, TrainingLog
+from stages.engine.watching import lessons, watched
 from stages.networks.weights import load_strictly
 
 CHECKPOINT = "checkpoint.pt"
@@ -132,6 +134,7 @@ class _Trainer:
         self.step = 0
         self.saved: int | None = None  # step of the last checkpoint
         self.means = Means()
+        self.images: TrainingImages | None = None
         first = next(iter(maker.orders.values())).stream
         self.epoch_steps = math.ceil(len(first.entries) / first.batch_size)
 
@@ -144,6 +147,8 @@ class _Trainer:
             interruption = stack.enter_context(Interruption(distributed.world_size() == 1))
             log = stack.enter_context(TrainingLog(self.writer, self.step)) if self.main else None
             tracker = None
+            if log and self.config.log_images:
+                self.images = stack.enter_context(TrainingImages(log.folder, log.board, self.maker, self.config))
             if self.main:
                 tracker = stack.enter_context(
                     self.execution.progress.track(self.config.iterations, "training", "steps", done=self.step)
@@ -229,11 +234,14 @@ class _Trainer:
         batch = {name: to_device(sample, self.device) for name, sample in samples.items()}
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
+        images = self.images if self.images is not None and self.step in self.images.steps else None
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             self.method.observed = {}
-            with single_values_refused():
+            with single_values_refused(), watched() if images else contextlib.nullcontext():
                 losses = self.module(batch, self.step)
             total = torch.stack(list(losses.values())).sum()
+        if images:
+            images.draw(self.step, batch, lessons(losses))
         self.scaler.scale(total).backward()
         for optimizer in self.optimizers.values():
             if self.config.clip_grad_norm is not None:

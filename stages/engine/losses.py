@@ -12,6 +12,7 @@ from torch import Tensor
 from artifacts.masks import IGNORE
 from stages.engine.config import ClampSettings
 from stages.engine.distributed import gather_varying, global_mean, sum_over_processes
+from stages.engine.watching import taught
 
 
 def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -23,6 +24,7 @@ def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -
         weight: float (B, H, W), or None for ones; it is not part of N.
     """
     pixels = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
+    taught(pixels, logits, label, weight)
     if weight is not None:
         pixels = pixels * weight
     return global_mean(pixels.sum(), (label != IGNORE).sum())
@@ -44,6 +46,7 @@ def clamped_cross_entropy(
         weight: as in `cross_entropy`; limits are of losses without it.
     """
     losses = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
+    taught(losses, logits, label, weight)
     known = label != IGNORE
     rows, columns = (patch_members(side, clamp.patches, losses) for side in label.shape[1:])
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):  # 16 bits cannot hold counts of pixels
@@ -82,6 +85,7 @@ def hard_cross_entropy(logits: Tensor, label: Tensor, threshold: float, min_kept
         # the loss of the last of the `min_kept` pixels; a probability below p is a loss above -log p
         limit = joint.topk(kept).values[-1] if kept else losses.new_tensor(0.0)
         hard = known & ((losses > -math.log(threshold)) | (losses >= limit))
+    taught(losses, logits, label, hard)
     return global_mean((losses * hard).sum(), hard.sum())
 
 
@@ -101,6 +105,7 @@ def squared_difference(
     """
     pixels = (found.float() - target.detach().float()).square()
     pixels = pixels.sum(1) if reduction == "sum" else pixels.mean(1)
+    taught(pixels, found, target, valid if weight is None else valid * weight)
     if weight is not None:
         pixels = pixels * weight
     return global_mean((pixels * valid).sum(), valid.sum())
@@ -138,6 +143,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         logits, target: (B, C, H, W); valid: bool (B, H, W).
     """
     pixels = -(target.detach().float() * logits.float().log_softmax(1)).sum(1)
+    taught(pixels, logits, target, valid)
     return global_mean((pixels * valid).sum(), valid.sum())
 
 

@@ -23,6 +23,7 @@ from stages.engine.known import Known
 from stages.engine.losses import cross_entropy, hard_cross_entropy
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Entry, MaskFolder, Stream
+from stages.engine.watching import shown
 from stages.networks import Classifier, Segmenter, build_classifier, build_segmenter, parameter_groups, upsample
 from stages.networks.config import BackboneConfig, NetworkConfig
 from stages.networks.weights import load_strictly
@@ -244,4 +245,6 @@ def segment(network: nn.Module, batch: Batch) -> Tensor:
 def at_size(logits: Tensor, batch: Batch, network: nn.Module) -> Tensor:
     """Logits of a head of `network`, (B, C, h, w), at the size of the images, fp32."""
     height, width = batch.image.shape[-2:]
-    return upsample(logits.float(), (height, width), cast(Segmenter, network).stride)
+    logits = upsample(logits.float(), (height, width), cast(Segmenter, network).stride)
+    shown(logits, batch)
+    return logits

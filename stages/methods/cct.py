@@ -23,6 +23,7 @@ from stages.engine.method import Batch, Method, Setup, Sources, at_size, segment
 from stages.engine.randomness import derive_seed
 from stages.engine.streams import Stream
 from stages.engine.teacher import sigmoid_ramp
+from stages.engine.watching import shown
 from stages.methods.parts import perturbations
 from stages.methods.parts.adversarial_noise import adversarial_direction, evaluating
 from stages.methods.parts.batch_shares import strong_and_unlabelled
@@ -120,7 +121,9 @@ class Cct(Method):
         logits = decoder(features)
         if isinstance(decoder, ShuffleDecoder):
             height, width = batch.image.shape[-2:]
-            return logits[..., :height, :width].float()  # the last cells reach beyond the image
+            logits = logits[..., :height, :width].float()  # the last cells reach beyond the image
+            shown(logits, batch)
+            return logits
         return at_size(logits, batch, self.segmenter)
 
     @property

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from artifacts.confidence import probability_of_index
+from stages.engine.batch import together
 from stages.engine.losses import IGNORE, cross_entropy
 from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.streams import Stream
 from stages.methods.parts.batch_shares import shares
 from stages.methods.settings.dmt import DmtSettings
-from stages.networks.freezing import joined
 
 
 class Dmt(Method):
@@ -54,8 +54,8 @@ class Dmt(Method):
         if "unlabelled" not in batch:
             return {"supervised": self.supervised(segment(segmenter, labelled), labelled.label)}
         pseudo = batch["unlabelled"]
-        images, kept = torch.cat([labelled.image, pseudo.image]), joined([labelled.encoded, pseudo.encoded])
-        logits = segment(segmenter, labelled.replace(image=images, encoded=kept))
+        both = together(labelled, pseudo)
+        logits = segment(segmenter, both)
         weight = dynamic_weight(
             logits[len(labelled) :].detach().softmax(1),
             pseudo.label,
@@ -65,7 +65,7 @@ class Dmt(Method):
         )
         self.observe(pseudo_label_weight=weight.sum() / (pseudo.label != IGNORE).sum().clamp(min=1))
         weights = torch.cat([torch.ones_like(labelled.label, dtype=torch.float32), self.settings.weight * weight])
-        return {"cross_entropy": cross_entropy(logits, torch.cat([labelled.label, pseudo.label]), weights)}
+        return {"cross_entropy": cross_entropy(logits, both.label, weights)}
 
 
 def dynamic_weight(

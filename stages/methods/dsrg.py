@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from stages.engine.distributed import global_mean, rank, sum_over_processes
 from stages.engine.method import Batch, Method, Setup, Sources, at_size
 from stages.engine.streams import Stream
+from stages.engine.watching import shown, taught
 from stages.localization.dense_crf import crf_batch, crf_pool, named_parameters
 from stages.localization.region_growing import grow_batch
 from stages.methods.settings.dsrg import DsrgSettings
@@ -65,6 +66,7 @@ class Dsrg(Method):
         cells = slice(None, None, stride)  # cell i lies on pixel stride * i
         if stride != network.stride:
             logits = at_size(logits, samples, network)[..., cells, cells]
+        shown(logits, samples)
         # logits: (B, C, h, w), and everything below lives on this grid
         seeds = samples.label[:, cells, cells]  # (B, h, w)
         valid = samples.valid[:, cells, cells]
@@ -163,6 +165,7 @@ def seed_loss(probabilities: Tensor, seeds: Tensor, balanced: bool = True) -> Te
     """
     known = seeds < probabilities.shape[1]
     log = probabilities.gather(1, seeds.where(known, 0)[:, None])[:, 0].log()  # (B, h, w)
+    taught(log, probabilities, seeds)
     parts = [known & (seeds == 0), known & (seeds > 0)]
     counts = [part.sum((1, 2)).float() for part in parts]
     if not balanced:
@@ -183,6 +186,7 @@ def boundary_loss(probabilities: Tensor, refined: Tensor, valid: Tensor, clip: b
     if clip:
         ratio = ratio.clamp(*RATIO_BOUNDS)
     cells = (refined * ratio.log()).sum(1)  # (B, h, w)
+    taught(cells, probabilities, refined, valid)
     return global_mean((cells * valid).sum(), valid.sum())
 
 

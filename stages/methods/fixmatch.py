@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from stages.engine.batch import together
 from stages.engine.label_sharing import respect_labels
 from stages.engine.method import Batch, segment
 from stages.methods.parts.adversarial_noise import evaluating
@@ -35,8 +36,7 @@ class FixMatch(StrongWeak):
             return {"supervised": self.supervised(segment(self.student, labelled), labelled.label)}
         others = self.labels_of(batch["partner"])
         if self.labels_in_passing:
-            joint = labelled.replace(image=torch.cat([labelled.image, unlabelled.image]))
-            known, plain = segment(self.student, joint).split([len(labelled), len(unlabelled)])
+            known, plain = segment(self.student, together(labelled, unlabelled)).split([len(labelled), len(unlabelled)])
             own = self.labels_from(plain, unlabelled)
         else:
             known, own = segment(self.student, labelled), self.labels_of(unlabelled)

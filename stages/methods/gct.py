@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
+from stages.engine.batch import together
 from stages.engine.config import OptimizerConfig
 from stages.engine.distributed import global_mean
 from stages.engine.label_sharing import respect_labels
@@ -59,11 +59,7 @@ class Gct(Method):
         samples, label = batch["strong"], batch["strong"].label
         guided = "flaw_detector" in self.networks
         if guided:  # both halves in one pass, as in the authors' code: one joint batch for BatchNorm
-            images, valid, tags = (
-                torch.cat([getattr(half, part) for half in (samples, batch["unlabelled"])])
-                for part in ("image", "valid", "tags")
-            )
-            samples = samples.replace(image=images, valid=valid, tags=tags)
+            samples = together(samples, batch["unlabelled"])
         logits = [segment(self.networks[name], samples) for name in NUMBERED]
         terms = {
             f"supervised_{number}": self.supervised(found[: len(label)], label)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from stages.engine.batch import together
 from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import confident_squared_difference, share, squared_difference
 from stages.engine.method import Batch, Sources, segment
@@ -74,5 +75,4 @@ class MeanTeacher(TeacherStudent):
         """Of each batch, from one pass over all images or from one pass each."""
         if not self.settings.joint_pass:
             return [segment(network, batch) for batch in batches]
-        images = torch.cat([batch.image for batch in batches])
-        return list(segment(network, batches[0].replace(image=images)).split([len(batch) for batch in batches]))
+        return list(segment(network, together(*batches)).split([len(batch) for batch in batches]))

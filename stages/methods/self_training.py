@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from stages.engine.batch import together
 from stages.engine.losses import clamped_cross_entropy, cross_entropy
 from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.streams import Stream
@@ -55,12 +56,11 @@ class SelfTraining(Method):
             return {"supervised": self.supervised(segment(segmenter, labelled), labelled.label)}
         strong = strong_view(batch["unlabelled"], self.settings.strong, self.setup.seed, step)
         # One forward and one mean: as published, where a batch mixes the two kinds and every pixel weighs the same.
-        both = labelled.replace(image=torch.cat([labelled.image, strong.image]), encoded=labelled.encoded)
-        label = torch.cat([labelled.label, strong.label])
-        weight = torch.ones_like(label, dtype=torch.float32)
+        both = together(labelled, strong)
+        weight = torch.ones_like(both.label, dtype=torch.float32)
         weight[len(labelled) :] = self.settings.weight
         logits, clamp = segment(segmenter, both), self.settings.clamp
         if clamp is None:
-            return {"cross_entropy": cross_entropy(logits, label, weight)}
-        estimated = torch.arange(len(label), device=label.device) >= len(labelled)
-        return {"cross_entropy": clamped_cross_entropy(logits, label, clamp, estimated, weight)}
+            return {"cross_entropy": cross_entropy(logits, both.label, weight)}
+        estimated = torch.arange(len(both), device=logits.device) >= len(labelled)
+        return {"cross_entropy": clamped_cross_entropy(logits, both.label, clamp, estimated, weight)}

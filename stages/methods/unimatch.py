@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from stages.engine.batch import together
 from stages.engine.method import Batch, at_size, segment
 from stages.methods.fixmatch import FixMatch
 from stages.methods.parts.perturbations import channel_dropout, image_generators
@@ -43,8 +44,7 @@ class UniMatch(FixMatch):
             strong_mix((unlabelled, partner), (own, others), settings.strong, settings.mixing, self.setup.seed, step, n)
             for n in (0, 1)
         ]
-        images = torch.cat([view.image for view, _ in views])
-        both = segment(network, unlabelled.replace(image=images)).chunk(2)
+        both = segment(network, together(*(view for view, _ in views))).chunk(2)
         strong = (1 - settings.feature_weight) / 2
         taught = {
             f"strong_{number}": View(logits, labels, view, strong)
@@ -69,7 +69,9 @@ class UniMatch(FixMatch):
             parts.insert(1, self._dropped(features, slice(first), "labelled features", step))
         logits = network.head({name: torch.cat([part[name] for part in parts]) for name in features})
         used = torch.cat([logits[: first + second], logits[-second:]])
-        known, plain, perturbed = at_size(used, unlabelled, network).split([first, second, second])
+        known, plain, perturbed = at_size(used, together(labelled, unlabelled, unlabelled), network).split(
+            [first, second, second]
+        )
         return known, plain, perturbed
 
     def _dropped(self, features: Features, samples: slice, purpose: str, step: int) -> Features:

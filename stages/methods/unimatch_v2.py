@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from stages.engine.batch import together
 from stages.engine.label_sharing import respect_labels
 from stages.engine.method import Batch, at_size, segment
 from stages.methods.parts.perturbations import complementary_masks
@@ -54,10 +55,11 @@ class UniMatchV2(StrongWeak):
 
     def _with_half_the_channels(self, views: Sequence[Batch], step: int) -> Sequence[Tensor]:
         """Logits (B, C, H, W) of two views, in one pass; levels of equal width have equal factors."""
-        features = self.student.trunk(torch.cat([view.image for view in views]))
+        both = together(*views)
+        features = self.student.trunk(both.image)
         channels = max(level.shape[1] for level in features.values())
         masks = complementary_masks(len(views[0]), channels, self.settings.whole, self.setup.seed, "channels", step)
         factors = torch.cat([torch.from_numpy(mask) for mask in masks])[:, :, None, None]
-        factors = factors.to(views[0].image.device, non_blocking=True)
+        factors = factors.to(both.image.device, non_blocking=True)
         kept = {name: level * factors[:, : level.shape[1]].to(level.dtype) for name, level in features.items()}
-        return at_size(self.student.head(kept), views[0], self.student).chunk(2)
+        return at_size(self.student.head(kept), both, self.student).chunk(2)

@@ -21,6 +21,7 @@ from stages.engine.distributed import global_mean
 from stages.engine.losses import cross_entropy, share
 from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
+from stages.engine.watching import shown
 from stages.localization.clip_maps import ClipTexts, maps_of_tokens
 from stages.localization.clip_source import load_tower, load_vectors, read_state, texts_for
 from stages.localization.clip_texts import texts_of_classes
@@ -77,6 +78,7 @@ class Weclip(Method):
         features = network.features(tokens, grid)
         height, width = samples.image.shape[2:]
         logits = network.decode(features)[..., :height, :width]
+        shown(logits, samples)
         with torch.autocast(logits.device.type, enabled=False):
             flat = features.float().flatten(2)  # (B, channels, n)
             affinity = (flat.transpose(1, 2) @ flat).sigmoid()  # A, (B, n, n)

@@ -18,6 +18,7 @@ from stages.engine.distributed import least_over_processes
 from stages.engine.losses import IGNORE, cross_entropy, share
 from stages.engine.method import Setup, Sources
 from stages.engine.streams import Stream
+from stages.engine.watching import taught
 from stages.methods.parts.batch_shares import strong_and_unlabelled
 from stages.methods.parts.cutmix import draw_boxes, mix, mix_batches
 from stages.methods.parts.teacher_student import TeacherStudent
@@ -126,7 +127,10 @@ def confident_cross_entropy(logits: Tensor, labels: PseudoLabels, valid: Tensor,
         logits: (B, C, H, W); valid: bool (B, H, W), V. A threshold above 1 is never reached: the loss is 0.
     """
     confident = (labels.confidence >= threshold).float()
-    return cross_entropy(logits, labels.label.masked_fill(~valid, IGNORE), confident)
+    label = labels.label.masked_fill(~valid, IGNORE)
+    loss = cross_entropy(logits, label, confident)
+    taught(loss, logits, label, confident, labels.confidence)
+    return loss
 
 
 def guided(view: View) -> Tensor:
