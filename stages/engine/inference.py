@@ -58,7 +58,7 @@ def predict_probabilities(
         return batch_size or max(1, int(budget / (height * width * views)))
 
     batches = size_batches({image_id: images.size(image_id) for image_id in ids}, fitting)
-    with _evaluating(network), contextlib.closing(decoded_ahead(images, batches, workers)) as decoded:
+    with evaluating(network), contextlib.closing(decoded_ahead(images, batches, workers)) as decoded:
         for batch, pixels in decoded:
             inputs = torch.from_numpy(pixels)
             if device.type == "cuda":
@@ -102,7 +102,8 @@ def large_images(images: Images, ids: Sequence[str], protocol: InferenceConfig) 
 
 
 @contextlib.contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; afterwards every part is in its former mode again."""
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from artifacts import checkpoint
 from artifacts.disk_errors import disk_errors
-from artifacts.errors import ArtifactError, ConfigError, SemisegError
+from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
 from artifacts.store import Writer
 from stages.contract import Execution
 from stages.engine import distributed
@@ -44,6 +44,7 @@ from stages.engine.teacher import update_average
 from stages.engine.training_images import TrainingImages
 from stages.engine.training_log import Means, TrainingLog
 from stages.engine.watching import lessons, watched
+from stages.networks.config import NetworkConfig
 from stages.networks.weights import load_strictly
 
 CHECKPOINT = "checkpoint.pt"
@@ -253,6 +254,11 @@ class _Trainer:
         if self.average is not None:
             update_average(self.average, self.method.predictor, self.config.ema_decay or 0.0, self.step)
         self.method.after_step(self.step)
+        if images and isinstance(self.method.setup.network, NetworkConfig):
+            try:
+                images.draw_val(self.step, self._predictor, self.device)
+            except DataError as error:  # the training reads no image of val
+                self.execution.progress.note(f"no images of val are drawn: {error.message}")
         return losses
 
     # --- log ---

@@ -1,11 +1,13 @@
-"""Images of what a training shows its networks: `local/batches/step-N.jpg`, and the same in TensorBoard.
+"""Images of what a training shows its networks: `local/batches/batch-N.jpg`, and the same in TensorBoard.
 
     with TrainingImages(folder, board, maker, config) as images:
         images.draw(step, batch, lessons)
+        images.draw_val(step, network, device)
 
 A sheet has the images of each stream as they were drawn, with their label maps and image-level labels; beside them what
 became of them (strong views, mixed images), and what each term of the loss teaches there. What is shown is taken from
-the device at once and in its small size; a thread draws and writes it while the training goes on.
+the device at once and in its small size; a thread draws and writes it while the training goes on. `val-N.jpg` has a few
+images of val with the predictions after the same steps.
 """
 
 from __future__ import annotations
@@ -20,20 +22,24 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from artifacts.dataset import first_label
 from artifacts.disk_errors import disk_errors
 from artifacts.masks import IGNORE
-from stages.engine.batch import Batch
-from stages.engine.config import TrainingConfig
-from stages.engine.streams import Order, SampleMaker
+from stages.engine.batch import Batch, to_device
+from stages.engine.config import AugmentationConfig, TrainingConfig
+from stages.engine.device import autocast_dtype
+from stages.engine.inference import evaluating
+from stages.engine.method import segment
+from stages.engine.streams import Entry, Order, SampleMaker, Stream
 from stages.engine.training_sheet import TILE, Example, Section, Tile, draw_sheet
 from stages.engine.watching import Lesson
 from stages.networks.normalisation import pixels_of
 
 FOLDER = "batches"  # below local/
 MOST_TILES, MOST_IMAGES, FEWEST_IMAGES = 32, 16, 3  # of a stream
+VAL_IMAGES = 8
 QUALITY = 88
 LABELS = {"masks": "mask", "weak_labels": "estimated mask", "predictions": "predicted mask"}
 
@@ -46,13 +52,26 @@ def steps_to_draw(iterations: int, number: int) -> frozenset[int]:
     return frozenset(round(k * (iterations - 1) / max(number - 1, 1)) for k in range(number))
 
 
+def val_samples(maker: SampleMaker, config: TrainingConfig) -> dict[str, Any]:
+    """Images evenly from val that have masks, cut as in training but not changed otherwise; {} without any."""
+    dataset = maker.dataset
+    ids = [image_id for image_id in dataset.splits.get("val", ()) if dataset.has_mask(image_id)]
+    count = min(VAL_IMAGES, config.batch_size, len(ids))
+    if not count:
+        return {}
+    stream = Stream([Entry(ids[len(ids) * k // count], "masks") for k in range(count)], count)
+    augmentation = AugmentationConfig(mode=config.augmentation.mode, scale=(1.0, 1.0), flip=False)
+    return SampleMaker(dataset, {"val": stream}, {"masks": dataset}, augmentation, config.crop_size, 0)[0]["val"]
+
+
 class TrainingImages:
-    """Draws the batches of `config.log_images` steps; `steps` are their numbers, counted from 0."""
+    """Draws `config.log_images` steps, the batch and what is predicted after it; `steps`: their numbers, from 0."""
 
     def __init__(self, folder: Path, board: Any, maker: SampleMaker, config: TrainingConfig) -> None:
         """board: TensorBoard's SummaryWriter."""
         self.folder, self.board, self.maker, self.config = folder / FOLDER, board, maker, config
         self.steps = steps_to_draw(config.iterations, config.log_images)
+        self._val: dict[str, Any] | None = None  # the samples; {}: there are none
         self._threads = ThreadPoolExecutor(1)
         self._drawing: list[Future[None]] = []
 
@@ -67,20 +86,55 @@ class TrainingImages:
 
     def draw(self, step: int, batch: Mapping[str, Batch], lessons: Sequence[Lesson]) -> None:
         sections = sections_of(batch, lessons, self.maker.orders, self.maker.dataset.class_names)
-        self._drawing.append(self._threads.submit(self._write, step + 1, sections))
+        self._submit("batch", step + 1, sections)
 
-    def _write(self, step: int, sections: Sequence[Section]) -> None:
+    def draw_val(self, step: int, network: nn.Module, device: torch.device) -> None:
+        """A few images of val, the same ones at every step: their masks, and what a segmenter predicts.
+
+        DataError, once, where one of them cannot be read.
+        """
+        if self._val is None:
+            self._val = {}  # also after an error
+            self._val = val_samples(self.maker, self.config)
+        if not self._val:
+            return
+        samples, dtype = to_device(self._val, device), autocast_dtype(self.config.precision, device)
+        with (
+            torch.no_grad(),
+            torch.compiler.set_stance("force_eager"),
+            torch.autocast(device.type, dtype, enabled=dtype is not None),
+            evaluating(network),
+        ):
+            predicted = segment(network, samples).argmax(1).byte()
+        first = first_label(self.maker.dataset.class_names)
+        examples = [
+            Example(
+                image_id,
+                _classes(samples.tags[row], first),
+                [
+                    *_drawn_tiles(samples, row, "masks"),
+                    Tile("prediction", small_image(samples.image[row]), small_labels(predicted[row])),
+                ],
+            )
+            for row, image_id in enumerate(samples.ids)
+        ]
+        self._submit("val", step + 1, [Section(f"val: {len(examples)} images, after this step", examples)])
+
+    def _submit(self, name: str, step: int, sections: Sequence[Section]) -> None:
+        self._drawing.append(self._threads.submit(self._write, name, step, sections))
+
+    def _write(self, name: str, step: int, sections: Sequence[Section]) -> None:
         dataset = self.maker.dataset
         sheet = draw_sheet(f"step {step} of {self.config.iterations}", sections, dataset.class_names, dataset.palette)
         content = io.BytesIO()
         sheet.save(content, format="JPEG", quality=QUALITY, subsampling=0)
-        path = self.folder / f"step-{step}.jpg"
+        path = self.folder / f"{name}-{step}.jpg"
         with disk_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}.partial")
             temporary.write_bytes(content.getvalue())
             os.replace(temporary, path)
-        add_jpeg(self.board, "batch", content.getvalue(), sheet.size, step)
+        add_jpeg(self.board, name, content.getvalue(), sheet.size, step)
 
 
 def add_jpeg(board: Any, name: str, content: bytes, size: tuple[int, int], step: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from artifacts.dataset import first_label
+from artifacts.masks import IGNORE
 from stages.data.overlays import (
     FAINT,
     INK,
@@ -29,8 +30,8 @@ WIDTH = 1560  # of a sheet at most, unless the tiles of one example need more
 GAP, APART, MARGIN = 6, 26, 24
 EDGE = "#c4c9cf"  # around tiles: a white map has one, too
 TITLE, CAPTION, HEADING = 18, 22, 34  # heights of lines
-NOTE_WIDTH = 760  # pixels, of the title and the note
-NOTE = "Hatched: nothing is taught there (255). Confidence and score: black 0, white 1."
+LEAST = 620  # pixels, for the title, the note and the legend
+NOTE = "Confidence and score: black 0, white 1."
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,15 @@ class Section:
 
 def draw_sheet(title: str, sections: Sequence[Section], class_names: Sequence[str], palette: bytes) -> Image.Image:
     """The sheet, RGB: a legend of the classes that occur, then the examples of each section."""
-    width = 2 * MARGIN + max(NOTE_WIDTH, *map(_section_width, sections))
+    width = 2 * MARGIN + max(LEAST, *map(_section_width, sections))
     legend = Legend(_meanings(sections, class_names, palette))
     top = MARGIN + HEADING + legend.height(width - 2 * MARGIN) + TITLE
     height = top + sum(HEADING + _height(section) for section in sections) + MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), title, fill=INK, font=font_of(22))
-    draw.text((MARGIN + font_of(22).getlength(title) + 20, MARGIN + 8), NOTE, fill=FAINT, font=font_of(14))
+    if any(tile.image is None for section in sections for example in section.examples for tile in example.tiles):
+        draw.text((MARGIN + font_of(22).getlength(title) + 20, MARGIN + 8), NOTE, fill=FAINT, font=font_of(14))
     legend.draw(draw, (MARGIN, MARGIN + HEADING), width - 2 * MARGIN)
     for section in sections:
         draw.text((MARGIN, top + 6), shorten(section.title, width - 2 * MARGIN, 18), fill=INK, font=font_of(18))
@@ -113,8 +115,9 @@ def _meanings(
     values = {value for example in examples for value in example.classes or ()}
     for labels in (tile.labels for example in examples for tile in example.tiles):
         values |= set() if labels is None else set(np.unique(labels).tolist())
-    there = sorted(value for value in values if first_label(class_names) <= value < len(class_names))
-    return [*((class_names[value], colour_of(palette, value)) for value in there), ("nothing is taught", None)]
+    names = {**dict(enumerate(class_names)), IGNORE: "255: nothing is taught there"}
+    there = sorted(value for value in values if value in names and value >= first_label(class_names))
+    return [(names[value], colour_of(palette, value)) for value in there] or [("no class", colour_of(palette, 0))]
 
 
 def _draw_example(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError
+from stages.engine.inference import evaluating
 from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import squared_difference
 from stages.engine.method import Batch, Method, Setup, Sources, at_size, segment
@@ -25,7 +26,7 @@ from stages.engine.streams import Stream
 from stages.engine.teacher import sigmoid_ramp
 from stages.engine.watching import shown
 from stages.methods.parts import perturbations
-from stages.methods.parts.adversarial_noise import adversarial_direction, evaluating
+from stages.methods.parts.adversarial_noise import adversarial_direction
 from stages.methods.parts.batch_shares import strong_and_unlabelled
 from stages.methods.settings.cct import CctSettings
 from stages.networks import Segmenter, make_head

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from stages.engine.batch import together
+from stages.engine.inference import evaluating
 from stages.engine.label_sharing import respect_labels
 from stages.engine.method import Batch, segment
-from stages.methods.parts.adversarial_noise import evaluating
 from stages.methods.parts.strong_weak import PseudoLabels, StrongWeak, View, pseudo_labels, strong_mix
 
 

@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from stages.engine.inference import evaluating
 from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import confident_squared_difference, share
 from stages.engine.method import Batch, Sources, at_size, segment
 from stages.engine.streams import Stream
-from stages.methods.parts.adversarial_noise import Distance, adversarial_direction, evaluating, kl_divergence
+from stages.methods.parts.adversarial_noise import Distance, adversarial_direction, kl_divergence
 from stages.methods.parts.batch_shares import strong_and_unlabelled
 from stages.methods.parts.perturbations import image_generators, uniform
 from stages.methods.parts.teacher_student import TeacherStudent

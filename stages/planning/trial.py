@@ -89,7 +89,7 @@ class _Bench:
 
     def _trained(self, training: dict[str, Any], batch: int, steps: int, keep: bool) -> Trial:
         stage, begun = load_stage(training["stage"]), time.monotonic()
-        values = {**training["config"], "iterations": steps, "batch_size": batch}
+        values = {**training["config"], "iterations": steps, "batch_size": batch, "log_images": 0}
         config: Any = build(stage.config, values, training["name"])
         clock = _Clock(self.device)
         doing = Execution(self.job["device"], self.job["workers"], progress=clock)

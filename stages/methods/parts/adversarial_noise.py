@@ -9,11 +9,10 @@ Only the noise is differentiated (`torch.autograd.grad`): no parameter's gradien
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -61,15 +60,3 @@ def adversarial_direction(
                 (slope,) = torch.autograd.grad(found, noise)
             direction = unit_length(slope)
     return direction.detach()
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; afterwards every part is in its former mode again."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

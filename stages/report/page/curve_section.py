@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from stages.report.page.charts import curves_chart, series_style
-from stages.report.page.curves import Training, ends
+from stages.report.page.curves import SEED, Training, ends, series_of
 from stages.report.page.graph_section import artifact_id
 from stages.report.page.markup import Markup, join, tag
-
-_SEED = re.compile(r"-s[0-9]+$")
 
 
 def curve_section(trainings: Sequence[Training]) -> Markup:
@@ -38,12 +35,6 @@ def curve_section(trainings: Sequence[Training]) -> Markup:
     )
 
 
-def series_of(names: Sequence[str]) -> dict[str, int]:
-    """The number of the series of each training: trainings that differ by their seed alone share one."""
-    numbers: dict[str, int] = {}
-    return {name: numbers.setdefault(_SEED.sub("", name), len(numbers)) for name in names}
-
-
 def quantities(trainings: Sequence[Training]) -> list[str]:
     """What was logged: terms of losses first, the learning rate last, those of most trainings before others."""
     counts: dict[str, int] = {}
@@ -62,7 +53,7 @@ def _legend(series: dict[str, int]) -> Markup:
         labels.setdefault(number, []).append(name)
     buttons = []
     for number, names in labels.items():
-        text = names[0] if len(names) == 1 else f"{_SEED.sub('', names[0])} ({len(names)})"
+        text = names[0] if len(names) == 1 else f"{SEED.sub('', names[0])} ({len(names)})"
         line = tag("line", x1=0, x2=22, y1=5, y2=5, style=series_style(number))
         swatch = tag("svg", line, width=22, height=10, viewBox="0 0 22 10", aria_hidden="true", class_="swatch")
         buttons.append(tag("button", swatch, text, type="button", aria_pressed="true", data_series=number))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from artifacts.manifest import LOCAL
 
 MOST_POINTS = 300  # of a curve
 FEWEST_POINTS = 10  # of a curve whose ends are compared
+SEED = re.compile(r"-s[0-9]+$")  # ends the names of trainings that differ by their seed alone
 
 Points = list[tuple[int, float]]  # (step, value)
 
@@ -98,3 +100,9 @@ def thinned(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> Poi
     shares = min(most, len(points))
     parts = [points[len(points) * k // shares : len(points) * (k + 1) // shares] for k in range(shares)]
     return [(part[-1][0], math.fsum(value for _, value in part) / len(part)) for part in parts]
+
+
+def series_of(names: Sequence[str]) -> dict[str, int]:
+    """The number of the series of each training: trainings that differ by their seed alone share one."""
+    numbers: dict[str, int] = {}
+    return {name: numbers.setdefault(SEED.sub("", name), len(numbers)) for name in names}

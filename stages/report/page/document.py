@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages.pipeline.status import FRESH
+from stages.report.page.batch_section import batch_section
 from stages.report.page.best_section import best_section
 from stages.report.page.curve_section import curve_section
 from stages.report.page.evaluation_section import evaluation_section
@@ -92,6 +93,12 @@ def _sections(facts: PageFacts) -> list[tuple[str, str, Markup]]:
         ),
         ("labels", "Seeds", "Seeds and refined masks, against true masks", quality_section(facts.artifacts)),
         ("curves", "Curves", "Training curves", curve_section(facts.trainings) if facts.trainings else None),
+        (
+            "batches",
+            "Batches",
+            "What networks saw in training",
+            batch_section(facts.batches) if facts.batches else None,
+        ),
         (
             "graph",
             "Graph",

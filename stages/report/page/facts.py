@@ -5,8 +5,10 @@ Damage does not stop it: what cannot be read is named in `problems`, and the res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from artifacts.errors import SemisegError
@@ -21,9 +23,10 @@ from stages.pipeline.status import DAMAGED, State
 from stages.report.figures import Results
 from stages.report.how_made import HowMade, command_without_folders, without_folders
 from stages.report.page.advice import Advice, read_advice
-from stages.report.page.curves import Training, read_training
+from stages.report.page.curves import Training, read_training, series_of
 from stages.report.page.scored import Evaluation, best_of, read_evaluation
 from stages.report.page.shown_images import ShownImages, shown_images
+from stages.report.page.training_sheets import MOST, TrainingSheets, read_sheets
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class PageFacts:
     artifacts: list[ArtifactFacts]
     unfinished: list[State]  # work whose artifact is not among `artifacts`, or with settings of its own
     trainings: list[Training]
+    batches: list[TrainingSheets]
     evaluations: list[Evaluation]
     best: Evaluation | None
     images: ShownImages
@@ -100,6 +104,7 @@ def gather(
         advice = read_advice(opened)
     except SemisegError as error:
         found.append(error.message)
+    folders = _training_folders(workspace, opened, [*states, *unfinished])
     return PageFacts(
         workspace=workspace.path.absolute().name,
         written=utc_now(),
@@ -109,7 +114,8 @@ def gather(
         made=made,
         artifacts=[_facts(state, opened.get(state.name), record) for state in states],
         unfinished=list(unfinished),
-        trainings=_trainings(workspace, opened, [*states, *unfinished]),
+        trainings=_trainings(opened, folders),
+        batches=_batches(folders),
         evaluations=evaluations,
         best=best,
         images=shown_images(opened, best),
@@ -136,15 +142,28 @@ def _settings(made: Manifest) -> list[tuple[str, Any]]:
     return [(key, without_folders(value)) for key, value in apart]
 
 
-def _trainings(workspace: Workspace, opened: dict[str, Artifact], states: Sequence[State]) -> list[Training]:
-    """Those of finished artifacts, and of unfinished work that is newer or has no artifact."""
-    found = []
-    for state in dict.fromkeys(state.name for state in states):
-        if state in opened:
-            training = read_training(state, opened[state].path, opened[state].summary)
-            found += [training] if training else []
-            continue
-        partials = sorted(workspace.unfinished(state), key=lambda unfinished: unfinished.written)
-        training = read_training(state, partials[-1].folder, None) if partials else None
-        found += [training] if training else []
+def _training_folders(workspace: Workspace, opened: Mapping[str, Artifact], states: Sequence[State]) -> dict[str, Path]:
+    """Where the logs may lie: in finished artifacts, and in unfinished work that has no artifact."""
+    found = {}
+    for name in dict.fromkeys(state.name for state in states):
+        partials = sorted(workspace.unfinished(name), key=lambda unfinished: unfinished.written)
+        if name in opened:
+            found[name] = opened[name].path
+        elif partials:
+            found[name] = partials[-1].folder
     return found
+
+
+def _trainings(opened: Mapping[str, Artifact], folders: Mapping[str, Path]) -> list[Training]:
+    read = (
+        read_training(name, folder, opened[name].summary if name in opened else None)
+        for name, folder in folders.items()
+    )
+    return [training for training in read if training]
+
+
+def _batches(folders: Mapping[str, Path]) -> list[TrainingSheets]:
+    """Of trainings that differ by their seed alone those of the first, of at most MOST."""
+    first = {number: name for name, number in reversed(series_of(list(folders)).items())}
+    read = (read_sheets(first[number], folders[first[number]]) for number in sorted(first))
+    return list(itertools.islice(filter(None, read), MOST))

@@ -13,6 +13,7 @@ from artifacts.masks import IGNORE
 from artifacts.score_maps import ScoreMap
 
 SIDE = 320  # the longer side, in pixels
+SHEET_WIDTH = 1000
 QUALITY = 68
 
 # What `errors_of` says of a pixel, and its colour, distinct with any colour vision.
@@ -54,6 +55,12 @@ def photograph(image: np.ndarray) -> Thumbnail:
     """image: RGB uint8 (H, W, 3)."""
     small = Image.fromarray(image).resize(small_size(*image.shape[:2]), Image.Resampling.LANCZOS)
     return _webp(small)
+
+
+def sheet_thumbnail(image: Image.Image) -> Thumbnail:
+    """A sheet of many images: wide enough to be read when it is enlarged."""
+    width = min(image.width, SHEET_WIDTH)
+    return _webp(image.convert("RGB").resize((width, round(image.height * width / image.width))))
 
 
 def mask_thumbnail(mask: np.ndarray, palette: bytes) -> Thumbnail:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stages.methods.parts.adversarial_noise import adversarial_direction, evaluating, kl_divergence, unit_length
+from stages.engine.inference import evaluating
+from stages.methods.parts.adversarial_noise import adversarial_direction, kl_divergence, unit_length
 
 
 @pytest.fixture
