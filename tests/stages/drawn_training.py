@@ -248,6 +248,7 @@ class Training:
             "optimizer": {"name": "sgd", "lr": 0.01},
             "ema_decay": 0.9,
             "log_every": 2,
+            "log_images": 0,
         } | changes
 
     def config(self, method: Any = "supervised", **changes: Any) -> Any:

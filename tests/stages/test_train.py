@@ -61,22 +61,25 @@ def log_lines(artifact):
 # --- a killed training continues to the same bits ---
 
 
-def exact_config(training, method):
-    """The config of the tests that compare bits; log lines at steps 2 and 4, ends of epochs among the steps."""
+def exact_config(training, method, images=0):
+    """The config of the tests that compare bits; log lines at steps 2 and 4, ends of epochs among the steps.
+
+    images: steps that are drawn.
+    """
     if method == "classifier":
-        return training.classifier_config(iterations=4)
+        return training.classifier_config(iterations=4, log_images=images)
     adam = {"optimizer": {"name": "adam", "lr": 1e-3}} if method in ("dsrg", "cps", "mean-teacher") else {}
-    return training.config(method, seed=3, iterations=4, **adam)
+    return training.config(method, seed=3, iterations=4, log_images=images, **adam)
 
 
 @pytest.fixture(scope="module")
 def whole(training):
-    """Artifacts of trainings that nobody stopped and that kept no step, by method."""
+    """Artifacts of trainings that nobody stopped and that kept no step, by method; every step of them is drawn."""
     made = {}
 
     def of(method, execution):
         if method not in made:
-            config = exact_config(training, method)
+            config = exact_config(training, method, images=4)
             made[method] = train(training, config, f"whole-{method}", execution, checkpoint_every_s=1e9)
         return made[method]
 
@@ -85,6 +88,7 @@ def whole(training):
 
 @pytest.mark.parametrize("method", CASES)
 def test_a_stopped_training_ends_like_one_that_was_not(method, training, execution, whole):
+    """To the bit, though of one all steps are drawn and of the other none."""
     config = exact_config(training, method)
     cut = stop_and_continue(training, config, f"cut-{method}", execution, steps=(2, 3))
     assert cut.manifest.content == whole(method, execution).manifest.content
