@@ -81,6 +81,8 @@ def test_a_stage_under_torchrun_publishes_one_artifact(done):
     assert leftovers(training.space) == []
     lines = [json.loads(line) for line in artifact.file("local/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "lr" in line] == [2, 4]
+    drawn = sorted(path.name for path in (artifact.path / "local" / "batches").iterdir())
+    assert drawn == ["batch-1.jpg", "batch-4.jpg", "val-1.jpg", "val-4.jpg"]
     assert training.space.artifact("classifier").summary["mean_average_precision"] is not None
 
 

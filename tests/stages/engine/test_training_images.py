@@ -13,8 +13,9 @@ from PIL import Image
 from stages.contract import Execution
 from stages.engine.batch import Batch
 from stages.engine.streams import Entry, Order, Stream
-from stages.engine.training_images import sections_of, steps_to_draw
+from stages.engine.training_images import steps_to_draw
 from stages.engine.training_sheet import Example, Section, Tile, draw_sheet
+from stages.engine.training_tiles import batch_sections
 from stages.engine.watching import Lesson
 from stages.networks import normalise
 from stages.pipeline.run_stage import run_stage
@@ -124,7 +125,7 @@ def test_a_sheet_has_images_as_they_were_drawn_and_seen_and_what_they_are_taught
     lesson = Lesson(("some_term",), [(changed, 1)], target[1:], weight[1:])
     own = Lesson(("mask",), [(batch, 0)], batch.label[:1], None)
     orders = {"all": order("all", {"a": "masks", "b": None})}
-    (section,) = sections_of({"all": batch}, [own, lesson], orders, CLASSES)
+    (section,) = batch_sections({"all": batch}, [own, lesson], orders, CLASSES)
     assert section.title == "all: 2 of 2 images"
     first, second = section.examples
     assert (first.image_id, first.classes, second.classes) == ("a", (2,), None)
@@ -143,7 +144,7 @@ def test_an_image_that_is_in_a_batch_twice_has_the_lessons_of_its_own_crop(pixel
     batch = samples_of("aa", pixels[:2], np.full((2, 20, 30), 255, np.uint8), torch.zeros(2, 3))
     target = torch.stack([torch.full((20, 30), 1), torch.full((20, 30), 2)])
     lesson = Lesson(("t",), [(batch, 1), (batch, 0)], target, None)
-    (section,) = sections_of({"all": batch}, [lesson], {"all": order("all", {"a": None})}, CLASSES)
+    (section,) = batch_sections({"all": batch}, [lesson], {"all": order("all", {"a": None})}, CLASSES)
     assert [np.unique(example.tiles[1].labels).tolist() for example in section.examples] == [[2], [1]]
 
 
@@ -152,7 +153,7 @@ def test_partners_stand_beside_the_first_images_and_regions_are_no_classes(pixel
     first = samples_of("a", pixels[:1], regions, torch.zeros(1, 3))
     second = samples_of("b", pixels[1:2], regions, torch.zeros(1, 3))
     stream = Stream([Entry("a", "regions"), Entry("b", "regions")], 1, group=2, apart=("partner",))
-    (section,) = sections_of({"all": first, "partner": second}, [], {"all": Order("all", stream, 0)}, CLASSES)
+    (section,) = batch_sections({"all": first, "partner": second}, [], {"all": Order("all", stream, 0)}, CLASSES)
     assert [tile.title for tile in section.examples[0].tiles] == ["image", "partner"]
     assert np.array_equal(section.examples[0].tiles[1].image, pixels[1])
 
@@ -160,7 +161,7 @@ def test_partners_stand_beside_the_first_images_and_regions_are_no_classes(pixel
 def test_large_crops_become_as_small_as_tiles(pixels):
     large = np.repeat(np.repeat(pixels[:1], 30, axis=1), 30, axis=2)  # 600 x 900
     batch = samples_of("a", large, np.zeros((1, 600, 900), np.uint8), torch.zeros(1, 3))
-    (section,) = sections_of({"all": batch}, [], {"all": order("all", {"a": "masks"})}, CLASSES)
+    (section,) = batch_sections({"all": batch}, [], {"all": order("all", {"a": "masks"})}, CLASSES)
     assert section.examples[0].tiles[0].image.shape == (139, 208, 3)
     assert section.examples[0].tiles[1].labels.shape == (139, 208)
 

@@ -140,7 +140,7 @@ def main(folder: Path) -> None:
     if main_process:
         (folder / "found.json").write_text(json.dumps(found))
     # A stage with dropout: never stopped; stopped after step 3 and continued. All on two processes.
-    config = training.config("dsrg", iterations=4, log_every=2, batch_size=4)
+    config = training.config("dsrg", iterations=4, log_every=2, batch_size=4, log_images=2)
     execution = Execution(device="cpu", workers=1, checkpoint_every_s=0.0, progress=Quiet())
     inputs = training.inputs(config)
     run_stage(STAGE, config, training.space, "whole", inputs, execution)

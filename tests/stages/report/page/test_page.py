@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import jaccard_score
 
 from artifacts.dataset import Dataset
@@ -83,6 +84,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         writer.write_bytes("weights.pt", b"x")
         lines = [json.dumps({"step": k, "time": 1.0, "cross_entropy": 1 / k, "lr": 0.1 / k}) for k in range(1, 1001)]
         writer.write_bytes("local/metrics.jsonl", "\n".join(lines).encode())
+        with writer.item("local/batches/batch-1.jpg") as path:
+            Image.fromarray(np.zeros((90, 1200, 3), np.uint8)).save(path, format="JPEG")
 
     def write_predictions(writer: Writer) -> None:
         """The truth, of which more is lost from image to image."""
@@ -151,6 +154,7 @@ def test_curves_and_settings_are_gathered(made: Workspace) -> None:
     (training,) = facts.trainings
     assert (training.artifact, training.steps, training.finished) == ("train-s0", 1000, True)
     assert {name: len(points) for name, points in training.curves.items()} == {"cross_entropy": 300, "lr": 300}
+    assert [(sheets.artifact, len(sheets.sheets)) for sheets in facts.batches] == [("train-s0", 1)]
     by_name = {artifact.name: artifact for artifact in facts.artifacts}
     assert ("dataset.long_side", 64) in by_name["data"].settings
     assert by_name["predict"].inputs == {"data": "data", "segmenter": "train-s0"}
