@@ -11,6 +11,7 @@ from stages.engine import watching
 from stages.engine.batch import Batch, together
 from stages.engine.losses import cross_entropy, soft_cross_entropy, squared_difference
 from stages.engine.watching import Lesson, lessons, shown, taught, watched
+from stages.methods import METHODS
 from tests.stages.drawn_training import CASES
 from tests.stages.methods.conftest import case  # noqa: F401  (a fixture)
 
@@ -149,34 +150,38 @@ def test_batches_together_keep_their_rows():
     assert together(first.replace(encoded=kept), second).encoded["high"].equal(kept["high"])
 
 
-SEGMENTERS = [name for name in CASES if CASES[name]["name"] == name]
+PUBLISHED = [name for name, settings in CASES.items() if settings["name"] == name]
 
 
-@pytest.mark.parametrize("name", SEGMENTERS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_lesson_of_a_method_is_of_the_images_that_its_logits_came_from(name, case, monkeypatch):  # noqa: F811
-    """The logits of a row, or their softmax, are those that the pass gave for that image."""
-    made = case(name)
+    """The logits of a row, or their softmax (dsrg: with a floor; gct: 0 on padding), are those of a pass of its image.
+
+    Without this a part of a split, or a joined batch, could stand beside the wrong images.
+    """
+    settings = {key: value for key, value in CASES[name].items() if key != "name"}
+    made = case(name, batch_size=4, **settings)
     passes, given = {}, {}
 
     def kept_shown(logits, samples):
-        watching_shown(logits, samples)
-        if logits.grad_fn is not None:
-            passes.setdefault(id(samples), []).append((samples, logits.detach().clone()))
+        shown(logits, samples)
+        passes.setdefault(id(samples), []).append((samples, logits.detach().clone()))
 
-    def kept_taught(loss, logits, target, weight=None, confidence=None):
-        watching_taught(loss, logits, target, weight, confidence)
-        given.setdefault(target.data_ptr(), []).append(logits.detach().clone())
+    def kept_taught(loss, logits, *rest):
+        taught(loss, logits, *rest)
+        if (lesson := loss.grad_fn.metadata.get(watching._LESSON)) is not None:
+            given[id(lesson.rows)] = logits.detach().clone()
 
-    watching_shown, watching_taught = watching.shown, watching.taught
     for module in [module for name, module in sys.modules.items() if name.startswith("stages.")]:
-        for name, kept in {"shown": kept_shown, "taught": kept_taught}.items():
-            if getattr(module, name, None) is getattr(watching, name) and module is not watching:
-                monkeypatch.setattr(module, name, kept)
+        for key, kept in {"shown": kept_shown, "taught": kept_taught}.items():
+            if getattr(module, key, None) is getattr(watching, key) and module is not watching:
+                monkeypatch.setattr(module, key, kept)
     with watched():
         terms = made.losses()
-    for lesson in lessons(terms):
-        for candidate in given.get(lesson.target.data_ptr(), ()):
-            for row, (samples, place) in enumerate(lesson.rows):
-                expected = [logits[place] for _, logits in passes[id(samples)]]
-                expected += [value.softmax(0) for value in expected]
-                assert any(torch.allclose(candidate[row], value, atol=1e-6) for value in expected), (lesson.terms, row)
+    found = lessons(terms)
+    assert bool(found) == (METHODS[name].card.output == "segmenter")
+    for lesson in found:
+        for row, (samples, place) in enumerate(lesson.rows):
+            own, logits = given[id(lesson.rows)][row], [seen[place] for _, seen in passes[id(samples)]]
+            expected = [value * (own != 0) for seen in logits for value in (seen, seen.softmax(0))]
+            assert any(torch.allclose(own, value, atol=2e-3) for value in expected), (lesson.terms, row)
