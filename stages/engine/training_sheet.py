@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ from stages.data.overlays import (
 )
 
 TILE = 208  # pixels, the side of a tile
-WIDTH = 1560  # of a sheet at most, unless the tiles of one example need more
+WIDTH, MOST_COLUMNS = 1560, 7  # of a sheet, at most
 GAP, APART, MARGIN = 6, 26, 24
 EDGE = "#c4c9cf"  # around tiles: a white map has one, too
 TITLE, CAPTION, HEADING = 18, 22, 34  # heights of lines
@@ -76,21 +77,28 @@ def draw_sheet(title: str, sections: Sequence[Section], class_names: Sequence[st
         top += HEADING
         for number, example in enumerate(section.examples):
             line, place = divmod(number, _in_a_line(section))
-            corner = MARGIN + place * (_width(_columns(section)) + APART), top + line * _LINE
-            _draw_example(sheet, draw, example, corner, class_names, palette)
+            corner = MARGIN + place * (_width(_columns(section)) + APART), top + line * _line_height(section)
+            _draw_example(sheet, draw, example, corner, _columns(section), class_names, palette)
         top += _height(section)
     return sheet
-
-
-_LINE = CAPTION + TITLE + TILE + 12
 
 
 def _width(columns: int) -> int:
     return columns * (TILE + GAP) - GAP
 
 
-def _columns(section: Section) -> int:
+def _most_tiles(section: Section) -> int:
     return max((len(example.tiles) for example in section.examples), default=1)
+
+
+def _columns(section: Section) -> int:
+    """Tiles of an example that stand beside each other: as equal as possible in each of its lines."""
+    lines = math.ceil(_most_tiles(section) / MOST_COLUMNS)
+    return math.ceil(_most_tiles(section) / lines)
+
+
+def _line_height(section: Section) -> int:
+    return CAPTION + math.ceil(_most_tiles(section) / _columns(section)) * (TITLE + TILE) + 12
 
 
 def _in_a_line(section: Section) -> int:
@@ -104,7 +112,7 @@ def _section_width(section: Section) -> int:
 
 
 def _height(section: Section) -> int:
-    return -(-len(section.examples) // _in_a_line(section)) * _LINE
+    return math.ceil(len(section.examples) / _in_a_line(section)) * _line_height(section)
 
 
 def _meanings(
@@ -125,12 +133,13 @@ def _draw_example(
     draw: ImageDraw.ImageDraw,
     example: Example,
     corner: tuple[int, int],
+    columns: int,
     class_names: Sequence[str],
     palette: bytes,
 ) -> None:
     """A caption with the id and the image-level labels, and the tiles below their titles."""
     left, top = corner
-    room = _width(len(example.tiles))
+    room = _width(min(len(example.tiles), columns))
     name = shorten(example.image_id, room * 0.6, 14)
     draw.text((left, top + 4), name, fill=INK, font=font_of(14))
     place = left + font_of(14).getlength(name) + 12
@@ -142,7 +151,7 @@ def _draw_example(
         draw.text((place + 14, top + 5), text, fill=INK, font=font_of(13))
         place += 14 + font_of(13).getlength(text) + 10
     for number, tile in enumerate(example.tiles):
-        x, y = left + number * (TILE + GAP), top + CAPTION
+        x, y = left + number % columns * (TILE + GAP), top + CAPTION + number // columns * (TITLE + TILE)
         draw.text((x, y + 1), shorten(tile.title, TILE, 13), fill=FAINT, font=font_of(13))
         shown = Image.fromarray(_pixels(tile, class_names, palette))
         x, y = x + (TILE - shown.width) // 2, y + TITLE + (TILE - shown.height) // 2

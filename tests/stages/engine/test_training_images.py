@@ -179,6 +179,16 @@ def test_colours_stand_in_the_legend_and_ignored_pixels_are_hatched():
     assert found[(0, 255, 0)] > 50  # class 2 stands in the legend and the caption only
 
 
+@pytest.mark.parametrize(("tiles", "width", "height"), [(7, 1540, 1), (8, 898, 2), (10, 1112, 2), (15, 1112, 3)])
+def test_many_tiles_of_an_image_stand_in_lines_of_equal_length(tiles, width, height):
+    """A tile and the space beside it: 214 pixels; margins: 24 each. Below its title: 226."""
+    example = Example("a", (), [Tile("t", np.zeros((9, 9, 3), np.uint8))] * tiles)
+    one = Example("a", (), [Tile("t", np.zeros((9, 9, 3), np.uint8))])
+    sheet, least = (draw_sheet("step 1", [Section("s", [e])], CLASSES, PALETTE) for e in (example, one))
+    assert sheet.width == width
+    assert sheet.height == least.height + (height - 1) * 226
+
+
 @pytest.mark.parametrize("count", [0, 1, 40])
 def test_names_of_any_length_and_many_classes_fit(count):
     names = ("background", *(f"a class with a long name, number {number}" for number in range(count)))
