@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -77,7 +77,7 @@ def watched() -> Iterator[None]:
 def shown(logits: Tensor, samples: Batch) -> None:
     """Reports that the rows of `logits` are of the images of `samples`, row by row."""
     if _watching and logits.grad_fn is not None and len(logits) == len(samples):
-        logits.grad_fn.metadata[_SHOWN] = samples
+        _kept(logits)[_SHOWN] = samples
 
 
 def taught(
@@ -89,7 +89,12 @@ def taught(
     rows = _rows(logits.grad_fn, logits.output_nr)
     if rows and len(rows) == len(target):
         weight = weight if weight is None else weight.detach()
-        loss.grad_fn.metadata[_LESSON] = Lesson((), rows, target.detach(), weight, confidence)
+        _kept(loss)[_LESSON] = Lesson((), rows, target.detach(), weight, confidence)
+
+
+def _kept(tensor: Tensor) -> dict[str, Any]:
+    """What the node that made a tensor keeps as long as it lives; torch's types take `metadata` for a function."""
+    return cast(Any, tensor.grad_fn).metadata
 
 
 def lessons(losses: Mapping[str, Tensor]) -> list[Lesson]:
@@ -121,7 +126,7 @@ def _lessons_before(node: Any) -> Iterator[Lesson]:
 
 def _rows(node: Any, output: int) -> list[tuple[Batch, int]]:
     """The images that an output of an operation is of, row by row; [] where that cannot be told."""
-    chosen = []  # what slices and splits take of the rows, the last one first
+    chosen: list[slice] = []  # what slices and splits take of the rows, the last one first
     while node is not None and (samples := node.metadata.get(_SHOWN)) is None:
         name, inputs = node.name(), [part for part in node.next_functions if part[0] is not None]
         if getattr(node, "_saved_dim", None) == 0:
