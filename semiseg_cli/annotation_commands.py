@@ -26,6 +26,12 @@ FirstOption = Annotated[
     int | None,
     typer.Option("--first", metavar="N", min=1, help="Only the first images, least sure first.", show_default="all"),
 ]
+OnlyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--only", metavar="FILE", help="Only the images of a list, in its order: label-next.csv.", show_default=False
+    ),
+]
 LeastOption = Annotated[
     int, typer.Option("--min-area", metavar="PIXELS", min=1, help="Smaller areas are left out, and counted.")
 ]
@@ -58,6 +64,7 @@ def labelme(
     name: PredictionsArgument,
     folder: FolderArgument,
     first: FirstOption = None,
+    only: OnlyOption = None,
     min_area: LeastOption = 16,
     tolerance: ToleranceOption = 1.0,
     prefix: PrefixOption = None,
@@ -70,7 +77,7 @@ def labelme(
 
     Open them with: labelme IMAGES --output FOLDER --labels FOLDER/labels.txt --nodata.
     """
-    given = {"first": first, "least": min_area, "tolerance": tolerance, "prefix": prefix}
+    given = {"first": first, "only": only, "least": min_area, "tolerance": tolerance, "prefix": prefix}
     _export("labelme", name, folder, given, images, workspace, workers, as_json)
 
 
@@ -78,6 +85,7 @@ def cvat(
     name: PredictionsArgument,
     folder: FolderArgument,
     first: FirstOption = None,
+    only: OnlyOption = None,
     min_area: LeastOption = 16,
     tolerance: ToleranceOption = 1.0,
     shapes: ShapesOption = None,
@@ -91,7 +99,7 @@ def cvat(
 
     Make a task with the labels of labels.json (Raw) and the images, and upload annotations.xml as CVAT 1.1.
     """
-    given = {"first": first, "least": min_area, "tolerance": tolerance, "prefix": prefix, "shapes": shapes}
+    given = {"first": first, "only": only, "least": min_area, "tolerance": tolerance, "prefix": prefix, "shapes": shapes}
     _export("cvat", name, folder, given, images, workspace, workers, as_json)
 
 
@@ -99,6 +107,7 @@ def label_studio(
     name: PredictionsArgument,
     folder: FolderArgument,
     first: FirstOption = None,
+    only: OnlyOption = None,
     min_area: LeastOption = 16,
     tolerance: ToleranceOption = 1.0,
     shapes: ShapesOption = None,
@@ -112,7 +121,7 @@ def label_studio(
 
     Use labels.xml as labelling interface, and import tasks.json; --prefix is the URL of the images' folder.
     """
-    given = {"first": first, "least": min_area, "tolerance": tolerance, "prefix": prefix, "shapes": shapes}
+    given = {"first": first, "only": only, "least": min_area, "tolerance": tolerance, "prefix": prefix, "shapes": shapes}
     _export("label-studio", name, folder, given, images, workspace, workers, as_json)
 
 
@@ -120,6 +129,7 @@ def coco(
     name: PredictionsArgument,
     folder: FolderArgument,
     first: FirstOption = None,
+    only: OnlyOption = None,
     min_area: LeastOption = 16,
     prefix: PrefixOption = None,
     images: ImagesOption = None,
@@ -128,7 +138,7 @@ def coco(
     as_json: JsonOption = False,
 ) -> None:
     """Write masks as COCO's JSON file of instances, as run lengths, for programs that import it."""
-    given = {"first": first, "least": min_area, "prefix": prefix}
+    given = {"first": first, "only": only, "least": min_area, "prefix": prefix}
     _export("coco", name, folder, given, images, workspace, workers, as_json)
 
 

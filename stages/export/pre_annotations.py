@@ -3,9 +3,9 @@
     figures = export_annotations(TOOLS["cvat"], predictions, Path("for-cvat"), images, settings, execution)
 
 Every connected area of a class becomes a shape, larger ones first; 255 becomes `__ignore__`, and background is what is
-left. Images come in the order of confidence, least sure first: the mean over the pixels of the largest probability,
-from the confidences or score maps of the predictions; where there are neither, in the order of their file names.
-`order.csv` has the order for programs that sort by name.
+left. Images come in the order of a list, or else of confidence, least sure first: the mean over the pixels of the
+largest probability, from the confidences or score maps of the predictions; where there are neither, in the order of
+their file names. `order.csv` has the order for programs that sort by name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from artifacts.score_maps import INDEX, ScoreMaps
 from artifacts.store import Artifact
 from stages.contract import Execution
 from stages.data.images import ImageFolder
-from stages.data.lists.id_lists import check_subset
+from stages.data.lists.id_lists import Names, check_subset, read_lines
 from stages.export.annotation_tools import BACKGROUND, IGNORED, Prediction, Shapes, Style, Tool
 from stages.export.outlines import areas_of
 from stages.export.submission import ids_of_masks
@@ -45,6 +45,7 @@ ORDER = "order.csv"
 class Settings:
     """least: smaller areas, in pixels, are left out. tolerance: of outlines, in pixels. first: the number of images,
     None for all. prefix: before the images' names, None for what the program expects. shapes: None for the usual ones.
+    only: a text or CSV file of the images, in its order; None for all.
     """
 
     least: int = 16
@@ -52,6 +53,7 @@ class Settings:
     first: int | None = None
     prefix: str | None = None
     shapes: Shapes | None = None
+    only: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,14 @@ def export_annotations(
     """
     _check(tool, folder, settings)
     ids, class_names = ids_of_masks(predictions), tuple(predictions.json("classes.json", Classes).class_names)
-    files, sizes = _image_files(predictions.name, ids, images)
-    confidences, order = _confidences(predictions, ids, execution)
-    ids = sorted(ids, key=lambda image_id: (confidences.get(image_id, 0), image_id))[: settings.first]
+    wanted = _listed(settings.only, ids, predictions.name) if settings.only else ids
+    files, sizes = _image_files(predictions.name, wanted, images)
+    confidences, order = _confidences(predictions, wanted, execution)
+    if settings.only:
+        order = f"as in {settings.only}"
+    else:
+        wanted = sorted(wanted, key=lambda image_id: (confidences.get(image_id, 0), image_id))
+    ids = wanted[: settings.first]
     job = _Job(
         tool,
         Style(settings.shapes or tool.shapes[0], settings.tolerance, settings.prefix),
@@ -132,6 +139,20 @@ def _check(tool: Tool, folder: Path, settings: Settings) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- images
+
+
+def _listed(path: Path, ids: Sequence[str], name: str) -> list[str]:
+    """The ids in the first cells of a table or list, in its order; a line of headings (id, file, image) is no image.
+
+    DataError for images that were not predicted.
+    """
+    names = Names(ids)
+    cells = [row[0] for row in csv.reader(line for _, line in read_lines(path)) if row]
+    if cells and names.find(cells[0]) is None and cells[0].lower() in ("id", "file", "image"):
+        del cells[0]
+    found = list(dict.fromkeys(names.find(cell) or cell for cell in cells))
+    check_subset(found, ids, str(path), repr(name))
+    return found
 
 
 def _image_files(

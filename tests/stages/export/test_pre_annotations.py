@@ -276,6 +276,35 @@ def test_the_least_sure_images_come_first(tmp_path, execution, kind):
     assert [float(row.split(",")[1]) for row in rows] == pytest.approx([mean[name] for name in expected], abs=0.005)
 
 
+def test_the_images_of_a_list_come_in_its_order(tmp_path, execution):
+    artifact = publish(tmp_path, drawn(5))
+    every = list(drawn(5))
+    (tmp_path / "label-next.csv").write_text(f"id,doubt\n{every[3]},0.5\n{every[1]}.jpg,0.4\n{every[2]},0.1\n")
+    settings = Settings(only=tmp_path / "label-next.csv", first=2)
+    figures = export_annotations(
+        TOOLS["labelme"], artifact, tmp_path / "out", ImageFolder(tmp_path / "photos"), settings, execution
+    )
+    assert figures["images"] == 2
+    rows = (tmp_path / "out" / "order.csv").read_text().splitlines()
+    assert rows == ["file,confidence", f"{every[3]}.jpg,", f"{every[1]}.jpg,"]
+    assert sorted(path.stem for path in (tmp_path / "out").glob("*.json")) == sorted([every[1], every[3]])
+
+
+def test_an_image_of_a_list_that_was_not_predicted_is_an_error(tmp_path, execution):
+    artifact = publish(tmp_path, drawn(2))
+    (tmp_path / "list.txt").write_text(f"{next(iter(drawn(2)))}\nnobody\n")
+    with pytest.raises(DataError, match="1 ids of .*list.txt are not in 'predictions': nobody"):
+        export_annotations(
+            TOOLS["coco"],
+            artifact,
+            tmp_path / "out",
+            ImageFolder(tmp_path / "photos"),
+            Settings(only=tmp_path / "list.txt"),
+            execution,
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_small_areas_and_images_beyond_the_first_are_counted(tmp_path, execution):
     predictions = publish(tmp_path, {"a": TWO_AREAS, "b": TWO_AREAS})
     asked = Settings(least=3, first=1)
