@@ -280,11 +280,11 @@ class FolderConfig(DatasetSettings):
     name: Literal["folder"] = "folder"
     reader: ClassVar[str] = "folder"
     images: str = Field(description="Folder of images; the id of one is its file name without suffix.")
-    masks: str = Field(
+    masks: str | tuple[str, ...] = Field(
         "",
         description="Folder of masks of the same file names (PNG of class ids or of colours, LabelMe or Supervisely "
-        "JSON, YOLO polygons), or a file for all: COCO or Label Studio JSON, CVAT XML. Images without a mask become "
-        "weak (with labels) or unlabelled.",
+        "JSON, YOLO polygons), or a file for all: COCO or Label Studio JSON, CVAT XML. Several: [masks, corrected]; "
+        "the last mask of an image counts. Images without a mask become weak (with labels) or unlabelled.",
     )
     mask_format: Literal[
         "auto", "ids", "colours", "binary", "labelme", "coco", "cvat", "supervisely", "label-studio", "yolo"

@@ -5,7 +5,8 @@
 Images and masks are matched by file name without suffix. An image with a mask is labelled (split train, or val), one
 with image-level labels alone is weak, one with neither is unlabelled. Masks are index PNGs, painted colours, black and
 white, LabelMe's or Supervisely's JSON files or YOLO's text files (beside the images or in a folder), or one file (COCO
-and Label Studio: JSON, CVAT: XML). Settings that are not given are inferred from the files, printed, and can be set.
+and Label Studio: JSON, CVAT: XML), or in several of these places. Settings that are not given are inferred from the
+files, printed, and can be set.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -53,24 +53,13 @@ from stages.data.config import FolderConfig
 from stages.data.images import ImageFolder
 from stages.data.listing import list_files
 from stages.data.lists.id_lists import Names, composed, meant_ids
+from stages.data.readers.mask_places import Masks, mask_places, together
 from stages.data.readers.raw import RawDataset, says_what_cannot_be_read
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".pnm", ".pbm")
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".hif")
 MOST_NAMED = 50  # mismatches that one message lists
 _ENDING = re.compile(r"[ _.-]*(mask|masks|label|labels|gt|seg|segmentation|annotation|L|P)$", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Masks:
-    """The masks that were found, by image, and how to read them."""
-
-    entries: Mapping[str, Any]
-    read: Callable[[Any], np.ndarray]
-    class_names: tuple[str, ...]
-    facts: Mapping[str, Any]
-    remarks: Callable[[Any], Sequence[str]] | None = None
-    left_out: tuple[str, ...] = ()  # sentences on files beside them that are not used
 
 
 @dataclass(frozen=True)
@@ -98,7 +87,7 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     """The images, and what there is for each of them."""
     note = execution.progress.note
     images = Path(settings.images).expanduser()
-    beside = settings.masks and Path(settings.masks).expanduser().resolve() == images.resolve()
+    beside = any(place.resolve() == images.resolve() for place in mask_places(settings))
     used = _used(settings, images)
     folder = ImageFolder(images, [*used, *(beside_images(images, used) if beside else ())])
     files = {image_id: folder.file(image_id) for image_id in folder.ids}
@@ -158,30 +147,36 @@ def text_files(settings: FolderConfig) -> dict[str, Path]:
 
     DataError for a folder that may not be read, and for file names that are not text.
     """
-    keys = ("images", "masks", "unlabelled", "class_table", "labels")
+    keys = ("images", "unlabelled", "class_table", "labels")
     files = {key: Path(value).expanduser() for key in keys if (value := str(getattr(settings, key)))}
-    if files.get("masks") == files["images"]:
-        del files["masks"]
+    for number, place in enumerate(mask_places(settings)):
+        files |= _files_of_masks(settings, place, f"-{number + 1}" if number else "")
     for path in files.values():
         _check_folder(path)
     if isinstance(wanted := wanted_val(settings), Path):
         files["val"] = wanted
     if settings.scenes not in ("", SIMILAR):
         files["scenes"] = Path(settings.scenes).expanduser()
-    if settings.mask_format in ("auto", "supervisely") and "masks" in files and (meta := classes_file(files["masks"])):
-        files["meta"] = meta
-    if settings.masks and settings.mask_format in ("auto", "yolo"):
-        place = Path(settings.masks).expanduser()
-        if holds_yolo(place, _used(settings, place)) and (names := names_file(place)):
-            files["names"] = names
+    return files
+
+
+def _files_of_masks(settings: FolderConfig, place: Path, which: str) -> dict[str, Path]:
+    """A place of masks, where it is not the folder of images, and the files that name its classes."""
+    beside = place == Path(settings.images).expanduser()
+    files = {} if beside else {f"masks{which}": place}
+    if settings.mask_format in ("auto", "supervisely") and not beside and (meta := classes_file(place)):
+        files[f"meta{which}"] = meta
+    yolo = settings.mask_format in ("auto", "yolo") and holds_yolo(place, _used(settings, place))
+    if yolo and (names := names_file(place)):
+        files[f"names{which}"] = names
     return files
 
 
 def _used(settings: FolderConfig, folder: Path) -> list[Path]:
     """Tables, lists and folders of the settings, which may be in a folder of images or masks without being one."""
-    keys = ("images", "masks", "unlabelled", "class_table", "labels", "val", "scenes")
-    names = [getattr(settings, key) for key in keys]
-    return [path for name in names if name and (path := Path(name).expanduser()).resolve() != folder.resolve()]
+    keys = ("images", "unlabelled", "class_table", "labels", "val", "scenes")
+    named_ = [Path(name).expanduser() for key in keys if (name := getattr(settings, key))]
+    return [path for path in (*named_, *mask_places(settings)) if path.resolve() != folder.resolve()]
 
 
 def _check_folder(path: Path) -> None:
@@ -223,11 +218,22 @@ def find_masks(
     settings: FolderConfig, table: ClassTable | None, folder: ImageFolder, note: Callable[[str], None]
 ) -> Masks | None:
     """The masks that the settings name, each with its image; None where they name none."""
-    if not settings.masks:
+    places = mask_places(settings)
+    if not places:
         if settings.mask_format != "auto":
             raise DataError(f"mask_format is {settings.mask_format}, but no masks are given", "name them (--masks)")
         return None
-    place = Path(settings.masks).expanduser()
+    found: list[Masks] = []
+    for place in places:
+        found.append(_masks_in(place, settings, table, folder, note))
+        table = table or ClassTable(found[0].class_names)
+    return found[0] if len(found) == 1 else together(found, places, note)
+
+
+def _masks_in(
+    place: Path, settings: FolderConfig, table: ClassTable | None, folder: ImageFolder, note: Callable[[str], None]
+) -> Masks:
+    """The masks of one folder or file."""
     if not place.exists():
         raise DataError(f"masks names {place}, which does not exist", "correct it (--masks)")
     kind: str = settings.mask_format
