@@ -48,7 +48,7 @@ from stages.parallel.processes import map_in_processes
 if TYPE_CHECKING:
     from stages.data.preparation_config import PrepareDataConfig
 
-_AGAIN = "copy or extract the file again from its source"
+_AGAIN = "copy or extract the file again from its source, or take it out of the folder"
 
 
 # ------------------------------------------------------------------------------------------------- prepared

@@ -49,7 +49,9 @@ class ImageFolder:
         self._files, self.left_out = listing.files, listing.left_out
         if not self._files:
             found = "".join(f"\n  {sentence}" for sentence in self.left_out)
-            raise DataError(f"{self.path} holds no image ({', '.join(SUFFIXES)}){found}", "name a folder with images")
+            raise DataError(
+                f"{self.path} holds no image ({', '.join(SUFFIXES)}){found}", "name a folder with images directly in it"
+            )
         self.ids = tuple(sorted(map(check_image_id, self._files)))
 
     def file(self, image_id: str) -> Path:

@@ -68,7 +68,7 @@ def list_files(folder: Path, suffixes: Sequence[str], what: str = "image", used:
             found[path.stem] = path
     files, count = dict(sorted(found.items())), len(found) + sum(map(len, left_out.values()))
     if within := _sub_folders(folder, spoken_for):
-        left_out["only files directly in the folder are used"] = within
+        left_out["only files directly in the folder are used: copy them into it"] = within
     if not left_out:
         return Listing(files, ())
     parts = "; ".join(f"{named(names)} ({_files(names)}{why})" for why, names in left_out.items())
@@ -99,7 +99,11 @@ def _why_not(path: Path, suffixes: Sequence[str], what: str) -> str:
             load_plugins()
         if suffix not in SUFFIXES or suffix in Image.registered_extensions():
             return ""
-        return f"needs the package {_PACKAGES[suffix]}" if suffix in _PACKAGES else "not read by the installed Pillow"
+        return (
+            f"needs the package {_PACKAGES[suffix]}: pip install {_PACKAGES[suffix]}"
+            if suffix in _PACKAGES
+            else "not read by the installed Pillow"
+        )
     if suffix not in SUFFIXES and (kind := _kind(path)):
         return f"a {kind} file by its content, but without its suffix"
     return f"no {what}"

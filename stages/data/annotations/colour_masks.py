@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from artifacts.dataset import MAX_CLASSES
 from artifacts.errors import DataError
 from artifacts.image_files import reason
 from artifacts.masks import IGNORE, PNG_SIGNATURE, png_damage, read_mask
@@ -26,6 +25,7 @@ from artifacts.text import SHOWN, named
 from stages.data.annotations.class_table import BLACK, WHITE, ClassTable, colour_name
 
 FORMATS = ("PNG", "BMP", "TIFF", "GIF", "PPM")
+MANY = 64  # unknown colours of a mask, from which they are no forgotten lines of a class table
 NEAR = 24  # steps of a channel up to which an unknown colour is compared with a known one
 _LOSSY = ("jpeg", "mpo", "jpeg2000", "webp", "avif")
 _STRETCHED = ("ppm", "ppm_plain")  # Pillow's decoders of PGM and PPM files whose largest value is not 255, or in text
@@ -336,8 +336,9 @@ def _unknown_colours(codes: np.ndarray, table: ClassTable, path: Path) -> DataEr
     more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
     return DataError(
         f"the mask {path} has colours that are not a class: {'; '.join(shown)}{more}",
-        "colours near those of classes come from smoothed edges, resizing or lossy files: export the masks again"
-        if between or len(found) > 2 * MAX_CLASSES
+        "many colours, or some near those of classes, come from smoothed edges, resizing or lossy files: export the "
+        "masks again"
+        if between or len(found) > MANY
         else "add them to the class table (with the name `__ignore__` for what is not to be scored)",
     )
 

@@ -377,6 +377,8 @@ def _by_names(sheet: _Sheet, known: Collection[str], names: Names | None, number
             f"{sheet.place(row, at)}: {_shown(name)} is not a class" for row, at, name in found if name not in known
         ]
         meant = meant_ids([name for name in every if name not in known], known)
+        if names and len(wrong) == 1 and sheet.rows[0].number == 1 and names.find(sheet.rows[0].cells[0]) is None:
+            meant = "where line 1 names the columns, write `file,label` there; else "
         sheet.refuse(wrong, meant + "correct the name, or add it to the classes", f"one of {', '.join(known)}")
     else:
         no_names = MARK_OF if {*every} <= {*MARK_OF} else NEVER_NAMES

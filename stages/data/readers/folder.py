@@ -341,11 +341,21 @@ def understand(
         raise DataError(
             f"the class of each value or colour in {paths[0].parent} is not known: {guess.description}",
             "write a class table and give it (--classes FILE), for example:\n"
-            + "".join(f"    {line}\n" for line in guess.table.splitlines()[:24]),
+            + "".join(f"    {line}\n" for line in _lines_found(guess)[:24]),
         )
     note(f"masks: {guess.description}")
     note(f"classes: {', '.join(names)} (pinned, and named, by a text file with a name a line: --classes FILE)")
     return chosen, ClassTable(names)
+
+
+def _lines_found(guess: Guess) -> list[str]:
+    """The class table of a guess; where it is VOC's, the background and the classes whose colours occur."""
+    lines = guess.table.splitlines()
+    if guess.kind != "colours":
+        return lines
+    colours = [tuple(map(int, line.split()[-3:])) for line in lines]
+    found = {(code >> 16, code >> 8 & 255, code & 255) for code in guess.colours}
+    return [line for line, colour in zip(lines, colours, strict=True) if colour in found or colour == (0, 0, 0)]
 
 
 def _chosen(guess: Guess, table: ClassTable) -> str:

@@ -44,8 +44,8 @@ def test_files_that_were_passed_over_in_silence_are_read_or_named(tmp_path):
         "bare (a PNG file by its content, but without its suffix)",
         "photo.jpg_large (a JPEG file by its content, but without its suffix)",
         "notes.txt (no image)",
-        "h.heic (needs the package pillow-heif)",
-        "sub/ with 1 image (only files directly in the folder are used)",
+        "h.heic (needs the package pillow-heif: pip install pillow-heif)",
+        "sub/ with 1 image (only files directly in the folder are used: copy them into it)",
     ):
         assert part in sentence
     assert "empty" not in sentence

@@ -37,6 +37,18 @@ def test_xml_that_cannot_be_used(tmp_path, text, message):
         read_xml(tmp_path / "b.xml", VOC_CLASS_NAMES)
 
 
+def test_headings_of_another_language_are_named_as_such(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("Datei;Klasse\na.jpg;cat\nb.jpg;dog\n")
+    with pytest.raises(DataError, match="line 1.*'Klasse' is not a class") as caught:
+        read_label_table(path, ["cat", "dog"], Names(["a", "b"]))
+    assert "where line 1 names the columns, write `file,label` there" in str(caught.value.hint)
+    path.write_text("a.jpg;kitten\nb.jpg;dog\n")
+    with pytest.raises(DataError) as caught:
+        read_label_table(path, ["cat", "dog"], Names(["a", "b"]))
+    assert "line 1" not in str(caught.value.hint)
+
+
 def test_label_file_with_names(tmp_path):
     path = tmp_path / "labels.txt"
     path.write_text("2007_000063 chair dog\n2007_000064.jpg\n/JPEGImages/x.jpg cat\n")

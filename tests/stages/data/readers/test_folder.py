@@ -271,6 +271,26 @@ def test_the_class_table_of_the_error_works(photos):
     assert_masks(result.dataset, renumbered(drawn, {value: colours[COLOURS[value]] for value in range(3)}))
 
 
+def test_the_class_table_of_the_error_has_no_classes_of_voc_that_do_not_occur(photos):
+    photos.paint(random_masks(names(4), [0, 1, 2]), {0: (0, 0, 0), 1: (64, 0, 0), 2: (224, 224, 192)})
+    with pytest.raises(DataError) as caught:
+        photos.prepare()
+    lines = [line.strip() for line in str(caught.value.hint).splitlines() if line.startswith("    ")]
+    assert lines == ["background 0 0 0", "cat 64 0 0", "__ignore__ 224 224 192"]
+
+
+def test_masks_with_very_many_unknown_colours_are_not_said_to_lack_classes(photos):
+    """A mask with smoothed edges was answered with the advice to add a hundred colours to the class table."""
+    photos.paint(random_masks(names(4), [0, 1]), COLOURS)
+    mixed = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    mixed[..., 1] = 200  # far from every class
+    mixed[..., 2] = (np.arange(HEIGHT * WIDTH) % 70).reshape(HEIGHT, WIDTH)
+    Image.fromarray(mixed).save(photos.masks / "p1.png")
+    with pytest.raises(DataError) as caught:
+        photos.prepare(class_table=photos.write("classes.txt", TABLE))
+    assert "export the masks again" in str(caught.value.hint)
+
+
 def test_masks_of_ids_with_a_table_that_has_colours_too(photos):
     drawn = random_masks(names(6), [0, 1, 2, 255])
     photos.write_masks(drawn, "L")
@@ -1252,7 +1272,9 @@ def test_files_beside_images_and_masks_were_passed_over_in_silence(photos):
     photos.add("p13.png", "p14.png", folder="photos/more")
     classes = photos.write("photos/classes.txt", "background\ncat\ndog\n")
     result = photos.prepare(class_table=classes, val="1", mask_format="ids")
-    assert result.said("11 of 12 files of", "p11.heic (needs the package pillow-heif)", "more/ with 2 images")
+    assert result.said(
+        "11 of 12 files of", "p11.heic (needs the package pillow-heif: pip install pillow-heif)", "more/ with 2 images"
+    )
     assert result.said("4 of 5 files of", "are used as masks; not used: p4.txt (no mask)")
     assert not result.said("classes.txt (")
     np.testing.assert_array_equal(result.dataset.mask("p3"), np.asarray(image))
