@@ -99,7 +99,14 @@ def cvat(
 
     Make a task with the labels of labels.json (Raw) and the images, and upload annotations.xml as CVAT 1.1.
     """
-    given = {"first": first, "only": only, "least": min_area, "tolerance": tolerance, "prefix": prefix, "shapes": shapes}
+    given = {
+        "first": first,
+        "only": only,
+        "least": min_area,
+        "tolerance": tolerance,
+        "prefix": prefix,
+        "shapes": shapes,
+    }
     _export("cvat", name, folder, given, images, workspace, workers, as_json)
 
 
@@ -121,7 +128,14 @@ def label_studio(
 
     Use labels.xml as labelling interface, and import tasks.json; --prefix is the URL of the images' folder.
     """
-    given = {"first": first, "only": only, "least": min_area, "tolerance": tolerance, "prefix": prefix, "shapes": shapes}
+    given = {
+        "first": first,
+        "only": only,
+        "least": min_area,
+        "tolerance": tolerance,
+        "prefix": prefix,
+        "shapes": shapes,
+    }
     _export("label-studio", name, folder, given, images, workspace, workers, as_json)
 
 

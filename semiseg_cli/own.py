@@ -22,6 +22,7 @@ from artifacts.json_items import read_json
 from artifacts.store import TEMPORARY, Artifact
 from semiseg_cli.console import bullets, duration, json_text, plain_table, say, talk, written
 from semiseg_cli.data_commands import check_raw_data, tell_findings
+from semiseg_cli.model_page import NEXT, PAGE, model_page
 from semiseg_cli.plan_command import bytes_in, seconds_in
 from semiseg_cli.recipe_run import Run
 from stages.contract import Execution, PlainProgress, Progress
@@ -40,9 +41,9 @@ from stages.planning.own_recipe import (
 )
 from stages.planning.records import Plan, Wishes
 from stages.planning.rules import MANY_OTHERS
+from stages.serving.model_folder import SUMMARY
 
 PLAN_FILE = "own-plan.json"
-SUMMARY = "summary.json"
 SURE, DRAWS = 0.9, 2000  # of the bootstrap over the holdout: when it overrules the plan
 ENOUGH_FOR = {"val": 5, "holdout": 10}  # images with masks from which a fifth is set aside
 
@@ -225,7 +226,8 @@ class Own:
     def _deliver(self, target: Path, classes: Sequence[str], chosen: str, segmenter: str, has_val: bool) -> None:
         """Writes the network, the masks of all images, drawn on them too, and a summary into the target folder."""
         network, predictions = (self.workspace.artifact(name) for name in (segmenter, "predictions"))
-        summary: dict[str, Any] = {"method": chosen, "classes": list(classes)}
+        scales = list(predictions.manifest.config["scales"])
+        summary: dict[str, Any] = {"method": chosen, "classes": list(classes), "scales": scales}
         if has_val:
             summary["val"] = dict(self.workspace.artifact(f"{segmenter}-val-scores").manifest.summary)
         try:
@@ -235,9 +237,11 @@ class Own:
             _copy(network.path, target / "network")
             _copy(predictions.path / "masks", target / "masks")
             _copy_overlays(predictions, target / "overlays")
-            _export(network, target / "segmenter.onnx")
+            _export(network, scales, target / "segmenter.onnx")
             if "review" in self.workspace.names():
                 self._advise(target, self.workspace.artifact("review").json("review.json", Review))
+            with written(target / PAGE) as file:
+                file.write_text(model_page(target, self.workspace.path, summary), encoding="utf-8")
         except (ArtifactError, ConfigError) as error:
             kept = f"the trained network is kept in {network.path}, and the same command goes on from there"
             raise type(error)(error.message, f"{error.hint}; {kept}") from error
@@ -254,7 +258,7 @@ class Own:
 
     def _advise(self, target: Path, review: Review) -> None:
         """Writes what to label next, and which masks to look at; prints the class that needs masks most."""
-        for name, found in (("label-next.csv", review.next), ("doubtful-masks.csv", review.doubtful)):
+        for name, found in ((NEXT, review.next), ("doubtful-masks.csv", review.doubtful)):
             if not (rows := [one.model_dump() for one in found]):
                 (target / name).unlink(missing_ok=True)  # of an earlier run
             else:
@@ -296,15 +300,17 @@ def _copy(source: Path, target: Path) -> None:
             shutil.rmtree(part, ignore_errors=True)
 
 
-def _export(network: Artifact, target: Path) -> None:
+def _export(network: Artifact, scales: Sequence[float], target: Path) -> None:
     """Writes the network as ONNX, whole or not at all; says why where that cannot be."""
-    from stages.export.onnx import export_onnx
+    from stages.export.onnx import export_onnx, write_metadata
+    from stages.export.whole_network import metadata
     from stages.networks import load_network
 
     part = target.with_name(f"{TEMPORARY}{target.name}")
     try:
         with written(target), disk_errors(target):
-            export_onnx(load_network(network), part)
+            export_onnx(whole := load_network(network), part)
+            write_metadata(part, metadata(whole) | {"scales": json_text(scales)})
             part.replace(target)
     except ConfigError as error:  # the package onnx is not installed, or the network cannot be held
         say(f"no {target.name}: {error.message} ({error.hint})")

@@ -27,7 +27,10 @@ class ExportedNetwork(nn.Module):
     stride = 1
 
     def __init__(self, run: Callable[[np.ndarray], np.ndarray], entries: Mapping[str, str], path: Path) -> None:
-        """run: uint8 (B, 3, H, W) -> float32 probabilities (B, C, H, W). entries: the metadata of the file."""
+        """run: uint8 (B, 3, H, W) -> float32 probabilities (B, C, H, W). entries: the metadata of the file.
+
+        Its settings (`scales`, of a model of `run own`) become the attribute `recorded`.
+        """
         super().__init__()
         self._run = run
         try:
@@ -35,6 +38,7 @@ class ExportedNetwork(nn.Module):
             self.palette = np.array(json.loads(entries["palette"]), np.uint8).tobytes()
             if len(self.palette) != 768:
                 raise ValueError("palette")
+            self.recorded = {key: json.loads(entries[key]) for key in ("scales",) if key in entries}
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"{path} holds no class names and palette of semiseg", "write it with semiseg export onnx"

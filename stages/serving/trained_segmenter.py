@@ -25,6 +25,7 @@ from stages.contract import default_workers
 from stages.data.pixels import remarks_in_words
 from stages.engine.config import ImageConfig, ImageLabels
 from stages.serving.given_images import Given, GivenImages, by_id
+from stages.serving.model_folder import network_in
 from stages.serving.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -68,14 +69,15 @@ class Segmenter:
         """The segmenter of a folder with network.json and weights.pt, or of an ONNX file.
 
         Args:
-            source: a published artifact, a copy of it anywhere (`semiseg export files`), or an .onnx file of `semiseg
-                export onnx` (needs onnxruntime).
+            source: the folder `model` of `semiseg run own`, a published artifact, a copy of either anywhere (`semiseg
+                export files`), or an .onnx file of `semiseg export onnx` (needs onnxruntime).
             device: auto (a GPU if there is one), cpu, cuda, cuda:1.
-            settings: those of `semiseg predict`, see `Settings`.
+            settings: those of `semiseg predict`, see `Settings`; left out, a model of `run own` has its scales.
 
         Raises ArtifactError: nothing there, damaged, or no segmenter; ConfigError: a wrong setting, or no such device.
         """
-        config, path = build(ImageConfig, {**settings}, "Segmenter.load"), Path(source).expanduser()
+        path, recorded = network_in(Path(source).expanduser())
+        config = build(ImageConfig, {**recorded, **settings}, "Segmenter.load")
         from stages.engine.device import named_device
 
         if path.suffix == ".onnx" and path.is_file():
@@ -84,6 +86,7 @@ class Segmenter:
             if config.precision != "auto":
                 raise ConfigError(f"the precision of {path} is part of the file", "leave precision out")
             exported = load_exported(path, device)
+            config = build(ImageConfig, {**exported.recorded, **settings}, "Segmenter.load")
             return cls(exported, exported.palette, config, named_device("cpu"))
         from stages.networks import Segmenter as SegmentationNetwork
         from stages.networks import load_network

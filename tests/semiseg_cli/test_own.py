@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +16,10 @@ import torch
 from PIL import Image
 
 from artifacts.dataset import Dataset
+from artifacts.masks import read_mask
 from artifacts.store import Workspace
 from semiseg_cli.main import main
+from stages.serving import Segmenter
 
 SIDE = 48
 
@@ -111,6 +116,36 @@ def test_masks_alone_are_trained_on_without_a_comparison(tmp_path: Path, capsys:
     )
     assert "chosen: supervised" in capsys.readouterr().err
     assert (tmp_path / "m" / "summary.json").is_file()
+
+
+def test_the_model_can_be_moved_and_what_its_page_says_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small photos are enlarged, and large ones reduced, for the network: whoever loads it does the same."""
+    given, target = draw(tmp_path, masks=2, labels=0, nothing=1), tmp_path / "my model"
+    assert own(tmp_path / "ws", *given, "--set", "method=supervised", "--set", f"target={target}") == 0
+    workspace = Workspace(tmp_path / "ws")
+    scales = workspace.artifact("predictions").manifest.config["scales"]
+    assert scales == [1.34]  # 64 pixels of 48, rounded up
+    monkeypatch.chdir(tmp_path)
+    shutil.copy("photos/p00.png", "photo.jpg")
+    page = (target / "README.md").read_text(encoding="utf-8")
+    assert "0 background, 1 red, 2 blue" in page
+    for line in re.findall("^semiseg (.*)$", page.replace("\\\n", ""), re.MULTILINE):
+        assert main(shlex.split(line.replace("NEW_PHOTOS", "photos"))) == 0, line
+    for name in ("p00", "p01", "p02"):
+        assert (Path("new-masks") / "masks" / f"{name}.png").read_bytes() == (
+            target / "masks" / f"{name}.png"
+        ).read_bytes()
+    assert [path.name for path in Path("for-labelme").glob("*.json")] == ["p02.json"]
+    for block in re.findall("^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        exec(block, {})
+    assert (read_mask(Path("mask.png")) == np.array(Image.open("mask-onnx.png"))).mean() > 0.9
+    moved = Path(shutil.move(target, "elsewhere"))
+    trained = Segmenter.load("ws/supervised", device="cpu", scales=scales)("photo.jpg").probabilities
+    for source, close in ((moved, 0), (moved / "network", 0), (moved / "segmenter.onnx", 0.01)):
+        segmenter = Segmenter.load(source, device="cpu")
+        assert segmenter.config.scales == (1.34,)
+        np.testing.assert_allclose(segmenter("photo.jpg").probabilities, trained, atol=close)
+    assert Segmenter.load(moved, device="cpu", scales=[1]).config.scales == (1.0,)
 
 
 def test_image_labels_alone_end_in_a_model_that_nothing_scores(
