@@ -93,8 +93,8 @@ def _score(summary: Mapping[str, Any]) -> str:
     scores = summary.get("val")
     if not scores:
         return f"Method: {summary['method']}. No masks were set aside, so that nothing says how good it is."
-    low, high = scores.get("mean_iou_interval") or (None, None)
-    between = "" if low is None else f" (95 %: {100 * low:.1f} to {100 * high:.1f})"
+    ends = [f"{100 * end:.1f}" for end in scores.get("mean_iou_interval", ())]
+    between = f" (95 %: {' to '.join(ends)})" if ends else ""
     rows = [f"| {name} | {'-' if iou is None else f'{100 * iou:.1f} %'} |" for name, iou in scores["iou"].items()]
     mean = f"Mean IoU {100 * scores['mean_iou']:.1f} %{between}"
     lines = [

@@ -53,6 +53,8 @@ NOT_RUN = {  # what a command holds -> why it is not run; its options and settin
     r"--objects VOCdevkit": "needs the instance masks of VOC",
     r"--precision (fp16|int8)": "tests/stages/serving measures on a data set",
     r"^semiseg plan |run own ": "takes minutes: it measures trainings; tests/semiseg_cli/test_plan.py, test_own.py",
+    r"^source |^labelme ": "the shell, and an annotation program",
+    r"runs/own": "needs what run own has made; tests/semiseg_cli/test_own.py",
     r"^semiseg report$": "needs a recipe that was run; tests/semiseg_cli/test_report.py",
 }
 NOT_RUN_PAGES = {"results.md": "what was run for the figures, for hours, on VOC"}

@@ -40,7 +40,7 @@ def test_xml_that_cannot_be_used(tmp_path, text, message):
 def test_headings_of_another_language_are_named_as_such(tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("Datei;Klasse\na.jpg;cat\nb.jpg;dog\n")
-    with pytest.raises(DataError, match="line 1.*'Klasse' is not a class") as caught:
+    with pytest.raises(DataError, match=r"line 1.*'Klasse' is not a class") as caught:
         read_label_table(path, ["cat", "dog"], Names(["a", "b"]))
     assert "where line 1 names the columns, write `file,label` there" in str(caught.value.hint)
     path.write_text("a.jpg;kitten\nb.jpg;dog\n")
