@@ -46,10 +46,10 @@ prediction.overlay().save("overlay.png")
 ```python
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession({onnx!r})
-photo = Image.open("photo.jpg").convert("RGB")
+photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
 seen = photo.resize([max(1, round({scale} * side)) for side in photo.size])
 (probabilities,) = session.run(None, {{"image": np.asarray(seen).transpose(2, 0, 1)[None]}})
 mask = Image.fromarray(probabilities[0].argmax(0).astype(np.uint8)).resize(photo.size, Image.NEAREST)
