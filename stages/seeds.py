@@ -477,7 +477,8 @@ def _submit(pool: Executor, function: Any, ids: Sequence[str]) -> list[Future[An
 @contextmanager
 def _pool(workers: int) -> Iterator[Executor]:
     """Processes of one thread each; waiting jobs are dropped when the block ends by an error."""
-    importlib.import_module("stages.localization.saliency")  # scipy, which two threads must not import at a time
+    for name in ("activation_maps", "saliency"):  # scipy, which two threads must not import at a time
+        importlib.import_module(f"stages.localization.{name}")
     pool: Executor = process_pool(workers, one_thread) if workers > 1 else ThreadPoolExecutor(1)
     try:
         yield pool

@@ -163,6 +163,7 @@ def text_files(settings: FolderConfig) -> dict[str, Path]:
 def _files_of_masks(settings: FolderConfig, place: Path, which: str) -> dict[str, Path]:
     """A place of masks, where it is not the folder of images, and the files that name its classes."""
     beside = place == Path(settings.images).expanduser()
+    _check_folder(place)
     files = {} if beside else {f"masks{which}": place}
     if settings.mask_format in ("auto", "supervisely") and not beside and (meta := classes_file(place)):
         files[f"meta{which}"] = meta

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -159,6 +160,7 @@ class Recorded(Method):
 
     def __init__(self, second: bool = False) -> None:
         """second: another network like it, with an optimiser of its own."""
+        self.setup = SimpleNamespace(network=None)  # no segmenter: no image of val is drawn
         names = ["only", "second"] if second else ["only"]
         self.networks = nn.ModuleDict({name: nn.Linear(3, 1, bias=False) for name in names})
         for network in self.networks.values():
