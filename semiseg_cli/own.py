@@ -31,7 +31,11 @@ from stages.pipeline.recipe_file import recipe_values
 from stages.planning.own_recipe import (
     DATA,
     FINAL,
+    RESAMPLES,
+    SURE,
     OwnPlan,
+    choose,
+    favoured_of,
     iterations_again,
     own_plan,
     predictions_of,
@@ -44,7 +48,6 @@ from stages.planning.rules import MANY_OTHERS
 from stages.serving.model_folder import SUMMARY
 
 PLAN_FILE = "own-plan.json"
-SURE, DRAWS = 0.9, 2000  # of the bootstrap over the holdout: when it overrules the plan
 ENOUGH_FOR = {"val": 5, "holdout": 10}  # images with masks from which a fifth is set aside
 
 
@@ -171,9 +174,8 @@ class Own:
         }
         listed = ", ".join(f"{name} {100 * score:.1f}" for name, score in scores.items())
         listed = f"mean IoU on the holdout, percent: {listed}"
-        best = max(scores, key=lambda name: (scores[name], name == favoured))
-        sure = 1.0 if best == favoured else self._sure_of(best, favoured, dataset)
-        if sure >= SURE:
+        chosen, best, sure = choose(scores, favoured, lambda name: self._sure_of(name, favoured, dataset))
+        if chosen == best:
             say(f"chosen: {best} ({listed})")
             return best
         say(
@@ -184,10 +186,10 @@ class Own:
 
     def _favoured(self, plan: OwnPlan, dataset: Dataset) -> tuple[str, str]:
         """The network to take where the holdout does not tell, and why: with few other images the baseline."""
-        others = sum(len(dataset.ids(split)) for split in ("weak", "unlabelled"))
-        if len(plan.segmenters) > 1 and others < MANY_OTHERS:
-            return plan.segmenters[0], f"as the rule is with fewer than {MANY_OTHERS} images without masks"
-        return plan.segmenters[-1], "by the plan"
+        name = favoured_of(plan.segmenters, sum(len(dataset.ids(split)) for split in ("weak", "unlabelled")))
+        if name != plan.segmenters[-1]:
+            return name, f"as the rule is with fewer than {MANY_OTHERS} images without masks"
+        return name, "by the plan"
 
     def _sure_of(self, best: str, favoured: str, dataset: Dataset) -> float:
         """In what share of holdouts that are drawn from the images of this one `best` is above `favoured`."""
@@ -204,7 +206,7 @@ class Own:
             )[2]
             for name in (best, favoured)
         )
-        return share_of_draws_higher(first, second, DRAWS)
+        return share_of_draws_higher(first, second, RESAMPLES)
 
     def _iterations_again(self, plan: OwnPlan, chosen: str) -> int:
         """The iterations that the time left allows, and a sentence where they are fewer than planned.

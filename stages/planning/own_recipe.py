@@ -7,17 +7,18 @@ raw = with_choice(raw, plan, "self-training", True, 300, True)              # an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from artifacts.json_items import Anything, Shape
 from stages.planning.records import Plan, Wishes
-from stages.planning.rules import LEAST_AGAIN, SAFETY
+from stages.planning.rules import LEAST_AGAIN, MANY_OTHERS, SAFETY
 from stages.planning.timing import AGAIN, DELIVERY
 
 DATA, ALL_MASKS, FINAL = "data", "data-all-masks", "final"
 ALL_SPLITS = ["train", "holdout", "val", "weak", "unlabelled", "test"]
-RESAMPLES = 2000  # of the images of val, for the interval
+RESAMPLES = 2000  # of the images of val, for the interval, and of those of the holdout, for the choice
+SURE = 0.9  # of the holdouts: when they overrule what is favoured
 
 
 class OwnStep(Shape):
@@ -88,6 +89,21 @@ def iterations_again(plan: OwnPlan, chosen: str, took: Mapping[str, float]) -> i
     start = plan.starts_s[chosen]
     fit = math.floor((SAFETY * left - start) / (max(took[chosen] - start, 0.1) / planned))
     return 0 if fit < LEAST_AGAIN * planned else min(fit, planned)
+
+
+def favoured_of(segmenters: Sequence[str], others: int) -> str:
+    """What to take where the holdout does not tell: the first network (the baseline) with few images without masks."""
+    return segmenters[0 if others < MANY_OTHERS else -1]
+
+
+def choose(scores: Mapping[str, float], favoured: str, sure_of: Callable[[str], float]) -> tuple[str, str, float]:
+    """(the network to take, the one with the highest score, in what share of drawn holdouts that one is above).
+
+    The highest is taken if it is `favoured`, or above it in at least `SURE` of the holdouts; `sure_of` tells the share.
+    """
+    best = max(scores, key=lambda name: (scores[name], name == favoured))
+    sure = 1.0 if best == favoured else sure_of(best)
+    return (best if sure >= SURE else favoured), best, sure
 
 
 def predictions_of(segmenter: str) -> str:
