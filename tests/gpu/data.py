@@ -1,0 +1,72 @@
+"""Drawn images of VOC's sizes and classes, written to disk as VOC has them: JPEG, and masks as PNG."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from artifacts.dataset import write_dataset
+from artifacts.masks import encode_mask
+from artifacts.store import Artifact, Writer
+from stages.contract import default_workers
+from stages.data.annotations.image_labels import tags_of_mask
+from stages.data.config import VOC_CLASS_NAMES
+from tests.benchmarks import inputs
+from tests.gpu.place import Place
+
+SPLITS = {"train": 96, "weak": 160, "val": 96}
+TINY = {"train": 4, "weak": 4, "val": 2}
+HEIGHTS = (375, 375, 375, 375, 333, 333, 334, 332, 281, 357)  # of 500 pixels of width: about as often as in VOC
+
+
+def data(place: Place) -> None:
+    splits = {
+        split: [f"{split}-{number}" for number in range(count)] for split, count in place.size(SPLITS, TINY).items()
+    }
+    ids = [image_id for members in splits.values() for image_id in members]
+    with ProcessPoolExecutor(place.size(default_workers(), 1)) as pool:
+        jobs = pool.map(_encoded, range(len(ids)), [place.tiny] * len(ids), chunksize=4)
+        drawn = dict(zip(ids, jobs, strict=True))
+
+    def fill(writer: Writer) -> None:
+        for image_id, (image, mask, _) in drawn.items():
+            writer.write_bytes(f"images/{image_id}.jpg", image)
+            writer.write_bytes(f"masks/{image_id}.png", mask)
+        write_dataset(
+            writer,
+            name="drawn",
+            class_names=VOC_CLASS_NAMES,
+            splits=splits,
+            tags={image_id: tags for image_id, (_, _, tags) in drawn.items()},
+            tag_source="masks",
+            mask_ids=ids,
+            image_pattern="images/{id}.jpg",
+        )
+
+    def estimated(writer: Writer) -> None:
+        for image_id in splits["weak"]:
+            writer.write_bytes(f"masks/{image_id}.png", drawn[image_id][1])
+
+    inputs.hand_made(place.voc, "data", "dataset", fill)
+    inputs.hand_made(place.voc, "weak-labels", "masks", estimated)
+    size = sum(len(image) for image, _, _ in drawn.values())
+    place.rows.add("drawn images", {"images": len(ids), "kB an image": size / len(ids) / 1000})
+
+
+def of_voc(place: Place) -> Artifact:
+    return place.voc.artifact("data")
+
+
+def _encoded(number: int, tiny: bool) -> tuple[bytes, bytes, list[int]]:
+    """JPEG, mask as PNG, and image-level labels."""
+    height, width = (60, 80) if tiny else (HEIGHTS[number % len(HEIGHTS)], 500)
+    image, mask = inputs.drawn_image(number, (width * 3 // 4, width))
+    image, mask = image[:height], mask[:height]
+    if number % 4 == 3:  # upright
+        image, mask = image.transpose(1, 0, 2), mask.T
+    buffer = BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="JPEG", quality=92)
+    return buffer.getvalue(), encode_mask(np.ascontiguousarray(mask)), tags_of_mask(mask)

@@ -1,0 +1,105 @@
+"""What is equal: predictions of the GPU and of the CPU, one training twice, and one that was stopped and continued."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from artifacts import checkpoint
+from artifacts.dataset import Dataset
+from artifacts.masks import read_mask
+from artifacts.store import Artifact
+from tests.gpu.data import of_voc
+from tests.gpu.place import Place, Watch
+from tests.gpu.training import values
+
+STEPS, STOP = 12, 6
+
+
+def equality(place: Place) -> None:
+    with place.rows.guarded("predict, CPU to GPU"):
+        _predictions(place)
+    for what, arithmetic in (("", contextlib.nullcontext), (", deterministic algorithms", _deterministic)):
+        with place.rows.guarded(f"one training twice{what}"), arithmetic():
+            _trainings(place, what)
+
+
+def _predictions(place: Place) -> None:
+    """Masks in fp32 of the same network."""
+    place.run(place.voc, "train", "equal", values(place, "supervised", place.size(20, 2)), {"data": "data"})
+    given, folders = {"data": "data", "segmenter": "equal"}, {}
+    for device in (place.device, "cpu"):
+        for precision in ("fp32", "bf16") if device == place.device else ("fp32",):
+            config = {"output": "masks", "precision": precision, "splits": ["val"]}
+            name = f"equal-{device.replace(':', '-')}-{precision}"
+            if name not in place.voc.names():
+                place.run(place.voc, "predict", name, config, given, device=device)
+            folders[device, precision] = place.voc.artifact(name).path / "masks"
+    ids = Dataset(of_voc(place)).ids("val")
+    for precision in ("fp32", "bf16"):
+        equal = [
+            read_mask(folders[place.device, precision] / f"{name}.png")
+            == read_mask(folders["cpu", "fp32"] / f"{name}.png")
+            for name in ids
+        ]
+        shares = {"equal pixels": float(np.mean([part.mean() for part in equal])), "images": len(ids)}
+        place.rows.add(f"predict, {precision} on the device to fp32 on the CPU", shares)
+
+
+def _trainings(place: Place, what: str) -> None:
+    """UniMatch with the small network, in bf16."""
+    suffix = what.replace(", ", "-").replace(" ", "-")
+    network = {"preset": "mobilenet_v2", "weights": "none", "freeze_batch_norm": False}
+    changes = {"network": place.size(network, {"preset": "tiny"}), "log_every": 2, "ema_decay": 0.9}
+    config = values(place, "unimatch", STEPS, **changes)
+
+    def train(name: str, progress: Any = None) -> Artifact:
+        return place.run(place.voc, "train", name + suffix, config, {"data": "data"}, progress, checkpoint_every_s=0.0)
+
+    first, second = (_weights(train(name)) for name in ("once", "again"))
+    place.rows.add(f"one training twice{what}", _difference(first, second))
+    with contextlib.suppress(_StoppedError):
+        train("stopped", Watch({STOP: _stop}))
+        raise AssertionError("the training was not stopped")
+    seen = Watch()
+    third = _weights(train("stopped", seen))
+    if not any("continuing" in note for note in seen.notes):
+        raise AssertionError(f"the training began again: {seen.notes}")
+    place.rows.add(f"stopped and continued{what}", _difference(first, third))
+
+
+class _StoppedError(Exception):
+    pass
+
+
+def _stop() -> None:
+    raise _StoppedError
+
+
+def _weights(artifact: Artifact) -> dict[str, torch.Tensor]:
+    return checkpoint.load(artifact.file("weights.pt"))
+
+
+def _difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> dict[str, Any]:
+    floats = [name for name, value in first.items() if value.is_floating_point()]
+    largest = max(float((first[name] - second[name]).abs().max()) for name in floats)
+    equal = all(torch.equal(first[name], second[name]) for name in first)
+    return {"equal bits": "yes" if equal else "no", "largest difference": largest}
+
+
+@contextlib.contextmanager
+def _deterministic() -> Iterator[None]:
+    """torch's slower kernels that always add in the same order; an operation without one warns."""
+    before: Callable[[], bool] = torch.are_deterministic_algorithms_enabled
+    enabled = before()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled)

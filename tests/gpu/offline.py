@@ -1,0 +1,96 @@
+"""The offline stages on images of VOC's sizes: images a second, and memory on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from artifacts import checkpoint
+from artifacts.canonical import digest
+from artifacts.dataset import Dataset
+from artifacts.store import Artifact, Work, Writer
+from stages.networks.boundary import build_boundary_network
+from stages.networks.config import ClassifierConfig
+from tests.gpu.data import of_voc
+from tests.gpu.place import Place, Watch
+from tests.gpu.training import values
+
+SEAM_SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+
+
+def offline(place: Place) -> None:
+    with place.rows.guarded("train-classifier"):
+        _classifier(place)
+    seeds = {"data": "data", "classifier": "classifier"}
+    with place.rows.guarded("seeds, four scales, maps alone"):
+        _timed(place, "seeds, four scales, maps alone", "seeds", "seeds", {"labels": {"mode": "dense"}}, seeds)
+    with place.rows.guarded("segmenter"):
+        _segmenter(place)
+    given = {"data": "data", "segmenter": "segmenter"}
+    for what, config in (
+        ("predict, masks", {"output": "masks"}),
+        ("predict, masks and score maps", {"output": "both"}),
+        ("predict, six scales and mirrors", {"output": "masks", "scales": SEAM_SCALES, "flip": True}),
+    ):
+        with place.rows.guarded(what):
+            _timed(place, what, "predict", what.replace(", ", "-").replace(" ", "-"), config, given)
+    with place.rows.guarded("refine, irn"):
+        _refiner(place)
+        given = {"data": "data", "seeds": "seeds", "refiner": "refiner"}
+        _timed(place, "refine, irn", "refine", "refined", {"method": "irn"}, given)
+    with place.rows.guarded("evaluate"):
+        given = {"data": "data", "predictions": "predict-masks"}
+        _timed(place, "evaluate", "evaluate", "metrics", {}, given)
+    with place.rows.guarded("crf"):
+        given = {"data": "data", "predictions": "predict-masks-and-score-maps"}
+        _timed(place, "crf", "crf", "crf", {}, given)
+    with place.rows.guarded("seeds, four scales, saliency for the background"):
+        _timed(place, "seeds, four scales, saliency for the background", "seeds", "seeds-saliency", {}, seeds)
+
+
+def _timed(
+    place: Place, what: str, stage: str, output: str, config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> None:
+    """Adds the row of a stage; images/s are those after the first ones, which wait for networks and processes."""
+    place.forget_peak()
+    watch = Watch()
+    made = place.run(place.voc, stage, output, config, inputs, watch)
+    done = sorted(watch.times)
+    begin, first, last = done[0], done[1], done[-1]
+    steady = (last - first) / watch.seconds(first, last) if last > first else None
+    whole = (last - begin) / watch.seconds(begin, last)
+    figures = {"a second": steady, "with the start": whole, "units": last - begin, "GiB": place.peak_gib()}
+    place.rows.add(what, figures, seconds=made.manifest.seconds if hasattr(made.manifest, "seconds") else None)
+
+
+def _classifier(place: Place) -> None:
+    """A few steps, so that BatchNorm has statistics: the classifier whose maps are timed."""
+    full = {"preset": "resnet50", "weights": "none", "freeze_batch_norm": False}
+    warm, steps = place.size((10, 40), (1, 3))
+    config = values(place, "cam", steps, network=place.size(full, {"preset": "tiny"}), log_every=place.size(10, 1))
+    watch = Watch()
+    made = place.run(place.voc, "train-classifier", "classifier", config, {"data": "data"}, watch)
+    step = watch.seconds(warm, steps) / (steps - warm)
+    figures = {"images/s": config["batch_size"] / step, "MiB": made.manifest.summary["peak_memory_mib"]}
+    place.rows.add("train-classifier, cam", figures)
+
+
+def _segmenter(place: Place) -> None:
+    place.run(place.voc, "train", "segmenter", values(place, "supervised", place.size(20, 2)), {"data": "data"})
+
+
+def _refiner(place: Place) -> Artifact:
+    """IRNet's network with random weights, as train-refiner would leave it."""
+    config = place.size({"preset": "resnet50", "weights": "none"}, {"preset": "tiny"})
+    network = build_boundary_network(ClassifierConfig.model_validate(config | {"freeze_batch_norm": False}), seed=0)
+    names = Dataset(of_voc(place)).class_names
+
+    def fill(writer: Writer) -> None:
+        with writer.item("weights.pt") as temporary:
+            checkpoint.save(temporary, network.state_dict())
+        writer.write_json("network.json", network.spec(names))
+
+    work = Work("train-refiner", 1, "refiner", digest("refiner"), {"method": {"name": "irn"}}, {}, {})
+    with place.voc.writing("refiner", work) as writer:
+        fill(writer)
+        return place.voc.publish("refiner", writer, work, {})

@@ -1,0 +1,141 @@
+"""Trainings by the product's own loop at the field's setting: ResNet-101 DeepLabv3+, crops of 321, 8 and 8 images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from stages.engine.device import autocast_dtype
+from stages.networks import build_segmenter
+from stages.networks.config import NetworkConfig
+from tests.gpu.inside import Arithmetic, Profile, empty_gpu
+from tests.gpu.machine import peak_flops
+from tests.gpu.place import Place, Watch
+
+METHODS = ("unimatch", "supervised", "fixmatch", "cps", "dual-branch")
+AIM = 0.35  # of the bf16 peak, in the backbone
+BATCH, CROP = 16, 321
+WARM, TIMED, PROFILED = 20, 40, 5  # steps; the first two are multiples of what is logged, when the loop waits
+
+
+def training(place: Place) -> None:
+    with place.rows.guarded("backbone"):
+        backbone(place)
+    for method in place.size(METHODS, METHODS[1:3]):
+        with place.rows.guarded(method):
+            measured(place, method, method)
+    with place.rows.guarded("unimatch, cudnn.benchmark"), _tuned():
+        measured(place, "unimatch, cudnn.benchmark", "unimatch")
+
+
+def averages(place: Place) -> None:
+    """Trainings with averaged networks: the cost of the averages."""
+    for what, method in (
+        ("mean-teacher", "mean-teacher"),
+        ("fixmatch with a teacher", {"name": "fixmatch", "teacher": {"decay": 0.996}}),
+    ):
+        with place.rows.guarded(what):
+            measured(place, what, method)
+
+
+def compiled(place: Place) -> None:
+    """torch.compile of the networks: what it costs at first, and what it gives."""
+    for method in ("supervised", "unimatch"):
+        with place.rows.guarded(f"{method}, compiled"):
+            measured(place, f"{method}, compiled", method, inspect=False, compile=True)
+
+
+def network(place: Place) -> Any:
+    full = {"preset": "deeplabv3plus-resnet101", "weights": "none"}
+    return place.size(full, {"preset": "tiny"})
+
+
+def values(place: Place, method: Any, iterations: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "method": method,
+        "network": network(place),
+        "iterations": iterations,
+        "batch_size": place.size(BATCH, 4),
+        "crop_size": place.size(CROP, 48),
+        "augmentation": {"scale": [0.5, 2.0]},
+        "optimizer": {"name": "sgd", "lr": 1e-3},
+        "precision": "bf16",
+        "log_images": 0,
+    } | changes
+
+
+def measured(place: Place, what: str, method: Any, inspect: bool = True, **changes: Any) -> None:
+    """Adds the row of a training. inspect: also count its arithmetic and profile it."""
+    warm, timed = place.size((WARM, TIMED), (1, 2))
+    profiled = place.size(PROFILED, 1)
+    end = warm + timed
+    arithmetic, inside = Arithmetic(), Profile(place, profiled)
+    watch = Watch()
+    if inspect:
+
+        def between() -> None:
+            arithmetic.end()
+            inside.begin()
+
+        watch.at = {end: arithmetic.begin, end + 1: between, end + 1 + profiled: inside.end}
+    config = values(place, method, end + (1 + profiled) * inspect, log_every=place.size(10, 1), **changes)
+    given = {"data": "data"} | ({"weak_labels": "weak-labels"} if method == "dual-branch" else {})
+    empty_gpu()
+    made = place.run(place.voc, "train", "train-" + what.replace(", ", "-").replace(" ", "-"), config, given, watch)
+    step = watch.seconds(warm, end) / timed
+    figures: dict[str, Any] = {"images/s": config["batch_size"] / step, "ms a step": 1e3 * step}
+    if inspect:
+        found = inside.figures()
+        figures |= {
+            "device share": found["device ms"] / (1e3 * step),
+            "loader ms": found["loader ms"],
+            "calls": found["calls"],
+            "launches": found["launches"],
+            "TFLOP a step": arithmetic.flops / 1e12,
+            "share of peak": arithmetic.flops / step / peak_flops(place),
+        }
+    figures["MiB"] = made.manifest.summary["peak_memory_mib"]
+    figures["first step s"] = watch.seconds(0, 1)
+    place.rows.add(what, figures, kernels=inside.kernels() if inspect else [], losses=made.manifest.summary["losses"])
+
+
+def backbone(place: Place) -> None:
+    """Forward and backward passes of the backbone alone, with images that are there."""
+    config = NetworkConfig.model_validate(network(place) | {"freeze_batch_norm": False})
+    trunk = build_segmenter(config, 21, seed=0).backbone.to(place.device).to(memory_format=torch.channels_last)
+    dtype = autocast_dtype("bf16", torch.device(place.device))
+    crop = place.size(CROP, 48)
+    for count, tuned in place.size(((16, False), (16, True), (32, False), (32, True)), ((2, False),)):
+        images = torch.randn(count, 3, crop, crop, device=place.device).contiguous(memory_format=torch.channels_last)
+
+        def step(images: torch.Tensor = images) -> None:
+            trunk.zero_grad(set_to_none=True)
+            with torch.autocast(place.device, dtype):
+                features = trunk(images)
+            sum(level.float().mean() for level in features.values()).backward()
+
+        arithmetic = Arithmetic()
+        step()
+        arithmetic.begin()
+        step()
+        arithmetic.end()
+        with _tuned(tuned):
+            seconds = place.seconds(step, 10, warm=5)
+        share = arithmetic.flops / seconds / peak_flops(place)
+        figures = {"images/s": count / seconds, "ms": 1e3 * seconds, "share of peak": share}
+        what = f"backbone, {count} images" + (", cudnn.benchmark" if tuned else "")
+        place.rows.add(what, figures, {"share of peak": AIM})
+
+
+@contextmanager
+def _tuned(on: bool = True) -> Iterator[None]:
+    """cuDNN tries its kernels for every new size, and keeps the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = on
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
