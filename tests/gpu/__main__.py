@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,27 +26,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=STEPS, action="append", default=[], metavar="STEP", help=names)
     parser.add_argument("--skip", choices=STEPS, action="append", default=[], metavar="STEP")
     parser.add_argument("--seconds", type=float, default=570.0, help="all steps together (570)")
-    parser.add_argument("--device", default="cuda", help="cuda (the default), cuda:1, cpu")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cuda is the default")
     parser.add_argument("--tiny", action="store_true", help="only whether it runs")
-    parser.add_argument("--out", type=Path, default=Path(".bench/gpu"), help="rows.json, table.txt and logs")
+    parser.add_argument("--out", type=Path, default=Path(".bench/gpu"), help="for rows.json, table.txt and log.txt")
     given = parser.parse_args(arguments)
     wanted = [name for name in STEPS if name in (given.only or STEPS) and name not in given.skip]
     missing = {needed for name in wanted for needed in STEPS[name].needs}
     wanted = [name for name in STEPS if name in {*wanted, *missing}]
 
     until = time.monotonic() + given.seconds
-    work = (given.out / "work").resolve()  # rows, logs and artifacts
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
     rows: list[Row] = []
-    try:
+    given.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="semiseg-gpu-") as folder, (given.out / "log.txt").open("w") as log:
+        work = Path(folder)
         for name in wanted:
             rows += run_step(name, work, given.device, given.tiny, until)
             write(rows, given.out)
-    finally:
-        for log in work.glob("*.log"):
-            shutil.copy(log, given.out)
-        shutil.rmtree(work, ignore_errors=True)
+            if (file := work / f"{name}.log").is_file():
+                log.write(f"=== {name}\n{file.read_text(errors='replace')}")
+                log.flush()
     print(table(rows))
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,10 @@ def _predictions(place: Place) -> None:
     for device in (place.device, "cpu"):
         for precision in ("fp32", "bf16") if device == place.device else ("fp32",):
             config = {"output": "masks", "precision": precision, "splits": ["val"]}
-            name = f"equal-{device.replace(':', '-')}-{precision}"
-            if name not in place.voc.names():
-                place.run(place.voc, "predict", name, config, given, device=device)
-            folders[device, precision] = place.voc.artifact(name).path / "masks"
+            name = f"equal-{device}-{precision}"
+            folders[device, precision] = (
+                place.run(place.voc, "predict", name, config, given, device=device).path / "masks"
+            )
     ids = Dataset(of_voc(place)).ids("val")
     for precision in ("fp32", "bf16"):
         equal = [
@@ -95,8 +95,7 @@ def _difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
 @contextlib.contextmanager
 def _deterministic() -> Iterator[None]:
     """torch's slower kernels that always add in the same order; an operation without one warns."""
-    before: Callable[[], bool] = torch.are_deterministic_algorithms_enabled
-    enabled = before()
+    enabled = torch.are_deterministic_algorithms_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

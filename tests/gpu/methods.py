@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from tests.gpu.rows import Rows
 
 DATA = {"name": "shapes", "train": 12, "weak": 16, "val": 8, "long_side": 96}
 STEPS = 6
+THREADS = {"OMP_NUM_THREADS": "2"}  # many of them run side by side
 LIMIT = 100.0  # seconds for one method
 TRAINING: dict[str, Any] = {
     "iterations": STEPS,
@@ -38,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "psa": {"radius": 3, "crf": {"scale": 5.0}},
     "irn": {"radius": 4, "crf": {"scale": 5.0}},
 }
+REFINING: dict[str, dict[str, Any]] = {"label-noise": {"steps": 20}, "wsgcn": {"steps": 20}}
 ALL = "train", "weak", "val"
 
 
@@ -58,7 +61,7 @@ def _in_process(place: Place, workspace: Path, kind: str, name: str) -> None:
     """Adds the row of a method."""
     words = [sys.executable, "-m", "tests.gpu.methods", str(workspace), place.device, kind, name]
     try:
-        ended = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)
+        ended = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT, env=os.environ | THREADS)
     except subprocess.TimeoutExpired:
         place.rows.fail(name, f"not done after {LIMIT:.0f} s")
         return
@@ -78,7 +81,7 @@ def prepare(place: Place, space: Workspace) -> None:
     place.run(space, "train", "segmenter", TRAINING, {"data": "data"})
     given = {"data": "data", "segmenter": "segmenter"}
     place.run(space, "predict", "predictions", {"splits": ALL, "output": "masks"}, given)
-    masks = {"splits": ["weak"], "output": "masks", "image_labels": "share"}
+    masks = {"splits": ["weak"], "output": "masks", "confidence": True, "image_labels": "share"}
     place.run(space, "predict", "weak-labels", masks, given)
 
 
@@ -115,7 +118,8 @@ class One:
         given = {"data": "data"} | {key: key for key in settings().inputs() if key != "refiner"}
         if settings.training is not None:
             given["refiner"] = self.train("train-refiner", settings.training, {"seeds": "seeds"}).name
-        return self.run("refine", "refined", {"method": {"name": self.name}}, given), "train"
+        method = {"name": self.name} | REFINING.get(self.name, {})
+        return self.run("refine", "refined", {"method": method}, given), "train"
 
     def train(self, stage: str, settings: Any, inputs: dict[str, str] | None = None) -> Artifact:
         name = settings.model_fields["name"].default

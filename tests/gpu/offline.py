@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,14 +54,15 @@ def _timed(
 ) -> None:
     """Adds the row of a stage; images/s are those after the first ones, which wait for networks and processes."""
     place.forget_peak()
-    watch = Watch()
+    watch, begin = Watch(), time.perf_counter()
     made = place.run(place.voc, stage, output, config, inputs, watch)
-    done = sorted(watch.times)
-    begin, first, last = done[0], done[1], done[-1]
-    steady = (last - first) / watch.seconds(first, last) if last > first else None
-    whole = (last - begin) / watch.seconds(begin, last)
-    figures = {"a second": steady, "with the start": whole, "units": last - begin, "GiB": place.peak_gib()}
-    place.rows.add(what, figures, seconds=made.manifest.seconds if hasattr(made.manifest, "seconds") else None)
+    whole = time.perf_counter() - begin
+    times = watch.longest()
+    first, last = sorted(times)[1], max(times)
+    dataset = Dataset(of_voc(place))
+    images = sum(len(dataset.ids(split)) for split in made.config.get("splits") or ("train", "weak"))
+    steady = images / last * (last - first) / (times[last] - times[first]) if last > first else None
+    place.rows.add(what, {"images/s": steady, "images": images, "s in all": whole, "GiB": place.peak_gib()})
 
 
 def _classifier(place: Place) -> None:

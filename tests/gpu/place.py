@@ -21,30 +21,37 @@ T = TypeVar("T")
 
 
 class Watch:
-    """Progress that notes when each unit was done, and calls `at[n]` after the n-th."""
+    """Progress that notes when each unit of every task was done, and calls `at[n]` after step n of a training."""
 
     def __init__(self, at: Mapping[int, Callable[[], None]] | None = None) -> None:
         self.at = at or {}
-        self.times: dict[int, float] = {}  # of the last task
+        self.tasks: list[tuple[str, str, dict[int, float]]] = []  # description, unit, when so many were done
         self.notes: list[str] = []
 
     @contextmanager
     def track(self, total: int, description: str, unit: str = "images", done: int = 0) -> Iterator[Watch]:
-        self.done, self.times = done, {done: time.perf_counter()}
+        self.done = done
+        self.tasks.append((description, unit, {done: time.perf_counter()}))
         yield self
 
     def advance(self, count: int = 1, **fields: Any) -> None:
         self.done += count
-        self.times[self.done] = time.perf_counter()
-        if self.done in self.at:
+        _, unit, times = self.tasks[-1]
+        times[self.done] = time.perf_counter()
+        if unit == "steps" and self.done in self.at:
             self.at[self.done]()
 
     def note(self, text: str) -> None:
         self.notes.append(text)
 
     def seconds(self, first: int, last: int) -> float:
-        """From the end of unit `first` to the end of unit `last`."""
-        return self.times[last] - self.times[first]
+        """Of a training, from the end of step `first` to the end of step `last`."""
+        steps = next(times for _, unit, times in self.tasks if unit == "steps")
+        return steps[last] - steps[first]
+
+    def longest(self) -> dict[int, float]:
+        """Of the task that took longest, when so many were done."""
+        return max((times for _, _, times in self.tasks), key=lambda times: max(times.values()) - min(times.values()))
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Place:
 
     @property
     def on_gpu(self) -> bool:
-        return self.device.startswith("cuda")
+        return self.device == "cuda"
 
     @property
     def voc(self) -> Workspace:
