@@ -10,6 +10,7 @@ from PIL import Image
 
 from artifacts.dataset import write_dataset
 from artifacts.masks import encode_mask
+from artifacts.score_maps import ScoreMapWriter
 from artifacts.store import Artifact, Writer
 from stages.contract import default_workers
 from stages.data.annotations.image_labels import tags_of_mask
@@ -23,6 +24,7 @@ HEIGHTS = (375, 375, 375, 375, 333, 333, 334, 332, 281, 357)  # of 500 pixels of
 
 
 def data(place: Place) -> None:
+    """The artifacts data, weak-labels (masks of the weak images) and probabilities (score maps of val)."""
     splits = {
         split: [f"{split}-{number}" for number in range(count)] for split, count in place.size(SPLITS, TINY).items()
     }
@@ -30,6 +32,8 @@ def data(place: Place) -> None:
     with ProcessPoolExecutor(place.size(default_workers(), 1)) as pool:
         jobs = pool.map(_encoded, range(len(ids)), [place.tiny] * len(ids), chunksize=4)
         drawn = dict(zip(ids, jobs, strict=True))
+        scored = splits["val"]
+        scores = dict(zip(scored, pool.map(_scores, [drawn[image_id][1] for image_id in scored]), strict=True))
 
     def fill(writer: Writer) -> None:
         for image_id, (image, mask, _) in drawn.items():
@@ -50,8 +54,17 @@ def data(place: Place) -> None:
         for image_id in splits["weak"]:
             writer.write_bytes(f"masks/{image_id}.png", drawn[image_id][1])
 
+    def probable(writer: Writer) -> None:
+        with ScoreMapWriter(writer, class_names=VOC_CLASS_NAMES, meaning="probability") as maps:
+            maps.plan(scored)
+            for image_id, (size, values) in scores.items():
+                maps.add(image_id, values, range(inputs.NUM_CLASSES), size=size, stride=4)
+        names = {"class_names": list(VOC_CLASS_NAMES), "ids": sorted(scored), "splits": ["val"]}
+        writer.write_json("classes.json", names)
+
     inputs.hand_made(place.voc, "data", "dataset", fill)
     inputs.hand_made(place.voc, "weak-labels", "masks", estimated)
+    inputs.hand_made(place.voc, "probabilities", "predictions", probable)
     size = sum(len(image) for image, _, _ in drawn.values())
     place.rows.add("drawn images", {"images": len(ids), "kB an image": size / len(ids) / 1000})
 
@@ -70,3 +83,10 @@ def _encoded(number: int, tiny: bool) -> tuple[bytes, bytes, list[int]]:
     buffer = BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="JPEG", quality=92)
     return buffer.getvalue(), encode_mask(np.ascontiguousarray(mask)), tags_of_mask(mask)
+
+
+def _scores(mask: bytes) -> tuple[tuple[int, int], np.ndarray]:
+    """The size of an image, and class probabilities as a network would give them for its true mask."""
+    with Image.open(BytesIO(mask)) as file:
+        truth = np.array(file)
+    return (truth.shape[0], truth.shape[1]), inputs.class_probabilities(truth, seed=len(mask))

@@ -12,10 +12,12 @@ from artifacts.dataset import Dataset
 from artifacts.store import Artifact, Work, Writer
 from stages.networks.boundary import build_boundary_network
 from stages.networks.config import ClassifierConfig
+from tests.benchmarks.__main__ import benchmark
 from tests.gpu.data import of_voc
 from tests.gpu.place import Place, Watch
 from tests.gpu.training import values
 
+ALL = ["train", "weak", "val"]
 SEAM_SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 
 
@@ -34,33 +36,49 @@ def offline(place: Place) -> None:
         ("predict, six scales and mirrors", {"output": "masks", "scales": SEAM_SCALES, "flip": True}),
     ):
         with place.rows.guarded(what):
+            config |= {"splits": ALL}
             _timed(place, what, "predict", what.replace(", ", "-").replace(" ", "-"), config, given)
     with place.rows.guarded("refine, irn"):
         _refiner(place)
         given = {"data": "data", "seeds": "seeds", "refiner": "refiner"}
-        _timed(place, "refine, irn", "refine", "refined", {"method": "irn"}, given)
+        _timed(place, "refine, irn", "refine", "refined", {"method": "irn", "splits": ["train", "weak"]}, given)
     with place.rows.guarded("evaluate"):
         given = {"data": "data", "predictions": "predict-masks"}
-        _timed(place, "evaluate", "evaluate", "metrics", {}, given)
-    with place.rows.guarded("crf"):
-        given = {"data": "data", "predictions": "predict-masks-and-score-maps"}
-        _timed(place, "crf", "crf", "crf", {}, given)
+        _timed(place, "evaluate", "evaluate", "metrics", {"splits": ALL}, given)
+    for what, how in (("crf", {}), ("crf, CPU processes", {"device": "cpu"})):
+        with place.rows.guarded(what):
+            given = {"data": "data", "predictions": "probabilities"}
+            _timed(place, what, "crf", what.replace(", ", "-").replace(" ", "-"), {"splits": ["val"]}, given, **how)
     with place.rows.guarded("seeds, four scales, saliency for the background"):
         _timed(place, "seeds, four scales, saliency for the background", "seeds", "seeds-saliency", {}, seeds)
 
 
+def mean_field(place: Place) -> None:
+    """The benchmark of the dense CRF by torch: all images at once on the GPU, against one thread of the CPU."""
+    with place.rows.guarded("mean field, GPU to one CPU thread"):
+        result = benchmark("crf-torch")(place.size("full", "tiny"), place.folder / "crf-torch")
+        figures = {"ratio": result.ratio, **result.figures, "equal": result.equality}
+        place.rows.add("mean field, GPU to one CPU thread", figures, {"ratio": 20.0})
+
+
 def _timed(
-    place: Place, what: str, stage: str, output: str, config: Mapping[str, Any], inputs: Mapping[str, str]
+    place: Place,
+    what: str,
+    stage: str,
+    output: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    **how: Any,
 ) -> None:
     """Adds the row of a stage; images/s are those after the first ones, which wait for networks and processes."""
     place.forget_peak()
     watch, begin = Watch(), time.perf_counter()
-    made = place.run(place.voc, stage, output, config, inputs, watch)
+    made = place.run(place.voc, stage, output, config, inputs, watch, **how)
     whole = time.perf_counter() - begin
     times = watch.longest()
     first, last = sorted(times)[1], max(times)
     dataset = Dataset(of_voc(place))
-    images = sum(len(dataset.ids(split)) for split in made.config.get("splits") or ("train", "weak"))
+    images = sum(len(dataset.ids(split)) for split in made.config["splits"])
     steady = images / last * (last - first) / (times[last] - times[first]) if last > first else None
     place.rows.add(what, {"images/s": steady, "images": images, "s in all": whole, "GiB": place.peak_gib()})
 
