@@ -24,7 +24,7 @@ HEIGHTS = (375, 375, 375, 375, 333, 333, 334, 332, 281, 357)  # of 500 pixels of
 
 
 def data(place: Place) -> None:
-    """The artifacts data, weak-labels (masks of the weak images) and probabilities (score maps of val)."""
+    """The artifacts data, weak-labels (masks of the weak images) and scores (score maps of train and val)."""
     splits = {
         split: [f"{split}-{number}" for number in range(count)] for split, count in place.size(SPLITS, TINY).items()
     }
@@ -32,7 +32,7 @@ def data(place: Place) -> None:
     with ProcessPoolExecutor(place.size(default_workers(), 1)) as pool:
         jobs = pool.map(_encoded, range(len(ids)), [place.tiny] * len(ids), chunksize=4)
         drawn = dict(zip(ids, jobs, strict=True))
-        scored = splits["val"]
+        scored = splits["train"] + splits["val"]
         scores = dict(zip(scored, pool.map(_scores, [drawn[image_id][1] for image_id in scored]), strict=True))
 
     def fill(writer: Writer) -> None:
@@ -59,12 +59,12 @@ def data(place: Place) -> None:
             maps.plan(scored)
             for image_id, (size, values) in scores.items():
                 maps.add(image_id, values, range(inputs.NUM_CLASSES), size=size, stride=4)
-        names = {"class_names": list(VOC_CLASS_NAMES), "ids": sorted(scored), "splits": ["val"]}
+        names = {"class_names": list(VOC_CLASS_NAMES), "ids": sorted(scored), "splits": ["train", "val"]}
         writer.write_json("classes.json", names)
 
     inputs.hand_made(place.voc, "data", "dataset", fill)
     inputs.hand_made(place.voc, "weak-labels", "masks", estimated)
-    inputs.hand_made(place.voc, "probabilities", "predictions", probable)
+    inputs.hand_made(place.voc, "scores", "predictions", probable)
     size = sum(len(image) for image, _, _ in drawn.values())
     place.rows.add("drawn images", {"images": len(ids), "kB an image": size / len(ids) / 1000})
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from artifacts import checkpoint
 from artifacts.canonical import digest
@@ -17,40 +17,50 @@ from tests.gpu.data import of_voc
 from tests.gpu.place import Place, Watch
 from tests.gpu.training import values
 
-ALL = ["train", "weak", "val"]
+TAGGED, ALL = ("train", "weak"), ("val", "train", "weak")
 SEAM_SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+
+
+class Job(NamedTuple):
+    """A run of a stage: its config, the inputs beside the data set, the splits, and how it is run."""
+
+    what: str
+    stage: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    splits: Sequence[str]
+    how: Mapping[str, Any] = {}
+
+    @property
+    def output(self) -> str:
+        return self.what.replace(", ", "-").replace(" ", "-")
+
+
+CLASSIFIER, SEGMENTER, SCORES = {"classifier": "classifier"}, {"segmenter": "segmenter"}, {"predictions": "scores"}
+IRN = {"seeds": "seeds-maps-alone", "refiner": "refiner"}
+JOBS = (
+    Job("seeds, maps alone", "seeds", {"labels": {"mode": "dense"}}, CLASSIFIER, TAGGED),
+    Job("predict, masks", "predict", {"output": "masks"}, SEGMENTER, ALL),
+    Job("predict, with score maps", "predict", {"output": "both"}, SEGMENTER, ALL),
+    Job("predict, SEAM's scales", "predict", {"output": "masks", "scales": SEAM_SCALES, "flip": True}, SEGMENTER, ALL),
+    Job("refine, irn", "refine", {"method": "irn"}, IRN, TAGGED),
+    Job("evaluate", "evaluate", {}, {"predictions": "predict-masks"}, ALL),
+    Job("crf", "crf", {}, SCORES, ("val", "train")),
+    Job("crf, CPU processes", "crf", {}, SCORES, ("val", "train"), {"device": "cpu"}),
+    Job("seeds, with saliency", "seeds", {}, CLASSIFIER, TAGGED),
+)
 
 
 def offline(place: Place) -> None:
     with place.rows.guarded("train-classifier"):
         _classifier(place)
-    seeds = {"data": "data", "classifier": "classifier"}
-    with place.rows.guarded("seeds, four scales, maps alone"):
-        _timed(place, "seeds, four scales, maps alone", "seeds", "seeds", {"labels": {"mode": "dense"}}, seeds)
-    with place.rows.guarded("segmenter"):
-        _segmenter(place)
-    given = {"data": "data", "segmenter": "segmenter"}
-    for what, config in (
-        ("predict, masks", {"output": "masks"}),
-        ("predict, masks and score maps", {"output": "both"}),
-        ("predict, six scales and mirrors", {"output": "masks", "scales": SEAM_SCALES, "flip": True}),
-    ):
-        with place.rows.guarded(what):
-            config |= {"splits": ALL}
-            _timed(place, what, "predict", what.replace(", ", "-").replace(" ", "-"), config, given)
-    with place.rows.guarded("refine, irn"):
+    with place.rows.guarded("a segmenter"):
+        place.run(place.voc, "train", "segmenter", values(place, "supervised", place.size(20, 2)), {"data": "data"})
+    with place.rows.guarded("a refiner"):
         _refiner(place)
-        given = {"data": "data", "seeds": "seeds", "refiner": "refiner"}
-        _timed(place, "refine, irn", "refine", "refined", {"method": "irn", "splits": ["train", "weak"]}, given)
-    with place.rows.guarded("evaluate"):
-        given = {"data": "data", "predictions": "predict-masks"}
-        _timed(place, "evaluate", "evaluate", "metrics", {"splits": ALL}, given)
-    for what, how in (("crf", {}), ("crf, CPU processes", {"device": "cpu"})):
-        with place.rows.guarded(what):
-            given = {"data": "data", "predictions": "probabilities"}
-            _timed(place, what, "crf", what.replace(", ", "-").replace(" ", "-"), {"splits": ["val"]}, given, **how)
-    with place.rows.guarded("seeds, four scales, saliency for the background"):
-        _timed(place, "seeds, four scales, saliency for the background", "seeds", "seeds-saliency", {}, seeds)
+    for job in JOBS:
+        with place.rows.guarded(job.what):
+            _timed(place, job)
 
 
 def mean_field(place: Place) -> None:
@@ -61,26 +71,20 @@ def mean_field(place: Place) -> None:
         place.rows.add("mean field, GPU to one CPU thread", figures, {"ratio": 20.0})
 
 
-def _timed(
-    place: Place,
-    what: str,
-    stage: str,
-    output: str,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str],
-    **how: Any,
-) -> None:
-    """Adds the row of a stage; images/s are those after the first ones, which wait for networks and processes."""
-    place.forget_peak()
-    watch, begin = Watch(), time.perf_counter()
-    made = place.run(place.voc, stage, output, config, inputs, watch, **how)
-    whole = time.perf_counter() - begin
-    times = watch.longest()
-    first, last = sorted(times)[1], max(times)
+def _timed(place: Place, job: Job) -> None:
+    """Adds the row of a stage: images/s by the difference between one split and all, which leaves the start out."""
     dataset = Dataset(of_voc(place))
-    images = sum(len(dataset.ids(split)) for split in made.config["splits"])
-    steady = images / last * (last - first) / (times[last] - times[first]) if last > first else None
-    place.rows.add(what, {"images/s": steady, "images": images, "s in all": whole, "GiB": place.peak_gib()})
+    place.forget_peak()
+    seconds = []
+    for splits, name in ((job.splits[:1], "-first"), (job.splits[:1], "-few"), (job.splits, "")):
+        begin, config = time.perf_counter(), {**job.config, "splits": splits}
+        place.run(place.voc, job.stage, job.output + name, config, {"data": "data", **job.inputs}, **job.how)
+        seconds.append(time.perf_counter() - begin)
+    images, few = (sum(len(dataset.ids(split)) for split in part) for part in (job.splits, job.splits[:1]))
+    more = seconds[2] - seconds[1]
+    rate = (images - few) / more if more > 0 else None
+    figures = {"images/s": rate, "images": images, "s": seconds[2], "GiB": place.peak_gib()}
+    place.rows.add(job.what, figures)
 
 
 def _classifier(place: Place) -> None:
@@ -93,10 +97,6 @@ def _classifier(place: Place) -> None:
     step = watch.seconds(warm, steps) / (steps - warm)
     figures = {"images/s": config["batch_size"] / step, "MiB": made.manifest.summary["peak_memory_mib"]}
     place.rows.add("train-classifier, cam", figures)
-
-
-def _segmenter(place: Place) -> None:
-    place.run(place.voc, "train", "segmenter", values(place, "supervised", place.size(20, 2)), {"data": "data"})
 
 
 def _refiner(place: Place) -> Artifact:

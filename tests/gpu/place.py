@@ -49,10 +49,6 @@ class Watch:
         steps = next(times for _, unit, times in self.tasks if unit == "steps")
         return steps[last] - steps[first]
 
-    def longest(self) -> dict[int, float]:
-        """Of the task that took longest, when so many were done."""
-        return max((times for _, _, times in self.tasks), key=lambda times: max(times.values()) - min(times.values()))
-
 
 @dataclass(frozen=True)
 class Place:
