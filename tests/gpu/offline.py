@@ -42,7 +42,7 @@ JOBS = (
     Job("seeds, maps alone", "seeds", {"labels": {"mode": "dense"}}, CLASSIFIER, TAGGED),
     Job("predict, masks", "predict", {"output": "masks"}, SEGMENTER, ALL),
     Job("predict, with score maps", "predict", {"output": "both"}, SEGMENTER, ALL),
-    Job("predict, SEAM's scales", "predict", {"output": "masks", "scales": SEAM_SCALES, "flip": True}, SEGMENTER, ALL),
+    Job("predict, scales of SEAM", "predict", {"output": "masks", "scales": SEAM_SCALES, "flip": True}, SEGMENTER, ALL),
     Job("refine, irn", "refine", {"method": "irn"}, IRN, TAGGED),
     Job("evaluate", "evaluate", {}, {"predictions": "predict-masks"}, ALL),
     Job("crf", "crf", {}, SCORES, ("val", "train")),
