@@ -237,6 +237,7 @@ def peer(place: Place) -> None:
     ):
         with place.rows.guarded(what):
             timed(place, what, precision, loaded(place, steps, workers), steps, warm)
+    _compare(place, many)
     with place.rows.guarded("batches on the device"):
         ready = [
             [[part.to(place.device) for part in batch] for batch in batches]
@@ -247,7 +248,6 @@ def peer(place: Place) -> None:
     with place.rows.guarded("fp32, as published: one worker a loader"):
         less = place.size(12, 2)
         timed(place, "fp32, as published: one worker a loader", None, loaded(place, less, one), less, place.size(4, 1))
-    _compare(place, many)
 
 
 def _compare(place: Place, many: int) -> None:
@@ -261,8 +261,6 @@ def _compare(place: Place, many: int) -> None:
     names = {
         "fp32": f"fp32, {many} workers a loader",
         "bf16": f"bf16, {many} workers a loader",
-        "bf16 without loading": "bf16, batches on the device",
-        "as published": "fp32, as published: one worker a loader",
     }
     found = {name: rows.figure(theirs, what, "images/s") for name, what in names.items()}
     ratios = {name: ours / value for name, value in found.items() if value}

@@ -17,7 +17,7 @@ STEPS = {
     "machine": Step("machine:machine", 40),
     "data": Step("data:data", 60),
     "training": Step("training:training", 170, ("data",)),
-    "peer": Step("peer_unimatch:peer", 90, ("data",)),
+    "peer": Step("peer_unimatch:peer", 100, ("data",)),
     "methods": Step("methods:methods", 150),
     "offline": Step("offline:offline", 100, ("data",)),
     "crf": Step("offline:mean_field", 60),

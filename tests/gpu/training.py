@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from tests.gpu.place import Place, Watch
 METHODS = ("unimatch", "supervised", "fixmatch", "cps", "dual-branch")
 AIM = 0.35  # of the bf16 peak, in the backbone
 BATCH, CROP = 16, 321
-WARM, TIMED, PROFILED = 20, 40, 5  # steps; the first two are multiples of what is logged, when the loop waits
+WARM, TIMED, PROFILED = 10, 30, 5  # steps; the first two are multiples of what is logged, when the loop waits
 
 
 def training(place: Place) -> None:
@@ -27,8 +25,6 @@ def training(place: Place) -> None:
     for method in place.size(METHODS, METHODS[1:3]):
         with place.rows.guarded(method):
             measured(place, method, method)
-    with place.rows.guarded("unimatch, cudnn.benchmark"), _tuned():
-        measured(place, "unimatch, cudnn.benchmark", "unimatch")
 
 
 def averages(place: Place) -> None:
@@ -108,7 +104,7 @@ def backbone(place: Place) -> None:
     trunk = build_segmenter(config, 21, seed=0).backbone.to(place.device).to(memory_format=torch.channels_last)
     dtype = autocast_dtype("bf16", torch.device(place.device))
     crop = place.size(CROP, 48)
-    for count, tuned in place.size(((16, False), (16, True), (32, False), (32, True)), ((2, False),)):
+    for count in place.size((16, 32), (2,)):
         images = torch.randn(count, 3, crop, crop, device=place.device).contiguous(memory_format=torch.channels_last)
 
         def step(images: torch.Tensor = images) -> None:
@@ -122,20 +118,7 @@ def backbone(place: Place) -> None:
         arithmetic.begin()
         step()
         arithmetic.end()
-        with _tuned(tuned):
-            seconds = place.seconds(step, 10, warm=5)
+        seconds = place.seconds(step, 10, warm=5)
         share = arithmetic.flops / seconds / peak_flops(place)
         figures = {"images/s": count / seconds, "ms": 1e3 * seconds, "share of peak": share}
-        what = f"backbone, {count} images" + (", cudnn.benchmark" if tuned else "")
-        place.rows.add(what, figures, {"share of peak": AIM})
-
-
-@contextmanager
-def _tuned(on: bool = True) -> Iterator[None]:
-    """cuDNN tries its kernels for every new size, and keeps the fastest."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = on
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+        place.rows.add(f"backbone, {count} images", figures, {"share of peak": AIM})
