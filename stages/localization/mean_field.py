@@ -36,15 +36,16 @@ def mean_fields(
     sizes = tuple((image.shape[0], image.shape[1]) for image in images)
     with torch.inference_mode():
         kernels = _kernels(images, sizes, parameters, device)
-        flat = [torch.from_numpy(np.ascontiguousarray(unary)).to(device).flatten(2) for unary in unaries]  # (S, K, n)
-        negative = -torch.cat(flat, 2).permute(2, 0, 1).contiguous()  # (N, S, K)
-        q = negative.softmax(2)
+        flat = [torch.from_numpy(np.ascontiguousarray(unary)).to(device).flatten(2) for unary in unaries]
+        negative = -torch.cat(flat, 2)  # (S, K, N)
+        q = negative.softmax(1)
         for _ in range(parameters.iterations):
+            values = q.flatten(0, 1).T.contiguous()  # (N, S * K): the sums take whole rows
             logits = negative.clone()
             for kernel in kernels:
-                logits += kernel(q.flatten(1)).view_as(q)
-            q = logits.softmax(2)
-        parts = q.permute(1, 2, 0).split([height * width for height, width in sizes], 2)
+                logits += kernel(values).T.view_as(q)
+            q = logits.softmax(1)
+        parts = q.split([height * width for height, width in sizes], 2)
         return [part.cpu().numpy().reshape(unary.shape) for part, unary in zip(parts, unaries, strict=True)]
 
 

@@ -32,7 +32,7 @@ class WeightedSums:
     """Sum m is that of weights[n] * values[rows[n]] for starts[m] <= n < starts[m + 1]."""
 
     rows: Tensor  # int32 (n,)
-    weights: Tensor  # float32 (n,)
+    weights: Tensor | None  # float32 (n,); None: 1
     starts: Tensor  # int32 (m + 1,)
 
     def __call__(self, values: Tensor) -> Tensor:
@@ -41,17 +41,19 @@ class WeightedSums:
             self.rows, values, self.starts, mode="sum", per_sample_weights=self.weights, include_last_offset=True
         )
 
-    def divided(self) -> list[WeightedSums]:
-        """Sums of at most LONGEST rows, and the sums of those."""
-        starts = self.starts.long()
-        parts = (starts.diff() + LONGEST - 1) // LONGEST
-        ends = parts.cumsum(0)
-        part = torch.arange(int(ends[-1]), device=starts.device)
-        whole = torch.arange(len(parts), device=starts.device).repeat_interleave(parts)
-        begin = starts[whole] + LONGEST * (part - (ends - parts)[whole])
-        first = replace(self, starts=torch.cat([begin, starts[-1:]]).int())
-        ones = torch.ones_like(part, dtype=torch.float32)
-        return [first, WeightedSums(part.int(), ones, torch.cat([ends.new_zeros(1), ends]).int())]
+
+def _divided(sums: WeightedSums) -> list[WeightedSums]:
+    """The same in two steps on a GPU: sums of at most LONGEST rows, and the sums of those."""
+    if not sums.starts.is_cuda:
+        return [sums]
+    starts = sums.starts.long()
+    parts = (starts.diff() + LONGEST - 1) // LONGEST
+    ends = parts.cumsum(0)
+    part = torch.arange(int(ends[-1]), device=starts.device)
+    whole = torch.arange(len(parts), device=starts.device).repeat_interleave(parts)
+    begin = starts[whole] + LONGEST * (part - (ends - parts)[whole])
+    first = replace(sums, starts=torch.cat([begin, starts[-1:]]).int())
+    return [first, WeightedSums(part.int(), None, torch.cat([ends.new_zeros(1), ends]).int())]
 
 
 @dataclass(frozen=True)
@@ -78,20 +80,18 @@ def normalised_kernel(features: Tensor, weight: float = 1.0, groups: Tensor | No
     new = torch.ones_like(ordered, dtype=torch.bool)
     torch.ne(ordered[1:], ordered[:-1], out=new[1:])
     corners = torch.empty_like(order, dtype=torch.int32)
-    corners[order] = new.cumsum(0, dtype=torch.int32) - 1
+    corners.scatter_(0, order, new.cumsum(0, dtype=torch.int32).sub_(1))
     first = new.nonzero()[:, 0]
-    weights, pixels = inside.flatten(), (order // inside.shape[1]).int()
+    blur = _blurs(ordered.index_select(0, first), moves)
     # one more corner than there are: it stands for the neighbours that are none, and stays 0
-    ends = first.new_full((2,), len(ordered))
-    splat = WeightedSums(pixels, weights[order], torch.cat([first, ends]).int())
-    blur = _blurs(ordered[first], moves)
-    slices = WeightedSums(corners, weights, _every(inside.shape[1], len(inside), inside.device))
-    splats = splat.divided() if inside.is_cuda else [splat]
-    sums = Kernel([*splats, *blur, slices])(torch.ones_like(inside[:, :1]))[:, 0]
-    norm = (sums + 1e-20).rsqrt()  # (N,)
-    splats[0] = replace(splats[0], weights=splat.weights * norm[pixels])
-    slices = replace(slices, weights=(inside * (weight * norm)[:, None]).flatten())
-    return Kernel([*splats, *blur, slices])
+    starts = torch.cat([first, first.new_full((2,), len(ordered))]).int()
+    every = _every(inside.shape[1], len(inside), inside.device)
+
+    gather = WeightedSums(order.int(), None, starts)
+    found = Kernel([*_divided(gather), *blur, WeightedSums(corners, inside.flatten(), every)])(inside.view(-1, 1))
+    weights = (inside * ((found + 1e-20) / weight).rsqrt()).flatten()
+    splat = WeightedSums(gather.rows // inside.shape[1], weights.index_select(0, order), starts)
+    return Kernel([*_divided(splat), *blur, WeightedSums(corners, weights, every)])
 
 
 def _every(step: int, count: int, device: torch.device) -> Tensor:
@@ -186,7 +186,7 @@ def _blurs(corners: Tensor, moves: _Moves) -> list[WeightedSums]:
     for step in moves.axes:
         wanted = moved + step
         found = torch.searchsorted(corners, wanted, out_int32=True).clamp_(max=count - 1)
-        known = corners[found] == wanted
+        known = corners.index_select(0, found) == wanted
         rows = torch.full((count + 1, 3), count, dtype=torch.int32, device=corners.device)
         rows[:, 0] = own
         rows[:count, 1] = torch.where(known, found, count)
