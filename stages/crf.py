@@ -3,7 +3,8 @@
     semiseg crf --predictions predictions --set parameters=deeplab-v2
 
 Only the labels that can win a pixel of an image take part, which is several times faster than all of them and changes
-almost nothing; images are distributed over processes. The result has `masks/<id>.png` and `classes.json`.
+almost nothing. Images are distributed over processes; a GPU refines several at once. The result has `masks/<id>.png`
+and `classes.json`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -24,7 +26,9 @@ from stages.config import ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import Images, open_images, unless_images
 from stages.localization.config import CrfConfig
-from stages.localization.dense_crf import CrfParameters, crf_labels, present
+from stages.localization.crf_batches import gpu_for, refined_on_gpu
+from stages.localization.crf_parameters import CrfParameters
+from stages.localization.dense_crf import CrfProblem, crf_problem, present
 from stages.localization.grid import reduced_size, resize_maps
 from stages.localization.seed_labels import activation_background
 from stages.parallel.processes import map_in_processes
@@ -83,20 +87,31 @@ class Refinement:
     writer: Writer
 
 
-def refine(task: Refinement, image_id: str) -> int:
-    """Writes the refined mask of one image; returns how many labels took part."""
+def refine(task: Refinement, image_id: str) -> None:
+    """Writes the refined mask of one image."""
+    key, problem = prepare(task, image_id)
+    write(task, key, problem, problem.marginals())
+
+
+def prepare(task: Refinement, image_id: str) -> tuple[tuple[str, np.ndarray], CrfProblem]:
+    """The labels that take part in an image, uint8 (K,), and what the CRF gets of it."""
     try:
-        image = task.images.image(image_id)
         labels, scores = label_scores(task, image_id)
-        best, confidence = crf_labels(image, scores, task.parameters, task.config.max_pixels)
+        problem = crf_problem(task.images.image(image_id), scores, task.parameters, task.config.max_pixels)
     except SemisegError as error:
         raise about(image_id, error) from None
+    return (image_id, labels), problem
+
+
+def write(task: Refinement, key: tuple[str, np.ndarray], problem: CrfProblem, marginals: np.ndarray) -> None:
+    """Writes the mask of the image `key`, of the most probable of its labels."""
+    image_id, labels = key
+    best, confidence = problem.labels(marginals)
     mask = labels[best]
     if task.config.min_confidence > 0:
         mask[confidence < task.config.min_confidence] = IGNORE
     with task.writer.item(f"masks/{image_id}.png") as temporary:
         write_mask(temporary, mask)
-    return len(labels)
 
 
 def label_scores(task: Refinement, image_id: str) -> tuple[np.ndarray, np.ndarray]:
@@ -272,8 +287,15 @@ def run(config: CrfStageConfig, inputs: CrfInputs, writer: Writer, execution: Ex
         )
     if execution.rank == 0 and config.labels == "tags" and (remark := ignored_labels(inputs.predictions)):
         execution.progress.note(remark)
+    device = gpu_for(task.parameters, execution.device)
     with counted(writer, execution, "crf", masks) as advance:
-        for _ in map_in_processes(refine, task, masks.left, execution.workers):
+        for _ in (
+            map_in_processes(refine, task, masks.left, execution.workers)
+            if device is None
+            else refined_on_gpu(
+                partial(prepare, task), zip(masks.left), partial(write, task), device, execution.workers
+            )
+        ):
             advance()
     if execution.rank == 0:
         writer.write_json(

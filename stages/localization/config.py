@@ -9,7 +9,7 @@ import pydantic
 from pydantic import Field
 
 from stages.config import Config
-from stages.localization.dense_crf import PARAMETERS, CrfParameters, named_parameters
+from stages.localization.crf_parameters import PARAMETERS, CrfParameters, named_parameters
 
 
 class CrfConfig(Config):
@@ -39,6 +39,11 @@ class CrfConfig(Config):
         "with label_confidence for the label of the map.",
     )
     label_confidence: float | None = Field(None, gt=0, lt=1, description="For unary labels: 0.7 in IRNet, 0.5 in ICD.")
+    backend: Literal["auto", "pydensecrf", "torch"] = Field(
+        "auto",
+        description="What computes it. torch: the same as pydensecrf to 1e-3, on a CPU or a GPU; faster for some 50 images\n"
+        "and more. auto: pydensecrf on a CPU where it is installed, else torch.",
+    )
     max_pixels: int = Field(
         4_200_000,
         ge=256,

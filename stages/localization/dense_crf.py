@@ -4,17 +4,19 @@ Energy (Potts, mean field): every kernel m adds compat_m * sum_j k_m(f_i, f_j) Q
 normalisation (D^-1/2 K D^-1/2); Q starts as softmax(-unary) and is updated as
 Q = softmax(-unary + sum_m compat_m K_m Q). The two kernels are a Gaussian on position and a bilateral one on
 position and colour.
-Source: Krähenbühl & Koltun, NIPS 2011 and ICML 2013. The filtering itself is done by pydensecrf.
+Source: Krähenbühl & Koltun, NIPS 2011 and ICML 2013. The filtering is done by pydensecrf, or by torch
+(`stages.localization.mean_field`), which gives the same to 1e-3.
 
-    from stages.localization.dense_crf import PARAMETERS, crf_probabilities
+    from stages.localization.crf_parameters import PARAMETERS
+    from stages.localization.dense_crf import crf_probabilities
     refined = crf_probabilities(image, probabilities, PARAMETERS["dsrg-test"])
 
-This module imports neither torch nor, before the first call, pydensecrf, so pool processes start quickly.
+This module imports neither torch nor pydensecrf before the first call that needs it, so pool processes start quickly.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import importlib.util
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -26,105 +28,15 @@ import numpy as np
 
 from artifacts.errors import ConfigError, DataError
 from artifacts.masks import IGNORE
+from stages.localization.crf_parameters import CrfParameters
 from stages.parallel.processes import process_pool
 
-UNARIES = ("log", "probability", "labels")
 
-
-@dataclass(frozen=True)
-class CrfParameters:
-    """Weights and widths of the two kernels, and how scores become energies.
-
-    `*_sxy` are standard deviations in pixels of the given image, `bilateral_srgb` is one in grey levels
-    (0..255), `*_compat` the Potts weights. `unary` is the energy of a label:
-      "log"          -log max(p, min_probability): the usual one;
-      "probability"  -p, the probability itself taken as a negative energy. That is small against the pairwise
-                     weights, so it smooths very strongly; the public DSRG code does it while training;
-      "labels"       from a label map: -log c for the given label, -log((1-c)/(K-1)) for the K-1 others, with
-                     c = `label_confidence`.
-    """
-
-    gaussian_sxy: float
-    gaussian_compat: float
-    bilateral_sxy: float
-    bilateral_srgb: float
-    bilateral_compat: float
-    iterations: int = 10
-    unary: str = "log"
-    min_probability: float = 1e-5
-    label_confidence: float = 0.7
-
-    def __post_init__(self) -> None:
-        for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"dense CRF: {name} is {getattr(self, name)}, expected a number above 0")
-        if self.gaussian_compat < 0 or self.bilateral_compat < 0:
-            raise ConfigError(
-                f"dense CRF: the compat weights are {self.gaussian_compat} and {self.bilateral_compat}, "
-                "expected numbers of at least 0"
-            )
-        if self.iterations < 0:
-            raise ConfigError(f"dense CRF: iterations is {self.iterations}, expected at least 0")
-        if self.unary not in UNARIES:
-            raise ConfigError(f"dense CRF: unary is {self.unary!r}, expected one of {', '.join(UNARIES)}")
-        if not 0 < self.min_probability < 1 or not 0 < self.label_confidence < 1:
-            raise ConfigError("dense CRF: min_probability and label_confidence must lie between 0 and 1")
-
-    def at_scale(self, scale: float) -> CrfParameters:
-        """The same CRF on an image reduced by `scale` (12: a twelfth as wide); SEC's `scale_factor`.
-
-        The spatial widths shrink with the image, the colour width stays.
-        """
-        return dataclasses.replace(
-            self, gaussian_sxy=self.gaussian_sxy / scale, bilateral_sxy=self.bilateral_sxy / scale
-        )
-
-
-_SEC = CrfParameters(gaussian_sxy=3, gaussian_compat=3, bilateral_sxy=80, bilateral_srgb=13, bilateral_compat=10)
-_IRN = CrfParameters(
-    gaussian_sxy=3,
-    gaussian_compat=3,
-    bilateral_sxy=50,
-    bilateral_srgb=5,
-    bilateral_compat=10,
-    unary="labels",
-    label_confidence=0.7,
-)
-
-PARAMETERS: dict[str, CrfParameters] = {
-    "dsrg-test": _SEC,
-    "dsrg-train": _SEC.at_scale(12),
-    "deeplab-v1": CrfParameters(3, 3, 49, 5, 4),
-    "deeplab-v2": CrfParameters(1, 3, 67, 3, 4),
-    "psa": _SEC,
-    "seam": dataclasses.replace(_SEC, iterations=1),
-    "icd": dataclasses.replace(_SEC, unary="labels", label_confidence=0.5),
-    "irn": _IRN,
-    "puzzle": dataclasses.replace(_IRN, iterations=1),
-    "wsgcn": CrfParameters(3, 3, 50, 5, 3),
-}
-"""Published parameter sets by name, as in each project's public code; 10 iterations unless given.
-
-name        gaussian    bilateral
-            sxy/compat  sxy/srgb/compat  source
-dsrg-test   3/3         80/13/10         SEC (ECCV 2016) and DSRG (CVPR 2018) at test time, full size, -log p
-dsrg-train  0.25/3      6.67/13/10       the same at 41x41 (scale factor 12); DSRG's own: unary="probability"
-deeplab-v1  3/3         49/5/4           the scripts of the DeepLab-LargeFOV release
-deeplab-v2  1/3         67/3/4           DeepLabv2 ResNet101; also deeplab-pytorch, DRS, EPS, CONTA
-psa         3/3         80/13/10         AffinityNet (CVPR 2018), -log of the scores
-seam        3/3         80/13/10         SEAM (CVPR 2020), 1 iteration
-icd         3/3         80/13/10         ICD (CVPR 2020), from a label map with confidence 0.5
-irn         3/3         50/5/10          IRNet (CVPR 2019), from a label map with confidence 0.7
-puzzle      3/3         50/5/10          Puzzle-CAM (ICIP 2021), as irn with 1 iteration
-wsgcn       3/3         50/5/3           WSGCN-I (ICME 2021)
-"""
-
-
-def named_parameters(name: str) -> CrfParameters:
-    """The published set called `name`; ConfigError lists the known names."""
-    if name not in PARAMETERS:
-        raise ConfigError(f"no dense-CRF parameter set is called {name!r}", hint="known sets: " + ", ".join(PARAMETERS))
-    return PARAMETERS[name]
+def backend_of(parameters: CrfParameters, device: str = "cpu") -> str:
+    """What computes: "pydensecrf" or "torch". "auto" takes pydensecrf on a CPU, where it is installed."""
+    if parameters.backend != "auto":
+        return parameters.backend
+    return "torch" if device != "cpu" or importlib.util.find_spec("pydensecrf") is None else "pydensecrf"
 
 
 def _pydensecrf() -> Any:
@@ -133,7 +45,8 @@ def _pydensecrf() -> Any:
     except ImportError as error:
         raise ConfigError(
             f"the dense CRF needs the package pydensecrf, which cannot be imported here ({error})",
-            hint="pip install pydensecrf2   (it builds with a C++ compiler and is imported as pydensecrf)",
+            hint="set its backend to torch, which gives the same to 1e-3, or pip install pydensecrf2 (it builds with a "
+            "C++ compiler and is imported as pydensecrf)",
         ) from error
     return densecrf
 
@@ -143,6 +56,10 @@ def _mean_fields(image: np.ndarray, unaries: Sequence[np.ndarray], parameters: C
     num_labels, height, width = unaries[0].shape
     if num_labels == 1:  # a single label: the result is 1 everywhere
         return [np.ones((1, height, width), np.float32) for _ in unaries]
+    if backend_of(parameters) == "torch":
+        from stages.localization.mean_field import mean_fields
+
+        return list(mean_fields([image], [np.stack(unaries)], parameters)[0])
     field = _pydensecrf().DenseCRF2D(width, height, num_labels)
     if parameters.gaussian_compat > 0:
         field.addPairwiseGaussian(sxy=parameters.gaussian_sxy, compat=parameters.gaussian_compat)
@@ -183,11 +100,26 @@ def crf_probabilities(image: np.ndarray, probabilities: np.ndarray, parameters: 
 
 def crf_of_each(image: np.ndarray, several: Sequence[np.ndarray], parameters: CrfParameters) -> list[np.ndarray]:
     """`crf_probabilities` for several probabilities of the same labels; what depends on the image is shared."""
-    return _mean_fields(image, [_energies(image, np.asarray(p, np.float32), parameters) for p in several], parameters)
+    return _mean_fields(image, [energies(image, scores, parameters) for scores in several], parameters)
 
 
-def _energies(image: np.ndarray, probabilities: np.ndarray, parameters: CrfParameters) -> np.ndarray:
-    """float32 (K, H, W) from probabilities (K, H, W)."""
+def crf_together(
+    images: Sequence[np.ndarray], unaries: Sequence[np.ndarray], parameters: CrfParameters, device: str
+) -> list[np.ndarray]:
+    """Marginals (K, H, W) of several images by torch, from their `energies`; each has its own size and labels."""
+    from stages.localization.mean_field import mean_fields
+
+    most = max(len(unary) for unary in unaries)
+    padded = [np.full((1, most, *unary.shape[1:]), np.inf, np.float32) for unary in unaries]
+    for whole, unary in zip(padded, unaries, strict=True):
+        whole[0, : len(unary)] = unary  # a label of infinite energy has the probability 0: it changes nothing
+    found = mean_fields(images, padded, parameters, device)
+    return [marginals[0, : len(unary)] for marginals, unary in zip(found, unaries, strict=True)]
+
+
+def energies(image: np.ndarray, probabilities: np.ndarray, parameters: CrfParameters) -> np.ndarray:
+    """The energy of each label at each pixel, float32 (K, H, W), from probabilities (K, H, W)."""
+    probabilities = np.asarray(probabilities, np.float32)
     _check(image, probabilities.shape[1:])
     if not np.isfinite(probabilities).all():
         raise DataError("dense CRF: the probabilities hold values that are not finite numbers")
@@ -195,8 +127,55 @@ def _energies(image: np.ndarray, probabilities: np.ndarray, parameters: CrfParam
         return _label_energies(probabilities.argmax(axis=0), len(probabilities), parameters)
     if parameters.unary == "probability":
         return -probabilities
-    energies: np.ndarray = -np.log(np.maximum(probabilities, parameters.min_probability))
-    return energies
+    found: np.ndarray = -np.log(np.maximum(probabilities, parameters.min_probability))
+    return found
+
+
+@dataclass(frozen=True)
+class CrfProblem:
+    """What the CRF gets of an image: pixels uint8 (h, w, 3), energies float32 (K, h, w); `size` is the image's (H, W).
+
+    (h, w) is smaller where the image has too many pixels; the widths in `parameters` are reduced alike.
+    """
+
+    image: np.ndarray
+    unary: np.ndarray
+    parameters: CrfParameters
+    size: tuple[int, int]
+
+    def marginals(self) -> np.ndarray:
+        """float32 (K, h, w)"""
+        return _mean_fields(self.image, [self.unary], self.parameters)[0]
+
+    def labels(self, marginals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The most probable label, an index 0..K-1 (H, W), and its probability, float32 (H, W)."""
+        from stages.localization.grid import resized
+
+        if marginals.shape[1:] == self.size:
+            return marginals.argmax(axis=0), marginals.max(axis=0)
+        best, highest = np.zeros(self.size, np.uint8), resized(marginals[0], self.size)
+        for label, scores in enumerate(marginals[1:], 1):  # one by one: all labels at full size would need gigabytes
+            grown = resized(scores, self.size)
+            wins = grown > highest
+            best[wins], highest[wins] = label, grown[wins]
+        return best, highest
+
+
+def crf_problem(image: np.ndarray, probabilities: np.ndarray, parameters: CrfParameters, max_pixels: int) -> CrfProblem:
+    """An image of more than `max_pixels` pixels is refined on a copy with that many, with widths reduced alike.
+
+    `probabilities` (K, h, w) may have the size of the image or of that copy already (`grid.reduced_size`).
+    """
+    from stages.localization.grid import reduced, reduced_size, resized
+
+    size = (image.shape[0], image.shape[1])
+    seen = reduced_size(size, max_pixels)
+    if seen != size:
+        if probabilities.shape[1:] == size:
+            probabilities = np.stack([resized(scores, seen) for scores in probabilities])
+        parameters = parameters.at_scale(((size[0] * size[1]) / (seen[0] * seen[1])) ** 0.5)
+        image = reduced(image, max_pixels)
+    return CrfProblem(image, energies(image, probabilities, parameters), parameters, size)
 
 
 def crf_labels(
@@ -204,26 +183,10 @@ def crf_labels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The most probable label after the CRF, an index 0..K-1 (H, W), and its probability, float32 (H, W).
 
-    An image of more than `max_pixels` pixels is refined on a copy with that many, with widths reduced alike;
-    `probabilities` may have the size of the image or of that copy already (`grid.reduced_size`).
+    See `crf_problem` for `max_pixels`.
     """
-    from stages.localization.grid import reduced, reduced_size, resized
-
-    size = (image.shape[0], image.shape[1])
-    seen = reduced_size(size, max_pixels)
-    if seen == size:
-        refined = crf_probabilities(image, probabilities, parameters)
-        return refined.argmax(axis=0), refined.max(axis=0)
-    if probabilities.shape[1:] == size:
-        probabilities = np.stack([resized(scores, seen) for scores in probabilities])
-    scale = ((size[0] * size[1]) / (seen[0] * seen[1])) ** 0.5
-    refined = crf_probabilities(reduced(image, max_pixels), probabilities, parameters.at_scale(scale))
-    best, highest = np.zeros(size, np.uint8), resized(refined[0], size)
-    for label, scores in enumerate(refined[1:], 1):  # label by label: all labels at full size would need gigabytes
-        grown = resized(scores, size)
-        wins = grown > highest
-        best[wins], highest[wins] = label, grown[wins]
-    return best, highest
+    problem = crf_problem(image, probabilities, parameters, max_pixels)
+    return problem.labels(problem.marginals())
 
 
 def present(scores: np.ndarray, threshold: float) -> np.ndarray:
@@ -261,13 +224,15 @@ def crf_batch(
     present: Sequence[Sequence[int]] | None,
     parameters: CrfParameters,
     pool: Executor | None = None,
+    device: str = "cpu",
 ) -> np.ndarray:
     """The CRF inside a training step, for a batch at reduced size (DSRG: 41x41).
 
     `images` uint8 (B, h, w, 3): the pixels on which the cells lie, before normalisation; `probabilities`
     (B, C, h, w). `present[b]` lists the label ids that take part in image b (background included); None: all
     C, as SEC and DSRG do. Returns float32 (B, C, h, w); labels that do not take part get 0. With a `pool` (see
-    `crf_pool`) the images of the batch are computed in parallel; the result is the same.
+    `crf_pool`) pydensecrf computes the images of the batch in parallel; the result is the same. torch computes them
+    together.
     """
     probabilities = np.asarray(probabilities, np.float32)
     batch, num_classes = probabilities.shape[:2]
@@ -281,8 +246,11 @@ def crf_batch(
     scores = [probabilities[b][classes[b]] for b in range(batch)]
     refined = np.zeros_like(probabilities)
     arguments = (images, scores, [parameters] * batch)
-    if pool is None:
-        results: Iterable[np.ndarray] = map(crf_probabilities, *arguments)
+    results: Iterable[np.ndarray]
+    if backend_of(parameters, device) == "torch":
+        results = crf_together(list(images), list(map(energies, *arguments)), parameters, device)
+    elif pool is None:
+        results = map(crf_probabilities, *arguments)
     else:  # long chunks: an image of 41x41 takes 8 ms, too short to be sent to another process alone
         chunk = math.ceil(batch / (os.cpu_count() or 1))
         results = pool.map(crf_probabilities, *arguments, chunksize=chunk)

@@ -17,7 +17,8 @@ from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Writer
 from stages.contract import Execution
 from stages.engine.config import ImageLabels, InferenceConfig
-from stages.localization.dense_crf import CrfParameters, crf_labels
+from stages.localization.crf_parameters import CrfParameters
+from stages.localization.dense_crf import crf_labels
 from stages.parallel.processes import process_pool
 from stages.parallel.share import counted, share_of
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.localization.dense_crf import CrfParameters
+from stages.localization.crf_parameters import CrfParameters
 from stages.localization.permutohedral import Kernel, normalised_kernel
 
 KEPT_PIXELS = 2**19  # position kernels of larger images are not kept: 72 bytes a pixel

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.engine.known import Known
-from stages.localization.dense_crf import CrfParameters, crf_probabilities
+from stages.localization.crf_parameters import CrfParameters
+from stages.localization.dense_crf import crf_probabilities
 from stages.localization.seed_labels import activation_background
 
 UNKNOWN = 255

@@ -137,7 +137,7 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Moves:
-    """How a corner's key changes by a step along each axis: by `axes`, and by `same` or, from remainder 0, `wrapped`."""
+    """How a corner's key changes by a step along each axis: by `axes`, and `same` or, from remainder 0, `wrapped`."""
 
     axes: Sequence[int]
     remainder: int  # keys below are of remainder 0

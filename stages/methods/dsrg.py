@@ -23,7 +23,8 @@ from stages.engine.distributed import global_mean, rank, sum_over_processes
 from stages.engine.method import Batch, Method, Setup, Sources, at_size
 from stages.engine.streams import Stream
 from stages.engine.watching import shown, taught
-from stages.localization.dense_crf import crf_batch, crf_pool, named_parameters
+from stages.localization.crf_parameters import named_parameters
+from stages.localization.dense_crf import crf_batch, crf_pool
 from stages.localization.region_growing import grow_batch
 from stages.methods.settings.dsrg import DsrgSettings
 from stages.networks import Segmenter

@@ -1,10 +1,10 @@
-"""Work in processes on tasks that are made one after the other, such as results that a GPU has just computed."""
+"""Work in a pool on tasks that are made one after the other, such as results that a GPU has just computed."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
 from stages.parallel.processes import one_thread, process_pool
@@ -25,13 +25,20 @@ def results_in_order(
             yield function(*task)
         return
     pool = process_pool(workers, one_thread)
-    waiting: deque[Future[Result]] = deque()
     try:
-        for task in tasks:
-            waiting.append(pool.submit(function, *task))
-            while waiting and (waiting[0].done() or len(waiting) >= WAITING * workers):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from in_order(pool, function, tasks, WAITING * workers)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_order(
+    pool: Executor, function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]], most: int
+) -> Iterator[Result]:
+    """function(*task) for every task, by a pool, in the order of the tasks; at most `most` wait for one another."""
+    waiting: deque[Future[Result]] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(function, *task))
+        while waiting and (waiting[0].done() or len(waiting) >= most):
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

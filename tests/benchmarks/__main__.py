@@ -17,6 +17,8 @@ from tests.benchmarks.measure import SCALES, Result
 BENCHMARKS = {
     "crf": "crf:crf",
     "crf-deeplab-v2": "crf:crf_deeplab_v2",
+    "crf-torch": "crf:crf_torch",
+    "crf-pair": "crf:crf_pair",
     "pixel-adaptive": "pixel_adaptive:pixel_adaptive",
     "region-growing": "localization:region_growing",
     "random-walk": "random_walk:random_walk",

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from artifacts.masks import IGNORE
-from stages.localization.dense_crf import PARAMETERS, crf_probabilities
+from stages.localization.crf_parameters import PARAMETERS
+from stages.localization.dense_crf import crf_probabilities
 from stages.localization.grid import resize_maps
 from stages.localization.pixel_adaptive import Neighbourhood, refined_maps
 from tests.benchmarks import inputs

@@ -16,7 +16,8 @@ from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import read_mask
 from artifacts.score_maps import ScoreMaps, ScoreMapWriter
 from stages.localization.config import CrfConfig
-from stages.localization.dense_crf import PARAMETERS, crf_from_labels, crf_labels, crf_probabilities
+from stages.localization.crf_parameters import PARAMETERS
+from stages.localization.dense_crf import crf_from_labels, crf_labels, crf_probabilities
 from stages.localization.grid import resize_maps
 from stages.networks import upsample
 from tests.artifacts.small_artifacts import change_json

@@ -21,7 +21,8 @@ from stages.contract import Execution, load_stage
 from stages.engine.config import InferenceConfig
 from stages.engine.inference import predict_probabilities
 from stages.engine.label_sharing import respect_in_place
-from stages.localization.dense_crf import crf_probabilities, named_parameters
+from stages.localization.crf_parameters import named_parameters
+from stages.localization.dense_crf import crf_probabilities
 from stages.networks import load_network
 from stages.pipeline.status import workspace_states
 from stages.predict import PredictConfig

@@ -10,7 +10,8 @@ from artifacts.masks import read_mask
 from stages.contract import PlainProgress
 from stages.engine.config import InferenceConfig
 from stages.engine.inference import predict_probabilities
-from stages.localization.dense_crf import crf_probabilities, named_parameters
+from stages.localization.crf_parameters import named_parameters
+from stages.localization.dense_crf import crf_probabilities
 from stages.networks import load_network
 
 TRAINING = {"iterations": 3, "batch_size": 2, "crop_size": 32, "augmentation": {"scale": [1.0, 1.0]}}

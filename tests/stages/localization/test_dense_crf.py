@@ -11,16 +11,8 @@ import pytest
 
 from artifacts.errors import ConfigError, DataError
 from stages.localization.config import CrfConfig
-from stages.localization.dense_crf import (
-    PARAMETERS,
-    CrfParameters,
-    crf_batch,
-    crf_from_labels,
-    crf_of_each,
-    crf_pool,
-    crf_probabilities,
-    named_parameters,
-)
+from stages.localization.crf_parameters import PARAMETERS, CrfParameters, named_parameters
+from stages.localization.dense_crf import crf_batch, crf_from_labels, crf_of_each, crf_pool, crf_probabilities
 
 
 def drawn_image(height: int = 40, width: int = 56, seed: int = 0) -> np.ndarray:

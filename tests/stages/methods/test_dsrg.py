@@ -10,7 +10,8 @@ import torch
 from scipy import ndimage
 
 from stages.engine.method import segment
-from stages.localization.dense_crf import crf_batch, named_parameters
+from stages.localization.crf_parameters import named_parameters
+from stages.localization.dense_crf import crf_batch
 from stages.localization.region_growing import grow_batch
 from stages.methods.dsrg import boundary_loss, expansion_loss, seed_loss
 
