@@ -41,8 +41,8 @@ class CrfConfig(Config):
     label_confidence: float | None = Field(None, gt=0, lt=1, description="For unary labels: 0.7 in IRNet, 0.5 in ICD.")
     backend: Literal["auto", "pydensecrf", "torch"] = Field(
         "auto",
-        description="What computes it. torch: the same as pydensecrf to 1e-3, on a CPU or a GPU; faster for some 50 images\n"
-        "and more. auto: pydensecrf on a CPU where it is installed, else torch.",
+        description="What computes it. torch: the same as pydensecrf to 1e-3, on a CPU or a GPU; faster for many\n"
+        "images. auto: pydensecrf on a CPU where it is installed, else torch.",
     )
     max_pixels: int = Field(
         4_200_000,
