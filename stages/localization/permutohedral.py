@@ -75,23 +75,37 @@ def normalised_kernel(features: Tensor, weight: float = 1.0, groups: Tensor | No
     Points of different groups, int64 (N,) from 0, such as the pixels of different images, do not meet.
     """
     base, rank, inside = _simplices(features)
-    keys, moves = _corner_keys(base, rank, groups)
-    ordered, order = keys.flatten().sort(stable=True)  # (N * (d+1),)
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    torch.ne(ordered[1:], ordered[:-1], out=new[1:])
-    corners = torch.empty_like(order, dtype=torch.int32)
-    corners.scatter_(0, order, new.cumsum(0, dtype=torch.int32).sub_(1))
-    first = new.nonzero()[:, 0]
-    blur = _blurs(ordered.index_select(0, first), moves)
-    # one more corner than there are: it stands for the neighbours that are none, and stays 0
-    starts = torch.cat([first, first.new_full((2,), len(ordered))]).int()
-    every = _every(inside.shape[1], len(inside), inside.device)
+    axes, count = inside.shape
+    keys, steps = _corner_keys(base, rank, groups)
+    corners, orders, starts, classes = [], [], [], []
+    known = 0  # corners so far
+    for number, key in enumerate(keys):  # corners of different remainders are different corners
+        ordered, order = key.sort(stable=True)
+        new = torch.ones_like(ordered, dtype=torch.bool)
+        torch.ne(ordered[1:], ordered[:-1], out=new[1:])
+        first = new.nonzero()[:, 0]
+        ids = new.cumsum(0, dtype=torch.int32).add_(known - 1)
+        corners.append(torch.empty_like(ids).scatter_(0, order, ids))
+        orders.append(order)
+        starts.append(first + number * count)
+        classes.append(ordered.index_select(0, first))
+        known += len(first)
 
-    gather = WeightedSums(order.int(), None, starts)
-    found = Kernel([*_divided(gather), *blur, WeightedSums(corners, inside.flatten(), every)])(inside.view(-1, 1))
-    weights = (inside * ((found + 1e-20) / weight).rsqrt()).flatten()
-    splat = WeightedSums(gather.rows // inside.shape[1], weights.index_select(0, order), starts)
-    return Kernel([*_divided(splat), *blur, WeightedSums(corners, weights, every)])
+    def by_corner(values: Tensor) -> Tensor:  # (d+1, N) -> (n,)
+        return torch.cat([row.index_select(0, order) for row, order in zip(values, orders, strict=True)])
+
+    blur = _blurs(classes, steps)
+    # one more corner than there are: it stands for the neighbours that are none, and stays 0
+    splat = WeightedSums(
+        torch.cat(orders).int(),
+        by_corner(inside),
+        torch.cat([*starts, starts[0].new_full((2,), axes * count)]).int(),
+    )
+    slices = WeightedSums(torch.stack(corners, 1).flatten(), inside.T.flatten(), _every(axes, count, features.device))
+    sums = Kernel([*_divided(splat), *blur, slices])(torch.ones_like(inside[:1].T))[:, 0]  # (N,)
+    inside *= ((sums + 1e-20) / weight).rsqrt()
+    splat, slices = replace(splat, weights=by_corner(inside)), replace(slices, weights=inside.T.flatten())
+    return Kernel([*_divided(splat), *blur, slices])
 
 
 def _every(step: int, count: int, device: torch.device) -> Tensor:
@@ -103,7 +117,7 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns the nearest lattice point whose coordinates are multiples of d+1, divided by that (float32, (d+1, N)), the
     rank of each coordinate's distance from it, 0 the greatest (int8, (d+1, N)), and the barycentric coordinates
-    (float32, (N, d+1)).
+    (float32, (d+1, N)).
     """
     d, count = features.shape
     elevated = features.new_empty(d + 1, count)
@@ -127,70 +141,59 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rank += wrap * (d + 1)
     base += wrap
     rest = (elevated - base * (d + 1)) / (d + 1)
-    ranked = torch.empty_like(rest).scatter_(0, rank.long(), rest)
-    inside = features.new_empty(count, d + 1)
-    torch.sub(ranked[d] + 1, ranked[0], out=inside[:, 0])
-    for corner in range(1, d + 1):
-        torch.sub(ranked[d - corner], ranked[d - corner + 1], out=inside[:, corner])
+    ranked = torch.empty_like(rest).scatter_(0, rank.long(), rest).flip(0)
+    inside = ranked.clone()
+    inside[1:] -= ranked[:-1]
+    inside[0] += 1 - ranked[d]
     return base, rank, inside
 
 
-@dataclass(frozen=True)
-class _Moves:
-    """How a corner's key changes by a step along each axis: by `axes`, and `same` or, from remainder 0, `wrapped`."""
-
-    axes: Sequence[int]
-    remainder: int  # keys below are of remainder 0
-    same: int
-    wrapped: int
-
-
-def _corner_keys(base: Tensor, rank: Tensor, groups: Tensor | None) -> tuple[Tensor, _Moves]:
-    """A number for each corner of each point's simplex, equal for equal corners: (N, d+1).
+def _corner_keys(base: Tensor, rank: Tensor, groups: Tensor | None) -> tuple[list[Tensor], list[int]]:
+    """A number (N,) for corner r = 0..d of each point's simplex, and how it changes by a step along each axis.
 
     The coordinates of corner r are (d+1) q + r for whole q: from corner r-1 to r, q falls by 1 in the coordinate of
-    rank d+1-r. The number has r, the group and the first d coordinates of q as digits.
+    rank d+1-r. The first d coordinates of q are the digits of the number, and the group is the first one.
     """
     d, count = len(base) - 1, base.shape[1]
     low, high = (found.long().tolist() for found in (base[:d].amin(1) - 2, base[:d].amax(1) + 1))
-    values, digit = [0] * (d + 1), 1
+    steps, digit = [0] * (d + 1), 1
     for i in range(d):
-        values[i], digit = digit, digit * (high[i] - low[i] + 1)
-    remainder = digit * (1 if groups is None else int(groups.max()) + 1)
-    if remainder * (d + 1) >= 2**62:
+        steps[i], digit = digit, digit * (high[i] - low[i] + 1)
+    largest = digit * (1 if groups is None else int(groups.max()) + 1)
+    if largest >= 2**62:
         raise ConfigError("dense CRF: the standard deviations are too small for this image", "take larger ones")
-    kind = torch.int32 if remainder * (d + 1) < 2**31 else torch.int64  # the sort is faster with fewer bits
+    kind = torch.int32 if largest < 2**31 else torch.int64  # the sort is faster with fewer bits
     key = base.new_zeros(count, dtype=kind)
     for i in range(d):
-        key += (base[i].to(kind) - low[i]) * values[i]
+        key += (base[i].to(kind) - low[i]) * steps[i]
     if groups is not None:
         key += (groups * digit).to(kind)
-    fall = torch.tensor(values, dtype=kind, device=base.device)[:, None].expand(d + 1, count)
-    fall = torch.empty_like(base, dtype=kind).scatter_(0, rank.long(), fall)
-    keys = key.new_empty(count, d + 1)
-    keys[:, 0] = key
+    step = torch.tensor(steps, dtype=kind, device=base.device)[:, None].expand(d + 1, count)
+    fall = torch.empty_like(base, dtype=kind).scatter_(0, rank.long(), step)
+    keys = [key]
     for r in range(1, d + 1):
-        key = key - fall[d + 1 - r]
-        torch.add(key, r * remainder, out=keys[:, r])
-    return keys, _Moves(values, remainder, -remainder, d * remainder - sum(values))
+        keys.append(keys[-1] - fall[d + 1 - r])
+    return keys, steps
 
 
-def _blurs(corners: Tensor, moves: _Moves) -> list[WeightedSums]:
-    """For each axis, each corner (key, ascending) with half of its two neighbours."""
-    count = len(corners)
-    own = torch.arange(count + 1, dtype=torch.int32, device=corners.device)
-    moved = torch.where(corners < moves.remainder, corners + moves.wrapped, corners + moves.same)
-    weights = corners.new_tensor([1.0, 0.5, 0.5], dtype=torch.float32).repeat(count + 1)
-    starts = _every(3, count + 1, corners.device)
-    blurs = []
-    for step in moves.axes:
-        wanted = moved + step
-        found = torch.searchsorted(corners, wanted, out_int32=True).clamp_(max=count - 1)
-        known = corners.index_select(0, found) == wanted
-        rows = torch.full((count + 1, 3), count, dtype=torch.int32, device=corners.device)
-        rows[:, 0] = own
-        rows[:count, 1] = torch.where(known, found, count)
-        rows[:, 2].scatter_(0, torch.where(known, found, count).long(), own[:count])
-        rows[count, 2] = count
-        blurs.append(WeightedSums(rows.flatten(), weights, starts))
-    return blurs
+def _blurs(classes: Sequence[Tensor], steps: Sequence[int]) -> list[WeightedSums]:
+    """For each axis, each corner with half of its two neighbours. classes: the keys of each remainder, ascending."""
+    device, sizes = classes[0].device, [len(keys) for keys in classes]
+    none = sum(sizes)  # the corner that is none
+    own = torch.arange(none + 1, dtype=torch.int32, device=device)
+    rows = torch.full((len(steps), none + 1, 3), none, dtype=torch.int32, device=device)
+    rows[:, :, 0] = own
+    moves = torch.tensor(steps, dtype=classes[0].dtype, device=device)[:, None]
+    begin = 0
+    for r, keys in enumerate(classes):  # a step back along axis i: from (d+1) q + r to (d+1) (q + e_i) + r - 1
+        below, before = (classes[r - 1], begin - sizes[r - 1]) if r else (classes[-1], none - sizes[-1])
+        wanted = keys + moves if r else keys - sum(steps) + moves  # (d+1, corners)
+        found = torch.searchsorted(below, wanted, out_int32=True).clamp_(max=len(below) - 1)
+        there = below.index_select(0, found.flatten()).view_as(wanted) == wanted
+        neighbours = torch.where(there, found + before, none)
+        rows[:, begin : begin + len(keys), 1] = neighbours
+        rows[:, :, 2].scatter_(1, neighbours.long(), own[begin : begin + len(keys)].expand_as(neighbours))
+        begin += len(keys)
+    rows[:, none, 2] = none
+    weights = torch.tensor([1.0, 0.5, 0.5], device=device).repeat(none + 1)
+    return [WeightedSums(axis.flatten(), weights, _every(3, none + 1, device)) for axis in rows]
