@@ -104,6 +104,8 @@ def _torch() -> list[Finding]:
 def _dense_crf() -> Finding:
     try:
         importlib.import_module("pydensecrf.densecrf")
+    except ModuleNotFoundError:
+        return Finding("pydensecrf", "note", "not installed: torch computes the dense CRF")
     except ImportError as error:
         return Finding("pydensecrf", "missing", str(error), "pip install pydensecrf2 (needs a C++ compiler)")
     return Finding("pydensecrf", "ok", f"pydensecrf2 {_version('pydensecrf.densecrf')}")

@@ -6,7 +6,7 @@ The network runs in this process while a pool refines and writes its predictions
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,10 @@ from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Writer
 from stages.contract import Execution
 from stages.engine.config import ImageLabels, InferenceConfig
+from stages.localization.crf_batches import gpu_for, refined_on_gpu
 from stages.localization.crf_parameters import CrfParameters
-from stages.localization.dense_crf import crf_labels
+from stages.localization.dense_crf import CrfProblem, crf_problem
+from stages.parallel.in_order import in_order
 from stages.parallel.processes import process_pool
 from stages.parallel.share import counted, share_of
 
@@ -43,9 +45,23 @@ class Refiner:
     def __call__(self, image_id: str, classes: Sequence[int], probabilities: np.ndarray) -> str:
         """Writes masks/<id>.png from float32 (K, H, W) of the K `classes`."""
         if self.crf is None:
-            best, confidence = probabilities.argmax(0), probabilities.max(0)
-        else:
-            best, confidence = crf_labels(self.dataset.image(image_id), probabilities, self.crf, self.max_pixels)
+            return self._write(image_id, classes, probabilities.argmax(0), probabilities.max(0))
+        key, problem = self.prepare(image_id, classes, probabilities)
+        return self.finish(key, problem, problem.marginals())
+
+    def prepare(
+        self, image_id: str, classes: Sequence[int], probabilities: np.ndarray
+    ) -> tuple[tuple[str, Sequence[int]], CrfProblem]:
+        """The id with the classes, and what the CRF gets of the image."""
+        assert self.crf is not None
+        problem = crf_problem(self.dataset.image(image_id), probabilities, self.crf, self.max_pixels)
+        return (image_id, classes), problem
+
+    def finish(self, key: tuple[str, Sequence[int]], problem: CrfProblem, marginals: np.ndarray) -> str:
+        """Writes masks/<id>.png from the marginals of the CRF."""
+        return self._write(*key, *problem.labels(marginals))
+
+    def _write(self, image_id: str, classes: Sequence[int], best: np.ndarray, confidence: np.ndarray) -> str:
         mask = np.asarray(classes, np.uint8)[best]
         if self.min_confidence > 0:
             mask[confidence < self.min_confidence] = IGNORE
@@ -76,9 +92,19 @@ def label_images(
         execution.progress.note(remark)
     if execution.rank == 0 and (remark := unknown_labels(refiner.dataset, ids, refiner.image_labels)):
         execution.progress.note(remark)
-    with _pool(refiner, execution.workers) as pool, counted(refiner.writer, execution, "labelling", masks) as advance:
-        for _ in _in_order(pool, _images(views, refiner), AHEAD * max(execution.workers, 1)):
+    with counted(refiner.writer, execution, "labelling", masks) as advance:
+        for _ in _refined(refiner, _images(views, refiner), str(device), max(execution.workers, 1)):
             advance()
+
+
+def _refined(
+    refiner: Refiner, images: Iterable[tuple[str, list[int], np.ndarray]], device: str, workers: int
+) -> Iterator[str]:
+    if refiner.crf is not None and (gpu := gpu_for(refiner.crf, device)):
+        yield from refined_on_gpu(refiner.prepare, images, refiner.finish, gpu, workers)
+    else:
+        with _pool(refiner, workers) as pool:
+            yield from in_order(pool, _refine, images, AHEAD * workers)
 
 
 _held: list[Refiner] = []  # the refiner is sent to a pool process once, not with every image
@@ -112,13 +138,3 @@ def _images(views: Iterable[tuple[list[str], Tensor]], refiner: Refiner) -> Iter
             classes = [c for c, p in enumerate(probabilities.max((1, 2))) if p >= 0.01 or c in always]
             kept = probabilities[classes]
             yield image_id, classes, kept / np.maximum(kept.sum(0), 1e-30)
-
-
-def _in_order(pool: Executor, images: Iterable[tuple[str, list[int], np.ndarray]], ahead: int) -> Iterator[str]:
-    waiting: list[Future[str]] = []
-    for image in images:
-        waiting.append(pool.submit(_refine, *image))
-        if len(waiting) >= ahead:
-            yield waiting.pop(0).result()
-    for future in waiting:
-        yield future.result()

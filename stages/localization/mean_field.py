@@ -61,7 +61,7 @@ def _kernels(
         position = _position_kernel if few else _position_kernel.__wrapped__
         kernels.append(position(sizes, parameters.gaussian_sxy, parameters.gaussian_compat, device))
     if parameters.bilateral_compat > 0:
-        colours = [torch.from_numpy(image).to(device).reshape(-1, 3) for image in images]
+        colours = [torch.tensor(image, device=device).reshape(-1, 3) for image in images]
         colour = torch.cat(colours).T.float() / parameters.bilateral_srgb
         features = torch.cat([_positions(sizes, device) / parameters.bilateral_sxy, colour])
         kernels.append(normalised_kernel(features, parameters.bilateral_compat, _groups(sizes, device)))

@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -25,6 +26,7 @@ from torch.nn.functional import embedding_bag
 from artifacts.errors import ConfigError
 
 LONGEST = 64  # rows that a GPU adds one after the other: longer sums are divided, so that none is waited for
+FARTHEST = 1e5  # standard deviations: float32 no longer tells neighbours apart
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class WeightedSums:
     """Sum m is that of weights[n] * values[rows[n]] for starts[m] <= n < starts[m + 1]."""
 
     rows: Tensor  # int32 (n,)
-    weights: Tensor | None  # float32 (n,); None: 1
+    weights: Tensor  # float32 (n,)
     starts: Tensor  # int32 (m + 1,)
 
     def __call__(self, values: Tensor) -> Tensor:
@@ -42,10 +44,8 @@ class WeightedSums:
         )
 
 
-def _divided(sums: WeightedSums) -> list[WeightedSums]:
-    """The same in two steps on a GPU: sums of at most LONGEST rows, and the sums of those."""
-    if not sums.starts.is_cuda:
-        return [sums]
+def divided(sums: WeightedSums) -> list[WeightedSums]:
+    """The same in two steps: sums of at most LONGEST rows, and the sums of those."""
     starts = sums.starts.long()
     parts = (starts.diff() + LONGEST - 1) // LONGEST
     ends = parts.cumsum(0)
@@ -53,7 +53,8 @@ def _divided(sums: WeightedSums) -> list[WeightedSums]:
     whole = torch.arange(len(parts), device=starts.device).repeat_interleave(parts)
     begin = starts[whole] + LONGEST * (part - (ends - parts)[whole])
     first = replace(sums, starts=torch.cat([begin, starts[-1:]]).int())
-    return [first, WeightedSums(part.int(), None, torch.cat([ends.new_zeros(1), ends]).int())]
+    ones = torch.ones_like(part, dtype=torch.float32)
+    return [first, WeightedSums(part.int(), ones, torch.cat([ends.new_zeros(1), ends]).int())]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def normalised_kernel(features: Tensor, weight: float = 1.0, groups: Tensor | No
 
     Points of different groups, int64 (N,) from 0, such as the pixels of different images, do not meet.
     """
+    if features.abs().amax() > FARTHEST:
+        raise _too_far()
     base, rank, inside = _simplices(features)
     axes, count = inside.shape
     keys, steps = _corner_keys(base, rank, groups)
@@ -86,7 +89,7 @@ def normalised_kernel(features: Tensor, weight: float = 1.0, groups: Tensor | No
         first = new.nonzero()[:, 0]
         ids = new.cumsum(0, dtype=torch.int32).add_(known - 1)
         corners.append(torch.empty_like(ids).scatter_(0, order, ids))
-        orders.append(order)
+        orders.append(order.int())
         starts.append(first + number * count)
         classes.append(ordered.index_select(0, first))
         known += len(first)
@@ -95,17 +98,23 @@ def normalised_kernel(features: Tensor, weight: float = 1.0, groups: Tensor | No
         return torch.cat([row.index_select(0, order) for row, order in zip(values, orders, strict=True)])
 
     blur = _blurs(classes, steps)
+    splats = divided if features.is_cuda else lambda sums: [sums]
     # one more corner than there are: it stands for the neighbours that are none, and stays 0
     splat = WeightedSums(
-        torch.cat(orders).int(),
+        torch.cat(orders),
         by_corner(inside),
         torch.cat([*starts, starts[0].new_full((2,), axes * count)]).int(),
     )
     slices = WeightedSums(torch.stack(corners, 1).flatten(), inside.T.flatten(), _every(axes, count, features.device))
-    sums = Kernel([*_divided(splat), *blur, slices])(torch.ones_like(inside[:1].T))[:, 0]  # (N,)
-    inside *= ((sums + 1e-20) / weight).rsqrt()
-    splat, slices = replace(splat, weights=by_corner(inside)), replace(slices, weights=inside.T.flatten())
-    return Kernel([*_divided(splat), *blur, slices])
+    sums = Kernel([*splats(splat), *blur, slices])(inside.new_ones(count, 1))  # (N, 1)
+    norm = ((sums + 1e-20) / weight).rsqrt()
+    splat = replace(splat, weights=by_corner(inside * norm[:, 0]))
+    slices.weights.view(count, axes).mul_(norm)
+    return Kernel([*splats(splat), *blur, slices])
+
+
+def _too_far() -> ConfigError:
+    return ConfigError("dense CRF: the standard deviations are too small for this image", "take larger ones")
 
 
 def _every(step: int, count: int, device: torch.device) -> Tensor:
@@ -116,18 +125,20 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The simplex of each point, and the place in it.
 
     Returns the nearest lattice point whose coordinates are multiples of d+1, divided by that (float32, (d+1, N)), the
-    rank of each coordinate's distance from it, 0 the greatest (int8, (d+1, N)), and the barycentric coordinates
+    rank of each coordinate's distance from it, 0 the greatest (int64, (d+1, N)), and the barycentric coordinates
     (float32, (d+1, N)).
     """
     d, count = features.shape
     elevated = features.new_empty(d + 1, count)
     total = features.new_zeros(count)
+    deviation = np.float32(math.sqrt(2 / 3) * (d + 1))  # rounded as by others, for equal places in the lattice
     for j in range(d, 0, -1):  # onto the plane in d+1 dimensions whose coordinates have the sum 0
-        scaled = features[j - 1] * (math.sqrt(2 / 3) * (d + 1) / math.sqrt(j * (j + 1)))
-        torch.sub(total, scaled, alpha=j, out=elevated[j])
+        scaled = features[j - 1] * float(np.float32(deviation / math.sqrt(j * (j + 1))))
+        torch.sub(total, j * scaled, out=elevated[j])
         total += scaled
     elevated[0] = total
-    base = (elevated / (d + 1)).round_()
+    share = float(np.float32(1) / np.float32(d + 1))
+    base = (elevated * share).round_()
     off = base.sum(0).to(torch.int8)
     rest = elevated - base * (d + 1)
     rank = torch.zeros_like(rest, dtype=torch.int8)
@@ -140,12 +151,13 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     wrap = (rank < 0).view(torch.int8) - (rank > d).view(torch.int8)
     rank += wrap * (d + 1)
     base += wrap
-    rest = (elevated - base * (d + 1)) / (d + 1)
-    ranked = torch.empty_like(rest).scatter_(0, rank.long(), rest).flip(0)
+    rest = (elevated - base * (d + 1)) * share
+    place = rank.long()
+    ranked = torch.empty_like(rest).scatter_(0, place, rest).flip(0)
     inside = ranked.clone()
     inside[1:] -= ranked[:-1]
     inside[0] += 1 - ranked[d]
-    return base, rank, inside
+    return base, place, inside
 
 
 def _corner_keys(base: Tensor, rank: Tensor, groups: Tensor | None) -> tuple[list[Tensor], list[int]]:
@@ -161,7 +173,7 @@ def _corner_keys(base: Tensor, rank: Tensor, groups: Tensor | None) -> tuple[lis
         steps[i], digit = digit, digit * (high[i] - low[i] + 1)
     largest = digit * (1 if groups is None else int(groups.max()) + 1)
     if largest >= 2**62:
-        raise ConfigError("dense CRF: the standard deviations are too small for this image", "take larger ones")
+        raise _too_far()
     kind = torch.int32 if largest < 2**31 else torch.int64  # the sort is faster with fewer bits
     key = base.new_zeros(count, dtype=kind)
     for i in range(d):
@@ -169,7 +181,7 @@ def _corner_keys(base: Tensor, rank: Tensor, groups: Tensor | None) -> tuple[lis
     if groups is not None:
         key += (groups * digit).to(kind)
     step = torch.tensor(steps, dtype=kind, device=base.device)[:, None].expand(d + 1, count)
-    fall = torch.empty_like(base, dtype=kind).scatter_(0, rank.long(), step)
+    fall = torch.empty_like(base, dtype=kind).scatter_(0, rank, step)
     keys = [key]
     for r in range(1, d + 1):
         keys.append(keys[-1] - fall[d + 1 - r])

@@ -24,7 +24,7 @@ from stages.engine.method import Batch, Method, Setup, Sources, at_size
 from stages.engine.streams import Stream
 from stages.engine.watching import shown, taught
 from stages.localization.crf_parameters import named_parameters
-from stages.localization.dense_crf import crf_batch, crf_pool
+from stages.localization.dense_crf import backend_of, crf_batch, crf_pool
 from stages.localization.region_growing import grow_batch
 from stages.methods.settings.dsrg import DsrgSettings
 from stages.networks import Segmenter
@@ -98,10 +98,11 @@ class Dsrg(Method):
             pixels: uint8 (B, 3, h, w), those on which the cells lie; between them nothing is averaged (authors' code).
             evidence: probabilities or scores (B, C, h, w).
         """
-        if self._pool is None and self.setup.workers > 1:
+        device = str(evidence.device)
+        if self._pool is None and self.setup.workers > 1 and backend_of(self.crf, device) == "pydensecrf":
             self._pool = crf_pool(self.setup.workers)
         images = pixels.permute(0, 2, 3, 1).cpu().numpy()
-        marginals = crf_batch(images, evidence.detach().cpu().numpy(), None, self.crf, self._pool)
+        marginals = crf_batch(images, evidence.detach().cpu().numpy(), None, self.crf, self._pool, device)
         floored = torch.from_numpy(marginals).to(evidence.device).clamp(min=SMALLEST)
         return floored / floored.sum(1, keepdim=True)
 

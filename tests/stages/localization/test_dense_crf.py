@@ -264,6 +264,7 @@ def test_a_missing_pydensecrf_says_what_to_install(monkeypatch: pytest.MonkeyPat
     for module in [m for m in sys.modules if m.startswith("pydensecrf")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(builtins, "__import__", without)
+    parameters = dataclasses.replace(PARAMETERS["dsrg-test"], backend="pydensecrf")
     with pytest.raises(ConfigError) as caught:
-        crf_probabilities(drawn_image(), network_like(2, (0, 1), 40, 56), PARAMETERS["dsrg-test"])
+        crf_probabilities(drawn_image(), network_like(2, (0, 1), 40, 56), parameters)
     assert "pip install pydensecrf2" in str(caught.value)
