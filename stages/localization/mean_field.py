@@ -38,15 +38,21 @@ def mean_fields(
         kernels = _kernels(images, sizes, parameters, device)
         flat = [torch.from_numpy(np.ascontiguousarray(unary)).to(device).flatten(2) for unary in unaries]
         negative = -torch.cat(flat, 2)  # (S, K, N)
-        q = negative.softmax(1)
+        q = _softmax_in_place(negative.clone())
         for _ in range(parameters.iterations):
             values = q.flatten(0, 1).T.contiguous()  # (N, S * K): the sums take whole rows
             logits = negative.clone()
             for kernel in kernels:
                 logits += kernel(values).T.view_as(q)
-            q = logits.softmax(1)
+            q = _softmax_in_place(logits)
         parts = q.split([height * width for height, width in sizes], 2)
         return [part.cpu().numpy().reshape(unary.shape) for part, unary in zip(parts, unaries, strict=True)]
+
+
+def _softmax_in_place(logits: Tensor) -> Tensor:
+    """Over the second dimension. On a CPU, the last bits of torch's own depend on the number of threads."""
+    logits.sub_(logits.amax(1, keepdim=True)).exp_()
+    return logits.div_(logits.sum(1, keepdim=True))
 
 
 def _kernels(
