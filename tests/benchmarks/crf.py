@@ -20,7 +20,7 @@ from stages.localization.crf_parameters import PARAMETERS, CrfParameters
 from stages.localization.dense_crf import backend_of, crf_of_each, crf_together, energies
 from stages.localization.grid import resize_maps
 from tests.benchmarks import inputs
-from tests.benchmarks.measure import Result, in_turn
+from tests.benchmarks.measure import Result, alone, in_turn
 
 # (images, their size, repeats)
 SIZES: dict[str, tuple[int, tuple[int, int], int]] = {
@@ -98,15 +98,18 @@ def crf_torch(scale: str, folder: Path) -> Result:
     reference, ours = (replace(PARAMETERS["irn"], unary="log", backend=name) for name in ("auto", "torch"))
     images, scores = zip(*(_image_with_scores(number, size) for number in range(count)), strict=True)
 
-    def together() -> list[np.ndarray]:
+    def together(parameters: CrfParameters) -> list[np.ndarray]:
         if device == "cpu":
-            return _one_by_one(images, scores, ours)
-        unaries = [energies(image, own, ours) for image, own in zip(images, scores, strict=True)]
-        return crf_together(images, unaries, ours, device)
+            return _one_by_one(images, scores, parameters)
+        unaries = [energies(image, own, parameters) for image, own in zip(images, scores, strict=True)]
+        return crf_together(images, unaries, parameters, device)
 
     with one_thread():
-        together()  # the first call of a GPU loads its code
-        baseline, mine, expected, found = in_turn(lambda: _one_by_one(images, scores, reference), together, repeats)
+        together(ours)  # the first call of a GPU loads its code
+        baseline, mine, expected, found = in_turn(
+            lambda: _one_by_one(images, scores, reference), lambda: together(ours), repeats
+        )
+        lattices, _ = alone(lambda: together(replace(ours, iterations=0)), repeats)
     return Result(
         "crf-torch",
         f"mean field irn by torch on {device}; baseline: {backend_of(reference)}, one thread of a CPU",
@@ -115,7 +118,7 @@ def crf_torch(scale: str, folder: Path) -> Result:
         mine,
         *_difference(expected, found),
         target_ratio=1.5 if device == "cpu" else 20.0,
-        figures={"images_per_s": count / mine.median},
+        figures={"images_per_s": count / mine.median, "without_iterations_s": lattices.median},
     )
 
 
