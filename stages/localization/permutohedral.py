@@ -75,42 +75,37 @@ def normalised_kernel(features: Tensor, weight: float = 1.0, groups: Tensor | No
 
     Points of different groups, int64 (N,) from 0, such as the pixels of different images, do not meet.
     """
-    if features.abs().amax() > FARTHEST:
-        raise _too_far()
-    base, rank, inside = _simplices(features)
+    inside, keys, steps = _corners(features, groups)
     axes, count = inside.shape
-    keys, steps = _corner_keys(base, rank, groups)
-    corners, orders, starts, classes = [], [], [], []
-    known = 0  # corners so far
-    for number, key in enumerate(keys):  # corners of different remainders are different corners
-        ordered, order = key.sort(stable=True)
+    pixels = torch.empty((axes, count), dtype=torch.int32, device=features.device)
+    corners = torch.empty((count, axes), dtype=torch.int32, device=features.device)
+    starts, classes, known = [], [], 0
+    for number in range(axes):  # corners of different remainders are different corners
+        ordered, order = keys.pop(0).sort(stable=True)
         new = torch.ones_like(ordered, dtype=torch.bool)
         torch.ne(ordered[1:], ordered[:-1], out=new[1:])
         first = new.nonzero()[:, 0]
         ids = new.cumsum(0, dtype=torch.int32).add_(known - 1)
-        corners.append(torch.empty_like(ids).scatter_(0, order, ids))
-        orders.append(order.int())
+        corners[:, number] = torch.empty_like(ids).scatter_(0, order, ids)
+        pixels[number] = order
         starts.append(first + number * count)
         classes.append(ordered.index_select(0, first))
         known += len(first)
-
-    def by_corner(values: Tensor) -> Tensor:  # (d+1, N) -> (n,)
-        return torch.cat([row.index_select(0, order) for row, order in zip(values, orders, strict=True)])
-
+    starts.append(first.new_full((2,), axes * count))  # one corner more stands for neighbours that are none: it stays 0
     blur = _blurs(classes, steps)
     splats = divided if features.is_cuda else lambda sums: [sums]
-    # one more corner than there are: it stands for the neighbours that are none, and stays 0
-    splat = WeightedSums(
-        torch.cat(orders),
-        by_corner(inside),
-        torch.cat([*starts, starts[0].new_full((2,), axes * count)]).int(),
-    )
-    slices = WeightedSums(torch.stack(corners, 1).flatten(), inside.T.flatten(), _every(axes, count, features.device))
+    splat = WeightedSums(pixels.flatten(), _taken(inside, pixels), torch.cat(starts).int())
+    slices = WeightedSums(corners.flatten(), inside.T.flatten(), _every(axes, count, features.device))
     sums = Kernel([*splats(splat), *blur, slices])(inside.new_ones(count, 1))  # (N, 1)
     norm = ((sums + 1e-20) / weight).rsqrt()
-    splat = replace(splat, weights=by_corner(inside * norm[:, 0]))
+    splat = replace(splat, weights=_taken(inside * norm[:, 0], pixels))
     slices.weights.view(count, axes).mul_(norm)
     return Kernel([*splats(splat), *blur, slices])
+
+
+def _taken(values: Tensor, places: Tensor) -> Tensor:
+    """The values at `places` of each row: both (d+1, N) -> ((d+1) * N,)."""
+    return torch.cat([row.index_select(0, own) for row, own in zip(values, places, strict=True)])
 
 
 def _too_far() -> ConfigError:
@@ -160,13 +155,18 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return base, place, inside
 
 
-def _corner_keys(base: Tensor, rank: Tensor, groups: Tensor | None) -> tuple[list[Tensor], list[int]]:
-    """A number (N,) for corner r = 0..d of each point's simplex, and how it changes by a step along each axis.
+def _corners(features: Tensor, groups: Tensor | None) -> tuple[Tensor, list[Tensor], list[int]]:
+    """The barycentric coordinates of each point (d+1, N), and a number for each corner of its simplex.
+
+    The numbers are (N,) for each remainder r = 0..d; the last value is how they change by a step along each axis.
 
     The coordinates of corner r are (d+1) q + r for whole q: from corner r-1 to r, q falls by 1 in the coordinate of
     rank d+1-r. The first d coordinates of q are the digits of the number, and the group is the first one.
     """
-    d, count = len(base) - 1, base.shape[1]
+    if features.abs().amax() > FARTHEST:
+        raise _too_far()
+    base, rank, inside = _simplices(features)
+    d, count = features.shape
     low, high = (found.long().tolist() for found in (base[:d].amin(1) - 2, base[:d].amax(1) + 1))
     steps, digit = [0] * (d + 1), 1
     for i in range(d):
@@ -185,7 +185,7 @@ def _corner_keys(base: Tensor, rank: Tensor, groups: Tensor | None) -> tuple[lis
     keys = [key]
     for r in range(1, d + 1):
         keys.append(keys[-1] - fall[d + 1 - r])
-    return keys, steps
+    return inside, keys, steps
 
 
 def _blurs(classes: Sequence[Tensor], steps: Sequence[int]) -> list[WeightedSums]:
