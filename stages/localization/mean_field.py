@@ -17,6 +17,7 @@ from torch import Tensor
 from stages.localization.crf_parameters import CrfParameters
 from stages.localization.permutohedral import Kernel, normalised_kernel
 
+MANY_LABELS = 16  # torch computes the softmax of so many values in registers
 KEPT_PIXELS = 2**19  # position kernels of larger images are not kept: 72 bytes a pixel
 
 
@@ -37,22 +38,24 @@ def mean_fields(
     with torch.inference_mode():
         kernels = _kernels(images, sizes, parameters, device)
         flat = [torch.from_numpy(np.ascontiguousarray(unary)).to(device).flatten(2) for unary in unaries]
-        negative = -torch.cat(flat, 2)  # (S, K, N)
-        q = _softmax_in_place(negative.clone())
+        energies = torch.cat(flat, 2).permute(2, 0, 1).contiguous()  # (N, S, K): the kernels filter whole rows
+        q = _softmax(-energies)
         for _ in range(parameters.iterations):
-            values = q.flatten(0, 1).T.contiguous()  # (N, S * K): the sums take whole rows
-            logits = negative.clone()
+            logits = -energies
             for kernel in kernels:
-                logits += kernel(values).T.view_as(q)
-            q = _softmax_in_place(logits)
-        parts = q.split([height * width for height, width in sizes], 2)
+                logits += kernel(q.flatten(1)).view_as(q)
+            q = _softmax(logits)
+        parts = q.permute(1, 2, 0).split([height * width for height, width in sizes], 2)
         return [part.cpu().numpy().reshape(unary.shape) for part, unary in zip(parts, unaries, strict=True)]
 
 
-def _softmax_in_place(logits: Tensor) -> Tensor:
-    """Over the second dimension. On a CPU, the last bits of torch's own depend on the number of threads."""
-    logits.sub_(logits.amax(1, keepdim=True)).exp_()
-    return logits.div_(logits.sum(1, keepdim=True))
+def _softmax(logits: Tensor) -> Tensor:
+    """Over the last dimension, by columns where rows are too short for torch's own to be fast on a CPU."""
+    if logits.shape[2] >= MANY_LABELS or logits.is_cuda:
+        return logits.softmax(2)
+    columns = logits.permute(1, 2, 0).contiguous()  # (S, K, N)
+    columns.sub_(columns.amax(1, keepdim=True)).exp_()
+    return columns.div_(columns.sum(1, keepdim=True)).permute(2, 0, 1).contiguous()
 
 
 def _kernels(
