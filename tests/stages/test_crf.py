@@ -15,6 +15,7 @@ import stages.crf as module
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import read_mask
 from artifacts.score_maps import ScoreMaps, ScoreMapWriter
+from stages.localization import crf_batches
 from stages.localization.config import CrfConfig
 from stages.localization.crf_parameters import PARAMETERS
 from stages.localization.dense_crf import crf_from_labels, crf_labels, crf_probabilities
@@ -128,6 +129,31 @@ def test_processes_change_nothing(bench, predictions):
     beside = bench.run("crf", "beside", SETTINGS | {"splits": ["val"]}, {"predictions": "for-crf"}, workers=2)
     assert alone.manifest.content == beside.manifest.content
     assert sorted(masks_of(alone)) == list(bench.dataset.ids("val"))
+
+
+def test_torch_gives_the_masks_of_pydensecrf(bench, predictions):
+    known = masks_of(bench.run("crf", "crf", SETTINGS, {"predictions": "for-crf"}))
+    found = masks_of(bench.run("crf", "by-torch", SETTINGS | {"backend": "torch"}, {"predictions": "for-crf"}))
+    assert found.keys() == known.keys()
+    assert np.mean([np.mean(found[name] == known[name]) for name in known]) >= 0.999
+
+
+@pytest.mark.parametrize("pixels", [1, 5000, 2**21])
+def test_images_refined_together_get_their_own_masks(bench, predictions, monkeypatch, pixels):
+    """As on a GPU, in batches of any size; some images are refined on a copy with widths of its own."""
+    values = SETTINGS | {"backend": "torch", "max_pixels": 3000, "min_confidence": 0.4}
+    alone = masks_of(bench.run("crf", "one-by-one", values, {"predictions": "for-crf"}))
+    monkeypatch.setattr(crf_batches, "PIXELS", pixels)
+
+    def write(writer):
+        config, maps = module.CrfStageConfig(**values), ScoreMaps(predictions)
+        task = module.Refinement(bench.dataset, maps, config.resolve(), config, writer)
+        steps = partial(module.prepare, task), zip(maps.ids), partial(module.write, task)
+        assert len(list(crf_batches.refined_on_gpu(*steps, "cpu", threads=2))) == len(maps.ids)
+
+    together = masks_of(bench.publish(f"together-{pixels}", "masks", write))
+    assert together.keys() == alone.keys()
+    assert np.mean([np.mean(together[name] == alone[name]) for name in alone]) >= 0.999
 
 
 def test_labels_tags_uses_the_image_level_labels_only(bench):
