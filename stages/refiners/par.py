@@ -1,6 +1,6 @@
 """Pixel-adaptive refinement (PAR; Ru et al., CVPR 2022): score maps follow the colours of their image.
 
-It needs no network, so it can take the place of the dense CRF where nothing can be compiled. It is not equal to it.
+It needs no network, so it can take the place of the dense CRF. It is not equal to it.
 
     semiseg refine --method par
     semiseg refine --method par --seeds predictions

@@ -52,7 +52,7 @@ class Prediction:
 
         settings: those of the parameters of the CRF (`semiseg config crf`): parameters="deeplab-v2", scale=2. Classes
         that win a pixel or reach a probability of 0.2 take part; the probabilities stay the network's. ConfigError
-        without the package pydensecrf, and for a wrong setting; UsageError if the probabilities were not kept.
+        for a wrong setting; UsageError if the probabilities were not kept.
         """
         config = build(CrfConfig, settings, "Prediction.refined")
         size = self.image.shape[:2]
