@@ -91,8 +91,9 @@ class Writer:
         resumed: how many earlier runs of the same work were cut off.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reports: bool = True) -> None:
         self.path = path
+        self._reports = reports
         self.scratch = path / SCRATCH
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.resumed = 0
@@ -209,7 +210,7 @@ class Writer:
 
     def report(self, force: bool = False) -> None:
         """Saves how far the work is, at most once a second unless forced."""
-        if not force and time.monotonic() - self._last_report < 1.0:
+        if not self._reports or (not force and time.monotonic() - self._last_report < 1.0):
             return
         self._last_report = time.monotonic()
         with contextlib.suppress(OSError):  # progress is for people only; a full disk is reported at the next item

@@ -29,6 +29,7 @@ __all__ = [
     "duration",
     "flatten",
     "headline",
+    "is_main_rank",
     "is_share",
     "json_text",
     "out",
@@ -74,7 +75,12 @@ class _PlainConsole(Console):
 def _console(stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES
-    return _PlainConsole(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+    return _PlainConsole(stderr=stderr, width=width, highlight=False, soft_wrap=False, quiet=not is_main_rank())
+
+
+def is_main_rank() -> bool:
+    """Whether this process may print: of those that torchrun starts the first one, which is told the others' errors."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def out() -> Console:

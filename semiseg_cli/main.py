@@ -18,7 +18,7 @@ import typer.core
 import typer.main
 
 from artifacts.errors import SemisegError
-from semiseg_cli.console import show_error
+from semiseg_cli.console import is_main_rank, show_error
 from stages.contract import STAGE_MODULES
 
 # Every other command: name -> module with a function of the same name (`_` for `-`), or a Typer app where it is a group
@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "methods": "semiseg_cli.information",
     "doctor": "semiseg_cli.doctor",
 }
+INTERRUPTED = 130  # exit code
 _PANELS = {
     "run": "Pipelines",
     "plan": "Pipelines",
@@ -112,8 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = [argument for argument in given if argument != "--debug"]
     command = typer.main.get_command(app)
     try:
-        code = command.main(args=given, prog_name="semiseg", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        return _run_together(command, given)
     except SemisegError as error:
         if debug:
             traceback.print_exc()
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         show_error("interrupted", "finished items are kept: the same command continues")
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # `semiseg status | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (keeps the interpreter from complaining at exit)
         return 0
@@ -147,6 +147,31 @@ def main(arguments: list[str] | None = None) -> int:
             "this is a bug in semiseg, or a broken installation" + ("" if debug else "; --debug shows where"),
         )
         return 1
+
+
+def _run_together(command: Any, given: list[str]) -> int:
+    """Runs the command; under torchrun a stage or a recipe in all processes, any other command in the first alone.
+
+    An error or the death of one of them ends the others. Returns the exit code.
+    """
+
+    def run() -> int:
+        code = command.main(args=given, prog_name="semiseg", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return run()
+    if next((word for word in given if not word.startswith("-")), "") not in {*STAGE_MODULES, "run"}:
+        return run() if is_main_rank() else 0
+    from stages.engine.distributed import meeting
+
+    try:
+        with meeting():
+            if (code := run()) == INTERRUPTED:
+                raise SystemExit(code)  # which no other process survives
+            return code
+    except SystemExit:
+        return INTERRUPTED
 
 
 def _is_short_of_memory(error: Exception) -> bool:

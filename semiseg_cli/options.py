@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,10 +89,6 @@ def quoted(words: list[str]) -> str:
     import shlex
 
     return " ".join(shlex.quote(word) for word in words)
-
-
-def is_main_rank() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def named_artifact(workspace: Workspace, name: str) -> Artifact:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from artifacts.errors import ArtifactError, ConfigError, DataError, UsageError
 from artifacts.item_shapes import Review
 from artifacts.json_items import read_json
 from artifacts.store import TEMPORARY, Artifact
-from semiseg_cli.console import bullets, duration, json_text, plain_table, say, talk, written
+from semiseg_cli.console import bullets, duration, is_main_rank, json_text, plain_table, say, talk, written
 from semiseg_cli.data_commands import check_raw_data, tell_findings
 from semiseg_cli.model_page import NEXT, PAGE, model_page
 from semiseg_cli.plan_command import bytes_in, seconds_in
@@ -67,12 +68,16 @@ class Own:
         target = self._target(recipe.parameters)
         _wishes(recipe.parameters)  # mistakes come before any work
         _memory(recipe.parameters)
-        self._check(recipe)
+        with _first_alone(self.execution) as first:
+            if first:
+                self._check(recipe)
         self._make(recipe)
         data = self.workspace.artifact(DATA)
         dataset = Dataset(data)
         has_masks, has_val, has_holdout = (bool(dataset.ids(split)) for split in ("train", "val", "holdout"))
-        plan = self._plan(data, recipe.parameters)
+        with _first_alone(self.execution) as first:
+            plan = self._plan(data, recipe.parameters) if first else None
+        plan = plan or self._plan(data, recipe.parameters)  # the remaining ranks read it
         self._show(plan)
         raw = with_plan(raw, plan, has_holdout)
         self._make(self._resolved(raw))
@@ -80,7 +85,8 @@ class Own:
         again = self._iterations_again(plan, chosen) if has_holdout else 0
         self._make(self._resolved(with_choice(raw, plan, chosen, has_masks, again, has_val)))
         self.running.finish()
-        self._deliver(target, dataset.class_names, chosen, FINAL if again else chosen, has_val)
+        if is_main_rank():
+            self._deliver(target, dataset.class_names, chosen, FINAL if again else chosen, has_val)
 
     def _resolved(self, raw: dict[str, Any]) -> Recipe:
         return resolve(raw, str(self.path), None, self.settings)
@@ -336,6 +342,16 @@ def _wishes(given: dict[str, Any]) -> Wishes:
 
 def _memory(given: dict[str, Any]) -> int | None:
     return bytes_in(str(given["memory"]), "memory") if given["memory"] else None
+
+
+@contextlib.contextmanager
+def _first_alone(doing: Execution) -> Iterator[bool]:
+    """True in the first process of torchrun, for which the others wait at the end of the block."""
+    yield doing.rank == 0
+    if doing.world_size > 1:
+        from stages.engine.distributed import barrier
+
+        barrier()
 
 
 class _Once:

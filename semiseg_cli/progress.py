@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from artifacts.text import visible
-from semiseg_cli.console import talk
+from semiseg_cli.console import is_main_rank, talk
 from stages.contract import FEW_UNITS, PlainProgress, Progress, Tracker
 
 
@@ -106,6 +105,6 @@ class _SilentTracker:
 
 def choose_progress() -> Progress:
     """Bars on a terminal, otherwise a plain line every half minute; nothing on ranks other than 0."""
-    if os.environ.get("RANK", "0") != "0":
+    if not is_main_rank():
         return SilentProgress()
     return BarProgress(talk()) if sys.stderr.isatty() else PlainProgress()

@@ -12,8 +12,8 @@ import typer
 
 from artifacts.errors import SemisegError, UsageError
 from artifacts.store import Artifact, Workspace
-from semiseg_cli.console import duration, headline, say, show_error, state_text, talk
-from semiseg_cli.options import COSTLY_S, is_main_rank
+from semiseg_cli.console import duration, headline, is_main_rank, say, show_error, state_text, talk
+from semiseg_cli.options import COSTLY_S
 from semiseg_cli.report_commands import PAGE, Report, Seen, write_report_page
 from stages.contract import Execution
 from stages.pipeline.changes import Change, listed
@@ -44,11 +44,10 @@ class Run:
         title: printed before the first of them. UsageError where costly results would be replaced.
         """
         self._lines.part(recipe)
-        if is_main_rank():
-            if not self._replace:
-                _refuse_to_replace(recipe, self.workspace, self._force)
-            if title:
-                say(title)
+        if not self._replace:
+            _refuse_to_replace(recipe, self.workspace, self._force)
+        if title:
+            say(title)
         done = {*self._report.fresh, *self._report.made}
         try:
             report_ = run_recipe(recipe, self.workspace, self.execution, self._lines, self._force, done)
@@ -64,8 +63,16 @@ class Run:
 
     def finish(self) -> None:
         """The counts, the table and the page. Exit with the error's code where one failed."""
-        if not is_main_rank():
-            return
+        if is_main_rank():
+            self._tell()
+        if errors := list(self._report.failed.values()):
+            show_error(
+                f"{', '.join(self._report.failed)} failed (see above)",
+                f"finished work is kept; once it is mended, continue with: {self._again}",
+            )
+            raise typer.Exit(max(e.exit_code if isinstance(e, SemisegError) else 1 for e in errors))
+
+    def _tell(self) -> None:
         report_ = self._report
         counts = f"{len(report_.made)} made, {len(report_.fresh)} fresh"
         counts += f", {len(report_.failed)} failed" if report_.failed else ""
@@ -77,13 +84,6 @@ class Run:
             report_of.show()
             report_of.write()
         write_report_page(seen, self.workspace.path / PAGE, self.execution.workers)
-        if report_.failed:
-            errors = list(report_.failed.values())
-            show_error(
-                f"{', '.join(report_.failed)} failed" + (" (see above)" if errors else ""),
-                f"finished work is kept; once it is mended, continue with: {self._again}",
-            )
-            raise typer.Exit(max(e.exit_code if isinstance(e, SemisegError) else 1 for e in errors))
 
     def stop_if_failed(self) -> None:
         """Ends the run here where a node has failed."""
@@ -129,8 +129,6 @@ class _Lines:
         self.digits = len(str(self.count))
 
     def _line(self, state: str, node: Node, text: str) -> None:
-        if not is_main_rank():
-            return
         line = state_text(state, f"{state:<8}")
         number = f"[{self.number:>{self.digits}}/{self.count}] "
         line = state_text("", number).append_text(line).append(f" {node.name:<{self.width}}  {text}".rstrip())

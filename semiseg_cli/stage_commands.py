@@ -15,7 +15,7 @@ import typer
 from artifacts.errors import ArtifactError, ConfigError, SemisegError, UsageError
 from artifacts.store import Artifact, Workspace, Writer
 from artifacts.text import did_you_mean
-from semiseg_cli.console import duration, headline, say, show_error
+from semiseg_cli.console import duration, headline, is_main_rank, say, show_error
 from semiseg_cli.options import (
     COSTLY_S,
     DEFAULT,
@@ -24,7 +24,6 @@ from semiseg_cli.options import (
     WorkspaceOption,
     check_device,
     execution,
-    is_main_rank,
     known_workspaces,
     option,
     quoted,
@@ -317,8 +316,7 @@ def choose_inputs(
         if key not in chosen:
             fitting = [name for name in _fitting(stage, key, workspace) if name != own_name]
             chosen[key] = _look_for(stage, key, fitting) or _nothing_found(stage, config, key, workspace, fitting)
-            if is_main_rank():
-                say(f"{key.replace('_', ' ')}: {chosen[key]}  (--{key.replace('_', '-')} NAME for another)")
+            say(f"{key.replace('_', ' ')}: {chosen[key]}  (--{key.replace('_', '-')} NAME for another)")
     return chosen
 
 
@@ -387,9 +385,8 @@ def _run(
 
     def started(writer: Writer) -> None:
         begun.append((time.monotonic(), writer))
-        if is_main_rank():
-            resumed = ", continued" if writer.resumed else ""
-            say(f"{stage.name}: making {target.path / own_name}{resumed}")
+        resumed = ", continued" if writer.resumed else ""
+        say(f"{stage.name}: making {target.path / own_name}{resumed}")
 
     def replacing(artifact: Artifact, changes: list[Change]) -> None:
         say_what_is_replaced(artifact, changes, replace)
@@ -424,9 +421,8 @@ def say_what_is_replaced(artifact: Artifact, changes: list[Change], allowed: boo
             f"{artifact.path}, {made}, would be replaced: {listed(changes)}",
             "--name NAME keeps both, --replace replaces it",
         )
-    if is_main_rank():
-        why = listed(changes) if changes else "the same settings"
-        say(f"replaces {artifact.name}: {why}; {made}; --name NAME keeps both")
+    why = listed(changes) if changes else "the same settings"
+    say(f"replaces {artifact.name}: {why}; {made}; --name NAME keeps both")
 
 
 def _tell(stage: Stage, artifact: Artifact, ran: bool, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Several processes under torchrun: the process group, and means over the joint batch.
+"""Several processes under torchrun: where they meet, the process group, and means over the joint batch.
 
 Gradients are averaged over the processes by DistributedDataParallel. A loss that is a mean over a varying number of
 pixels must therefore be divided by the number of pixels of the *joint* batch, or the average of the processes' means
@@ -19,11 +19,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from artifacts.errors import ConfigError
+from stages.parallel.meeting import Meeting
 
-LONGEST_WAIT = timedelta(days=7)  # how long the processes wait for one that downloads, evaluates or labels alone
+# How long a collective operation waits for a process that writes alone. Those that die are noticed by the meeting.
+LONGEST_WAIT = timedelta(days=7)
 
-_groups = itertools.count()
-_meeting_point = ("semiseg/barrier", itertools.count())  # the barriers of the present group: their keys in the store
+_numbers = itertools.count()  # of meetings and groups, which have keys of their own in the store
+_meetings: list[Meeting] = []  # the innermost last
 
 
 @functools.cache
@@ -33,8 +35,20 @@ def _rendezvous() -> tuple[dist.Store, int, int]:
 
 
 @contextlib.contextmanager
+def meeting() -> Iterator[Meeting]:
+    """All processes that torchrun describes in the environment; the death and the errors of one end it in all."""
+    store, number, size = _rendezvous()
+    with Meeting(store, f"semiseg/{next(_numbers)}", number, size) as own:
+        _meetings.append(own)
+        try:
+            yield own
+        finally:
+            _meetings.pop()
+
+
+@contextlib.contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Joins the group that torchrun describes in the environment: NCCL on GPUs, gloo on CPUs. Each stage joins anew."""
+    """Joins the processes of a meeting to a group: NCCL on GPUs, gloo on CPUs. Each stage joins anew."""
     on_gpu = torch.cuda.is_available() and device != "cpu"
     if on_gpu:
         local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
@@ -45,14 +59,12 @@ def process_group(device: str) -> Iterator[None]:
         torch.cuda.set_device(local)
     store, number, size = _rendezvous()
     # Every group has keys of its own: otherwise a later group would find the addresses of an earlier one.
-    group = f"semiseg/{next(_groups)}"
-    own = dist.PrefixStore(group, store)
-    dist.init_process_group("nccl" if on_gpu else "gloo", store=own, rank=number, world_size=size)
-    global _meeting_point
-    _meeting_point = (f"{group}/barrier", itertools.count())
+    own = dist.PrefixStore(f"semiseg/{next(_numbers)}", store)
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=own, rank=number, world_size=size, timeout=LONGEST_WAIT)
     try:
         yield
-        dist.barrier()  # the process that serves the store ends last
+        barrier()  # nobody closes a connection that another still uses
     finally:
         dist.destroy_process_group()
 
@@ -66,20 +78,12 @@ def rank() -> int:
 
 
 def barrier() -> None:
-    """Waits until all processes are here; under `process_group` only, and at once without it.
+    """Waits until all processes are here, in a `meeting` only; at once without one.
 
-    Through the store, not by a collective operation: these time out after minutes (NCCL: 10), and one process may
-    work alone for longer.
-    When a process dies, torchrun ends the others.
+    Not by a collective operation: these time out after minutes (NCCL: 10), and one process may work alone for longer.
     """
-    if not dist.is_initialized():
-        return
-    store, _, size = _rendezvous()
-    prefix, numbers = _meeting_point
-    key = f"{prefix}/{next(numbers)}"
-    if store.add(f"{key}/here", 1) == size:
-        store.set(f"{key}/all", "1")
-    store.wait([f"{key}/all"], LONGEST_WAIT)
+    if _meetings:
+        _meetings[-1].exchange()
 
 
 def global_mean(total: Tensor, count: Tensor | int) -> Tensor:

@@ -12,6 +12,7 @@ from artifacts.manifest import KINDS
 from artifacts.store import Artifact, Work, Workspace, Writer, check_name
 from stages.config import Config
 from stages.contract import Execution, Inputs, Stage, external_digests, fingerprint, required_inputs
+from stages.parallel.meeting import Meeting
 from stages.pipeline.changes import Change, is_made_by, work_changes
 
 
@@ -117,16 +118,19 @@ def run_stage(
     wanted = [name_ for name_ in inputs.values() if name_ is not None]
     if name in wanted:
         raise ConfigError(f"{stage.name}: {name!r} would be its own input", "write under another name")
-    with workspace.reading(wanted) as artifacts:
+    with _met(execution) as meeting, workspace.reading(wanted) as artifacts:
         check_inputs(stage, config, inputs, artifacts)
         opened = stage.open({key: artifacts[name] for key, name in inputs.items() if name is not None})
         stage.check(config, opened)
         work = plan_work(stage, config, inputs, artifacts)
-        if not force and (fresh := published_if_fresh(workspace, name, stage, config, work)):
+        fresh = None if force else published_if_fresh(workspace, name, stage, config, work)
+        if meeting is not None:
+            _check_agreement(meeting, name, work, fresh)
+        if fresh is not None:
             return Outcome(fresh, ran=False)
         if replacing is not None and (old := _published(workspace, name)):
             replacing(old, work_changes(stage, work, old.manifest))
-        if execution.world_size > 1:
+        if meeting is not None:
             return Outcome(_run_distributed(stage, config, opened, workspace, name, work, execution, started), ran=True)
         with workspace.writing(name, work) as writer:
             if not force and (fresh := published_if_fresh(workspace, name, stage, config, work)):
@@ -137,6 +141,25 @@ def run_stage(
             summary = _checked(stage, stage.run(config, opened, writer, execution))
             device = summary.pop("device", None)
             return Outcome(workspace.publish(name, writer, work, summary, device), ran=True)
+
+
+def _met(execution: Execution) -> contextlib.AbstractContextManager[Meeting | None]:
+    """Where the ranks of torchrun meet, those of all machines; None for a single process."""
+    if execution.world_size == 1:
+        return contextlib.nullcontext()
+    from stages.engine.distributed import meeting
+
+    return meeting()
+
+
+def _check_agreement(meeting: Meeting, name: str, work: Work, fresh: Artifact | None) -> None:
+    """ArtifactError where ranks see another workspace, or were given another command, than rank 0."""
+    found = meeting.exchange([work.fingerprint, fresh is not None])
+    if others := [rank for rank, one in enumerate(found) if one != found[0]]:
+        raise ArtifactError(
+            f"{name}: rank {', '.join(map(str, others))} finds other inputs, settings or results than rank 0",
+            "give all ranks the same command, and a workspace that all machines share (docs/shared-disks.md)",
+        )
 
 
 def _checked(stage: Stage, summary: Any) -> dict[str, Any]:
@@ -168,12 +191,11 @@ def _run_distributed(
                 started(writer)
         distributed.barrier()  # the folder exists and is locked before the other ranks enter
         if execution.rank != 0:
-            writer = Writer(workspace.partial_folder(name, work.fingerprint))
+            writer = Writer(workspace.partial_folder(name, work.fingerprint), reports=False)
         returned = stage.run(config, inputs, writer, execution)
         distributed.barrier()
         if execution.rank == 0:
             summary = _checked(stage, returned)
             device = summary.pop("device", None)
             workspace.publish(name, writer, work, summary, device, processes=execution.world_size)
-        distributed.barrier()
     return workspace.artifact(name)
