@@ -150,7 +150,7 @@ class ScoreMapWriter:
         self.class_names = tuple(class_names)
         self.shard_size = shard_size
         self.meaning: Meaning = meaning
-        self.done: frozenset[str] = frozenset()  # ids in shards that were whole when `plan` was called
+        self._whole: set[str] = set()  # shards
         self._shards: dict[str, tuple[str, ...]] = {}
         self._shard_of: dict[str, str] = {}
         self._waiting: dict[str, dict[str, MapRecord]] = {}  # shard -> those of its images that were added, packed
@@ -173,9 +173,8 @@ class ScoreMapWriter:
         self._shard_of = {image_id: name for name, members in self._shards.items() for image_id in members}
         if index:
             self._write_index()
-        whole = {name for name in names if self.writer.has(f"{FOLDER}/{name}")}
-        self.done = frozenset(image_id for name in whole for image_id in self._shards[name])
-        return [self._shards[name] for name in names if name not in whole]
+        self._whole = {name for name in names if self.writer.has(f"{FOLDER}/{name}")}
+        return [self._shards[name] for name in names if name not in self._whole]
 
     @property
     def shards(self) -> list[tuple[str, ...]]:
@@ -184,7 +183,7 @@ class ScoreMapWriter:
 
     def holds(self, shard: tuple[str, ...]) -> bool:
         """Whether a planned shard is whole."""
-        return self.done.issuperset(shard)
+        return self._shard_of[shard[0]] in self._whole
 
     def add(
         self,
@@ -204,7 +203,7 @@ class ScoreMapWriter:
         name = self._shard_of.get(image_id)
         if name is None:
             raise ValueError(f"image id {image_id!r} is not in the plan; call plan(ids) with all ids first")
-        if image_id in self.done:
+        if name in self._whole:
             return
         record = self._checked(image_id, np.asarray(scores), np.asarray(classes).astype(np.int64), size, stride)
         waiting = self._waiting.setdefault(name, {})
@@ -217,7 +216,7 @@ class ScoreMapWriter:
             ordered = ((image_id, _unpacked(records.pop(image_id))) for image_id in self._shards[name])
             image = write_shard(name, ordered, self.class_names, self.meaning)
             self.writer.write_bytes(f"{FOLDER}/{name}", image)
-            self.done |= set(self._shards[name])
+            self._whole.add(name)
 
     def __enter__(self) -> ScoreMapWriter:
         return self

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ from stages.parallel.processes import one_thread, process_pool
 from stages.parallel.share import counted, images_of, share_of
 
 CHUNK = 16  # images a pool process takes at a time
+WAITING = 256  # jobs of so many images each that wait for the pool at most, so that a long list takes no memory
+AHEAD = 2  # shards whose saliency is begun before their maps
 SHARD_SIZE = 500  # images in one file of class-activation maps
 
 
@@ -183,7 +186,7 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     from stages.localization.complete_maps import UNTRAINED, count_empty_maps
 
     dataset, maps = Dataset(inputs.data), inputs.maps
-    _opened.cache_clear()  # of another run in this process
+    _forget_opened()  # of another run in this process
     everything = ids_of(dataset, config.splits)
     same = maps.path if maps and _same_saliency(config, maps) else None
     job = LabelJob(inputs.data.path, writer, config.labels, same, config.max_pixels)
@@ -204,23 +207,27 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     source.barrier()  # every rank reads the index
     shards = share_of(scores.shards, execution, scores.holds, len)
     masks = images_of(shards, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
-    unlabelled = set(masks.left)
+    unlabelled, unmade = set(masks.left), set(shards.left)
     counting = counted(writer, execution, "seeds", shards, masks, unit="maps and masks")
     with _pool(execution.workers) as pool, counting as advance:
-        begun = _submit(pool, job.prepare_saliency, masks.left)
+        jobs = _Jobs(pool, advance)
+
+        def begin(function: Callable[[Sequence[str]], int], shard: tuple[str, ...]) -> None:
+            jobs.submit(function, [image_id for image_id in shard if image_id in unlabelled])
+
+        for shard in shards.own[:AHEAD]:
+            begin(job.prepare_saliency, shard)
         if isinstance(config.labels.background, GradientBackground):
             source.write_gradients(writer, [image_id for shard in shards.own for image_id in shard])
         with scores:
-            for shard in shards.own:
-                for found in source.maps(shard) if shard in shards.left else ():
+            for number, shard in enumerate(shards.own):
+                for ahead in shards.own[number + AHEAD : number + AHEAD + 1]:
+                    begin(job.prepare_saliency, ahead)
+                for found in source.maps(shard) if shard in unmade else ():
                     scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
                     advance()
-                begun += _submit(pool, job.label, [image_id for image_id in shard if image_id in unlabelled])
-                for future in [future for future in begun if future.done()]:
-                    advance(future.result())  # the first error ends the stage
-                begun = [future for future in begun if not future.done()]
-        for future in as_completed(begun):
-            advance(future.result())
+                begin(job.label, shard)
+        jobs.finish()
         source.barrier()  # every rank's label maps are written
     quality, empty = {}, 0
     if execution.rank == 0:
@@ -368,6 +375,19 @@ def _opened(data: Path) -> Any:
     return Dataset(data)
 
 
+@functools.lru_cache(maxsize=1)
+def _opened_maps(folder: Path) -> Any:
+    """The score maps that are being made. Their index is whole before the first image, and each shard that is read."""
+    from artifacts.score_maps import ScoreMaps
+
+    return ScoreMaps(folder)
+
+
+def _forget_opened() -> None:
+    _opened.cache_clear()
+    _opened_maps.cache_clear()
+
+
 @dataclass(frozen=True)
 class LabelJob:
     """What a pool process needs to make saliency and label maps of images known by id. Loads no torch.
@@ -393,13 +413,12 @@ class LabelJob:
     def label(self, ids: Sequence[str]) -> int:
         """Writes masks/<id>.png; returns how many."""
         from artifacts.masks import encode_mask
-        from artifacts.score_maps import ScoreMaps
 
-        dataset, maps = _opened(self.data), ScoreMaps(self.writer.path)
+        dataset, maps = _opened(self.data), _opened_maps(self.writer.path)
         for image_id in ids:
             labels = self._labels(dataset, maps[image_id])
             self.writer.write_bytes(f"masks/{image_id}.png", encode_mask(labels, dataset.palette))
-        maps.close()
+        maps.close()  # the files: the next images may be of other shards
         return len(ids)
 
     def _labels(self, dataset: Any, found: Any) -> Any:
@@ -470,8 +489,28 @@ def _same_saliency(config: SeedsConfig, maps: Artifact) -> bool:
     )
 
 
-def _submit(pool: Executor, function: Any, ids: Sequence[str]) -> list[Future[Any]]:
-    return [pool.submit(function, ids[start : start + CHUNK]) for start in range(0, len(ids), CHUNK)]
+class _Jobs:
+    """Work on images in the pool. The first error ends it; no more than WAITING jobs wait for their turn."""
+
+    def __init__(self, pool: Executor, advance: Callable[[int], object]) -> None:
+        self._pool, self._advance = pool, advance
+        self._begun: deque[Future[int]] = deque()
+
+    def submit(self, function: Callable[[Sequence[str]], int], ids: Sequence[str]) -> None:
+        """function(ids) for portions of the ids; it returns how many of them it finished."""
+        for start in range(0, len(ids), CHUNK):
+            self._begun.append(self._pool.submit(function, ids[start : start + CHUNK]))
+            while len(self._begun) > WAITING or self._begun[0].done():
+                self._take()
+                if not self._begun:
+                    break
+
+    def finish(self) -> None:
+        while self._begun:
+            self._take()
+
+    def _take(self) -> None:
+        self._advance(self._begun.popleft().result())
 
 
 @contextmanager

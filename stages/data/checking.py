@@ -37,10 +37,10 @@ from stages.data.preparation import (
     checked_mask,
     choose_tag_source,
     digest_images,
+    files_of,
     kept_classes,
-    mask_entry,
-    only_images,
     read_tags,
+    without_images,
 )
 from stages.data.readers.raw import RawDataset, TagSource
 from stages.parallel.processes import map_in_processes
@@ -138,17 +138,17 @@ def check_raw(raw: RawDataset, config: PrepareDataConfig, execution: Execution) 
     tags = _labels(config, raw, splits, findings, execution.progress.note)
     findings += _of_raw_lists(raw, splits)
     ids = sorted({image_id for part in splits.values() for image_id in part if image_id in raw.images})
-    looked = _look_at_all(look_raw, only_images(raw, ids), ids, execution, partial(mask_entry, raw))
+    looked = _look_at_all(look_raw, without_images(raw), ids, execution, partial(files_of, raw))
     findings += of_all(looked, splits, tags, raw.class_names, {raw.class_names.index(name) for name in kept})
     masks = sum(image_id in raw.masks for image_id in ids)
     return Report(raw.name, in_order(findings), len(ids), masks, time.monotonic() - begin)
 
 
-def look_raw(raw: RawDataset, item: tuple[str, Any]) -> Looked:
-    """Decode an image and its mask as prepare-data does. item: (id, its entry of `RawDataset.masks` or None)."""
-    image_id, entry = item
+def look_raw(raw: RawDataset, item: tuple[str, tuple[Path, Any]]) -> Looked:
+    """Decode an image and its mask as prepare-data does. item: (id, `files_of` it)."""
+    image_id, (path, entry) = item
     findings: list[Finding] = []
-    path, image, mask = raw.image(image_id), None, None
+    image, mask = None, None
     looked = look_at_file(path, image_id)
     if entry is not None:
         with gather(findings, "mask", entry, image_id):

@@ -130,8 +130,8 @@ def check_tags(source: str, tagged: Collection[str], training: Sequence[str]) ->
 class Plan:
     """What `prepare_image` needs for every image; sent to each process once."""
 
-    raw: RawDataset
-    done: Mapping[str, Path]  # id -> mask that an earlier, killed run has written
+    raw: RawDataset  # see `without_images`
+    written: Path  # folder of the masks that an earlier, killed run has written
     table: np.ndarray  # `class_map`
     verify_images: bool
 
@@ -153,20 +153,22 @@ class Prepared:
         return tuple(sorted(class_id for class_id in self.pixels if first <= class_id != IGNORE))
 
 
-def prepare_image(plan: Plan, item: tuple[str, Any]) -> Prepared:
-    """Check one image against its mask and map the mask's classes. item: (id, its entry of `RawDataset.masks` or None).
+def prepare_image(plan: Plan, item: tuple[str, tuple[Path, Any]]) -> Prepared:
+    """Check one image against its mask and map the mask's classes. item: (id, `files_of` it).
 
     Raises DataError if one of them has a mistake.
     """
-    image_id, entry = item
+    image_id, (path, entry) = item
     raw, mask, data = plan.raw, None, None
-    if image_id in plan.done:
-        mask = read_mask(plan.done[image_id])
-    elif entry is not None:
-        mask = plan.table[checked_mask(raw, entry)]
-        data = encode_mask(mask)
+    if entry is not None:
+        written = plan.written / f"{image_id}.png"
+        if written.is_file():
+            mask = read_mask(written)
+        else:
+            mask = plan.table[checked_mask(raw, entry)]
+            data = encode_mask(mask)
     image = look_at(
-        raw.image(image_id),
+        path,
         None if mask is None else mask.shape,
         raw.photographs,
         raw.exif,
@@ -181,9 +183,9 @@ def prepare_image(plan: Plan, item: tuple[str, Any]) -> Prepared:
     return Prepared(image, pixels, data, raw.remarks(entry) if raw.remarks else ())
 
 
-def mask_entry(raw: RawDataset, image_id: str) -> Any:
-    """What `prepare_image` needs of the image's mask; None where it has none."""
-    return raw.masks.get(image_id)
+def files_of(raw: RawDataset, image_id: str) -> tuple[Path, Any]:
+    """An image's file, and its entry of `RawDataset.masks`; None where it has none."""
+    return raw.image(image_id), raw.masks.get(image_id)
 
 
 def checked_mask(raw: RawDataset, entry: Any) -> np.ndarray:
@@ -217,7 +219,7 @@ def _prepare_images(
     """Check every image, write the masks (and images) that are missing. By id, in the order of `ids`."""
     prepared: dict[str, Prepared] = {}
     with counted(writer, execution, "preparing", alone(ids)) as advance:
-        for image_id, one in for_each_image(prepare_image, plan, ids, execution.workers, partial(mask_entry, raw)):
+        for image_id, one in for_each_image(prepare_image, plan, ids, execution.workers, partial(files_of, raw)):
             image = one.image
             if image.copy is not None:
                 _write(writer, f"images/{image_id}.png", image.copy)
@@ -265,8 +267,8 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
 
     everything = sorted({image_id for ids in lists.values() for image_id in ids})
     plan = Plan(
-        raw=only_images(raw, everything),
-        done={i: writer.path / _mask_item(i) for i in raw.masks if writer.has(_mask_item(i))},
+        raw=without_images(raw),
+        written=writer.path / "masks",
         table=class_map(raw.class_names, kept, config.other_classes),
         verify_images=config.verify_images,
     )
@@ -377,12 +379,11 @@ def _exif_in_words(facts: Mapping[str, Any]) -> str:
     return f"{text} (--set dataset.exif=apply or ignore pins it for all)" if text else ""
 
 
-def only_images(raw: RawDataset, ids: Iterable[str]) -> RawDataset:
-    """The part of the data set that all processes need: no other images, nothing that cannot be pickled, no masks."""
-    wanted = set(ids)
+def without_images(raw: RawDataset) -> RawDataset:
+    """The part of the data set that all processes need: no image (see `files_of`), nothing that cannot be pickled."""
     return replace(
         raw,
-        images={i: file for i, file in raw.images.items() if i in wanted},
+        images={},
         masks={},
         train=(),
         pool=(),
@@ -391,6 +392,8 @@ def only_images(raw: RawDataset, ids: Iterable[str]) -> RawDataset:
         unlabelled=(),
         official=None,
         tag_sources={},
+        scene_of={},
+        left_out=(),
         facts={},
     )
 

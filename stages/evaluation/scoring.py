@@ -35,7 +35,8 @@ def score_pairs(
     """
     matrix = ConfusionMatrix(num_classes)
     problems: dict[str, str] = {}
-    for image_id, result in map_in_processes(_compare, (pairs, num_classes, binary), sorted(pairs), workers):
+    how = (num_classes, binary)  # the files travel with each id: a process does not need those of all images
+    for image_id, result in map_in_processes(_compare, how, sorted(pairs), workers, pairs.__getitem__):
         if isinstance(result, DataError):
             problems[image_id] = result.message
         else:
@@ -49,9 +50,8 @@ def score_pairs(
     return matrix
 
 
-def _compare(task: tuple[Pairs, int, bool], image_id: str) -> ConfusionMatrix | DataError:
-    pairs, num_classes, binary = task
-    prediction, ground_truth = pairs[image_id]
+def _compare(how: tuple[int, bool], item: tuple[str, tuple[Path, Path]]) -> ConfusionMatrix | DataError:
+    (num_classes, binary), (_, (prediction, ground_truth)) = how, item
     matrix = ConfusionMatrix(num_classes)
     try:
         truth = _white_as_1(ground_truth, allow_ignore=False) if binary else read_mask(ground_truth, num_classes)

@@ -222,18 +222,18 @@ def test_an_error_in_a_shard_leaves_no_part_of_it(tmp_path):
     assert sorted(files_of(tmp_path)) == ["scores/index.json", "scores/shard-00000.h5"]
 
 
-def test_done_names_the_images_of_whole_shards(tmp_path):
+def test_shards_that_are_whole_are_held(tmp_path):
     writer = Writer(tmp_path)
     with ScoreMapWriter(writer, class_names=NAMES, shard_size=4) as maps:
         assert maps.plan(IDS) == [tuple(IDS[:4]), tuple(IDS[4:8]), tuple(IDS[8:])]
         add_all(maps, IDS[:4])
-        assert maps.done == set(IDS[:4])
+        assert [maps.holds(shard) for shard in maps.shards] == [True, False, False]
     first = (tmp_path / "scores" / "shard-00000.h5").stat()
     with ScoreMapWriter(writer, class_names=NAMES, shard_size=4) as maps:
         assert maps.plan(IDS) == [tuple(IDS[4:8]), tuple(IDS[8:])]
-        assert maps.done == set(IDS[:4])
+        assert [maps.holds(shard) for shard in maps.shards] == [True, False, False]
         add_all(maps, IDS)
-        assert maps.done == set(IDS)
+        assert all(map(maps.holds, maps.shards))
     assert (tmp_path / "scores" / "shard-00000.h5").stat().st_ino == first.st_ino  # not written again
 
 
