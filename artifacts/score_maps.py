@@ -37,6 +37,7 @@ from artifacts.cells import cells
 from artifacts.dataset import ClassNames, Dataset, artifact_folder, check_image_id
 from artifacts.errors import ArtifactError, DataError
 from artifacts.json_items import Shape
+from artifacts.score_parts import Part, join_parts, part_of
 from artifacts.score_shards import (
     MOST_SCORES,
     SCHEMA,
@@ -151,15 +152,19 @@ class ScoreMapWriter:
         self.shard_size = shard_size
         self.meaning: Meaning = meaning
         self._whole: set[str] = set()  # shards
+        self._own = range(0)
+        self._parts: dict[str, Part] = {}  # shard -> what this process makes of it, where that is not all of it
         self._shards: dict[str, tuple[str, ...]] = {}
         self._shard_of: dict[str, str] = {}
         self._waiting: dict[str, dict[str, MapRecord]] = {}  # shard -> those of its images that were added, packed
 
-    def plan(self, ids: Iterable[str], index: bool = True) -> list[tuple[str, ...]]:
+    def plan(self, ids: Iterable[str], index: bool = True, own: range | None = None) -> list[tuple[str, ...]]:
         """Split the sorted ids into `shards`; return those still to be made.
 
         The split depends on the ids and `shard_size` alone, so all processes that write the shards of one folder plan
-        the same. One of them writes the `index`. Raises ArtifactError when the folder already holds another plan.
+        the same. One of them writes the `index`. `own`: the places of the ids whose maps this process makes, by default
+        all; of a shard that is the work of several processes each makes a part, see `join`. Raises ArtifactError when
+        the folder already holds another plan.
         """
         ordered = sorted(check_image_id(image_id) for image_id in ids)
         for first, second in itertools.pairwise(ordered):
@@ -174,6 +179,12 @@ class ScoreMapWriter:
         if index:
             self._write_index()
         self._whole = {name for name in names if self.writer.has(f"{FOLDER}/{name}")}
+        self._own = range(len(ordered)) if own is None else own
+        self._parts = {
+            name: part
+            for name, own_ids in self._own_shards()
+            if name not in self._whole and (part := part_of(self.writer, name, self._shards[name], own_ids)) is not None
+        }
         return [self._shards[name] for name in names if name not in self._whole]
 
     @property
@@ -181,9 +192,38 @@ class ScoreMapWriter:
         """The ids of every planned shard."""
         return list(self._shards.values())
 
+    @property
+    def own(self) -> list[tuple[str, ...]]:
+        """The ids whose maps this process makes, shard by shard."""
+        return [own_ids for _, own_ids in self._own_shards()]
+
+    def _own_shards(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        for number, (name, members) in enumerate(self._shards.items()):
+            first = number * self.shard_size
+            if own_ids := members[max(self._own.start - first, 0) : max(self._own.stop - first, 0)]:
+                yield name, own_ids
+
+    def left(self, own_ids: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of a shard's own ids whose maps are still to be made."""
+        name = self._shard_of[own_ids[0]]
+        if name in self._whole:
+            return ()
+        return self._parts[name].left if name in self._parts else own_ids
+
     def holds(self, shard: tuple[str, ...]) -> bool:
-        """Whether a planned shard is whole."""
+        """Whether the planned shard of these ids is whole."""
         return self._shard_of[shard[0]] in self._whole
+
+    def join(self) -> None:
+        """Makes whole shards of the parts of several processes, when all of them are written.
+
+        Each process joins those whose first image is its own.
+        """
+        for number, (name, members) in enumerate(self._shards.items()):
+            if number * self.shard_size in self._own and name not in self._whole:
+                records = join_parts(self.writer, name, members, self.class_names, self.meaning)
+                self.writer.write_bytes(f"{FOLDER}/{name}", write_shard(name, records, self.class_names, self.meaning))
+                self._whole.add(name)
 
     def add(
         self,
@@ -203,26 +243,34 @@ class ScoreMapWriter:
         name = self._shard_of.get(image_id)
         if name is None:
             raise ValueError(f"image id {image_id!r} is not in the plan; call plan(ids) with all ids first")
-        if name in self._whole:
+        part = self._parts.get(name)
+        members = part.left if part else self._shards[name]
+        if name in self._whole or image_id not in members:
             return
         record = self._checked(image_id, np.asarray(scores), np.asarray(classes).astype(np.int64), size, stride)
         waiting = self._waiting.setdefault(name, {})
         if image_id in waiting:
             raise ValueError(f"image id {image_id!r} was added twice")
         waiting[image_id] = _packed(record)
-        if len(waiting) == len(self._shards[name]):
+        if len(waiting) == len(members):
             records = self._waiting.pop(name)
             # in the order of their ids, so that the bytes do not depend on the order of adding
-            ordered = ((image_id, _unpacked(records.pop(image_id))) for image_id in self._shards[name])
+            ordered = ((image_id, _unpacked(records.pop(image_id))) for image_id in members)
             image = write_shard(name, ordered, self.class_names, self.meaning)
-            self.writer.write_bytes(f"{FOLDER}/{name}", image)
-            self._whole.add(name)
+            self.writer.write_bytes(part.item if part else f"{FOLDER}/{name}", image)
+            if part:
+                self._parts[name] = dataclasses.replace(part, left=())
+            else:
+                self._whole.add(name)
 
     def __enter__(self) -> ScoreMapWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        unfinished = {name: len(self._shards[name]) - len(waiting) for name, waiting in sorted(self._waiting.items())}
+        unfinished = {
+            name: len(self._parts[name].left if name in self._parts else self._shards[name]) - len(waiting)
+            for name, waiting in sorted(self._waiting.items())
+        }
         self._waiting.clear()
         if kind is None and unfinished:
             raise ValueError(f"{sum(unfinished.values())} images were never added to {', '.join(unfinished)}")

@@ -110,6 +110,11 @@ class Execution:
     def world_size(self) -> int:
         return int(os.environ.get("WORLD_SIZE", "1"))
 
+    @property
+    def own_workers(self) -> int:
+        """Of the workers, which the ranks of a machine share, those of this rank."""
+        return max(self.workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
 
 def has_snapshots(segmenter: Artifact) -> bool:
     """Whether a segmenter was trained with snapshots."""

@@ -290,10 +290,10 @@ def run(config: CrfStageConfig, inputs: CrfInputs, writer: Writer, execution: Ex
     device = gpu_for(task.parameters, execution.device)
     with counted(writer, execution, "crf", masks) as advance:
         for _ in (
-            map_in_processes(refine, task, masks.left, execution.workers)
+            map_in_processes(refine, task, masks.left, execution.own_workers)
             if device is None
             else refined_on_gpu(
-                partial(prepare, task), zip(masks.left), partial(write, task), device, execution.workers
+                partial(prepare, task), zip(masks.left), partial(write, task), device, execution.own_workers
             )
         ):
             advance()

@@ -114,7 +114,7 @@ def _finder(config: InstancesConfig, inputs: InstancesInputs, execution: Executi
     from stages.refiners.refiner import Means
 
     device = select_device(execution.device)
-    means = Means(device, autocast_dtype(config.precision, device), max(execution.workers // execution.world_size, 1))
+    means = Means(device, autocast_dtype(config.precision, device), execution.own_workers)
     return IrnInstances(config, load_network(inputs.refiner), means)
 
 

@@ -35,7 +35,7 @@ from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import Images, notes_on, open_images, unless_images
 from stages.data.overlays import draw_overlay
 from stages.engine.config import ImageConfig, ImageLabels
-from stages.parallel.share import Share, counted, share_of
+from stages.parallel.share import Share, counted, share_of, share_of_maps
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 Labels = Callable[[Sequence[str]], np.ndarray]  # ids -> (B, K): 1 where an image shows a class, else 0; nan: unknown
 
 QUALITY = 90  # of overlays as JPEG
-SHARD_SIZE = 100  # images per file of score maps: what a killed run makes again, and a rank's share
+SHARD_SIZE = 100  # images per file of score maps: what a killed run makes again
 
 
 class PredictConfig(ImageConfig):
@@ -204,6 +204,7 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
     """Predicts what is still missing; under torchrun each rank its share of the images."""
     from artifacts.score_maps import ScoreMapWriter
     from stages.engine.device import describe_device, select_device
+    from stages.engine.distributed import barrier
     from stages.engine.inference import predict_probabilities
     from stages.networks import load_network
 
@@ -221,14 +222,17 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
     network = load_network(inputs.segmenter).to(device)
     labels = _labels(config, images, inputs.classifier, device, execution)
     files = _Files(writer, images, names, config)
-    threads = 2 if config.overlays == "none" else max(2, execution.workers // execution.world_size)
+    threads = 2 if config.overlays == "none" else max(2, execution.own_workers)
     with ScoreMapWriter(writer, class_names=names, shard_size=SHARD_SIZE, meaning="probability") as maps:
         share, parts = _plan(config, todo, writer, maps, execution)
         with counted(writer, execution, "predict", share) as advance, ThreadPoolExecutor(threads) as encoders:
             for part in parts:
-                views = predict_probabilities(network, images, part, config, device, workers=execution.workers)
+                views = predict_probabilities(network, images, part, config, device, workers=execution.own_workers)
                 for count in _save(views, config, labels, files, maps, encoders):
                     advance(count)
+        if config.output != "masks":
+            barrier()  # the parts of every rank are written
+            maps.join()
     if execution.rank == 0:
         writer.write_json(
             "classes.json",
@@ -254,8 +258,7 @@ def _plan(
     if config.output == "masks":
         masks = share_of(ids, execution, lambda image_id: writer.has(f"masks/{image_id}.png"))
         return masks, [masks.left]
-    maps.plan(ids, index=execution.rank == 0)
-    shards = share_of(maps.shards, execution, maps.holds, len)
+    shards = share_of_maps(maps, ids, execution)
     return shards, shards.left
 
 
@@ -343,7 +346,7 @@ def _labels(
     side = classifier.recorded("config", "crop_size", int)  # as it was trained and scored
 
     def seen(ids: Sequence[str]) -> np.ndarray:
-        scores = class_scores(network, images, ids, side, device, execution.workers)
+        scores = class_scores(network, images, ids, side, device, execution.own_workers)
         classes = seen_classes(scores, config.class_threshold)
         if dataset is None:
             return classes

@@ -25,7 +25,7 @@ from stages.contract import Execution, Input, Inputs, Stage
 from stages.localization.grid import resize_maps
 from stages.localization.seed_labels import dense_labels, lead
 from stages.parallel.processes import map_in_processes
-from stages.parallel.share import counted, images_of, share_of
+from stages.parallel.share import counted, images_of, share_of_maps
 from stages.refiners.settings import REFINERS, RefineConfig
 from stages.refiners.settings.base import ForegroundRefinerSettings, RefinerSettings
 
@@ -128,7 +128,7 @@ def _open(config: RefineConfig, inputs: RefineInputs) -> tuple[Dataset, KnownIma
 
 
 def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
-    """Refines shard by shard what is still missing, then makes the masks; under torchrun each rank its shards."""
+    """Refines shard by shard what is still missing, then makes the masks; under torchrun each rank its share."""
     from artifacts.score_maps import ScoreMaps, ScoreMapWriter
     from stages.engine.distributed import barrier
     from stages.evaluation.mask_quality import quality_of_masks
@@ -140,23 +140,25 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
     if execution.rank == 0 and (remark := ignored_labels(inputs.seeds)):
         execution.progress.note(remark)
     scores = ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, meaning="refined")
-    scores.plan(ids, index=execution.rank == 0)
+    shards = share_of_maps(scores, ids, execution)
     barrier()  # every rank reads the index
-    shards = share_of(scores.shards, execution, scores.holds, len)
     masks = images_of(shards, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
     whole_set, figures = config.method.whole_set, {}
-    batches_of = partial(images.batches, batch_size=_batch_size(config), threads=_workers(execution))
+    batches_of = partial(images.batches, batch_size=_batch_size(config), threads=execution.own_workers)
     refiner: Any = _refiner(config, inputs, images, execution) if shards.left or whole_set else None
     if whole_set:
-        figures = decide_first(refiner, scores.shards, batches_of, writer, execution)
+        figures = decide_first(refiner, ids, batches_of, writer, execution)
     with counted(writer, execution, "refine", shards, masks, unit="maps and masks") as advance:
         with scores:
             for shard in shards.left:
                 for found in refiner.refine(batches_of(shard)):
                     scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
                     advance()
+        barrier()  # the parts of every rank are written
+        scores.join()
+        barrier()
         task = MaskJob(dataset, ScoreMaps(writer.path), *_background(config), writer)
-        for _ in map_in_processes(write_mask_of, task, masks.left, execution.workers):
+        for _ in map_in_processes(write_mask_of, task, masks.left, execution.own_workers):
             advance()
     barrier()  # the masks of every rank are written
     if execution.rank != 0:
@@ -188,15 +190,11 @@ def _refiner(config: RefineConfig, inputs: RefineInputs, images: KnownImages, ex
 
     device = select_device(execution.device)
     trained = inputs.refiner
-    means = Means(device, autocast_dtype(config.precision, device), _workers(execution))
+    means = Means(device, autocast_dtype(config.precision, device), execution.own_workers)
     more = {"segmenter": load_network(inputs.segmenter)} if inputs.segmenter else {}
     refiner = load_refiner(config.method.name)(config.method, load_network(trained) if trained else None, means, **more)
     refiner.start(images.dataset, images.scores)
     return refiner
-
-
-def _workers(execution: Execution) -> int:
-    return max(execution.workers // execution.world_size, 1)
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage, has_snapshots
 from stages.data.images import images_of_splits
 from stages.engine.config import IMAGE_LABELS, ImageLabels, InferenceConfig
-from stages.parallel.share import counted, share_of
+from stages.parallel.share import counted, pieces_of
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-PART = 200  # images between two records: what a killed run predicts again, and a rank's share
+PART = 200  # images between two records: what a killed run predicts again
 
 
 class ReliabilityConfig(InferenceConfig):
@@ -113,19 +113,18 @@ def run(config: ReliabilityConfig, inputs: ReliabilityInputs, writer: Writer, ex
     device = select_device(execution.device)
     files = evenly_spaced([*snapshots_of(segmenter).values(), "weights.pt"], config.snapshots)
     networks = [load_network(segmenter, file).to(device) for file in files]
-    # record -> the images whose scores it holds, the same for any number of processes
-    records = {f"{SCRATCH}/scores-{first}.json": ids[first : first + PART] for first in range(0, len(ids), PART)}
-    mine = share_of([*records], execution, writer.has, lambda record: len(records[record]))
+    pieces, mine = pieces_of(len(ids), PART, execution, lambda piece: writer.has(_record(piece)))
     with counted(writer, execution, "reliability", mine) as advance:
-        for record in mine.left:
-            writer.write_json(record, _scores(networks, dataset, records[record], config, device, execution))
-            advance(len(records[record]))
+        for piece in mine.left:
+            images = ids[piece.start : piece.stop]
+            writer.write_json(_record(piece), _scores(networks, dataset, images, config, device, execution))
+            advance(len(piece))
     barrier()
     if execution.rank != 0:
         return {}
     scores: dict[str, float] = {}
-    for record in records:
-        scores |= writer.read_json(record, dict[str, float])
+    for piece in pieces:
+        scores |= writer.read_json(_record(piece), dict[str, float])
     if missing := sorted(set(ids) - scores.keys()):
         raise ArtifactError(
             f"{writer.path / SCRATCH} holds no scores of {some(missing)}", "delete it and run the same command again"
@@ -146,6 +145,11 @@ def run(config: ReliabilityConfig, inputs: ReliabilityInputs, writer: Writer, ex
     }
 
 
+def _record(piece: range) -> str:
+    """The file of the scores of these images."""
+    return f"{SCRATCH}/scores-{piece.start}-{piece.stop}.json"
+
+
 def _scores(
     networks: Sequence[nn.Module],
     dataset: Dataset,
@@ -163,7 +167,8 @@ def _scores(
     totals = dict.fromkeys(ids, 0.0)
     # all networks get the images in the same order and batches
     walks = [
-        predict_probabilities(network, dataset, ids, config, device, workers=execution.workers) for network in networks
+        predict_probabilities(network, dataset, ids, config, device, workers=execution.own_workers)
+        for network in networks
     ]
     for views in zip(*walks, strict=True):
         names, last = views[-1]

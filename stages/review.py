@@ -31,13 +31,13 @@ from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import images_of_splits
 from stages.engine.config import InferenceConfig
-from stages.parallel.share import counted, share_of
+from stages.parallel.share import counted, pieces_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _AT_A_TIME = 1024
-PART = 200  # images between two records: what a killed run predicts again, and a rank's share
+PART = 200  # images between two records: what a killed run predicts again
 WITHOUT_MASKS = ("weak", "unlabelled", "test")
 MORE = 10  # masks that a class might get
 
@@ -76,18 +76,18 @@ def run(config: ReviewConfig, inputs: ReviewInputs, writer: Writer, execution: E
 
     dataset, ids = images_of_splits(inputs.data, (*MASKED, *WITHOUT_MASKS))
     network = load_network(inputs.segmenter).to(select_device(execution.device))
-    records = {f"{SCRATCH}/review-{first}.json": ids[first : first + PART] for first in range(0, len(ids), PART)}
-    mine = share_of([*records], execution, writer.has, lambda record: len(records[record]))
+    pieces, mine = pieces_of(len(ids), PART, execution, lambda piece: writer.has(_record(piece)))
     with counted(writer, execution, "review", mine) as advance:
-        for record in mine.left:
-            writer.write_json(record, dict(_looks(network, dataset, records[record], config, execution)))
-            advance(len(records[record]))
+        for piece in mine.left:
+            looks_ = _looks(network, dataset, ids[piece.start : piece.stop], config, execution)
+            writer.write_json(_record(piece), dict(looks_))
+            advance(len(piece))
     barrier()
     if execution.rank != 0:
         return {}
     looks: dict[str, Any] = {}
-    for record in records:
-        looks |= writer.read_json(record, dict[str, Any])
+    for piece in pieces:
+        looks |= writer.read_json(_record(piece), dict[str, Any])
     split_of = {image_id: split for split in (*MASKED, *WITHOUT_MASKS) for image_id in dataset.ids(split)}
     found = {
         "next": worth_labelling(looks, [i for i in ids if not dataset.has_mask(i)], config.next),
@@ -101,6 +101,11 @@ def run(config: ReviewConfig, inputs: ReviewInputs, writer: Writer, execution: E
         "doubtful": len(found["doubtful"]),
         "help_most": found["help_most"],
     }
+
+
+def _record(piece: range) -> str:
+    """The file of what was seen in these images."""
+    return f"{SCRATCH}/review-{piece.start}-{piece.stop}.json"
 
 
 # ------------------------------------------------------------------------------------------------- looking
@@ -119,7 +124,7 @@ def _looks(
     device, pooled = select_device(execution.device), _Pooled(network)
     with pooled:
         for names, probabilities in predict_probabilities(
-            network, dataset, ids, config, device, workers=execution.workers
+            network, dataset, ids, config, device, workers=execution.own_workers
         ):
             best, masks = (one.cpu().numpy() for one in probabilities.max(1))
             features = pooled.take(probabilities)

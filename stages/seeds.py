@@ -42,7 +42,7 @@ from stages.localization.seeds_config import (
     SeedsConfig,
 )
 from stages.parallel.processes import one_thread, process_pool
-from stages.parallel.share import counted, images_of, share_of
+from stages.parallel.share import counted, images_of, share_of_maps
 
 CHUNK = 16  # images a pool process takes at a time
 WAITING = 256  # jobs of so many images each that wait for the pool at most, so that a long list takes no memory
@@ -199,17 +199,16 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
 
     meaning = ScoreMaps(maps).meaning if maps else "cam"
     scores = ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, meaning=meaning)
-    scores.plan(everything, index=execution.rank == 0)
+    shards = share_of_maps(scores, everything, execution)
     if execution.rank == 0 and source.partners:
         writer.write_json("partners.json", source.partners)
     if execution.rank == 0 and source.clip is not None:
         source.clip.store_vectors()
     source.barrier()  # every rank reads the index
-    shards = share_of(scores.shards, execution, scores.holds, len)
     masks = images_of(shards, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
-    unlabelled, unmade = set(masks.left), set(shards.left)
+    unlabelled, parts = set(masks.left), []
     counting = counted(writer, execution, "seeds", shards, masks, unit="maps and masks")
-    with _pool(execution.workers) as pool, counting as advance:
+    with _pool(execution.own_workers) as pool, counting as advance:
         jobs = _Jobs(pool, advance)
 
         def begin(function: Callable[[Sequence[str]], int], shard: tuple[str, ...]) -> None:
@@ -223,10 +222,18 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
             for number, shard in enumerate(shards.own):
                 for ahead in shards.own[number + AHEAD : number + AHEAD + 1]:
                     begin(job.prepare_saliency, ahead)
-                for found in source.maps(shard) if shard in unmade else ():
+                for found in source.maps(left) if (left := scores.left(shard)) else ():
                     scores.add(found.image_id, found.scores, found.classes, size=found.size, stride=found.stride)
                     advance()
-                begin(job.label, shard)
+                if scores.holds(shard):
+                    begin(job.label, shard)
+                else:
+                    parts.append(shard)
+        source.barrier()  # every rank's parts are written
+        scores.join()
+        source.barrier()
+        for shard in parts:
+            begin(job.label, shard)
         jobs.finish()
         source.barrier()  # every rank's label maps are written
     quality, empty = {}, 0
@@ -312,7 +319,7 @@ class _Source:
             max_pixels=self.config.max_pixels,
             device=device,
             dtype=autocast_dtype(cam.precision, device),
-            threads=self.execution.workers,
+            threads=self.execution.own_workers,
             earlier=[for_inference(network, device) for network in self._snapshots()],
             partners=self.partners,
             masks=self.masks,
@@ -342,7 +349,7 @@ class _Source:
             batch_size=self.config.cam.batch_size,
             max_pixels=self.config.max_pixels,
             device=device,
-            threads=self.execution.workers,
+            threads=self.execution.own_workers,
             masks=self.masks,
         )
         with self.execution.progress.track(len(todo), "gradients") as tracker:

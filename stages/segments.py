@@ -74,7 +74,7 @@ def _found(
     config: SegmentsConfig, dataset: Dataset, ids: Sequence[str], execution: Execution
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(config.source, SuperpixelSource):
-        return for_each_image(regions, Task(dataset, config.source), ids, execution.workers)
+        return for_each_image(regions, Task(dataset, config.source), ids, execution.own_workers)
     from stages.engine.device import select_device
     from stages.localization.sam_segments import sam_segments
 

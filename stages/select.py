@@ -25,9 +25,9 @@ from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage, has_snapshots
 from stages.data.images import images_of_splits
 from stages.engine.config import InferenceConfig
-from stages.parallel.share import counted, share_of
+from stages.parallel.share import counted, pieces_of, share_with
 
-PART = 200  # images of a snapshot between two records: what a killed run scores again, and a rank's share
+PART = 200  # images of a snapshot between two records: what a killed run scores again
 
 
 class SelectConfig(InferenceConfig):
@@ -91,25 +91,30 @@ def run(config: SelectConfig, inputs: SelectInputs, writer: Writer, execution: E
     files = {**snapshots_of(segmenter), last: "weights.pt"}
     if execution.rank == 0 and (remark := large_images(dataset, ids, config)):
         execution.progress.note(remark)
-    parts = {(step, first): ids[first : first + PART] for step in files for first in range(0, len(ids), PART)}
-    mine = share_of([*parts], execution, lambda part: writer.has(_record(*part)), lambda part: len(parts[part]))
+    pieces, own = pieces_of(len(ids), PART, execution, lambda piece: False)
+    mine = share_with(
+        [(step, piece) for step in files for piece in own.own],
+        len(files) * len(ids),
+        lambda part: writer.has(_record(*part)),
+        lambda part: len(part[1]),
+    )
     with counted(writer, execution, "select", mine) as advance:
         for step, some in itertools.groupby(mine.left, key=lambda part: part[0]):
             network = load_network(segmenter, files[step]).to(device)
-            for part in some:
+            for _, piece in some:
                 matrix = ConfusionMatrix(dataset.num_classes)
                 for names, probabilities in predict_probabilities(
-                    network, dataset, parts[part], config, device, workers=execution.workers
+                    network, dataset, ids[piece.start : piece.stop], config, device, workers=execution.own_workers
                 ):
                     masks = probabilities.argmax(1).byte().cpu().numpy()
                     for name, mask in zip(names, masks, strict=True):
                         matrix.add(mask, dataset.mask(name))
                     advance(len(names))
-                writer.write_json(_record(*part), matrix.counts.tolist())
+                writer.write_json(_record(step, piece), matrix.counts.tolist())
     barrier()
     if execution.rank != 0:
         return {}
-    scores = {step: _mean_iou(writer, [part for part in parts if part[0] == step], dataset, splits) for step in files}
+    scores = {step: _mean_iou(writer, [_record(step, piece) for piece in pieces], dataset, splits) for step in files}
     best = max(scores, key=lambda step: (scores[step], step))  # of equal ones the later one
     for name, file in (("weights.pt", files[best]), ("network.json", "network.json")):
         with writer.item(name) as temporary:
@@ -124,21 +129,19 @@ def run(config: SelectConfig, inputs: SelectInputs, writer: Writer, execution: E
     }
 
 
-def _record(step: int, first: int) -> str:
-    """The file of the counts of one snapshot in the images from `first` on, the same for any number of processes."""
-    return f"{SCRATCH}/counts-{step}-{first}.json"
+def _record(step: int, piece: range) -> str:
+    """The file of the counts of one snapshot in these images."""
+    return f"{SCRATCH}/counts-{step}-{piece.start}-{piece.stop}.json"
 
 
-def _mean_iou(writer: Writer, parts: Sequence[tuple[int, int]], dataset: Dataset, splits: Sequence[str]) -> float:
+def _mean_iou(writer: Writer, records: Sequence[str], dataset: Dataset, splits: Sequence[str]) -> float:
     from stages.evaluation.confusion import ConfusionMatrix
 
     matrix = ConfusionMatrix(dataset.num_classes)
-    for part in parts:
-        counts = writer.read_json(_record(*part), list[list[int]])
+    for record in records:
+        counts = writer.read_json(record, list[list[int]])
         if [len(row) for row in counts] != [matrix.counts.shape[1]] * len(matrix.counts):
-            raise ArtifactError(
-                f"{writer.path / _record(*part)} is damaged", "delete it and run the same command again"
-            )
+            raise ArtifactError(f"{writer.path / record} is damaged", "delete it and run the same command again")
         matrix.counts += np.array(counts, np.int64)
     if not matrix.counts.any():
         raise DataError(

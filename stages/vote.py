@@ -140,7 +140,7 @@ def run(config: VoteConfig, inputs: VoteInputs, writer: Writer, execution: Execu
     share = share_of(ids, execution, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
     task = Task(dataset, masks, inputs.segments, config, writer)
     with counted(writer, execution, "vote", share) as advance:
-        for _ in for_each_image(improve, task, share.left, execution.workers):
+        for _ in for_each_image(improve, task, share.left, execution.own_workers):
             advance()
     if execution.rank != 0:
         return {}

@@ -210,7 +210,7 @@ class _Trainer:
         # With a GPU one worker for each core except that of this process. On a CPU none: the threads of the training
         # use all cores and wait for each other, so a worker that takes the core of one stops them all (two cores: up
         # to 1.5 times slower).
-        workers = max(self.execution.workers // distributed.world_size() - 1, 0) if self.on_gpu else 0
+        workers = max(self.execution.own_workers - 1, 0) if self.on_gpu else 0
         loader: DataLoader[Any] = DataLoader(
             _Samples(self.maker),  # type: ignore[arg-type]  # a map from step to batch is all a DataLoader needs
             batch_size=None,

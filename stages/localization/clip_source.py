@@ -127,5 +127,5 @@ class ClipMaps:
             max_pixels=self.max_pixels,
             device=device,
             dtype=autocast_dtype(self.settings.precision, device),
-            threads=self.execution.workers,
+            threads=self.execution.own_workers,
         )

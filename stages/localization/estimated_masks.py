@@ -87,13 +87,15 @@ def label_images(
     from stages.engine.label_sharing import unknown_labels
 
     masks = share_of(ids, execution, lambda image_id: refiner.writer.has(f"masks/{image_id}.png"))
-    views = predict_probabilities(network, refiner.dataset, masks.left, inference, device, workers=execution.workers)
+    views = predict_probabilities(
+        network, refiner.dataset, masks.left, inference, device, workers=execution.own_workers
+    )
     if remark := large_images(refiner.dataset, masks.left, inference):
         execution.progress.note(remark)
     if execution.rank == 0 and (remark := unknown_labels(refiner.dataset, ids, refiner.image_labels)):
         execution.progress.note(remark)
     with counted(refiner.writer, execution, "labelling", masks) as advance:
-        for _ in _refined(refiner, _images(views, refiner), str(device), max(execution.workers, 1)):
+        for _ in _refined(refiner, _images(views, refiner), str(device), max(execution.own_workers, 1)):
             advance()
 
 

@@ -50,7 +50,7 @@ def prepared_folders(
     task = Preparation(images, kind.prepare, settings, writer)
     left = share_of(ids, execution, lambda image_id: all(writer.has(f"{name}/{image_id}.png") for name in names))
     with counted(writer, execution, ", ".join(names), left) as advance:
-        for _ in map_in_processes(prepare_image, task, left.left, execution.workers):
+        for _ in map_in_processes(prepare_image, task, left.left, execution.own_workers):
             advance()
     barrier()
     return {name: MaskFolder(writer.path / name, None) for name in names}

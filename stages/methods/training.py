@@ -55,7 +55,7 @@ def train_network(
         num_classes=dataset.num_classes,
         seed=derive_seed(config.seed, "network"),
         iterations=config.iterations,
-        workers=max(execution.workers // distributed.world_size(), 1),
+        workers=execution.own_workers,
         initial=read_state(initial.file("weights.pt")) if initial else None,
         hard_examples=getattr(config, "hard_examples", None),
         crop_size=config.crop_size,

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from artifacts.score_maps import ScoreMapWriter
 from artifacts.store import Writer
 from stages.contract import Execution
 
@@ -49,20 +50,51 @@ def share_of(
 ) -> Share[Part]:
     """The share of this rank: every `world_size`-th part. images: how many images a part has."""
     own = parts[execution.rank :: execution.world_size]
-    return _share(own, sum(map(images, parts)), made, images)
+    return share_with(own, sum(map(images, parts)), made, images)
+
+
+def dealt(count: int, rank: int, ranks: int) -> range:
+    """The places of one rank in a list of so many: each has as many as any other, or one more."""
+    return range(count * rank // ranks, count * (rank + 1) // ranks)
+
+
+def pieces_of(
+    count: int, most: int, execution: Execution, made: Callable[[range], bool]
+) -> tuple[list[range], Share[range]]:
+    """Places of images in a list, in pieces of at most `most`: those of all ranks in order, and the share of this one.
+
+    For work on many images that is kept together, and that may be cut anywhere.
+    """
+    ranks = [dealt(count, rank, execution.world_size) for rank in range(execution.world_size)]
+    pieces = [[places[at : at + most] for at in range(0, len(places), most)] for places in ranks]
+    return [piece for some in pieces for piece in some], share_with(pieces[execution.rank], count, made, len)
+
+
+def share_of_maps(scores: ScoreMapWriter, ids: Sequence[str], execution: Execution) -> Share[tuple[str, ...]]:
+    """Plans the score maps of the ids; the share of this rank, shard by shard, of which `left` may be a part.
+
+    When all ranks have made theirs, `scores.join()` makes shards of the parts of several ranks.
+    """
+    scores.plan(ids, index=execution.rank == 0, own=dealt(len(ids), execution.rank, execution.world_size))
+    left = [some for own in scores.own if (some := scores.left(own))]
+    mine = sum(map(len, scores.own))
+    return Share(scores.own, left, len(ids), mine, mine - sum(map(len, left)))
 
 
 def alone(parts: Sequence[Part], made: Callable[[Part], bool] = lambda part: False) -> Share[Part]:
     """All parts, each an image, as the share of a rank that does this work alone."""
-    return _share(parts, len(parts), made, lambda part: 1)
+    return share_with(parts, len(parts), made, lambda part: 1)
 
 
 def images_of(shards: Share[tuple[str, ...]], made: Callable[[str], bool]) -> Share[str]:
     """The images in the shards of this rank, for work on each image that follows the making of its shard."""
-    return _share([image_id for shard in shards.own for image_id in shard], shards.total, made, lambda part: 1)
+    return share_with([image_id for shard in shards.own for image_id in shard], shards.total, made, lambda part: 1)
 
 
-def _share(own: Sequence[Part], total: int, made: Callable[[Part], bool], images: Callable[[Part], int]) -> Share[Part]:
+def share_with(
+    own: Sequence[Part], total: int, made: Callable[[Part], bool], images: Callable[[Part], int]
+) -> Share[Part]:
+    """A share of these parts, of `total` images that all ranks have."""
     left = [part for part in own if not made(part)]
     mine = sum(map(images, own))
     return Share(own, left, total, mine, mine - sum(map(images, left)))

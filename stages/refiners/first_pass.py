@@ -1,6 +1,6 @@
 """The first pass of `refine` over all images, of refiners that decide on the whole data set. Loads no torch.
 
-Each rank surveys its shards, rank 0 decides, all ranks read the decision. Both are kept in the scratch folder of the
+Each rank surveys its share, rank 0 decides, all ranks read the decision. Both are kept in the scratch folder of the
 artifact until it is published: a run that was interrupted continues. Memory holds what is asked for, not all of it.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from artifacts.store import SCRATCH, Writer
 from stages.contract import Execution
 from stages.engine.distributed import barrier
-from stages.parallel.share import counted, share_of
+from stages.parallel.share import counted, pieces_of
 
 if TYPE_CHECKING:
     from stages.engine.known import Known
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FOLDER = f"{SCRATCH}/first-pass"
 DECISION = f"{FOLDER}/decision.npz"
 FIGURES = f"{FOLDER}/figures.json"  # written last: where it is, all is decided
+PIECE = 500  # images that are surveyed and kept together
 
 
 @dataclass(frozen=True)
@@ -70,22 +71,20 @@ class Decided:
 
 def decide_first(
     refiner: Any,
-    shards: Sequence[tuple[str, ...]],
+    ids: Sequence[str],
     batches_of: Callable[[Sequence[str]], Iterable[Sequence[Known]]],
     writer: Writer,
     execution: Execution,
 ) -> dict[str, float]:
     """Gives the refiner its `decided`; returns the figures of the decision."""
-    numbers = share_of(
-        range(len(shards)), execution, lambda number: writer.has(_index(number)), lambda number: len(shards[number])
-    )
+    pieces, mine = pieces_of(len(ids), PIECE, execution, lambda piece: writer.has(_item(piece, ".json")))
     if not writer.has(FIGURES):
-        with counted(writer, execution, "survey", numbers) as advance:
-            for number in numbers.left:
-                _survey(refiner, number, batches_of(shards[number]), writer, advance)
+        with counted(writer, execution, "survey", mine) as advance:
+            for piece in mine.left:
+                _survey(refiner, piece, batches_of(ids[piece.start : piece.stop]), writer, advance)
     barrier()  # all is surveyed
     if execution.rank == 0 and not writer.has(FIGURES):
-        surveys = _surveys(writer, len(shards))
+        surveys = _surveys(writer, pieces)
         arrays, figures = refiner.decide(surveys, execution.progress)
         with writer.item(DECISION) as temporary, temporary.open("wb") as file:
             content: dict[str, Any] = {"/ids": np.array(surveys.ids), "/counts": surveys.counts, **arrays}
@@ -98,14 +97,14 @@ def decide_first(
     return writer.read_json(FIGURES)
 
 
-def _index(number: int) -> str:
-    return f"{FOLDER}/{number:05d}.json"
+def _item(piece: range, end: str) -> str:
+    return f"{FOLDER}/{piece.start:07d}-{piece.stop:07d}{end}"
 
 
 def _survey(
-    refiner: Any, number: int, batches: Iterable[Sequence[Known]], writer: Writer, advance: Callable[[], None]
+    refiner: Any, piece: range, batches: Iterable[Sequence[Known]], writer: Writer, advance: Callable[[], None]
 ) -> None:
-    """Writes what is surveyed of one shard: a file for each array, and at last the numbers of rows of its images."""
+    """Writes what is surveyed of some images: a file for each array, and at last the numbers of rows of its images."""
     counts: dict[str, int] = {}
     parts: dict[str, list[NDArray]] = {}
     for image_id, arrays in refiner.survey(batches):
@@ -114,20 +113,20 @@ def _survey(
             parts.setdefault(name, []).append(values)
         advance()
     for name, values in parts.items():
-        with writer.item(f"{FOLDER}/{number:05d}-{name}.npy") as temporary:
+        with writer.item(_item(piece, f"-{name}.npy")) as temporary:
             np.save(temporary, np.concatenate(values))
     index = {"ids": list(counts), "counts": list(counts.values()), "arrays": sorted(parts)}
-    writer.write_json(_index(number), index)
+    writer.write_json(_item(piece, ".json"), index)
 
 
-def _surveys(writer: Writer, shards: int) -> Surveys:
+def _surveys(writer: Writer, pieces: Sequence[range]) -> Surveys:
     ids: list[str] = []
     counts: list[int] = []
     arrays: dict[str, list[NDArray]] = {}
-    for number in range(shards):
-        index = writer.read_json(_index(number))
+    for piece in pieces:
+        index = writer.read_json(_item(piece, ".json"))
         ids, counts = ids + index["ids"], counts + index["counts"]
         for name in index["arrays"]:
-            part = np.load(writer.path / f"{FOLDER}/{number:05d}-{name}.npy", mmap_mode="r", allow_pickle=False)
+            part = np.load(writer.path / _item(piece, f"-{name}.npy"), mmap_mode="r", allow_pickle=False)
             arrays.setdefault(name, []).append(part)
     return Surveys(ids, np.array(counts, np.int64), arrays)
