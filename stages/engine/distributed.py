@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import itertools
 import os
+import traceback
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -65,6 +67,11 @@ def process_group(device: str) -> Iterator[None]:
     try:
         yield
         barrier()  # nobody closes a connection that another still uses
+    except Exception as error:
+        # The frames hold what trains, and that the group: its connections would stay open, and the others wait on.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        raise
     finally:
         dist.destroy_process_group()
 

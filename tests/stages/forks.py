@@ -11,6 +11,20 @@ from collections.abc import Callable
 _context = multiprocessing.get_context("fork")
 
 
+def as_ranks(act: Callable[[int], object], ranks: int, seconds: float = 60) -> list[int | None]:
+    """Runs `act(rank)` in as many processes, and waits for all of them; their exit codes."""
+    children = [_context.Process(target=act, args=(rank,)) for rank in range(ranks)]
+    for child in children:
+        child.start()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and any(child.exitcode is None for child in children):
+        time.sleep(0.02)
+    for child in children:
+        child.kill()  # where it goes on
+        child.join()
+    return [child.exitcode for child in children]
+
+
 def by_two_processes(act: Callable[[], object], seconds: float = 500) -> None:
     """Runs `act` in two processes that are told what torchrun tells: their ranks, and where they meet."""
     with socket.socket() as free:

@@ -25,11 +25,12 @@ from artifacts.store import Workspace, Writer
 from stages import select as select_stage
 from stages.contract import Execution
 from stages.engine.batch_norm import join_batch_norm
-from stages.engine.distributed import process_group, rank
+from stages.engine.distributed import meeting, process_group, rank
 from stages.engine.loop import CHECKPOINT, fit
 from stages.engine.method import Setup
 from stages.engine.streams import SampleMaker
 from stages.methods import load_method
+from stages.parallel.meeting import RankFailedError
 from stages.pipeline.run_stage import run_stage
 from stages.select import STAGE as SELECT_STAGE
 from stages.train import STAGE
@@ -124,7 +125,7 @@ def main(folder: Path) -> None:
     main_process = os.environ["RANK"] == "0"
     alone = {case: one_step(training, case, folder / f"alone-{case}", 1) for case in COMPARED} if main_process else {}
     found = {}
-    with process_group("cpu"):
+    with meeting(), process_group("cpu"):
         for case in COMPARED:
             gradients, losses = one_step(training, case, folder / f"two-{case}", 2)
             if main_process:
@@ -144,7 +145,7 @@ def main(folder: Path) -> None:
     execution = Execution(device="cpu", workers=1, checkpoint_every_s=0.0, progress=Quiet())
     inputs = training.inputs(config)
     run_stage(STAGE, config, training.space, "whole", inputs, execution)
-    stopped = InterruptedError if main_process else RuntimeError  # rank 1 loses its connection
+    stopped = InterruptedError if main_process else RankFailedError  # rank 1 is told
     with contextlib.suppress(stopped):
         run_stage(STAGE, config, training.space, "cut", inputs, dataclasses.replace(execution, progress=Quiet(3)))
         raise AssertionError("the training was not stopped")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from artifacts.store import Writer
 from stages.contract import Execution
-from stages.parallel.share import alone, counted, images_of, share_of
+from stages.parallel.share import alone, counted, images_of, pieces_of, share_of
 
 IDS = [f"{number:02d}" for number in range(40)]
 some_ids = st.lists(st.sampled_from(IDS), unique=True).map(sorted)
@@ -94,6 +94,23 @@ def test_shards_and_their_images_are_one_rank_s(ids, size, ranks, whole, masks):
     assert sorted(own) == ids
     assert sorted(left) == [shard for number, shard in enumerate(shards) if number not in whole]
     assert sorted(unmasked) == sorted(set(ids) - masks)
+
+
+@settings(max_examples=200)
+@given(count=st.integers(0, 40), most=st.integers(1, 9), ranks=st.integers(1, 5))
+def test_pieces_of_all_ranks_are_the_list_and_each_rank_has_as_many_images(count, most, ranks):
+    own = []
+    with pytest.MonkeyPatch.context() as patch:
+        for rank in range(ranks):
+            pieces, share = pieces_of(count, most, as_rank(patch, rank, ranks), lambda piece: 3 in piece)
+            assert [place for piece in pieces for place in piece] == list(range(count))
+            assert all(0 < len(piece) <= most for piece in pieces)
+            assert share.left == [piece for piece in share.own if 3 not in piece]
+            assert share.mine == sum(map(len, share.own))
+            own.append(share.own)
+    assert [piece for some in own for piece in some] == pieces
+    sizes = [sum(map(len, some)) for some in own]
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_who_works_alone_has_all_of_it(monkeypatch):
