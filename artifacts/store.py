@@ -23,6 +23,7 @@ from artifacts.artifact import Artifact, read_item
 from artifacts.canonical import json_ready
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, BusyError
+from artifacts.file_system import check_file_system
 from artifacts.locks import Lock, artifact_lock
 from artifacts.manifest import (
     KINDS,
@@ -155,6 +156,7 @@ class Workspace:
 
         Unpublished work of the block is kept for the next run of the same work, if there is anything to continue from.
         """
+        check_file_system(self.path)
         with self._lock(name).held(exclusive=True):
             self._recover(name)
             self._refuse_foreign(name)

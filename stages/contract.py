@@ -111,9 +111,13 @@ class Execution:
         return int(os.environ.get("WORLD_SIZE", "1"))
 
     @property
+    def local_world_size(self) -> int:
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+    @property
     def own_workers(self) -> int:
         """Of the workers, which the ranks of a machine share, those of this rank."""
-        return max(self.workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+        return max(self.workers // self.local_world_size, 1)
 
 
 def has_snapshots(segmenter: Artifact) -> bool:

@@ -15,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from artifacts.score_maps import ScoreMapWriter
 from artifacts.store import Writer
 from stages.contract import Execution
+
+if TYPE_CHECKING:
+    from artifacts.score_maps import ScoreMapWriter
 
 Part = TypeVar("Part")
 

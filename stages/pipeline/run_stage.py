@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from artifacts.errors import ArtifactError, ConfigError
+from artifacts.file_system import remarks
 from artifacts.manifest import KINDS
 from artifacts.store import Artifact, Work, Workspace, Writer, check_name
 from stages.config import Config
 from stages.contract import Execution, Inputs, Stage, external_digests, fingerprint, required_inputs
 from stages.parallel.meeting import Meeting
 from stages.pipeline.changes import Change, is_made_by, work_changes
+
+_told: set[Path] = set()  # workspaces
 
 
 @dataclass(frozen=True)
@@ -130,8 +135,11 @@ def run_stage(
             return Outcome(fresh, ran=False)
         if replacing is not None and (old := _published(workspace, name)):
             replacing(old, work_changes(stage, work, old.manifest))
+        _remark(workspace, execution)
         if meeting is not None:
-            return Outcome(_run_distributed(stage, config, opened, workspace, name, work, execution, started), ran=True)
+            return Outcome(
+                _run_distributed(stage, config, opened, workspace, name, work, execution, started, meeting), ran=True
+            )
         with workspace.writing(name, work) as writer:
             if not force and (fresh := published_if_fresh(workspace, name, stage, config, work)):
                 writer.discard()  # another process made it between the check and the lock
@@ -162,6 +170,14 @@ def _check_agreement(meeting: Meeting, name: str, work: Work, fresh: Artifact | 
         )
 
 
+def _remark(workspace: Workspace, execution: Execution) -> None:
+    """Says once what the disk of the workspace does not promise."""
+    if execution.rank == 0 and workspace.path not in _told:
+        _told.add(workspace.path)
+        for sentence in remarks(workspace.path, execution.world_size > execution.local_world_size):
+            execution.progress.note(sentence)
+
+
 def _checked(stage: Stage, summary: Any) -> dict[str, Any]:
     """A copy of what the stage returned, which must be a dict."""
     if not isinstance(summary, dict):
@@ -170,6 +186,16 @@ def _checked(stage: Stage, summary: Any) -> dict[str, Any]:
             "this is a bug in the stage; finished items are kept",
         )
     return dict(summary)
+
+
+def _check_lock(meeting: Meeting, workspace: Workspace, name: str, execution: Execution) -> None:
+    """Says where the lock that rank 0 holds does not exclude the processes of another machine."""
+    found = meeting.exchange([socket.gethostname(), workspace.holder(name) is not None])
+    if free := sorted({host for host, locked in found if not locked}):
+        execution.progress.note(
+            f"the lock of {name!r} that {found[0][0]} holds does not hold on {', '.join(free)}: another command there "
+            "could write it at the same time (docs/shared-disks.md)"
+        )
 
 
 def _run_distributed(
@@ -181,6 +207,7 @@ def _run_distributed(
     work: Work,
     execution: Execution,
     started: Callable[[Writer], None] | None,
+    meeting: Meeting,
 ) -> Artifact:
     from stages.engine import distributed
 
@@ -189,7 +216,8 @@ def _run_distributed(
             writer = stack.enter_context(workspace.writing(name, work))
             if started is not None:
                 started(writer)
-        distributed.barrier()  # the folder exists and is locked before the other ranks enter
+        meeting.exchange()  # the folder exists and is locked before the other ranks enter
+        _check_lock(meeting, workspace, name, execution)
         if execution.rank != 0:
             writer = Writer(workspace.partial_folder(name, work.fingerprint), reports=False)
         returned = stage.run(config, inputs, writer, execution)

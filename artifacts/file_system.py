@@ -1,0 +1,128 @@
+"""What the file system of a workspace can do: tried before the first write, and told by how it is mounted.
+
+Locks must exclude, and folders must be renamed as a whole; network disks and mounts of object stores differ in both.
+docs/shared-disks.md says what is promised on which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from artifacts.disk_errors import disk_errors
+from artifacts.errors import ArtifactError
+
+PROBE = ".locks/.probe"
+ELSEWHERE = "choose a workspace on a different disk (--workspace, SEMISEG_WORKSPACE); docs/shared-disks.md"
+
+# Mount options with which a lock excludes the processes of one machine alone, by type of file system.
+LOCAL_LOCKS = {
+    "nfs": {"nolock", "local_lock=all", "local_lock=flock"},
+    "nfs4": {"nolock", "local_lock=all", "local_lock=flock"},
+    "lustre": {"localflock"},
+    "cifs": {"nobrl"},
+    "smb3": {"nobrl"},
+}
+# Those that store objects, or reach a disk of another machine without its locks: `fuse.` and one of these.
+OF_OBJECTS = {"s3fs", "goofys", "geesefs", "gcsfuse", "rclone", "blobfuse", "blobfuse2", "sshfs"}
+
+
+@functools.cache
+def check_file_system(folder: Path) -> None:
+    """ArtifactError where a lock in the folder excludes nobody, or a folder cannot be renamed. Tried once a process."""
+    place = folder / f"{PROBE}-{socket.gethostname()}-{os.getpid()}"
+    with disk_errors(folder):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            _try_lock(folder, place / "lock")
+            _try_rename(folder, place)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _try_lock(folder: Path, file: Path) -> None:
+    with open(file, "wb") as first, open(file, "rb") as second:
+        try:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ArtifactError(f"{folder} cannot be locked: {error.strerror}", ELSEWHERE) from error
+        with contextlib.suppress(OSError):
+            fcntl.flock(second, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            raise ArtifactError(
+                f"the locks of {folder} exclude nobody: two commands could write one artifact at a time", ELSEWHERE
+            )
+
+
+def _try_rename(folder: Path, place: Path) -> None:
+    """As in publishing: a file over another one, a folder with a file in it."""
+    before, after = place / "before", place / "after"
+    before.mkdir()
+    for name in ("new", "old"):
+        (before / name).write_bytes(name.encode())
+    try:
+        os.replace(before / "new", before / "old")
+        os.rename(before, after)
+        whole = (after / "old").read_bytes() == b"new"
+    except OSError as error:
+        raise ArtifactError(f"nothing can be renamed in {folder}: {error.strerror}", ELSEWHERE) from error
+    if not whole:
+        raise ArtifactError(f"what is renamed in {folder} does not stay whole", ELSEWHERE)
+
+
+@dataclass(frozen=True)
+class Mount:
+    """How a folder is mounted: the type of the file system, and its options."""
+
+    kind: str
+    options: frozenset[str]
+
+
+def mount_of(folder: Path, table: str) -> Mount | None:
+    """The mount that holds the folder; table: the content of /proc/self/mountinfo (proc(5))."""
+    best, found = -1, None
+    for line in table.splitlines():
+        before, _, after = line.partition(" - ")
+        place, kind = Path(before.split()[4].encode().decode("unicode_escape")), after.split()[0]
+        if folder.is_relative_to(place) and len(place.parts) >= best:
+            options = ",".join([before.split()[5], after.split()[-1]]).split(",")
+            best, found = len(place.parts), Mount(kind, frozenset(options))
+    return found
+
+
+def remarks_on(folder: Path, mount: Mount | None, several_machines: bool) -> list[str]:
+    """Sentences on what is not promised in a folder that is mounted like this."""
+    if mount is None:
+        return []
+    found = []
+    if mount.kind.removeprefix("fuse.") in OF_OBJECTS:
+        found.append(
+            f"{folder} is a mount of {mount.kind}: renames may be copies, and locks hold on this machine alone; let "
+            "one command write there at a time, or write elsewhere and copy (docs/shared-disks.md)"
+        )
+    if local := mount.options & LOCAL_LOCKS.get(mount.kind, frozenset()):
+        found.append(
+            f"{folder} is mounted with {', '.join(sorted(local))}: its locks hold on this machine alone, so two "
+            "machines could write one artifact at a time (docs/shared-disks.md)"
+        )
+    late = not mount.options & {"lookupcache=pos", "lookupcache=positive", "lookupcache=none", "noac"}
+    if several_machines and mount.kind in ("nfs", "nfs4") and late:
+        found.append(
+            f"{folder} is mounted without lookupcache=positive: a machine may not see for a minute what another has "
+            "written, and end with an error; the same command continues (docs/shared-disks.md)"
+        )
+    return found
+
+
+def remarks(folder: Path, several_machines: bool) -> list[str]:
+    """What is not promised in this folder, by how it is mounted; [] where the system does not tell."""
+    try:
+        table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return remarks_on(folder, mount_of(folder.resolve(), table), several_machines)
