@@ -156,8 +156,9 @@ class Workspace:
 
         Unpublished work of the block is kept for the next run of the same work, if there is anything to continue from.
         """
+        lock = self._lock(name)
         check_file_system(self.path)
-        with self._lock(name).held(exclusive=True):
+        with lock.held(exclusive=True):
             self._recover(name)
             self._refuse_foreign(name)
             folder = self.partial_folder(name, work.fingerprint)
