@@ -27,6 +27,7 @@ from semiseg_cli.model_page import NEXT, PAGE, model_page
 from semiseg_cli.plan_command import bytes_in, seconds_in
 from semiseg_cli.recipe_run import Run
 from stages.contract import Execution, PlainProgress, Progress
+from stages.parallel.meeting import barrier
 from stages.pipeline.recipe import Recipe, resolve
 from stages.pipeline.recipe_file import recipe_values
 from stages.planning.own_recipe import (
@@ -348,10 +349,7 @@ def _memory(given: dict[str, Any]) -> int | None:
 def _first_alone(doing: Execution) -> Iterator[bool]:
     """True in the first process of torchrun, for which the others wait at the end of the block."""
     yield doing.rank == 0
-    if doing.world_size > 1:
-        from stages.engine.distributed import barrier
-
-        barrier()
+    barrier()
 
 
 class _Once:

@@ -77,8 +77,8 @@ def check(config: InstancesConfig, inputs: InstancesInputs) -> None:
 
 def run(config: InstancesConfig, inputs: InstancesInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Makes the instances that are missing, then the file of all; under torchrun each rank its images."""
-    from stages.engine.distributed import barrier
     from stages.localization.known_images import known_images
+    from stages.parallel.meeting import barrier
 
     images, ids = known_images(inputs.data, inputs.seeds, config.splits)
     share = share_of(ids, execution, made=lambda image_id: writer.has(f"{FOLDER}/{image_id}.png"))

@@ -204,9 +204,9 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
     """Predicts what is still missing; under torchrun each rank its share of the images."""
     from artifacts.score_maps import ScoreMapWriter
     from stages.engine.device import describe_device, select_device
-    from stages.engine.distributed import barrier
     from stages.engine.inference import predict_probabilities
     from stages.networks import load_network
+    from stages.parallel.meeting import barrier
 
     images, ids = open_images(inputs.data, config.images, config.splits, config.white)
     ids = chosen_ids(ids, config, inputs.selection)

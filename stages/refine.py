@@ -130,10 +130,10 @@ def _open(config: RefineConfig, inputs: RefineInputs) -> tuple[Dataset, KnownIma
 def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Refines shard by shard what is still missing, then makes the masks; under torchrun each rank its share."""
     from artifacts.score_maps import ScoreMaps, ScoreMapWriter
-    from stages.engine.distributed import barrier
     from stages.evaluation.mask_quality import quality_of_masks
     from stages.localization.complete_maps import count_empty_maps
     from stages.localization.predicted_masks import ignored_labels
+    from stages.parallel.meeting import barrier
     from stages.refiners.first_pass import decide_first
 
     dataset, images, ids = _open(config, inputs)

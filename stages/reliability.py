@@ -101,10 +101,10 @@ def agreement(first: Tensor, second: Tensor, num_classes: int) -> Tensor:
 def run(config: ReliabilityConfig, inputs: ReliabilityInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Scores what is still missing; under torchrun each rank its share of the images."""
     from stages.engine.device import select_device
-    from stages.engine.distributed import barrier
     from stages.engine.label_sharing import unknown_labels
     from stages.networks import load_network
     from stages.networks.loading import snapshots_of
+    from stages.parallel.meeting import barrier
 
     dataset, ids = images_of_splits(inputs.data, config.splits)
     segmenter = inputs.segmenter

@@ -149,10 +149,10 @@ def _label(
     execution: Execution,
 ) -> None:
     """Writes masks/<id>.png of the images as the segmenter sees them, under torchrun each rank its share."""
-    from stages.engine import distributed
     from stages.engine.device import select_device
     from stages.localization.estimated_masks import Refiner, label_images
     from stages.networks import load_network
+    from stages.parallel.meeting import barrier
 
     device = select_device(execution.device)
     refiner = Refiner(
@@ -164,7 +164,7 @@ def _label(
         min_confidence=config.min_confidence,
     )
     label_images(load_network(segmenter).to(device), ids, refiner, config.inference, device, execution)
-    distributed.barrier()  # every process trains on the masks of all
+    barrier()  # every process trains on the masks of all
 
 
 STAGE = Stage(

@@ -71,8 +71,8 @@ def check(config: ReviewConfig, inputs: ReviewInputs) -> None:
 def run(config: ReviewConfig, inputs: ReviewInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Looks at what is still missing; under torchrun each rank at its share of the images."""
     from stages.engine.device import select_device
-    from stages.engine.distributed import barrier
     from stages.networks import load_network
+    from stages.parallel.meeting import barrier
 
     dataset, ids = images_of_splits(inputs.data, (*MASKED, *WITHOUT_MASKS))
     network = load_network(inputs.segmenter).to(select_device(execution.device))

@@ -41,6 +41,7 @@ from stages.localization.seeds_config import (
     SeedRule,
     SeedsConfig,
 )
+from stages.parallel.meeting import barrier
 from stages.parallel.processes import one_thread, process_pool
 from stages.parallel.share import counted, images_of, share_of_maps
 
@@ -204,7 +205,7 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
         writer.write_json("partners.json", source.partners)
     if execution.rank == 0 and source.clip is not None:
         source.clip.store_vectors()
-    source.barrier()  # every rank reads the index
+    barrier()  # every rank reads the index
     masks = images_of(shards, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
     unlabelled, parts = set(masks.left), []
     counting = counted(writer, execution, "seeds", shards, masks, unit="maps and masks")
@@ -229,13 +230,13 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
                     begin(job.label, shard)
                 else:
                     parts.append(shard)
-        source.barrier()  # every rank's parts are written
+        barrier()  # every rank's parts are written
         scores.join()
-        source.barrier()
+        barrier()
         for shard in parts:
             begin(job.label, shard)
         jobs.finish()
-        source.barrier()  # every rank's label maps are written
+        barrier()  # every rank's label maps are written
     quality, empty = {}, 0
     if execution.rank == 0:
         cause = "CLIP finds none of their classes; try other texts (source.texts)" if source.clip else UNTRAINED
@@ -366,12 +367,6 @@ class _Source:
             self._classifier = load_network(self._artifact).to(device)
             self.device_name = describe_device(device)
         return self._classifier, device
-
-    def barrier(self) -> None:
-        if self.execution.world_size > 1:
-            from stages.engine.distributed import barrier
-
-            barrier()
 
 
 @functools.lru_cache(maxsize=1)

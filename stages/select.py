@@ -77,11 +77,11 @@ def check(config: SelectConfig, inputs: SelectInputs) -> None:
 def run(config: SelectConfig, inputs: SelectInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Scores what is still missing; under torchrun each rank its share of the images of every snapshot."""
     from stages.engine.device import select_device
-    from stages.engine.distributed import barrier
     from stages.engine.inference import large_images, predict_probabilities
     from stages.evaluation.confusion import ConfusionMatrix
     from stages.networks import load_network
     from stages.networks.loading import snapshots_of
+    from stages.parallel.meeting import barrier
 
     splits = choose_splits(config, inputs.data)
     dataset, ids = images_of_splits(inputs.data, splits)

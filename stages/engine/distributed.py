@@ -21,13 +21,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from artifacts.errors import ConfigError
-from stages.parallel.meeting import Meeting
+from stages.parallel.meeting import Meeting, barrier
 
 # How long a collective operation waits for a process that writes alone. Those that die are noticed by the meeting.
 LONGEST_WAIT = timedelta(days=7)
 
 _numbers = itertools.count()  # of meetings and groups, which have keys of their own in the store
-_meetings: list[Meeting] = []  # the innermost last
 
 
 @functools.cache
@@ -36,16 +35,10 @@ def _rendezvous() -> tuple[dist.Store, int, int]:
     return next(dist.rendezvous("env://"))
 
 
-@contextlib.contextmanager
-def meeting() -> Iterator[Meeting]:
-    """All processes that torchrun describes in the environment; the death and the errors of one end it in all."""
+def meeting() -> Meeting:
+    """Of all processes that torchrun describes in the environment: `with meeting():`."""
     store, number, size = _rendezvous()
-    with Meeting(store, f"semiseg/{next(_numbers)}", number, size) as own:
-        _meetings.append(own)
-        try:
-            yield own
-        finally:
-            _meetings.pop()
+    return Meeting(store, f"semiseg/{next(_numbers)}", number, size)
 
 
 @contextlib.contextmanager
@@ -82,15 +75,6 @@ def world_size() -> int:
 
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
-
-
-def barrier() -> None:
-    """Waits until all processes are here, in a `meeting` only; at once without one.
-
-    Not by a collective operation: these time out after minutes (NCCL: 10), and one process may work alone for longer.
-    """
-    if _meetings:
-        _meetings[-1].exchange()
 
 
 def global_mean(total: Tensor, count: Tensor | int) -> Tensor:

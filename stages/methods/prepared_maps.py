@@ -41,8 +41,8 @@ def prepared_folders(
 
     Under torchrun each rank makes its share, and all wait for each other.
     """
-    from stages.engine.distributed import barrier
     from stages.engine.streams import MaskFolder
+    from stages.parallel.meeting import barrier
 
     names = kind.prepared
     if not names:

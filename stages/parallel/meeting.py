@@ -100,9 +100,11 @@ class Meeting:
         raise self._told()
 
     def __enter__(self) -> Meeting:
+        _present.append(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        _present.remove(self)
         try:
             if error is None:
                 self.exchange()  # nobody leaves while another may still fail
@@ -244,6 +246,18 @@ class Meeting:
             lines = [f"error: {words}; the remaining ranks end, too", *([f"hint: {hint}"] if hint else [])]
             print("\n".join(map(visible, lines)), file=sys.stderr, flush=True)
         os._exit(DIED)
+
+
+_present: list[Meeting] = []  # the innermost last
+
+
+def barrier() -> None:
+    """Waits until all ranks are here; at once where there is one process alone.
+
+    Not by a collective operation: these time out after minutes (NCCL: 10), and one rank may work alone for longer.
+    """
+    if _present:
+        _present[-1].exchange()
 
 
 class _Line:

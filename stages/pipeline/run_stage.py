@@ -221,7 +221,7 @@ def _run_distributed(
         if execution.rank != 0:
             writer = Writer(workspace.partial_folder(name, work.fingerprint), reports=False)
         returned = stage.run(config, inputs, writer, execution)
-        distributed.barrier()
+        meeting.exchange()
         if execution.rank == 0:
             summary = _checked(stage, returned)
             device = summary.pop("device", None)

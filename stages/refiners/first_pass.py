@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from artifacts.store import SCRATCH, Writer
 from stages.contract import Execution
-from stages.engine.distributed import barrier
+from stages.parallel.meeting import barrier
 from stages.parallel.share import counted, pieces_of
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ def in_two_ranks(folder: Path, act: Callable[[str, int], Any], force: bool = Fal
                 act(item, rank)
                 writer.write_bytes(f"{item}.txt", item.encode())
                 advance()
-        distributed.barrier()
+        meeting.barrier()
         return {"made": len(IDS)}
 
     def ranked(rank: int) -> None:
