@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cuda is the default")
     parser.add_argument("--tiny", action="store_true", help="only whether it runs")
     parser.add_argument("--out", type=Path, default=Path(".bench/gpu"), help="for rows.json, table.txt and log.txt")
+    parser.add_argument("--work", type=Path, help="keeps the files there; images drawn before are taken again")
     given = parser.parse_args(arguments)
     wanted = [name for name in STEPS if name in (given.only or STEPS) and name not in given.skip]
     missing = {needed for name in wanted for needed in STEPS[name].needs}
@@ -37,9 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     until = time.monotonic() + given.seconds
     rows: list[Row] = []
     given.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="semiseg-gpu-") as folder, (given.out / "log.txt").open("w") as log:
-        work = Path(folder)
+    with _folder(given.work) as work, (given.out / "log.txt").open("w") as log:
         for name in wanted:
+            if name in missing and (work / f"{name}.jsonl").is_file():
+                continue
             rows += run_step(name, work, given.device, given.tiny, until)
             write(rows, given.out)
             if (file := work / f"{name}.log").is_file():
@@ -49,9 +52,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def _folder(wanted: Path | None) -> Iterator[Path]:
+    if wanted is None:
+        with tempfile.TemporaryDirectory(prefix="semiseg-gpu-") as folder:
+            yield Path(folder)
+    else:
+        wanted.mkdir(parents=True, exist_ok=True)
+        yield wanted
+
+
 def run_step(name: str, work: Path, device: str, tiny: bool, until: float) -> list[Row]:
     """Runs a step in a process group of its own, which is ended at its limit; returns its rows."""
     rows, begin = Rows(work, name), time.monotonic()
+    rows.file.unlink(missing_ok=True)
     limit = min(STEPS[name].limit, until - begin)
     if limit < LEAST:
         rows.fail("the step itself", "no time was left for it (--seconds, --only)")

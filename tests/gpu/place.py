@@ -90,7 +90,9 @@ class Place:
         record = load_stage(stage)
         how = {"device": self.device, "workers": self.size(default_workers(), 1), "checkpoint_every_s": 1e9} | how
         execution = Execution(progress=progress or Watch(), **how)
-        return run_stage(record, build(record.config, config, stage), workspace, output, inputs, execution).artifact
+        return run_stage(
+            record, build(record.config, config, stage), workspace, output, inputs, execution, force=True
+        ).artifact
 
     def wait(self) -> None:
         """Until the device has done everything."""
