@@ -36,7 +36,7 @@ def test_a_step_that_fails_is_a_line_of_the_table(tmp_path):
     """There are no images: the step peer fails in each of its parts, and goes on."""
     found = run_step("peer", tmp_path, "cpu", True, float("inf"))
     assert len(found) >= 4
-    assert all("data" in row.error for row in found[:-1])
+    assert all("data" in row.error for row in found if row.what != "unimatch, ours to theirs")
     assert "ERROR" in table(found)
 
 
