@@ -95,7 +95,7 @@ def crf_torch(scale: str, folder: Path) -> Result:
     """torch against pydensecrf, one CPU thread each; on a GPU, where there is one, all images at once."""
     count, size, repeats = MEAN_FIELD_SIZES[scale]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    reference, ours = (replace(PARAMETERS["irn"], unary="log", backend=name) for name in ("auto", "torch"))
+    reference, ours = (replace(PARAMETERS["dsrg-test"], backend=name) for name in ("auto", "torch"))
     images, scores = zip(*(_image_with_scores(number, size) for number in range(count)), strict=True)
 
     def together(parameters: CrfParameters) -> list[np.ndarray]:
@@ -112,7 +112,7 @@ def crf_torch(scale: str, folder: Path) -> Result:
         lattices, _ = alone(lambda: together(replace(ours, iterations=0)), repeats)
     return Result(
         "crf-torch",
-        f"mean field irn by torch on {device}; baseline: {backend_of(reference)}, one thread of a CPU",
+        f"mean field dsrg-test by torch on {device}; baseline: {backend_of(reference)}, one thread of a CPU",
         f"{count} drawn images of {size[0]}x{size[1]}, the labels each has",
         baseline,
         mine,
