@@ -9,13 +9,12 @@ with wrong checksums.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError
@@ -31,21 +30,56 @@ def save(path: Path | str, obj: Any) -> None:
     twice). Raises TypeError naming the key for values that a checkpoint cannot hold, and ArtifactError when the
     disk is full.
     """
+    write(path, snapshot(obj))
+
+
+def snapshot(obj: Any, non_blocking: bool = False) -> Any:
+    """A copy of `obj` for `write`: fresh containers, and tensors that share no memory with those of `obj`.
+
+    non_blocking: copies from a GPU are only begun, into pinned memory; they are whole once the device has done what
+    its current stream holds by then.
+    """
+    import torch
+
+    return _plain(obj, "", torch, non_blocking)
+
+
+def write(path: Path | str, plain: Any) -> None:
+    """Write what `snapshot` made to `path`, as `save` does. The file is written piece by piece, not made in memory."""
     import torch
 
     path = Path(path)
-    buffer = io.BytesIO()  # not to the path itself: torch would write the name of the file into the bytes
-    torch.save(_plain(obj, "", torch), buffer)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with disk_errors(path):
             with partial.open("wb") as file:
-                file.write(buffer.getbuffer())
+                kept = _KeepsError(file)  # not the path itself: torch would write the name of the file into the bytes
+                torch.save(plain, kept)
+                if kept.error is not None:
+                    raise kept.error
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+class _KeepsError:
+    """A file whose first error waits until torch is done, which would replace it by one that does not say why."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.error = file, cast("OSError | None", None)
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Called by torch; `write` of the module flushes at the end."""
 
 
 def load(path: Path | str) -> Any:
@@ -111,14 +145,14 @@ def _damaged(path: Path, reason: str) -> ArtifactError:
     )
 
 
-def _plain(value: Any, key: str, torch: Any) -> Any:
+def _plain(value: Any, key: str, torch: Any, non_blocking: bool) -> Any:
     """Rebuild `value` from fresh containers and interned text.
 
     A pickle records which values are the same object, so without this step equal contents could give different
     bytes.
     """
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu().contiguous().clone()
+        return _copied(value.detach(), torch, non_blocking)
     if value is None or type(value) in (bool, int, float):
         return value
     if isinstance(value, str):
@@ -127,11 +161,22 @@ def _plain(value: Any, key: str, torch: Any) -> Any:
         for name in value:
             if type(name) not in (str, int):
                 raise TypeError(f"checkpoint key {key}: {name!r} is neither text nor an integer")
-        return {_plain(name, key, torch): _plain(item, f"{key}.{name}", torch) for name, item in value.items()}
+        return {
+            _plain(name, key, torch, non_blocking): _plain(item, f"{key}.{name}", torch, non_blocking)
+            for name, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        items = [_plain(item, f"{key}[{index}]", torch) for index, item in enumerate(value)]
+        items = [_plain(item, f"{key}[{index}]", torch, non_blocking) for index, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     raise TypeError(
         f"checkpoint value {key.lstrip('.') or '(root)'} is a {type(value).__name__}: only tensors, None, bool, "
         "int, float, str, dict, list and tuple can be stored"
     )
+
+
+def _copied(tensor: Any, torch: Any, non_blocking: bool) -> Any:
+    whole = tensor.contiguous()
+    if whole.device.type == "cpu":
+        return whole.clone() if whole is tensor else whole
+    pinned = non_blocking and whole.device.type == "cuda"
+    return torch.empty_like(whole, device="cpu", pin_memory=pinned).copy_(whole, non_blocking=pinned)

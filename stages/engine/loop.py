@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, get_worker_info
 
 from artifacts import checkpoint
-from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError
 from artifacts.store import Writer
 from stages.contract import Execution
 from stages.engine import distributed
 from stages.engine.batch import to_device
 from stages.engine.batch_norm import join_batch_norm, single_values_refused
+from stages.engine.checkpoints import CheckpointWriter
 from stages.engine.config import TrainingConfig
 from stages.engine.device import autocast_dtype, describe_device, select_device
 from stages.engine.interruption import Interruption
@@ -133,7 +133,7 @@ class _Trainer:
         self.keep: Callable[[int, nn.Module], None] | None = None
         self.keep_at: frozenset[int] = frozenset()
         self.step = 0
-        self.saved: int | None = None  # step of the last checkpoint
+        self.checkpoints = CheckpointWriter(writer.scratch / CHECKPOINT, self.device)
         self.means = Means()
         self.images: TrainingImages | None = None
         first = next(iter(maker.orders.values())).stream
@@ -144,6 +144,7 @@ class _Trainer:
         begin, first_step = time.monotonic(), self.step
         with contextlib.ExitStack() as stack:
             stack.enter_context(_deaths_of_readers())
+            stack.enter_context(self.checkpoints)
             # One of several processes cannot stop alone: the others would wait for it in the step.
             interruption = stack.enter_context(Interruption(distributed.world_size() == 1))
             log = stack.enter_context(TrainingLog(self.writer, self.step)) if self.main else None
@@ -171,11 +172,13 @@ class _Trainer:
                 if tracker is not None:
                     tracker.advance(1, **self.means.losses, **self.means.observed)
                     self.writer.advance_to(self.step)
+                self.checkpoints.check()
                 if self._checkpoint_due(time.monotonic() - last_save, reported):
                     self._save()
                     last_save = time.monotonic()
                 if interruption.asked is not None:
                     self._save()
+                    self.checkpoints.wait()
                     self.execution.progress.note(f"kept up to step {self.step}: the same command continues")
                     interruption.act()
             if self.step > first_step:
@@ -279,14 +282,19 @@ class _Trainer:
             )
 
     def _last_good(self) -> str:
-        if self.saved is None:
+        with contextlib.suppress(SemisegError):  # what went wrong with the network is told, not what with the disk
+            self.checkpoints.wait()
+        if self.checkpoints.written is None:
             return "there is no checkpoint before that step"
-        return f"the checkpoint before it, of step {self.saved}, is {self.writer.scratch / CHECKPOINT}"
+        return f"the checkpoint before it, of step {self.checkpoints.written}, is {self.checkpoints.path}"
 
     def _check_weights(self) -> None:
         """SemisegError when a weight is not finite: a NaN in the last gradient shows in no loss."""
-        for name, value in self.method.networks.state_dict().items():
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        state = self.method.networks.state_dict()
+        weights = {name: value for name, value in state.items() if value.is_floating_point() and value.numel()}
+        extremes = torch.stack([torch.stack(torch.aminmax(value)) for value in weights.values()])  # NaN stays NaN
+        for name, finite in zip(weights, torch.isfinite(extremes).all(1).tolist(), strict=True):
+            if not finite:
                 raise SemisegError(
                     f"the weight {name} is not a finite number after step {self.step}",
                     f"lower optimizer.lr, or clip gradients (clip_grad_norm); {self._last_good()}",
@@ -325,19 +333,17 @@ class _Trainer:
         return bool(distributed.sum_over_processes(answer) > 0)
 
     def _save(self) -> None:
-        """Writes the checkpoint, in every process at the same step; never one with NaN."""
+        """Begins to write the checkpoint, in every process at the same step; never one with NaN."""
         self._refuse(self.means.not_finite(self.step))
         self._check_weights()
         state = self._state()
-        self.saved = self.step
-        if not self.main:
-            return
-        path = self.writer.scratch / CHECKPOINT
-        with disk_errors(path):
-            checkpoint.save(path, state)
+        if self.main:
+            self.checkpoints.write(self.step, state)
+        else:
+            self.checkpoints.written = self.step
 
     def _resume(self) -> None:
-        path = self.writer.scratch / CHECKPOINT
+        path = self.checkpoints.path
         if not path.is_file():
             return
         cure = "delete it to start this training again from its first step"
@@ -357,7 +363,7 @@ class _Trainer:
             self.means.restore(state, self.device)
             if type(step := state["step"]) is not int or not 0 <= step <= self.config.iterations:
                 raise ValueError(f"step {step!r} of {self.config.iterations}")
-            self.step = self.saved = step
+            self.step = self.checkpoints.written = step
         except (ArtifactError, ConfigError) as error:
             raise ArtifactError(error.message, cure) from error
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:

@@ -323,7 +323,9 @@ def test_the_scale_of_gradients_in_half_precision_is_kept(prepare, execution):
         made.scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=True)
         return made
 
-    trainer(1024.0)._save()
+    first = trainer(1024.0)
+    first._save()
+    first.checkpoints.wait()
     again = trainer(2.0)
     again._resume()
     assert again.scaler.get_scale() == 1024
