@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from artifacts.errors import ConfigError
 
 # glibc's malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc refuses more
+UNPINNED = 64 << 10  # bytes that cudaMemcpyAsync takes from any memory at once (CUDA: API synchronization behavior)
 
 
 def select_device(name: str) -> torch.device:
@@ -62,6 +66,17 @@ def named_device(name: str) -> torch.device:
     if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
         raise ConfigError(f"device {name!r}: there are {torch.cuda.device_count()} GPUs", "count from cuda:0")
     return device
+
+
+def sent(values: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
+    """Values of the CPU on a device, without waiting for what it still computes.
+
+    A GPU takes up to 64 KiB at once; of more it would first finish its work, unless they lie in pinned memory.
+    """
+    tensor = torch.as_tensor(values)
+    if device.type == "cuda" and tensor.nbytes > UNPINNED:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def describe_device(device: torch.device) -> str:

@@ -84,7 +84,8 @@ def global_mean(total: Tensor, count: Tensor | int) -> Tensor:
         total: this process's sum (a scalar with gradient).
         count: how many terms this process summed. If no process has any, the result is 0 with zero gradient.
     """
-    number = torch.as_tensor(count, dtype=torch.float32, device=total.device)
+    # not `as_tensor`, whose copy of a number of the CPU would wait for a GPU
+    number = count.float() if isinstance(count, Tensor) else torch.full((), float(count), device=total.device)
     if world_size() > 1:
         number = number.clone()
         dist.all_reduce(number)
@@ -108,14 +109,10 @@ def least_over_processes(values: Tensor) -> Tensor:
     return values
 
 
-def gather_varying(values: Tensor) -> Tensor:
-    """The values (n,) of all processes one after the other; n may differ between them (no gradient)."""
+def gather(values: Tensor) -> Tensor:
+    """The values (n,) of all processes one after the other; n is the same in all of them (no gradient)."""
     if world_size() == 1:
         return values
-    counts = [torch.zeros(1, dtype=torch.int64, device=values.device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([len(values)], device=values.device))
-    longest = max(int(count) for count in counts)
-    padded = torch.cat([values, values.new_zeros(longest - len(values))])
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+    parts = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(parts, values)
+    return torch.cat(parts)

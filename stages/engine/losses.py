@@ -11,7 +11,7 @@ from torch import Tensor
 
 from artifacts.masks import IGNORE
 from stages.engine.config import ClampSettings
-from stages.engine.distributed import gather_varying, global_mean, sum_over_processes
+from stages.engine.distributed import gather, global_mean, sum_over_processes
 from stages.engine.watching import taught
 
 
@@ -78,12 +78,11 @@ def hard_cross_entropy(logits: Tensor, label: Tensor, threshold: float, min_kept
     known = label != IGNORE
     losses = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
     with torch.no_grad():
-        found = losses[known]
-        hardest = found.topk(min(min_kept, found.numel())).values if found.numel() else found
-        joint = gather_varying(hardest)
-        kept = min(min_kept, joint.numel())
+        found = losses.masked_fill(~known, -math.inf).flatten()  # not `losses[known]`: its size waits for a GPU
+        hardest = found.topk(min(min_kept, found.numel())).values
+        joint = gather(F.pad(hardest, (0, min_kept - len(hardest)), value=-math.inf))
         # the loss of the last of the `min_kept` pixels; a probability below p is a loss above -log p
-        limit = joint.topk(kept).values[-1] if kept else losses.new_tensor(0.0)
+        limit = joint.topk(min_kept).values[-1]
         hard = known & ((losses > -math.log(threshold)) | (losses >= limit))
     taught(losses, logits, label, hard)
     return global_mean((losses * hard).sum(), hard.sum())

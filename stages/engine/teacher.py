@@ -62,14 +62,15 @@ def update_average(
     """
     keep = min(1 - 1 / (step + 1), decay) if warmup else decay
     if parameters_only:
-        pairs = zip(average.parameters(), network.parameters(), strict=True)
-    else:
-        pairs = zip(average.state_dict().values(), network.state_dict().values(), strict=True)
-    for old, new in pairs:
-        if old.is_floating_point():
-            old.lerp_(new, 1 - keep)
-        else:
-            old.copy_(new)
+        sides = [list(module.parameters()) for module in (average, network)]
+    else:  # keep_vars: without a call of torch for each tensor
+        sides = [list(module.state_dict(keep_vars=True).values()) for module in (average, network)]
+    pairs = list(zip(*sides, strict=True))
+    floats, others = ([pair for pair in pairs if pair[0].is_floating_point() == wanted] for wanted in (True, False))
+    if floats:  # one operation over all tensors
+        torch._foreach_lerp_(*zip(*floats, strict=True), 1 - keep)
+    if others:
+        torch._foreach_copy_(*zip(*others, strict=True))
 
 
 def sigmoid_ramp(step: int, length: int) -> float:

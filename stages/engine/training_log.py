@@ -40,19 +40,29 @@ class Means:
     def __init__(self) -> None:
         self.losses: dict[str, float] = {}
         self.observed: dict[str, float] = {}
-        self._sums: dict[str, Tensor] = {}
+        self._names: list[str] = []  # what is summed; losses and observed figures
+        self._sums = torch.empty(0)  # (names,)
+        self._first_bad = torch.empty(0)  # (names,), int64: the first step when it was not finite
         self._steps = 0
-        self._terms: set[str] = set()  # which of the sums are losses
-        self._first_bad: dict[str, Tensor] = {}  # loss -> the first step when it was not finite
+        self._terms: set[str] = set()  # which of the names are losses
 
+    @torch.no_grad()
     def add(self, step: int, losses: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> None:
         """The losses after `step` steps and what the method observed in the last of them, scalars."""
-        for name, value in {**losses, **observed}.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach().float()
+        values = {**losses, **observed}
         self._terms |= losses.keys()
-        for name, value in losses.items():
-            bad = torch.where(torch.isfinite(value.detach()), NEVER, step)
-            self._first_bad[name] = torch.minimum(self._first_bad[name], bad) if name in self._first_bad else bad
+        if list(values) != self._names:
+            known, zero = len(self._names), next(iter(values.values())).new_zeros(())
+            self._names += [name for name in values if name not in self._names]
+            sums = zero.new_zeros(len(self._names), dtype=torch.float32)
+            first_bad = torch.full_like(sums, NEVER, dtype=torch.int64)
+            if known:
+                sums[:known], first_bad[:known] = self._sums, self._first_bad
+            self._sums, self._first_bad = sums, first_bad
+            values = {name: values.get(name, zero) for name in self._names}
+        found = torch.stack(list(values.values())).float()
+        self._sums = self._sums + found
+        self._first_bad = torch.minimum(self._first_bad, torch.where(torch.isfinite(found), NEVER, step))
         self._steps += 1
 
     def close(self, step: int) -> tuple[int, list[str]] | None:
@@ -60,38 +70,51 @@ class Means:
 
         Every process calls it at the same `step`, and all get the same.
         """
-        names = sorted(self._sums)
-        values = distributed.sum_over_processes(torch.stack([self._sums[name] for name in names]))
-        means = dict(zip(names, (values / (self._steps * distributed.world_size())).tolist(), strict=True))
+        values = distributed.sum_over_processes(self._sums[self._sorted()])
+        shares = values / (self._steps * distributed.world_size())
+        means = dict(zip(sorted(self._names), shares.tolist(), strict=True))
         self.losses = {name: value for name, value in means.items() if name in self._terms}
         self.observed = {name: value for name, value in means.items() if name not in self._terms}
         bad = self._not_finite(step, self.losses)
-        self._sums, self._first_bad, self._steps = {}, {}, 0
+        self._names, self._steps = [], 0
         return bad
 
     def not_finite(self, step: int) -> tuple[int, list[str]] | None:
         """As `close`, for the steps that are not closed yet."""
-        return self._not_finite(step, {name: float(self._sums[name]) for name in self._first_bad})
+        sums = dict(zip(self._names, self._sums.tolist(), strict=True)) if self._steps else {}
+        return self._not_finite(step, {name: value for name, value in sums.items() if name in self._terms})
 
     def _not_finite(self, step: int, losses: Mapping[str, float]) -> tuple[int, list[str]] | None:
         if all(math.isfinite(value) for value in losses.values()):
             return None
-        names = sorted(self._first_bad)
-        steps = distributed.least_over_processes(torch.stack([self._first_bad[name] for name in names])).tolist()
-        first = min(steps)
+        firsts = distributed.least_over_processes(self._first_bad[self._sorted()]).tolist()
+        steps = {name: bad for name, bad in zip(sorted(self._names), firsts, strict=True) if name in losses}
+        first = min(steps.values())
         if first == NEVER:  # every loss is finite, but their sum is not
             return step, [name for name, value in losses.items() if not math.isfinite(value)]
-        return first, [name for name, bad in zip(names, steps, strict=True) if bad == first]
+        return first, [name for name, bad in steps.items() if bad == first]
+
+    def _sorted(self) -> list[int]:
+        """The places of the names in their alphabetic order: processes may have met them in different ones."""
+        return sorted(range(len(self._names)), key=lambda place: self._names[place])
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; `restore` takes it back."""
-        sums = {**self._sums, "steps": torch.tensor(float(self._steps))} if self._steps else {}
+        sums = {}
+        if self._steps:
+            sums = dict(zip(self._names, self._sums.unbind(), strict=True)) | {
+                "steps": torch.tensor(float(self._steps))
+            }
         return {"sums": sums, "last_losses": self.losses, "last_observed": self.observed}
 
     def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Raises KeyError where the state is not one of `state`."""
         self.losses, self.observed = state["last_losses"], state["last_observed"]
-        self._sums = {name: value.to(device) for name, value in state["sums"].items() if name != "steps"}
+        sums = {name: value for name, value in state["sums"].items() if name != "steps"}
+        self._names = list(sums)
+        if sums:
+            self._sums = torch.stack(list(sums.values())).to(device)
+            self._first_bad = torch.full_like(self._sums, NEVER, dtype=torch.int64)
         self._steps = int(state["sums"].get("steps", 0))
 
 

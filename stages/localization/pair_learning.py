@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from stages.engine.device import sent
 from stages.engine.distributed import global_mean
 from stages.localization.pairs import Area, Offset, ends, inner_ends, offsets, partners
 
@@ -90,7 +91,8 @@ def displacement_losses(displacement: Tensor, labels: Tensor, radius: int) -> di
     background, foreground, _ = _kinds_of_pairs(labels, radius)  # (B, P, h', w')
     places = [inner_ends(offset, radius, *labels.shape[1:]) for offset in offsets(radius)]
     change = torch.stack([displacement[first] - displacement[second] for first, second in places], 2)
-    apart = change.new_tensor(offsets(radius)).T[None, :, :, None, None]  # (1, 2, P, 1, 1)
+    distances = sent(torch.tensor(offsets(radius), dtype=change.dtype), change.device)  # (P, 2)
+    apart = distances.T[None, :, :, None, None]
     error = (change - apart * foreground[:, None]).abs().mean(1)
     return {
         "displaced_foreground": _mean(error, foreground) / 2,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError
+from stages.engine.device import sent
 from stages.engine.inference import evaluating
 from stages.engine.label_sharing import respect_labels
 from stages.engine.losses import squared_difference
@@ -89,8 +90,7 @@ class Cct(Method):
             elif kind == "cutout":
                 size = (foreground.shape[1], foreground.shape[2])
                 kept = perturbations.guided_cutout(boxes, size, settings.erase, randoms)
-                kept_there = torch.from_numpy(kept).to(high.device, non_blocking=True)
-                changed = perturbations.keep_cells(high, kept_there, *grid)
+                changed = perturbations.keep_cells(high, sent(kept, high.device), *grid)
             elif kind == "context":
                 changed = perturbations.keep_cells(high, foreground, *grid)
             elif kind == "object":

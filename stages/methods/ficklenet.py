@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from stages.engine.device import sent
 from stages.engine.losses import multilabel_soft_margin
 from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
@@ -47,8 +47,8 @@ class FickleNet(Method):
         size = features.shape[2:]
         shape = (network.selection.rows, size[0] * size[1])
         randoms = image_generators(len(labelled), self.setup.seed, "hidden units", step)
-        uniform = torch.from_numpy(np.stack([random.random(shape, np.float32) for random in randoms]))
-        kept = network.kept(uniform.to(features.device, non_blocking=True), size)
+        uniform = sent(np.stack([random.random(shape, np.float32) for random in randoms]), features.device)
+        kept = network.kept(uniform, size)
         return {"soft_margin": multilabel_soft_margin(network.logits(features, kept), labelled.tags)}
 
     @property

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError
+from stages.engine.device import sent
 from stages.engine.losses import clamped_cross_entropy
 from stages.engine.method import Batch, Method, Setup, Sources, segment
 from stages.engine.streams import Stream
@@ -57,5 +58,5 @@ class Supervised(Method):
         logits, clamp = segment(self.networks["segmenter"], samples), self.settings.clamp
         if clamp is None:
             return {"cross_entropy": self.supervised(logits, samples.label)}
-        estimated = torch.tensor([image_id not in self.exact for image_id in samples.ids]).to(logits.device)
+        estimated = sent(torch.tensor([image_id not in self.exact for image_id in samples.ids]), logits.device)
         return {"cross_entropy": clamped_cross_entropy(logits, samples.label, clamp, estimated)}

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artifacts.masks import IGNORE
+from stages.engine.device import sent
 from stages.engine.distributed import global_mean
 from stages.engine.losses import cross_entropy, share
 from stages.engine.method import Batch, Method, Setup, Sources
@@ -111,7 +112,7 @@ class Weclip(Method):
             )[..., :height, :width]
             maps[:, 0] = 1 - maps[:, 1:].amax(1) if most else 1
             found = refined_maps(samples.image.float(), maps, self.around, self.settings.iterations).argmax(1)
-        chosen = classes.to(found.device).gather(1, found.flatten(1)).view_as(found)
+        chosen = sent(classes, found.device).gather(1, found.flatten(1)).view_as(found)
         return chosen.where(samples.valid, IGNORE)
 
     def _spread_maps(

@@ -16,6 +16,7 @@ from torch import Tensor
 from stages.engine import distributed
 from stages.engine.batch import NO_MAPS, Batch
 from stages.engine.config import CutMixSettings
+from stages.engine.device import sent
 from stages.engine.randomness import generator
 
 SINGLE_BOX_AREA, SINGLE_BOX_RATIO = (0.02, 0.4), 0.3  # UniMatch's code
@@ -76,7 +77,7 @@ def draw_boxes(settings: CutMixSettings, batch: Batch, seed: int, step: int, vie
             masks.append(box_mask(height, width, settings.boxes, settings.share, random))
         else:
             masks.append(single_box_mask(height, width, random))
-    return torch.from_numpy(np.stack(masks)).to(batch.image.device, non_blocking=True)
+    return sent(np.stack(masks), batch.image.device)
 
 
 def mix(first: Tensor, second: Tensor, boxes: Tensor) -> Tensor:
