@@ -41,7 +41,7 @@ class FixMatch(StrongWeak):
         else:
             known, own = segment(self.student, labelled), self.labels_of(unlabelled)
         threshold = self.threshold(own, unlabelled.valid)
-        strong, labels = strong_mix(
+        [(strong, labels)] = strong_mix(
             (unlabelled, batch["partner"]), (own, others), settings.strong, settings.mixing, self.setup.seed, step
         )
         view = View(segment(self.student, strong), labels, strong, 1.0)

@@ -40,10 +40,9 @@ class UniMatch(FixMatch):
         known, plain, perturbed = self._with_perturbed(network, labelled, unlabelled, step)
         own = self.labels_from(plain, unlabelled) if self.labels_in_passing else self.labels_of(unlabelled)
         threshold = self.threshold(own, unlabelled.valid)
-        views = [
-            strong_mix((unlabelled, partner), (own, others), settings.strong, settings.mixing, self.setup.seed, step, n)
-            for n in (0, 1)
-        ]
+        views = strong_mix(
+            (unlabelled, partner), (own, others), settings.strong, settings.mixing, self.setup.seed, step, (0, 1)
+        )
         both = segment(network, together(*(view for view, _ in views))).chunk(2)
         strong = (1 - settings.feature_weight) / 2
         taught = {

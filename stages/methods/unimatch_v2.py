@@ -37,10 +37,7 @@ class UniMatchV2(StrongWeak):
             return {"supervised": supervised}
         given = self._labels_of(pair[0]), self._labels_of(pair[1])
         threshold = self.threshold(given[0], pair[0].valid)
-        views = [
-            strong_mix(pair, given, settings.strong, settings.mixing, self.setup.seed, step, number)
-            for number in (0, 1)
-        ]
+        views = strong_mix(pair, given, settings.strong, settings.mixing, self.setup.seed, step, (0, 1))
         logits = self._with_half_the_channels([view for view, _ in views], step)
         taught = {
             f"strong_{number}": View(found, labels, view, 0.5)

@@ -1,12 +1,13 @@
 """Weak-to-strong consistency: confident labels of weak views are the targets on strong views (FixMatch, UniMatch).
 
 labels = pseudo_labels(segment(network, images)), pseudo_labels(segment(network, partner))
-mixed, mixed_labels = strong_mix((images, partner), labels, strong, mixing, seed, step)
+[(mixed, mixed_labels)] = strong_mix((images, partner), labels, strong, mixing, seed, step)
 loss = confident_cross_entropy(segment(network, mixed), mixed_labels, mixed.valid, threshold)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from stages.engine.watching import taught
 from stages.methods.parts.batch_shares import strong_and_unlabelled
 from stages.methods.parts.cutmix import draw_boxes, mix, mix_batches
 from stages.methods.parts.teacher_student import TeacherStudent
-from stages.methods.parts.views import strong_view
+from stages.methods.parts.views import strong_views
 from stages.methods.settings.base import StrongWeakSettings
 
 
@@ -105,19 +106,21 @@ def strong_mix(
     mixing: CutMixSettings,
     seed: int,
     step: int,
-    view: int = 0,
-) -> tuple[Batch, PseudoLabels]:
-    """Strong view number `view` of the first images, with boxes of the second images' strong view in it.
+    views: Sequence[int] = (0,),
+) -> list[tuple[Batch, PseudoLabels]]:
+    """Strong views, by number, of the first images, each with boxes of the second images' strong view in it.
 
     The labels of the weak views and the valid pixels are cut with the same boxes. Colours and boxes are different
     for each view, and for an image and its partner.
     """
-    first, second = samples
-    boxes = draw_boxes(mixing, first, seed, step, view)
-    mixed = mix_batches(
-        strong_view(first, strong, seed, step, 2 * view), strong_view(second, strong, seed, step, 2 * view + 1), boxes
-    )
-    return mixed, PseudoLabels(*(mix(own, other, boxes) for own, other in zip(*labels, strict=True)))
+    parts = [(batch, 2 * view + which) for view in views for which, batch in enumerate(samples)]
+    changed = strong_views(parts, strong, seed, step)
+    mixed = []
+    for view, first, second in zip(views, changed[::2], changed[1::2], strict=True):
+        boxes = draw_boxes(mixing, samples[0], seed, step, view)
+        taught = PseudoLabels(*(mix(own, other, boxes) for own, other in zip(*labels, strict=True)))
+        mixed.append((mix_batches(first, second, boxes), taught))
+    return mixed
 
 
 def confident_cross_entropy(logits: Tensor, labels: PseudoLabels, valid: Tensor, threshold: float | Tensor) -> Tensor:

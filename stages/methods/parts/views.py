@@ -23,29 +23,45 @@ from stages.engine.augmentation import IGNORE, PADDING_COLOUR
 from stages.engine.batch import Batch
 from stages.engine.colour import brightness, contrast, draw_factors, saturation
 from stages.engine.config import StrongAugmentationSettings
+from stages.engine.device import sent
 from stages.engine.randomness import generator
 from stages.networks import normalise
 
 
 def strong_view(batch: Batch, settings: StrongAugmentationSettings, seed: int, step: int, view: int = 0) -> Batch:
     """The batch with strongly augmented images; in cutouts the label is 255 and `valid` is false."""
-    offset, size = distributed.rank() * len(batch), (batch.pixels.shape[2], batch.pixels.shape[3])
-    randoms = [generator(seed, "strong", step, offset + place, view) for place in range(len(batch))]
-    images = strong_colours(batch.pixels, [draw_colours(settings, random) for random in randoms])
-    cutouts = [draw_cutout(settings, size, random) for random in randoms]
-    for image, cutout, random in zip(images, cutouts, randoms, strict=True):
-        if cutout is not None:
-            _fill(image, cutout, settings, random)
-    pixels = torch.where(batch.valid[:, None], images, batch.pixels)  # padding keeps its colour
-    image = (normalise(pixels) * batch.valid[:, None]).contiguous(memory_format=torch.channels_last)
-    label, valid = batch.label, batch.valid
-    if any(cutout is not None for cutout in cutouts):
-        label, valid = label.clone(), valid.clone()
-        for number, cutout in enumerate(cutouts):
-            if cutout is not None:
-                label[number][cutout] = IGNORE
-                valid[number][cutout] = False
-    return batch.replace(image=image, pixels=pixels, label=label, valid=valid)
+    return strong_views([(batch, view)], settings, seed, step)[0]
+
+
+def strong_views(
+    parts: Sequence[tuple[Batch, int]], settings: StrongAugmentationSettings, seed: int, step: int
+) -> list[Batch]:
+    """`strong_view` of several batches and numbers of views; every operation runs once over the images of all."""
+    randoms = [
+        generator(seed, "strong", step, distributed.rank() * len(batch) + place, view)
+        for batch, view in parts
+        for place in range(len(batch))
+    ]
+    before = torch.cat([batch.pixels for batch, _ in parts])
+    valid = torch.cat([batch.valid for batch, _ in parts])
+    images = strong_colours(before, [draw_colours(settings, random) for random in randoms])
+    size = (before.shape[2], before.shape[3])
+    cutouts = {number: draw_cutout(settings, size, random) for number, random in enumerate(randoms)}
+    fitting = {number: cutout for number, cutout in cutouts.items() if cutout is not None}
+    for number, cutout in fitting.items():
+        _fill(images[number], cutout, settings, randoms[number])
+    pixels = torch.where(valid[:, None], images, before)  # padding keeps its colour
+    image = (normalise(pixels) * valid[:, None]).contiguous(memory_format=torch.channels_last)
+    label = torch.cat([batch.label for batch, _ in parts])
+    for number, cutout in fitting.items():
+        label[number][cutout] = IGNORE
+        valid[number][cutout] = False
+    counts = [len(batch) for batch, _ in parts]
+    changed = zip(*(maps.split(counts) for maps in (image, pixels, label, valid)), strict=True)
+    return [
+        batch.replace(image=image, pixels=pixels, label=label, valid=valid)
+        for (batch, _), (image, pixels, label, valid) in zip(parts, changed, strict=True)
+    ]
 
 
 class Colours(NamedTuple):
@@ -82,14 +98,14 @@ def strong_colours(samples: Tensor, draws: Sequence[Colours]) -> Tensor:
         for number in range(4)
     ]
     groups.append((4, [n for n, draw in enumerate(draws) if draw.grey]))
-    amounts = torch.tensor([(*draw.amounts, 0.0) for draw in draws], dtype=torch.float32)
-    amounts = amounts.to(x.device, non_blocking=True)[:, :, None, None, None]  # (B, 5, 1, 1, 1)
-    members = torch.tensor([n for _, group in groups for n in group], dtype=torch.int64)  # one transfer for all
-    members = members.to(x.device, non_blocking=True)
-    for (number, group), places in zip(groups, members.split([len(group) for _, group in groups]), strict=True):
-        if group:
-            changed = changes[number](x.index_select(0, places), amounts[:, number].index_select(0, places))
-            x.index_copy_(0, places, changed)
+    groups = [(number, group) for number, group in groups if group]
+    counts = [len(group) for _, group in groups]
+    # one transfer for all
+    members = sent(torch.tensor([n for _, group in groups for n in group], dtype=torch.int64), x.device).split(counts)
+    chosen = [(*draws[n].amounts, 0.0)[number] for number, group in groups for n in group]
+    amounts = sent(torch.tensor(chosen, dtype=torch.float32).view(-1, 1, 1, 1), x.device).split(counts)
+    for (number, _), places, amount in zip(groups, members, amounts, strict=True):
+        x.index_copy_(0, places, changes[number](x.index_select(0, places), amount))
     return _blurred(x, draws).round_().to(torch.uint8)
 
 
@@ -122,8 +138,8 @@ def _blurred(x: Tensor, draws: Sequence[Colours]) -> Tensor:
     distances, sigmas = np.arange(radii[0] + 1), np.array([[draws[n].sigma] for n in chosen])
     weights = np.exp(-0.5 * (distances / sigmas) ** 2) * (distances <= np.array(radii)[:, None])
     weights /= 2 * weights.sum(1, keepdims=True) - 1  # both sides and the middle, which is 1
-    taps = torch.from_numpy(weights.astype(np.float32).T.copy()).to(x.device, non_blocking=True)
-    places = torch.tensor(chosen).to(x.device, non_blocking=True)
+    taps = sent(weights.astype(np.float32).T.copy(), x.device)
+    places = sent(torch.tensor(chosen), x.device)
     blurred = x.index_select(0, places)
     for axis in (3, 2):
         blurred = _weighted_sum(blurred, taps[:, :, None, None, None], radii, axis)
@@ -140,8 +156,9 @@ def _weighted_sum(x: Tensor, taps: Tensor, radii: Sequence[int], axis: int) -> T
     total = x * taps[0]
     for distance in range(1, radius + 1):
         far = sum(own >= distance for own in radii)  # the first images; the radii of the rest are smaller
+        sums, maps, weights = total[:far], padded[:far], taps[distance, :far]
         for start in (radius - distance, radius + distance):
-            total[:far].addcmul_(padded[:far].narrow(axis, start, length), taps[distance, :far])
+            sums.addcmul_(maps.narrow(axis, start, length), weights)
     return total
 
 
@@ -174,4 +191,4 @@ def _fill(
         colours = torch.from_numpy(random.integers(0, 256, (3, rows, columns), dtype=np.uint8))
     else:
         colours = torch.tensor(PADDING_COLOUR, dtype=torch.uint8)[:, None, None]
-    image[(slice(None), *cutout)] = colours.to(image.device, non_blocking=True)
+    image[(slice(None), *cutout)] = sent(colours, image.device)

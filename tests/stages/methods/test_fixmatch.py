@@ -101,8 +101,8 @@ def test_with_a_teacher_all_labels_are_its_own(method, factors, threshold, case)
         return pixels[view.valid & (pseudo.confidence >= threshold)].sum() / view.valid.sum()
 
     for number, factor in enumerate(factors):
-        (view, pseudo), (_, others) = (
-            strong_mix(pair, labels, settings.strong, settings.mixing, 0, 0, view=number) for labels in (told, thought)
+        [(view, pseudo)], [(_, others)] = (
+            strong_mix(pair, labels, settings.strong, settings.mixing, 0, 0, [number]) for labels in (told, thought)
         )
         assert (pseudo.label != others.label)[view.valid].float().mean() > 0.1
         assert (threshold > 0) == bool((pseudo.confidence < threshold)[view.valid].any())

@@ -137,7 +137,7 @@ def test_fixmatch_by_hand(labelled_case):
     settings, pair = made.method.settings, (made.batch["unlabelled"], made.batch["partner"])
     confidence, label = zip(*(of(made, stream).max(1) for stream in ("unlabelled", "partner")), strict=True)
     labels = [PseudoLabels(one, sure) for one, sure in zip(label, confidence, strict=True)]
-    view, taught = strong_mix(pair, tuple(labels), settings.strong, settings.mixing, 0, 0)
+    [(view, taught)] = strong_mix(pair, tuple(labels), settings.strong, settings.mixing, 0, 0)
     chosen = view.valid & (taught.confidence >= 0.5)
     assert 0.1 < chosen.float().mean() < 0.9
     pixels = F.cross_entropy(segment(made.method.student, view), taught.label, reduction="none")

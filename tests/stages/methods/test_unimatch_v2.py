@@ -30,7 +30,7 @@ def test_a_term_by_hand_without_dropout(number, case):
     student, teacher, settings = made.method.student, made.method.teacher, made.method.settings
     pair = made.batch["unlabelled"], made.batch["partner"]
     pseudo = tuple(pseudo_labels(segment(teacher, samples)) for samples in pair)
-    view, labels = strong_mix(pair, pseudo, settings.strong, settings.mixing, 0, 0, view=number)
+    [(view, labels)] = strong_mix(pair, pseudo, settings.strong, settings.mixing, 0, 0, [number])
     pixels = F.cross_entropy(segment(student, view), labels.label, reduction="none")
     taught = view.valid & (labels.confidence >= 0.4)
     assert 0 < taught.sum() < view.valid.sum()

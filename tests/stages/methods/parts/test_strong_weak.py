@@ -80,7 +80,7 @@ def test_without_valid_pixels_the_loss_is_0(pseudo):
 
 def test_images_labels_and_valid_pixels_are_cut_with_the_same_box(pair, pseudo):
     """Padding in different corners: pasted padding is not valid."""
-    mixed, found = strong_mix(pair, pseudo, STRONG, MIXING, 0, 5, view=1)
+    [(mixed, found)] = strong_mix(pair, pseudo, STRONG, MIXING, 0, 5, [1])
     boxes = draw_boxes(MIXING, pair[0], 0, 5, view=1)
     strong = strong_view(pair[0], STRONG, 0, 5, 2), strong_view(pair[1], STRONG, 0, 5, 3)
     assert 0 < int(boxes.sum()) < boxes.numel()
@@ -95,7 +95,7 @@ def test_images_labels_and_valid_pixels_are_cut_with_the_same_box(pair, pseudo):
 
 def test_cutouts_teach_nothing(pair, pseudo):
     strong = STRONG.model_copy(update={"cutout": 1.0})
-    whole, cut = (strong_mix(pair, pseudo, s, MIXING, 0, 0)[0].valid for s in (STRONG, strong))
+    whole, cut = (strong_mix(pair, pseudo, s, MIXING, 0, 0)[0][0].valid for s in (STRONG, strong))
     assert (whole | ~cut).all()
     assert int(cut.sum()) < int(whole.sum())
 
@@ -105,7 +105,7 @@ def test_views_steps_and_partners_have_colours_of_their_own(pair, pseudo):
     always = StrongAugmentationSettings(jitter=1.0, grey=0.0, blur=0.0)
     own, pseudo = (pair[0], pair[0]), (pseudo[0], pseudo[0])
     first, again, other, later = (
-        strong_mix(own, pseudo, always, MIXING, 0, step, view)[0].image
+        strong_mix(own, pseudo, always, MIXING, 0, step, [view])[0][0].image
         for step, view in ((0, 0), (0, 0), (0, 1), (1, 0))
     )
     assert torch.equal(first, again)

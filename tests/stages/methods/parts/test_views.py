@@ -18,7 +18,7 @@ from stages.engine import distributed
 from stages.engine.batch import Batch
 from stages.engine.config import StrongAugmentationSettings
 from stages.engine.randomness import generator
-from stages.methods.parts.views import Colours, draw_colours, draw_cutout, strong_colours, strong_view
+from stages.methods.parts.views import Colours, draw_colours, draw_cutout, strong_colours, strong_view, strong_views
 from stages.networks import normalise
 
 NOTHING = {"jitter": 0.0, "grey": 0.0, "blur": 0.0, "cutout": 0.0}
@@ -256,3 +256,16 @@ def test_seeds_steps_and_views_differ():
     assert torch.equal(views[0], views[4])
     for number, other in enumerate(views[1:4], start=1):
         assert not torch.equal(views[0], other), number
+
+
+def test_views_of_several_batches_are_those_of_each_alone():
+    """One pass over all images, of batches of different sizes."""
+    chosen = StrongAugmentationSettings(cutout=0.5)
+    parts = [(batch(3), 0), (batch(4), 1), (batch(3), 2)]
+    found = strong_views(parts, chosen, 7, 3)
+    assert any(not torch.equal(made.valid, part.valid) for made, (part, _) in zip(found, parts, strict=True))
+    for made, (part, view) in zip(found, parts, strict=True):
+        alone = strong_view(part, chosen, 7, 3, view)
+        assert made.ids == part.ids
+        for name in ("image", "pixels", "label", "valid"):
+            assert torch.equal(getattr(made, name), getattr(alone, name)), name
