@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -34,7 +36,7 @@ class Finding:
 
 def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Check versions, GPU, CPU cores, memory, disk and compiled parts; exit with 3 when something needed is missing."""
-    findings = [_python(), *(_module(name) for name in _MODULES), *_torch(), _dense_crf()]
+    findings = [_python(), *(_module(name) for name in _MODULES), *_torch(), _compiler(), _dense_crf()]
     findings += [_cores(), *_memory(), _disk(workspace or RUNS), _git()]
     missing = [finding for finding in findings if finding.state == "missing"]
     if as_json:
@@ -99,6 +101,28 @@ def _torch() -> list[Finding]:
         built = "torch was built without CUDA" if torch.version.cuda is None else "torch sees no device"
         findings.append(Finding("cuda", "note", f"none ({built}): everything runs on the CPU"))
     return findings
+
+
+def _compiler() -> Finding:
+    """What `compile: true` of trainings needs: torch translates networks to C++, on a GPU by Triton to its code."""
+    compilers = [os.environ.get("CXX") or os.environ.get("CC"), "g++", "clang++", "c++", "gcc", "clang", "cc"]
+    found = next((path for name in compilers if name and (path := shutil.which(name))), None)
+    missing = [] if found else ["a C++ compiler (g++)"]
+    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        missing.append("Python.h (python3-dev)")
+    if _torch_sees_gpu() and importlib.util.find_spec("triton") is None:
+        missing.append("triton")
+    if missing:
+        return Finding("compile", "note", f"trainings cannot use compile=true without {' and '.join(missing)}")
+    return Finding("compile", "ok", f"trainings may use compile=true ({found})")
+
+
+def _torch_sees_gpu() -> bool:
+    try:
+        import torch
+    except (ImportError, OSError):
+        return False
+    return torch.cuda.is_available()
 
 
 def _dense_crf() -> Finding:

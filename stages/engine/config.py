@@ -144,7 +144,11 @@ class TrainingConfig(Config):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Arithmetic of the forward pass. auto: bf16 on a GPU that has it, else fp32."
     )
-    compile: bool = Field(False, description="torch.compile the networks (GPU; the first steps are slow).")
+    compile: bool = Field(
+        False,
+        description="torch.compile the backbones, necks and heads: fewer and larger operations on a GPU. The first\n"
+        "step takes minutes. Results differ by rounding, and by dropout, which is drawn in another way.",
+    )
     log_every: int = Field(20, ge=1, description="Steps between two lines of metrics.jsonl.")
     log_images: int = Field(
         3,

@@ -48,6 +48,7 @@ from stages.networks.config import NetworkConfig
 from stages.networks.weights import load_strictly
 
 CHECKPOINT = "checkpoint.pt"
+COMPILED = ("backbone", "neck", "head")  # the parts of networks that torch.compile takes, by name
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,8 @@ class _Trainer:
         begin, first_step = time.monotonic(), self.step
         with contextlib.ExitStack() as stack:
             stack.enter_context(_deaths_of_readers())
+            if self.config.compile:
+                stack.enter_context(_failures_to_compile())
             stack.enter_context(self.checkpoints)
             # One of several processes cannot stop alone: the others would wait for it in the step.
             interruption = stack.enter_context(Interruption(distributed.world_size() == 1))
@@ -251,7 +254,7 @@ class _Trainer:
             if self.config.clip_grad_norm is not None:
                 self.scaler.unscale_(optimizer)
                 parameters = [p for group in optimizer.param_groups for p in group["params"]]
-                nn.utils.clip_grad_norm_(parameters, self.config.clip_grad_norm)
+                nn.utils.clip_grad_norm_(parameters, self.config.clip_grad_norm, foreach=True)
             self.scaler.step(optimizer)
         self.scaler.update()
         if self.average is not None:
@@ -406,10 +409,24 @@ def _deaths_of_readers() -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def _failures_to_compile() -> Iterator[None]:
+    """ConfigError where torch cannot compile a network: without a compiler, or for an operation it does not know."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        raise ConfigError(
+            f"the networks cannot be compiled: {str(error).strip().splitlines()[0]}",
+            "compile=false trains without it; `semiseg doctor` says whether a compiler is missing",
+        ) from error
+
+
 def _compile(networks: nn.ModuleDict) -> None:
-    """torch.compile in place. Of segmenters the parts: methods call trunk and head separately."""
+    """torch.compile in place: backbones, necks and heads, which methods call separately; else the whole network."""
     for network in networks.values():
-        parts = [getattr(network, name) for name in ("backbone", "neck", "head") if hasattr(network, "head")]
+        parts = [part for name, part in network.named_modules() if name.rpartition(".")[2] in COMPILED]
         for part in parts or [network]:
             part.compile()
 

@@ -219,7 +219,7 @@ def test_doctor_says_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "doctor", "--json")
     report = json.loads(out)
     found = {finding["what"]: finding["state"] for finding in report["findings"]}
-    assert {"python", "torch", "torchvision", "pydensecrf", "CPU cores", "disk"} <= found.keys()
+    assert {"python", "torch", "torchvision", "compile", "pydensecrf", "CPU cores", "disk"} <= found.keys()
     assert code == (0 if report["ok"] else 3)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from artifacts import checkpoint
+from artifacts.errors import ArtifactError, ConfigError
 from artifacts.store import Writer
 from stages.engine.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from stages.engine.loop import CHECKPOINT, _Trainer, fit
@@ -19,6 +22,8 @@ from stages.engine.optimizers import build_optimizer, lay_out_state, learning_ra
 from stages.engine.streams import Entry, SampleMaker, Stream
 from stages.methods.dual_branch import DualBranch
 from stages.methods.settings.dual_branch import DualBranchSettings
+from stages.methods.settings.supervised import SupervisedSettings
+from stages.methods.supervised import Supervised
 from stages.networks.config import NetworkConfig
 
 
@@ -315,6 +320,17 @@ def test_the_schedule_reaches_a_networks_own_optimiser(run):
     assert method.networks["second"].weight[0].tolist() == pytest.approx([0.8 * 0.9] * 3)
 
 
+def test_a_checkpoint_that_cannot_be_written_ends_the_training_with_a_clear_error(prepare, execution):
+    """Found by the thread that writes, told by the loop."""
+    method, maker, config, writer = prepare("blocked", iterations=40)
+    (writer.scratch / CHECKPOINT).mkdir(parents=True)
+    often = dataclasses.replace(execution, checkpoint_every_s=0.0)
+    with pytest.raises(ArtifactError, match="a folder is where a file should be"):
+        fit(method, maker, config, writer, often)
+    assert len(method.steps) < 40
+    assert method.closed
+
+
 def test_the_scale_of_gradients_in_half_precision_is_kept(prepare, execution):
     """fp16 needs a GPU; the scaler that belongs to it does not."""
 
@@ -363,3 +379,44 @@ def test_moments_from_a_checkpoint_have_the_layout_of_channels_last_weights(name
 def contiguous_copy(value):
     """As a checkpoint keeps a tensor."""
     return value.clone().contiguous() if isinstance(value, torch.Tensor) else value
+
+
+# --- compiled networks ---
+
+
+@pytest.fixture
+def compiled(training, tmp_path, execution):
+    """Trains a small network without dropout for three steps, compiled or not: what `fit` gives."""
+    network = NetworkConfig.model_validate({"preset": "tiny", "dropout": 0.0})
+
+    def act(compile):
+        config = TrainingConfig(iterations=3, batch_size=2, crop_size=32, compile=compile, log_images=0)
+        stream = Stream([Entry(image_id, "masks") for image_id in training.dataset.ids("train")], 2)
+        sources = {"masks": training.dataset}
+        maker = SampleMaker(training.dataset, {"all": stream}, sources, config.augmentation, 32, config.seed)
+        method = Supervised(SupervisedSettings(), Setup(network, training.dataset.num_classes, 0, 3))
+        return fit(method, maker, config, Writer(tmp_path / f"compiled-{compile}"), execution)
+
+    return act
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_learn_the_same(compiled):
+    """Up to rounding: another order of sums."""
+    plain, made = compiled(False), compiled(True)
+    assert made.summary["losses"] == pytest.approx(plain.summary["losses"], rel=1e-3)
+    found = made.predictor.state_dict()
+    assert list(found) == list(plain.predictor.state_dict())  # no name says that it was compiled
+    for name, value in plain.predictor.state_dict().items():
+        torch.testing.assert_close(found[name], value, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")
+def test_a_missing_compiler_is_told(compiled):
+    from torch._inductor import config
+
+    with config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
+        torch.compiler.reset()
+        with pytest.raises(ConfigError, match=r"the networks cannot be compiled.*no-such-compiler") as caught:
+            compiled(True)
+    assert "compile=false" in caught.value.hint
