@@ -54,7 +54,7 @@ def write(path: Path | str, plain: Any) -> None:
         with disk_errors(path):
             with partial.open("wb") as file:
                 kept = _KeepsError(file)  # not the path itself: torch would write the name of the file into the bytes
-                torch.save(plain, kept)
+                torch.save(plain, cast(Any, kept))
                 if kept.error is not None:
                     raise kept.error
                 file.flush()

@@ -55,7 +55,7 @@ class CheckpointWriter:
 
     def _write(self, step: int, state: Any, copied: torch.cuda.Event | None) -> None:
         if copied is not None:
-            copied.synchronize()  # type: ignore[no-untyped-call]
+            copied.synchronize()
         checkpoint.write(self.path, state)
         self.written = step
 

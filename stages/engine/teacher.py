@@ -68,9 +68,9 @@ def update_average(
     pairs = list(zip(*sides, strict=True))
     floats, others = ([pair for pair in pairs if pair[0].is_floating_point() == wanted] for wanted in (True, False))
     if floats:  # one operation over all tensors
-        torch._foreach_lerp_(*zip(*floats, strict=True), 1 - keep)
+        torch._foreach_lerp_([old for old, _ in floats], [new for _, new in floats], 1 - keep)
     if others:
-        torch._foreach_copy_(*zip(*others, strict=True))
+        torch._foreach_copy_([old for old, _ in others], [new for _, new in others])
 
 
 def sigmoid_ramp(step: int, length: int) -> float:
