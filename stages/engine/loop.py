@@ -425,10 +425,13 @@ def _failures_to_compile() -> Iterator[None]:
 
 def _compile(networks: nn.ModuleDict) -> None:
     """torch.compile in place: backbones, necks and heads, which methods call separately; else the whole network."""
+    # A network runs in training and in eval mode, with and without gradients, on batches of a few sizes. Each of these
+    # is compiled for itself; beyond the limit, of 8, torch goes on without compiling and only warns.
+    torch._dynamo.config.recompile_limit = 64
     for network in networks.values():
         parts = [part for name, part in network.named_modules() if name.rpartition(".")[2] in COMPILED]
         for part in parts or [network]:
-            part.compile()
+            part.compile(dynamic=False)
 
 
 __all__ = ["CHECKPOINT", "Fitted", "TrainingStep", "fit"]

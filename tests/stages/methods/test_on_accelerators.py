@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.engine.losses import hard_cross_entropy
 from stages.engine.training_log import Means
 from stages.methods import METHODS
 from tests.stages.drawn_training import CASES
@@ -42,6 +43,13 @@ def test_a_step_stays_on_its_device_and_never_waits_for_it(name, case):
             assert (total.device.type, total.dtype) == ("cuda", torch.float32)
             made.method.after_step(step)
             means.add(step + 1, losses, made.method.observed)
+
+
+def test_hard_examples_are_found_without_waiting():
+    """However many pixels have labels."""
+    with FakeTensorMode():
+        logits, label = torch.randn(2, 4, 9, 9, device="cuda"), torch.zeros(2, 9, 9, dtype=torch.int64, device="cuda")
+        assert hard_cross_entropy(logits, label, 0.7, 20).device.type == "cuda"
 
 
 def test_waiting_and_mixing_are_seen():
