@@ -149,6 +149,12 @@ class TrainingConfig(Config):
         description="torch.compile the backbones, necks and heads: fewer and larger operations on a GPU. The first\n"
         "step takes minutes. Results differ by rounding, and by dropout, which is drawn in another way.",
     )
+    cuda_graphs: bool = Field(
+        True,
+        description="On a GPU, record the operations of backbones, necks and heads in the third step and replay them:\n"
+        "the GPU waits less for the host. Results are the same. Not with compile or several processes, and not when\n"
+        "memory is short.",
+    )
     log_every: int = Field(20, ge=1, description="Steps between two lines of metrics.jsonl.")
     log_images: int = Field(
         3,

@@ -33,6 +33,7 @@ from stages.engine.batch import to_device
 from stages.engine.batch_norm import join_batch_norm, single_values_refused
 from stages.engine.checkpoints import CheckpointWriter
 from stages.engine.config import TrainingConfig
+from stages.engine.cuda_graphs import PARTS, CudaGraphs, GpuRecorder
 from stages.engine.device import autocast_dtype, describe_device, select_device
 from stages.engine.interruption import Interruption
 from stages.engine.memory import PeakMemory
@@ -48,7 +49,6 @@ from stages.networks.config import NetworkConfig
 from stages.networks.weights import load_strictly
 
 CHECKPOINT = "checkpoint.pt"
-COMPILED = ("backbone", "neck", "head")  # the parts of networks that torch.compile takes, by name
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,11 @@ class _Trainer:
                     device_ids=[self.device.index] if self.on_gpu else None,
                     broadcast_buffers=False,
                 )
+        self.graphs: CudaGraphs | None = None
         if config.compile:
             _compile(method.networks)
+        elif config.cuda_graphs and self.on_gpu and distributed.world_size() == 1:
+            self.graphs = CudaGraphs(method.networks, GpuRecorder(self.device), execution.progress.note)
         self.module = step_module
         self.groups = method.parameter_groups()
         self.optimizers = build_optimizers(config.optimizer, method.optimizers(), self.groups)
@@ -147,6 +150,8 @@ class _Trainer:
             stack.enter_context(_deaths_of_readers())
             if self.config.compile:
                 stack.enter_context(_failures_to_compile())
+            if self.graphs:
+                stack.callback(self.graphs.close)
             stack.enter_context(self.checkpoints)
             # One of several processes cannot stop alone: the others would wait for it in the step.
             interruption = stack.enter_context(Interruption(distributed.world_size() == 1))
@@ -244,7 +249,8 @@ class _Trainer:
         images = self.images if self.images is not None and self.step in self.images.steps else None
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             self.method.observed = {}
-            with single_values_refused(), watched() if images else contextlib.nullcontext():
+            replayed = self.graphs.step() if self.graphs else contextlib.nullcontext()
+            with single_values_refused(), watched() if images else contextlib.nullcontext(), replayed:
                 losses = self.module(batch, self.step)
             total = torch.stack(list(losses.values())).sum()
         if images:
@@ -429,7 +435,7 @@ def _compile(networks: nn.ModuleDict) -> None:
     # is compiled for itself; beyond the limit, of 8, torch goes on without compiling and only warns.
     torch._dynamo.config.recompile_limit = 64
     for network in networks.values():
-        parts = [part for name, part in network.named_modules() if name.rpartition(".")[2] in COMPILED]
+        parts = [part for name, part in network.named_modules() if name.rpartition(".")[2] in PARTS]
         for part in parts or [network]:
             part.compile(dynamic=False)
 

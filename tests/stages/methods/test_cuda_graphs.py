@@ -1,0 +1,303 @@
+"""stages/engine/cuda_graphs.py: trainings with recorded calls give what those with plain calls give, to the bit.
+
+Without a GPU a stand-in replays a call by calling again; everything but CUDA's own recording is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.engine.cuda_graphs import PLAIN_STEPS, CudaGraphs, GpuRecorder, outermost_parts
+from tests.stages.drawn_training import CASES
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+DROPS = {"preset": "tiny", "dropout": 0.3}
+SEVERAL_CALLS = ("supervised", "fixmatch", "unimatch", "cps", "mean-teacher")
+
+
+class CallsAgain:
+    """Replays work by doing it again. As CUDA's recording, the first time changes no number."""
+
+    def __init__(self, networks, room=True):
+        self.networks, self.room, self.records, self.forgotten = networks, room, 0, 0
+
+    def pool(self):
+        return object()
+
+    def record(self, work, pool):
+        self.records += 1
+        state = {name: value.clone() for name, value in self.networks.state_dict().items()}
+        with torch.random.fork_rng(devices=[]):
+            work()
+        with torch.no_grad():
+            for name, value in self.networks.state_dict().items():
+                value.copy_(state[name])
+        return work
+
+    def has_room(self):
+        return self.room
+
+    def forget(self):
+        self.forgotten += 1
+
+
+class Trained:
+    """A method after some steps on one batch: losses, all weights and statistics, and how its calls were made."""
+
+    def __init__(self, case, variant, device, graphs, dtype, steps=6, network=None):
+        settings = dict(CASES.get(variant, {"name": variant}))
+        made = case(settings.pop("name"), network=network, **settings)
+        self.networks = made.method.networks.to(device).to(memory_format=torch.channels_last)
+        batch = {stream: on(part, device) for stream, part in made.batch.items()}
+        self.notes, self.losses = [], []
+        self.recorder = CallsAgain(self.networks) if device == "cpu" else GpuRecorder(torch.device(device))
+        self.graphs = CudaGraphs(self.networks, self.recorder, self.notes.append) if graphs else None
+        groups = [p for p in self.networks.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9, fused=True)
+        for step in range(steps):
+            torch.manual_seed(step)
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device, dtype, enabled=dtype is not None):
+                if self.graphs is None:
+                    losses = made.method.losses(batch, step)
+                else:
+                    with self.graphs.step():
+                        losses = made.method.losses(batch, step)
+            torch.stack(list(losses.values())).sum().backward()
+            optimizer.step()
+            made.method.after_step(step)
+            self.losses.append({name: float(value) for name, value in losses.items()})
+        self.recordings = [
+            recording
+            for part in (self.graphs.parts if self.graphs else ())
+            for kind in part.kinds.values()
+            for recording in kind.recordings
+        ]
+        if self.graphs:
+            self.graphs.close()
+
+
+def on(batch, device):
+    values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    tensors = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+    return batch.replace(**tensors, extra={name: value.to(device) for name, value in batch.extra.items()})
+
+
+def assert_equal(plain, recorded):
+    assert plain.losses == recorded.losses
+    expected, found = plain.networks.state_dict(), recorded.networks.state_dict()
+    different = [name for name in expected if not torch.equal(expected[name], found[name])]
+    assert list(expected) == list(found)
+    assert not different
+
+
+@pytest.mark.parametrize("variant", CASES)
+def test_every_method_learns_the_same_from_recorded_calls(variant, case):
+    plain, recorded = (Trained(case, variant, "cpu", graphs, torch.bfloat16) for graphs in (False, True))
+    assert recorded.notes == []
+    assert recorded.recordings
+    assert_equal(plain, recorded)
+
+
+@pytest.mark.parametrize("variant", SEVERAL_CALLS)
+def test_recorded_calls_in_single_precision_with_dropout(variant, case):
+    plain, recorded = (Trained(case, variant, "cpu", graphs, None, network=DROPS) for graphs in (False, True))
+    assert recorded.recordings
+    assert_equal(plain, recorded)
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("variant", SEVERAL_CALLS)
+def test_a_gpu_learns_the_same_from_recorded_calls(variant, dtype, case, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        trained = [Trained(case, variant, "cuda", graphs, dtype, 20, DROPS) for graphs in (False, False, True)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_equal(*trained[:2])  # otherwise nothing could be said
+    assert trained[2].notes == []
+    assert trained[2].recordings
+    assert_equal(trained[0], trained[2])
+
+
+@on_gpu
+def test_a_gpu_draws_on_after_a_recording_that_failed():
+    network = small(Waits()).to("cuda")
+    notes = []
+    graphs = CudaGraphs(network, GpuRecorder(torch.device("cuda")), notes.append)
+    for _ in range(PLAIN_STEPS + 3):
+        with graphs.step():
+            found = network(torch.randn(2, 3, 8, 8, device="cuda"))
+        found.sum().backward()
+    assert len(notes) == 1
+    assert bool(F.dropout(torch.ones(1000, device="cuda")).eq(0).any())
+
+
+# --- one part ---
+
+
+class Waits(nn.Module):
+    """Reads a number of the device."""
+
+    def forward(self, x):
+        return F.dropout(x) * float(x.detach().mean())
+
+
+class DrawsOnCpu(nn.Module):
+    def forward(self, x):
+        return x * torch.rand(())
+
+
+class Small(nn.Module):
+    def __init__(self, last):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), last)
+
+    def forward(self, x):
+        return self.backbone(x)
+
+
+def small(last=None):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Small(last or nn.Identity())
+
+
+@pytest.fixture
+def made():
+    """A network, its graphs, what they note, and a function that takes a step with given inputs."""
+
+    def act(last=None, room=True):
+        network, notes = small(last), []
+        recorder = CallsAgain(network, room)
+        graphs = CudaGraphs(network, recorder, notes.append)
+
+        def step(*inputs):
+            with graphs.step():
+                outputs = [network(x) for x in inputs]
+            sum(output.square().sum() for output in outputs).backward()
+            return outputs
+
+        return network, recorder, notes, step
+
+    return act
+
+
+def test_a_call_is_recorded_in_the_third_step(made):
+    _, recorder, _, step = made()
+    x = torch.randn(2, 3, 8, 8)
+    counts = []
+    for _ in range(4):
+        step(x)
+        counts.append(recorder.records)
+    assert counts == [0, 0, 2, 2]  # forward and backward pass
+
+
+def test_calls_whose_backward_passes_are_to_come_do_not_share_a_recording(made):
+    _, recorder, _, step = made()
+    first, second = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+    for _ in range(3):
+        one, two = step(first, second)
+    assert recorder.records == 4
+    assert not torch.equal(one, two)
+
+
+def test_gradients_of_several_calls_are_those_of_plain_ones(made):
+    network, _, _, step = made()
+    plain, inputs = small(), [torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8), torch.randn(1, 3, 9, 9)]
+    for _ in range(4):
+        step(*inputs)
+        sum(plain(x).square().sum() for x in inputs).backward()
+    for found, expected in zip(network.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(found.grad, expected.grad)
+    assert torch.equal(network.backbone[1].running_var, plain.backbone[1].running_var)
+
+
+def test_a_second_size_is_recorded_when_it_comes_again(made):
+    _, recorder, _, step = made()
+    for _ in range(3):
+        step(torch.randn(2, 3, 8, 8))
+    step(torch.randn(2, 3, 9, 9))
+    assert recorder.records == 2
+    step(torch.randn(2, 3, 9, 9))
+    assert recorder.records == 4
+
+
+def test_modes_and_frozen_weights_are_other_calls(made):
+    network, recorder, _, step = made()
+    x = torch.randn(2, 3, 8, 8)
+    for _ in range(3):
+        step(x)
+    network.eval()
+    expected = network(x)
+    assert torch.equal(step(x)[0], expected)
+    network.train()
+    network.backbone[0].requires_grad_(False)
+    network.zero_grad()
+    step(x)
+    assert network.backbone[0].weight.grad is None
+    assert recorder.records == 2
+
+
+def test_outside_of_steps_nothing_is_recorded_and_copies_are_plain(made):
+    import copy
+
+    network, recorder, _, step = made()
+    x = torch.randn(2, 3, 8, 8)
+    for _ in range(3):
+        step(x)
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        copied.backbone[0].weight.zero_()
+        copied.backbone[0].bias.zero_()
+    assert not bool(copied.eval()(x).any())
+    assert copied.backbone._compiled_call_impl is None
+    assert list(copied.state_dict()) == list(small().state_dict())
+    network(x)
+    assert recorder.records == 2
+
+
+def test_hooks_run_in_every_call(made):
+    network, recorder, _, step = made()
+    seen = []
+    network.backbone[0].register_forward_hook(lambda *_: seen.append(1))
+    for _ in range(4):
+        step(torch.randn(2, 3, 8, 8))
+    assert len(seen) == 4
+    assert recorder.records == 0
+
+
+def test_random_numbers_of_the_cpu_are_never_recorded(made):
+    network, recorder, notes, step = made(DrawsOnCpu())
+    recorder.record = lambda work, pool: (work(), work)[1]  # the generator moves on, as with a GPU
+    x = torch.randn(2, 3, 8, 8)
+    network.eval()
+    drawn = {float(step(x)[0].detach().sum()) for _ in range(6)}
+    assert len(drawn) == 6
+    assert notes == [
+        "this training goes on without CUDA graphs, at the same results: Sequential cannot be recorded (it draws random "
+        "numbers on the CPU)"
+    ]
+    assert recorder.forgotten == 1
+
+
+def test_without_room_calls_stay_plain(made):
+    _, recorder, notes, step = made(room=False)
+    for _ in range(5):
+        step(torch.randn(2, 3, 8, 8))
+    assert (recorder.records, len(notes)) == (0, 1)
+    assert "too little free memory" in notes[0]
+
+
+def test_the_parts_are_the_outermost_ones_with_weights():
+    network = nn.ModuleDict({"segmenter": small(), "teacher": nn.ModuleDict({"network": small()})})
+    network["segmenter"].neck = nn.Sequential()
+    network["segmenter"].backbone.add_module("head", nn.Linear(1, 1))
+    assert outermost_parts(network) == [network["segmenter"].backbone, network["teacher"]["network"].backbone]
