@@ -18,6 +18,7 @@ the bit: the same operations run in the same order, with the same random numbers
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -143,11 +144,38 @@ def outermost_parts(networks: nn.Module) -> list[nn.Module]:
 
 @dataclass
 class _Kind:
-    """Calls that are alike, and their recordings."""
+    """Calls that are alike, and their recordings: one for each such call of a step.
 
-    first: int  # the step in which such a call was first seen
+    Attributes:
+        first: the step in which such a call was first seen. calls: how many there were in this step.
+        layouts: the strides with which the gradients of outputs arrived, by call of a step and output: in another
+            layout the sums of a backward pass may have another order.
+    """
+
+    first: int
     recordings: list[_Recording] = field(default_factory=list)
-    used: int = 0  # in this step
+    calls: int = 0
+    layouts: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+
+    def watch(self, outputs: Sequence[Tensor]) -> None:
+        """Notes the layouts of the gradients of a plain call's outputs."""
+        for number, output in enumerate(outputs):
+            if output.requires_grad:
+                output.register_hook(functools.partial(self._note, (self.calls, number)))
+
+    def _note(self, place: tuple[int, int], gradient: Tensor) -> None:
+        self.layouts[place] = gradient.stride()
+
+    def arriving(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Where the gradients of this call's outputs will lie."""
+        found = []
+        for number, output in enumerate(outputs):
+            strides = self.layouts.get((self.calls, number), ())
+            buffer = torch.empty_like(output, requires_grad=False)
+            if strides and 0 not in strides:  # not of a gradient that is the same everywhere
+                buffer = torch.empty_strided(output.shape, strides, dtype=output.dtype, device=output.device)
+            found.append(buffer)
+        return found
 
 
 class _Part:
@@ -180,7 +208,7 @@ class _Part:
     def begin(self) -> None:
         self._weights.clear()
         for kind in self.kinds.values():
-            kind.used = 0
+            kind.calls = 0
 
     def call(self, *args: Any, **named: Any) -> Any:
         graphs = self.graphs
@@ -195,13 +223,18 @@ class _Part:
                 return self._plainly(args, dtype)
             self.kinds[key] = _Kind(graphs.number)
         kind = self.kinds[key]
-        if kind.used == len(kind.recordings) and not (kind.first < graphs.number and self._record(kind, args, dtype)):
-            return self._plainly(args, dtype)
-        recording = kind.recordings[kind.used]
-        if not recording.learns:
-            return recording.packed(recording.run(inputs))
-        kind.used += 1  # its activations are needed until the backward pass
-        return recording.packed(_Replay.apply(recording, *inputs, *self.weights(dtype)))
+        if len(kind.recordings) > kind.calls or (kind.first < graphs.number and self._record(kind, args, dtype)):
+            recording = kind.recordings[kind.calls]
+            weights = self.weights(dtype)  # first of all cast
+            if not recording.learns:
+                return recording.packed(recording.run(inputs))
+            found = recording.packed(_Replay.apply(recording, *inputs, *weights))
+        else:
+            found = self._plainly(args, dtype)
+            kind.watch(tensors_of((found,)) or [])
+        if torch.is_grad_enabled():
+            kind.calls += 1  # the activations are needed until the backward pass
+        return found
 
     def _plainly(self, args: Args, dtype: torch.dtype | None) -> Any:
         """A call as it is. Its weights are cast once in a step for all calls, whose gradients are then added alike."""
@@ -230,11 +263,11 @@ class _Part:
     def _record(self, kind: _Kind, args: Args, dtype: torch.dtype | None) -> bool:
         """Whether there is one recording more."""
         graphs = self.graphs
-        if not graphs.may_record():
+        if len(kind.recordings) < kind.calls or not graphs.may_record():
             return False
         before = _states_of_cpu()
         try:
-            recording = _Recording(self, args, dtype)
+            recording = _Recording(self, kind, args, dtype)
             if _states_of_cpu() != before:
                 raise RuntimeError("it draws random numbers on the CPU")
         except RuntimeError as error:
@@ -297,7 +330,7 @@ class _Recording:
         learns: whether there is a backward pass.
     """
 
-    def __init__(self, part: _Part, args: Args, dtype: torch.dtype | None) -> None:
+    def __init__(self, part: _Part, kind: _Kind, args: Args, dtype: torch.dtype | None) -> None:
         self.part, self.dtype, self.grad = part, dtype, torch.is_grad_enabled()
         given = tensors_of(args) or []
         self.inputs = [x.detach().clone().requires_grad_(self.grad and x.requires_grad) for x in given]
@@ -313,12 +346,13 @@ class _Recording:
         self._forward = recorder.record(self._run_forward, pool)
         self.learns = any(output.requires_grad for output in self.outputs)
         if self.learns:
-            self.arriving = [torch.empty_like(output, requires_grad=False) for output in self.outputs]
+            self.arriving = kind.arriving(self.outputs)
             self._backward = recorder.record(self._run_backward, pool)
 
     def _run_forward(self) -> None:
         kind, enabled = self.inputs[0].device.type, self.dtype is not None
-        with torch.autocast(kind, self.dtype, enabled, cache_enabled=False), self.part.holding(self.leaves):
+        lowered = torch.autocast(kind, self.dtype, enabled, cache_enabled=False)
+        with torch.set_grad_enabled(self.grad), lowered, self.part.holding(self.leaves):
             found = self.part.module._call_impl(*self.args)
         self.names = tuple(found) if isinstance(found, dict) else None
         outputs = tensors_of((found,))

@@ -5,6 +5,7 @@ Without a GPU a stand-in replays a call by calling again; everything but CUDA's 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -17,6 +18,7 @@ from tests.stages.drawn_training import CASES
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 DROPS = {"preset": "tiny", "dropout": 0.3}
+LEVELS = ("drs", "drs-fixed", "seam", "weclip")  # they take more than the result of a backbone: nothing is recorded
 SEVERAL_CALLS = ("supervised", "fixmatch", "unimatch", "cps", "mean-teacher")
 
 
@@ -34,9 +36,8 @@ class CallsAgain:
         state = {name: value.clone() for name, value in self.networks.state_dict().items()}
         with torch.random.fork_rng(devices=[]):
             work()
-        with torch.no_grad():
-            for name, value in self.networks.state_dict().items():
-                value.copy_(state[name])
+        for name, value in self.networks.state_dict().items():
+            value.data.copy_(state[name])  # not seen by autograd
         return work
 
     def has_room(self):
@@ -71,7 +72,7 @@ class Trained:
             torch.stack(list(losses.values())).sum().backward()
             optimizer.step()
             made.method.after_step(step)
-            self.losses.append({name: float(value) for name, value in losses.items()})
+            self.losses.append({name: float(value.detach()) for name, value in losses.items()})
         self.recordings = [
             recording
             for part in (self.graphs.parts if self.graphs else ())
@@ -100,7 +101,7 @@ def assert_equal(plain, recorded):
 def test_every_method_learns_the_same_from_recorded_calls(variant, case):
     plain, recorded = (Trained(case, variant, "cpu", graphs, torch.bfloat16) for graphs in (False, True))
     assert recorded.notes == []
-    assert recorded.recordings
+    assert bool(recorded.recordings) == (variant not in LEVELS)
     assert_equal(plain, recorded)
 
 
@@ -247,17 +248,14 @@ def test_modes_and_frozen_weights_are_other_calls(made):
 
 
 def test_outside_of_steps_nothing_is_recorded_and_copies_are_plain(made):
-    import copy
-
     network, recorder, _, step = made()
     x = torch.randn(2, 3, 8, 8)
     for _ in range(3):
         step(x)
     copied = copy.deepcopy(network)
+    copied.load_state_dict(small().state_dict())
     with torch.no_grad():
-        copied.backbone[0].weight.zero_()
-        copied.backbone[0].bias.zero_()
-    assert not bool(copied.eval()(x).any())
+        assert torch.equal(copied.eval()(x), small().eval()(x))
     assert copied.backbone._compiled_call_impl is None
     assert list(copied.state_dict()) == list(small().state_dict())
     network(x)
