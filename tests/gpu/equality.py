@@ -58,11 +58,14 @@ def _trainings(place: Place, what: str) -> None:
     changes = {"network": place.size(network, {"preset": "tiny"}), "log_every": 2, "ema_decay": 0.9}
     config = values(place, "unimatch", STEPS, **changes)
 
-    def train(name: str, progress: Any = None) -> Artifact:
-        return place.run(place.voc, "train", name + suffix, config, {"data": "data"}, progress, checkpoint_every_s=0.0)
+    def train(name: str, progress: Any = None, **others: Any) -> Artifact:
+        given = config | others
+        return place.run(place.voc, "train", name + suffix, given, {"data": "data"}, progress, checkpoint_every_s=0.0)
 
     first, second = (_weights(train(name)) for name in ("once", "again"))
     place.rows.add(f"one training twice{what}", _difference(first, second))
+    plain = _weights(train("plain", cuda_graphs=False))
+    place.rows.add(f"with CUDA graphs and without{what}", _difference(first, plain))
     with contextlib.suppress(_StoppedError):
         train("stopped", Watch({STOP: _stop}))
         raise AssertionError("the training was not stopped")
