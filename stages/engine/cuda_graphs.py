@@ -415,7 +415,7 @@ class _Lower(torch.autograd.Function):
     """Parameters cast to the type of their buffers, in one operation; their gradients are cast back in one."""
 
     @staticmethod
-    def forward(ctx: Any, buffers: Sequence[Tensor], *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, buffers: list[Tensor], *parameters: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         if buffers:
             torch._foreach_copy_(buffers, parameters)
@@ -448,8 +448,8 @@ def like(args: Args, tensors: Sequence[Tensor]) -> Args:
 
 def _states_of_cpu() -> tuple[bytes, ...]:
     """The states of all generators of the CPU: what is drawn from them would be the same in each replay."""
-    numpy = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), repr(random.getstate()).encode(), repr(numpy[1:]).encode()
+    others = random.getstate(), np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), repr(others).encode()
 
 
 __all__ = ["PARTS", "CudaGraphs", "GpuRecorder", "Recorder", "outermost_parts"]
