@@ -24,7 +24,7 @@ STEPS, STOP = 12, 6
 def equality(place: Place) -> None:
     with place.rows.guarded("predict, CPU to GPU"):
         _predictions(place)
-    for what, arithmetic in (("", contextlib.nullcontext), (", deterministic algorithms", _deterministic)):
+    for what, arithmetic in ((", deterministic algorithms", _deterministic), ("", contextlib.nullcontext)):
         with place.rows.guarded(f"one training twice{what}"), arithmetic():
             _trainings(place, what)
 

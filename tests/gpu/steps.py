@@ -21,7 +21,7 @@ STEPS = {
     "methods": Step("methods:methods", 150),
     "offline": Step("offline:offline", 100, ("data",)),
     "crf": Step("offline:mean_field", 60),
-    "equality": Step("equality:equality", 70, ("data",)),
+    "equality": Step("equality:equality", 90, ("data",)),
     "compiled": Step("training:compiled", 150, ("data",)),
     "averages": Step("training:averages", 60, ("data",)),
 }
