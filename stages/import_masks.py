@@ -27,6 +27,8 @@ from stages.config import Config, ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import ids_of
 from stages.parallel.each_image import for_each_image
+from stages.parallel.meeting import of_all_ranks
+from stages.parallel.share import counted, share_of
 
 if TYPE_CHECKING:
     from stages.data.annotations.class_table import ClassTable
@@ -188,9 +190,7 @@ def import_mask(task: Task, image_id: str) -> tuple[bool, float]:
 
 
 def run(config: ImportMasksConfig, inputs: ImportMasksInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
-    """Imports what is still missing. Under torchrun rank 0 does it alone."""
-    if execution.rank != 0:
-        return {}
+    """Imports what is still missing; under torchrun each rank its share of the images."""
     try:
         return _import(config, Dataset(inputs.data), writer, execution)
     except DataError as error:
@@ -209,12 +209,14 @@ def _import(config: ImportMasksConfig, dataset: Dataset, writer: Writer, executi
     task, odd, unknown = Task(dataset, found.files, read, table, writer), 0, 0.0
     if not config.class_table and read.format == "ids":
         refuse_shifted(dataset, found.files)
-    writer.expect(len(ids))
-    with execution.progress.track(len(ids), "import-masks") as tracker:
-        for _, (is_odd, share) in for_each_image(import_mask, task, ids, execution.workers):
+    own = share_of(ids, execution, made=lambda image_id: False)
+    with counted(writer, execution, "import-masks", own) as advance:
+        for _, (is_odd, share) in for_each_image(import_mask, task, own.own, execution.own_workers):
             odd, unknown = odd + is_odd, unknown + share
-            writer.advance()
-            tracker.advance()
+            advance()
+    odd, unknown = map(sum, zip(*of_all_ranks([odd, unknown]), strict=True))
+    if execution.rank != 0:
+        return {}
     if odd:
         note(f"{odd:,} of {len(ids):,} masks show a class that is no image-level label of their image")
     writer.write_json(

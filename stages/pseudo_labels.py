@@ -27,7 +27,8 @@ from artifacts.store import Artifact, Writer
 from stages.config import Config
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.parallel.each_image import for_each_image
-from stages.parallel.share import alone, counted
+from stages.parallel.meeting import of_all_ranks
+from stages.parallel.share import counted, share_of
 
 
 class PseudoLabelsConfig(Config):
@@ -107,25 +108,28 @@ def check(config: PseudoLabelsConfig, inputs: PseudoLabelsInputs) -> None:
 
 
 def run(config: PseudoLabelsConfig, inputs: PseudoLabelsInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
-    """Two passes over the masks. Under torchrun rank 0 does it alone."""
+    """Two passes over the masks; under torchrun each rank its share of the images."""
     predictions = inputs.predictions
-    if execution.rank != 0:
-        return {}
     masks, confidences = predictions.path / "masks", predictions.path / "confidence"
     classes = predicted(predictions)
     ids = sorted(classes.ids)
     task = (masks, confidences, len(classes.class_names))
     counts = np.zeros((256, 256), np.int64)
-    with counted(writer, execution, "pseudo-labels", alone(ids), alone(ids)) as advance:
-        for _, found in for_each_image(histogram, task, ids, execution.workers):
+    share = share_of(ids, execution, made=lambda image_id: False)
+    with counted(writer, execution, "pseudo-labels", share, share) as advance:
+        for _, found in for_each_image(histogram, task, share.own, execution.own_workers):
             counts += found
             advance()
+        counts = np.sum(of_all_ranks(counts.tolist()), axis=0, dtype=np.int64)
         limits = thresholds(counts, config)
         kept = known = 0
         selection = Selection(masks, confidences, limits, writer)
-        for _, (left, before) in for_each_image(select_pixels, selection, ids, execution.workers):
+        for _, (left, before) in for_each_image(select_pixels, selection, share.own, execution.own_workers):
             kept, known = kept + left, known + before
             advance()
+    kept, known = map(sum, zip(*of_all_ranks([kept, known]), strict=True))
+    if execution.rank != 0:
+        return {}
     with writer.item("classes.json") as temporary:
         shutil.copyfile(predictions.file("classes.json"), temporary)
     lowest = probability_of_index(limits.astype(np.float64))
