@@ -23,7 +23,7 @@ import dataclasses
 import itertools
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -152,19 +152,17 @@ class ScoreMapWriter:
         self.shard_size = shard_size
         self.meaning: Meaning = meaning
         self._whole: set[str] = set()  # shards
-        self._own = range(0)
+        self._own: Collection[str] | None = None
         self._parts: dict[str, Part] = {}  # shard -> what this process makes of it, where that is not all of it
         self._shards: dict[str, tuple[str, ...]] = {}
         self._shard_of: dict[str, str] = {}
         self._waiting: dict[str, dict[str, MapRecord]] = {}  # shard -> those of its images that were added, packed
 
-    def plan(self, ids: Iterable[str], index: bool = True, own: range | None = None) -> list[tuple[str, ...]]:
+    def plan(self, ids: Iterable[str], index: bool = True) -> list[tuple[str, ...]]:
         """Split the sorted ids into `shards`; return those still to be made.
 
         The split depends on the ids and `shard_size` alone, so all processes that write the shards of one folder plan
-        the same. One of them writes the `index`. `own`: the places of the ids whose maps this process makes, by default
-        all; of a shard that is the work of several processes each makes a part, see `join`. Raises ArtifactError when
-        the folder already holds another plan.
+        the same. One of them writes the `index`. Raises ArtifactError when the folder already holds another plan.
         """
         ordered = sorted(check_image_id(image_id) for image_id in ids)
         for first, second in itertools.pairwise(ordered):
@@ -179,12 +177,7 @@ class ScoreMapWriter:
         if index:
             self._write_index()
         self._whole = {name for name in names if self.writer.has(f"{FOLDER}/{name}")}
-        self._own = range(len(ordered)) if own is None else own
-        self._parts = {
-            name: part
-            for name, own_ids in self._own_shards()
-            if name not in self._whole and (part := part_of(self.writer, name, self._shards[name], own_ids)) is not None
-        }
+        self.take(None)
         return [self._shards[name] for name in names if name not in self._whole]
 
     @property
@@ -192,15 +185,27 @@ class ScoreMapWriter:
         """The ids of every planned shard."""
         return list(self._shards.values())
 
+    def take(self, own: Collection[str] | None) -> None:
+        """Chooses the planned ids whose maps this process makes; None: all.
+
+        Of a shard that is the work of several processes each makes a part, see `join`.
+        """
+        self._own = own
+        self._parts = {
+            name: part
+            for name, own_ids in self._own_shards()
+            if name not in self._whole and (part := part_of(self.writer, name, self._shards[name], own_ids)) is not None
+        }
+
     @property
     def own(self) -> list[tuple[str, ...]]:
         """The ids whose maps this process makes, shard by shard."""
         return [own_ids for _, own_ids in self._own_shards()]
 
     def _own_shards(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        for number, (name, members) in enumerate(self._shards.items()):
-            first = number * self.shard_size
-            if own_ids := members[max(self._own.start - first, 0) : max(self._own.stop - first, 0)]:
+        for name, members in self._shards.items():
+            own = self._own
+            if own_ids := members if own is None else tuple(image_id for image_id in members if image_id in own):
                 yield name, own_ids
 
     def left(self, own_ids: tuple[str, ...]) -> tuple[str, ...]:
@@ -219,8 +224,8 @@ class ScoreMapWriter:
 
         Each process joins those whose first image is its own.
         """
-        for number, (name, members) in enumerate(self._shards.items()):
-            if number * self.shard_size in self._own and name not in self._whole:
+        for name, members in self._shards.items():
+            if (self._own is None or members[0] in self._own) and name not in self._whole:
                 records = join_parts(self.writer, name, members, self.class_names, self.meaning)
                 self.writer.write_bytes(f"{FOLDER}/{name}", write_shard(name, records, self.class_names, self.meaning))
                 self._whole.add(name)

@@ -224,7 +224,7 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
     files = _Files(writer, images, names, config)
     threads = 2 if config.overlays == "none" else max(2, execution.own_workers)
     with ScoreMapWriter(writer, class_names=names, shard_size=SHARD_SIZE, meaning="probability") as maps:
-        share, parts = _plan(config, todo, writer, maps, execution)
+        share, parts = _plan(config, images, todo, writer, maps, device, execution)
         with counted(writer, execution, "predict", share) as advance, ThreadPoolExecutor(threads) as encoders:
             for part in parts:
                 views = predict_probabilities(network, images, part, config, device, workers=execution.own_workers)
@@ -252,13 +252,21 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
 
 
 def _plan(
-    config: PredictConfig, ids: list[str], writer: Writer, maps: ScoreMapWriter, execution: Execution
+    config: PredictConfig,
+    images: Images,
+    ids: list[str],
+    writer: Writer,
+    maps: ScoreMapWriter,
+    device: torch.device,
+    execution: Execution,
 ) -> tuple[Share[Any], Sequence[Sequence[str]]]:
     """The share of this rank, and what is left of it in parts that are finished one after the other."""
+    from stages.engine.inference import batches_of
+
     if config.output == "masks":
         masks = share_of(ids, execution, lambda image_id: writer.has(f"masks/{image_id}.png"))
         return masks, [masks.left]
-    shards = share_of_maps(maps, ids, execution)
+    shards = share_of_maps(maps, ids, execution, lambda shard: batches_of(images, shard, config, device))
     return shards, shards.left
 
 

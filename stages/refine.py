@@ -140,7 +140,7 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
     if execution.rank == 0 and (remark := ignored_labels(inputs.seeds)):
         execution.progress.note(remark)
     scores = ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, meaning="refined")
-    shards = share_of_maps(scores, ids, execution)
+    shards = share_of_maps(scores, ids, execution, partial(images.batches_of, batch_size=_batch_size(config)))
     barrier()  # every rank reads the index
     masks = images_of(shards, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
     whole_set, figures = config.method.whole_set, {}

@@ -200,7 +200,7 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
 
     meaning = ScoreMaps(maps).meaning if maps else "cam"
     scores = ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, meaning=meaning)
-    shards = share_of_maps(scores, everything, execution)
+    shards = share_of_maps(scores, everything, execution, source.batches)
     if execution.rank == 0 and source.partners:
         writer.write_json("partners.json", source.partners)
     if execution.rank == 0 and source.clip is not None:
@@ -294,6 +294,15 @@ class _Source:
 
         files = snapshots_of(self._artifact).values() if self.config.cam.snapshots == "all" else ()
         return [load_network(self._artifact, file) for file in files]
+
+    def batches(self, ids: Sequence[str]) -> list[list[str]]:
+        """The batches in which `maps` computes them."""
+        from stages.localization.activation_maps import batches_of
+
+        if self.clip is not None:
+            return list(self.clip.batches(ids))
+        size = 1 if self.earlier is not None else self.config.cam.batch_size
+        return batches_of(self.dataset, ids, size, self.config.max_pixels)
 
     def maps(self, ids: Sequence[str]) -> Iterator[Any]:
         """Objects with image_id, scores (K, h, w), classes, size and stride."""

@@ -34,6 +34,19 @@ STRIP_PIXELS = 2_100_000  # an image of more pixels goes through per-pixel steps
 BATCH_PIXELS = {"cuda": 4_000_000, "cpu": 400_000}  # of all views of one scale together: bounds the memory
 
 
+def batches_of(
+    images: Images, ids: Sequence[str], protocol: InferenceConfig, device: torch.device, batch_size: int | None = None
+) -> list[list[str]]:
+    """The ids in batches of one image size, the largest first; see `predict_probabilities`."""
+    budget = BATCH_PIXELS.get(device.type, BATCH_PIXELS["cpu"])
+    views = max(*protocol.scales, 1.0) ** 2 * (1 + protocol.flip)  # pixels of the largest views, per pixel of the image
+
+    def fitting(height: int, width: int) -> int:
+        return batch_size or max(1, int(budget / (height * width * views)))
+
+    return size_batches({image_id: images.size(image_id) for image_id in ids}, fitting)
+
+
 def predict_probabilities(
     network: nn.Module,
     images: Images,
@@ -51,13 +64,7 @@ def predict_probabilities(
     `batch_size` images of equal size go together (None: as many as fit a pixel budget); neither it nor `workers`, the
     decoding threads, changes a result beyond rounding. The network is in eval mode while this runs.
     """
-    budget = BATCH_PIXELS.get(device.type, BATCH_PIXELS["cpu"])
-    views = max(*protocol.scales, 1.0) ** 2 * (1 + protocol.flip)  # pixels of the largest views, per pixel of the image
-
-    def fitting(height: int, width: int) -> int:
-        return batch_size or max(1, int(budget / (height * width * views)))
-
-    batches = size_batches({image_id: images.size(image_id) for image_id in ids}, fitting)
+    batches = batches_of(images, ids, protocol, device, batch_size)
     with evaluating(network), contextlib.closing(decoded_ahead(images, batches, workers)) as decoded:
         for batch, pixels in decoded:
             inputs = torch.from_numpy(pixels)

@@ -116,7 +116,7 @@ def class_activation_maps(
         masks: predicted masks of the images, for a classifier that needs them.
     """
     pending: deque[tuple[list[str], tuple[int, int], Tensor]] = deque()
-    batches = _batches(dataset, ids, batch_size, max_pixels)
+    batches = batches_of(dataset, ids, batch_size, max_pixels)
     shown: Iterator[Tensor | None] = itertools.repeat(None)
     if partners is not None:
         shown = _partners(dataset, batches, partners, cast(GroupCamNetwork, classifier).partner_side, threads)
@@ -152,7 +152,7 @@ def _labels(masks: MaskFolder | None, dataset: Dataset, members: list[str], imag
     return torch.from_numpy(stacked(masks, dataset, members, (images.shape[2], images.shape[3]))).to(images.device)
 
 
-def _batches(dataset: Dataset, ids: Sequence[str], batch_size: int, max_pixels: int | None) -> list[list[str]]:
+def batches_of(dataset: Dataset, ids: Sequence[str], batch_size: int, max_pixels: int | None) -> list[list[str]]:
     """Images of identical size; those of more than `max_pixels` pixels one by one."""
     sizes = {image_id: dataset.size(image_id) for image_id in ids}
     return size_batches(sizes, lambda height, width: batch_size if height * width <= (max_pixels or math.inf) else 1)
@@ -306,7 +306,7 @@ def gradient_ranks(
             "take a classifier on vgg16, a ResNet of torchvision, resnet38, mobilenet_v2 or tiny, or another saliency",
         )
     layer = classifier.backbone.get_submodule(classifier.backbone.gradient_layer)
-    batches = _batches(dataset, ids, batch_size, max_pixels)
+    batches = batches_of(dataset, ids, batch_size, max_pixels)
     for members, size, pixels in _decoded(dataset, batches, threads, max_pixels):
         images = normalise(pixels.to(device))
         magnitudes = gradient_magnitudes(classifier, layer, images, _labels(masks, dataset, members, images))

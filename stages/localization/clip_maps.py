@@ -41,6 +41,18 @@ class ClipTexts(NamedTuple):
     background: Tensor
 
 
+def clip_batches(
+    tower: ClipImageTower, dataset: Dataset, ids: Sequence[str], settings: ClipSource, max_pixels: int
+) -> list[list[str]]:
+    """The images with a label in batches of one size, the largest first."""
+
+    def most(height: int, width: int) -> int:
+        rows, columns = patches_of((height, width), tower.patch, max_pixels)
+        return max(1, min(settings.batch_size, MOST_PAIRS // (rows * columns) ** 2))
+
+    return size_batches({image_id: dataset.size(image_id) for image_id in ids if dataset.tags(image_id)}, most)
+
+
 def clip_maps(
     tower: ClipImageTower,
     texts: ClipTexts,
@@ -62,24 +74,19 @@ def clip_maps(
         dtype: autocast type (bf16, fp16), None for fp32. Maps are spread in fp32.
         threads: threads that decode images while the network works.
     """
-    sizes = {image_id: dataset.size(image_id) for image_id in ids if dataset.tags(image_id)}
-    for image_id in (image_id for image_id in ids if image_id not in sizes):
+    for image_id in (image_id for image_id in ids if not dataset.tags(image_id)):
         size = dataset.size(image_id)
         nothing = np.zeros((0, cells(size[0], STRIDE), cells(size[1], STRIDE)), np.float16)
         yield ActivationMaps(image_id, nothing, np.zeros(0, np.uint8), size)
 
-    def most(height: int, width: int) -> int:
-        rows, columns = patches_of((height, width), tower.patch, max_pixels)
-        return max(1, min(settings.batch_size, MOST_PAIRS // (rows * columns) ** 2))
-
-    batches = size_batches(sizes, most)
+    batches = clip_batches(tower, dataset, ids, settings, max_pixels)
     resize = partial(whole_patches, patch=tower.patch, max_pixels=max_pixels)
     for members, pixels in decoded_ahead(dataset, batches, threads, resize):
         images = normalise_for_clip(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))
         labels = [dataset.tags(image_id) for image_id in members]
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             found = maps_of_patches(tower, texts, images, labels, settings)
-        H, W = sizes[members[0]]
+        H, W = dataset.size(members[0])
         rows = _readers(H, images.shape[2], tower.patch, device)
         columns = _readers(W, images.shape[3], tower.patch, device)
         for image_id, maps, tags in zip(members, found, labels, strict=True):

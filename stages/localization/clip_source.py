@@ -19,7 +19,7 @@ from stages.contract import Execution
 from stages.engine.device import autocast_dtype, describe_device, select_device
 from stages.localization.activation_maps import ActivationMaps
 from stages.localization.clip_config import NO_WEIGHTS, ClipConfig, ClipSource
-from stages.localization.clip_maps import ClipTexts, clip_maps
+from stages.localization.clip_maps import ClipTexts, clip_batches, clip_maps
 from stages.localization.clip_texts import (
     Texts,
     names_of_rows,
@@ -113,6 +113,11 @@ class ClipMaps:
             content = io.BytesIO()
             np.savez(content, names=np.array(self.names), vectors=self.vectors)
             self.writer.write_bytes(VECTORS, content.getvalue())
+
+    def batches(self, ids: Sequence[str]) -> list[list[str]]:
+        """The images in batches; each without a label is one of its own."""
+        found = clip_batches(self.tower, self.dataset, ids, self.settings, self.max_pixels)
+        return [[image_id] for image_id in ids if not self.dataset.tags(image_id)] + found
 
     def maps(self, ids: Sequence[str]) -> Iterator[ActivationMaps]:
         device = self.device

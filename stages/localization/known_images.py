@@ -61,18 +61,22 @@ class KnownImages:
             labelled,
         )
 
+    def batches_of(self, ids: Sequence[str], batch_size: int) -> list[list[str]]:
+        """The ids in batches of one image size, the largest first."""
+        from stages.localization.activation_maps import ALONE_PIXELS, batches_of
+
+        return batches_of(self.dataset, ids, batch_size, ALONE_PIXELS)
+
     def batches(self, ids: Sequence[str], batch_size: int, threads: int = 1) -> Iterator[list[Known]]:
         """Images of one size, largest first: too large for the memory is known at once. Threads decode them ahead.
 
         After each batch the memory it left is released: pieces of many sizes would otherwise add up, since a process
         that computes on the CPU keeps what is freed (`stages.engine.device.keep_freed_memory`).
         """
-        from stages.data.decoding import decoded_ahead, size_batches
+        from stages.data.decoding import decoded_ahead
         from stages.engine.device import release_freed_memory
-        from stages.localization.activation_maps import ALONE_PIXELS
 
-        sizes = {image_id: self.dataset.size(image_id) for image_id in ids}
-        batches = size_batches(sizes, lambda height, width: batch_size if height * width <= ALONE_PIXELS else 1)
+        batches = self.batches_of(ids, batch_size)
         with contextlib.closing(decoded_ahead(self.dataset, batches, threads)) as decoded:
             for members, pixels in decoded:
                 yield [self.known(image_id, image) for image_id, image in zip(members, pixels, strict=True)]

@@ -12,7 +12,7 @@ ranks that check at different moments would otherwise divide different lists, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -72,15 +72,34 @@ def pieces_of(
     return [piece for some in pieces for piece in some], share_with(pieces[execution.rank], count, made, len)
 
 
-def share_of_maps(scores: ScoreMapWriter, ids: Sequence[str], execution: Execution) -> Share[tuple[str, ...]]:
+def share_of_maps(
+    scores: ScoreMapWriter,
+    ids: Sequence[str],
+    execution: Execution,
+    batches: Callable[[tuple[str, ...]], Iterable[Sequence[str]]],
+) -> Share[tuple[str, ...]]:
     """Plans the score maps of the ids; the share of this rank, shard by shard, of which `left` may be a part.
 
-    When all ranks have made theirs, `scores.join()` makes shards of the parts of several ranks.
+    batches: those in which one process would compute the images of a shard. A batch is one rank's, since the last bits
+    of its maps depend on who is in it. When all ranks have made theirs, `scores.join()` makes whole shards.
     """
-    scores.plan(ids, index=execution.rank == 0, own=dealt(len(ids), execution.rank, execution.world_size))
+    scores.plan(ids, index=execution.rank == 0)
+    if execution.world_size > 1:
+        scores.take(_dealt_batches([batch for shard in scores.shards for batch in batches(shard)], execution))
     left = [some for own in scores.own if (some := scores.left(own))]
     mine = sum(map(len, scores.own))
     return Share(scores.own, left, len(ids), mine, mine - sum(map(len, left)))
+
+
+def _dealt_batches(batches: Sequence[Sequence[str]], execution: Execution) -> set[str]:
+    """The images of this rank: of batches one after the other, those whose middle lies in its part of all images."""
+    own: set[str] = set()
+    before, total = 0, sum(map(len, batches))
+    for batch in batches:
+        if (2 * before + len(batch)) * execution.world_size // (2 * total) == execution.rank:
+            own.update(batch)
+        before += len(batch)
+    return own
 
 
 def alone(parts: Sequence[Part], made: Callable[[Part], bool] = lambda part: False) -> Share[Part]:

@@ -26,7 +26,9 @@ def planned(folder: Path, ids: list[str], size: int, ranks: int) -> list[tuple[S
         for rank in range(ranks):
             patch.setenv("RANK", str(rank))
             maps = ScoreMapWriter(Writer(folder), class_names=NAMES, shard_size=size)
-            found.append((maps, share_of_maps(maps, ids, Execution())))
+            found.append(
+                (maps, share_of_maps(maps, ids, Execution(), lambda shard: [[image_id] for image_id in shard]))
+            )
     return found
 
 
