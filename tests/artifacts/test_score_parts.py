@@ -18,7 +18,13 @@ from stages.parallel.share import Share, share_of_maps
 from tests.artifacts.test_score_maps import IDS, NAMES, add_all, files_of, write
 
 
-def planned(folder: Path, ids: list[str], size: int, ranks: int) -> list[tuple[ScoreMapWriter, Share[tuple[str, ...]]]]:
+def in_batches(shard: tuple[str, ...], batch: int) -> list[tuple[str, ...]]:
+    return [shard[at : at + batch] for at in range(0, len(shard), batch)]
+
+
+def planned(
+    folder: Path, ids: list[str], size: int, ranks: int, batch: int = 1
+) -> list[tuple[ScoreMapWriter, Share[tuple[str, ...]]]]:
     """The writers of all ranks and their shares, as behind the barrier after the plan."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
@@ -26,9 +32,7 @@ def planned(folder: Path, ids: list[str], size: int, ranks: int) -> list[tuple[S
         for rank in range(ranks):
             patch.setenv("RANK", str(rank))
             maps = ScoreMapWriter(Writer(folder), class_names=NAMES, shard_size=size)
-            found.append(
-                (maps, share_of_maps(maps, ids, Execution(), lambda shard: [[image_id] for image_id in shard]))
-            )
+            found.append((maps, share_of_maps(maps, ids, Execution(), lambda shard: in_batches(shard, batch))))
     return found
 
 
@@ -78,6 +82,18 @@ def test_shares_differ_by_one_image_at_most(count, size, ranks):
     sizes = [share.mine for share in shares]
     assert max(sizes) - min(sizes) <= 1
     assert [image_id for share in shares for shard in share.own for image_id in shard] == IDS[:count]
+
+
+@given(count=st.integers(0, 10), size=st.integers(1, 10), ranks=st.integers(1, 4), batch=st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_a_batch_is_one_rank_s_so_that_its_last_bits_are_those_of_one_process(count, size, ranks, batch):
+    with tempfile.TemporaryDirectory() as folder:
+        ends = planned(Path(folder), IDS[:count], size, ranks, batch)
+    of_rank = {i: rank for rank, (_, share) in enumerate(ends) for shard in share.own for i in shard}
+    assert sorted(of_rank) == IDS[:count]
+    for shard in ends[0][0].shards:
+        assert all(len({of_rank[i] for i in members}) == 1 for members in in_batches(shard, batch))
+    assert all(abs(share.mine - count / ranks) <= batch for _, share in ends)
 
 
 def test_a_part_that_is_damaged_is_made_again_and_one_that_is_gone_is_named(tmp_path):
