@@ -27,6 +27,7 @@ from artifacts.item_shapes import network_class_names
 from artifacts.store import Artifact, Writer
 from stages.config import mistakes
 from stages.contract import Execution, Input, Inputs, Stage, has_snapshots
+from stages.localization.map_source import MapSource
 from stages.localization.seeds_config import (
     ActivationBackground,
     ActivationMapConfig,
@@ -191,7 +192,9 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     everything = ids_of(dataset, config.splits)
     same = maps.path if maps and _same_saliency(config, maps) else None
     job = LabelJob(inputs.data.path, writer, config.labels, same, config.max_pixels)
-    source = _Source(config, inputs, dataset, everything, execution, writer)
+    source = MapSource(
+        config, dataset, everything, inputs.maps, inputs.classifier, inputs.predictions, writer, execution
+    )
     if execution.rank == 0 and (large := large_images(dataset, everything, config.max_pixels)):
         execution.progress.note(
             f"{large:,} of {len(everything):,} images have more than {config.max_pixels:,} pixels: a copy of so many "
@@ -251,131 +254,6 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
         "quality": quality,
         "device": source.device_name,
     }
-
-
-class _Source:
-    """Where score maps come from: an earlier artifact, CLIP, or the classifier (both loaded when first needed)."""
-
-    def __init__(
-        self,
-        config: SeedsConfig,
-        inputs: SeedsInputs,
-        dataset: Any,
-        ids: Sequence[str],
-        execution: Execution,
-        writer: Writer,
-    ) -> None:
-        from stages.localization.predicted_masks import masks_of
-
-        self.config, self.dataset, self.ids, self.execution = config, dataset, ids, execution
-        self.earlier, self._artifact = inputs.maps, inputs.classifier
-        self.masks = None if inputs.predictions is None else masks_of(inputs.predictions, dataset)
-        self._classifier: Any = None
-        self.device_name = "cpu"
-        self.clip: Any = None
-        if isinstance(config.source, ClipSource) and self.earlier is None:
-            from stages.localization.clip_source import ClipMaps
-
-            self.clip = ClipMaps(config.source, dataset, config.max_pixels, writer, execution)
-            self.device_name = self.clip.device_name
-
-    @functools.cached_property
-    def partners(self) -> dict[str, list[str]] | None:
-        """Of a classifier that looks at images in groups, the others of each image's group."""
-        from stages.localization.partners import partners_of
-
-        number = 0 if self.earlier or self.clip else getattr(self._network()[0], "partners", 0)
-        return partners_of(self.dataset, self.ids, number) if number else None
-
-    def _snapshots(self) -> list[Any]:
-        """The classifier at earlier steps of its training, where their maps count too."""
-        from stages.networks import load_network
-        from stages.networks.loading import snapshots_of
-
-        files = snapshots_of(self._artifact).values() if self.config.cam.snapshots == "all" else ()
-        return [load_network(self._artifact, file) for file in files]
-
-    def batches(self, ids: Sequence[str]) -> list[list[str]]:
-        """The batches in which `maps` computes them."""
-        from stages.localization.activation_maps import batches_of
-
-        if self.clip is not None:
-            return list(self.clip.batches(ids))
-        size = 1 if self.earlier is not None else self.config.cam.batch_size
-        return batches_of(self.dataset, ids, size, self.config.max_pixels)
-
-    def maps(self, ids: Sequence[str]) -> Iterator[Any]:
-        """Objects with image_id, scores (K, h, w), classes, size and stride."""
-        if self.earlier is not None:
-            from artifacts.score_maps import ScoreMaps
-
-            earlier = ScoreMaps(self.earlier)
-            return (self._fitting(earlier[image_id]) for image_id in ids)
-        if self.clip is not None:
-            return iter(self.clip.maps(ids))
-        from stages.engine.device import autocast_dtype
-        from stages.localization.activation_maps import class_activation_maps, for_inference
-
-        classifier, device = self._network()
-        cam = self.config.cam
-        return class_activation_maps(
-            for_inference(classifier, device),
-            self.dataset,
-            ids,
-            scales=cam.scales,
-            flip=cam.flip,
-            merge=cam.merge,
-            batch_size=cam.batch_size,
-            max_pixels=self.config.max_pixels,
-            device=device,
-            dtype=autocast_dtype(cam.precision, device),
-            threads=self.execution.own_workers,
-            earlier=[for_inference(network, device) for network in self._snapshots()],
-            partners=self.partners,
-            masks=self.masks,
-        )
-
-    def _fitting(self, found: Any) -> Any:
-        """Earlier maps of an image; DataError when they are not of its labels and its size."""
-        from artifacts.score_maps import check_fits
-
-        cure = "the data set changed since they were made: compute the maps, leave out --maps"
-        check_fits(found, self.dataset, cure=cure)
-        return found
-
-    def write_gradients(self, writer: Writer, ids: Sequence[str]) -> None:
-        """saliency/<id>.png for SEC's background, where it is not there yet."""
-        from stages.localization.activation_maps import gradient_ranks
-        from stages.localization.saliency import encode_saliency
-
-        todo = [image_id for image_id in ids if not writer.has(f"saliency/{image_id}.png")]
-        if not todo:
-            return
-        classifier, device = self._network()
-        ranks = gradient_ranks(
-            classifier,
-            self.dataset,
-            todo,
-            batch_size=self.config.cam.batch_size,
-            max_pixels=self.config.max_pixels,
-            device=device,
-            threads=self.execution.own_workers,
-            masks=self.masks,
-        )
-        with self.execution.progress.track(len(todo), "gradients") as tracker:
-            for image_id, rank in ranks:
-                writer.write_bytes(f"saliency/{image_id}.png", encode_saliency(rank))
-                tracker.advance()
-
-    def _network(self) -> tuple[Any, Any]:
-        from stages.engine.device import describe_device, select_device
-        from stages.networks import load_network
-
-        device = select_device(self.execution.device)
-        if self._classifier is None:
-            self._classifier = load_network(self._artifact).to(device)
-            self.device_name = describe_device(device)
-        return self._classifier, device
 
 
 @functools.lru_cache(maxsize=1)
