@@ -6,7 +6,6 @@ Nothing here loads torch; a command loads it only when its work begins.
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import sys
@@ -18,60 +17,22 @@ import typer.core
 import typer.main
 
 from artifacts.errors import SemisegError
-from semiseg_cli.console import is_main_rank, show_error
-from stages.contract import STAGE_MODULES
+from semiseg_cli.command_list import COMMANDS, load_command
 
-# Every other command: name -> module with a function of the same name (`_` for `-`), or a Typer app where it is a group
-# of commands. A module is loaded when it is needed.
-COMMANDS: dict[str, str] = {
-    "run": "semiseg_cli.recipe_commands",
-    "report": "semiseg_cli.report_commands",
-    "status": "semiseg_cli.workspace_commands",
-    "show": "semiseg_cli.workspace_commands",
-    "sheet": "semiseg_cli.sheet_command",
-    "check-data": "semiseg_cli.data_commands",
-    "plan": "semiseg_cli.plan_command",
-    "verify": "semiseg_cli.workspace_commands",
-    "export": "semiseg_cli.export_commands",
-    "clean": "semiseg_cli.workspace_commands",
-    "config": "semiseg_cli.information",
-    "methods": "semiseg_cli.information",
-    "doctor": "semiseg_cli.doctor",
-}
 INTERRUPTED = 130  # exit code
-_PANELS = {
-    "run": "Pipelines",
-    "plan": "Pipelines",
-    "report": "Pipelines",
-    "config": "Information",
-    "methods": "Information",
-}
-_PANELS |= {"doctor": "Information"}
 
 
 class _Commands(typer.core.TyperGroup):
-    """Commands by name, each built when it is asked for."""
+    """The commands as they are listed; only the one that runs is loaded."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return [*STAGE_MODULES, *COMMANDS]
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, listed in COMMANDS.items():
+            self.add_command(typer.core.TyperCommand(name, help=listed.help, rich_help_panel=listed.panel))
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in STAGE_MODULES:
-            from semiseg_cli.stage_commands import stage_function
-
-            function, panel = stage_function(cmd_name), "Stages"
-        elif cmd_name in COMMANDS:
-            function = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
-            panel = _PANELS.get(cmd_name, "Workspace")
-        else:
-            return None
-        group: Any = function
-        if not isinstance(function, typer.Typer):
-            group = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-            group.command(name=cmd_name, rich_help_panel=panel)(function)
-        command: Any = typer.main.get_command(group)
-        command.rich_help_panel = panel
-        return command
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if name else None, rest
 
 
 app = typer.Typer(cls=_Commands, rich_markup_mode="rich", pretty_exceptions_enable=False, no_args_is_help=True)
@@ -117,10 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
     except SemisegError as error:
         if debug:
             traceback.print_exc()
-        show_error(error.message, error.hint)
+        _show_error(error.message, error.hint)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        show_error("interrupted", "finished items are kept: the same command continues")
+        _show_error("interrupted", "finished items are kept: the same command continues")
         return INTERRUPTED
     except BrokenPipeError:  # `semiseg status | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (keeps the interpreter from complaining at exit)
@@ -131,18 +92,18 @@ def main(arguments: list[str] | None = None) -> int:
             path = context.command_path if context is not None else "semiseg"
             if type(error).__name__ == "NoArgsIsHelpError":
                 return 2
-            show_error(error.format_message(), f"{path} --help")
+            _show_error(error.format_message(), f"{path} --help")
             return 2
         if debug:
             traceback.print_exc()
         if _is_short_of_memory(error):
-            show_error(
+            _show_error(
                 f"too little memory: {str(error).partition('. ')[0] or 'an allocation failed'}",
                 "use a smaller batch_size or crop_size, or fewer --workers; finished work is kept: the same command "
                 "continues",
             )
             return 3
-        show_error(
+        _show_error(
             f"unexpected {type(error).__name__}: {error}",
             "this is a bug in semiseg, or a broken installation" + ("" if debug else "; --debug shows where"),
         )
@@ -161,7 +122,10 @@ def _run_together(command: Any, given: list[str]) -> int:
 
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return run()
-    if next((word for word in given if not word.startswith("-")), "") not in {*STAGE_MODULES, "run"}:
+    from semiseg_cli.console import is_main_rank
+
+    known = COMMANDS.get(next((word for word in given if not word.startswith("-")), ""))
+    if known is None or not known.together:
         return run() if is_main_rank() else 0
     from stages.engine.distributed import meeting
 
@@ -172,6 +136,12 @@ def _run_together(command: Any, given: list[str]) -> int:
             return code
     except SystemExit:
         return INTERRUPTED
+
+
+def _show_error(message: str, hint: str | None) -> None:
+    from semiseg_cli.console import show_error  # loads rich, which a command that succeeds may do without
+
+    show_error(message, hint)
 
 
 def _is_short_of_memory(error: Exception) -> bool:

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semiseg_cli.main import COMMANDS, main
+from semiseg_cli.command_list import COMMANDS
+from semiseg_cli.main import main
 from semiseg_cli.recipe_commands import shipped_recipes
 from semiseg_cli.stage_commands import SHORTCUTS, stage_config
 from stages.config import build, parse_yaml
@@ -72,7 +73,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 NO_TORCH = [
     ["--help"],
-    *[[name, "--help"] for name in (*STAGE_MODULES, *COMMANDS)],
+    *[[name, "--help"] for name in COMMANDS],
     ["methods"],
     ["methods", "--json"],
     ["methods", "cps"],
@@ -110,7 +111,7 @@ def test_looking_loads_no_torch(prepared: Path) -> None:
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    assert all(name in out for name in (*STAGE_MODULES, *COMMANDS))
+    assert all(name in out for name in COMMANDS)
 
 
 def test_methods_as_json_is_a_list_of_objects_with_names(capsys: pytest.CaptureFixture[str]) -> None:
@@ -771,7 +772,7 @@ def test_ctrl_c_is_exit_130_and_the_same_command_continues(tmp_path: Path) -> No
     assert not (folder / "data").exists()
 
 
-@pytest.mark.parametrize("command", [*STAGE_MODULES, *COMMANDS])
+@pytest.mark.parametrize("command", list(COMMANDS))
 def test_every_command_takes_a_workspace(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = [command, "files"] if command == "export" else [command]
     code, out, _ = run(capsys, *words, "--help")
