@@ -26,7 +26,9 @@ SHORTHAND = "="  # `network: tiny` with `--set network.dropout=0` becomes {"=": 
 class Config(pydantic.BaseModel):
     """Base of every config: immutable, and an unknown key is an error."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True
+    )
 
     shorthand: ClassVar[str] = ""
     """The field that a plain text sets: with "preset", `network: tiny` means `network: {preset: tiny}`.

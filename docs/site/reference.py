@@ -5,14 +5,12 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import typer.main
-
 from artifacts.manifest import KINDS
 from docs.site import cards
 from docs.site.markdown import cell, table
 from docs.site.settings import alternatives, label, settings_table
+from semiseg_cli.command_list import COMMANDS, load_command
 from semiseg_cli.information import method_record
-from semiseg_cli.main import COMMANDS, app
 from semiseg_cli.shipped import shipped_recipes
 from stages.contract import STAGE_MODULES, Stage, load_stage
 from stages.networks.config import CLASSIFIER_PRESETS, PRESETS
@@ -141,8 +139,8 @@ def parameter_row(parameter: Parameter) -> tuple[str, str, str]:
 
 def commands_page() -> str:
     parts = ["# Commands", "Stages have pages of their own; all further commands:"]
-    for name in COMMANDS:
-        command = command_named(name)
+    for name in (name for name in COMMANDS if name not in STAGE_MODULES):
+        command = load_command(name)
         inner = getattr(command, "commands", {})
         parts += [f"## {name}", f"```text\n{usage(name)}\n```"]
         for sub in inner:
@@ -150,13 +148,9 @@ def commands_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def command_named(name: str) -> Any:
-    return typer.main.get_command(app).get_command(None, name)
-
-
 def usage(name: str, sub: str = "") -> str:
     """What --help prints, in lines as long as a page is wide."""
-    command = command_named(name)
+    command = load_command(name)
     if sub:
         command = command.commands[sub]
     context = command.make_context(f"semiseg {name} {sub}".strip(), [], resilient_parsing=True, terminal_width=82)

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy import ndimage, stats
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -300,6 +299,8 @@ def gradient_ranks(
     over the channels, smoothed by a 3x3 median, is replaced by its rank among the positions of the image. So
     SEC's "lowest 10 % of the positions" are the pixels below 0.1.
     """
+    from scipy import ndimage, stats  # a second of imports, for this cue alone
+
     if not classifier.backbone.gradient_layer:
         raise ConfigError(
             f"the gradient cue reads a layer at stride 8, and is not defined on {classifier.config.backbone}",

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torchvision
 from torch import Tensor, nn
 
 from stages.networks.blocks import Backbone, initialise
@@ -138,6 +137,8 @@ class ResNet(Backbone):
     unused_prefixes = ("fc.",)
 
     def __init__(self, name: str, output_stride: int, dilate: bool = True) -> None:
+        import torchvision  # loads torch's compiler, which takes as long as torch: only where one of its nets is built
+
         super().__init__()
         self.stride = output_stride
         self.level_strides = (4, 4, 8, min(output_stride, 16), output_stride)
@@ -169,6 +170,8 @@ class MobileNetV2(Backbone):
     low_level = 1
 
     def __init__(self, output_stride: int, last_conv: bool = False, dilate: bool = True) -> None:
+        import torchvision
+
         super().__init__()
         self.stride = output_stride
         features = torchvision.models.mobilenet_v2(weights=None).features

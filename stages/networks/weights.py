@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
 
 from artifacts import checkpoint
@@ -105,6 +104,8 @@ def _misfit(value: Tensor, expected: Tensor, any_float: bool) -> tuple[str, str]
 
 def _imagenet(name: str) -> dict[str, Tensor]:
     """torchvision's IMAGENET1K_V1 weights (those of the papers), from its cache or by its loader."""
+    import torchvision
+
     weights = torchvision.models.get_weight(f"{_WEIGHTS[name]}.IMAGENET1K_V1")
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))

@@ -31,6 +31,7 @@ BENCHMARKS = {
     "threshold-sweep": "evaluation:threshold_sweep",
     "cli-help": "command_line:help_page",
     "cli-status": "command_line:status",
+    "stage-start": "command_line:start_of_a_stage",
     "training": "training:training",
     "training-mobilenet": "training:training_mobilenet",
     "checkpoint": "steps:checkpoints",

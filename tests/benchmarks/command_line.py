@@ -1,4 +1,4 @@
-"""How soon the command answers: `--help` and `status` load no torch."""
+"""How soon the command answers: `--help` loads no command, `status` no torch, a stage nothing that it does not use."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ with contextlib.redirect_stdout(io.StringIO()):
 print(json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})]))
 """
 
-EAGER = """
-import runpy, torch, torchvision
-runpy.run_module("semiseg_cli", run_name="__main__")
-"""
+RUN = 'import runpy\nrunpy.run_module("semiseg_cli", run_name="__main__")\n'
+WITH_COMMANDS = (
+    "from semiseg_cli.command_list import COMMANDS, load_command\nfor name in COMMANDS: load_command(name)\n"
+)
+WITH_TORCH = "import torch, torchvision\n"
 
 
 def help_page(scale: str, folder: Path) -> Result:
-    return _answer("cli-help", ["--help"], scale)
+    return _answer("cli-help", ["--help"], scale, ("every command", WITH_COMMANDS), target_ratio=2.5)
 
 
 def status(scale: str, folder: Path) -> Result:
@@ -38,32 +39,57 @@ def status(scale: str, folder: Path) -> Result:
     workspace = Workspace(folder / "work")
     shapes = {"train": 1, "weak": 1, "val": 1, "long_side": 48}
     inputs.stage(workspace, "prepare-data", "data", {"dataset": {"name": "shapes", **shapes}}, workers=1)
-    return _answer("cli-status", ["status", "--workspace", str(folder / "work")], scale)
+    return _answer("cli-status", ["status", "--workspace", str(folder / "work")], scale, ("torch", WITH_TORCH))
 
 
-def _answer(name: str, arguments: Sequence[str], scale: str) -> Result:
-    def call(*command: str) -> str:
-        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True)
-        return done.stdout
+def start_of_a_stage(scale: str, folder: Path) -> Result:
+    """Loading what builds the network `tiny`."""
+    load = "import sys, stages.networks.loading; print({'torchvision', 'torch._dynamo'} & sys.modules.keys())"
+    baseline, ours, _, loaded = in_turn(
+        lambda: _call("-c", f"import torchvision; {load}"), lambda: _call("-c", load), REPEATS.get(scale, 1)
+    )
+    return Result(
+        "stage-start",
+        "loading what builds a network, a new process; baseline: the same with torchvision loaded first",
+        "no input",
+        baseline,
+        ours,
+        "neither torchvision nor torch's compiler loaded",
+        loaded.strip() == "set()",
+        target_ratio=1.5,
+    )
 
-    code, modules = json.loads(call("-c", PROBE, *arguments))
+
+def _call(*command: str) -> str:
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def _answer(
+    name: str, arguments: Sequence[str], scale: str, first: tuple[str, str], target_ratio: float | None = None
+) -> Result:
+    """first: what the baseline loads before it answers, in words and as a program."""
+    code, modules = json.loads(_call("-c", PROBE, *arguments))
     loaded = sorted(set(HEAVY) & set(modules))
     baseline: Timing | None = None
     if scale == "tiny":  # loading torch takes longer than all the rest
-        ours, found = alone(lambda: call("-m", "semiseg_cli", *arguments), 1)
+        ours, found = alone(lambda: _call("-m", "semiseg_cli", *arguments), 1)
         same = bool(found)
     else:
         baseline, ours, expected, found = in_turn(
-            lambda: call("-c", EAGER, *arguments), lambda: call("-m", "semiseg_cli", *arguments), REPEATS[scale]
+            lambda: _call("-c", first[1] + RUN, *arguments),
+            lambda: _call("-m", "semiseg_cli", *arguments),
+            REPEATS[scale],
         )
         same = expected == found
     return Result(
         name,
-        f"semiseg {arguments[0]}, a new process; baseline: the same with torch loaded first",
+        f"semiseg {arguments[0]}, a new process; baseline: the same with {first[0]} loaded first",
         "a workspace with one artifact" if arguments[0] == "status" else "no input",
         baseline,
         ours,
         f"the same answer, and none of {', '.join(HEAVY)} loaded" + (f": found {', '.join(loaded)}" if loaded else ""),
         code == 0 and not loaded and same,
+        target_ratio=target_ratio if baseline else None,
         figures={"exit_code": code, "modules": len(modules)},
     )
