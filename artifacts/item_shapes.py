@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from artifacts.dataset import ClassNames, check_image_id
 from artifacts.errors import ArtifactError
 from artifacts.json_items import MAKE_AGAIN, Anything, Distinct, Shape
-from artifacts.store import Artifact
+from artifacts.store import Artifact, read_item
 
 
 def _ids(ids: list[str]) -> list[str]:
@@ -42,6 +43,7 @@ class NetworkSpec(Shape):
     num_classes: Annotated[int, Field(ge=1, le=255)]
     class_names: ClassNames
     pretrained: list[str]
+    inference: Anything = Field(default_factory=dict)  # how its images are predicted where nothing else is said
 
     def class_of_network(self) -> tuple[str, str]:
         """The kind of network and the module that defines it."""
@@ -116,6 +118,11 @@ class Review(Shape):
 def some(ids: Sequence[str]) -> str:
     """The first ids, and how many more there are."""
     return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+
+
+def network_inference(network: Artifact | Path) -> dict[str, Any]:
+    """The settings of prediction that travel with a network: those that differ from the defaults."""
+    return dict(read_item(network, "network.json", NetworkSpec, "give an artifact of train or retrain").inference)
 
 
 def network_class_names(network: Artifact) -> tuple[str, ...]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from artifacts.item_shapes import network_inference
+from stages.serving.model_folder import NETWORK
 
 PAGE, NEXT = "README.md", "label-next.csv"
 
@@ -20,13 +23,13 @@ anywhere; the commands below then name its new place.
 ## Masks of new photos
 
 ```sh
-semiseg predict --workspace {model} --segmenter network --set scales={scales} \\
+semiseg predict --workspace {model} --segmenter network{scales} \\
     --images NEW_PHOTOS --output masks --name new
 semiseg export files new new-masks --workspace {model}
 ```
 
-The value of a pixel is its class: {numbers}; 255 is unknown. `scales` is the factor on the sides of photos at which the
-network sees them; the score holds for this one.
+The value of a pixel is its class: {numbers}; 255 is unknown. The network sees photos with their sides times
+{scale}, for which the score holds; `--set scales=[...]` changes that.
 
 ## In Python
 
@@ -81,11 +84,18 @@ def model_page(model: Path, workspace: Path, summary: Mapping[str, Any]) -> str:
         "path": str(model),
         "onnx": str(model / "segmenter.onnx"),
         "next": shlex.quote(str(model / NEXT)),
-        "scales": f"[{','.join(f'{scale:g}' for scale in summary['scales'])}]",
+        "scales": _scales_option(summary["scales"], network_inference(model / NETWORK)),
         "scale": f"{summary['scales'][0]:g}",
         "numbers": ", ".join(f"{number} {name}" for number, name in enumerate(summary["classes"])),
     }
     return (_TEXT + (_MORE if (model / NEXT).is_file() else "")).format(**parts)
+
+
+def _scales_option(scales: Sequence[float], recorded: Mapping[str, Any]) -> str:
+    """What predict must be told: nothing where the network records the scales, or they are predict's default."""
+    if list(scales) == recorded.get("scales", [1.0]):
+        return ""
+    return f" --set scales=[{','.join(f'{scale:g}' for scale in scales)}]"
 
 
 def _score(summary: Mapping[str, Any]) -> str:

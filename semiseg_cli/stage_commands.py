@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import typer
 
 from artifacts.errors import ArtifactError, ConfigError, SemisegError, UsageError
+from artifacts.item_shapes import network_inference
 from artifacts.store import Artifact, Workspace, Writer
 from artifacts.text import did_you_mean
 from semiseg_cli.console import duration, headline, is_main_rank, say, show_error
@@ -320,6 +321,21 @@ def choose_inputs(
     return chosen
 
 
+def as_the_network_records(config: Config, segmenter: str | None, workspace: Workspace) -> Config:
+    """The config with the settings of prediction that travel with the segmenter, where none are given; prints them."""
+    from stages.engine.config import InferenceConfig
+
+    if segmenter is None or not isinstance(config, InferenceConfig):
+        return config
+    recorded = network_inference(workspace.artifact(segmenter))
+    values = build(InferenceConfig, recorded, f"network.json of {segmenter}")
+    taken = {key: getattr(values, key) for key in sorted(recorded.keys() - config.model_fields_set)}
+    if taken and is_main_rank():
+        words = ", ".join(f"{key} {recorded[key]}" for key in taken)
+        say(f"as {segmenter} records it: {words}  (--set {next(iter(taken))}=... for another)")
+    return config.model_copy(update=taken)
+
+
 def _existing(workspace: Workspace, name: str) -> str:
     if name not in workspace.names():
         raise ArtifactError(
@@ -381,6 +397,7 @@ def _run(
     target = Workspace(workspace or DEFAULT)
     own_name = name or artifact_name(stage, config)
     chosen = choose_inputs(stage, config, inputs, target, own_name)
+    config = as_the_network_records(config, chosen.get("segmenter"), target)
     begun: list[tuple[float, Writer]] = []
 
     def started(writer: Writer) -> None:

@@ -17,6 +17,7 @@ from artifacts.score_maps import ScoreMaps
 from artifacts.store import Artifact, Writer
 from stages.contract import Execution
 from stages.engine import distributed
+from stages.engine.config import InferenceConfig
 from stages.engine.device import select_device
 from stages.engine.kept_features import made_with, open_features
 from stages.engine.loop import fit
@@ -107,7 +108,7 @@ def train_network(
             maps.close()  # what follows may fork
     method.after_training(fitted.predictor, sources)
     if distributed.rank() == 0:
-        publish_network(writer, fitted.predictor, dataset.class_names)
+        publish_network(writer, fitted.predictor, dataset.class_names, getattr(config, "inference", None))
     counts = {name: len({entry.image_id for entry in stream.entries}) for name, stream in streams.items()}
     summary = {"method": config.method.name, "images": counts, **fitted.summary}
     return summary | ({"snapshots": [*steps, config.iterations]} if steps else {})
@@ -222,10 +223,17 @@ def on_cells_of(method: Method, streams: Mapping[str, Stream]) -> dict[str, Stre
     return given
 
 
-def publish_network(writer: Writer, network: nn.Module, class_names: Sequence[str]) -> None:
-    """Writes weights.pt (fp32, on the CPU) and network.json, which `load_network` reads."""
+def publish_network(
+    writer: Writer, network: nn.Module, class_names: Sequence[str], inference: InferenceConfig | None = None
+) -> None:
+    """Writes weights.pt (fp32, on the CPU) and network.json, which `load_network` reads.
+
+    inference: how its images are to be predicted where nothing else is said.
+    """
     _write_weights(writer, "weights.pt", network)
-    writer.write_json("network.json", cast(Any, network).spec(class_names))
+    settings = inference.model_dump(mode="json", exclude_defaults=True) if inference else {}
+    recorded = {"inference": settings} if settings else {}
+    writer.write_json("network.json", {**cast(Any, network).spec(class_names), **recorded})
 
 
 def _write_weights(writer: Writer, item: str, network: nn.Module) -> None:

@@ -253,9 +253,10 @@ def _sections(
         "augmentation": {"scale": view.scales()},
         "precision": "auto",
     }
+    scales = {"scales": [view.factor]}
     sections: dict[str, dict[str, Any]] = {
-        "train": {"network": own, **training, "optimizer": optimizer_for(chosen.optimizer, batch)},
-        "predict": {"splits": ["val"], "output": "masks", "scales": [view.factor]},
+        "train": {"network": own, **training, "optimizer": optimizer_for(chosen.optimizer, batch), "inference": scales},
+        "predict": {"splits": ["val"], "output": "masks", **scales},
     }
     if rule.pipeline == "labels":
         if chosen.classifier is None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from artifacts.dataset import first_label
 from artifacts.errors import ArtifactError, ConfigError, DataError, UsageError
+from artifacts.item_shapes import network_inference
 from artifacts.manifest import has_manifest
 from artifacts.masks import voc_palette
 from artifacts.text import did_you_mean
@@ -72,7 +73,7 @@ class Segmenter:
             source: the folder `model` of `semiseg run own`, a published artifact, a copy of either anywhere (`semiseg
                 export files`), or an .onnx file of `semiseg export onnx` (needs onnxruntime).
             device: auto (a GPU if there is one), cpu, cuda, cuda:1.
-            settings: those of `semiseg predict`, see `Settings`; left out, a model of `run own` has its scales.
+            settings: those of `semiseg predict`, see `Settings`; left out, those that the network records.
 
         Raises ArtifactError: nothing there, damaged, or no segmenter; ConfigError: a wrong setting, or no such device.
         """
@@ -93,6 +94,7 @@ class Segmenter:
 
         chosen = named_device(device)
         _require_network(path)
+        config = build(ImageConfig, {**network_inference(path), **recorded, **settings}, "Segmenter.load")
         network = load_network(path)
         if not isinstance(network, SegmentationNetwork):
             raise ArtifactError(f"{path} holds a classifier", "name an artifact of train or retrain")

@@ -129,6 +129,7 @@ def test_the_model_can_be_moved_and_what_its_page_says_runs(tmp_path: Path, monk
     shutil.copy("photos/p00.png", "photo.jpg")
     page = (target / "README.md").read_text(encoding="utf-8")
     assert "0 background, 1 red, 2 blue" in page
+    assert "--set scales" not in page.partition("NEW_PHOTOS")[0]  # the network records it
     for line in re.findall("^semiseg (.*)$", page.replace("\\\n", ""), re.MULTILINE):
         assert main(shlex.split(line.replace("NEW_PHOTOS", "photos"))) == 0, line
     for name in ("p00", "p01", "p02"):

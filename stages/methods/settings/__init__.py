@@ -14,7 +14,14 @@ from pydantic import Field
 from artifacts.errors import ConfigError
 from artifacts.store import Artifact
 from stages.config import SHORTHAND
-from stages.engine.config import AugmentationConfig, HardExamples, OptimizerConfig, ScheduleConfig, TrainingConfig
+from stages.engine.config import (
+    AugmentationConfig,
+    HardExamples,
+    InferenceConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
 from stages.methods.settings.base import MethodSettings, settings_in
 from stages.methods.settings.cam import CamSettings
 from stages.methods.settings.supervised import SupervisedSettings
@@ -119,6 +126,11 @@ class TrainConfig(MethodTraining):
         ge=1,
         description="Snapshots of the weights, evenly spaced, including the last; 1: the last only. ST++ compares 3,\n"
         "the stage select chooses among them.",
+    )
+    inference: InferenceConfig | None = Field(
+        None,
+        description="How images are to be predicted with the network, which records it: predict, review, select and\n"
+        "reliability then take these settings where no others are given. null: their defaults.",
     )
     train_split: str = Field("train", description="Split with exact masks (the strong images).")
     weak_split: str = Field("weak", description="Split with image-level labels only (the weak images).")
