@@ -35,6 +35,11 @@ def _escaped(code: int) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
+def amount(count: int, one: str, many: str) -> str:
+    """The number with the words for it: "1 id is", "1,204 ids are"."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 SHOWN = 5  # ids named in a message before "and n more"
 
 

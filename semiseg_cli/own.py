@@ -47,7 +47,7 @@ from stages.planning.own_recipe import (
 )
 from stages.planning.records import Plan, Wishes
 from stages.planning.rules import MANY_OTHERS
-from stages.serving.model_folder import SUMMARY
+from stages.serving.model_folder import MODEL, SUMMARY
 
 PLAN_FILE = "own-plan.json"
 ENOUGH_FOR = {"val": 5, "holdout": 10}  # images with masks from which a fifth is set aside
@@ -85,9 +85,12 @@ class Own:
         chosen = self._choose(plan, dataset, has_holdout)
         again = self._iterations_again(plan, chosen) if has_holdout else 0
         self._make(self._resolved(with_choice(raw, plan, chosen, has_masks, again, has_val)))
-        self.running.finish()
-        if is_main_rank():
-            self._deliver(target, dataset.class_names, chosen, FINAL if again else chosen, has_val)
+        try:
+            segmenter = FINAL if again else chosen
+            last = self._deliver(target, dataset.class_names, chosen, segmenter, has_val) if is_main_rank() else ""
+        finally:
+            self.running.finish()  # its page names the folder
+        say(last)
 
     def _resolved(self, raw: dict[str, Any]) -> Recipe:
         return resolve(raw, str(self.path), None, self.settings)
@@ -98,7 +101,7 @@ class Own:
 
     def _target(self, given: dict[str, Any]) -> Path:
         """The folder of the results; UsageError where it holds something else."""
-        target = Path(given["target"] or self.workspace.path / "model").expanduser()
+        target = Path(given["target"] or self.workspace.path / MODEL).expanduser()
         if target.exists() and not target.is_dir():
             raise UsageError(f"target names {target}, which is not a folder", "name a new folder")
         try:
@@ -232,8 +235,11 @@ class Own:
             say(f"{over}, which leaves {what}{'' if again else ': it is taken as it is'}")
         return again
 
-    def _deliver(self, target: Path, classes: Sequence[str], chosen: str, segmenter: str, has_val: bool) -> None:
-        """Writes the network, the masks of all images, drawn on them too, and a summary into the target folder."""
+    def _deliver(self, target: Path, classes: Sequence[str], chosen: str, segmenter: str, has_val: bool) -> str:
+        """Writes the network, the masks of all images, drawn on them too, and a summary into the target folder.
+
+        Returns the sentence that ends the run.
+        """
         network, predictions = (self.workspace.artifact(name) for name in (segmenter, "predictions"))
         scales = list(predictions.manifest.config["scales"])
         summary: dict[str, Any] = {"method": chosen, "classes": list(classes), "scales": scales}
@@ -254,7 +260,7 @@ class Own:
         except (ArtifactError, ConfigError) as error:
             kept = f"the trained network is kept in {network.path}, and the same command goes on from there"
             raise type(error)(error.message, f"{error.hint}; {kept}") from error
-        say(self._last_line(summary, target))
+        return self._last_line(summary, target)
 
     def _last_line(self, summary: Mapping[str, Any], target: Path) -> str:
         """Which model it is, how good it is, how long it took."""

@@ -79,7 +79,9 @@ class Dsrg(Method):
             evidence = logits if self.settings.crf_unary == "scores" else probabilities
             refined = self._crf(samples.pixels[..., cells, cells], evidence)  # Q
         if self.settings.region_growing:
-            seeds = self._grow(refined, seeds, present)
+            # Where no class is probable nothing grows.
+            grounds = refined * valid[:, None] if self.settings.ignore_padding else refined
+            seeds = self._grow(grounds, seeds, present)
         if "reference" in samples.extra:
             self._count(seeds, samples.extra["reference"][:, cells, cells])
 

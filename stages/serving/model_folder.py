@@ -10,7 +10,7 @@ from typing import Any
 
 from artifacts.json_items import Shape, read_json
 
-SUMMARY, NETWORK = "summary.json", "network"
+MODEL, SUMMARY, NETWORK = "model", "summary.json", "network"  # MODEL: where nothing else is asked for
 
 
 class ModelSummary(Shape):

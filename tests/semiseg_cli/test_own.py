@@ -89,6 +89,8 @@ def test_from_a_folder_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "more masks of " in said
     assert said.count("14 images with masks") == 1  # not once for each time that the files are read
     assert f"the model in {model} is {chosen}, mean IoU" in said.splitlines()[-1]
+    page = (tmp_path / "ws" / "report.html").read_text(encoding="utf-8")
+    assert "Segmenter.load(&quot;ws/model&quot;)" in page  # what is delivered, not the artifact that it is a copy of
     report = json.loads((tmp_path / "ws" / "report.json").read_text(encoding="utf-8"))
     assert [row["label"] for row in report["rows"]][:2] == ["supervised", "self-training"]
 

@@ -28,11 +28,17 @@ class DsrgSettings(MethodSettings):
     )
     hard_examples: ClassVar[bool] = False
     as_drawn: ClassVar[tuple[str, ...]] = ("weak",)
+    before: ClassVar = {"ignore_padding": False}
     name: Literal["dsrg"] = "dsrg"
     balanced: bool = Field(
         True, description="Balanced seed loss: background, foreground normalised separately (DSRG). false: SEC's."
     )
     region_growing: bool = Field(True, description="Grow the seeds each step; false keeps them as they are (SEC).")
+    ignore_padding: bool = Field(
+        True,
+        description="Seeds grow inside the image only, not into the padding of a crop (DSRG has none). false:\n"
+        "also through the padding, as earlier versions did.",
+    )
     theta_background: float = Field(0.99, gt=0, le=1, description="Grow background where its probability exceeds this.")
     theta_foreground: float = Field(0.85, gt=0, le=1, description="Grow a class where its probability exceeds this.")
     boundary_weight: float = Field(1.0, ge=0, description="Weight of the boundary loss towards the dense CRF's output.")

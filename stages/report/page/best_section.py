@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+from artifacts.text import amount
 from stages.report.page.evaluation_section import evaluation_id
 from stages.report.page.facts import PageFacts
 from stages.report.page.graph_section import artifact_id
 from stages.report.page.lineage import network_of
 from stages.report.page.markup import Markup, command_block, join, tag
 from stages.report.page.scored import Metrics
+from stages.serving.model_folder import MODEL
 
 WEAKEST = 3  # classes that are named
 
@@ -25,8 +27,17 @@ def best_section(facts: PageFacts) -> Markup | None:
         tag("a", name, href=f"#{evaluation_id(name)}"),
         ").",
     ]
-    lines = [tag("li", score), *(tag("li", line) for line in weak_lines(metrics))]
+    lines = [tag("li", line) for line in (score, *_not_compared(facts), *weak_lines(metrics))]
     return join([tag("ul", lines, class_="notes plain"), _use(facts, name)])
+
+
+def _not_compared(facts: PageFacts) -> list[str]:
+    """How many evaluations are of different images, so that a higher figure among them says nothing."""
+    best = facts.best
+    others = [e for e in facts.evaluations if best and e.of_scored_split and e.same_images != best.same_images]
+    if not others:
+        return []
+    return [f"Not compared with {amount(len(others), 'evaluation', 'evaluations')} of different images or classes."]
 
 
 def _interval(metrics: Metrics) -> str:
@@ -59,11 +70,14 @@ def _use(facts: PageFacts, evaluation: str) -> Markup | None:
     network = network_of(evaluation, made)
     if network is None:
         return None
-    folder = f"{facts.workspace}/{network}"
+    delivered = facts.delivered == made[network].content
+    folder = f"{facts.workspace}/{MODEL if delivered else network}"
     where = [
         "The network is the folder ",
         tag("code", folder),
-        " (the workspace is named as it is seen from the folder around it); ",
+        " (the workspace is named as it is seen from the folder around it",
+        "; its README.md says how it is used, also without semiseg" if delivered else "",
+        "); ",
         tag("a", "its settings and how it was made", href=f"#{artifact_id(network)}"),
         ". In Python:",
     ]
@@ -74,8 +88,8 @@ def _use(facts: PageFacts, evaluation: str) -> Markup | None:
             f'prediction = Segmenter.load({json.dumps(folder, ensure_ascii=False)})("photo.jpg")\n'
             'prediction.save("mask.png")'
         )
-        parts += [command_block(code, "uses the network"), tag("p", "As one file for other programs:")]
-        parts.append(
-            command_block(f"semiseg export onnx {network} {network}.onnx --workspace {facts.workspace}", "exports it")
-        )
+        parts.append(command_block(code, "uses the network"))
+        if not delivered:
+            export = f"semiseg export onnx {network} {network}.onnx --workspace {facts.workspace}"
+            parts += [tag("p", "As one file for other programs:"), command_block(export, "exports it")]
     return join(parts)

@@ -27,6 +27,7 @@ from stages.report.page.curves import Training, read_training, series_of
 from stages.report.page.scored import Evaluation, best_of, read_evaluation
 from stages.report.page.shown_images import ShownImages, shown_images
 from stages.report.page.training_sheets import MOST, TrainingSheets, read_sheets
+from stages.serving.model_folder import MODEL, network_in
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class PageFacts:
     """What the page of a workspace shows."""
 
     workspace: str
+    delivered: str | None  # the content of the network in the folder `model` of `run own`
     written: str  # UTC
     version: str
     record: Record | None
@@ -107,6 +109,7 @@ def gather(
     folders = _training_folders(workspace, opened, [*states, *unfinished])
     return PageFacts(
         workspace=workspace.path.absolute().name,
+        delivered=_delivered(workspace),
         written=utc_now(),
         version=package_versions().get("semiseg", ""),
         record=record,
@@ -122,6 +125,13 @@ def gather(
         advice=advice,
         problems=found,
     )
+
+
+def _delivered(workspace: Workspace) -> str | None:
+    try:
+        return Artifact(network_in(workspace.path / MODEL)[0]).manifest.content
+    except SemisegError:  # there is none
+        return None
 
 
 def _facts(state: State, artifact: Artifact | None, record: Record | None) -> ArtifactFacts:

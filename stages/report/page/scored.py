@@ -6,6 +6,7 @@ from the masks.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -64,6 +65,11 @@ class Evaluation:
         return set(self.metrics.splits) <= set(SCORED)
 
     @property
+    def same_images(self) -> tuple[Any, ...]:
+        """Equal for evaluations whose figures can be compared: splits, number of images, classes."""
+        return tuple(self.metrics.splits), self.metrics.images, tuple(self.metrics.class_names)
+
+    @property
     def of_maps(self) -> bool:
         return self.metrics.sweep is not None
 
@@ -113,6 +119,15 @@ def _image_iou(
 
 
 def best_of(evaluations: list[Evaluation]) -> Evaluation | None:
-    """The evaluation of masks with the highest mean IoU, of val where one is, else of a split like it."""
+    """The evaluation of masks with the highest mean IoU among those that can be compared with it.
+
+    These are of val where one is, else of a split like it; of several sets of images or classes the one that was scored
+    most often is taken, then the one with more images.
+    """
     able = [e for e in evaluations if e.of_scored_split and not e.of_maps and e.metrics.mean_iou is not None]
-    return max(able, key=lambda e: (e.metrics.splits == ["val"], e.metrics.mean_iou), default=None)
+    times = Counter(e.same_images for e in able)
+
+    def rank(e: Evaluation) -> tuple[Any, ...]:
+        return e.metrics.splits == ["val"], times[e.same_images], e.metrics.images, e.same_images, e.metrics.mean_iou
+
+    return max(able, key=rank, default=None)

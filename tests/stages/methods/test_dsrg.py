@@ -13,6 +13,7 @@ from stages.engine.method import segment
 from stages.localization.crf_parameters import named_parameters
 from stages.localization.dense_crf import crf_batch
 from stages.localization.region_growing import grow_batch
+from stages.methods import dsrg
 from stages.methods.dsrg import boundary_loss, expansion_loss, seed_loss
 
 
@@ -277,3 +278,22 @@ def test_masks_never_train(case):
     made.batch["weak"] = weak.replace(extra={"reference": torch.zeros_like(weak.label)})
     after = made.losses()
     assert all(torch.equal(before[term], after[term]) for term in before)
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_seeds_grow_into_no_padding(ignored, case, monkeypatch):
+    """The right half of each crop is padding; everything in reach of a seed is confident."""
+    made, seen = case("dsrg", ignore_padding=ignored, theta_background=0.01, theta_foreground=0.01), []
+    samples = made.batch["weak"]
+    half = samples.valid.shape[2] // 2
+    valid, label = samples.valid.clone(), samples.label.clone()
+    valid[:, :, half:], label[:, :, half:] = False, 255
+    label[:, 0, 0] = 0  # a seed that can grow
+    made.batch["weak"] = samples.replace(valid=valid, label=label)
+    monkeypatch.setattr(
+        dsrg, "seed_loss", lambda H, seeds, balanced: seen.append(seeds) or seed_loss(H, seeds, balanced)
+    )
+    made.losses()
+    inside, outside = seen[0][valid[:, ::8, ::8]], seen[0][~valid[:, ::8, ::8]]
+    assert (inside < 255).any()
+    assert (outside == 255).all() == ignored
