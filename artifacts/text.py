@@ -35,9 +35,9 @@ def _escaped(code: int) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-def amount(count: int, one: str, many: str) -> str:
-    """The number with the words for it: "1 id is", "1,204 ids are"."""
-    return f"{count:,} {one if count == 1 else many}"
+def amount(count: int, one: str, many: str = "") -> str:
+    """The number with the words for it: "1 id is", "1,204 ids are"; many: where it is not `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 SHOWN = 5  # ids named in a message before "and n more"

@@ -15,6 +15,7 @@ from artifacts.dataset import Dataset
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, UsageError
 from artifacts.store import Workspace
+from artifacts.text import amount, did_you_mean
 from semiseg_cli.annotation_commands import COMMANDS, PredictionsArgument
 from semiseg_cli.console import out, plain_table, say, size, write_json
 from semiseg_cli.options import (
@@ -72,11 +73,18 @@ SubsetOption = Annotated[
 def files(
     name: Annotated[str, typer.Argument(help="An artifact of the workspace.")],
     folder: Annotated[Path, typer.Argument(help="A new folder for the copy.")],
+    part: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="Only the files in this folder of the artifact: masks, overlays, scores."),
+    ] = "",
     workspace: WorkspaceOption = None,
 ) -> None:
     """Copy the files of an artifact to a new folder, after checking them against their digests."""
     target = existing_workspace(workspace)
     artifact = named_artifact(target, name)
+    parts = sorted({path.partition("/")[0] for path in artifact.manifest.items if "/" in path})
+    if part and part not in parts:
+        raise UsageError(f"artifact {name!r} has no folder {part!r}{did_you_mean(part, parts)}", "leave --part out")
     if folder.exists():
         raise UsageError(f"{folder} exists already", "name a new folder")
     with target.reading([name]):
@@ -84,9 +92,11 @@ def files(
             raise ArtifactError(f"artifact {name!r} is damaged: {problems[0]}", "rerun the stage that made it")
         partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(artifact.path, partial, ignore=shutil.ignore_patterns(".*"))
+        shutil.copytree(artifact.path / part, partial, ignore=shutil.ignore_patterns(".*"))
         partial.rename(folder)
-    say(f"wrote {folder}: {artifact.manifest.count} files, {size(artifact.manifest.bytes)}")
+    inside = f"{part}/" if part else ""
+    copied = [item["bytes"] for path, item in artifact.manifest.items.items() if path.startswith(inside)]
+    say(f"wrote {folder}: {amount(len(copied), 'file')}, {size(sum(copied))}")
 
 
 @export.command()

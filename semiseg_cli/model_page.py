@@ -25,7 +25,7 @@ anywhere; the commands below then name its new place.
 ```sh
 semiseg predict --workspace {model} --segmenter network{scales} \\
     --images NEW_PHOTOS --output masks --name new
-semiseg export files new new-masks --workspace {model}
+semiseg export files new new-masks --part masks --workspace {model}
 ```
 
 The value of a pixel is its class: {numbers}; 255 is unknown. The network sees photos with their sides times

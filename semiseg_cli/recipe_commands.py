@@ -9,7 +9,7 @@ from rich.text import Text
 
 from artifacts.errors import ConfigError
 from artifacts.store import Workspace
-from artifacts.text import did_you_mean
+from artifacts.text import amount, did_you_mean
 from semiseg_cli.console import (
     bullets,
     duration,
@@ -135,7 +135,7 @@ def _show_plan(recipe: Recipe, workspace: Workspace, force: list[str]) -> None:
     lost, total = replaced(recipe, states.values(), force)
     if lost:
         needs = ": needs --replace" if total > COSTLY_S else ""
-        console.print(f"to be replaced: {_counted(len(lost), 'result')} that took {duration(total)} to make{needs}")
+        console.print(f"to be replaced: {amount(len(lost), 'result')} that took {duration(total)} to make{needs}")
     say(f"nothing was run; workspace: {workspace.path}")
 
 
@@ -160,12 +160,8 @@ def _trainings_line(recipe: Recipe, unfresh: set[str]) -> str:
     """How much training the recipe needs, and how much of it is still to run."""
     steps = steps_of_trainings(recipe.nodes)
     left = {name: count for name, count in steps.items() if name in unfresh}
-    words = [f"{_counted(len(some), 'training')}, {_counted(sum(some.values()), 'step')}" for some in (steps, left)]
+    words = [f"{amount(len(some), 'training')}, {amount(sum(some.values()), 'step')}" for some in (steps, left)]
     return f"in all: {words[0]}; to run: {words[1]}"
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _action(state: State, forced: bool) -> Text:

@@ -338,9 +338,11 @@ def as_the_network_records(config: Config, segmenter: str | None, workspace: Wor
 
 def _existing(workspace: Workspace, name: str) -> str:
     if name not in workspace.names():
+        elsewhere = [str(path) for path in known_workspaces() if name in Workspace(path).names()]
+        others = f"; there is one in {', '.join(elsewhere[:4])}" if elsewhere else did_you_mean(name, workspace.names())
         raise ArtifactError(
-            f"workspace {workspace.path} has no artifact {name!r}{did_you_mean(name, workspace.names())}",
-            "semiseg status lists them",
+            f"workspace {workspace.path} has no artifact {name!r}{others}",
+            f"--workspace {elsewhere[0]}" if elsewhere else f"semiseg status --workspace {workspace.path} lists them",
         )
     return name
 

@@ -125,6 +125,11 @@ def has_snapshots(segmenter: Artifact) -> bool:
     return any(path.startswith("snapshots/") for path in segmenter.manifest.items)
 
 
+def has_masks(artifact: Artifact) -> bool:
+    """Whether an artifact holds masks: predictions may be probabilities alone."""
+    return any(path.startswith("masks/") for path in artifact.manifest.items)
+
+
 @dataclass(frozen=True)
 class Input:
     """Which artifacts an input takes, and how one is found where none is named; see `Inputs`.

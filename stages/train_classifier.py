@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from artifacts.dataset import Dataset
 from artifacts.store import Artifact, Writer
-from stages.contract import Execution, Input, Inputs, Stage
+from stages.contract import Execution, Input, Inputs, Stage, has_masks
 from stages.data.images import ids_of, require_labels
 from stages.methods.settings import TrainClassifierConfig, check_features, check_taken
 
@@ -26,6 +26,7 @@ class TrainClassifierInputs(Inputs):
             ("predictions", "masks", "refined"),
             "masks of the images, predicted by the segmenter of the round before (conta)",
             default=("predictions",),
+            fits=has_masks,
             needed=lambda config, given: "predictions" in config.method.inputs(),
             made_by=lambda config: (
                 "semiseg predict --segmenter NAME --split train,weak,val --output masks --name predictions; the first "

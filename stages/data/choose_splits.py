@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import ConfigError, DataError
-from artifacts.text import named
+from artifacts.text import amount, named
 from stages.contract import Execution
 from stages.data.config import FolderConfig
 from stages.data.lists.id_lists import Names, check_disjoint, check_subset, read_list
@@ -140,9 +140,11 @@ def check_files(raw: RawDataset, lists: Mapping[str, Sequence[str]], need_masks:
     problems = []
     for name, ids in lists.items():
         if missing := [image_id for image_id in ids if image_id not in raw.images]:
-            problems.append(f"{len(missing)} ids of {name} have no image below {raw.root}: {named(missing)}")
+            some = amount(len(missing), f"id of {name} has", f"ids of {name} have")
+            problems.append(f"{some} no image below {raw.root}: {named(missing)}")
         if name in need_masks and (missing := [image_id for image_id in ids if image_id not in raw.masks]):
-            problems.append(f"{len(missing)} ids of {name} have no mask: {named(missing)}")
+            some = amount(len(missing), f"id of {name} has", f"ids of {name} have")
+            problems.append(f"{some} no mask: {named(missing)}")
     if problems:
         raise DataError("\n".join(problems), "add the files, or remove the ids from the lists")
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from artifacts.errors import DataError
 from artifacts.image_files import RARE, SUFFIXES, load_plugins
-from artifacts.text import named
+from artifacts.text import amount, named
 
 _PACKAGES = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif", ".avif": "pillow-avif-plugin"}
 _OF_SYSTEMS = ("thumbs.db", "desktop.ini")
@@ -85,7 +85,7 @@ def _sub_folders(folder: Path, spoken_for: Collection[Path]) -> list[str]:
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith(".") and Path(os.path.abspath(path)) not in spoken_for:
             inside = sum(name.lower().endswith(SUFFIXES) for _, _, names in os.walk(path) for name in names)
-            shown += [f"{path.name}/ with {inside:,} image{'' if inside == 1 else 's'}"] if inside else []
+            shown += [f"{path.name}/ with {amount(inside, 'image')}"] if inside else []
     return shown
 
 

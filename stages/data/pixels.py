@@ -21,7 +21,7 @@ from PIL import Image
 from artifacts.errors import DataError
 from artifacts.image_files import open_image, orientation, reason, stored_size, turned
 from artifacts.masks import PNG_SIGNATURE, png_damage
-from artifacts.text import named
+from artifacts.text import amount, named
 
 FRAMED = ("GIF", "TIFF", "WEBP", "PNG", "AVIF")  # cameras write MPO files, whose second image is a preview
 # Tags of TIFF 6.0.
@@ -159,8 +159,7 @@ def remarks_in_words(remarks: Mapping[str, Mapping[str, str]], setting: str = "d
         if some := [name for name in sorted(remarks) if kind in remarks[name]]:
             shown = named([f"{name}{_in_brackets(remarks[name][kind])}" for name in some])
             hint = HINTS.get(kind, "").replace("dataset.white", setting)
-            count = "1 image" if len(some) == 1 else f"{len(some):,} images"
-            sentences.append(f"{count} ({words}): {shown}" + (f"; {hint}" if hint else ""))
+            sentences.append(f"{amount(len(some), 'image')} ({words}): {shown}" + (f"; {hint}" if hint else ""))
     return sentences
 
 

@@ -39,7 +39,7 @@ from artifacts.errors import ArtifactError, DataError, UsageError
 from artifacts.item_shapes import Classes
 from artifacts.masks import IGNORE, PNG_SIGNATURE, encode_mask, png_damage, read_mask, voc_palette
 from artifacts.store import Artifact, Workspace
-from artifacts.text import named
+from artifacts.text import amount, named
 from stages.contract import Execution
 from stages.data.config import CITYSCAPES_LABEL_IDS, VOC_CLASS_NAMES
 from stages.data.images import ImageFolder, Images
@@ -250,7 +250,8 @@ def _by_image(server: Server, ids: Iterable[str], source: str) -> dict[str, str]
             )
     if unknown:
         raise DataError(
-            f"{len(unknown):,} ids of {source} are not names of {server.name} images: {named(unknown)}",
+            amount(len(unknown), f"id of {source} is not a name", f"ids of {source} are not names")
+            + f" of {server.name} images: {named(unknown)}",
             "expected names such as berlin_000000_000019 or berlin_000000_000019_leftImg8bit",
         )
     return found

@@ -15,6 +15,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from stages.networks.blocks import Backbone, initialise
+from stages.networks.bottlenecks import bottleneck_stages
 from stages.networks.config import TIMM_PREFIX
 from stages.networks.hrnet import HRNet
 from stages.networks.resnet38 import ResNet38
@@ -137,18 +138,14 @@ class ResNet(Backbone):
     unused_prefixes = ("fc.",)
 
     def __init__(self, name: str, output_stride: int, dilate: bool = True) -> None:
-        import torchvision  # loads torch's compiler, which takes as long as torch: only where one of its nets is built
-
         super().__init__()
         self.stride = output_stride
         self.level_strides = (4, 4, 8, min(output_stride, 16), output_stride)
-        build = getattr(torchvision.models, name)
-        dilated = dilate and output_stride < 32
-        net = build(weights=None, replace_stride_with_dilation=[False, dilated and output_stride == 8, dilated])
-        if not dilate and output_stride == 16:
-            net.layer4[0].conv2.stride = net.layer4[0].downsample[0].stride = (1, 1)
-        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        strides = (1, 2, 2 if output_stride >= 16 else 1, 2 if output_stride == 32 else 1)
+        dilations = (1, 1, 16 // output_stride or 1, 32 // output_stride) if dilate else (1, 1, 1, 1)
+        self.conv1, self.bn1, *layers = bottleneck_stages(name, strides, dilations)
+        self.relu, self.maxpool = nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1, self.layer2, self.layer3, self.layer4 = layers
 
     def stages(self) -> list[nn.Module]:
         return [self.relu, self.layer1, self.layer2, self.layer3, self.layer4]
@@ -170,7 +167,7 @@ class MobileNetV2(Backbone):
     low_level = 1
 
     def __init__(self, output_stride: int, last_conv: bool = False, dilate: bool = True) -> None:
-        import torchvision
+        import torchvision  # loads torch's compiler, which takes as long as torch: only where one of its nets is built
 
         super().__init__()
         self.stride = output_stride

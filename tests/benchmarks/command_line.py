@@ -43,14 +43,15 @@ def status(scale: str, folder: Path) -> Result:
 
 
 def start_of_a_stage(scale: str, folder: Path) -> Result:
-    """Loading what builds the network `tiny`."""
-    load = "import sys, stages.networks.loading; print({'torchvision', 'torch._dynamo'} & sys.modules.keys())"
+    """Building a ResNet."""
+    load = "import sys; from stages.networks.backbones import ResNet; ResNet('resnet50', 8)"
+    load += "; print({'torchvision', 'torch._dynamo'} & sys.modules.keys())"
     baseline, ours, _, loaded = in_turn(
         lambda: _call("-c", f"import torchvision; {load}"), lambda: _call("-c", load), REPEATS.get(scale, 1)
     )
     return Result(
         "stage-start",
-        "loading what builds a network, a new process; baseline: the same with torchvision loaded first",
+        "building a ResNet50, a new process; baseline: the same with torchvision loaded first",
         "no input",
         baseline,
         ours,

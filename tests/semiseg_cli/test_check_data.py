@@ -319,7 +319,7 @@ def test_what_the_reader_refuses_is_one_problem(devkit, capsys):
     options = ["--dataset", "voc-aug", "--source", str(devkit.root), "--workers", "1"]
     code, out, err = run(capsys, "check-data", *options)
     assert code == 3
-    assert out.startswith("layout of the folders (1)\n  1 ids are in both ")
+    assert out.startswith("layout of the folders (1)\n  1 id is in both ")
     assert "val.txt: p06\n     -> remove them from one of the lists" in out
     assert "error: voc-aug has 1 problem\n" in err
 
@@ -379,7 +379,7 @@ def test_val_in_train_in_an_artifact(artifact, capsys):
     (problem,) = json.loads(out)["problems"]
     assert code == 3
     assert problem["kind"] == "lists"
-    assert problem["what"] == "1 ids are in both split 'train' and split 'val': p12"
+    assert problem["what"] == "1 id is in both split 'train' and split 'val': p12"
     assert problem["hint"].endswith("scored images must not be trained on")
 
 

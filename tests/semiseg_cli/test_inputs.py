@@ -22,12 +22,13 @@ def publish(
     snapshots: tuple[int, ...] = (),
     config: dict | None = None,
     summary: dict | None = None,
+    items: tuple[str, ...] = (),
 ) -> None:
     work = Work("train", 1, kind, name.encode().hex().ljust(64, "0"), config or {}, {}, {})
     with workspace.writing(name, work) as writer:
         writer.write_bytes("weights.pt", b"x")
-        for step in snapshots:
-            writer.write_bytes(f"snapshots/{step}.pt", b"x")
+        for item in (*(f"snapshots/{step}.pt" for step in snapshots), *items):
+            writer.write_bytes(item, b"x")
         workspace.publish(name, writer, work, summary or {})
 
 
@@ -80,6 +81,40 @@ def test_only_segmenters_with_snapshots_are_candidates_for_stages_that_need_them
     with pytest.raises(ArtifactError, match="has 2 that fit") as caught:
         chosen(workspace, stage)
     assert caught.value.hint == "choose one: --segmenter fixmatch, --segmenter unimatch"
+
+
+def test_a_name_that_another_workspace_has_is_looked_for_there(workspace: Workspace) -> None:
+    publish(Workspace("runs/own"), "final")
+    with pytest.raises(ArtifactError, match="no artifact 'final'; there is one in runs/own") as caught:
+        chosen(workspace, "predict", segmenter="final")
+    assert caught.value.hint == "--workspace runs/own"
+    publish(workspace, "final")
+    with pytest.raises(ArtifactError, match="no artifact 'finally', did") as caught:
+        chosen(workspace, "predict", segmenter="finally")
+    assert caught.value.hint == "semiseg status --workspace runs/default lists them"
+
+
+def test_predictions_without_masks_are_not_taken_where_masks_are_needed(workspace: Workspace) -> None:
+    publish(workspace, "predictions", "predictions")
+    stage = load_stage("train-classifier")
+    conta = build(stage.config, {"method": "conta"}, "train-classifier")
+    with pytest.raises(ArtifactError, match="runs/default has none"):
+        choose_inputs(stage, conta, {}, workspace, "own")
+    publish(workspace, "crf", "masks", items=("masks/a.png",))
+    assert choose_inputs(stage, conta, {}, workspace, "own")["predictions"] == "crf"
+
+
+def test_a_part_of_an_artifact_is_exported_without_its_folder(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(workspace, "crf", "masks", items=("masks/a.png", "masks/b.png"))
+    assert main(["export", "files", "crf", "new", "--part", "masks"]) == 0
+    assert sorted(path.name for path in Path("new").iterdir()) == ["a.png", "b.png"]
+    assert "wrote new: 2 files, 2 B" in capsys.readouterr().err
+    assert main(["export", "files", "crf", "whole"]) == 0
+    assert (Path("whole") / "masks" / "a.png").is_file()
+    assert main(["export", "files", "crf", "other", "--part", "mask"]) == 2
+    assert "has no folder 'mask', did you mean 'masks'?" in capsys.readouterr().err
 
 
 def test_a_default_name_goes_before_others(workspace: Workspace) -> None:

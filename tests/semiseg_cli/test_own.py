@@ -90,7 +90,7 @@ def test_from_a_folder_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert said.count("14 images with masks") == 1  # not once for each time that the files are read
     assert f"the model in {model} is {chosen}, mean IoU" in said.splitlines()[-1]
     page = (tmp_path / "ws" / "report.html").read_text(encoding="utf-8")
-    assert "Segmenter.load(&quot;ws/model&quot;)" in page  # what is delivered, not the artifact that it is a copy of
+    assert 'Segmenter.load("ws/model")' in page  # what is delivered, not the artifact that it is a copy of
     report = json.loads((tmp_path / "ws" / "report.json").read_text(encoding="utf-8"))
     assert [row["label"] for row in report["rows"]][:2] == ["supervised", "self-training"]
 
@@ -135,9 +135,7 @@ def test_the_model_can_be_moved_and_what_its_page_says_runs(tmp_path: Path, monk
     for line in re.findall("^semiseg (.*)$", page.replace("\\\n", ""), re.MULTILINE):
         assert main(shlex.split(line.replace("NEW_PHOTOS", "photos"))) == 0, line
     for name in ("p00", "p01", "p02"):
-        assert (Path("new-masks") / "masks" / f"{name}.png").read_bytes() == (
-            target / "masks" / f"{name}.png"
-        ).read_bytes()
+        assert (Path("new-masks") / f"{name}.png").read_bytes() == (target / "masks" / f"{name}.png").read_bytes()
     assert [path.name for path in Path("for-labelme").glob("*.json")] == ["p02.json"]
     for block in re.findall("^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
         exec(block, {})

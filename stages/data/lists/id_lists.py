@@ -36,7 +36,7 @@ from pathlib import Path
 from artifacts.dataset import check_image_id
 from artifacts.errors import DataError
 from artifacts.image_files import SUFFIXES
-from artifacts.text import SHOWN, named
+from artifacts.text import SHOWN, amount, named
 
 # What a file name in a list may end with: every kind of image that is read, and what masks are stored as.
 ENTRY_SUFFIXES = (*SUFFIXES, ".mat", ".npy")
@@ -324,7 +324,7 @@ def check_subset(ids: Iterable[str], known: Iterable[str], what: str, of: str) -
     known = set(known)
     if missing := sorted(set(ids) - known):
         raise DataError(
-            f"{len(missing)} ids of {what} are not in {of}: {named(missing)}",
+            f"{amount(len(missing), f'id of {what} is', f'ids of {what} are')} not in {of}: {named(missing)}",
             meant_ids(missing, known) + "remove them from the list, or add the files",
         )
 
@@ -372,7 +372,7 @@ def check_disjoint(ids: Iterable[str], others: Iterable[str], what: str, other: 
     """DataError for ids that are in both lists; it names the first few."""
     if both := sorted(set(ids) & set(others)):
         raise DataError(
-            f"{len(both)} ids are in both {what} and {other}: {named(both)}",
+            f"{amount(len(both), 'id is', 'ids are')} in both {what} and {other}: {named(both)}",
             "remove them from one of the lists: scored images must not be trained on",
         )
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from artifacts.errors import ConfigError, DataError
 from artifacts.masks import IGNORE, read_mask
-from artifacts.text import named
+from artifacts.text import amount, named
 from stages.contract import Execution
 from stages.data.config import PASCAL_CONTEXT_CLASS_NAMES, PascalContextConfig
 from stages.data.lists.id_lists import Names, check_disjoint, read_lines, read_list
@@ -287,7 +287,9 @@ def deviations(
             continue
         reasons = [COUNT_HINTS[count]] if count in COUNT_HINTS else []
         if lacking := [image_id for image_id in listed[split] if image_id not in layout.annotations.files]:
-            reasons.append(f"{len(lacking):,} ids of {layout.lists[split].name} have no annotation: {named(lacking)}")
+            source = layout.lists[split].name
+            some = amount(len(lacking), f"id of {source} has", f"ids of {source} have")
+            reasons.append(f"{some} no annotation: {named(lacking)}")
         if layout.annotations.order == "alphabetical":
             reasons.append(f"the lists of the detail API have {EXPECTED_OF_DETAIL[split]:,}")
         yield f"{split} has {count:,} images, expected {expected[split]:,}" + (

@@ -23,6 +23,7 @@ import numpy as np
 
 from artifacts.errors import DataError
 from artifacts.masks import read_mask
+from artifacts.text import amount
 from stages.contract import Execution
 from stages.data.annotations.image_labels import label_source, read_xml
 from stages.data.config import VOC_CLASS_NAMES, VocAugConfig
@@ -176,7 +177,7 @@ def count_deviations(lists: Lists) -> list[str]:
     """One sentence for every list whose length is not VOC's; empty for the full data set."""
     found = {"train": len(lists.train), "trainaug": len(lists.trainaug), "val": len(lists.val)}
     return [
-        f"{name} has {found[name]:,} ids, expected {EXPECTED[name]:,}"
+        f"{name} has {amount(found[name], 'id')}, expected {EXPECTED[name]:,}"
         + (f" ({COUNT_HINTS[found[name]]})" if found[name] in COUNT_HINTS else "")
         for name in EXPECTED
         if found[name] != EXPECTED[name]

@@ -37,7 +37,7 @@ def _not_compared(facts: PageFacts) -> list[str]:
     others = [e for e in facts.evaluations if best and e.of_scored_split and e.same_images != best.same_images]
     if not others:
         return []
-    return [f"Not compared with {amount(len(others), 'evaluation', 'evaluations')} of different images or classes."]
+    return [f"Not compared with {amount(len(others), 'evaluation')} of different images or classes."]
 
 
 def _interval(metrics: Metrics) -> str:

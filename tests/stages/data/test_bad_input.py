@@ -240,13 +240,13 @@ CASES = {
     "listed image that is not there": (
         voc_aug,
         without("VOC2012/JPEGImages/t2.jpg"),
-        "1 ids of others have no image below",
+        "1 id of others has no image below",
         "add the files, or remove the ids from the lists",
     ),
     "listed mask that is not there": (
         voc_aug,
         without("VOC2012/SegmentationClass/v1.png", "SBD/dataset/cls/v1.mat"),
-        "1 ids of val have no mask: v1",
+        "1 id of val has no mask: v1",
         "add the files, or remove the ids from the lists",
     ),
     "two images of one stem": (

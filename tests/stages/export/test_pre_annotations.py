@@ -293,7 +293,7 @@ def test_the_images_of_a_list_come_in_its_order(tmp_path, execution):
 def test_an_image_of_a_list_that_was_not_predicted_is_an_error(tmp_path, execution):
     artifact = publish(tmp_path, drawn(2))
     (tmp_path / "list.txt").write_text(f"{next(iter(drawn(2)))}\nnobody\n")
-    with pytest.raises(DataError, match=r"1 ids of .*list\.txt are not in 'predictions': nobody"):
+    with pytest.raises(DataError, match=r"1 id of .*list\.txt is not in 'predictions': nobody"):
         export_annotations(
             TOOLS["coco"],
             artifact,
@@ -340,7 +340,7 @@ def test_what_cannot_be_exported_is_one_error_and_leaves_nothing(tmp_path, execu
     Image.new("RGB", (9, 9)).save(tmp_path / "there" / "b.png")
     (tmp_path / "there" / "a.png").unlink()
     there = ImageFolder(tmp_path / "there")
-    with pytest.raises(DataError, match="1 ids of 'predictions' are not in"):
+    with pytest.raises(DataError, match="1 id of 'predictions' is not in"):
         export_annotations(TOOLS["coco"], predictions, tmp_path / "out", there, EXACT, execution)
 
 

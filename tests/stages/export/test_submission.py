@@ -312,7 +312,7 @@ def test_sizes_are_those_of_the_images(
     (same / "b.jpg").unlink()
     recorded = predicted_images(predictions, workspace)
     assert pack(predictions, folder / "3.tgz", execution, made_on=recorded)["sizes_checked"] == 2
-    with pytest.raises(DataError, match=r"1 ids of the archive are not in .*same: b"):
+    with pytest.raises(DataError, match=r"1 id of the archive is not in .*same: b"):
         pack(predictions, folder / "4.tgz", execution, images=same)
     turned = drawn_images(tmp_path / "turned", {**shapes, "c": shapes["c"][::-1]})
     height, width = shapes["c"]
@@ -456,7 +456,7 @@ def test_a_list_of_file_names_finds_ids_without_the_suffix() -> None:
 
 def test_names_that_the_evaluation_would_not_find() -> None:
     for image_id in ("bonn", "bonn_1_2", "bonn_000000_0000190", "bonn_000000-000019"):
-        with pytest.raises(DataError, match=f"1 ids of 'p' are not names of Cityscapes images: {image_id}"):
+        with pytest.raises(DataError, match=f"1 id of 'p' is not a name of Cityscapes images: {image_id}"):
             choose_members(CITYSCAPES_TEST, "p", [image_id], "'p'", None, allow_subset=True)
     twice = ["bonn_000000_000019", "bonn_000000_000019_leftImg8bit"]
     with pytest.raises(DataError, match="two entries of the image bonn_000000_000019"):

@@ -287,7 +287,7 @@ VOC = [f"2007_{number:06d}" for number in range(40)]
     ],
 )
 def test_near_misses_are_named(wrong, known, hint):
-    with pytest.raises(DataError, match=f"1 ids of mine are not in all: {wrong}") as caught:
+    with pytest.raises(DataError, match=f"1 id of mine is not in all: {wrong}") as caught:
         check_subset([wrong], known, "mine", "all")
     assert hint in str(caught.value.hint)
     assert hint.startswith("did you mean") or "did you mean" not in str(caught.value.hint)

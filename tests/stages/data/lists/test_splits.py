@@ -228,7 +228,7 @@ def test_images_set_aside_are_not_the_first_of_the_labelled_draw():
 def test_a_list_of_images_to_set_aside(tmp_path):
     (tmp_path / "dev.txt").write_text("b\nd\n")
     assert set_aside(["a", "b", "c", "d"], tmp_path / "dev.txt") == (["a", "c"], ["b", "d"])
-    with pytest.raises(DataError, match=r"1 ids of the holdout list .* are not in the labelled images: d"):
+    with pytest.raises(DataError, match=r"1 id of the holdout list .* is not in the labelled images: d"):
         set_aside(["a", "b", "c"], tmp_path / "dev.txt")
     with pytest.raises(ConfigError, match="holdout takes all 2 labelled images"):
         set_aside(["b", "d"], tmp_path / "dev.txt")

@@ -179,7 +179,7 @@ def test_an_annotation_without_its_image(prepare, tree):
 
 def test_an_image_in_train_and_val(prepare, tree):
     tree.add("val", {1: []})
-    with pytest.raises(DataError, match="1 ids are in both"):
+    with pytest.raises(DataError, match="1 id is in both"):
         prepare()
 
 

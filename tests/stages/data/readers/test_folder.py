@@ -992,7 +992,7 @@ def test_val_as_list(photos):
     result = photos.prepare(val=photos.write("val.txt", "photos/p3.png masks/p3.png\r\np0.png\r\n"))
     assert result.splits["val"] == ("p0", "p3")
     assert result.splits["train"] == ("p1", "p2", "p4", "p5", "p6", "p7")
-    with pytest.raises(DataError, match=r"1 ids of the list .*val\.txt are not in the images with masks: p9"):
+    with pytest.raises(DataError, match=r"1 id of the list .*val\.txt is not in the images with masks: p9"):
         photos.prepare(val=photos.write("val.txt", "p9\np0\n"))
     photos.add("q.tif")
     photos.write_masks(random_masks(["q"], [0, 1]))
@@ -1028,7 +1028,7 @@ def test_a_holdout_list_does_not_take_a_labelled_image_for_one_that_is_not(photo
     photos.write_masks(random_masks(["photo", "photo 1", "p0"], [0, 1]))
     listed = photos.write("holdout.txt", "photo 1\n")
     labelled = photos.write("labelled.txt", "photo\np0\n")
-    with pytest.raises(DataError, match=r"1 ids of the holdout list .* are not in the labelled images: photo 1"):
+    with pytest.raises(DataError, match=r"1 id of the holdout list .* is not in the labelled images: photo 1"):
         photos.prepare(labelled=labelled, holdout=listed, val="", class_table=photos.write("c.txt", "background\nx\n"))
 
 

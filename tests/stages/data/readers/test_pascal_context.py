@@ -296,7 +296,7 @@ def test_images_without_annotation_are_no_part(prepare, tree):
     artifact = prepare()
     assert Dataset(artifact).ids("val") == ("2008_000007", "2010_000009")
     assert artifact.summary["deviations"][1] == (
-        "val has 2 images, expected 5,105 (1 ids of val.txt have no annotation: 2010_000010)"
+        "val has 2 images, expected 5,105 (1 id of val.txt has no annotation: 2010_000010)"
     )
 
 

@@ -105,7 +105,7 @@ def test_a_subset_is_refused_unless_allowed(prepare):
 
 def test_train_and_val_lists_that_overlap(prepare, kit):
     kit.write_list("val.txt", ["v1", "t2", "v2"])
-    with pytest.raises(DataError, match=r"1 ids are in both .*train.txt and val.txt: t2"):
+    with pytest.raises(DataError, match=r"1 id is in both .*train.txt and val.txt: t2"):
         prepare()
 
 
@@ -118,7 +118,7 @@ def test_ids_without_files_are_listed_at_once(prepare, kit):
     assert "7 ids of train have no image" in caught.value.message
     assert "ghost0, ghost1, ghost2, ghost3, ghost4 and 2 more" in caught.value.message
     assert "7 ids of train have no mask" in caught.value.message
-    assert "1 ids of val have no mask: v2" in caught.value.message
+    assert "1 id of val has no mask: v2" in caught.value.message
 
 
 def test_the_devkit_is_found_from_its_parents(kit, tmp_path):
@@ -186,7 +186,7 @@ def test_labelled_images_set_aside_are_in_no_training_list(prepare, tmp_path):
     assert result.summary["labelled"]["held_out"] == 1
     assert result.summary["labelled"]["sha256_of_sorted_ids"] == plain.summary["labelled"]["sha256_of_sorted_ids"]
     (tmp_path / "dev.txt").write_text("v1\n")
-    with pytest.raises(DataError, match=r"1 ids of the holdout list .* are not in the labelled images: v1"):
+    with pytest.raises(DataError, match=r"1 id of the holdout list .* is not in the labelled images: v1"):
         prepare("val", labelled=3, holdout=str(tmp_path / "dev.txt"))
 
 
@@ -207,14 +207,14 @@ def test_labelled_list_that_overlaps_val(prepare, tmp_path):
 
 def test_labelled_list_with_unknown_ids(prepare, tmp_path):
     (tmp_path / "list.txt").write_text("t1\nnowhere\n")
-    with pytest.raises(DataError, match=r"1 ids of the labelled list .*: nowhere"):
+    with pytest.raises(DataError, match=r"1 id of the labelled list .*: nowhere"):
         prepare(labelled=str(tmp_path / "list.txt"))
 
 
 def test_labelled_image_without_mask(prepare, kit, tmp_path):
     (kit.sbd / "dataset" / "cls" / "s4.mat").unlink()
     (tmp_path / "list.txt").write_text("t1\ns4\n")
-    with pytest.raises(DataError, match="1 ids of train have no mask: s4"):
+    with pytest.raises(DataError, match="1 id of train has no mask: s4"):
         prepare(labelled=str(tmp_path / "list.txt"))
     assert prepare("default").summary["masks"]["none"] == 1  # as a weak image it needs none
 
