@@ -1125,7 +1125,7 @@ def test_labelled_chooses_among_the_masks_and_the_rest_is_weak(photos):
     rest = sorted(set(names(8)) - set(result.splits["val"]))
     assert list(result.splits["train"]) == sorted(drawn_order(rest, 0)[:3])
     assert set(result.splits["unlabelled"]) == {*rest, "p8", "p9"} - set(result.splits["train"])
-    with pytest.raises(DataError, match="ids of train have no mask: p5"):
+    with pytest.raises(DataError, match="1 id of train has no mask: p5"):
         photos.prepare(
             masks="", labels=photos.write("l.csv", "p5,cat\n"), labelled=photos.write("labelled.txt", "p5\n")
         )
