@@ -46,6 +46,8 @@ def metadata(network: Segmenter, precision: Precision = "fp32") -> dict[str, str
         "std": STD,
         "precision": precision,
     }
+    if scales := getattr(network, "inference", {}).get("scales"):  # of one that was loaded
+        entries["scales"] = scales
     return {key: json.dumps(value) for key, value in entries.items()}
 
 

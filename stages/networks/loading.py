@@ -20,8 +20,8 @@ def load_network(source: Any, weights: str = "weights.pt") -> Any:
 
     Its class is the one that registered the kind in network.json: `Segmenter`, a `CamNetwork`, or another.
     `weights` may name a snapshot ("snapshots/300.pt", see `snapshots_of`).
-    `network.class_names` holds the class names (background first). Raises ArtifactError: a file is missing or damaged,
-    or the two disagree.
+    `network.class_names` holds the class names (background first), `network.inference` the settings of prediction that
+    it records. Raises ArtifactError: a file is missing or damaged, or the two disagree.
     """
     folder = Path(getattr(source, "path", source))
     file = folder / "network.json"
@@ -68,6 +68,7 @@ def _rebuild(spec: NetworkSpec, file: Path) -> Any:
         raise ArtifactError(f"{file} does not describe a network: {error}", MAKE_AGAIN) from error
     network.pretrained = tuple(spec.pretrained)
     network.class_names = tuple(spec.class_names)
+    network.inference = dict(spec.inference)
     return network
 
 

@@ -67,3 +67,10 @@ def test_review_and_python_take_it_too(trained: Path, capsys: pytest.CaptureFixt
     assert (segmenter.config.scales, segmenter.config.flip) == ((0.5,), True)
     assert Segmenter.load(trained / "half", device="cpu", scales=[2]).config.scales == (2.0,)
     assert Segmenter.load(trained / "plain", device="cpu").config.scales == (1.0,)
+
+
+def test_an_exported_network_has_its_scales(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    file = tmp_path / "half.onnx"
+    assert main(["export", "onnx", "half", str(file), "--workspace", str(trained)]) == 0
+    assert Segmenter.load(file, device="cpu").config.scales == (0.5,)
