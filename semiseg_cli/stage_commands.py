@@ -327,6 +327,8 @@ def as_the_network_records(config: Config, segmenter: str | None, workspace: Wor
 
     if segmenter is None or not isinstance(config, InferenceConfig):
         return config
+    if workspace.artifact(segmenter).kind != "segmenter":  # refused with the other inputs
+        return config
     recorded = network_inference(workspace.artifact(segmenter))
     values = build(InferenceConfig, recorded, f"network.json of {segmenter}")
     taken = {key: getattr(values, key) for key in sorted(recorded.keys() - config.model_fields_set)}
