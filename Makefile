@@ -1,4 +1,4 @@
-# make demo      the environment and the main job from nothing, on a CPU
+# make demo      the environment and the main job from nothing, on a CPU, two nodes at a time [JOBS=4]
 #                (REPLACE=1, here and below: even where it replaces other results of hours)
 # make test      the tests, in two processes [JOBS=4]
 # make install   .venv with `semiseg` in it
@@ -33,7 +33,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/semiseg run demo $(REPLACING)
+	$(BIN)/semiseg run demo --jobs $(JOBS) $(REPLACING)
 
 reproduce-table1: install
 	@echo "Table 1, profile $(PROFILE)$(if $(filter shapes,$(PROFILE)), (the embedded data set; PROFILE=small or paper DATA=DEVKIT for real images))"

@@ -58,6 +58,8 @@ STATE_STYLES = {
     "failed": "bold red",
 }
 
+_live: list[Console] = []  # the console of the progress that is shown now, which all messages must stand above
+
 _WIDTH_OF_FILES = 160  # of tables that are not shown on a terminal
 
 
@@ -90,7 +92,17 @@ def out() -> Console:
 
 def talk() -> Console:
     """The console for everything that is not data."""
-    return _console(stderr=True)
+    return _live[0] if _live else _console(stderr=True)
+
+
+@contextlib.contextmanager
+def live(console: Console) -> Iterator[None]:
+    """While the block runs, `console` shows something at the end of the terminal."""
+    _live.append(console)
+    try:
+        yield
+    finally:
+        _live.remove(console)
 
 
 def say(text: str) -> None:

@@ -26,6 +26,7 @@ from semiseg_cli.options import (
     existing_workspace,
     named_artifact,
 )
+from semiseg_cli.snakemake_command import snakemake
 
 if TYPE_CHECKING:
     from stages.export.submission import Server
@@ -35,10 +36,12 @@ export = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Export results: the files of an artifact, a network as one file, pre-annotations, a test server's archive.",
+    help="Export results (files, a network as one file, pre-annotations, a test server's archive), or a recipe as a "
+    "workflow.",
 )
 for command_name, command in COMMANDS.items():
     export.command(command_name)(command)
+export.command()(snakemake)
 
 
 class Precision(StrEnum):

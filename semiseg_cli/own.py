@@ -151,6 +151,7 @@ class Own:
         from stages.planning.machine import this_machine
         from stages.planning.probe import probed_plan
 
+        self.running.compute_as_a_node()
         machine = this_machine(self.execution.device, _memory(given), self.execution.workers)
         say("planning: a few steps of each training are measured")
         return probed_plan(data, fingerprint(data), machine, wishes, DATA, say, partial(self._spent, data))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from artifacts.text import visible
-from semiseg_cli.console import is_main_rank, talk
+from semiseg_cli.console import is_main_rank, live, talk
 from stages.contract import FEW_UNITS, PlainProgress, Progress, Tracker
 
 
@@ -57,10 +57,10 @@ class BarProgress:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._display: RichProgress | None = None
+        self._live = ExitStack()
 
     @contextmanager
     def track(self, total: int, description: str, unit: str = "images", done: int = 0) -> Iterator[Tracker]:
-        outermost = self._display is None
         if self._display is None:
             self._display = RichProgress(
                 TextColumn("  {task.description}", markup=False),
@@ -73,14 +73,16 @@ class BarProgress:
                 transient=True,
             )
             self._display.start()
+            self._live.enter_context(live(self.console))
         display = self._display
         task = display.add_task(visible(description), total=total, completed=done, unit=unit, first=done)
         try:
             yield _BarTracker(display, task)
         finally:
             display.remove_task(task)
-            if outermost:
+            if not display.tasks:
                 display.stop()
+                self._live.close()
                 self._display = None
 
     def note(self, text: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from artifacts.errors import ConfigError
+from artifacts.errors import ConfigError, UsageError
 from artifacts.store import Workspace
 from artifacts.text import amount, did_you_mean
 from semiseg_cli.console import (
@@ -60,6 +62,12 @@ def run(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace results even if they took more than ten minutes to make.")
     ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="NODE", help="Make this node alone, without the report.")
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", metavar="N", min=1, help="So many nodes at a time, where they allow it.")
+    ] = 1,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
 ) -> None:
@@ -67,7 +75,8 @@ def run(
 
     Default workspace: runs/RECIPE or runs/RECIPE-PROFILE. A run can be stopped at any moment; the same command
     continues it. Whether a node is fresh depends on what it was made from, not on times. Results made with
-    different settings are replaced, but those that took more than ten minutes only with --replace.
+    different settings are replaced, but those that took more than ten minutes only with --replace. With --jobs the
+    cores and GPUs are shared by nodes that run side by side.
     """
     if recipe is None:
         _list_recipes()
@@ -78,30 +87,46 @@ def run(
         _show_parameters(declared_parameters(path, profile, settings or []))
         return
     resolved = read_recipe(path, profile, settings or [])
-    place = workspace or RUNS / (path.stem if profile is None else f"{path.stem}-{profile}")
+    place = workspace_of(path, profile, workspace)
     target = Workspace(place)
     if dry_run:
         _show_plan(resolved, target, force or [])
         if path == shipped_recipes()["own"]:
             say("the nodes after data follow from a plan, which is made of the data: semiseg run own")
         return
-    command = ["semiseg", "run", recipe]
-    command += ["--profile", profile] if profile else []
-    command += [word for setting in settings or [] for word in ("--set", setting)]
-    command += ["--workspace", str(place)] if workspace else []
+    if jobs > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("--jobs and torchrun both divide the machine", "use one of them")
+    command = ["semiseg", *recipe_words(recipe, profile, settings, workspace)]
     command += ["--replace"] if replace else []
+    command += [word for node in only or [] for word in ("--only", node)]
+    command += ["--jobs", str(jobs)] if jobs != 1 else []
     command += ["--device", device] if device != "auto" else []
     command += ["--workers", str(workers)] if workers is not None else []
-    running = Run(target, execution(device, workers), quoted(command), replace, force or [])
+    running = Run(target, execution(device, workers), quoted(command), replace, force or [], only or [], jobs)
     if path == shipped_recipes()["own"]:
+        if only:
+            raise UsageError("--only: the nodes of own follow from a plan, which is made as it runs", "leave it out")
         from semiseg_cli.own import Own
 
         Own(path, settings or [], running).run()
         return
     running.make(
-        resolved, f"{resolved.name}{f' ({profile})' if profile else ''}: {len(resolved.nodes)} nodes in {place}"
+        resolved,
+        f"{resolved.name}{f' ({profile})' if profile else ''}: {len(only or resolved.nodes)} nodes in {place}",
     )
     running.finish()
+
+
+def workspace_of(recipe: Path, profile: str | None, given: Path | None) -> Path:
+    """The folder of a recipe's artifacts, unless another is given."""
+    return given or RUNS / (recipe.stem if profile is None else f"{recipe.stem}-{profile}")
+
+
+def recipe_words(recipe: str, profile: str | None, settings: list[str] | None, workspace: Path | None) -> list[str]:
+    """The words of a command that makes a recipe, without semiseg."""
+    words = ["run", recipe, *(["--profile", profile] if profile else [])]
+    words += [word for setting in settings or [] for word in ("--set", setting)]
+    return words + (["--workspace", str(workspace)] if workspace else [])
 
 
 def _list_recipes() -> None:

@@ -10,15 +10,17 @@ from collections.abc import Collection, Iterable
 
 import typer
 
-from artifacts.errors import SemisegError, UsageError
+from artifacts.errors import ArtifactError, SemisegError, UsageError
 from artifacts.store import Artifact, Workspace
 from semiseg_cli.console import duration, headline, is_main_rank, say, show_error, state_text, talk
 from semiseg_cli.options import COSTLY_S
 from semiseg_cli.report_commands import PAGE, Report, Seen, write_report_page
 from stages.contract import Execution
 from stages.pipeline.changes import Change, listed
+from stages.pipeline.observer import RunReport
 from stages.pipeline.recipe import Node, Recipe
-from stages.pipeline.run_recipe import RunReport, run_recipe
+from stages.pipeline.run_recipe import run_recipe
+from stages.pipeline.side_by_side import threads_of_each
 from stages.pipeline.status import STALE, Expected, State, workspace_states
 
 
@@ -30,10 +32,18 @@ class Run:
     """The run of a recipe in a workspace, in one part or in several: each makes those of its nodes that are left."""
 
     def __init__(
-        self, workspace: Workspace, doing: Execution, again: str, replace: bool = False, force: Collection[str] = ()
+        self,
+        workspace: Workspace,
+        doing: Execution,
+        again: str,
+        replace: bool = False,
+        force: Collection[str] = (),
+        only: Collection[str] = (),
+        jobs: int = 1,
     ) -> None:
         self.workspace, self.execution = workspace, doing
         self._again, self._replace, self._force = again, replace, force
+        self._only, self._jobs = only, jobs
         self._lines = _Lines()
         self._report = RunReport()
         self._started = time.monotonic()
@@ -43,19 +53,30 @@ class Run:
 
         title: printed before the first of them. UsageError where costly results would be replaced.
         """
-        self._lines.part(recipe)
+        if self._only:
+            _check_only(recipe, self.workspace, self._only)
+        self._lines.part(recipe, self._only or recipe.nodes)
         if not self._replace:
-            _refuse_to_replace(recipe, self.workspace, self._force)
+            _refuse_to_replace(recipe, self.workspace, self._force, self._only or recipe.nodes)
         if title:
             say(title)
         done = {*self._report.fresh, *self._report.made}
         try:
-            report_ = run_recipe(recipe, self.workspace, self.execution, self._lines, self._force, done)
+            report_ = run_recipe(
+                recipe, self.workspace, self.execution, self._lines, self._force, done, self._only, self._jobs
+            )
         except KeyboardInterrupt:
-            where = f" in {self._lines.current}" if self._lines.current else ""
+            where = f" in {', '.join(self._lines.begun)}" if self._lines.begun else ""
             show_error(f"interrupted{where}; finished items are kept", f"to continue: {self._again}")
             raise typer.Exit(130) from None
         self._report = self._report.joined(report_)
+
+    def compute_as_a_node(self) -> None:
+        """Gives this process the threads of a node, so that it is as fast as one."""
+        if self._jobs > 1:
+            import torch
+
+            torch.set_num_threads(threads_of_each(self._jobs, self.execution.workers))
 
     def kept(self, name: str) -> bool:
         """Whether a node was fresh: made by an earlier run."""
@@ -78,6 +99,17 @@ class Run:
         counts += f", {len(report_.failed)} failed" if report_.failed else ""
         counts += f", {len(report_.skipped)} not reached" if report_.skipped else ""
         say(f"{counts} in {duration(time.monotonic() - self._started)}")
+        if not self._only:
+            self._write_report()
+        if report_.failed:
+            errors = list(report_.failed.values())
+            show_error(
+                f"{', '.join(report_.failed)} failed" + (" (see above)" if errors else ""),
+                f"finished work is kept; once it is mended, continue with: {self._again}",
+            )
+            raise typer.Exit(max(e.exit_code if isinstance(e, SemisegError) else 1 for e in errors))
+
+    def _write_report(self) -> None:
         seen = Seen.read(self.workspace)
         if seen.record is not None and seen.record.table is not None:  # with gaps where nodes failed
             report_of = Report.of(seen)
@@ -91,9 +123,21 @@ class Run:
             self.finish()
 
 
-def _refuse_to_replace(recipe: Recipe, workspace: Workspace, force: Collection[str]) -> None:
+def _check_only(recipe: Recipe, workspace: Workspace, only: Collection[str]) -> None:
+    """ArtifactError if nodes are asked for whose inputs are not made, or not of these settings."""
+    reads = {source for name in only if name in recipe.nodes for source in recipe.reads[name]} - set(only)
+    states = [state for state in workspace_states(workspace, expected_nodes(recipe)) if state.name in reads]
+    if unmade := [f"{state.name} ({state.words})" for state in states if state.state != "fresh"]:
+        raise ArtifactError(
+            f"--only {', '.join(only)} reads what is not made yet in {workspace.path}: {', '.join(unmade)}",
+            "run it first: --only takes several nodes; without --only all of the recipe is made",
+        )
+
+
+def _refuse_to_replace(recipe: Recipe, workspace: Workspace, force: Collection[str], nodes: Collection[str]) -> None:
     """UsageError if the run would replace results that took more than `COSTLY_S` together, without the forced ones."""
-    lost, total = replaced(recipe, workspace_states(workspace, expected_nodes(recipe)), force)
+    states = [state for state in workspace_states(workspace, expected_nodes(recipe)) if state.name in nodes]
+    lost, total = replaced(recipe, states, force)
     if total <= COSTLY_S:
         return
     # A node whose settings changed is a better reason than a node that depends on it.
@@ -117,46 +161,40 @@ class _Lines:
     """A line per node on stderr."""
 
     def __init__(self) -> None:
-        self.number = 0
-        self.current: str | None = None
-        self.begin = 0.0
-        self.replaced = ""  # what is printed about the node that starts next
+        self.numbers: dict[str, int] = {}  # of the nodes, in the order in which they come
+        self.begun: dict[str, float] = {}  # when those began that are being made
+        self.replaced: dict[str, str] = {}  # what is printed about a node when it starts
 
-    def part(self, recipe: Recipe) -> None:
+    def part(self, recipe: Recipe, nodes: Collection[str]) -> None:
         """The nodes that follow are of this recipe."""
         self.width = max(len(name) for name in recipe.nodes)
-        self.count = len(recipe.nodes)
+        self.count = len(nodes)
         self.digits = len(str(self.count))
 
     def _line(self, state: str, node: Node, text: str) -> None:
-        line = state_text(state, f"{state:<8}")
-        number = f"[{self.number:>{self.digits}}/{self.count}] "
-        line = state_text("", number).append_text(line).append(f" {node.name:<{self.width}}  {text}".rstrip())
-        talk().print(line, soft_wrap=True)
+        number = self.numbers.setdefault(node.name, len(self.numbers) + 1)
+        line = state_text("", f"[{number:>{self.digits}}/{self.count}] ").append_text(state_text(state, f"{state:<8}"))
+        talk().print(line.append(f" {node.name:<{self.width}}  {text}".rstrip()), soft_wrap=True)
 
     def fresh(self, node: Node, artifact: Artifact) -> None:
-        self.number += 1
         self._line("fresh", node, headline(artifact.summary))
 
-    def replacing(self, node: Node, artifact: Artifact, changes: list[Change]) -> None:
+    def replacing(self, node: Node, made: str, changes: list[Change]) -> None:
         why = listed(changes) if changes else "the same settings"
-        self.replaced = f", replaces that of {artifact.manifest.finished[:10]}: {why}"
+        self.replaced[node.name] = f", replaces that of {made[:10]}: {why}"
 
     def started(self, node: Node, resumed: int) -> None:
-        self.number += 1
-        self.current, self.begin = node.name, time.monotonic()
-        self._line("running", node, node.stage.name + (", continued" if resumed else "") + self.replaced)
-        self.replaced = ""
+        self.begun[node.name] = time.monotonic()
+        continued = ", continued" if resumed else ""
+        self._line("running", node, node.stage.name + continued + self.replaced.pop(node.name, ""))
 
     def finished(self, node: Node, artifact: Artifact) -> None:
-        took = duration(time.monotonic() - self.begin)
-        self.current = None
+        took = duration(time.monotonic() - self.begun.pop(node.name))
         self._line("done", node, ", ".join(filter(None, [took, headline(artifact.summary)])))
 
     def failed(self, node: Node, error: Exception) -> None:
-        if self.current != node.name:
-            self.number += 1
-        self.current, self.replaced = None, ""
+        self.begun.pop(node.name, None)
+        self.replaced.pop(node.name, None)
         self._line("failed", node, "")
         if isinstance(error, SemisegError):
             show_error(error.message, error.hint)
@@ -166,7 +204,6 @@ class _Lines:
                 traceback.print_exception(error)
 
     def skipped(self, node: Node, because: list[str]) -> None:
-        self.number += 1
         self._line("skipped", node, f"needs {', '.join(because)}")
 
 

@@ -43,7 +43,7 @@ from stages.localization.seeds_config import (
     SeedsConfig,
 )
 from stages.parallel.meeting import barrier
-from stages.parallel.processes import one_thread, process_pool
+from stages.parallel.processes import process_pool
 from stages.parallel.share import counted, images_of, share_of_maps
 
 CHUNK = 16  # images a pool process takes at a time
@@ -407,7 +407,7 @@ def _pool(workers: int) -> Iterator[Executor]:
     """Processes of one thread each; waiting jobs are dropped when the block ends by an error."""
     for name in ("activation_maps", "saliency"):  # scipy, which two threads must not import at a time
         importlib.import_module(f"stages.localization.{name}")
-    pool: Executor = process_pool(workers, one_thread) if workers > 1 else ThreadPoolExecutor(1)
+    pool: Executor = process_pool(workers) if workers > 1 else ThreadPoolExecutor(1)
     try:
         yield pool
     finally:

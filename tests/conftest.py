@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import subprocess
 import tempfile
@@ -23,11 +22,12 @@ import pytest
 from artifacts.store import Artifact, Workspace, Writer
 from stages.config import Config, ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
+from stages.parallel.processes import preload
 
 NOBODY = 65534  # the user without rights
 
 # The processes of pools are copies of a server process: with torch and others in it, none of them has to load these.
-multiprocessing.set_forkserver_preload(
+preload(
     ["torch", "stages.data.preparation", "stages.localization.dense_crf", "stages.refiners.irn", "skimage.segmentation"]
 )
 

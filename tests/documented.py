@@ -54,6 +54,7 @@ NOT_RUN = {  # what a command holds -> why it is not run; its options and settin
     r"--precision (fp16|int8)": "tests/stages/serving measures on a data set",
     r"^semiseg plan |run own ": "takes minutes: it measures trainings; tests/semiseg_cli/test_plan.py, test_own.py",
     r"^source |^labelme ": "the shell, and an annotation program",
+    r"^snakemake |^pip install snakemake": "tests/semiseg_cli/test_snakemake.py, where it is there",
     r"runs/own": "needs what run own has made; tests/semiseg_cli/test_own.py",
     r"^semiseg report$": "needs a recipe that was run; tests/semiseg_cli/test_report.py",
 }

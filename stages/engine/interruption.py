@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
+SAME_S = 0.5  # a signal that is repeated within this time is one: a job's manager and the parent may both send it
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; the signal that batch systems send before they end a job
 
 
@@ -27,6 +29,7 @@ class Interruption:
 
     def __init__(self, wanted: bool = True) -> None:
         self.asked: int | None = None
+        self._asked_at = 0.0
         self._wanted = wanted and threading.current_thread() is threading.main_thread()
         self._before: dict[int, Any] = {}
 
@@ -51,9 +54,10 @@ class Interruption:
             os.kill(os.getpid(), number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked is not None:
+        if self.asked is None:
+            self.asked, self._asked_at = number, time.monotonic()
+        elif time.monotonic() - self._asked_at > SAME_S:
             self.act()
-        self.asked = number
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from artifacts.errors import DataError
 from artifacts.text import SHOWN
-from stages.parallel.processes import map_in_processes
+from stages.parallel.processes import map_in_processes, preload
 
 Shared = TypeVar("Shared")
 Result = TypeVar("Result")
@@ -26,6 +26,7 @@ def for_each_image(
     number of images that failed and the reasons for the first few.
     """
     errors: dict[str, DataError] = {}
+    preload([function.__module__])
     for image_id, result in map_in_processes(_attempt, (function, shared), ids, workers, carry):
         if isinstance(result, DataError):
             errors[image_id] = result

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from stages.parallel.processes import one_thread, process_pool
+from stages.parallel.processes import preload, process_pool
 
 Result = TypeVar("Result")
 WAITING = 4  # tasks made in advance for each process
@@ -24,7 +24,8 @@ def results_in_order(
         for task in tasks:
             yield function(*task)
         return
-    pool = process_pool(workers, one_thread)
+    preload([function.__module__])
+    pool = process_pool(workers)
     try:
         yield from in_order(pool, function, tasks, WAITING * workers)
     finally:

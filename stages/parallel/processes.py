@@ -1,8 +1,9 @@
 """A pool of processes for work on single images, which reports the image at which a process died.
 
 The standard library's pool only reports that one of its processes died. Here the parent knows the items of each
-process, so an image that crashes a C library, or that exhausts the memory, is named. Processes start from a clean
-server process: a copy of a process that has used CUDA or threads is not safe. Each computes with one thread.
+process, so an image that crashes a C library, or that exhausts the memory, is named. Processes are copies of a clean
+server process, which has loaded what they need: a copy of a process that has used CUDA or threads is not safe. Each
+computes with one thread.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
@@ -28,6 +31,41 @@ Result = TypeVar("Result")
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 IN_HAND = 4  # items given to a process at a time, so that it never waits for the parent
+ENDING = (signal.SIGINT, signal.SIGTERM)
+
+_preloaded: set[str] = set()
+
+
+def preload(modules: Iterable[str]) -> None:
+    """Names modules that the server process is to load when it starts, so that no copy of it has to."""
+    _preloaded.update(modules)
+
+
+def server() -> ForkServerContext:
+    """The context of processes that are copies of the server, which is started where it does not run yet.
+
+    It loads what was named to `preload` until then. It begins with one thread, and without the signals that end
+    processes, which its copies listen to by `hear_ending`: a signal to all processes of a job must not end the server
+    before those that are to save their work.
+    """
+    forkserver.set_forkserver_preload(sorted(_preloaded))
+    before = {name: os.environ.get(name) for name in THREADS}
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+    return multiprocessing.get_context("forkserver")
+
+
+def hear_ending() -> None:
+    """Lets SIGTERM end a copy of the server. Ctrl-C stays unheard: the parent gets it, and ends its children."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
 class _Pool(ProcessPoolExecutor):
@@ -65,28 +103,27 @@ class _Pool(ProcessPoolExecutor):
 
 
 def process_pool(workers: int, initializer: Callable[..., None] | None = None, *arguments: Any) -> ProcessPoolExecutor:
-    """A pool for tasks that contain arrays; SemisegError if one of its processes dies.
+    """A pool for tasks that contain arrays; SemisegError if one of its processes dies. Each computes with one thread.
 
     Its processes end when the process that made it ends. Otherwise a killed stage would leave them behind forever:
     each of them holds the pipe that the others wait on.
     """
-    context = multiprocessing.get_context("forkserver")
-    return _Pool(workers, mp_context=context, initializer=_start, initargs=(initializer, arguments))
-
-
-def one_thread() -> None:
-    """An initializer: the process computes with one thread."""
-    for name in THREADS:
-        os.environ[name] = "1"  # read when numpy is first imported, which happens in the first job
+    return _Pool(workers, mp_context=server(), initializer=_start, initargs=(initializer, arguments))
 
 
 def _start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    hear_ending()
+    end_with_parent()
     if initializer is not None:
         initializer(*arguments)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Ends this process as soon as the one that made it has ended."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -112,7 +149,8 @@ def map_in_processes(
         for item in items:
             yield item, function(shared, item if carry is None else (item, carry(item)))
         return
-    context = multiprocessing.get_context("forkserver")
+    preload([function.__module__])
+    context = server()
     todo = deque(items)
     processes: dict[Connection, tuple[BaseProcess, deque[str]]] = {}
     try:
@@ -188,8 +226,7 @@ def _failure(item: str, answer: SemisegError | str) -> Exception:
 
 
 def _work(connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    one_thread()
+    hear_ending()
     try:
         function, shared = connection.recv()
     except EOFError:

@@ -1,13 +1,13 @@
-"""Runs the nodes of a recipe that are not fresh, in order, in this process."""
+"""Runs the nodes of a recipe that are not fresh: in order in this process, or several at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -19,51 +19,19 @@ from artifacts.store import TEMPORARY, Artifact, Workspace, Writer, check_name
 from artifacts.text import did_you_mean
 from stages.config import mistakes
 from stages.contract import STAGE_MODULES, Execution, load_stage
+from stages.parallel.processes import preload
 from stages.pipeline.changes import Change
 from stages.pipeline.graph import upstream
+from stages.pipeline.observer import Observer, RunReport
 from stages.pipeline.recipe import Node, Recipe
 from stages.pipeline.run_stage import run_stage
+from stages.pipeline.side_by_side import run_side_by_side
 from stages.pipeline.status import Expected
 from stages.pipeline.table import Table
 
 RECORD_NAME = ".recipe.json"
 WRITE_ANEW = "run the recipe again (it writes the file anew), or delete the file"
 _RECORD_SCHEMA = 1
-
-
-class Observer(Protocol):
-    """Called with what happens to each node."""
-
-    def fresh(self, node: Node, artifact: Artifact) -> None: ...
-
-    def replacing(self, node: Node, artifact: Artifact, changes: list[Change]) -> None: ...  # before `started`
-
-    def started(self, node: Node, resumed: int) -> None: ...
-
-    def finished(self, node: Node, artifact: Artifact) -> None: ...
-
-    def failed(self, node: Node, error: Exception) -> None: ...
-
-    def skipped(self, node: Node, because: list[str]) -> None: ...
-
-
-@dataclass
-class RunReport:
-    """The outcome of every node."""
-
-    fresh: list[str] = field(default_factory=list)
-    made: list[str] = field(default_factory=list)
-    failed: dict[str, Exception] = field(default_factory=dict)
-    skipped: list[str] = field(default_factory=list)
-
-    def joined(self, later: RunReport) -> RunReport:
-        """The outcome of two parts of a run."""
-        return RunReport(
-            self.fresh + later.fresh,
-            self.made + later.made,
-            self.failed | later.failed,
-            self.skipped + later.skipped,
-        )
 
 
 def run_recipe(
@@ -73,22 +41,29 @@ def run_recipe(
     observer: Observer,
     force: Collection[str] = (),
     done: Collection[str] = (),
+    only: Collection[str] = (),
+    jobs: int = 1,
 ) -> RunReport:
     """Makes every node that is not fresh. A node that fails stops those that need it, not the others.
 
-    done: nodes that an earlier part of the same run has made, which are passed over.
+    done: nodes that an earlier part of the same run has made, which are passed over. only: if any, the others are
+    passed over. jobs: so many nodes at a time, each in a process; with 1 they are made in this one.
 
-    Raises ConfigError when `force` names a node that the recipe does not have.
+    Raises ConfigError when `force` or `only` name a node that the recipe does not have.
     """
-    for name in force:
-        if name not in recipe.nodes:
-            raise ConfigError(f"--force {name}: no such node{did_you_mean(name, recipe.nodes)}")
+    for option, names in (("--force", force), ("--only", only)):
+        for name in names:
+            if name not in recipe.nodes:
+                raise ConfigError(f"{option} {name}: no such node{did_you_mean(name, recipe.nodes)}")
     if execution.rank == 0:
         save_record(workspace, recipe)
+    left = {n: node for n, node in recipe.nodes.items() if n not in done and (not only or n in only)}
+    if jobs > 1:
+        return run_side_by_side(left, recipe.reads, workspace, execution, observer, force, jobs)
+    if any(node.stage.name == "refine" for node in left.values()):
+        preload(["torch"])  # the server of all pools starts with the first of them, and those of refiners need it
     report = RunReport()
-    for name, node in recipe.nodes.items():
-        if name in done:
-            continue
+    for name, node in left.items():
         lost = sorted(upstream(recipe.reads, name) & report.failed.keys())
         if lost:
             report.skipped.append(name)
@@ -104,7 +79,7 @@ def run_recipe(
                 execution,
                 force=name in force,
                 started=_tell_start(observer, node),
-                replacing=partial(observer.replacing, node),
+                replacing=_tell_replaced(observer, node),
             )
         except Exception as error:
             report.failed[name] = error
@@ -121,6 +96,10 @@ def run_recipe(
 
 def _tell_start(observer: Observer, node: Node) -> Callable[[Writer], None]:
     return lambda writer: observer.started(node, writer.resumed)
+
+
+def _tell_replaced(observer: Observer, node: Node) -> Callable[[Artifact, list[Change]], None]:
+    return lambda artifact, changes: observer.replacing(node, artifact.manifest.finished, changes)
 
 
 # --- the record of the recipe in its workspace ---
@@ -147,7 +126,8 @@ def save_record(workspace: Workspace, recipe: Recipe) -> None:
         "table": None if recipe.table is None else _table_record(recipe.table),
     }
     target = workspace.path / RECORD_NAME
-    temporary = workspace.path / f"{TEMPORARY}{os.getpid()}-recipe.json"
+    # the nodes of a cluster may write it at a time, and share process numbers
+    temporary = workspace.path / f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-recipe.json"
     try:
         with disk_errors(target):
             workspace.path.mkdir(parents=True, exist_ok=True)

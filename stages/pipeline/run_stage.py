@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,30 @@ def _published(workspace: Workspace, name: str) -> Artifact | None:
         return None
 
 
+def fresh_artifact(
+    stage: Stage, config: Config, workspace: Workspace, name: str, inputs: Mapping[str, str | None]
+) -> Artifact | None:
+    """The artifact `name` where it is fresh, else None: then `run_stage` has work to do. Loads no torch."""
+    with _inputs(stage, config, workspace, name, inputs) as artifacts:
+        work = plan_work(stage, config, inputs, artifacts)
+        return published_if_fresh(workspace, name, stage, config, work)
+
+
+@contextlib.contextmanager
+def _inputs(
+    stage: Stage, config: Config, workspace: Workspace, name: str, inputs: Mapping[str, str | None]
+) -> Iterator[dict[str, Artifact]]:
+    """The input artifacts, of the right kinds, which nobody can replace while the block runs."""
+    check_name(name)
+    check_input_names(stage, inputs)
+    wanted = [name_ for name_ in inputs.values() if name_ is not None]
+    if name in wanted:
+        raise ConfigError(f"{stage.name}: {name!r} would be its own input", "write under another name")
+    with workspace.reading(wanted) as artifacts:
+        check_inputs(stage, config, inputs, artifacts)
+        yield artifacts
+
+
 def run_stage(
     stage: Stage,
     config: Config,
@@ -118,21 +142,15 @@ def run_stage(
 
     Under torchrun every rank calls this: rank 0 holds the locks and publishes, the others work in the same folder.
     """
-    check_name(name)
-    check_input_names(stage, inputs)
-    wanted = [name_ for name_ in inputs.values() if name_ is not None]
-    if name in wanted:
-        raise ConfigError(f"{stage.name}: {name!r} would be its own input", "write under another name")
-    with _met(execution) as meeting, workspace.reading(wanted) as artifacts:
-        check_inputs(stage, config, inputs, artifacts)
-        opened = stage.open({key: artifacts[name] for key, name in inputs.items() if name is not None})
-        stage.check(config, opened)
+    with _met(execution) as meeting, _inputs(stage, config, workspace, name, inputs) as artifacts:
         work = plan_work(stage, config, inputs, artifacts)
         fresh = None if force else published_if_fresh(workspace, name, stage, config, work)
         if meeting is not None:
             _check_agreement(meeting, name, work, fresh)
         if fresh is not None:
             return Outcome(fresh, ran=False)
+        opened = stage.open({key: artifacts[name] for key, name in inputs.items() if name is not None})
+        stage.check(config, opened)  # may load torch, which what is fresh does without
         if replacing is not None and (old := _published(workspace, name)):
             replacing(old, work_changes(stage, work, old.manifest))
         _remark(workspace, execution)

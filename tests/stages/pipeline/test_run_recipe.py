@@ -30,7 +30,7 @@ class Events:
     def fresh(self, node: Node, artifact: Artifact) -> None:
         self.lines.append(f"fresh {node.name}")
 
-    def replacing(self, node: Node, artifact: Artifact, changes: list[Change]) -> None:
+    def replacing(self, node: Node, made: str, changes: list[Change]) -> None:
         self.lines.append(f"replacing {node.name}: {listed(changes)}")
 
     def started(self, node: Node, resumed: int) -> None:
