@@ -101,13 +101,6 @@ class Run:
         say(f"{counts} in {duration(time.monotonic() - self._started)}")
         if not self._only:
             self._write_report()
-        if report_.failed:
-            errors = list(report_.failed.values())
-            show_error(
-                f"{', '.join(report_.failed)} failed" + (" (see above)" if errors else ""),
-                f"finished work is kept; once it is mended, continue with: {self._again}",
-            )
-            raise typer.Exit(max(e.exit_code if isinstance(e, SemisegError) else 1 for e in errors))
 
     def _write_report(self) -> None:
         seen = Seen.read(self.workspace)

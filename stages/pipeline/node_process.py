@@ -26,7 +26,7 @@ from stages.config import Config
 from stages.contract import Execution
 from stages.parallel.processes import THREADS, end_with_parent, hear_ending
 from stages.pipeline.changes import Change
-from stages.pipeline.run_stage import run_stage
+from stages.pipeline.run_stage import REMARKED, run_stage
 
 LOADED = (  # by the server: what most stages that compute need, and what takes long to load
     "torch",
@@ -146,10 +146,12 @@ def _make(order: Order, messages: Messages) -> bool:
     def replacing(artifact: Artifact, changes: list[Change]) -> None:
         messages.tell("replacing", artifact.manifest.finished, changes)
 
+    workspace = Workspace(order.workspace)
+    REMARKED.add(workspace.path)  # by the parent
     outcome = run_stage(
         importlib.import_module(order.module).STAGE,
         order.config,
-        Workspace(order.workspace),
+        workspace,
         order.name,
         order.inputs,
         replace(order.execution, progress=ToldProgress(messages)),

@@ -18,7 +18,7 @@ from stages.contract import Execution, Inputs, Stage, external_digests, fingerpr
 from stages.parallel.meeting import Meeting
 from stages.pipeline.changes import Change, is_made_by, work_changes
 
-_told: set[Path] = set()  # workspaces
+REMARKED: set[Path] = set()  # workspaces of whose disks it is said what they do not promise
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def run_stage(
         stage.check(config, opened)  # may load torch, which what is fresh does without
         if replacing is not None and (old := _published(workspace, name)):
             replacing(old, work_changes(stage, work, old.manifest))
-        _remark(workspace, execution)
+        remark_on_disk(workspace, execution)
         if meeting is not None:
             return Outcome(
                 _run_distributed(stage, config, opened, workspace, name, work, execution, started, meeting), ran=True
@@ -188,10 +188,10 @@ def _check_agreement(meeting: Meeting, name: str, work: Work, fresh: Artifact | 
         )
 
 
-def _remark(workspace: Workspace, execution: Execution) -> None:
+def remark_on_disk(workspace: Workspace, execution: Execution) -> None:
     """Says once what the disk of the workspace does not promise."""
-    if execution.rank == 0 and workspace.path not in _told:
-        _told.add(workspace.path)
+    if execution.rank == 0 and workspace.path not in REMARKED:
+        REMARKED.add(workspace.path)
         for sentence in remarks(workspace.path, execution.world_size > execution.local_world_size):
             execution.progress.note(sentence)
 

@@ -23,7 +23,7 @@ from stages.pipeline.graph import upstream
 from stages.pipeline.node_process import LOADED, Order, make_node
 from stages.pipeline.observer import Observer, RunReport
 from stages.pipeline.recipe import Node
-from stages.pipeline.run_stage import fresh_artifact
+from stages.pipeline.run_stage import fresh_artifact, remark_on_disk
 
 LOOKS_EVERY_S = 0.5  # whether the user ends the run
 ENDS_WITHIN_S = 10.0  # a process that has told its last
@@ -231,6 +231,7 @@ def run_side_by_side(
     saved their work, or at once if it comes a second time.
     """
     preload(LOADED)
+    remark_on_disk(workspace, execution)
     run = _Nodes(nodes, reads, workspace, execution, observer, force, jobs)
     try:
         with Interruption() as interruption:
