@@ -118,8 +118,7 @@ class ToldTracker:
 
 
 def make_node(order: Order, connection: Connection, written: Connection) -> None:
-    """Runs a stage. The last message is "ended" (and whether there was work), "failed", "broken" or
-    "interrupted".
+    """Runs a stage. Its last message is "ended" (and whether there was work), "failed", "broken" or "interrupted".
 
     written: takes the place of stdout and stderr.
     """
