@@ -28,7 +28,7 @@ def snakemake(
         typer.Option("--set", metavar="K=V", help="A parameter of the recipe, or NODE.KEY=V (NODE may hold *)."),
     ] = None,
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="Cores of each job.")] = 4,
-    gpus: Annotated[int, typer.Option(metavar="N", min=0, help="GPUs of each job that computes with networks.")] = 1,
+    gpus: Annotated[int, typer.Option(metavar="N", min=0, help="GPUs of each job that is faster with one.")] = 1,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Write a recipe as a Snakefile, which runs each node as a job: on this machine, Slurm, Kubernetes or a cloud.

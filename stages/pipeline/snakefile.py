@@ -18,7 +18,7 @@ from artifacts.store import Workspace
 from stages.pipeline.recipe import Node, Recipe
 
 MADE = ".snakemake-nodes"  # the folder of the empty files, in the workspace
-ON_A_GPU = frozenset({  # stages that compute with networks
+ON_A_GPU = frozenset({  # stages that are faster there
     "train-classifier",
     "seeds",
     "train-refiner",
@@ -28,6 +28,7 @@ ON_A_GPU = frozenset({  # stages that compute with networks
     "train",
     "reliability",
     "predict",
+    "crf",
     "segments",
     "retrain",
     "select",
@@ -68,8 +69,8 @@ def resources(node: Node, workspace: Workspace, gpus: int) -> Resources:
 def snakefile(recipe: Recipe, workspace: Workspace, command: Sequence[str], threads: int, gpus: int) -> str:
     """The text of a Snakefile.
 
-    command: `run RECIPE` with its options, as words, without semiseg. threads: of each job. gpus: of each job that
-    computes with networks.
+    command: `run RECIPE` with its options, as words, without semiseg. threads: of each job. gpus: of each job that is
+    faster with them.
     """
     rules = _rule_names(recipe.nodes)
     parts = [

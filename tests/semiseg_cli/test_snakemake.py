@@ -125,7 +125,7 @@ def test_a_node_alone_needs_what_it_reads(capsys: pytest.CaptureFixture[str]) ->
     assert "--only tain-s0: no such node" in err
 
 
-def test_stages_that_compute_with_networks_ask_for_a_gpu() -> None:
+def test_stages_that_can_use_a_gpu_ask_for_one() -> None:
     used = {
         name
         for name, module in STAGE_MODULES.items()
