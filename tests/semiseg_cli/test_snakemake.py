@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from artifacts.errors import UsageError
 from artifacts.store import Workspace
+from semiseg_cli import recipe_commands
 from semiseg_cli.main import main
 from stages.contract import STAGE_MODULES
 from stages.pipeline.snakefile import ON_A_GPU
@@ -177,8 +179,7 @@ def test_a_failing_node_names_the_command_that_continues(capsys: pytest.CaptureF
     assert f"continue with: semiseg run pair.yaml {' '.join(settings)} --jobs 2 --device cpu" in err
 
 
-def test_jobs_within_torchrun_are_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_within_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    code, err = run(capsys, "run", "pair.yaml", "--jobs", "2")
-    assert code == 2
-    assert "--jobs and torchrun both divide the machine" in err
+    with pytest.raises(UsageError, match="--jobs and torchrun both divide the machine"):
+        recipe_commands.run("pair.yaml", jobs=2)
