@@ -182,7 +182,8 @@ class _Lines:
         self._line("running", node, node.stage.name + continued + self.replaced.pop(node.name, ""))
 
     def finished(self, node: Node, artifact: Artifact) -> None:
-        took = duration(time.monotonic() - self.begun.pop(node.name))
+        now = time.monotonic()
+        took = duration(now - self.begun.pop(node.name, now))  # the first rank alone is told of the start
         self._line("done", node, ", ".join(filter(None, [took, headline(artifact.summary)])))
 
     def failed(self, node: Node, error: Exception) -> None:
