@@ -6,6 +6,7 @@ data.json("dataset.json")
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
@@ -43,6 +44,12 @@ class Artifact:
     @property
     def summary(self) -> dict[str, Any]:
         return self.manifest.summary
+
+    @property
+    def items(self) -> Mapping[str, dict[str, Any]]:
+        """Size and SHA-256 of each item, by its path."""
+        items: Mapping[str, dict[str, Any]] = self.manifest.items
+        return items
 
     def file(self, relative: str) -> Path:
         """Path of an item; ArtifactError names it when it is missing."""

@@ -20,6 +20,7 @@ Writing is resumable; the images of a shard may come in any order, and wait in m
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import zlib
@@ -36,6 +37,7 @@ from artifacts import json_items
 from artifacts.cells import cells
 from artifacts.dataset import ClassNames, Dataset, artifact_folder, check_image_id
 from artifacts.errors import ArtifactError, DataError
+from artifacts.image_table import SortedIds
 from artifacts.json_items import Shape
 from artifacts.score_parts import Part, join_parts, part_of
 from artifacts.score_shards import (
@@ -105,6 +107,10 @@ def check_fits(
         raise DataError(f"the score maps of {image_id} are of {names[0]}, its image-level labels are {names[1]}", cure)
 
 
+def shard_name(number: int) -> str:
+    return f"shard-{number:05d}.h5"
+
+
 class _Index(Shape):
     """index.json: which image is in which shard."""
 
@@ -116,7 +122,7 @@ class _Index(Shape):
     @model_validator(mode="after")
     def _as_planned(self) -> _Index:
         """The shards must be those of `ScoreMapWriter.plan`: an image that was removed leaves a gap."""
-        names = [f"shard-{number:05d}.h5" for number in range(len(self.shards))]
+        names = [shard_name(number) for number in range(len(self.shards))]
         if self.shards.keys() != set(names):
             raise ValueError(f"expected the shards {', '.join(names[:2])}, ..., found {', '.join([*self.shards][:5])}")
         members = [self.shards[name] for name in names]
@@ -168,7 +174,7 @@ class ScoreMapWriter:
         for first, second in itertools.pairwise(ordered):
             if first == second:
                 raise ValueError(f"image id {first!r} is planned twice")
-        names = [f"shard-{start // self.shard_size:05d}.h5" for start in range(0, len(ordered), self.shard_size)]
+        names = [shard_name(start // self.shard_size) for start in range(0, len(ordered), self.shard_size)]
         self._shards = {
             name: tuple(ordered[number * self.shard_size : (number + 1) * self.shard_size])
             for number, name in enumerate(names)
@@ -338,30 +344,35 @@ class ScoreMaps(Mapping[str, ScoreMap]):
         index = read_item(artifact_or_path, INDEX, _Index, "give an artifact with score maps, or rerun its stage")
         self.class_names: tuple[str, ...] = tuple(index.class_names)
         self.meaning: Meaning = index.meaning
-        self._shard_of: dict[str, str] = {
-            image_id: name for name, members in index.shards.items() for image_id in members
-        }
-        self.ids: tuple[str, ...] = tuple(sorted(self._shard_of))
+        members = [index.shards[shard_name(number)] for number in range(len(index.shards))]
+        self._shard_size = len(members[0]) if members else 1
+        self._ids = SortedIds([image_id for part in members for image_id in part])
         self._files: dict[str, h5py.File] = {}
         self._pid = os.getpid()
 
+    @functools.cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Sorted."""
+        return tuple(self._ids)
+
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._ids)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.ids)
+        return iter(self._ids)
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self._shard_of
+        return image_id in self._ids
 
     def __getitem__(self, image_id: str) -> ScoreMap:
         """Raises ArtifactError for an id that is not there and for a missing or damaged shard or chunk."""
-        if image_id not in self._shard_of:
+        row = self._ids.row(image_id)
+        if row is None:
             raise ArtifactError(
-                f"score maps {self.path} have no image {image_id!r} ({len(self.ids)} images, e.g. {self.ids[:1]})",
+                f"score maps {self.path} have no image {image_id!r} ({len(self._ids)} images, e.g. {self._ids[:1]})",
                 "make the score maps again for the split that holds this image",
             )
-        name = self._shard_of[image_id]
+        name = shard_name(row // self._shard_size)
         file = self._file(name)
         try:
             found = read_record(file, image_id, len(self.class_names), self.meaning)
@@ -377,7 +388,7 @@ class ScoreMaps(Mapping[str, ScoreMap]):
             file.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}
+        return {key: value for key, value in self.__dict__.items() if key != "ids"} | {"_files": {}}
 
     def _file(self, name: str) -> h5py.File:
         if self._pid != os.getpid():  # after a fork the handles of the parent share its file position

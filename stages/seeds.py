@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +41,11 @@ from stages.localization.seeds_config import (
     SeedRule,
     SeedsConfig,
 )
+from stages.parallel.jobs import Jobs
 from stages.parallel.meeting import barrier
 from stages.parallel.processes import process_pool
 from stages.parallel.share import counted, images_of, share_of_maps
 
-CHUNK = 16  # images a pool process takes at a time
-WAITING = 256  # jobs of so many images each that wait for the pool at most, so that a long list takes no memory
 AHEAD = 2  # shards whose saliency is begun before their maps
 SHARD_SIZE = 500  # images in one file of class-activation maps
 
@@ -188,10 +186,10 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     from stages.localization.complete_maps import UNTRAINED, count_empty_maps
 
     dataset, maps = Dataset(inputs.data), inputs.maps
-    _forget_opened()  # of another run in this process
+    _opened_maps.cache_clear()  # of another run in this process
     everything = ids_of(dataset, config.splits)
     same = maps.path if maps and _same_saliency(config, maps) else None
-    job = LabelJob(inputs.data.path, writer, config.labels, same, config.max_pixels)
+    job = LabelJob(dataset, writer, config.labels, same, config.max_pixels)
     source = MapSource(
         config, dataset, everything, inputs.maps, inputs.classifier, inputs.predictions, writer, execution
     )
@@ -213,7 +211,7 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     unlabelled, parts = set(masks.left), []
     counting = counted(writer, execution, "seeds", shards, masks, unit="maps and masks")
     with _pool(execution.own_workers) as pool, counting as advance:
-        jobs = _Jobs(pool, advance)
+        jobs = Jobs(pool, advance)
 
         def begin(function: Callable[[Sequence[str]], int], shard: tuple[str, ...]) -> None:
             jobs.submit(function, [image_id for image_id in shard if image_id in unlabelled])
@@ -257,24 +255,11 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(data: Path) -> Any:
-    """The data set, which a process of the pool opens once for all its images."""
-    from artifacts.dataset import Dataset
-
-    return Dataset(data)
-
-
-@functools.lru_cache(maxsize=1)
 def _opened_maps(folder: Path) -> Any:
     """The score maps that are being made. Their index is whole before the first image, and each shard that is read."""
     from artifacts.score_maps import ScoreMaps
 
     return ScoreMaps(folder)
-
-
-def _forget_opened() -> None:
-    _opened.cache_clear()
-    _opened_maps.cache_clear()
 
 
 @dataclass(frozen=True)
@@ -285,7 +270,7 @@ class LabelJob:
     continued writes the same bytes.
     """
 
-    data: Path
+    data: Any  # the data set
     writer: Writer
     rule: SeedRule | DenseRule | SaliencyRule
     earlier: Path | None  # an artifact whose saliency was computed with the same settings
@@ -294,23 +279,22 @@ class LabelJob:
     def prepare_saliency(self, ids: Sequence[str]) -> int:
         """Computes saliency/<id>.png where it is wanted and missing. Returns 0: no label map was made."""
         if isinstance(self.rule.background, ComputedSaliency):
-            dataset = _opened(self.data)
             for image_id in ids:
-                self._compute_saliency(dataset, image_id, self.rule.background)
+                self._compute_saliency(image_id, self.rule.background)
         return 0
 
     def label(self, ids: Sequence[str]) -> int:
         """Writes masks/<id>.png; returns how many."""
         from artifacts.masks import encode_mask
 
-        dataset, maps = _opened(self.data), _opened_maps(self.writer.path)
+        maps = _opened_maps(self.writer.path)
         for image_id in ids:
-            labels = self._labels(dataset, maps[image_id])
-            self.writer.write_bytes(f"masks/{image_id}.png", encode_mask(labels, dataset.palette))
+            labels = self._labels(maps[image_id])
+            self.writer.write_bytes(f"masks/{image_id}.png", encode_mask(labels, self.data.palette))
         maps.close()  # the files: the next images may be of other shards
         return len(ids)
 
-    def _labels(self, dataset: Any, found: Any) -> Any:
+    def _labels(self, found: Any) -> Any:
         from stages.localization.grid import resize_maps
         from stages.localization.seed_labels import dense_labels, saliency_labels, seed_labels
 
@@ -322,12 +306,12 @@ class LabelJob:
             return dense_labels(scores, found.classes, alpha=ground.alpha)
         rule = self.rule
         if isinstance(rule, SaliencyRule):
-            saliency = self._saliency(dataset, found.image_id, rule.background, found.size)
+            saliency = self._saliency(found.image_id, rule.background, found.size)
             return saliency_labels(scores, found.classes, saliency, rule.background.threshold, rule)
-        background = self._background(dataset, found.image_id, scores)
+        background = self._background(found.image_id, scores)
         return seed_labels(scores, found.classes, background, rule.threshold, rule.overlap, rule.conflict)
 
-    def _background(self, dataset: Any, image_id: str, scores: Any) -> Any:
+    def _background(self, image_id: str, scores: Any) -> Any:
         from stages.localization.saliency import read_saliency
         from stages.localization.seed_labels import sure_background
 
@@ -339,18 +323,18 @@ class LabelJob:
             return sure_background(scores, background.alpha)
         if isinstance(background, GradientBackground):
             return read_saliency(self.writer.path / "saliency" / f"{image_id}.png", size) < background.share
-        return self._saliency(dataset, image_id, background, size) < background.threshold
+        return self._saliency(image_id, background, size) < background.threshold
 
-    def _saliency(self, dataset: Any, image_id: str, wanted: ComputedSaliency | SaliencyFolder, size: Any) -> Any:
+    def _saliency(self, image_id: str, wanted: ComputedSaliency | SaliencyFolder, size: Any) -> Any:
         """The saliency of an image, from its file: of the folder, or as it was computed and is stored."""
         from stages.localization.saliency import read_saliency
 
         if isinstance(wanted, SaliencyFolder):
             return read_saliency(wanted.folder / f"{image_id}.png", size)
-        self._compute_saliency(dataset, image_id, wanted)
+        self._compute_saliency(image_id, wanted)
         return read_saliency(self.writer.path / "saliency" / f"{image_id}.png", size)
 
-    def _compute_saliency(self, dataset: Any, image_id: str, wanted: ComputedSaliency) -> None:
+    def _compute_saliency(self, image_id: str, wanted: ComputedSaliency) -> None:
         from stages.localization.grid import reduced, resized
         from stages.localization.saliency import boundary_connectivity, encode_saliency
 
@@ -360,7 +344,7 @@ class LabelJob:
         if self.earlier is not None and (self.earlier / relative).is_file():
             self.writer.write_bytes(relative, (self.earlier / relative).read_bytes())
         else:
-            image = dataset.image(image_id)
+            image = self.data.image(image_id)
             found = boundary_connectivity(reduced(image, self.max_pixels), wanted.superpixels, wanted.terms)
             self.writer.write_bytes(relative, encode_saliency(resized(found, image.shape[:2])))
 
@@ -376,30 +360,6 @@ def _same_saliency(config: SeedsConfig, maps: Artifact) -> bool:
         and (earlier.get("kind"), earlier.get("terms")) == (wanted.kind, wanted.terms)
         and (earlier.get("superpixels"), maps.config.get("max_pixels")) == (wanted.superpixels, config.max_pixels)
     )
-
-
-class _Jobs:
-    """Work on images in the pool. The first error ends it; no more than WAITING jobs wait for their turn."""
-
-    def __init__(self, pool: Executor, advance: Callable[[int], object]) -> None:
-        self._pool, self._advance = pool, advance
-        self._begun: deque[Future[int]] = deque()
-
-    def submit(self, function: Callable[[Sequence[str]], int], ids: Sequence[str]) -> None:
-        """function(ids) for portions of the ids; it returns how many of them it finished."""
-        for start in range(0, len(ids), CHUNK):
-            self._begun.append(self._pool.submit(function, ids[start : start + CHUNK]))
-            while len(self._begun) > WAITING or self._begun[0].done():
-                self._take()
-                if not self._begun:
-                    break
-
-    def finish(self) -> None:
-        while self._begun:
-            self._take()
-
-    def _take(self) -> None:
-        self._advance(self._begun.popleft().result())
 
 
 @contextmanager
