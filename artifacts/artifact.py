@@ -6,21 +6,24 @@ data.json("dataset.json")
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
+from artifacts.canonical import file_digest
 from artifacts.errors import ArtifactError
-from artifacts.json_items import MAKE_AGAIN, Anything, read_json, shaped
-from artifacts.manifest import (
+from artifacts.item_list import (
+    ITEMS_NAME,
     MANIFEST_NAME,
-    Manifest,
+    ContentDigest,
+    Item,
+    ListedItems,
     check_relative,
-    content_digest,
-    has_manifest,
-    list_items,
-    read_manifest,
+    item_of,
+    list_files,
 )
+from artifacts.json_items import MAKE_AGAIN, Anything, read_json, shaped
+from artifacts.manifest import Manifest, has_manifest, is_listed, read_manifest
 
 T = TypeVar("T")
 
@@ -32,6 +35,8 @@ class Artifact:
         self.path = Path(path)
         self.name = self.path.absolute().name
         self.manifest: Manifest = read_manifest(self.path)
+        listed = is_listed(self.manifest.items)
+        self.items: Mapping[str, Item] = ListedItems(self.path, self.manifest.count) if listed else self.manifest.items
 
     @property
     def kind(self) -> str:
@@ -44,12 +49,6 @@ class Artifact:
     @property
     def summary(self) -> dict[str, Any]:
         return self.manifest.summary
-
-    @property
-    def items(self) -> Mapping[str, dict[str, Any]]:
-        """Size and SHA-256 of each item, by its path."""
-        items: Mapping[str, dict[str, Any]] = self.manifest.items
-        return items
 
     def file(self, relative: str) -> Path:
         """Path of an item; ArtifactError names it when it is missing."""
@@ -73,9 +72,9 @@ class Artifact:
         ArtifactError when it is missing, damaged, or not what was published.
         """
         path = self.file(relative)
-        if relative not in self.manifest.items:
+        if (item := self.items.get(relative)) is None:
             raise ArtifactError(f"{path} was added since {self.name!r} was published", "take it away: semiseg verify")
-        return read_json(path, shape, MAKE_AGAIN, self.manifest.items[relative]["sha256"])
+        return read_json(path, shape, MAKE_AGAIN, item["sha256"])
 
     def recorded(self, part: Literal["config", "summary"], key: str, shape: type[T]) -> T:
         """A value of the manifest's config or summary; ArtifactError where it is missing or does not fit `shape`."""
@@ -84,21 +83,46 @@ class Artifact:
 
     def verify(self) -> list[str]:
         """What differs between content and manifest, in words; empty when every byte is as published."""
+        missing, added, changed = [], [], []
+        content, count = ContentDigest(), 0
         try:
-            found = list_items(self.path)
+            for relative, item, there in self._compared():
+                if item is None:
+                    added.append(f"{relative} was added")
+                    continue
+                content.add(relative, item)
+                count += 1
+                if not there:
+                    missing.append(f"{relative} is missing")
+                elif item_of(self.path, relative)["sha256"] != item["sha256"]:
+                    changed.append(f"{relative} was changed")
+            problems = missing + added + changed
+            if (
+                isinstance(self.items, ListedItems)
+                and file_digest(self.path / ITEMS_NAME) != self.manifest.items["sha256"]
+            ):
+                problems.append(f"{ITEMS_NAME} was changed")
         except OSError as error:
             return [f"{error.filename} cannot be read: {error.strerror}"]
-        expected = self.manifest.items
-        problems = [f"{path} is missing" for path in sorted(expected.keys() - found.keys())]
-        problems += [f"{path} was added" for path in sorted(found.keys() - expected.keys())]
-        problems += [
-            f"{path} was changed"
-            for path in sorted(expected.keys() & found.keys())
-            if expected[path]["sha256"] != found[path]["sha256"]
-        ]
-        if content_digest(expected) != self.manifest.content:
+        except ArtifactError as error:
+            return [error.message]
+        if content.hexdigest() != self.manifest.content or count != self.manifest.count:
             problems.append(f"{MANIFEST_NAME} was changed: its content digest does not belong to its items")
         return problems
+
+    def _compared(self) -> Iterator[tuple[str, Item | None, bool]]:
+        """(path, its record, whether it is there) of all items and all files, both sorted and gone through together."""
+        records = iter(self.items.items() if isinstance(self.items, ListedItems) else sorted(self.items.items()))
+        files = iter(list_files(self.path))
+        record, file = next(records, None), next(files, None)
+        while record is not None or file is not None:
+            if record is None or (file is not None and file < record[0]):
+                yield file or "", None, True
+                file = next(files, None)
+            else:
+                there = file == record[0]
+                yield *record, there
+                record, file = next(records, None), next(files, None) if there else file
 
 
 def read_item(artifact_or_path: Artifact | Path | str, relative: str, shape: type[T], cure: str) -> T:

@@ -133,7 +133,7 @@ def network_class_names(network: Artifact) -> tuple[str, ...]:
 def predicted(artifact: Artifact) -> Classes:
     """Class names and ids of predictions or masks; ArtifactError unless each of the ids has its mask."""
     classes = artifact.json("classes.json", Classes)
-    masks = {item[6:-4] for item in artifact.manifest.items if item.startswith("masks/") and item.endswith(".png")}
+    masks = {item[6:-4] for item in artifact.items if item.startswith("masks/") and item.endswith(".png")}
     if masks and (odd := sorted(masks ^ set(classes.ids))):
         raise ArtifactError(
             f"artifact {artifact.name!r} has {len(masks)} masks, classes.json {len(classes.ids)} ids; "

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import time
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import TypedDict  # pydantic accepts TypedDict of typing only from Python 3.12 on
 
-from artifacts.canonical import digest, file_digest, pretty_json
+from artifacts.canonical import pretty_json
 from artifacts.errors import ArtifactError, OlderFormatError
-from artifacts.json_items import MAKE_AGAIN, MAX_COUNT, OTHER_VERSION, Anything, Count, Seconds, Shape, Text, read_json
+from artifacts.item_list import MANIFEST_NAME, check_item
+from artifacts.json_items import MAKE_AGAIN, OTHER_VERSION, Anything, Count, Seconds, Shape, Text, read_json
 
-MANIFEST_SCHEMA: Final = 1
-MANIFEST_NAME = "manifest.json"
+LISTED = {"count", "bytes", "sha256"}  # the keys of `items` where items.jsonl lists them
 
 # The version of a kind is raised when its layout on disk changes; readers refuse versions they do not know.
 KINDS: dict[str, int] = {
@@ -34,27 +36,22 @@ KINDS: dict[str, int] = {
     "review": 1,
 }
 
-LOCAL = "local"  # facts of this machine and run: stored with the content, but not part of it
 
-
-def check_relative(relative: str) -> str:
-    """The path of an item inside its artifact: relative, with '/', no '..'."""
-    up = ".." in relative and ".." in relative.split("/")
-    if up or not relative or relative[0] == "/" or "\\" in relative or "\0" in relative:
-        raise ArtifactError(f"{relative!r} leaves the artifact folder", "use a relative path without '..'")
-    return relative
-
-
-def _check_items(items: Any) -> dict[str, dict[str, Any]]:
-    """Checked in plain code: there are as many items as images, and pydantic would copy them all."""
+def _check_items(items: Any) -> dict[str, Any]:
+    """Checked in plain code: there may be as many items as images, and pydantic would copy them all."""
     if not isinstance(items, dict):
         raise ValueError("expected an object")
+    if is_listed(items):
+        check_item("of items.jsonl", items["bytes"], items["sha256"])
+        return items
     for relative, item in items.items():
-        size, sha256 = (item.get("bytes"), item.get("sha256")) if isinstance(item, dict) else (None, None)
-        if type(size) is not int or not 0 <= size <= MAX_COUNT or type(sha256) is not str or len(sha256) != 64:
-            raise ArtifactError(f"item {relative!r}: expected its bytes and its sha256")
-        check_relative(relative)
+        check_item(relative, *((item.get("bytes"), item.get("sha256")) if isinstance(item, dict) else (None, None)))
     return items
+
+
+def is_listed(items: dict[str, Any]) -> bool:
+    """Whether this is the record of items.jsonl, instead of the items themselves."""
+    return items.keys() == LISTED and type(items["count"]) is int
 
 
 class InputRecord(TypedDict):
@@ -87,7 +84,7 @@ class MadeBy(TypedDict, total=False):
 class Manifest(Shape):
     """The record of one artifact; the fields are specified in docs/formats.md."""
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Literal[1, 2] = Field(alias="schema")
     kind: str
     kind_version: Count
     stage: str
@@ -97,7 +94,7 @@ class Manifest(Shape):
     config: Anything
     inputs: dict[str, InputRecord]
     externals: dict[str, str]  # config key -> sha256 of the file it named
-    items: Annotated[Any, AfterValidator(_check_items)]  # path -> {"bytes", "sha256"}, all but those of `local/`
+    items: Annotated[Any, AfterValidator(_check_items)]  # path -> {"bytes", "sha256"}; in schema 2 see `is_listed`
     summary: Anything
     made_by: MadeBy
     started: str
@@ -106,13 +103,23 @@ class Manifest(Shape):
     resumed: Count
     argv: list[Text]
 
+    @model_validator(mode="after")
+    def _items_as_the_schema_has_them(self) -> Manifest:
+        if is_listed(self.items) != (self.schema_version == 2):
+            raise ValueError("items are not as its schema has them")
+        return self
+
     @property
     def count(self) -> int:
-        return len(self.items)
+        found: int = self.items["count"] if is_listed(self.items) else len(self.items)
+        return found
 
     @property
     def bytes(self) -> int:
-        return sum(item["bytes"] for item in self.items.values())
+        found: int = (
+            self.items["bytes"] if is_listed(self.items) else sum(item["bytes"] for item in self.items.values())
+        )
+        return found
 
     def to_json(self) -> str:
         return pretty_json(self.model_dump(by_alias=True))
@@ -136,7 +143,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     if not has_manifest(folder):
         raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST_NAME}", "run the stage that makes it")
-    manifest = read_json(path, Manifest)
+    manifest = _read(path)
     if manifest.kind not in KINDS:
         raise ArtifactError(f"{path} has the unknown kind {manifest.kind!r}, known: {', '.join(KINDS)}", MAKE_AGAIN)
     found, known = manifest.kind_version, KINDS[manifest.kind]
@@ -149,21 +156,22 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def list_items(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every content file below `folder`, by sorted relative path.
-
-    Left out: the manifest, `local/`, and hidden files and folders (temporary files, scratch, progress).
-    """
-    items = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if hidden or relative.parts[0] in (LOCAL, MANIFEST_NAME) or not path.is_file():
-            continue
-        items[relative.as_posix()] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-    return items
+_SETTLED_S = 2.0  # a file that was written longer ago is not written again without its times changing
+_MOST_KEPT = 16 << 20  # bytes of a manifest; only those of earlier versions with many items have more
 
 
-def content_digest(items: dict[str, dict[str, Any]]) -> str:
-    """One digest for all items: equal if and only if every path and every byte is equal."""
-    return digest({path: item["sha256"] for path, item in items.items()})
+def _read(path: Path) -> Manifest:
+    """The manifest in a file, which is read once as long as it is not replaced: a recipe asks for some 100 times."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return read_json(path, Manifest)
+    settled = time.time() - max(found.st_mtime, found.st_ctime) > _SETTLED_S
+    if not settled or found.st_size > _MOST_KEPT:
+        return read_json(path, Manifest)
+    return _read_once(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@functools.lru_cache(maxsize=512)
+def _read_once(path: Path, identity: tuple[int, ...]) -> Manifest:
+    return read_json(path, Manifest)

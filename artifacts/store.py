@@ -20,21 +20,22 @@ from pathlib import Path
 from typing import Any, cast
 
 from artifacts.artifact import Artifact, read_item
-from artifacts.canonical import json_ready
+from artifacts.canonical import file_digest, json_ready
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, BusyError
 from artifacts.file_system import check_file_system
-from artifacts.locks import Lock, artifact_lock
-from artifacts.manifest import (
-    KINDS,
+from artifacts.item_list import (
+    ITEMS_NAME,
     MANIFEST_NAME,
-    MANIFEST_SCHEMA,
-    MadeBy,
-    Manifest,
-    content_digest,
-    has_manifest,
-    list_items,
+    MOST_IN_MANIFEST,
+    ContentDigest,
+    Item,
+    item_of,
+    list_files,
+    write_lines,
 )
+from artifacts.locks import Lock, artifact_lock
+from artifacts.manifest import KINDS, MadeBy, Manifest, has_manifest, is_listed
 from artifacts.provenance import made_by, utc_now
 from artifacts.writing import (
     ASKED,
@@ -69,6 +70,28 @@ def _drop(path: Path) -> None:
         path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _items_of(folder: Path) -> tuple[dict[str, Any], str]:
+    """The field `items` of the manifest, and the content digest. Many items are written into items.jsonl on the way."""
+    files, content, size = list_files(folder), ContentDigest(), 0
+
+    def each() -> Iterator[tuple[str, Item]]:
+        nonlocal size
+        for relative in files:
+            item = item_of(folder, relative)
+            content.add(relative, item)
+            size += item["bytes"]
+            yield relative, item
+
+    if len(files) <= MOST_IN_MANIFEST:
+        items: dict[str, Any] = dict(each())
+    else:
+        temporary = folder / f"{TEMPORARY}{ITEMS_NAME}"
+        write_lines(temporary, each())
+        os.replace(temporary, folder / ITEMS_NAME)
+        items = {"count": len(files), "bytes": size, "sha256": file_digest(folder / ITEMS_NAME)}
+    return items, content.hexdigest()
 
 
 class Workspace:
@@ -188,15 +211,15 @@ class Workspace:
         readable = json_ready(summary, "summary")
         self._refuse_foreign(name)
         with stays(writer.path), disk_errors(writer.path):
-            items = list_items(writer.path)
+            items, content = _items_of(writer.path)
             manifest = Manifest(
-                schema_version=MANIFEST_SCHEMA,
+                schema_version=2 if is_listed(items) else 1,
                 kind=work.kind,
                 kind_version=KINDS[work.kind],
                 stage=work.stage,
                 stage_version=work.stage_version,
                 fingerprint=work.fingerprint,
-                content=content_digest(items),
+                content=content,
                 config=work.config,
                 inputs=work.inputs,
                 externals=work.externals,

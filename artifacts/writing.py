@@ -21,8 +21,9 @@ from typing import Any, TypeVar, overload
 from artifacts.canonical import pretty_json
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError
+from artifacts.item_list import ITEMS_NAME, LOCAL, MANIFEST_NAME, check_relative
 from artifacts.json_items import Anything, Count, Seconds, Shape, Text, read_json, read_record, shaped
-from artifacts.manifest import LOCAL, MANIFEST_NAME, InputRecord, check_relative
+from artifacts.manifest import InputRecord
 from artifacts.provenance import utc_now
 
 SCRATCH = ".scratch"
@@ -30,6 +31,7 @@ PROGRESS = ".progress.json"
 RECORD = ".work.json"
 ASKED = ".asked.json"
 TEMPORARY = ".tmp-"
+_LAST = (MANIFEST_NAME, ITEMS_NAME)  # written by publishing
 
 T = TypeVar("T")
 
@@ -114,7 +116,7 @@ class Writer:
         for path in self.path.rglob("*"):
             first, *rest = path.relative_to(self.path).parts
             parts = rest if first == SCRATCH else (first, *rest)
-            visible = parts and first not in (LOCAL, MANIFEST_NAME) and not any(p.startswith(".") for p in parts)
+            visible = parts and first not in (LOCAL, *_LAST) and not any(p.startswith(".") for p in parts)
             if visible and path.is_file():
                 return True
         return False
@@ -124,7 +126,8 @@ class Writer:
         for leftover in self.path.rglob(f"*{TEMPORARY}*"):
             if leftover.is_file():
                 leftover.unlink(missing_ok=True)
-        (self.path / MANIFEST_NAME).unlink(missing_ok=True)  # killed before the first rename of publish
+        for name in _LAST:  # killed before the first rename of publish
+            (self.path / name).unlink(missing_ok=True)
         if self.has_work():
             self._take_over_record()
         self._save_record()
@@ -144,7 +147,7 @@ class Writer:
 
     def _target(self, relative: str) -> Path:
         first = PurePosixPath(check_relative(relative)).parts[0]
-        if first == MANIFEST_NAME or (first != SCRATCH and any(p.startswith(".") for p in relative.split("/"))):
+        if first in _LAST or (first != SCRATCH and any(p.startswith(".") for p in relative.split("/"))):
             raise ArtifactError(f"{relative!r} is a name of the store, an item cannot have it")
         if not self.path.is_dir():  # a worker that outlived its killed process must not begin new unfinished work
             raise ArtifactError(f"{self.path} is gone: the work was published or removed meanwhile")

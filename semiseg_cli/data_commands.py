@@ -17,8 +17,8 @@ from rich.table import Table
 
 from artifacts.dataset import SPLITS, Dataset
 from artifacts.errors import ArtifactError, DataError, SemisegError, UsageError
+from artifacts.item_list import MANIFEST_NAME
 from artifacts.json_items import Count, Shape, shaped
-from artifacts.manifest import MANIFEST_NAME
 from artifacts.store import Artifact, Workspace
 from semiseg_cli.console import duration, out, plain_table, say, write_json
 from semiseg_cli.options import (

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from artifacts.canonical import digest, file_digest
 from artifacts.errors import ConfigError
-from artifacts.manifest import KINDS, MANIFEST_SCHEMA
+from artifacts.manifest import KINDS
 from artifacts.store import Artifact, Writer
 from artifacts.text import did_you_mean, visible
 from stages.config import Config, external_files
@@ -122,7 +122,7 @@ class Execution:
 
 def has_snapshots(segmenter: Artifact) -> bool:
     """Whether a segmenter was trained with snapshots."""
-    return any(path.startswith("snapshots/") for path in segmenter.manifest.items)
+    return any(path.startswith("snapshots/") for path in segmenter.items)
 
 
 def has_masks(artifact: Artifact) -> bool:
@@ -278,6 +278,9 @@ def external_digests(stage: Stage, config: Config) -> dict[str, str]:
     return digests
 
 
+FINGERPRINT_SCHEMA = 1  # of what `fingerprint` digests: another number would make all artifacts stale
+
+
 def fingerprint(
     stage: Stage,
     config: Config,
@@ -303,7 +306,7 @@ def fingerprint(
         place[int(last) if isinstance(place, list) else last] = f"sha256:{file}"
     return digest(
         {
-            "schema": MANIFEST_SCHEMA,
+            "schema": FINGERPRINT_SCHEMA,
             "stage": stage.name,
             "version": stage.version,
             "output": [stage.output, KINDS[stage.output]],

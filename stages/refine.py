@@ -95,13 +95,15 @@ def check(config: RefineConfig, inputs: RefineInputs) -> None:
 
 
 def _check_maps(method: RefinerSettings, seeds: Artifact) -> None:
+    from artifacts.score_maps import INDEX
+
     if seeds.kind not in method.reads:
         able = [name for name, settings in REFINERS.items() if seeds.kind in settings.reads]
         raise ConfigError(
             f"{method.name} refines class-activation maps alone; {seeds.name!r} has {seeds.kind}",
             f"give what seeds made, or choose --method {' or '.join(able)}",
         )
-    if not any(path.startswith("scores/") for path in seeds.manifest.items):  # predictions may be masks alone
+    if INDEX not in seeds.items:  # predictions may be masks alone
         raise ArtifactError(
             f"artifact {seeds.name!r} ({seeds.kind}) has masks only, refine needs score maps",
             "predict with output=probabilities or output=both",

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError
+from artifacts.item_list import LOCAL
 from artifacts.json_items import Count, Shape, parse_json
-from artifacts.manifest import LOCAL
 from artifacts.store import Writer
 from stages.engine import distributed
 

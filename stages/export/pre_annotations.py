@@ -174,7 +174,7 @@ def _image_files(
 
 def _confidences(predictions: Artifact, ids: Sequence[str], execution: Execution) -> tuple[dict[str, float], str]:
     """The mean of the largest probability in each image, and how images are ordered, in words."""
-    items, confident = predictions.manifest.items, f"confidence/{ids[0]}.png"
+    items, confident = predictions.items, f"confidence/{ids[0]}.png"
     source: ScoreMaps | Artifact
     if confident in items:
         source = predictions

@@ -175,9 +175,7 @@ def ids_of_masks(predictions: Artifact) -> list[str]:
             f"{name!r} is an artifact of kind {predictions.kind}, expected predictions, or masks of the CRF",
             "name what semiseg predict or semiseg crf made",
         )
-    ids = sorted(
-        item[6:-4] for item in predictions.manifest.items if item.startswith("masks/") and item.endswith(".png")
-    )
+    ids = sorted(item[6:-4] for item in predictions.items if item.startswith("masks/") and item.endswith(".png"))
     if not ids:
         raise ArtifactError(
             f"{name!r} has no masks", "predict with --output masks (or both), or refine it: semiseg crf"
@@ -305,7 +303,7 @@ def encode_image(task: Packing, image_id: str) -> bytes:
     """The PNG of one image as the server accepts it; DataError, with the image's name, if there is none."""
     server, relative = task.server, f"masks/{image_id}.png"
     path = task.predictions.file(relative)
-    if file_digest(path) != task.predictions.manifest.items[relative]["sha256"]:
+    if file_digest(path) != task.predictions.items[relative]["sha256"]:
         raise DataError(f"mask {path} was changed after it was made", "rerun the stage that made it")
     size = task.sizes.get(image_id)
     mask = read_mask(path, len(server.classes), None if size is None else (size[1], size[0]))

@@ -90,7 +90,7 @@ def check_folder(folder: str, ids: Collection[str], key: str) -> None:
 
 def check_stored(segments: Artifact, ids: Collection[str]) -> None:
     """DataError where an artifact of segments lacks those of some images."""
-    if missing := sorted(image_id for image_id in ids if item_of(image_id) not in segments.manifest.items):
+    if missing := sorted(image_id for image_id in ids if item_of(image_id) not in segments.items):
         raise DataError(
             f"{segments.name} has no segments of {len(missing):,} of {len(ids):,} images: {named(missing)}",
             "make segments of all their splits (semiseg segments --split A,B), or vote on fewer (--split)",

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from artifacts.errors import ArtifactError, ConfigError, OlderFormatError, SemisegError
+from artifacts.item_list import Item, ListedItems, iter_files
 from artifacts.provenance import source_commit
 from artifacts.store import Artifact, Unfinished, Work, Workspace
 from stages.config import Config, mistakes
@@ -41,6 +42,7 @@ FRESH, STALE, MISSING, PARTIAL, RUNNING, BLOCKED, DAMAGED = (
     "damaged",
 )
 
+SAMPLE = 1000  # items of very many that are looked at
 _PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{12}\.partial")
 
 
@@ -197,22 +199,34 @@ def _open(workspace: Workspace, name: str) -> tuple[Artifact | None, State | Non
         if problems and artifact.manifest == earlier:
             more = [f"and {len(problems) - 3} more"] if len(problems) > 3 else []
             return None, State(name, "?", DAMAGED, [*problems[:3], *more])
-        if not (problems := _at_first_sight(artifact)):
+        if not (problems := at_first_sight(artifact)):
             return artifact, None
         earlier = artifact.manifest  # is it damaged, or was it replaced during the check?
 
 
-def _at_first_sight(artifact: Artifact) -> list[str]:
-    problems = []
-    for relative, item in artifact.manifest.items.items():
+def at_first_sight(artifact: Artifact) -> list[str]:
+    """Missing files and wrong sizes; of very many items only a sample is looked at, and the files are counted."""
+    if not isinstance(artifact.items, ListedItems):
+        return list(_wrong_sizes(artifact, artifact.items.items()))
+    try:
+        problems = list(_wrong_sizes(artifact, artifact.items.sample(SAMPLE)))
+        count = sum(1 for _ in iter_files(artifact.path))
+    except (ArtifactError, OSError) as error:
+        return [str(error)]
+    if count != len(artifact.items):
+        problems.append(f"it has {count:,} files, expected {len(artifact.items):,}")
+    return problems
+
+
+def _wrong_sizes(artifact: Artifact, items: Iterable[tuple[str, Item]]) -> Iterator[str]:
+    for relative, item in items:
         try:
             size = (artifact.path / relative).stat().st_size
         except OSError:
-            problems.append(f"{relative} is missing")
+            yield f"{relative} is missing"
             continue
         if size != item["bytes"]:
-            problems.append(f"{relative} has {size} bytes, expected {item['bytes']}")
-    return problems
+            yield f"{relative} has {size} bytes, expected {item['bytes']}"
 
 
 def _published(workspace: Workspace, expected: Expected) -> dict[str, Artifact]:

@@ -244,7 +244,7 @@ def _of_trainings(run: Iterable[Manifest], key: str) -> float | None:
 
 
 def _disk_mib(manifest: Manifest) -> float:
-    return sum(entry["bytes"] for entry in manifest.items.values()) / 2**20
+    return manifest.bytes / 2**20
 
 
 def _steps_per_second(manifest: Manifest) -> float | None:

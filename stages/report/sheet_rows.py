@@ -105,7 +105,7 @@ class Made:
                 f"{artifact.name!r} is a data set", f"its own sheet: semiseg show {artifact.name} --sheet FILE.png"
             )
         self.masks, self.segments = self._ids("masks/", ".png"), self._ids(f"{SEGMENTS}/", ".json")
-        self.maps = ScoreMaps(artifact) if INDEX in artifact.manifest.items else None
+        self.maps = ScoreMaps(artifact) if INDEX in artifact.items else None
         if not (self.masks or self.segments or self.maps):
             raise ArtifactError(
                 f"{artifact.name!r} ({artifact.kind}) has no maps, masks or segments of images",
@@ -113,7 +113,7 @@ class Made:
             )
 
     def _ids(self, before: str, after: str) -> frozenset[str]:
-        items = self.artifact.manifest.items
+        items = self.artifact.items
         return frozenset(
             item[len(before) : -len(after)] for item in items if item.startswith(before) and item.endswith(after)
         )
@@ -128,7 +128,7 @@ class Made:
         """None, (), of an artifact that does not say them."""
         if self.maps is not None:
             return self.maps.class_names
-        listed = "classes.json" in self.artifact.manifest.items
+        listed = "classes.json" in self.artifact.items
         return tuple(self.artifact.json("classes.json", Classes).class_names) if listed else ()
 
     @property

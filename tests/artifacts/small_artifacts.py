@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.canonical import pretty_json
-from artifacts.manifest import MANIFEST_NAME, content_digest, list_items
+from artifacts.item_list import MANIFEST_NAME, content_digest, list_items
 from artifacts.store import Artifact, Work, Workspace
 
 ROOT = Path(__file__).parents[2]

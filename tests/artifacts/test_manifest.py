@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from artifacts.errors import ArtifactError
-from artifacts.manifest import MANIFEST_NAME, content_digest, list_items, read_manifest
+from artifacts.item_list import MANIFEST_NAME, content_digest, list_items
+from artifacts.manifest import read_manifest
 from artifacts.store import Artifact, Work, Workspace
 
 WORK = Work("toy", 1, "masks", "f" * 64, {"a": 1}, {}, {})
@@ -57,7 +58,8 @@ def test_garbage_is_damaged(folder, text):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"schema": 2}, "schema 2, this version of semiseg reads 1"),
+        ({"schema": 3}, "schema 3, this version of semiseg reads 1 or 2"),
+        ({"schema": 2}, "items are not as its schema has them"),
         ({"schema": "absent"}, "lacks schema"),
         ({"kind": "images"}, "unknown kind 'images', known: dataset"),
         ({"kind": ["masks"]}, 'damaged at kind: expected text, found \\["masks"\\]'),

@@ -35,7 +35,7 @@ from tests.artifacts.small_artifacts import sign_again
 IDS = ["a", "b", "c", "d"]
 CLASSES = ["background", "cat", "dog"]
 FILES = {
-    "data/dataset.json": lambda space: vars(Dataset(space.artifact("data"))),
+    "data/dataset.json": lambda space: _all_of(Dataset(space.artifact("data"))),
     "data/local/images.json": lambda space: Dataset(space.artifact("data")).image_path("a"),
     "guesses/scores/index.json": lambda space: ScoreMaps(space.artifact("guesses")).ids,
     "guesses/classes.json": lambda space: predicted(space.artifact("guesses")),
@@ -52,6 +52,14 @@ FILES = {
 }
 VALUES = [None, True, -1, 0, 0.5, 10**400, "", "x", "../x", "/etc", "\ud800", "a\0", [], [1], ["a"] * 3, {}, {"a": []}]
 BYTES = [b"", b"{", b"{}", b"[]", b"null", b"\xff", b"[" * 50_000, b'{"a": NaN}', b'{"a": 1e999}', b"\xef\xbb\xbf{}"]
+
+
+def _all_of(dataset: Dataset) -> list[object]:
+    known = [image_id for image_id in IDS if any(image_id in ids for ids in dataset.splits.values())]
+    labels = [dataset.tags(image_id) for image_id in known if dataset.has_tags(image_id)]
+    each = [(dataset.has_mask(image_id), dataset.image_path(image_id)) for image_id in known]
+    head = [dataset.name, dataset.class_names, dataset.splits, dataset.tag_source, dataset.facts]
+    return [*head, labels, each, dataset._table.sizes.tolist()]
 
 
 def fuzz(rng: random.Random, folder: Path) -> str:

@@ -584,7 +584,7 @@ def test_the_sheet_in_the_artifact_is_drawn_once_and_is_no_part_of_it(artifact, 
     drawn, changed = path.read_bytes(), path.stat().st_mtime_ns
     assert run(capsys, "show", "data")[0] == 0
     assert (path.read_bytes(), path.stat().st_mtime_ns) == (drawn, changed)
-    assert sorted(file.name for file in path.parent.iterdir()) == ["contact-sheet.png", "images.json"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["columns.npz", "contact-sheet.png", "images.json"]
     assert run(capsys, "verify")[0] == 0
     assert run(capsys, "status", "--check")[0] == 0
     assert run(capsys, "show", "data", "--sheet", "again.png")[0] == 0

@@ -12,7 +12,7 @@ from sklearn.metrics import jaccard_score
 
 import stages.engine.label_sharing as module
 from artifacts.errors import ConfigError
-from artifacts.manifest import MANIFEST_NAME
+from artifacts.item_list import MANIFEST_NAME
 from artifacts.masks import read_mask
 from artifacts.score_maps import ScoreMaps
 from artifacts.store import Work

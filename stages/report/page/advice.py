@@ -57,7 +57,7 @@ def _predictions(artifacts: Mapping[str, Artifact], segmenter: str) -> Artifact 
         source = artifact.manifest.inputs.get("segmenter")
         if artifact.kind == "predictions" and source is not None and source["artifact"] == segmenter:
             of_it.append(artifact)
-    return max(of_it, key=lambda artifact: len(artifact.manifest.items), default=None)
+    return max(of_it, key=lambda artifact: len(artifact.items), default=None)
 
 
 def _rows(dataset: Dataset, prediction: Artifact | None, about: Mapping[str, str]) -> list[ImageRow]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.errors import ArtifactError
+from artifacts.item_list import LOCAL
 from artifacts.json_items import Anything, parse_json
-from artifacts.manifest import LOCAL
 
 MOST_POINTS = 300  # of a curve
 FEWEST_POINTS = 10  # of a curve whose ends are compared

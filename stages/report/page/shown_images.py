@@ -194,11 +194,11 @@ def _sources(artifacts: Mapping[str, Artifact], best: Evaluation | None, ids: Se
 
 
 def _holds(artifact: Artifact, image_id: str) -> bool:
-    return f"masks/{image_id}.png" in artifact.manifest.items
+    return f"masks/{image_id}.png" in artifact.items
 
 
 def _map_ids(artifact: Artifact) -> set[str]:
-    if INDEX not in artifact.manifest.items:
+    if INDEX not in artifact.items:
         return set()
     try:
         return set(ScoreMaps(artifact).ids)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from artifacts.manifest import LOCAL
+from artifacts.item_list import LOCAL
 from stages.report.page.thumbnails import Thumbnail, sheet_thumbnail
 
 MOST = 8  # trainings whose sheets are shown: each adds a fifth of a megabyte
