@@ -108,6 +108,11 @@ class Workspace:
         self._recover_all()
         return sorted(entry.name for entry in self._entries() if not entry.name.startswith(".") and has_manifest(entry))
 
+    def has(self, name: str) -> bool:
+        """Whether there is a published artifact `name`."""
+        self._recover_if_free(name)
+        return has_manifest(self.folder(name))
+
     def _entries(self) -> list[Path]:
         return list(self.path.iterdir()) if self.path.is_dir() else []
 

@@ -187,7 +187,7 @@ def _running(workspace: Workspace, name: str, stage: str, holder: Mapping[str, A
 
 def _open(workspace: Workspace, name: str) -> tuple[Artifact | None, State | None]:
     """The published artifact, or its state by what shows without reading (files missing or of a different size)."""
-    if name not in workspace.names():
+    if not workspace.has(name):
         return None, None
     problems: list[str] = []
     earlier = None

@@ -145,3 +145,20 @@ def test_the_content_digest_depends_on_names_and_bytes_only(tmp_path):
     assert one == two
     (tmp_path / "two" / "y").rename(tmp_path / "two" / "z")
     assert content_digest(list_items(tmp_path / "two")) != one
+
+
+def test_a_manifest_is_read_again_only_where_its_file_changed(folder, monkeypatch):
+    monkeypatch.setattr("artifacts.manifest._SETTLED_S", -1)  # as if it were written long ago
+    before = read_manifest(folder)
+    assert read_manifest(folder) is before
+    rewrite(folder, summary={"n": 33})
+    assert read_manifest(folder).summary == {"n": 33}
+    os.replace(folder / MANIFEST_NAME, folder / "kept")
+    (folder / MANIFEST_NAME).write_text((folder / "kept").read_text().replace("33", "44"))  # of the same size
+    assert read_manifest(folder).summary == {"n": 44}
+
+
+def test_a_manifest_that_was_just_written_is_always_read(folder):
+    for number in range(10, 40):  # faster than a file system's clock ticks
+        rewrite(folder, summary={"n": number})
+        assert read_manifest(folder).summary == {"n": number}
