@@ -280,9 +280,10 @@ def _recorded_digest(artifact_or_path: Artifact | Path | str) -> str | None:
         return None
     if not isinstance(artifact_or_path, Artifact) and has_manifest(path.parent):
         artifact_or_path = Artifact(path.parent)
-    if isinstance(artifact_or_path, Artifact) and artifact_or_path.items.get("dataset.json", {}).get("sha256") != found:
-        return None
-    return found
+    if not isinstance(artifact_or_path, Artifact):
+        return found
+    item = artifact_or_path.items.get("dataset.json")
+    return found if item is not None and item["sha256"] == found else None
 
 
 def _mapped(folder: Path, sha256: str, whole: bool = True) -> tuple[Head, ImageTable] | None:

@@ -29,28 +29,50 @@ from artifacts.masks import write_mask
 
 ROOT = Path(__file__).parents[2]
 SIZES = (5_000, 20_000, 100_000)
-DISTINCT = 64  # images that are drawn; the others are links to them
+DISTINCT = 64  # images that are drawn; all others are links to them
 START = 0.1  # the data set that gives the cost of starting: this share of the smallest
 TIME, MEMORY = 1.2, 1.1  # targets: the time of an image and the peak memory, from the smallest to the largest
-LEAST_S = 0.1  # differences of less CPU time are noise
+LEAST_S = 0.3  # smaller differences of CPU time are noise: so much does the start of a command vary
 
-# command -> its arguments; the networks are trained for two steps, on few images
+FEW = 8  # images that the networks are trained on, for two steps: only their output counts
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that is measured: its arguments, and what has to run before it."""
+
+    words: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+
+DATA = ("--data", "prepare-data")
 COMMANDS = {
-    "prepare-data": ["--dataset", "folder", "--images", "images", "--masks", "masks", "--val", "0.5"],
-    "seeds": ["--set", "labels.mode=dense"],
-    "predict": ["--set", "stride=8"],
-    "crf": [],
-    "evaluate": [],
-    "fresh": [],  # `evaluate` again: how long it takes to find that there is nothing to do
-    "status": [],
-    "verify": [],
+    "prepare-data": Command(
+        ("prepare-data", "--dataset", "folder", "--images", "images", "--masks", "masks", "--val", "0.5")
+    ),
+    "seeds": Command(("seeds", *DATA, "--set", "labels.mode=dense"), ("prepare-data", "train-classifier")),
+    "predict": Command(("predict", *DATA, "--set", "stride=8"), ("prepare-data", "train")),
+    "crf": Command(("crf", *DATA, "--predictions", "predict"), ("predict",)),
+    "evaluate": Command(("evaluate", *DATA, "--predictions", "crf"), ("crf",)),
+    # once more: how long it takes to find that there is nothing to do
+    "fresh": Command(("evaluate", *DATA, "--predictions", "crf", "--name", "evaluate"), ("evaluate",)),
+    "status": Command(("status",), ("prepare-data",)),
+    "verify": Command(("verify",), ("prepare-data",)),
 }
-NETWORKS = {"train-classifier": "classifier", "train": "segmenter"}
+TRAININGS = {"train-classifier": "classifier", "train": "segmenter"}
+
+
+def needed(commands: Sequence[str]) -> list[str]:
+    """The commands and all that has to run before them, in order; those that are measured last see all artifacts."""
+    found = set(commands)
+    while more := {need for name in found & COMMANDS.keys() for need in COMMANDS[name].needs} - found:
+        found |= more
+    return [name for name in (*TRAININGS, *COMMANDS) if name in found]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one command took: CPU seconds, and the peak of the memory of its processes in MiB."""
+    """What one command took: CPU seconds, and its peak of memory in MiB."""
 
     command: str
     images: int
@@ -95,32 +117,26 @@ def run(arguments: Sequence[str], folder: Path) -> tuple[float, float]:
 
 
 def costs_of(count: int, commands: Sequence[str], folder: Path) -> Iterator[Cost]:
-    """What the commands cost with so many images; all before the last that is asked for have to run."""
+    """What the commands cost with so many images."""
     draw_images(folder, count)
-    few = [*COMMANDS["prepare-data"], "--name", "few"]
-    small = folder / "few"
-    draw_images(small, 8)
-    run(["prepare-data", *few, "--workspace", str(folder / "work")], small)
-    for command, name in NETWORKS.items():
-        options = ["--data", "few", "--name", name, "--network", "tiny", "--iterations", "2", "--batch-size", "2"]
-        run([command, *options, "--set", "crop_size=32", "--workspace", "work"], folder)
-    named = {
-        "crf": ["--predictions", "predict"],
-        "evaluate": ["--predictions", "crf"],
-        "fresh": ["--predictions", "crf", "--name", "evaluate"],
-    }
-    last = max(list(COMMANDS).index(command) for command in commands)
-    for command, options in list(COMMANDS.items())[: last + 1]:
-        words = ["evaluate" if command == "fresh" else command, *options, *named.get(command, [])]
-        if command not in ("prepare-data", "status", "verify"):
-            words += ["--data", "prepare-data"]
-        if command not in ("fresh", "status", "verify"):
-            words += ["--name", command]
-        if command not in ("status", "verify"):
-            words += ["--workers", "1"]
-        seconds, memory = run([*words, "--workspace", "work"], folder)
-        if command in commands:
-            yield Cost(command, count, seconds, memory)
+    for name in needed(commands):
+        if name in TRAININGS:
+            train(name, folder)
+            continue
+        options = [] if name in ("status", "verify") else ["--workers", "1"]
+        options += [] if name in ("fresh", "status", "verify") else ["--name", name]
+        seconds, memory = run([*COMMANDS[name].words, *options, "--workspace", "work"], folder)
+        if name in commands:
+            yield Cost(name, count, seconds, memory)
+
+
+def train(name: str, folder: Path) -> None:
+    """A network that is trained for two steps on few images."""
+    if not (few := folder / "few").exists():
+        draw_images(few, FEW)
+        run([*COMMANDS["prepare-data"].words, "--name", "few", "--workspace", str(folder / "work")], few)
+    options = ["--name", TRAININGS[name], "--network", "tiny", "--iterations", "2", "--batch-size", "2"]
+    run([name, "--data", "few", *options, "--set", "crop_size=32", "--workspace", "work"], folder)
 
 
 def slopes(costs: Sequence[Cost]) -> list[float]:
@@ -131,9 +147,9 @@ def slopes(costs: Sequence[Cost]) -> list[float]:
 def missed(costs: Sequence[Cost]) -> list[str]:
     """The targets that a command misses, in words. costs: by size, the first of them the start."""
     found, each = [], slopes(costs)
-    over = (each[-1] - TIME * each[0]) * (costs[-1].images - costs[-2].images)
-    if over > LEAST_S:
-        found.append(f"{costs[0].command}: an image takes {each[-1] / max(each[0], 1e-9):.2f} times as long")
+    usual = max(each[0], 0.0)
+    if (each[-1] - TIME * usual) * (costs[-1].images - costs[-2].images) > LEAST_S:
+        found.append(f"{costs[0].command}: an image takes {1000 * each[-1]:.2f} ms, at first {1000 * usual:.2f}")
     if costs[-1].memory > MEMORY * costs[1].memory:
         grown = (costs[-1].memory - costs[1].memory) / (costs[-1].images - costs[1].images)
         found.append(f"{costs[0].command}: the memory grows by {1024 * grown:.2f} KiB an image")
