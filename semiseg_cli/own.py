@@ -214,6 +214,7 @@ class Own:
                 find_pairs(dataset, self.workspace.artifact(predictions_of(name)), ["holdout"]),
                 dataset.num_classes,
                 quiet,
+                counted=True,
             )[2]
             for name in (best, favoured)
         )

@@ -169,7 +169,7 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, writer: Writer, executio
         return judge_maps(config, dataset, find_maps(config, dataset, inputs.data, inputs.maps), writer, execution)
     assert inputs.predictions is not None  # as in `check`
     pairs = find_pairs(dataset, inputs.predictions, config.splits)
-    matrix, single, counts = score_with_images(pairs, dataset.num_classes, execution)
+    matrix, single, counts = score_with_images(pairs, dataset.num_classes, execution, config.bootstrap > 0)
     chosen = class_ids(dataset.class_names, config.classes)
     scores = matrix.scores(dataset.class_names, chosen)
     for sentence in [*remarks(scores), *filter(None, [one_class_alone(scores)])]:

@@ -5,6 +5,7 @@ It lies in `local/` of the evaluation, so that it is not part of its content.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -31,18 +32,23 @@ def image_iou(matrix: ConfusionMatrix) -> float | None:
 
     Figures of a data set are never means of these, see `ConfusionMatrix`.
     """
-    return matrix.scores().to_json()["mean_iou"]
+    mean = matrix.scores().mean_iou
+    return None if math.isnan(mean) else mean
 
 
 def score_with_images(
-    pairs: Pairs, num_classes: int, execution: Execution
+    pairs: Pairs, num_classes: int, execution: Execution, counted: bool = False
 ) -> tuple[ConfusionMatrix, ImageIou, list[np.ndarray]]:
-    """The confusion matrix of all pairs of mask files, the mean IoU of each image, and `counts_of` each, by id."""
+    """The confusion matrix of all pairs of mask files, the mean IoU of each image, and if `counted`, `counts_of` each,
+    by id.
+    """
     found: dict[str, float | None] = {}
     counts: dict[str, np.ndarray] = {}
 
     def each(image_id: str, of_image: ConfusionMatrix) -> None:
-        found[image_id], counts[image_id] = image_iou(of_image), counts_of(of_image)
+        found[image_id] = image_iou(of_image)
+        if counted:
+            counts[image_id] = counts_of(of_image)
 
     with execution.progress.track(len(pairs), "evaluate") as tracker:
         matrix = score_pairs(pairs, num_classes, execution.workers, tracker.advance, each=each)

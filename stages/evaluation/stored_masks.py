@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from artifacts.dataset import Dataset
@@ -28,7 +29,25 @@ def ids_with_truth(dataset: Dataset, splits: Collection[str]) -> list[str]:
     return ids
 
 
-def find_pairs(dataset: Dataset, predictions: Artifact, splits: Collection[str]) -> dict[str, tuple[Path, Path]]:
+@dataclass(frozen=True)
+class MaskPairs(Mapping[str, tuple[Path, Path]]):
+    """id -> (predicted mask, true mask); the paths of an image are made when they are asked for."""
+
+    ids: Sequence[str]
+    folder: Path
+    dataset: Dataset
+
+    def __getitem__(self, image_id: str) -> tuple[Path, Path]:
+        return self.folder / f"{image_id}.png", self.dataset.mask_path(image_id)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def find_pairs(dataset: Dataset, predictions: Artifact, splits: Collection[str]) -> MaskPairs:
     """id -> (predicted mask, true mask) of the splits; an error lists every id that lacks one of them."""
     folder = predictions.path / "masks"
     if not folder.is_dir():
@@ -43,4 +62,4 @@ def find_pairs(dataset: Dataset, predictions: Artifact, splits: Collection[str])
             f"{', '.join(splits)}: {shown(missing)}",
             "predict these splits, or score the splits that were predicted",
         )
-    return {image_id: (folder / f"{image_id}.png", dataset.mask_path(image_id)) for image_id in ids}
+    return MaskPairs(ids, folder, dataset)
