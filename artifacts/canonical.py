@@ -49,9 +49,19 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_PRETTY = json.JSONEncoder(sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+
+
 def pretty_json(value: Any) -> str:
     """JSON for files that people open: sorted, indented, with a final newline."""
-    return _utf8(json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").decode()
+    return _utf8(_PRETTY.encode(value) + "\n").decode()
+
+
+def write_pretty_json(file: Path, value: Any) -> None:
+    """Writes the text of `pretty_json`, part by part: the parts of a list of a million images would take 1 GB."""
+    with open(file, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as opened:
+        opened.writelines(_PRETTY.iterencode(value))
+        opened.write("\n")
 
 
 def json_ready(value: Any, where: str) -> Any:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, overload
 
-from artifacts.canonical import pretty_json
+from artifacts.canonical import write_pretty_json
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError
 from artifacts.item_list import ITEMS_NAME, LOCAL, MANIFEST_NAME, check_relative
@@ -182,11 +182,11 @@ class Writer:
 
     def write_json(self, relative: str, value: Any) -> None:
         """A JSON item. NaN and infinity are refused, since they are not JSON; `null` means "no value"."""
-        try:
-            data = pretty_json(value).encode()
-        except (TypeError, ValueError) as error:
-            raise ArtifactError(f"{relative} cannot be written as JSON: {error}") from error
-        self.write_bytes(relative, data)
+        with self.item(relative) as temporary:
+            try:
+                write_pretty_json(temporary, value)
+            except (TypeError, ValueError) as error:
+                raise ArtifactError(f"{relative} cannot be written as JSON: {error}") from error
 
     @overload
     def read_json(self, relative: str) -> dict[str, Any]: ...

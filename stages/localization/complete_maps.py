@@ -39,6 +39,8 @@ def score_background(maps: ScoreMaps) -> bool:
     return any(0 in maps[image_id].classes for image_id in maps.ids[:1])
 
 
+_KEPT_OPEN = 1000  # images after which the files are closed
+
 UNTRAINED = (
     "the classifier finds none of their classes; where these are many, train it longer (train-classifier --iterations)"
 )
@@ -46,11 +48,15 @@ UNTRAINED = (
 
 def count_empty_maps(maps: ScoreMaps, note: Callable[[str], None], cause: str = UNTRAINED) -> int:
     """How many images have maps of zeros for all of their classes; `note` gets a message if there are any."""
-    found = (maps[image_id].scores for image_id in maps.ids)
-    filled = [bool(scores.any()) for scores in found if len(scores)]  # images without a class have no maps
-    empty = filled.count(False)
+    empty = labelled = 0
+    for number, image_id in enumerate(maps.ids):
+        if number % _KEPT_OPEN == 0:
+            maps.close()  # the files of shards that are done: each keeps an index of its images in memory
+        scores = maps[image_id].scores
+        labelled += bool(len(scores))  # images without a class have no maps
+        empty += bool(len(scores)) and not scores.any()
     if empty:
-        note(f"{empty:,} of {len(filled):,} images with labels have maps of zeros: {cause}")
+        note(f"{empty:,} of {labelled:,} images with labels have maps of zeros: {cause}")
     return empty
 
 

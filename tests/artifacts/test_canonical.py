@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifacts.canonical import canonical_json, digest, file_digest, json_ready, pretty_json
+from artifacts.canonical import canonical_json, digest, file_digest, json_ready, pretty_json, write_pretty_json
 from artifacts.errors import ArtifactError
 
 values = st.recursive(
@@ -69,3 +69,15 @@ def test_json_ready_names_the_place_of_what_json_cannot_hold(value, words):
 def test_file_digest(tmp_path):
     (tmp_path / "f").write_bytes(b"abc" * 10**6)
     assert file_digest(tmp_path / "f") == hashlib.sha256(b"abc" * 10**6).hexdigest()
+
+
+@pytest.mark.parametrize("value", [{}, [], {"b": [1, 2.5, None], "a": {"ü\u2028": "\udc80"}}, "x", [[[]]], {"a": True}])
+def test_a_file_holds_the_pretty_text(tmp_path, value):
+    write_pretty_json(tmp_path / "x.json", value)
+    assert (tmp_path / "x.json").read_bytes() == pretty_json(value).encode()
+
+
+def test_what_is_no_json_is_not_written(tmp_path):
+    for value in (float("nan"), {1, 2}):
+        with pytest.raises((ValueError, TypeError)):
+            write_pretty_json(tmp_path / "x.json", [value])
