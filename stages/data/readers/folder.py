@@ -110,7 +110,7 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     bare = [image_id for image_id in files if image_id not in entries and image_id not in labels]
     scene_of = scenes_of(settings, files | more, written, execution)
     val = choose_val(settings, sorted(entries), written, note, bool(weak), scene_of)
-    labelled = [image_id for image_id in sorted(entries) if image_id not in set(val)]
+    labelled = sorted(entries.keys() - set(val))
     _tell(note, settings, len(entries), len(weak), len(bare) + len(more), len(val))
     files |= more
     root = Path(os.path.commonpath([path.parent.absolute() for path in files.values()]))
