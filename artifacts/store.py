@@ -24,6 +24,8 @@ from artifacts.canonical import file_digest, json_ready
 from artifacts.disk_errors import disk_errors
 from artifacts.errors import ArtifactError, BusyError
 from artifacts.file_system import check_file_system
+from artifacts.folder_digests import NAME as FOLDERS
+from artifacts.folder_digests import KnownFolders
 from artifacts.item_list import (
     ITEMS_NAME,
     MANIFEST_NAME,
@@ -120,6 +122,11 @@ class Workspace:
         for entry in self._entries():  # publishes and removals that were cut off
             if cut_off := re.fullmatch(r"\.(\w[\w.-]*)\.(new|old|removed)", entry.name):
                 self._recover_if_free(cut_off[1])
+
+    @property
+    def folders(self) -> KnownFolders:
+        """Digests of folders outside the workspace that were taken before."""
+        return KnownFolders(self.path / FOLDERS)
 
     def folder(self, name: str) -> Path:
         return self.path / check_name(name)

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 from artifacts.canonical import digest, file_digest
 from artifacts.errors import ConfigError
+from artifacts.folder_digests import KnownFolders
 from artifacts.manifest import KINDS
 from artifacts.store import Artifact, Writer
 from artifacts.text import did_you_mean, visible
@@ -253,21 +254,18 @@ def load_stage(name: str) -> Stage:
     return importlib.import_module(STAGE_MODULES[name]).STAGE
 
 
-def external_digests(stage: Stage, config: Config) -> dict[str, str]:
+def external_digests(stage: Stage, config: Config, known: KnownFolders | None = None) -> dict[str, str]:
     """SHA-256 of every external file (or of the files of a folder) the config names.
 
-    ConfigError names a missing one and its key.
+    ConfigError names a missing one and its key. known: digests of folders that were taken before.
     """
+    known = KnownFolders() if known is None else known
     digests = {}
     for key, path in sorted(external_files(config).items()):
         if not path.exists():
             raise ConfigError(f"{stage.name}: {key} names {path}, which is not there", f"correct {key}")
         try:
-            if path.is_dir():
-                files = [file for file in path.iterdir() if file.is_file()]
-                digests[key] = digest({file.name: file_digest(file) for file in files})
-            else:
-                digests[key] = file_digest(path)
+            digests[key] = known.digest(path) if path.is_dir() else file_digest(path)
         except OSError as error:
             file = Path(error.filename or path)
             inside = f"{file.name}: " if file != path else ""

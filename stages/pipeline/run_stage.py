@@ -11,6 +11,7 @@ from typing import Any
 
 from artifacts.errors import ArtifactError, ConfigError
 from artifacts.file_system import remarks
+from artifacts.folder_digests import KnownFolders
 from artifacts.manifest import KINDS
 from artifacts.store import Artifact, Work, Workspace, Writer, check_name
 from stages.config import Config
@@ -62,10 +63,16 @@ def check_inputs(
             )
 
 
-def plan_work(stage: Stage, config: Config, names: Mapping[str, str | None], artifacts: Mapping[str, Artifact]) -> Work:
-    """The record of the work to be done, with its fingerprint."""
+def plan_work(
+    stage: Stage,
+    config: Config,
+    names: Mapping[str, str | None],
+    artifacts: Mapping[str, Artifact],
+    folders: KnownFolders | None = None,
+) -> Work:
+    """The record of the work to be done, with its fingerprint. folders: digests that were taken before."""
     given = {key: artifacts[name] for key, name in names.items() if name is not None}
-    externals = external_digests(stage, config)
+    externals = external_digests(stage, config, folders)
     contents = {key: artifact.manifest.content for key, artifact in given.items()}
     return Work(
         stage=stage.name,
@@ -143,7 +150,7 @@ def run_stage(
     Under torchrun every rank calls this: rank 0 holds the locks and publishes, the others work in the same folder.
     """
     with _met(execution) as meeting, _inputs(stage, config, workspace, name, inputs) as artifacts:
-        work = plan_work(stage, config, inputs, artifacts)
+        work = plan_work(stage, config, inputs, artifacts, workspace.folders)
         fresh = None if force else published_if_fresh(workspace, name, stage, config, work)
         if meeting is not None:
             _check_agreement(meeting, name, work, fresh)

@@ -284,7 +284,8 @@ def _own_folder(workspace: Workspace, name: str, expected: Expected) -> Path | N
     if not workspace.partials(name):
         return None
     try:
-        work = plan_work(expected.stage, expected.config, expected.inputs, _published(workspace, expected))
+        present = _published(workspace, expected)
+        work = plan_work(expected.stage, expected.config, expected.inputs, present, workspace.folders)
     except (SemisegError, KeyError):
         return None
     folder = workspace.partial_folder(name, work.fingerprint)
@@ -344,7 +345,7 @@ def stale_reasons(workspace: Workspace, artifact: Artifact, expected: Expected) 
     contents = {key: present[name].manifest.content for key, name in expected.inputs.items() if name in present}
     changes += input_changes(manifest, {key: (name, contents.get(key)) for key, name in expected.inputs.items()})
     with contextlib.suppress(ConfigError):  # a file that was deleted is no reason: the result is still valid
-        changes += external_changes(manifest, external_digests(stage, expected.config))
+        changes += external_changes(manifest, external_digests(stage, expected.config, workspace.folders))
     if not changes and manifest.fingerprint not in (
         fingerprint(stage, expected.config, contents, manifest.externals),
         fingerprint(stage, expected.config, contents, manifest.externals, recorded=manifest.config),
