@@ -40,6 +40,7 @@ class KnownFolders:
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
+        self._taken: dict[str, _Known] = {}
 
     def digest(self, folder: Path) -> str:
         """The digest of {file name: SHA-256} of the files directly in it. OSError where one cannot be read."""
@@ -49,15 +50,21 @@ class KnownFolders:
         if (known := record.folders.get(place)) is not None and known.state == state:
             return known.digest
         found = digest({file.name: file_digest(file) for file in folder.iterdir() if file.is_file()})
-        if self._file is not None and newest < begin - _SETTLED_S:
-            self._keep(self._file, {**record.folders, place: _Known(state=state, digest=found)})
+        if newest < begin - _SETTLED_S:
+            self._taken[place] = _Known(state=state, digest=found)
+            self.keep()
         return found
 
-    def _keep(self, file: Path, folders: dict[str, _Known]) -> None:
-        temporary = file.with_name(f".tmp-{os.getpid()}{file.name}")
-        with contextlib.suppress(OSError):  # a workspace that is not made yet, or in which nothing can be written
+    def keep(self) -> None:
+        """Writes down what was taken; called again when a workspace is there that was not made yet."""
+        if self._file is None or not self._taken:
+            return
+        record = read_record(self._file, _Record) or _Record()
+        temporary = self._file.with_name(f".tmp-{os.getpid()}{self._file.name}")
+        with contextlib.suppress(OSError):  # no such folder yet, or nothing can be written in it
+            folders = {**record.folders, **self._taken}
             temporary.write_text(pretty_json(_Record(folders=folders).model_dump()), encoding="utf-8")
-            os.replace(temporary, file)
+            os.replace(temporary, self._file)
 
 
 def _state_of(folder: Path) -> tuple[str, float]:

@@ -112,7 +112,7 @@ def fresh_artifact(
 ) -> Artifact | None:
     """The artifact `name` where it is fresh, else None: then `run_stage` has work to do. Loads no torch."""
     with _inputs(stage, config, workspace, name, inputs) as artifacts:
-        work = plan_work(stage, config, inputs, artifacts)
+        work = plan_work(stage, config, inputs, artifacts, workspace.folders)
         return published_if_fresh(workspace, name, stage, config, work)
 
 
@@ -150,7 +150,8 @@ def run_stage(
     Under torchrun every rank calls this: rank 0 holds the locks and publishes, the others work in the same folder.
     """
     with _met(execution) as meeting, _inputs(stage, config, workspace, name, inputs) as artifacts:
-        work = plan_work(stage, config, inputs, artifacts, workspace.folders)
+        folders = workspace.folders
+        work = plan_work(stage, config, inputs, artifacts, folders)
         fresh = None if force else published_if_fresh(workspace, name, stage, config, work)
         if meeting is not None:
             _check_agreement(meeting, name, work, fresh)
@@ -166,6 +167,7 @@ def run_stage(
                 _run_distributed(stage, config, opened, workspace, name, work, execution, started, meeting), ran=True
             )
         with workspace.writing(name, work) as writer:
+            folders.keep()  # now that there is a workspace
             if not force and (fresh := published_if_fresh(workspace, name, stage, config, work)):
                 writer.discard()  # another process made it between the check and the lock
                 return Outcome(fresh, ran=False)

@@ -75,6 +75,10 @@ def test_a_damaged_record_and_a_folder_without_rights_change_nothing(photos, tmp
     for text in ("", "{", '{"folders": 3}', '{"folders": {"x": {}}}'):
         (tmp_path / NAME).write_text(text)
         assert KnownFolders(tmp_path / NAME).digest(photos) == taken(photos)
-    assert KnownFolders(tmp_path / "nowhere" / NAME).digest(photos) == taken(photos)
+    later = KnownFolders(tmp_path / "later" / NAME)
+    assert later.digest(photos) == taken(photos)
+    (tmp_path / "later").mkdir()
+    later.keep()
+    assert json.loads((tmp_path / "later" / NAME).read_text())["folders"][str(photos)]["digest"] == taken(photos)
     with pytest.raises(OSError, match="No such file"):
         KnownFolders().digest(tmp_path / "none")
