@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.canonical import pretty_json
+from artifacts.folder_digests import NAME as FOLDERS
 from artifacts.item_list import MANIFEST_NAME, content_digest, list_items
 from artifacts.store import Artifact, Work, Workspace
 
@@ -46,7 +47,8 @@ def change_json(folder: Path, relative: str, change: Callable[[Any], Any], sign:
 def leftovers(workspace: Workspace) -> list[str]:
     """The folders of unfinished work, and what a publish or removal that was cut off left, by name."""
     workspace.names()  # completes what was cut off
-    return sorted(path.name for path in workspace.path.glob(".*") if path.name != ".locks")
+    kept = (".locks", FOLDERS)
+    return sorted(path.name for path in workspace.path.glob(".*") if path.name not in kept)
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
