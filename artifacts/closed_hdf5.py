@@ -26,6 +26,15 @@ class LayoutError(Exception):
     """A mistake in a file."""
 
 
+def fletcher32(data: bytes) -> bytes:
+    """The checksum that HDF5's filter fletcher32 adds to a chunk: two sums modulo 65,535 over words of 16 bits."""
+    words = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2").astype(np.int64)
+    after = np.arange(len(words), 0, -1) % 65535  # sums of up to 2^28 words stay below 2^63
+    sums = (int(words.sum()), int((words * after).sum()))
+    low, high = (65535 if total and total % 65535 == 0 else total % 65535 for total in sums)
+    return (high << 16 | low).to_bytes(4, "little")
+
+
 def member(parent: h5py.Group, name: str, kind: type) -> Any:
     """The member `name` of `parent` itself, not a link, which may lead into a different file."""
     if "/" in name or parent.id.links.get_info(name.encode()).type != h5l.TYPE_HARD:

@@ -9,7 +9,7 @@ a killed stage loses at most the shard it was writing. (An HDF5 file cut off whi
             scores   float16 (K, h, w), one chunk a class, shuffle + gzip + fletcher32
             classes  uint8 (K,), the class id of each map
 
-Writing is resumable; the images of a shard may come in any order, and wait in memory, compressed, until it is whole:
+Writing is resumable; the images of a shard may come in any order, and wait in memory, packed, until it is whole:
 
     with ScoreMapWriter(writer, class_names=names) as maps:
         for shard in maps.plan(ids):
@@ -23,8 +23,8 @@ import dataclasses
 import functools
 import itertools
 import os
-import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -34,7 +34,6 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from artifacts import json_items
-from artifacts.cells import cells
 from artifacts.dataset import ClassNames, Dataset, artifact_folder, check_image_id
 from artifacts.errors import ArtifactError, DataError
 from artifacts.image_table import SortedIds
@@ -44,8 +43,10 @@ from artifacts.score_shards import (
     MOST_SCORES,
     SCHEMA,
     MapRecord,
+    PackedRecord,
     fault_of,
     open_shard,
+    packed,
     read_record,
     shape_fault,
     write_shard,
@@ -126,8 +127,8 @@ class _Index(Shape):
         if self.shards.keys() != set(names):
             raise ValueError(f"expected the shards {', '.join(names[:2])}, ..., found {', '.join([*self.shards][:5])}")
         members = [self.shards[name] for name in names]
-        ids = [check_image_id(image_id) for part in members for image_id in part]
-        if not all(first < second for first, second in itertools.pairwise(ids)):
+        ids = {check_image_id(image_id) for part in members for image_id in part}
+        if len(ids) < sum(map(len, members)) or any(part != sorted(part) for part in members):
             raise ValueError("the ids of the shards are not sorted and distinct")
         lengths = [len(part) for part in members]
         if len(set(lengths[:-1])) > 1 or (lengths and not 0 < lengths[-1] <= lengths[0]):
@@ -162,21 +163,28 @@ class ScoreMapWriter:
         self._parts: dict[str, Part] = {}  # shard -> what this process makes of it, where that is not all of it
         self._shards: dict[str, tuple[str, ...]] = {}
         self._shard_of: dict[str, str] = {}
-        self._waiting: dict[str, dict[str, MapRecord]] = {}  # shard -> those of its images that were added, packed
+        self._waiting: dict[str, dict[str, PackedRecord]] = {}  # shard -> those of its images that were added
+        self._lock = threading.Lock()  # of what `add` changes
 
-    def plan(self, ids: Iterable[str], index: bool = True) -> list[tuple[str, ...]]:
+    def plan(
+        self, ids: Iterable[str], index: bool = True, size: Callable[[str], tuple[int, int]] | None = None
+    ) -> list[tuple[str, ...]]:
         """Split the sorted ids into `shards`; return those still to be made.
 
-        The split depends on the ids and `shard_size` alone, so all processes that write the shards of one folder plan
-        the same. One of them writes the `index`. Raises ArtifactError when the folder already holds another plan.
+        size: the (H, W) of an image, for work in batches of one size: then the ids are sorted by it, the largest first.
+        The split depends on the ids, sizes and `shard_size` alone, so all processes that write the shards of one folder
+        plan the same. One of them writes the `index`. Raises ArtifactError when the folder already holds another plan.
         """
         ordered = sorted(check_image_id(image_id) for image_id in ids)
         for first, second in itertools.pairwise(ordered):
             if first == second:
                 raise ValueError(f"image id {first!r} is planned twice")
+        if size is not None:
+            sizes = {image_id: size(image_id) for image_id in ordered}
+            ordered.sort(key=lambda image_id: (-sizes[image_id][0] * sizes[image_id][1], sizes[image_id]))
         names = [shard_name(start // self.shard_size) for start in range(0, len(ordered), self.shard_size)]
         self._shards = {
-            name: tuple(ordered[number * self.shard_size : (number + 1) * self.shard_size])
+            name: tuple(sorted(ordered[number * self.shard_size : (number + 1) * self.shard_size]))
             for number, name in enumerate(names)
         }
         self._shard_of = {image_id: name for name, members in self._shards.items() for image_id in members}
@@ -232,7 +240,8 @@ class ScoreMapWriter:
         """
         for name, members in self._shards.items():
             if (self._own is None or members[0] in self._own) and name not in self._whole:
-                records = join_parts(self.writer, name, members, self.class_names, self.meaning)
+                parts = join_parts(self.writer, name, members, self.class_names, self.meaning)
+                records = ((image_id, packed(record)) for image_id, record in parts)
                 self.writer.write_bytes(f"{FOLDER}/{name}", write_shard(name, records, self.class_names, self.meaning))
                 self._whole.add(name)
 
@@ -245,7 +254,7 @@ class ScoreMapWriter:
         size: tuple[int, int],
         stride: int,
     ) -> None:
-        """Store the maps of one planned image; those of a shard that is already whole are skipped.
+        """Store the maps of one planned image; those of a shard that is already whole are skipped. Threads may call it.
 
         scores: (K, ceil(H / stride), ceil(W / stride)) of any float dtype, 0..1, K may be 0. classes: (K,) distinct
         class ids. size: (H, W) of the image. Probabilities hold class 0 and every class that wins a position. Raises
@@ -259,16 +268,20 @@ class ScoreMapWriter:
         if name in self._whole or image_id not in members:
             return
         record = self._checked(image_id, np.asarray(scores), np.asarray(classes).astype(np.int64), size, stride)
-        waiting = self._waiting.setdefault(name, {})
-        if image_id in waiting:
-            raise ValueError(f"image id {image_id!r} was added twice")
-        waiting[image_id] = _packed(record)
-        if len(waiting) == len(members):
-            records = self._waiting.pop(name)
-            # in the order of their ids, so that the bytes do not depend on the order of adding
-            ordered = ((image_id, _unpacked(records.pop(image_id))) for image_id in members)
-            image = write_shard(name, ordered, self.class_names, self.meaning)
-            self.writer.write_bytes(part.item if part else f"{FOLDER}/{name}", image)
+        ready = packed(record)
+        with self._lock:
+            waiting = self._waiting.setdefault(name, {})
+            if image_id in waiting:
+                raise ValueError(f"image id {image_id!r} was added twice")
+            waiting[image_id] = ready
+            if len(waiting) < len(members):
+                return
+            del self._waiting[name]
+        # in the order of their ids, so that the bytes do not depend on the order of adding
+        ordered = ((image_id, waiting[image_id]) for image_id in members)
+        content = write_shard(name, ordered, self.class_names, self.meaning)
+        self.writer.write_bytes(part.item if part else f"{FOLDER}/{name}", content)
+        with self._lock:
             if part:
                 self._parts[name] = dataclasses.replace(part, left=())
             else:
@@ -319,17 +332,6 @@ class ScoreMapWriter:
                 "delete the unfinished work and start again",
             )
         self.writer.write_json(INDEX, index)
-
-
-def _packed(record: MapRecord) -> MapRecord:
-    """Waits with compressed scores: those of 500 images of 375 x 500 pixels at stride 1 have 190 MB a class."""
-    return dataclasses.replace(record, scores=np.frombuffer(zlib.compress(record.scores.data, 1), np.uint8))
-
-
-def _unpacked(record: MapRecord) -> MapRecord:
-    shape = (len(record.classes), *(cells(length, record.stride) for length in record.size))
-    scores = np.frombuffer(zlib.decompress(record.scores.data), np.float16).reshape(shape)
-    return dataclasses.replace(record, scores=scores)
 
 
 class ScoreMaps(Mapping[str, ScoreMap]):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -204,8 +204,9 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
     """Predicts what is still missing; under torchrun each rank its share of the images."""
     from artifacts.score_maps import ScoreMapWriter
     from stages.engine.device import describe_device, select_device
-    from stages.engine.inference import predict_probabilities
+    from stages.engine.inference import predict_batches
     from stages.networks import load_network
+    from stages.networks.folding import for_inference
     from stages.parallel.meeting import barrier
 
     images, ids = open_images(inputs.data, config.images, config.splits, config.white)
@@ -219,17 +220,16 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
         for remark in _remarks(config, images, todo):
             execution.progress.note(remark)
     device = select_device(execution.device)
-    network = load_network(inputs.segmenter).to(device)
+    network = for_inference(load_network(inputs.segmenter), device)
     labels = _labels(config, images, inputs.classifier, device, execution)
-    files = _Files(writer, images, names, config)
-    threads = 2 if config.overlays == "none" else max(2, execution.own_workers)
     with ScoreMapWriter(writer, class_names=names, shard_size=SHARD_SIZE, meaning="probability") as maps:
-        share, parts = _plan(config, images, todo, writer, maps, device, execution)
-        with counted(writer, execution, "predict", share) as advance, ThreadPoolExecutor(threads) as encoders:
-            for part in parts:
-                views = predict_probabilities(network, images, part, config, device, workers=execution.own_workers)
-                for count in _save(views, config, labels, files, maps, encoders):
-                    advance(count)
+        share, batches = _plan(config, images, todo, writer, maps, device, execution)
+        files = _Files(writer, images, names, config, maps)
+        views = predict_batches(network, images, batches, config, device, workers=execution.own_workers)
+        threads = ThreadPoolExecutor(max(2, execution.own_workers))
+        with counted(writer, execution, "predict", share) as advance, threads:
+            for count in _save(views, config, labels, files, threads):
+                advance(count)
         if config.output != "masks":
             barrier()  # the parts of every rank are written
             maps.join()
@@ -259,15 +259,19 @@ def _plan(
     maps: ScoreMapWriter,
     device: torch.device,
     execution: Execution,
-) -> tuple[Share[Any], Sequence[Sequence[str]]]:
-    """The share of this rank, and what is left of it in parts that are finished one after the other."""
+) -> tuple[Share[Any], Iterable[list[str]]]:
+    """The share of this rank, and the batches of what is left of it. They depend on all ids, not on ranks or kills."""
     from stages.engine.inference import batches_of
 
     if config.output == "masks":
-        masks = share_of(ids, execution, lambda image_id: writer.has(f"masks/{image_id}.png"))
-        return masks, [masks.left]
-    shards = share_of_maps(maps, ids, execution, lambda shard: batches_of(images, shard, config, device))
-    return shards, shards.left
+
+        def made(batch: list[str]) -> bool:
+            return all(writer.has(f"masks/{image_id}.png") for image_id in batch)
+
+        masks = share_of(batches_of(images, ids, config, device), execution, made, len)
+        return masks, masks.left
+    shards = share_of_maps(maps, ids, execution, lambda shard: batches_of(images, shard, config, device), images.size)
+    return shards, (batch for shard in shards.left for batch in batches_of(images, shard, config, device))
 
 
 def _save(
@@ -275,42 +279,60 @@ def _save(
     config: PredictConfig,
     labels: Labels | None,
     files: _Files,
-    maps: ScoreMapWriter,
-    encoders: ThreadPoolExecutor,
+    threads: ThreadPoolExecutor,
 ) -> Iterator[int]:
-    """Writes batch after batch; yields how many images are finished. Files are encoded while the network runs."""
-    from stages.engine.inference import most_probable
+    """Writes batch after batch; yields how many images are finished.
+
+    While a GPU computes one batch, the one before is copied to the host, and those before that are written.
+    """
     from stages.engine.label_sharing import respect_in_place
+    from stages.engine.to_host import Transfer, received
 
     how: ImageLabels = "exclude" if config.image_labels == "ignore" else config.image_labels  # of a classifier alone
-    encoding: deque[tuple[list[Future[None]], list[tuple[str, np.ndarray, list[int], tuple[int, int]]]]] = deque()
+
+    def sent() -> Iterator[tuple[list[str], Transfer]]:
+        for ids, probabilities in views:
+            if labels is not None:
+                respect_in_place(probabilities, labels(ids), how)
+            kept = _kept(probabilities, config)
+            del probabilities  # gigabytes for a large image, which the next one needs
+            yield ids, Transfer(**kept)
+
+    writing: deque[list[Future[None]]] = deque()
 
     def finish() -> int:
-        # An image's mask is whole before its score map is: a whole shard means that all its masks are there.
-        futures, records = encoding.popleft()
+        futures = writing.popleft()
         for future in futures:
             future.result()
-        for image_id, scores, classes, size in records:
-            if config.output != "masks":
-                maps.add(image_id, scores, classes, size=size, stride=config.stride)
-        return len(records)
+        return len(futures)
 
-    for ids, probabilities in views:
-        if labels is not None:
-            respect_in_place(probabilities, labels(ids), how)
-        futures: list[Future[None]] = []
-        if config.output != "probabilities":
-            masks, confidences = most_probable(probabilities, config.min_confidence)
-            futures = [
-                encoders.submit(files.write, image_id, mask, confidence)
-                for image_id, mask, confidence in zip(ids, masks, confidences, strict=True)
-            ]
-        encoding.append((futures, list(_records(ids, probabilities, config))))
-        del probabilities  # gigabytes for a large image, which the next one needs
-        while len(encoding) > 2:
+    for ids, found in received(sent()):
+        parts = [{name: values[row] for name, values in found.items()} for row in range(len(ids))]
+        writing.append([threads.submit(files.write, *one) for one in zip(ids, parts, strict=True)])
+        while len(writing) > 2:
             yield finish()
-    while encoding:
+    while writing:
         yield finish()
+
+
+def _kept(probabilities: Tensor, config: PredictConfig) -> dict[str, Tensor]:
+    """What is kept of a batch, computed where it is: mask, confidence, and what `stored_maps` takes."""
+    import torch
+
+    from stages.engine.inference import confidence_indices, most_probable
+
+    kept = {}
+    if config.output != "probabilities":
+        kept["mask"] = most_probable(probabilities, config.min_confidence)
+    if config.confidence:
+        kept["confidence"] = confidence_indices(probabilities)
+    if config.output != "masks":
+        grids = probabilities[:, :, :: config.stride, :: config.stride].contiguous()
+        winners = grids.max(1, keepdim=True).indices
+        kept["scores"] = _let_win(grids.half(), winners)  # (B, C, h, w)
+        kept["highest"] = kept["scores"].amax((2, 3))  # (B, C)
+        kept["wins"] = torch.zeros_like(kept["highest"], dtype=torch.bool).scatter_(1, winners.flatten(1), True)
+    return kept
 
 
 def _remarks(config: PredictConfig, images: Images, ids: Sequence[str]) -> Iterator[str]:
@@ -370,53 +392,56 @@ def seen_classes(logits: np.ndarray, threshold: float) -> np.ndarray:
     return (probabilities >= threshold).astype(np.float32)
 
 
-def _records(
-    ids: Sequence[str], probabilities: Tensor, config: PredictConfig
-) -> Iterator[tuple[str, np.ndarray, list[int], tuple[int, int]]]:
-    """(id, scores (K, h, w), the K classes, (H, W)) of each image, for its score map."""
-    size = (probabilities.shape[2], probabilities.shape[3])
-    if config.output == "masks":
-        yield from ((image_id, np.empty(0), [], size) for image_id in ids)
-        return
-    grids = probabilities[:, :, :: config.stride, :: config.stride].contiguous()
-    rounded, winners = grids.half(), grids.max(1).indices
-    _let_win(rounded, winners)
-    for image_id, grid, winner in zip(ids, rounded.cpu().numpy(), winners.cpu().numpy(), strict=True):
-        keep = grid.max(axis=(1, 2)) >= config.min_class_probability
-        keep[winner] = keep[0] = True
-        yield image_id, grid[keep], np.flatnonzero(keep).tolist(), size
-
-
-def _let_win(rounded: Tensor, winners: Tensor) -> None:
-    """Raises, in float16 (B, C, h, w), the class that won each position (B, h, w) where another one is first now.
+def _let_win(rounded: Tensor, winners: Tensor) -> Tensor:
+    """Raises, in float16 (B, C, h, w), the class that won each position (B, 1, h, w) where another one is first now.
 
     Of many classes that are about as probable, several round to one number; the winner gets the next higher one.
     """
     import torch
 
-    images, rows, columns = (rounded.float().max(1).indices != winners).nonzero(as_tuple=True)
-    places = (images, winners[images, rows, columns], rows, columns)
-    rounded[places] = (rounded[places].view(torch.int16) + 1).view(torch.float16)  # of numbers above 0, the next one
+    won = rounded.gather(1, winners)
+    higher = (won.view(torch.int16) + 1).view(torch.float16)  # of numbers above 0, the next one
+    first = rounded.float().max(1, keepdim=True).indices
+    return rounded.scatter_(1, winners, torch.where(first == winners, won, higher))
+
+
+def stored_maps(
+    scores: np.ndarray, highest: np.ndarray, wins: np.ndarray, min_class_probability: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The maps (K, h, w) and classes of one image that are kept, of scores (C, h, w), the highest score of each class,
+    and whether it wins a position."""
+    keep = (highest >= min_class_probability) | wins
+    keep[0] = True
+    return scores[keep], np.flatnonzero(keep)
 
 
 @dataclass(frozen=True)
 class _Files:
-    """Writes what is kept of an image in addition to its score map."""
+    """Writes what is kept of an image."""
 
     writer: Writer
     images: Images
     class_names: tuple[str, ...]
     config: PredictConfig
+    maps: ScoreMapWriter
 
-    def write(self, image_id: str, mask: np.ndarray, confidence: np.ndarray) -> None:
-        """The mask comes last, since it says that the image is done."""
-        if self.config.confidence:
+    def write(self, image_id: str, found: Mapping[str, np.ndarray]) -> None:
+        """Writes what was found in an image: the mask last, since it says that the image is done.
+
+        Only its score map comes later, so that of a whole shard all masks are there.
+        """
+        if "confidence" in found:
             with self.writer.item(f"confidence/{image_id}.png") as temporary:
-                write_mask(temporary, confidence)
+                write_mask(temporary, found["confidence"])
         if self.config.overlays != "none":
-            self._draw(image_id, mask)
-        with self.writer.item(f"masks/{image_id}.png") as temporary:
-            write_mask(temporary, mask)
+            self._draw(image_id, found["mask"])
+        if "mask" in found:
+            with self.writer.item(f"masks/{image_id}.png") as temporary:
+                write_mask(temporary, found["mask"])
+        if "scores" in found:
+            least = self.config.min_class_probability
+            scores, classes = stored_maps(found["scores"], found["highest"], found["wins"], least)
+            self.maps.add(image_id, scores, classes, size=self.images.size(image_id), stride=self.config.stride)
 
     def _draw(self, image_id: str, mask: np.ndarray) -> None:
         image, config = self.images.image(image_id), self.config
@@ -428,7 +453,7 @@ class _Files:
 
 STAGE = Stage(
     name="predict",
-    version=4,
+    version=5,
     summary="Predict masks and class probabilities with a trained network.",
     config=PredictConfig,
     inputs=PredictInputs,

@@ -103,6 +103,7 @@ def run(config: ReliabilityConfig, inputs: ReliabilityInputs, writer: Writer, ex
     from stages.engine.device import select_device
     from stages.engine.label_sharing import unknown_labels
     from stages.networks import load_network
+    from stages.networks.folding import for_inference
     from stages.networks.loading import snapshots_of
     from stages.parallel.meeting import barrier
 
@@ -112,7 +113,7 @@ def run(config: ReliabilityConfig, inputs: ReliabilityInputs, writer: Writer, ex
         execution.progress.note(remark)
     device = select_device(execution.device)
     files = evenly_spaced([*snapshots_of(segmenter).values(), "weights.pt"], config.snapshots)
-    networks = [load_network(segmenter, file).to(device) for file in files]
+    networks = [for_inference(load_network(segmenter, file), device) for file in files]
     pieces, mine = pieces_of(len(ids), PART, execution, lambda piece: writer.has(_record(piece)))
     with counted(writer, execution, "reliability", mine) as advance:
         for piece in mine.left:
@@ -184,7 +185,7 @@ def _scores(
 
 STAGE = Stage(
     name="reliability",
-    version=2,
+    version=3,
     summary="Rank unlabelled images by how little their masks changed while a network trained (ST++).",
     config=ReliabilityConfig,
     inputs=ReliabilityInputs,

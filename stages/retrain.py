@@ -152,6 +152,7 @@ def _label(
     from stages.engine.device import select_device
     from stages.localization.estimated_masks import Refiner, label_images
     from stages.networks import load_network
+    from stages.networks.folding import for_inference
     from stages.parallel.meeting import barrier
 
     device = select_device(execution.device)
@@ -163,13 +164,13 @@ def _label(
         max_pixels=(config.crf or CrfConfig()).max_pixels,
         min_confidence=config.min_confidence,
     )
-    label_images(load_network(segmenter).to(device), ids, refiner, config.inference, device, execution)
+    label_images(for_inference(load_network(segmenter), device), ids, refiner, config.inference, device, execution)
     barrier()  # every process trains on the masks of all
 
 
 STAGE = Stage(
     name="retrain",
-    version=3,
+    version=4,
     summary="Label images with a trained segmenter, or take masks of them, and train a fresh one on the masks.",
     config=RetrainConfig,
     inputs=RetrainInputs,

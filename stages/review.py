@@ -72,10 +72,11 @@ def run(config: ReviewConfig, inputs: ReviewInputs, writer: Writer, execution: E
     """Looks at what is still missing; under torchrun each rank at its share of the images."""
     from stages.engine.device import select_device
     from stages.networks import load_network
+    from stages.networks.folding import for_inference
     from stages.parallel.meeting import barrier
 
     dataset, ids = images_of_splits(inputs.data, (*MASKED, *WITHOUT_MASKS))
-    network = load_network(inputs.segmenter).to(select_device(execution.device))
+    network = for_inference(load_network(inputs.segmenter), select_device(execution.device))
     pieces, mine = pieces_of(len(ids), PART, execution, lambda piece: writer.has(_record(piece)))
     with counted(writer, execution, "review", mine) as advance:
         for piece in mine.left:
@@ -270,7 +271,7 @@ def classes_to_help(
 
 STAGE = Stage(
     name="review",
-    version=1,
+    version=2,
     summary="List the images worth labelling next, masks that look wrong, and the class that needs masks most.",
     config=ReviewConfig,
     inputs=ReviewInputs,

@@ -189,7 +189,7 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
     _opened_maps.cache_clear()  # of another run in this process
     everything = ids_of(dataset, config.splits)
     same = maps.path if maps and _same_saliency(config, maps) else None
-    job = LabelJob(dataset, writer, config.labels, same, config.max_pixels)
+    job = LabelJob(dataset, writer, config.labels, same)
     source = MapSource(
         config, dataset, everything, inputs.maps, inputs.classifier, inputs.predictions, writer, execution
     )
@@ -201,7 +201,7 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
 
     meaning = ScoreMaps(maps).meaning if maps else "cam"
     scores = ScoreMapWriter(writer, class_names=dataset.class_names, shard_size=SHARD_SIZE, meaning=meaning)
-    shards = share_of_maps(scores, everything, execution, source.batches)
+    shards = share_of_maps(scores, everything, execution, source.batches, dataset.size)
     if execution.rank == 0 and source.partners:
         writer.write_json("partners.json", source.partners)
     if execution.rank == 0 and source.clip is not None:
@@ -274,7 +274,6 @@ class LabelJob:
     writer: Writer
     rule: SeedRule | DenseRule | SaliencyRule
     earlier: Path | None  # an artifact whose saliency was computed with the same settings
-    max_pixels: int
 
     def prepare_saliency(self, ids: Sequence[str]) -> int:
         """Computes saliency/<id>.png where it is wanted and missing. Returns 0: no label map was made."""
@@ -335,7 +334,6 @@ class LabelJob:
         return read_saliency(self.writer.path / "saliency" / f"{image_id}.png", size)
 
     def _compute_saliency(self, image_id: str, wanted: ComputedSaliency) -> None:
-        from stages.localization.grid import reduced, resized
         from stages.localization.saliency import boundary_connectivity, encode_saliency
 
         relative = f"saliency/{image_id}.png"
@@ -345,20 +343,19 @@ class LabelJob:
             self.writer.write_bytes(relative, (self.earlier / relative).read_bytes())
         else:
             image = self.data.image(image_id)
-            found = boundary_connectivity(reduced(image, self.max_pixels), wanted.superpixels, wanted.terms)
-            self.writer.write_bytes(relative, encode_saliency(resized(found, image.shape[:2])))
+            found = boundary_connectivity(image, wanted.superpixels, wanted.terms)
+            self.writer.write_bytes(relative, encode_saliency(found))
 
 
 def _same_saliency(config: SeedsConfig, maps: Artifact) -> bool:
     """Whether `maps` holds saliency computed as `config` wants it, whatever its threshold."""
-    if maps.kind != "seeds":
+    if maps.kind != "seeds" or maps.manifest.stage_version != STAGE.version:
         return False
     wanted, earlier = config.labels.background, maps.recorded("config", "labels", dict).get("background")
     return (
         isinstance(wanted, ComputedSaliency)
         and isinstance(earlier, dict)
-        and (earlier.get("kind"), earlier.get("terms")) == (wanted.kind, wanted.terms)
-        and (earlier.get("superpixels"), maps.config.get("max_pixels")) == (wanted.superpixels, config.max_pixels)
+        and all(earlier.get(name) == getattr(wanted, name) for name in ("kind", "terms", "superpixels"))
     )
 
 
@@ -376,7 +373,7 @@ def _pool(workers: int) -> Iterator[Executor]:
 
 STAGE = Stage(
     name="seeds",
-    version=3,
+    version=4,
     summary="Locate objects: class-activation maps, saliency, and seeds or dense masks made of them.",
     config=SeedsConfig,
     inputs=SeedsInputs,

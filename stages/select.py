@@ -77,9 +77,11 @@ def check(config: SelectConfig, inputs: SelectInputs) -> None:
 def run(config: SelectConfig, inputs: SelectInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Scores what is still missing; under torchrun each rank its share of the images of every snapshot."""
     from stages.engine.device import select_device
-    from stages.engine.inference import large_images, predict_probabilities
+    from stages.engine.inference import large_images, most_probable, predict_probabilities
+    from stages.engine.to_host import Transfer, received
     from stages.evaluation.confusion import ConfusionMatrix
     from stages.networks import load_network
+    from stages.networks.folding import for_inference
     from stages.networks.loading import snapshots_of
     from stages.parallel.meeting import barrier
 
@@ -100,14 +102,15 @@ def run(config: SelectConfig, inputs: SelectInputs, writer: Writer, execution: E
     )
     with counted(writer, execution, "select", mine) as advance:
         for step, some in itertools.groupby(mine.left, key=lambda part: part[0]):
-            network = load_network(segmenter, files[step]).to(device)
+            network = for_inference(load_network(segmenter, files[step]), device)
             for _, piece in some:
                 matrix = ConfusionMatrix(dataset.num_classes)
-                for names, probabilities in predict_probabilities(
+                views = predict_probabilities(
                     network, dataset, ids[piece.start : piece.stop], config, device, workers=execution.own_workers
-                ):
-                    masks = probabilities.argmax(1).byte().cpu().numpy()
-                    for name, mask in zip(names, masks, strict=True):
+                )
+                sent = ((names, Transfer(masks=most_probable(probabilities))) for names, probabilities in views)
+                for names, arrays in received(sent):
+                    for name, mask in zip(names, arrays["masks"], strict=True):
                         matrix.add(mask, dataset.mask(name))
                     advance(len(names))
                 writer.write_json(_record(step, piece), matrix.counts.tolist())
@@ -152,7 +155,7 @@ def _mean_iou(writer: Writer, records: Sequence[str], dataset: Dataset, splits: 
 
 STAGE = Stage(
     name="select",
-    version=1,
+    version=2,
     summary="Make a segmenter of the best of a training's snapshots (train --set snapshots=10) on a split.",
     config=SelectConfig,
     inputs=SelectInputs,

@@ -323,8 +323,8 @@ class InferenceConfig(Config):
         description="A view of more pixels is predicted in windows of 1024 pixels (the side of `window` where that is\n"
         "given), which bounds the memory. 1024 x 2048 at scale 2 is just whole.",
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Arithmetic of the network. auto: bf16 on a GPU that has it, else fp32."
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic of the network. auto: bf16 on a GPU that has it, else fp32. fp16: on a GPU."
     )
 
     @pydantic.field_validator("scales")

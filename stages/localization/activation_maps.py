@@ -13,22 +13,18 @@ each.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from artifacts.cells import cells, on_copy
 from artifacts.dataset import Dataset
@@ -36,17 +32,15 @@ from artifacts.errors import ConfigError
 from stages.data.decoding import decoded_ahead, size_batches
 from stages.engine.interpolation import interpolation_matrix
 from stages.engine.streams import MaskFolder
+from stages.engine.to_host import Transfer, received
 from stages.localization.grid import reduced, resize_maps, resized, square
 from stages.localization.predicted_masks import stacked
 from stages.networks import CamNetwork, Classifier, GroupCamNetwork, normalise
-from stages.networks.blocks import Backbone
 
 STRIDE = 4  # image pixels per cell of a score map
 MAXIMUM_FLOOR = 1e-5  # added to the maximum of a class before dividing by it
 ALONE_PIXELS = 4_200_000  # a larger view and its mirrored copy go through the network apart: half the memory
 CPU_PIXELS = 320_000  # of one forward pass on a CPU, with mirrored copies: more do not fit the cache, and are slower
-
-N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -58,28 +52,6 @@ class ActivationMaps:
     classes: NDArray[np.uint8]
     size: tuple[int, int]
     stride: int = STRIDE
-
-
-def for_inference(classifier: N, device: torch.device) -> N:
-    """A copy in eval mode on `device` that gives the same maps faster: BatchNorm folded into the convolutions, NHWC.
-
-    On a CPU, batches are faster than single images only with both.
-    """
-    network = copy.deepcopy(classifier).eval().requires_grad_(False)
-    apart = {
-        id(module)
-        for part in network.modules()
-        if isinstance(part, Backbone) and not part.children_in_order
-        for module in part.modules()
-    }
-    for module in [module for module in network.modules() if id(module) not in apart]:
-        children = list(module.named_children())
-        for (name, layer), (next_name, following) in pairwise(children):
-            if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
-                module.register_module(name, fuse_conv_bn_eval(layer, following))
-                module.register_module(next_name, nn.Identity())
-    network = network.to(device)
-    return network.to(memory_format=torch.channels_last)
 
 
 def class_activation_maps(
@@ -114,32 +86,34 @@ def class_activation_maps(
         partners: of a `GroupCamNetwork`, the ids of the images that each is looked at together with.
         masks: predicted masks of the images, for a classifier that needs them.
     """
-    pending: deque[tuple[list[str], tuple[int, int], Tensor]] = deque()
     batches = batches_of(dataset, ids, batch_size, max_pixels)
     shown: Iterator[Tensor | None] = itertools.repeat(None)
     if partners is not None:
         shown = _partners(dataset, batches, partners, cast(GroupCamNetwork, classifier).partner_side, threads)
-    for (members, size, pixels), others in zip(_decoded(dataset, batches, threads, max_pixels), shown, strict=False):
-        images = (pixels.pin_memory() if device.type == "cuda" else pixels).to(device, non_blocking=True)
-        labels = _labels(masks, dataset, members, images)
-        found = []
-        for network in (classifier, *earlier):
-            nodes = _nodes(network, others.to(device), len(members), dtype) if others is not None else None
-            merged = multi_scale_maps(
-                network, images, scales, flip, batch_size, dtype, size, MERGES[merge], nodes, labels
-            )
-            if getattr(network, "from_minimum", False):
-                merged = merged - merged.amin((-2, -1), keepdim=True)
-            found.append(normalise_by_maximum(merged))
-        pending.append((members, size, _highest(found).half()))
-        if len(pending) > 1:  # the transfer of one batch waits while the next batch is already queued on the device
-            yield from _unpack(dataset, *pending.popleft())
-    while pending:
-        yield from _unpack(dataset, *pending.popleft())
+
+    def sent() -> Iterator[tuple[tuple[list[str], tuple[int, int]], Transfer]]:
+        for (members, size, pixels), others in zip(
+            _decoded(dataset, batches, threads, max_pixels), shown, strict=False
+        ):
+            images = (pixels.pin_memory() if device.type == "cuda" else pixels).to(device, non_blocking=True)
+            labels = _labels(masks, dataset, members, images)
+            found = []
+            for network in (classifier, *earlier):
+                nodes = _nodes(network, others.to(device), len(members), dtype) if others is not None else None
+                merged = multi_scale_maps(
+                    network, images, scales, flip, batch_size, dtype, size, MERGES[merge], nodes, labels
+                )
+                if getattr(network, "from_minimum", False):
+                    merged = merged - merged.amin((-2, -1), keepdim=True)
+                found.append(normalise_by_maximum(merged))
+            yield (members, size), Transfer(maps=_highest(found).half())
+
+    for (members, size), arrays in received(sent()):
+        yield from _unpack(dataset, members, size, arrays["maps"])
 
 
-def _unpack(dataset: Dataset, members: list[str], size: tuple[int, int], maps: Tensor) -> Iterator[ActivationMaps]:
-    for image_id, scores in zip(members, maps.cpu().numpy(), strict=True):
+def _unpack(dataset: Dataset, members: list[str], size: tuple[int, int], maps: NDArray) -> Iterator[ActivationMaps]:
+    for image_id, scores in zip(members, maps, strict=True):
         classes = np.array(dataset.tags(image_id), dtype=np.uint8)
         yield ActivationMaps(image_id, scores[classes.astype(int) - 1], classes, size)
 

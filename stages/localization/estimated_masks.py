@@ -129,11 +129,17 @@ def _pool(refiner: Refiner, workers: int) -> Executor:
 
 def _images(views: Iterable[tuple[list[str], Tensor]], refiner: Refiner) -> Iterator[tuple[str, list[int], np.ndarray]]:
     from stages.engine.label_sharing import respect_in_place, tags_of
+    from stages.engine.to_host import Transfer, received
 
     dataset, how = refiner.dataset, refiner.image_labels
-    for ids, batch in views:
-        respect_in_place(batch, tags_of(dataset, ids), how)
-        for image_id, probabilities in zip(ids, batch.cpu().numpy(), strict=True):
+
+    def sent() -> Iterator[tuple[list[str], Transfer]]:
+        for ids, batch in views:
+            respect_in_place(batch, tags_of(dataset, ids), how)
+            yield ids, Transfer(batch=batch)
+
+    for ids, arrays in received(sent()):
+        for image_id, probabilities in zip(ids, arrays["batch"], strict=True):
             always = {0} if dataset.has_background else set()
             if how != "ignore" and dataset.has_tags(image_id):
                 always.update(dataset.tags(image_id))

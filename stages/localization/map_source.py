@@ -74,7 +74,8 @@ class MapSource:
         if self.clip is not None:
             return iter(self.clip.maps(ids))
         from stages.engine.device import autocast_dtype
-        from stages.localization.activation_maps import class_activation_maps, for_inference
+        from stages.localization.activation_maps import class_activation_maps
+        from stages.networks.folding import for_inference
 
         classifier, device = self._network()
         cam = self.config.cam

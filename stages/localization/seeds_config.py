@@ -207,8 +207,8 @@ class SeedsConfig(Config):
     max_pixels: int = Field(
         MAX_PIXELS,
         ge=1024,
-        description="The classifier and the saliency see a larger image as a copy of this many pixels, which bounds\n"
-        "the memory. Maps and labels nevertheless have the size of the image.",
+        description="The network sees a larger image as a copy of this many pixels, which bounds the memory.\n"
+        "Maps and labels nevertheless have the size of the image.",
     )
     labels: Annotated[SeedRule | DenseRule | SaliencyRule, Field(discriminator="mode"), _usually("mode", "seeds")] = (
         Field(

@@ -77,13 +77,15 @@ def share_of_maps(
     ids: Sequence[str],
     execution: Execution,
     batches: Callable[[tuple[str, ...]], Iterable[Sequence[str]]],
+    size: Callable[[str], tuple[int, int]] | None = None,
 ) -> Share[tuple[str, ...]]:
     """Plans the score maps of the ids; the share of this rank, shard by shard, of which `left` may be a part.
 
     batches: those in which one process would compute the images of a shard. A batch is one rank's, since the last bits
     of its maps depend on who is in it. When all ranks have made theirs, `scores.join()` makes whole shards.
+    size: the (H, W) of an image, where shards are to hold images of one size (see `ScoreMapWriter.plan`).
     """
-    scores.plan(ids, index=execution.rank == 0)
+    scores.plan(ids, index=execution.rank == 0, size=size)
     if execution.world_size > 1:
         scores.take(_dealt_batches([batch for shard in scores.shards for batch in batches(shard)], execution))
     left = [some for own in scores.own if (some := scores.left(own))]

@@ -20,7 +20,8 @@ from stages.engine.distributed import global_mean
 from stages.engine.known import Known
 from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import MapSource, Stream
-from stages.localization.activation_maps import STRIDE, for_inference, multi_scale_maps
+from stages.localization.activation_maps import STRIDE, multi_scale_maps
+from stages.networks.folding import for_inference
 from stages.networks.suppression import SuppressedClassifier, build_suppressed
 from stages.refiners.refiner import Means, Refiner
 from stages.refiners.settings.drs_refinement import DrsRefinementSettings, DrsRefinementTrainingSettings

@@ -28,7 +28,7 @@ from stages.engine import distributed
 from stages.engine.known import Known
 from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
-from stages.localization.activation_maps import ALONE_PIXELS, for_inference
+from stages.localization.activation_maps import ALONE_PIXELS
 from stages.localization.boundary_labels import prepare
 from stages.localization.centroids import Found, instances_between_boundaries
 from stages.localization.pair_learning import affinity_losses, displacement_losses
@@ -36,6 +36,7 @@ from stages.localization.pairs import class_boundary_affinity
 from stages.localization.random_walk import walk_between_boundaries
 from stages.networks import normalise
 from stages.networks.boundary import STRIDE, BoundaryNetwork, build_boundary_network, with_mirror
+from stages.networks.folding import for_inference
 from stages.parallel.in_order import results_in_order
 from stages.refiners.refiner import Means, Refiner
 from stages.refiners.settings.irn import InstanceSettings, IrnSettings, IrnTrainingSettings

@@ -25,12 +25,12 @@ from stages.engine.distributed import global_mean
 from stages.engine.known import Known
 from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import MapSource, Stream
-from stages.localization.activation_maps import for_inference
 from stages.localization.multiway_cut import Cut, multiway_cut
 from stages.localization.proposal_graph import LEAST, blocks, class_weights, edges_of, nearest
 from stages.localization.proposals import LAYERS, prepare, score_map, with_means
 from stages.localization.superpixel_graph import Features
 from stages.networks import normalise
+from stages.networks.folding import for_inference
 from stages.networks.proposal_classifier import ProposalClassifier, build_proposal_classifier
 from stages.parallel.in_order import results_in_order
 from stages.refiners.first_pass import Surveys

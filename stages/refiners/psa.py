@@ -22,13 +22,13 @@ from artifacts.score_maps import ScoreMap
 from stages.engine.known import Known
 from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
-from stages.localization.activation_maps import for_inference
 from stages.localization.affinity_labels import prepare
 from stages.localization.pair_learning import affinity_losses, feature_affinities, feature_affinity
 from stages.localization.pairs import Offset
 from stages.localization.random_walk import walk_with_background
 from stages.networks import normalise
 from stages.networks.affinity import STRIDE, AffinityNetwork, build_affinity_network
+from stages.networks.folding import for_inference
 from stages.parallel.in_order import results_in_order
 from stages.refiners.refiner import Means, Refiner
 from stages.refiners.settings.psa import PsaSettings, PsaTrainingSettings

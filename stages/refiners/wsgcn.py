@@ -26,12 +26,12 @@ from artifacts.score_maps import ScoreMap
 from stages.engine.known import Known
 from stages.engine.method import Method
 from stages.engine.randomness import derive_seed
-from stages.localization.activation_maps import for_inference
 from stages.localization.cell_graphs import WalkGraph, joint, pair_matrix
 from stages.localization.partial_labels import UNKNOWN, image_of_cells, with_labels
 from stages.localization.random_walk import boundary_affinities
 from stages.networks import normalise
 from stages.networks.boundary import STRIDE, BoundaryNetwork, mean_with_mirror
+from stages.networks.folding import for_inference
 from stages.parallel.in_order import results_in_order
 from stages.refiners.irn import IrnTraining
 from stages.refiners.node_scores import against_background

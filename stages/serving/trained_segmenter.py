@@ -91,6 +91,7 @@ class Segmenter:
             return cls(exported, exported.palette, config, named_device("cpu"))
         from stages.networks import Segmenter as SegmentationNetwork
         from stages.networks import load_network
+        from stages.networks.folding import for_inference
 
         chosen = named_device(device)
         _require_network(path)
@@ -98,7 +99,7 @@ class Segmenter:
         network = load_network(path)
         if not isinstance(network, SegmentationNetwork):
             raise ArtifactError(f"{path} holds a classifier", "name an artifact of train or retrain")
-        return cls(network.to(chosen), voc_palette(), config, chosen)
+        return cls(for_inference(network, chosen), voc_palette(), config, chosen)
 
     @overload
     def __call__(self, images: Given, labels: Labels | None = None, probabilities: bool = True) -> Prediction: ...
@@ -141,7 +142,7 @@ class Segmenter:
         views = predict_probabilities(self._network, given, given.ids, self.config, self.device, workers=workers)
         for ids, probabilities in views:
             respect_in_place(probabilities, np.stack([tags[image_id] for image_id in ids]), self.config.image_labels)
-            masks, _ = most_probable(probabilities, self.config.min_confidence)
+            masks = most_probable(probabilities, self.config.min_confidence).cpu().numpy()
             kept = list(probabilities.cpu().numpy()) if keep else [None] * len(ids)
             for image_id, mask, scores in zip(ids, masks, kept, strict=True):
                 found[image_id] = Prediction(mask, self.names, self.palette, given.read.pop(image_id), scores)

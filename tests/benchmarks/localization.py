@@ -12,10 +12,11 @@ from artifacts.dataset import Dataset
 from artifacts.masks import IGNORE
 from artifacts.store import Workspace
 from stages.engine.device import select_device
-from stages.localization.activation_maps import ActivationMaps, class_activation_maps, for_inference
+from stages.localization.activation_maps import ActivationMaps, class_activation_maps
 from stages.localization.region_growing import grow_batch
 from stages.networks import Classifier, build_classifier, normalise
 from stages.networks.config import ClassifierConfig
+from stages.networks.folding import for_inference
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import Result, in_turn
 from tests.stages.localization import reference_region_growing as reference

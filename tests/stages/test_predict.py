@@ -20,7 +20,7 @@ from stages.config import build
 from stages.engine.label_sharing import respect_in_place
 from stages.networks import build_segmenter, load_network, normalise, upsample
 from stages.networks.config import NetworkConfig
-from stages.predict import PredictConfig, _records, chosen_ids, seen_classes, take_over
+from stages.predict import PredictConfig, _kept, chosen_ids, seen_classes, stored_maps, take_over
 from tests.artifacts.small_artifacts import change_json
 from tests.stages.data.conftest import Notes
 
@@ -401,10 +401,11 @@ def test_what_is_kept_has_the_winners_of_all_probabilities(seed, classes, spread
     logits = spread * torch.randn(1, classes, 9, 7, generator=torch.Generator().manual_seed(seed))
     probabilities = logits.softmax(1)
     config = PredictConfig.model_validate({"stride": 2, "output": "probabilities"})
-    [(image_id, scores, kept, size)] = _records(["a"], probabilities, config)
-    assert (image_id, size, kept[0], scores.dtype) == ("a", (9, 7), 0, np.float16)
+    found = {name: values[0].numpy() for name, values in _kept(probabilities, config).items()}
+    scores, kept = stored_maps(found["scores"], found["highest"], found["wins"], config.min_class_probability)
+    assert (kept[0], scores.dtype) == (0, np.float16)
     expected = probabilities[0, :, ::2, ::2].numpy()
-    np.testing.assert_array_equal(np.array(kept)[scores.argmax(0)], expected.argmax(0))
+    np.testing.assert_array_equal(kept[scores.argmax(0)], expected.argmax(0))
     np.testing.assert_allclose(scores, expected[kept], rtol=2**-9, atol=1e-6)
     probable = {c for c in range(classes) if expected[c].max() >= 0.0101}
     assert probable | {0} | set(expected.argmax(0).ravel()) <= set(kept)

@@ -14,9 +14,11 @@ from artifacts.errors import DataError
 from stages.engine import inference
 from stages.engine.config import InferenceConfig
 from stages.engine.inference import _predict, large_images, predict_probabilities, window_starts
+from stages.engine.to_host import Transfer
 from stages.networks import build_segmenter, normalise, upsample
 from stages.networks.config import NetworkConfig
 from stages.networks.normalisation import MEAN, STD
+from stages.predict import PredictConfig, _kept
 from tests.stages.fake_gpu import FakeTensorMode, move
 
 CPU = torch.device("cpu")
@@ -226,10 +228,11 @@ def test_a_view_of_too_many_pixels_is_predicted_in_windows(network: nn.Module, p
     assert large_images(images, ["long", "short"], InferenceConfig(**protocol)) is None
 
 
-def test_softmax_in_strips_of_rows_is_softmax(monkeypatch) -> None:
-    scores = torch.randn(2, 5, 13, 7, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_softmax_in_strips_of_rows_is_softmax(monkeypatch, layout: torch.memory_format) -> None:
+    scores = torch.randn(2, 5, 13, 7, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
     expected = scores.softmax(1)
-    assert torch.equal(inference.softmax_by_rows(scores.clone()), expected)
+    torch.testing.assert_close(inference.softmax_by_rows(scores.clone()), expected, rtol=0, atol=1e-6)
     monkeypatch.setattr(inference, "STRIP_PIXELS", 21)
     torch.testing.assert_close(inference.softmax_by_rows(scores), expected)
 
@@ -273,3 +276,29 @@ def test_gpu_agrees_with_cpu() -> None:
         for ids, batch in predict_probabilities(network, images, list(SIZES), protocol, device):
             for name, probabilities in zip(ids, batch, strict=True):
                 assert (probabilities.cpu() - expected[name]).abs().max() < tolerance
+
+
+def test_nothing_that_predict_keeps_makes_the_host_wait_for_a_gpu() -> None:
+    config = PredictConfig(confidence=True, min_confidence=0.5, stride=4)
+    with FakeTensorMode():
+        probabilities = torch.empty(2, 4, 33, 40, device="cuda")
+        kept = {
+            name: (one.device.type, one.dtype, tuple(one.shape)) for name, one in _kept(probabilities, config).items()
+        }
+    assert kept == {
+        "mask": ("cuda", torch.uint8, (2, 33, 40)),
+        "confidence": ("cuda", torch.uint8, (2, 33, 40)),
+        "scores": ("cuda", torch.float16, (2, 4, 9, 10)),
+        "highest": ("cuda", torch.float16, (2, 4)),
+        "wins": ("cuda", torch.bool, (2, 4)),
+    }
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_transfer_brings_what_was_there_when_it_was_queued() -> None:
+    values = torch.arange(1_000_000, device="cuda").view(1000, 1000)
+    transfer = Transfer(values=values, total=values.sum())
+    values.zero_()
+    found = transfer.arrays()
+    np.testing.assert_array_equal(found["values"], np.arange(1_000_000).reshape(1000, 1000))
+    assert found["total"] == 499999500000

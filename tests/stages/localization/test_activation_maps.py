@@ -11,7 +11,6 @@ from artifacts.errors import ConfigError
 from stages.localization.activation_maps import (
     _readers,
     class_activation_maps,
-    for_inference,
     gradient_magnitudes,
     gradient_ranks,
     multi_scale_maps,
@@ -20,6 +19,7 @@ from stages.localization.activation_maps import (
 from stages.localization.grid import resize_maps
 from stages.networks import build_classifier, normalise
 from stages.networks.config import ClassifierConfig
+from stages.networks.folding import for_inference
 from stages.networks.pixel_correlation import build_seam_network
 from tests.stages.fake_gpu import FakeTensorMode, move
 

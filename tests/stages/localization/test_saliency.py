@@ -7,7 +7,9 @@ from skimage.color import rgb2lab
 from skimage.segmentation import slic
 
 from artifacts.errors import DataError
+from stages.localization import saliency
 from stages.localization.saliency import boundary_connectivity, encode_saliency, read_saliency
+from stages.localization.superpixels import superpixels_of
 
 
 def drawn_image(shape=(60, 80), object_at=(slice(20, 42), slice(28, 56))):
@@ -116,6 +118,23 @@ def test_the_terms_of_the_authors_code_are_those_of_plain_loops():
     image[26:34, 34:46] = (230, 200, 60)
     np.testing.assert_allclose(boundary_connectivity(image, 60), saliency_in_loops(image, 60), atol=1e-5)
     assert np.abs(boundary_connectivity(image, 60) - boundary_connectivity(image, 60, "paper")).max() > 0.1
+
+
+@pytest.mark.parametrize("terms", ["paper", "code"])
+def test_a_large_image_is_reduced_to_eighty_pixels_a_superpixel(terms, monkeypatch):
+    image = np.array(Image.fromarray(drawn_image()).resize((400, 300), Image.Resampling.BILINEAR))
+    quick = boundary_connectivity(image, terms=terms)
+    seen = []
+    monkeypatch.setattr(
+        saliency, "superpixels_of", lambda image, *rest: seen.append(image.shape) or superpixels_of(image, *rest)
+    )
+    boundary_connectivity(image, terms=terms)
+    monkeypatch.setattr(saliency, "PIXELS_EACH", 10**6)
+    whole = boundary_connectivity(image, terms=terms)
+    assert seen == [(109, 146, 3), (300, 400, 3)]  # 200 superpixels: 15,914 pixels
+    assert quick.shape == whole.shape == (300, 400)
+    assert np.abs(quick - whole).mean() < 0.03
+    assert ((quick < 0.06) == (whole < 0.06)).mean() > 0.93
 
 
 def test_saliency_survives_its_png_within_half_a_grey_level(tmp_path):

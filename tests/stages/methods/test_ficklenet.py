@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from artifacts.errors import ConfigError
-from stages.localization.activation_maps import class_activation_maps, for_inference
+from stages.localization.activation_maps import class_activation_maps
 from stages.networks import hidden_units, load_network, normalise
 from stages.networks.config import ClassifierConfig
+from stages.networks.folding import for_inference
 from stages.networks.hidden_units import Selection, build_fickle_network
 from stages.pipeline.run_stage import run_stage
 from stages.train_classifier import STAGE

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from artifacts.masks import read_mask
-from stages.localization.activation_maps import class_activation_maps, for_inference
+from stages.localization.activation_maps import class_activation_maps
 from stages.localization.regions import regions_of
 from stages.methods.icd import normalised, refine, side_means
 from stages.networks import load_network, normalise
 from stages.networks.config import ClassifierConfig
+from stages.networks.folding import for_inference
 from stages.networks.intra_class import build_icd_network
 from stages.pipeline.run_stage import run_stage
 from stages.train_classifier import STAGE

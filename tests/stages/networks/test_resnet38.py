@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artifacts.errors import ConfigError, DataError
-from stages.localization.activation_maps import for_inference, gradient_magnitudes
+from stages.localization.activation_maps import gradient_magnitudes
 from stages.networks import build_classifier
 from stages.networks.blocks import initialise_scores
 from stages.networks.config import ClassifierConfig, NetworkConfig
+from stages.networks.folding import for_inference
 from stages.networks.freezing import freeze
 from stages.networks.resnet38 import ResNet38
 from stages.networks.weights import load_pretrained

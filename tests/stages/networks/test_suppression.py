@@ -14,9 +14,9 @@ from torch import nn
 
 from artifacts import checkpoint
 from artifacts.errors import ConfigError
-from stages.localization.activation_maps import for_inference
 from stages.networks import load_network, parameter_groups
 from stages.networks.config import ClassifierConfig
+from stages.networks.folding import for_inference
 from stages.networks.suppression import (
     SUPPRESSIBLE,
     Places,

@@ -18,9 +18,9 @@ from torch import nn
 from artifacts import checkpoint
 from artifacts.errors import ConfigError
 from stages.engine.batch_norm import join_batch_norm
-from stages.localization.activation_maps import for_inference
 from stages.networks import Classifier, Segmenter, build_classifier, build_segmenter, load_network, make_head
 from stages.networks.config import ClassifierConfig, NetworkConfig
+from stages.networks.folding import for_inference
 from stages.networks.segmenter import seeded
 from stages.networks.timm_backbone import TimmBackbone
 

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from artifacts.errors import ConfigError
-from stages.localization.activation_maps import for_inference, multi_scale_maps
+from stages.localization.activation_maps import multi_scale_maps
 from stages.networks import Classifier, build_classifier, normalise
 from stages.networks.config import ClassifierConfig
+from stages.networks.folding import for_inference
 from stages.networks.freezing import freeze
 
 timm = pytest.importorskip("timm")

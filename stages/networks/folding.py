@@ -1,0 +1,43 @@
+"""Copies of networks for inference: BatchNorm folded into the convolutions, channels last.
+
+    network = for_inference(load_network(segmenter), device)
+
+In eval mode a BatchNorm is a factor and an offset for each channel, which the convolution before it can apply: one pass
+over the features less. The results differ from those of the network itself by the rounding of the weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from stages.networks.blocks import Backbone
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def for_inference(network: N, device: torch.device) -> N:
+    """A copy in eval mode on `device` that gives the same results faster: BatchNorm folded into the convolutions, NHWC.
+
+    On a CPU, batches are faster than single images only with both.
+    """
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    apart = {
+        id(module)
+        for part in network.modules()
+        if isinstance(part, Backbone) and not part.children_in_order
+        for module in part.modules()
+    }
+    for module in [module for module in network.modules() if id(module) not in apart]:
+        children = list(module.named_children())
+        for (name, layer), (next_name, following) in pairwise(children):
+            if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                module.register_module(name, fuse_conv_bn_eval(layer, following))
+                module.register_module(next_name, nn.Identity())
+    network = network.to(device)
+    return network.to(memory_format=torch.channels_last)
