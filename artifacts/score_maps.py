@@ -346,9 +346,10 @@ class ScoreMaps(Mapping[str, ScoreMap]):
         index = read_item(artifact_or_path, INDEX, _Index, "give an artifact with score maps, or rerun its stage")
         self.class_names: tuple[str, ...] = tuple(index.class_names)
         self.meaning: Meaning = index.meaning
-        members = [index.shards[shard_name(number)] for number in range(len(index.shards))]
-        self._shard_size = len(members[0]) if members else 1
-        self._ids = SortedIds([image_id for part in members for image_id in part])
+        members = (index.shards[shard_name(number)] for number in range(len(index.shards)))
+        found = sorted((image_id, number) for number, part in enumerate(members) for image_id in part)
+        self._ids = SortedIds([image_id for image_id, _ in found])
+        self._shards = np.array([number for _, number in found], np.int32)  # of each id
         self._files: dict[str, h5py.File] = {}
         self._pid = os.getpid()
 
@@ -374,7 +375,7 @@ class ScoreMaps(Mapping[str, ScoreMap]):
                 f"score maps {self.path} have no image {image_id!r} ({len(self._ids)} images, e.g. {self._ids[:1]})",
                 "make the score maps again for the split that holds this image",
             )
-        name = shard_name(row // self._shard_size)
+        name = shard_name(int(self._shards[row]))
         file = self._file(name)
         try:
             found = read_record(file, image_id, len(self.class_names), self.meaning)
