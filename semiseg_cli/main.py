@@ -40,9 +40,12 @@ app = typer.Typer(cls=_Commands, rich_markup_mode="rich", pretty_exceptions_enab
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        print(f"semiseg {version('semiseg')}")
+        try:
+            print(f"semiseg {version('semiseg')}")
+        except PackageNotFoundError:  # the folder is on the path, and nothing else
+            print("semiseg, not installed: its version is unknown (pip install -e .)")
         raise typer.Exit()
 
 
