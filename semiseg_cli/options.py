@@ -109,3 +109,10 @@ def option(name: str, kind: Any, default: Any, *flags: str, **rest: Any) -> insp
         default=default,
         annotation=Annotated[kind, typer.Option(*flags, **rest)],
     )
+
+
+ProfileOption = Annotated[str | None, typer.Option("--profile", "-p", metavar="NAME", help="A profile of the recipe.")]
+ParameterOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="K=V", help="A parameter of the recipe, or NODE.KEY=V (NODE may hold *)."),
+]

@@ -24,6 +24,8 @@ from semiseg_cli.options import (
     COSTLY_S,
     RUNS,
     DeviceOption,
+    ParameterOption,
+    ProfileOption,
     WorkersOption,
     WorkspaceOption,
     check_device,
@@ -44,13 +46,8 @@ def run(
         str | None,
         typer.Argument(metavar="RECIPE|FILE.yaml", help="Name or file; left out: the shipped recipes are listed."),
     ] = None,
-    profile: Annotated[
-        str | None, typer.Option("--profile", "-p", metavar="NAME", help="A profile of the recipe.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="K=V", help="A parameter of the recipe, or NODE.KEY=V (NODE may hold *)."),
-    ] = None,
+    profile: ProfileOption = None,
+    settings: ParameterOption = None,
     workspace: WorkspaceOption = None,
     parameters: Annotated[
         bool, typer.Option("--parameters", help="Show the recipe's parameters, what they mean, and their values.")

@@ -10,7 +10,7 @@ import typer
 from artifacts.errors import UsageError
 from artifacts.store import Workspace
 from semiseg_cli.console import say, written
-from semiseg_cli.options import WorkspaceOption
+from semiseg_cli.options import ParameterOption, ProfileOption, WorkspaceOption
 from semiseg_cli.recipe_commands import recipe_words, workspace_of
 from semiseg_cli.shipped import find_recipe, shipped_recipes
 from stages.pipeline.recipe import read_recipe
@@ -20,13 +20,8 @@ from stages.pipeline.snakefile import snakefile
 def snakemake(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE|FILE.yaml", help="Name or file of the recipe.")],
     file: Annotated[Path, typer.Argument(help="A new file.")] = Path("Snakefile"),
-    profile: Annotated[
-        str | None, typer.Option("--profile", "-p", metavar="NAME", help="A profile of the recipe.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="K=V", help="A parameter of the recipe, or NODE.KEY=V (NODE may hold *)."),
-    ] = None,
+    profile: ProfileOption = None,
+    settings: ParameterOption = None,
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="Cores of each job.")] = 4,
     gpus: Annotated[int, typer.Option(metavar="N", min=0, help="GPUs of each job that is faster with one.")] = 1,
     workspace: WorkspaceOption = None,
