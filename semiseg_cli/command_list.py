@@ -99,7 +99,8 @@ COMMANDS: dict[str, Listed] = {
         "workspace_commands",
     ),
     "export": Listed(
-        "Export results: the files of an artifact, a network as one file, pre-annotations, a test server's archive.",
+        "Export results (files, a network as one file, pre-annotations, a test server's archive), or a recipe as a "
+        "workflow.",
         "Workspace",
         "export_commands",
     ),

@@ -97,4 +97,4 @@ def test_options_that_do_not_go_together_are_refused(workspace: Workspace, capsy
         assert main(arguments) == 2
         assert words in capsys.readouterr().err
     assert main(["evaluate", "--maps", "maps", *place]) == 3
-    assert "name splits it has (holdout, train)" in capsys.readouterr().err
+    assert "name splits it has (train, holdout)" in capsys.readouterr().err

@@ -7,13 +7,20 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver
 
 _context = multiprocessing.get_context("fork")
 
 
+def _begun(act: Callable[..., object], *given: object) -> None:
+    """In a copy, which is not the parent of the server of processes that this one may have started."""
+    forkserver._forkserver.__init__()
+    act(*given)
+
+
 def as_ranks(act: Callable[[int], object], ranks: int, seconds: float = 60) -> list[int | None]:
     """Runs `act(rank)` in as many processes, and waits for all of them; their exit codes."""
-    children = [_context.Process(target=act, args=(rank,)) for rank in range(ranks)]
+    children = [_context.Process(target=_begun, args=(act, rank)) for rank in range(ranks)]
     for child in children:
         child.start()
     end = time.monotonic() + seconds
@@ -36,7 +43,7 @@ def by_two_processes(act: Callable[[], object], seconds: float = 500) -> None:
         os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"} | meeting)
         act()
 
-    children = [_context.Process(target=ranked, args=(rank,)) for rank in range(2)]
+    children = [_context.Process(target=_begun, args=(ranked, rank)) for rank in range(2)]
     for child in children:
         child.start()
     end = time.monotonic() + seconds

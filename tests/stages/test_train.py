@@ -394,7 +394,7 @@ def test_a_batch_of_one_has_no_halves(training, execution):
 
 def test_weights_that_are_not_there_are_named(training, execution):
     network = {"preset": "tiny", "weights": "/no/such/weights.pth"}
-    with pytest.raises(ConfigError, match=r"there is no file /no/such/weights\.pth"):
+    with pytest.raises(ConfigError, match=r"network\.weights names /no/such/weights\.pth, which is not there"):
         train(training, training.config(network=network), "no-weights", execution)
 
 

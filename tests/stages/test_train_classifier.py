@@ -103,7 +103,7 @@ def test_images_without_labels_are_counted_and_a_data_set_without_any_is_refused
 def test_mistakes_are_named(training, execution):
     with pytest.raises(DataError, match="no split 'trian'"):
         train(training, "typo", execution, splits=["trian"])
-    with pytest.raises(ConfigError, match="there is no file /no/weights"):
+    with pytest.raises(ConfigError, match=r"network\.weights names /no/weights, which is not there"):
         train(training, "weights", execution, network={"preset": "tiny", "weights": "/no/weights"})
 
 

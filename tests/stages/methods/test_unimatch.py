@@ -26,7 +26,7 @@ def test_the_second_view_by_hand(case):
     network, settings = made.method.networks["segmenter"], made.method.settings
     pair = made.batch["unlabelled"], made.batch["partner"]
     pseudo = tuple(pseudo_labels(segment(network, samples)) for samples in pair)
-    view, labels = strong_mix(pair, pseudo, settings.strong, settings.mixing, 0, 0, view=1)
+    [(view, labels)] = strong_mix(pair, pseudo, settings.strong, settings.mixing, 0, 0, [1])
     label = labels.label.masked_fill(~view.valid, 255)
     expected = 0.125 * F.cross_entropy(segment(network, view), label, ignore_index=255)
     torch.testing.assert_close(made.losses()["strong_2"], expected)

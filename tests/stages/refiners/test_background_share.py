@@ -158,6 +158,6 @@ def test_the_share_is_that_of_the_masks_of_train_that_show_something(space):
 
 def test_masks_without_labels_are_an_error(space):
     dataset = dataset_of(space)
-    dataset._table.labelled[:] = False
+    dataset._table = replace(dataset._table, labelled=np.zeros(len(IDS), bool))
     with pytest.raises(DataError, match="images with masks and labels"):
         background_of_masks(dataset)
