@@ -132,7 +132,8 @@ def test_stages_that_can_use_a_gpu_ask_for_one() -> None:
         name
         for name, module in STAGE_MODULES.items()
         if re.search(
-            r"execution\.device|stages\.methods\.training|MapSource", (ROOT / f"{module.replace('.', '/')}.py").read_text()
+            r"execution\.device|stages\.methods\.training|MapSource",
+            (ROOT / f"{module.replace('.', '/')}.py").read_text(),
         )
     }
     assert used == ON_A_GPU
