@@ -42,7 +42,9 @@ from stages.planning.records import Pace, Trial
 
 FEW_STEPS = 2  # to learn how much memory a batch needs
 TIMED_STEPS = (3, 12)  # at least, at most
-FEW, SEVERAL = 1, 9  # images of each split that other stages go over, for the time of their start and of an image
+# Images of each split that other stages go over, for the time of their start and of an image. For one image no stage
+# starts the processes that it starts for many, and their start would count as time of images.
+FEW, SEVERAL = 3, 11
 LONG_S = 20.0  # stages that take longer with few images go over fewer than SEVERAL
 
 
