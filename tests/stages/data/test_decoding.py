@@ -96,7 +96,7 @@ def test_nothing_is_read_for_a_caller_that_stops_early():
     before = set(threading.enumerate())  # some of a test that was stopped on purpose
     batches = decoded_ahead(images, size_batches(images.sizes, lambda height, width: 1), threads=2)
     next(batches)
-    assert set(threading.enumerate()) > before
+    assert set(threading.enumerate()) - before
     batches.close()
     assert len(images.reads) <= BATCHES
     assert set(threading.enumerate()) <= before
