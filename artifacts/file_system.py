@@ -15,7 +15,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from artifacts.disk_errors import disk_errors
+from artifacts.disk_errors import disk_error, disk_errors
 from artifacts.errors import ArtifactError
 
 PROBE = ".locks/.probe"
@@ -42,12 +42,16 @@ def check_file_system(folder: Path) -> None:
             place.mkdir(parents=True, exist_ok=True)
             _try_lock(folder, place / "lock")
             _try_rename(folder, place)
+        except OSError as error:
+            if disk_error(error, folder) is not error:
+                raise
+            raise ArtifactError(f"{folder} cannot be written as a workspace is: {error}", ELSEWHERE) from error
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
 
 def _try_lock(folder: Path, file: Path) -> None:
-    with open(file, "wb") as first, open(file, "rb") as second:
+    with open(file, "a+b") as first, open(file, "a+b") as second:  # as locks are
         try:
             fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -68,10 +72,13 @@ def _try_rename(folder: Path, place: Path) -> None:
     try:
         os.replace(before / "new", before / "old")
         os.rename(before, after)
-        whole = (after / "old").read_bytes() == b"new"
     except OSError as error:
         raise ArtifactError(f"nothing can be renamed in {folder}: {error.strerror}", ELSEWHERE) from error
-    if not whole:
+    try:
+        content = (after / "old").read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"what is renamed in {folder} cannot be read: {error.strerror}", ELSEWHERE) from error
+    if content != b"new":
         raise ArtifactError(f"what is renamed in {folder} does not stay whole", ELSEWHERE)
 
 

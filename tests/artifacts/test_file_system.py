@@ -58,6 +58,31 @@ def test_folders_that_cannot_be_renamed_are_an_error(tmp_path, monkeypatch, numb
     assert [*(tmp_path / ".locks").iterdir()] == []
 
 
+def test_a_folder_that_cannot_be_read_once_it_is_renamed_is_an_error(tmp_path, monkeypatch):
+    """As on a mount of rclone that has not uploaded the files yet."""
+    read = Path.read_bytes
+
+    def refuse(path):
+        if path.parent.name == "after":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ArtifactError, match=f"what is renamed in {tmp_path} cannot be read: Input/output error"):
+        make(Workspace(tmp_path), "m")
+
+
+def test_any_failure_of_the_trial_is_told(tmp_path, monkeypatch):
+    """On a mount of rclone without a cache, which opens no file twice at a time, it ended with a traceback."""
+
+    def refuse(file, mode="r"):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(ArtifactError, match=f"{tmp_path} cannot be written as a workspace is: .*No such file"):
+        check_file_system(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("folder", "kind", "option"),
     [
