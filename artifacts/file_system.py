@@ -29,13 +29,18 @@ LOCAL_LOCKS = {
     "cifs": {"nobrl"},
     "smb3": {"nobrl"},
 }
-# Those that store objects, or reach a disk of another machine without its locks: `fuse.` and one of these.
-OF_OBJECTS = {"s3fs", "goofys", "geesefs", "gcsfuse", "rclone", "blobfuse", "blobfuse2", "sshfs"}
+WITH_LOCAL_LOCKS = {"fuse.sshfs"}  # whatever the options
+OF_OBJECTS = {"fuse.s3fs", "fuse.goofys", "fuse.geesefs", "fuse.gcsfuse", "fuse.blobfuse", "fuse.blobfuse2"}
+LOSING = {"fuse.rclone"}  # a file that is renamed while it is uploaded
 
 
 @functools.cache
 def check_file_system(folder: Path) -> None:
-    """ArtifactError where a lock in the folder excludes nobody, or a folder cannot be renamed. Tried once a process."""
+    """ArtifactError where a lock in the folder excludes nobody, or what is renamed does not stay whole.
+
+    Tried once a process; of some disks it is known, and a trial does not show it.
+    """
+    refuse_losing(folder, _mount(folder))
     place = folder / f"{PROBE}-{socket.gethostname()}-{os.getpid()}"
     with disk_errors(folder):
         try:
@@ -48,6 +53,14 @@ def check_file_system(folder: Path) -> None:
             raise ArtifactError(f"{folder} cannot be written as a workspace is: {error}", ELSEWHERE) from error
         finally:
             shutil.rmtree(place, ignore_errors=True)
+
+
+def refuse_losing(folder: Path, mount: Mount | None) -> None:
+    """ArtifactError for a folder of a mount that is known to lose files."""
+    if mount is not None and mount.kind in LOSING:
+        raise ArtifactError(
+            f"{folder} is a mount of {mount.kind}, which loses files that are renamed while it uploads them", ELSEWHERE
+        )
 
 
 def _try_lock(folder: Path, file: Path) -> None:
@@ -107,15 +120,17 @@ def remarks_on(folder: Path, mount: Mount | None, several_machines: bool) -> lis
     if mount is None:
         return []
     found = []
-    if mount.kind.removeprefix("fuse.") in OF_OBJECTS:
+    if mount.kind in OF_OBJECTS:
         found.append(
             f"{folder} is a mount of {mount.kind}: renames may be copies, and locks hold on this machine alone; let "
             "one command write there at a time, or write elsewhere and copy (docs/shared-disks.md)"
         )
-    if local := mount.options & LOCAL_LOCKS.get(mount.kind, frozenset()):
+    local = sorted(mount.options & LOCAL_LOCKS.get(mount.kind, frozenset()))
+    if local or mount.kind in WITH_LOCAL_LOCKS:
+        how = f"is mounted with {', '.join(local)}" if local else f"is a mount of {mount.kind}"
         found.append(
-            f"{folder} is mounted with {', '.join(sorted(local))}: its locks hold on this machine alone, so two "
-            "machines could write one artifact at a time (docs/shared-disks.md)"
+            f"{folder} {how}: its locks hold on this machine alone, so two machines could write one artifact at a time "
+            "(docs/shared-disks.md)"
         )
     late = not mount.options & {"lookupcache=pos", "lookupcache=positive", "lookupcache=none", "noac"}
     if several_machines and mount.kind in ("nfs", "nfs4") and late:
@@ -126,10 +141,15 @@ def remarks_on(folder: Path, mount: Mount | None, several_machines: bool) -> lis
     return found
 
 
-def remarks(folder: Path, several_machines: bool) -> list[str]:
-    """What is not promised in this folder, by how it is mounted; [] where the system does not tell."""
+def _mount(folder: Path) -> Mount | None:
+    """The mount that holds the folder; None where the system does not tell."""
     try:
         table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return []
-    return remarks_on(folder, mount_of(folder.resolve(), table), several_machines)
+        return None
+    return mount_of(folder.resolve(), table)
+
+
+def remarks(folder: Path, several_machines: bool) -> list[str]:
+    """What is not promised in this folder, by how it is mounted; [] where the system does not tell."""
+    return remarks_on(folder, _mount(folder), several_machines)

@@ -20,6 +20,7 @@ from stages.parallel.meeting import Meeting
 from stages.pipeline.changes import Change, is_made_by, work_changes
 
 REMARKED: set[Path] = set()  # workspaces of whose disks it is said what they do not promise
+UNLOCKED: set[Path] = set()  # those of which it is said that their locks do not hold on other machines
 
 
 @dataclass(frozen=True)
@@ -216,12 +217,13 @@ def _checked(stage: Stage, summary: Any) -> dict[str, Any]:
 
 
 def _check_lock(meeting: Meeting, workspace: Workspace, name: str, execution: Execution) -> None:
-    """Says where the lock that rank 0 holds does not exclude the processes of another machine."""
+    """Says once where the lock that rank 0 holds does not exclude the processes of another machine."""
     found = meeting.exchange([socket.gethostname(), workspace.holder(name) is not None])
-    if free := sorted({host for host, locked in found if not locked}):
+    if workspace.path not in UNLOCKED and (free := sorted({host for host, locked in found if not locked})):
+        UNLOCKED.add(workspace.path)
         execution.progress.note(
-            f"the lock of {name!r} that {found[0][0]} holds does not hold on {', '.join(free)}: another command there "
-            "could write it at the same time (docs/shared-disks.md)"
+            f"locks of {workspace.path} that {found[0][0]} holds do not hold on {', '.join(free)}: another command "
+            f"there could write {name!r} at the same time (docs/shared-disks.md)"
         )
 
 

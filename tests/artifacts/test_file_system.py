@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from artifacts.errors import ArtifactError
-from artifacts.file_system import Mount, check_file_system, mount_of, remarks, remarks_on
+from artifacts.file_system import Mount, check_file_system, mount_of, refuse_losing, remarks, remarks_on
 from artifacts.store import Workspace
 from tests.artifacts.small_artifacts import make
 
@@ -19,6 +19,7 @@ TABLE = r"""22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/root rw
 31 30 0:41 / /home/old\040data rw,relatime shared:9 master:1 - nfs server:/old rw,vers=3,nolock,local_lock=all
 32 22 0:42 / /mnt/bucket rw,nosuid - fuse.s3fs s3fs rw,user_id=0
 33 22 0:43 / /scratch rw - lustre mds:/scratch rw,localflock
+34 22 0:44 / /far rw,nosuid - fuse.sshfs me@far:/runs rw,user_id=0
 """
 
 
@@ -72,6 +73,16 @@ def test_a_folder_that_cannot_be_read_once_it_is_renamed_is_an_error(tmp_path, m
         make(Workspace(tmp_path), "m")
 
 
+def test_a_mount_that_loses_files_is_refused():
+    """One of rclone passed the trial, and masks that were written were not there afterwards."""
+    folder = Path("/mnt/remote/runs")
+    with pytest.raises(ArtifactError, match=f"{folder} is a mount of fuse.rclone, which loses files") as caught:
+        refuse_losing(folder, Mount("fuse.rclone", frozenset()))
+    assert "shared-disks.md" in (caught.value.hint or "")
+    for mount in (None, Mount("ext4", frozenset()), Mount("fuse.sshfs", frozenset())):
+        refuse_losing(folder, mount)
+
+
 def test_any_failure_of_the_trial_is_told(tmp_path, monkeypatch):
     """On a mount of rclone without a cache, which opens no file twice at a time, it ended with a traceback."""
 
@@ -108,6 +119,7 @@ def test_the_mount_that_holds_a_folder_is_found(folder, kind, option):
         ("/home/old data", True, ["its locks hold on this machine alone", "without lookupcache=positive"]),
         ("/mnt/bucket", False, ["a mount of fuse.s3fs: renames may be copies"]),
         ("/scratch", False, ["mounted with localflock: its locks hold on this machine alone"]),
+        ("/far", False, ["a mount of fuse.sshfs: its locks hold on this machine alone"]),
     ],
 )
 def test_what_a_mount_does_not_promise_is_said(folder, several, said):
