@@ -11,7 +11,7 @@ unreliable part; `predict` takes it as `selection`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +25,7 @@ from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage, has_snapshots
 from stages.data.images import images_of_splits
 from stages.engine.config import IMAGE_LABELS, ImageLabels, InferenceConfig
-from stages.parallel.share import counted, pieces_of
+from stages.parallel.share import record_pieces
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +105,6 @@ def run(config: ReliabilityConfig, inputs: ReliabilityInputs, writer: Writer, ex
     from stages.networks import load_network
     from stages.networks.folding import for_inference
     from stages.networks.loading import snapshots_of
-    from stages.parallel.meeting import barrier
 
     dataset, ids = images_of_splits(inputs.data, config.splits)
     segmenter = inputs.segmenter
@@ -114,18 +113,18 @@ def run(config: ReliabilityConfig, inputs: ReliabilityInputs, writer: Writer, ex
     device = select_device(execution.device)
     files = evenly_spaced([*snapshots_of(segmenter).values(), "weights.pt"], config.snapshots)
     networks = [for_inference(load_network(segmenter, file), device) for file in files]
-    pieces, mine = pieces_of(len(ids), PART, execution, lambda piece: writer.has(_record(piece)))
-    with counted(writer, execution, "reliability", mine) as advance:
-        for piece in mine.left:
-            images = ids[piece.start : piece.stop]
-            writer.write_json(_record(piece), _scores(networks, dataset, images, config, device, execution))
-            advance(len(piece))
-    barrier()
+
+    def look(own: Sequence[str], advance: Callable[..., None]) -> dict[str, float]:
+        found = _scores(networks, dataset, own, config, device, execution)
+        advance(len(own))
+        return found
+
+    records = record_pieces(writer, execution, "reliability", ids, PART, look)
     if execution.rank != 0:
         return {}
     scores: dict[str, float] = {}
-    for piece in pieces:
-        scores |= writer.read_json(_record(piece), dict[str, float])
+    for record in records:
+        scores |= writer.read_json(record, dict[str, float])
     if missing := sorted(set(ids) - scores.keys()):
         raise ArtifactError(
             f"{writer.path / SCRATCH} holds no scores of {some(missing)}", "delete it and run the same command again"
@@ -144,11 +143,6 @@ def run(config: ReliabilityConfig, inputs: ReliabilityInputs, writer: Writer, ex
         "median_score": float(np.median(values)),
         "least_reliable_score": float(values[count - 1]) if count else None,
     }
-
-
-def _record(piece: range) -> str:
-    """The file of the scores of these images."""
-    return f"{SCRATCH}/scores-{piece.start}-{piece.stop}.json"
 
 
 def _scores(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,11 +27,11 @@ from pydantic import Field
 from artifacts.dataset import MASKED, Dataset
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE
-from artifacts.store import SCRATCH, Artifact, Writer
+from artifacts.store import Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import images_of_splits
 from stages.engine.config import InferenceConfig
-from stages.parallel.share import counted, pieces_of
+from stages.parallel.share import record_pieces
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,22 +73,21 @@ def run(config: ReviewConfig, inputs: ReviewInputs, writer: Writer, execution: E
     from stages.engine.device import select_device
     from stages.networks import load_network
     from stages.networks.folding import for_inference
-    from stages.parallel.meeting import barrier
 
     dataset, ids = images_of_splits(inputs.data, (*MASKED, *WITHOUT_MASKS))
     network = for_inference(load_network(inputs.segmenter), select_device(execution.device))
-    pieces, mine = pieces_of(len(ids), PART, execution, lambda piece: writer.has(_record(piece)))
-    with counted(writer, execution, "review", mine) as advance:
-        for piece in mine.left:
-            looks_ = _looks(network, dataset, ids[piece.start : piece.stop], config, execution)
-            writer.write_json(_record(piece), dict(looks_))
-            advance(len(piece))
-    barrier()
+
+    def look(own: Sequence[str], advance: Callable[..., None]) -> dict[str, Any]:
+        found = dict(_looks(network, dataset, own, config, execution))
+        advance(len(own))
+        return found
+
+    records = record_pieces(writer, execution, "review", ids, PART, look)
     if execution.rank != 0:
         return {}
     looks: dict[str, Any] = {}
-    for piece in pieces:
-        looks |= writer.read_json(_record(piece), dict[str, Any])
+    for record in records:
+        looks |= writer.read_json(record, dict[str, Any])
     split_of = {image_id: split for split in (*MASKED, *WITHOUT_MASKS) for image_id in dataset.ids(split)}
     found = {
         "next": worth_labelling(looks, [i for i in ids if not dataset.has_mask(i)], config.next),
@@ -102,11 +101,6 @@ def run(config: ReviewConfig, inputs: ReviewInputs, writer: Writer, execution: E
         "doubtful": len(found["doubtful"]),
         "help_most": found["help_most"],
     }
-
-
-def _record(piece: range) -> str:
-    """The file of what was seen in these images."""
-    return f"{SCRATCH}/review-{piece.start}-{piece.stop}.json"
 
 
 # ------------------------------------------------------------------------------------------------- looking

@@ -17,13 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from artifacts.store import Writer
+from artifacts.store import SCRATCH, Writer
 from stages.contract import Execution
+from stages.parallel.meeting import barrier
 
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMapWriter
 
 Part = TypeVar("Part")
+PART = 10_000  # images of a record where each takes milliseconds: what a killed run looks at again
 
 
 @dataclass(frozen=True)
@@ -147,3 +149,28 @@ def counted(
             report()
 
         yield advance
+
+
+def record_pieces(
+    writer: Writer,
+    execution: Execution,
+    what: str,
+    ids: Sequence[str],
+    most: int,
+    look: Callable[[Sequence[str], Callable[..., None]], Any],
+) -> list[str]:
+    """Keeps what is found in images, in records of at most `most` of them; gives these, in the order of the ids.
+
+    look: called with the images of a record, and the function to call with each number of finished ones; what it
+    returns is written (JSON). Records of a run that was cut off are taken over. At the end all ranks' are there.
+    """
+
+    def record(piece: range) -> str:
+        return f"{SCRATCH}/{what}-{piece.start}-{piece.stop}.json"
+
+    pieces, mine = pieces_of(len(ids), most, execution, lambda piece: writer.has(record(piece)))
+    with counted(writer, execution, what, mine) as advance:
+        for piece in mine.left:
+            writer.write_json(record(piece), look(ids[piece.start : piece.stop], advance))
+    barrier()
+    return [record(piece) for piece in pieces]
