@@ -208,12 +208,11 @@ class Own:
         from stages.evaluation.intervals import share_of_draws_higher
         from stages.evaluation.stored_masks import find_pairs
 
-        quiet = dataclasses.replace(self.execution, progress=_Silent())
         first, second = (
             score_with_images(
                 find_pairs(dataset, self.workspace.artifact(predictions_of(name)), ["holdout"]),
                 dataset.num_classes,
-                quiet,
+                self.execution.workers,
                 counted=True,
             )[2]
             for name in (best, favoured)

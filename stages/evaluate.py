@@ -12,7 +12,7 @@ masks at the threshold that was best on the images to choose by; the curve over 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,10 +25,13 @@ from artifacts.store import Artifact, Writer
 from stages.config import Config
 from stages.contract import Execution, Input, Inputs, Stage, default_workers
 from stages.evaluation.stored_masks import find_pairs, ids_with_truth, shown
+from stages.parallel.share import PART, record_pieces
 
 if TYPE_CHECKING:
     from artifacts.score_maps import ScoreMaps
     from stages.evaluation.confusion import Scores
+
+Advance = Callable[..., None]
 
 
 class Thresholds(Config):
@@ -158,25 +161,39 @@ def check(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
 
 
 def run(config: EvaluateConfig, inputs: EvaluateInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
-    """Scores all images; it takes seconds, so an interrupted run keeps nothing. Under torchrun rank 0 does it alone."""
-    from stages.evaluation.confusion import remarks
-    from stages.evaluation.image_scores import IMAGE_IOU, score_with_images
+    """Scores what is still missing; under torchrun each rank its share of the images."""
+    from stages.evaluation.confusion import ConfusionMatrix, remarks
+    from stages.evaluation.image_scores import IMAGE_IOU, ImageIou, MasksRecord, score_with_images
+    from stages.evaluation.pixel_counts import packed, record_of, unpacked
 
-    if execution.rank != 0:
-        return {}
     dataset = Dataset(inputs.data)
     if inputs.maps is not None:
         return judge_maps(config, dataset, find_maps(config, dataset, inputs.data, inputs.maps), writer, execution)
     assert inputs.predictions is not None  # as in `check`
     pairs = find_pairs(dataset, inputs.predictions, config.splits)
-    matrix, single, counts = score_with_images(pairs, dataset.num_classes, execution, config.bootstrap > 0)
+
+    def score(ids: Sequence[str], advance: Advance) -> dict[str, Any]:
+        own = replace(pairs, ids=ids)
+        found = score_with_images(own, dataset.num_classes, execution.own_workers, advance, config.bootstrap > 0)
+        matrix, single, counts = found
+        return {"all": record_of(matrix), "mean_iou": single.mean_iou, "counts": packed(np.array(counts, np.int64))}
+
+    records = record_pieces(writer, execution, "evaluate", pairs.ids, PART, score)
+    if execution.rank != 0:
+        return {}
+    matrix, iou, counts = ConfusionMatrix(dataset.num_classes), dict[str, float | None](), list[np.ndarray]()
+    for record in records:
+        part, file = writer.read_json(record, MasksRecord), writer.path / record
+        part.all.add_to(matrix, file)
+        iou |= part.mean_iou
+        counts.extend(unpacked(part.counts, (-1, 2, dataset.num_classes), file))
     chosen = class_ids(dataset.class_names, config.classes)
     scores = matrix.scores(dataset.class_names, chosen)
     for sentence in [*remarks(scores), *filter(None, [one_class_alone(scores)])]:
         execution.progress.note(sentence)
     interval = _interval(config, counts, chosen)
     writer.write_json("metrics.json", {"splits": list(config.splits), **scores.to_json(), **interval})
-    writer.write_json(IMAGE_IOU, single.model_dump(by_alias=True))
+    writer.write_json(IMAGE_IOU, ImageIou(mean_iou=iou).model_dump(by_alias=True))
     return headline(scores) | interval
 
 
@@ -194,12 +211,23 @@ def judge_maps(
 ) -> dict[str, Any]:
     """Scores the masks at the threshold that is best on the images to choose by, and the curve over all of them."""
     from stages.evaluation.confusion import remarks
-    from stages.evaluation.threshold_sweep import judge
+    from stages.evaluation.pixel_counts import CountsRecord, record_of
+    from stages.evaluation.threshold_sweep import ThresholdSweep, judge
     from stages.localization.swept_maps import sweep_maps
 
-    groups, thresholds = (maps.choosing, maps.scored), config.thresholds.values()
-    with execution.progress.track(len({*maps.choosing, *maps.scored}), "evaluate") as tracker:
-        choosing, scoring = sweep_maps(dataset, maps.maps, groups, thresholds, execution.workers, tracker.advance)
+    groups, thresholds = (frozenset(maps.choosing), frozenset(maps.scored)), config.thresholds.values()
+
+    def sweep(ids: Sequence[str], advance: Advance) -> list[dict[str, Any]]:
+        members = [group.intersection(ids) for group in groups]
+        return list(map(record_of, sweep_maps(dataset, maps.maps, members, thresholds, execution.own_workers, advance)))
+
+    records = record_pieces(writer, execution, "evaluate", sorted(groups[0] | groups[1]), PART, sweep)
+    if execution.rank != 0:
+        return {}
+    choosing, scoring = sweeps = [ThresholdSweep(dataset.num_classes, thresholds) for _ in groups]
+    for record in records:
+        for total, part in zip(sweeps, writer.read_json(record, list[CountsRecord]), strict=True):
+            part.add_to(total, writer.path / record)
     shared = len({*maps.choosing} & {*maps.scored})
     judged = judge(choosing, scoring, shared, dataset.class_names, class_ids(dataset.class_names, config.classes))
     for sentence in [*remarks(judged.scores), *judged.sentences()]:

@@ -9,7 +9,7 @@ ap75 (fractions 0..1), the mean over the classes, of each class, and of all inst
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,12 +22,14 @@ from artifacts.dataset import Dataset, Split
 from artifacts.errors import DataError
 from artifacts.instance_masks import InstanceMasks
 from artifacts.item_shapes import some
+from artifacts.json_items import Count, Shape
 from artifacts.masks import IGNORE, read_mask
 from artifacts.store import Artifact, Writer
 from stages.config import Config, ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import ids_of
 from stages.parallel.processes import map_in_processes
+from stages.parallel.share import PART, record_pieces
 
 if TYPE_CHECKING:
     from stages.evaluation.instance_precision import Overlaps
@@ -93,25 +95,31 @@ def _open(config: EvaluateInstancesConfig, inputs: EvaluateInstancesInputs) -> t
 def run(
     config: EvaluateInstancesConfig, inputs: EvaluateInstancesInputs, writer: Writer, execution: Execution
 ) -> dict[str, Any]:
-    """Scores all images; an interrupted run keeps nothing. Under torchrun rank 0 does it alone."""
+    """Scores what is still missing; under torchrun each rank its share of the images."""
     from stages.evaluation.instance_precision import precisions
 
+    truth, ids = _open(config, inputs)
+
+    def compare(own: Sequence[str], advance: Callable[..., None]) -> dict[str, Any]:
+        found = {}
+        for image_id, record in map_in_processes(_compare, truth, own, execution.own_workers):
+            found[image_id] = record
+            advance()
+        return found
+
+    records = record_pieces(writer, execution, "evaluate-instances", ids, PART, compare)
     if execution.rank != 0:
         return {}
-    truth, ids = _open(config, inputs)
-    overlaps: dict[str, Overlaps] = {}
-    left_out = 0
-    with execution.progress.track(len(ids), "evaluate-instances") as tracker:
-        for image_id, (found, of_no_class) in map_in_processes(_compare, truth, ids, execution.workers):
-            overlaps[image_id] = found
-            left_out += of_no_class
-            tracker.advance()
+    compared: dict[str, OverlapsRecord] = {}
+    for record in records:
+        compared |= writer.read_json(record, dict[str, OverlapsRecord])
+    ordered = [compared[image_id].overlaps() for image_id in ids]
+    left_out = sum(one.of_no_class for one in compared.values())
     if left_out:
         execution.progress.note(
             f"not scored, as most of their pixels are of no class in the true masks: {left_out:,} of "
-            f"{left_out + sum(len(one.true_classes) for one in overlaps.values()):,} true instances"
+            f"{left_out + sum(len(one.true_classes) for one in ordered):,} true instances"
         )
-    ordered = [overlaps[image_id] for image_id in ids]
     counts = {
         "images": len(ids),
         "instances": sum(len(one.classes) for one in ordered),
@@ -123,8 +131,28 @@ def run(
     return summary | {"true_instances_of_no_class": left_out}
 
 
-def _compare(truth: Truth, image_id: str) -> tuple[Overlaps, int]:
-    """How the instances of an image overlap, and how many true ones are of no class."""
+class OverlapsRecord(Shape):
+    """`Overlaps` of an image, and how many true instances are of no class."""
+
+    iou: list[list[float]]
+    scores: list[float]
+    classes: list[int]
+    true_classes: list[int]
+    of_no_class: Count
+
+    def overlaps(self) -> Overlaps:
+        from stages.evaluation.instance_precision import Overlaps
+
+        return Overlaps(
+            np.array(self.iou, float).reshape(len(self.classes), len(self.true_classes)),
+            np.array(self.scores, float),
+            np.array(self.classes, np.int64),
+            np.array(self.true_classes, np.int64),
+        )
+
+
+def _compare(truth: Truth, image_id: str) -> dict[str, Any]:
+    """The `OverlapsRecord` of an image."""
     from stages.evaluation.instance_precision import overlaps_of
 
     numbers, instances = truth.found[image_id]
@@ -132,7 +160,8 @@ def _compare(truth: Truth, image_id: str) -> tuple[Overlaps, int]:
     mask, objects = truth.dataset.mask(image_id), read_mask(truth.folder / f"{image_id}.png", size=size)
     true_numbers, classes = true_instances(objects, mask)
     of_no_class = len(np.setdiff1d(objects, (0, IGNORE))) - len(classes)
-    return overlaps_of(numbers, instances, true_numbers, classes), of_no_class
+    overlaps = overlaps_of(numbers, instances, true_numbers, classes)
+    return {key: values.tolist() for key, values in vars(overlaps).items()} | {"of_no_class": of_no_class}
 
 
 def true_instances(objects: NDArray[np.uint8], mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Sequence[int]]:

@@ -10,6 +10,7 @@ in COCO's format (instances.json), from which an instance segmenter can be train
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ from artifacts.masks import encode_mask, read_mask
 from artifacts.store import SCRATCH, Artifact, Writer
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.parallel.processes import map_in_processes
-from stages.parallel.share import counted, share_of
+from stages.parallel.share import PART, counted, record_pieces, share_of
 from stages.refiners.settings.irn import InstanceSettings
 
 
@@ -92,13 +93,20 @@ def run(config: InstancesConfig, inputs: InstancesInputs, writer: Writer, execut
                 writer.write_bytes(f"{FOLDER}/{found.image_id}.png", encode_mask(found.numbers))
                 advance()
     barrier()  # those of every rank are written
+
+    def describe(own: Sequence[str], advance: Callable[..., None]) -> dict[str, Any]:
+        found = {}
+        for image_id, objects in map_in_processes(_annotations, writer, own, execution.own_workers):
+            found[image_id] = objects
+            advance()
+        return found
+
+    records = record_pieces(writer, execution, DOCUMENT, ids, PART, describe)
     if execution.rank != 0:
         return {}
     made: dict[str, list[dict[str, Any]]] = {}
-    with execution.progress.track(len(ids), DOCUMENT) as tracker:
-        for image_id, annotations in map_in_processes(_annotations, writer, ids, execution.workers):
-            made[image_id] = annotations
-            tracker.advance()
+    for record in records:
+        made |= writer.read_json(record, dict[str, list[dict[str, Any]]])
     return _write_document(images.dataset, [(image_id, made[image_id]) for image_id in ids], writer)
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 def run(config: PrepareDataConfig, inputs: Inputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Write the data set; returns its summary."""
-    if execution.rank != 0:
-        return {}  # under torchrun one process prepares, with a pool of its own
     if isinstance(config.dataset, ShapesConfig):
         from stages.data.choose_splits import choose_holdout
         from stages.data.lists.id_lists import Names
@@ -35,6 +33,8 @@ def run(config: PrepareDataConfig, inputs: Inputs, writer: Writer, execution: Ex
         names = Names(image_id for ids in splits.values() for image_id in ids)
         splits["train"], splits["holdout"] = choose_holdout(config, splits["train"], names, execution.progress.note)
         return write_shapes(config.dataset, splits, writer, execution)
+    if execution.rank != 0:
+        return {}  # under torchrun one process prepares, with a pool of its own
     from stages.data.preparation import prepare
 
     return prepare(find_raw(config.dataset, execution), config, writer, execution)

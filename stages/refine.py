@@ -163,11 +163,11 @@ def run(config: RefineConfig, inputs: RefineInputs, writer: Writer, execution: E
         for _ in map_in_processes(write_mask_of, task, masks.left, execution.own_workers):
             advance()
     barrier()  # the masks of every rank are written
+    splits: Sequence[str] = config.splits or tuple(split for split in SPLITS if set(dataset.ids(split)) & set(ids))
+    quality = quality_of_masks(dataset, writer, splits, execution)
     if execution.rank != 0:
         return {}
-    splits: Sequence[str] = config.splits or tuple(split for split in SPLITS if set(dataset.ids(split)) & set(ids))
     writer.write_json("classes.json", {"class_names": list(dataset.class_names), "ids": ids, "splits": list(splits)})
-    quality = quality_of_masks(dataset, writer.path / "masks", splits, execution)
     empty = count_empty_maps(task.maps, execution.progress.note)
     found = {"images": len(ids), "method": config.method.name, "empty_maps": empty, "quality": quality}
     return found | ({"whole_set": figures} if whole_set else {})

@@ -238,11 +238,10 @@ def run(config: SeedsConfig, inputs: SeedsInputs, writer: Writer, execution: Exe
             begin(job.label, shard)
         jobs.finish()
         barrier()  # every rank's label maps are written
-    quality, empty = {}, 0
+    quality, empty = quality_of_masks(dataset, writer, config.splits, execution), 0
     if execution.rank == 0:
         cause = "CLIP finds none of their classes; try other texts (source.texts)" if source.clip else UNTRAINED
         empty = count_empty_maps(ScoreMaps(writer.path), execution.progress.note, cause)
-        quality = quality_of_masks(dataset, writer.path / "masks", config.splits, execution)
     return {
         "images": {split: len(dataset.ids(split)) for split in config.splits},
         "mode": config.labels.mode,

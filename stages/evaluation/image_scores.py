@@ -6,15 +6,16 @@ It lies in `local/` of the evaluation, so that it is not part of its content.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from artifacts.json_items import Shape
-from stages.contract import Execution
 from stages.evaluation.confusion import ConfusionMatrix
 from stages.evaluation.intervals import counts_of
+from stages.evaluation.pixel_counts import CountsRecord
 from stages.evaluation.scoring import Pairs, score_pairs
 
 IMAGE_IOU = "local/image_iou.json"
@@ -27,6 +28,14 @@ class ImageIou(Shape):
     mean_iou: dict[str, float | None]
 
 
+class MasksRecord(Shape):
+    """What `score_with_images` finds in some images, in the order of their ids."""
+
+    all: CountsRecord
+    mean_iou: dict[str, float | None]
+    counts: str  # (N, 2, C), packed
+
+
 def image_iou(matrix: ConfusionMatrix) -> float | None:
     """The mean IoU of one image, over the classes in its ground truth or prediction; None if nothing is scored.
 
@@ -37,10 +46,10 @@ def image_iou(matrix: ConfusionMatrix) -> float | None:
 
 
 def score_with_images(
-    pairs: Pairs, num_classes: int, execution: Execution, counted: bool = False
+    pairs: Pairs, num_classes: int, workers: int, advance: Callable[[], object] = lambda: None, counted: bool = False
 ) -> tuple[ConfusionMatrix, ImageIou, list[np.ndarray]]:
     """The confusion matrix of all pairs of mask files, the mean IoU of each image, and if `counted`, `counts_of` each,
-    by id.
+    by id. `advance` is called after each image.
     """
     found: dict[str, float | None] = {}
     counts: dict[str, np.ndarray] = {}
@@ -50,6 +59,5 @@ def score_with_images(
         if counted:
             counts[image_id] = counts_of(of_image)
 
-    with execution.progress.track(len(pairs), "evaluate") as tracker:
-        matrix = score_pairs(pairs, num_classes, execution.workers, tracker.advance, each=each)
+    matrix = score_pairs(pairs, num_classes, workers, advance, each=each)
     return matrix, ImageIou(mean_iou=dict(sorted(found.items()))), [counts[image_id] for image_id in sorted(counts)]

@@ -296,5 +296,6 @@ def iou_of(made: Made, given: Given, ids: Collection[str], execution: Execution)
     if dataset is None or not able:
         raise DataError(f"no true mask is known of the images of {made.artifact.name!r}", "leave --worst out")
     pairs = {image_id: (made.mask_path(image_id), dataset.mask_path(image_id)) for image_id in able}
-    _, found, _ = score_with_images(pairs, dataset.num_classes, execution)
+    with execution.progress.track(len(pairs), "evaluate") as tracker:
+        _, found, _ = score_with_images(pairs, dataset.num_classes, execution.workers, tracker.advance)
     return found.mean_iou

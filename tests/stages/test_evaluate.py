@@ -12,9 +12,12 @@ from sklearn.metrics import jaccard_score
 
 from artifacts.errors import ArtifactError, ConfigError, DataError
 from artifacts.masks import read_mask, write_mask
+from stages import evaluate as module
 from stages.contract import PlainProgress
 from stages.evaluate import evaluate_folders
+from stages.evaluation import pixel_counts, scoring
 from stages.evaluation.confusion import ConfusionMatrix, remarks
+from stages.evaluation.image_scores import IMAGE_IOU
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,41 @@ def test_the_number_of_processes_changes_nothing(bench, predictions):
     two = bench.outcome("evaluate", "metrics-2", {}, {"predictions": "to-score"}, workers=2)
     assert two.ran
     assert two.artifact.manifest.content == one.manifest.content
+
+
+def test_a_run_that_was_cut_off_is_continued_to_the_same_bytes(bench, predictions, monkeypatch):
+    whole = bench.run("evaluate", "whole", {"bootstrap": 20}, {"predictions": "to-score"})
+    monkeypatch.setattr(module, "PART", 4)
+    reads = []
+
+    def cut_off(path, *given, **named):
+        reads.append(path)
+        if len(reads) == 10:  # eight of the first four images
+            raise KeyboardInterrupt
+        return read_mask(path, *given, **named)
+
+    monkeypatch.setattr(scoring, "read_mask", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run("evaluate", "cut", {"bootstrap": 20}, {"predictions": "to-score"})
+    continued = bench.run("evaluate", "cut", {"bootstrap": 20}, {"predictions": "to-score"})
+    assert len(reads) == 10 + 2 * 2  # the record of the first four was kept
+    assert continued.manifest.resumed == 1
+    assert continued.manifest.content == whole.manifest.content
+    assert continued.summary == whole.summary
+    assert continued.file(IMAGE_IOU).read_bytes() == whole.file(IMAGE_IOU).read_bytes()
+
+
+def test_a_record_of_counts_is_exact_or_damaged(tmp_path):
+    matrix, total = ConfusionMatrix(3), ConfusionMatrix(3)
+    matrix.add(np.array([[0, 1, 2, 255]], np.uint8), np.array([[0, 0, 255, 1]], np.uint8))
+    record = pixel_counts.CountsRecord(**json.loads(json.dumps(pixel_counts.record_of(matrix))))
+    for _ in range(2):
+        record.add_to(total, tmp_path / "record.json")
+    assert (total.counts == 2 * matrix.counts).all()
+    assert (total.ignored, total.images, total.blank) == (2, 2, 0)
+    for text in ("", "no base64", pixel_counts.packed(np.zeros((2, 3), np.int64)), record.counts[:-8]):
+        with pytest.raises(ArtifactError, match=r"record\.json is damaged"):
+            record.model_copy(update={"counts": text}).add_to(total, tmp_path / "record.json")
 
 
 def test_mean_over_named_classes(bench, predictions):

@@ -149,9 +149,10 @@ def test_some_labelled_shapes_are_held_out(tmp_path):
         prepare(tmp_path, SMALL | {"holdout": 5}, "none")
 
 
-def test_other_ranks_leave_the_work_to_the_first(tmp_path, monkeypatch):
+def test_other_ranks_leave_a_data_set_on_disk_to_the_first(monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert STAGE.run(PrepareDataConfig(), Inputs(), None, Execution(workers=1)) == {}
+    config = build(PrepareDataConfig, {"dataset": {"name": "voc-aug", "source": "/nowhere"}}, "test")
+    assert STAGE.run(config, Inputs(), None, Execution(workers=1)) == {}
 
 
 @pytest.mark.parametrize(

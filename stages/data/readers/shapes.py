@@ -49,7 +49,8 @@ from stages.data.drawn_classes import (
     smooth_noise,
 )
 from stages.parallel.each_image import for_each_image
-from stages.parallel.share import alone, counted
+from stages.parallel.meeting import barrier
+from stages.parallel.share import counted, share_of
 
 CONTEXT_OF = {BOAT: "water", MUSHROOM: "moss"}
 COMPANION_OF = {STAR: RING, RING: BOAT, BOAT: FISH, MUSHROOM: BEETLE, FISH: STAR, BEETLE: MUSHROOM}
@@ -89,17 +90,20 @@ class Layer:
 def write_shapes(
     config: ShapesConfig, splits: Mapping[str, Sequence[str]], writer: Writer, execution: Execution
 ) -> dict[str, Any]:
-    """Draw what is missing of the data set into the writer; returns the summary for people.
+    """Draw what is missing of the data set into the writer, under torchrun each rank its share; returns the summary.
 
     splits: `image_ids`, or those ids with some of train held out.
     """
     everything = sorted(image_id for ids in splits.values() for image_id in ids)
-    pairs = alone(everything, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
+    pairs = share_of(everything, execution, made=lambda image_id: writer.has(f"masks/{image_id}.png"))
     with counted(writer, execution, "drawing", pairs) as advance:
-        for image_id, files in for_each_image(_files, config, pairs.left, execution.workers):
+        for image_id, files in for_each_image(_files, config, pairs.left, execution.own_workers):
             for folder, content in files.items():
                 writer.write_bytes(f"{folder}/{image_id}.png", content)  # the mask last: it says that all are whole
             advance()
+    barrier()  # those of every rank are drawn
+    if execution.rank != 0:
+        return {}
     tags, sizes, pixels = {}, {}, {}
     for image_id in everything:
         mask = read_mask(writer.path / "masks" / f"{image_id}.png", len(CLASS_NAMES))

@@ -114,7 +114,8 @@ def _image_iou(
             raise ArtifactError(f"{record['artifact']} was made anew since")
     dataset = Dataset(inputs["data"])
     pairs = find_pairs(dataset, inputs["predictions"], found.metrics.splits)
-    _, single, _ = score_with_images(pairs, dataset.num_classes, execution)
+    with execution.progress.track(len(pairs), "evaluate") as tracker:
+        _, single, _ = score_with_images(pairs, dataset.num_classes, execution.workers, tracker.advance)
     return single.mean_iou
 
 

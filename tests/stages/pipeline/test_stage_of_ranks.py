@@ -22,7 +22,7 @@ from stages.config import Config
 from stages.contract import Execution, Inputs, PlainProgress, Stage
 from stages.engine import distributed
 from stages.parallel import meeting
-from stages.parallel.share import counted, share_of
+from stages.parallel.share import counted, record_pieces, share_of
 from stages.pipeline.run_stage import run_stage
 from tests.semiseg_cli.test_torchrun import free_port
 from tests.stages.forks import as_ranks
@@ -42,24 +42,45 @@ class Notes(PlainProgress):
             file.write(text + "\n")
 
 
-def in_two_ranks(folder: Path, act: Callable[[str, int], Any], force: bool = False) -> list[int | None]:
-    """A stage of twelve items, of which each rank makes its share: act(item, rank) comes before each."""
-    port = free_port()
+Act = Callable[[str, int], Any]
 
-    def run(rank: int, config: Config, inputs: Inputs, writer: Any, execution: Execution) -> dict[str, Any]:
-        items = share_of(IDS, execution, lambda item: writer.has(f"{item}.txt"))
-        with counted(writer, execution, "toy", items) as advance:
-            for item in items.left:
-                act(item, rank)
-                writer.write_bytes(f"{item}.txt", item.encode())
-                advance()
-        meeting.barrier()
-        return {"made": len(IDS)}
+
+def make_items(act: Act, config: Config, inputs: Inputs, writer: Any, execution: Execution) -> dict[str, Any]:
+    """Each rank makes its share of the items."""
+    items = share_of(IDS, execution, lambda item: writer.has(f"{item}.txt"))
+    with counted(writer, execution, "toy", items) as advance:
+        for item in items.left:
+            act(item, execution.rank)
+            writer.write_bytes(f"{item}.txt", item.encode())
+            advance()
+    meeting.barrier()
+    return {"made": len(IDS)}
+
+
+def make_records(act: Act, config: Config, inputs: Inputs, writer: Any, execution: Execution) -> dict[str, Any]:
+    """Each rank looks at its share of the items, as `evaluate` does; the first one writes what all have found."""
+
+    def look(own, advance):
+        for item in own:
+            act(item, execution.rank)
+            advance()
+        return list(own)
+
+    records = record_pieces(writer, execution, "toy", IDS, 2, look)
+    if execution.rank == 0:
+        for item in [item for record in records for item in writer.read_json(record, list[str])]:
+            writer.write_bytes(f"{item}.txt", item.encode())
+    return {"made": len(IDS)}
+
+
+def in_two_ranks(folder: Path, act: Act, force: bool = False, make: Any = make_items) -> list[int | None]:
+    """A stage of twelve items: act(item, rank) comes before each."""
+    port = free_port()
 
     def ranked(rank: int) -> None:
         given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
         os.environ.update({key: str(value) for key, value in given.items()} | {"MASTER_ADDR": "127.0.0.1"})
-        stage = Stage("toy", 1, "Twelve items.", Config, Inputs, "masks", functools.partial(run, rank))
+        stage = Stage("toy", 1, "Twelve items.", Config, Inputs, "masks", functools.partial(make, act))
         execution = Execution(device="cpu", workers=1, progress=Notes(folder / f"notes-{rank}"))
         try:
             run_stage(stage, Config(), Workspace(folder / "runs"), "toy", {}, execution, force)
@@ -68,6 +89,9 @@ def in_two_ranks(folder: Path, act: Callable[[str, int], Any], force: bool = Fal
             raise SystemExit(error.exit_code) from None
 
     return as_ranks(ranked, 2, 120)
+
+
+DEADLY = {make_items: ("06", "07"), make_records: ("03", "09")}  # one of each rank, in the middle of its share
 
 
 def items_of(folder: Path) -> list[str]:
@@ -94,17 +118,20 @@ def test_collective_operations_wait_for_days(monkeypatch):
 
 
 @pytest.mark.parametrize("dying", [0, 1])
-def test_a_killed_rank_ends_the_other_and_the_same_command_continues(tmp_path, dying, capfd):
+@pytest.mark.parametrize("make", [make_items, make_records])
+def test_a_killed_rank_ends_the_other_and_the_same_command_continues(tmp_path, make, dying, capfd):
     def act(item: str, rank: int) -> None:
-        if item in ("06", "07") and rank == dying:
+        if item in DEADLY[make] and rank == dying:
             os.kill(os.getpid(), signal.SIGKILL)
 
     begin = time.monotonic()
-    assert in_two_ranks(tmp_path, act) == [-signal.SIGKILL if rank == dying else meeting.DIED for rank in range(2)]
+    assert in_two_ranks(tmp_path, act, make=make) == [
+        -signal.SIGKILL if rank == dying else meeting.DIED for rank in range(2)
+    ]
     assert time.monotonic() - begin < 60
     assert f"error: rank {dying} (process " in capfd.readouterr().err
     made: list[str] = []
-    assert in_two_ranks(tmp_path, lambda item, rank: (tmp_path / f"{item}-again").touch()) == [0, 0]
+    assert in_two_ranks(tmp_path, lambda item, rank: (tmp_path / f"{item}-again").touch(), make=make) == [0, 0]
     made = sorted(file.name for file in tmp_path.glob("*-again"))
     assert 0 < len(made) < 12
     assert items_of(tmp_path) == [f"{item}.txt" for item in IDS]
@@ -147,7 +174,7 @@ def test_a_lock_that_does_not_reach_another_machine_is_said(tmp_path, monkeypatc
 
     monkeypatch.setattr(fcntl, "flock", on_this_machine_alone)
     assert in_two_ranks(tmp_path, lambda item, rank: None) == [0, 0]
-    assert "does not hold on" in (tmp_path / "notes-0").read_text()
+    assert "do not hold on" in (tmp_path / "notes-0").read_text()
     monkeypatch.undo()
     (tmp_path / "notes-0").unlink()
     assert in_two_ranks(tmp_path, lambda item, rank: None, force=True) == [0, 0]
