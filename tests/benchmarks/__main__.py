@@ -8,10 +8,12 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.benchmarks.measure import SCALES, Result
+from tests.benchmarks.measure import CPU, SCALES, WALL, Result
 
 # name -> module and function; loaded when it runs
 BENCHMARKS = {
@@ -48,7 +50,7 @@ BENCHMARKS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 1 where results that should be equal are not; a missed target is shown, not punished."""
+    """Exit code 1 where results that should be equal are not, or a benchmark failed; a missed target is only shown."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--scale", choices=SCALES, default="full", help="how much work (tiny: only whether it runs)")
     parser.add_argument("--only", choices=BENCHMARKS, action="append", metavar="NAME", help=", ".join(BENCHMARKS))
@@ -57,14 +59,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads would take the cores from other processes
 
     load_before = os.getloadavg()
-    results = []
+    results: list[Result] = []
+    failed: dict[str, str] = {}
     for name in given.only or BENCHMARKS:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory(prefix="semiseg-bench-") as folder:
-            results.append(benchmark(name)(given.scale, Path(folder)))
-    write(results, given.out, given.scale, load_before)
-    show(results, given.scale)
-    return 0 if all(result.equal for result in results) else 1
+        print(f"{name} ...", end="", file=sys.stderr, flush=True)
+        begin = time.monotonic()
+        try:
+            with tempfile.TemporaryDirectory(prefix="semiseg-bench-") as folder:
+                results.append(benchmark(name)(given.scale, Path(folder)))
+        except Exception as error:  # the others are measured all the same
+            traceback.print_exc()
+            failed[name] = f"{type(error).__name__}: {error}"
+        print(f" {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+        write(results, failed, given.out, given.scale, load_before)
+    print(f"wrote {given.out}", file=sys.stderr)
+    show(results, failed, given.scale)
+    return 0 if all(result.equal for result in results) and not failed else 1
 
 
 def benchmark(name: str) -> Callable[[str, Path], Result]:
@@ -72,7 +82,10 @@ def benchmark(name: str) -> Callable[[str, Path], Result]:
     return getattr(importlib.import_module(f"tests.benchmarks.{module}"), function)
 
 
-def write(results: Sequence[Result], file: Path, scale: str, load_before: tuple[float, ...]) -> None:
+def write(
+    results: Sequence[Result], failed: Mapping[str, str], file: Path, scale: str, load_before: tuple[float, ...]
+) -> None:
+    """After every benchmark, so that a run that is stopped has left what it measured."""
     from artifacts.provenance import package_versions
     from stages.contract import default_workers
 
@@ -82,42 +95,54 @@ def write(results: Sequence[Result], file: Path, scale: str, load_before: tuple[
         "cores": default_workers(),
         "load_average": {"before": load_before, "after": os.getloadavg()},
         "benchmarks": [result.to_json() for result in results],
+        "failed": dict(failed),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"wrote {file}", file=sys.stderr)
 
 
-def show(results: Sequence[Result], scale: str) -> None:
+def show(results: Sequence[Result], failed: Mapping[str, str], scale: str) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"benchmarks, scale {scale}")
-    for heading in ("benchmark", "baseline", "ours", "ratio", "target", "reached", "equal"):
-        table.add_column(heading, justify="right" if heading in ("baseline", "ours", "ratio", "target") else "left")
+    for heading in ("pair", "before", "after", "ratio", "target"):
+        table.add_column(heading, justify="left" if heading == "pair" else "right", no_wrap=True)
+    table.add_column("reached")
     for result in results:
-        if result.target_ratio is not None:
-            target = f">= {result.target_ratio:g}x"
-        else:
-            target = f"< {result.target_seconds:g} s" if result.target_seconds is not None else ""
+        targets = _targets(result)
         table.add_row(
             result.name,
-            _seconds(result.baseline.median) if result.baseline else "",
-            _seconds(result.ours.median),
-            f"{result.ratio:.2f}x" if result.ratio is not None else "",
-            target,
-            ("yes" if result.reached else "NO") if target else "",
-            "yes" if result.equal else "NO",
+            shown(result.baseline.median, result.baseline.unit) if result.baseline else "",
+            shown(result.ours.median, result.ours.unit),
+            f"{result.ratio:.2f}" if result.ratio is not None else "",
+            ", ".join(targets),
+            ("yes" if result.reached else "NO") if targets and result.equal else ("" if result.equal else "NOT EQUAL"),
         )
+    for name in failed:
+        table.add_row(name, "", "", "", "", "FAILED")
     console = Console()
     console.print(table)
     for result in results:
         text = f"[bold]{result.name}[/bold]: {result.what}. Input: {result.input}. Compared: {result.equality}."
         console.print(text, highlight=False)
+    for name, error in failed.items():
+        console.print(f"[bold]{name}[/bold] failed: {escape(error)}", highlight=False)
 
 
-def _seconds(value: float) -> str:
-    return f"{1000 * value:.1f} ms" if value < 0.1 else f"{value:.2f} s"
+def _targets(result: Result) -> list[str]:
+    found = [] if result.target_ratio is None else [f">= {result.target_ratio:g}"]
+    return found if result.target_most is None else [*found, f"<= {shown(result.target_most, result.ours.unit)}"]
+
+
+def shown(value: float, unit: str) -> str:
+    """A value with its unit; seconds in milliseconds where they are few."""
+    if unit in (WALL.unit, CPU.unit):
+        if value < 0.1:
+            return f"{1000 * value:.3g} {unit[:-1]}ms"
+        return f"{value:.2f} {unit}"
+    return f"{value:,.0f} {unit}" if value >= 100 or value == int(value) else f"{value:.2g} {unit}"
 
 
 if __name__ == "__main__":

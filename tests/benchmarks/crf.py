@@ -20,7 +20,7 @@ from stages.localization.crf_parameters import PARAMETERS, CrfParameters
 from stages.localization.dense_crf import backend_of, crf_of_each, crf_together, energies
 from stages.localization.grid import resize_maps
 from tests.benchmarks import inputs
-from tests.benchmarks.measure import Result, alone, in_turn
+from tests.benchmarks.measure import WALL, Result, alone, in_turn
 
 # (images, their size, repeats)
 SIZES: dict[str, tuple[int, tuple[int, int], int]] = {
@@ -61,7 +61,7 @@ def _crf(name: str, parameters: str, scale: str, folder: Path) -> Result:
 
     workers = default_workers()
     baseline, ours, everything, present = in_turn(
-        lambda: run("all", workers=1, labels="all"), lambda: run("present", workers=workers), repeats
+        lambda: run("all", workers=1, labels="all"), lambda: run("present", workers=workers), repeats, WALL
     )
     masks = [[read_mask(made.path / "masks" / f"{i}.png") for i in ids] for made in (everything, present)]
     equal = float(np.mean([np.mean(a == b) for a, b in zip(*masks, strict=True)]))

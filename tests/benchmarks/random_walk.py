@@ -48,7 +48,7 @@ def random_walk(scale: str, folder: Path) -> Result:
         f"the class of each cell with a lead of 1e-4, {100 * equal:.3f} % equal (wanted: 100)",
         equal == 1,
         target_ratio=100.0,
-        target_seconds=1.0,
+        target_most=1.0,
         figures={
             "dense_bytes": dense_bytes,
             "sparse_bytes": sparse_bytes,
