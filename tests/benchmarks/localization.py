@@ -96,7 +96,7 @@ def _cams(name: str, backbone: str, scale: str, folder: Path) -> Result:
     artifact, ids = inputs.images(Workspace(folder), count, size)
     dataset, device = Dataset(artifact), select_device("cpu")
     config = ClassifierConfig.model_validate({"preset": backbone, "weights": "none", "freeze_batch_norm": False})
-    classifier = _settled(build_classifier(config, inputs.NUM_CLASSES - 1, seed=0), dataset)
+    classifier = settled(build_classifier(config, inputs.NUM_CLASSES - 1, seed=0), dataset)
 
     def run(network: Classifier, batch_size: int) -> dict[str, ActivationMaps]:
         made = class_activation_maps(
@@ -123,7 +123,7 @@ def _cams(name: str, backbone: str, scale: str, folder: Path) -> Result:
 
 
 @torch.no_grad()
-def _settled(classifier: Classifier, dataset: Dataset) -> Classifier:
+def settled(classifier: Classifier, dataset: Dataset) -> Classifier:
     """Random weights with the BatchNorm statistics of a few images, and maps that differ by more than rounding."""
     for layer in classifier.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):

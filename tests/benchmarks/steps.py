@@ -112,6 +112,7 @@ def average(scale: str, folder: Path) -> Result:
         found,
         "the averages, bit by bit",
         all(torch.equal(first, second) for first, second in pairs),
+        target_ratio=1.0,
         figures=counts,
     )
 
@@ -138,6 +139,7 @@ def views(scale: str, folder: Path) -> Result:
         ours,
         "the images, bit by bit",
         all(torch.equal(a.image, b.image) for a, b in zip(expected, found, strict=True)),
+        target_ratio=1.0,
         figures=counts,
     )
 
