@@ -33,6 +33,10 @@ BENCHMARKS = {
     "peers-crf-pair": "peers:crf_pair",
     "saliency": "prediction:computed_saliency",
     "predict": "prediction:predict",
+    "predict-batches": "prediction_parts:batches",
+    "predict-folded": "prediction_parts:folded",
+    "predict-main-thread": "prediction_parts:main_thread",
+    "predict-memory": "prediction_parts:memory",
     "predict-records": "prediction:predict_records",
     "evaluation": "evaluation:evaluation",
     "evaluation-sklearn": "evaluation:evaluation_sklearn",
@@ -109,11 +113,12 @@ def write(
 
 
 def show(results: Sequence[Result], failed: Mapping[str, str], scale: str) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"benchmarks, scale {scale}")
+    table = Table(title=f"benchmarks, scale {scale}", box=SIMPLE_HEAD)
     for heading in ("pair", "before", "after", "ratio", "target"):
         table.add_column(heading, justify="left" if heading == "pair" else "right", no_wrap=True)
     table.add_column("reached")
@@ -130,6 +135,8 @@ def show(results: Sequence[Result], failed: Mapping[str, str], scale: str) -> No
     for name in failed:
         table.add_row(name, "", "", "", "", "FAILED")
     console = Console()
+    if not console.is_terminal:
+        console.width = 120
     console.print(table)
     for result in results:
         text = f"[bold]{result.name}[/bold]: {result.what}. Input: {result.input}. Compared: {result.equality}."

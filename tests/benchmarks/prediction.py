@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import h5py
@@ -27,6 +29,7 @@ PREDICTED = {"tiny": (3, (48, 64), 1), "quick": (16, inputs.VOC_SIZE, 2), "full"
 RECORDS = {"tiny": (3, (48, 64), 1), "quick": (40, inputs.VOC_SIZE, 2), "full": (200, inputs.VOC_SIZE, 5)}
 SALIENT = {"tiny": (1, (48, 64), 1), "quick": (4, inputs.VOC_SIZE, 2), "full": (16, inputs.VOC_SIZE, 5)}
 STRIDE = 4
+FILTERS: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
 
 
 def untrained_segmenter(workspace: Workspace) -> Artifact:
@@ -44,6 +47,20 @@ def untrained_segmenter(workspace: Workspace) -> Artifact:
     return inputs.hand_made(workspace, "segmenter", "segmenter", fill)
 
 
+def plain_loop(segmenter: Artifact, dataset: Dataset, ids: Sequence[str], folder: Path) -> None:
+    """A mask and a file of score maps of each image, one after the other."""
+    network = load_network(segmenter)
+    for image_id in ids:
+        image = torch.from_numpy(np.array(Image.open(dataset.path / f"images/{image_id}.jpg")))
+        with torch.inference_mode():
+            logits = network(normalise(image.permute(2, 0, 1)[None]))
+            probabilities = upsample(logits, image.shape[:2], network.stride).softmax(1)[0].numpy()
+        (folder / f"{image_id}.png").write_bytes(encode_mask(probabilities.argmax(0).astype(np.uint8)))
+        maps = probabilities[:, ::STRIDE, ::STRIDE].astype(np.float16)
+        kept = np.flatnonzero(maps.max((1, 2)) >= 0.01)
+        np.savez_compressed(folder / f"{image_id}.npz", scores=maps[kept], classes=kept)
+
+
 def predict(scale: str, folder: Path) -> Result:
     """Masks and score maps of a data set, as `semiseg predict` writes them."""
     count, size, repeats = PREDICTED[scale]
@@ -52,18 +69,8 @@ def predict(scale: str, folder: Path) -> Result:
     segmenter, dataset = untrained_segmenter(workspace), Dataset(data)
 
     def plain() -> dict[str, np.ndarray]:
-        network, found = load_network(segmenter), {}
-        for image_id in ids:
-            image = torch.from_numpy(np.array(Image.open(dataset.path / f"images/{image_id}.jpg")))
-            with torch.inference_mode():
-                logits = network(normalise(image.permute(2, 0, 1)[None]))
-                probabilities = upsample(logits, size, network.stride).softmax(1)[0].numpy()
-            found[image_id] = probabilities.argmax(0).astype(np.uint8)
-            (folder / f"{image_id}.png").write_bytes(encode_mask(found[image_id]))
-            maps = probabilities[:, ::STRIDE, ::STRIDE].astype(np.float16)
-            kept = np.flatnonzero(maps.max((1, 2)) >= 0.01)
-            np.savez_compressed(folder / f"{image_id}.npz", scores=maps[kept], classes=kept)
-        return found
+        plain_loop(segmenter, dataset, ids, folder)
+        return {image_id: read_mask(folder / f"{image_id}.png") for image_id in ids}
 
     def ours() -> dict[str, np.ndarray]:
         given = {"data": "data", "segmenter": "segmenter"}
@@ -74,7 +81,7 @@ def predict(scale: str, folder: Path) -> Result:
     alike = float(np.mean([(expected[image_id] == found[image_id]).mean() for image_id in ids]))
     return Result(
         "predict",
-        "the stage predict, masks and score maps of an image; baseline: one image after the other, a PNG and an .npz each",
+        "the stage predict, masks and score maps of an image; baseline: one after the other, a PNG and an .npz each",
         f"{count} images of {size[0]}x{size[1]}, preset tiny, CPU, one worker",
         baseline,
         own,
@@ -91,14 +98,13 @@ def predict_records(scale: str, folder: Path) -> Result:
     ids = [f"{number:05d}" for number in range(count)]
     different = [_maps(number, size) for number in range(min(count, 8))]
     maps = {image_id: different[number % 8] for number, image_id in enumerate(ids)}
-    filters = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
 
     def by_hdf5() -> None:
         with h5py.File(folder / "plain.h5", "w", libver="v110") as file:
             for image_id, (scores, classes) in maps.items():
                 group = file.create_group(image_id)
                 group.attrs["height"], group.attrs["width"] = size
-                group.create_dataset("scores", data=scores, chunks=(1, *scores.shape[1:]), **filters)
+                group.create_dataset("scores", data=scores, chunks=(1, *scores.shape[1:]), **FILTERS)
                 group.create_dataset("classes", data=classes, chunks=classes.shape, fletcher32=True)
 
     def ours() -> None:
