@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tests.benchmarks import inputs
 from tests.benchmarks.measure import CPU, Result, Timing, alone, in_turn
 
 REPEATS = {"quick": 3, "full": 9}
+FEW = {"train": 4, "weak": 2, "val": 4, "long_side": 48}
+SHORT = {"network": "tiny", "iterations": 2, "batch_size": 2, "crop_size": 48, "log_images": 0}
 HELP_S = 0.3  # CPU seconds
 HEAVY = ("torch", "torchvision", "scipy", "skimage", "sklearn", "tensorboard", "pydensecrf")
 ROOT = Path(__file__).parents[2]
@@ -60,6 +63,50 @@ def start_of_a_stage(scale: str, folder: Path) -> Result:
         loaded.strip() == "set()",
         target_ratio=1.5,
     )
+
+
+def stages_together(scale: str, folder: Path) -> Result:
+    """Data, a training of two steps, masks and scores: a recipe, which loads torch once, against four commands."""
+    nodes = {
+        "data": {"stage": "prepare-data", "config": {"dataset": {"name": "shapes", **FEW}}},
+        "segmenter": {"stage": "train", "inputs": {"data": "data"}, "config": SHORT},
+        "predictions": {"stage": "predict", "inputs": {"data": "data", "segmenter": "segmenter"}},
+        "metrics": {"stage": "evaluate", "inputs": {"data": "data", "predictions": "predictions"}},
+    }
+    if scale == "tiny":  # the others load torch, which takes longer than all the rest
+        nodes = {"data": nodes["data"]}
+    last, recipe = [*nodes][-1], folder / "few.yaml"
+    recipe.write_text(json.dumps({"name": "few", "description": "Four stages.", "nodes": nodes}))
+    given = {"data": [f"dataset.{name}={value}" for name, value in FEW.items()]}
+    given |= {"segmenter": [f"{name}={value}" for name, value in SHORT.items()]}
+
+    def apart() -> str:
+        workspace = tempfile.mkdtemp(dir=folder)
+        for name, node in nodes.items():
+            options = [option for value in given.get(name, []) for option in ("--set", value)]
+            call("-m", "semiseg_cli", str(node["stage"]), "--workspace", workspace, "--name", name, *options)
+        return _digest(workspace, last)
+
+    def together() -> str:
+        workspace = tempfile.mkdtemp(dir=folder)
+        call("-m", "semiseg_cli", "run", str(recipe), "--workspace", workspace)
+        return _digest(workspace, last)
+
+    baseline, ours, expected, found = in_turn(apart, together, {"quick": 1, "full": 3}.get(scale, 1), CPU)
+    return Result(
+        "stages-together",
+        "a recipe of four stages in one process, its report included; baseline: a command for each",
+        f"{sum(FEW.values()) - FEW['long_side']} drawn images of {FEW['long_side']} pixels, two steps of training",
+        baseline,
+        ours,
+        "the digest of the last result",
+        expected == found,
+        target_ratio=1.5,
+    )
+
+
+def _digest(workspace: str, name: str) -> str:
+    return Workspace(Path(workspace)).artifact(name).manifest.content
 
 
 def call(*command: str) -> str:
