@@ -13,7 +13,7 @@ from artifacts.store import Workspace
 from tests.benchmarks import inputs
 from tests.benchmarks.measure import CPU, Result, Timing, alone, in_turn
 
-REPEATS = {"quick": 3, "full": 9}
+REPEATS = {"quick": 3, "full": 5}
 FEW = {"train": 4, "weak": 2, "val": 4, "long_side": 48}
 SHORT = {"network": "tiny", "iterations": 2, "batch_size": 2, "crop_size": 48, "log_images": 0}
 HELP_S = 0.3  # CPU seconds
@@ -92,7 +92,7 @@ def stages_together(scale: str, folder: Path) -> Result:
         call("-m", "semiseg_cli", "run", str(recipe), "--workspace", workspace)
         return _digest(workspace, last)
 
-    baseline, ours, expected, found = in_turn(apart, together, {"quick": 1, "full": 3}.get(scale, 1), CPU)
+    baseline, ours, expected, found = in_turn(apart, together, {"quick": 1, "full": 2}.get(scale, 1), CPU)
     return Result(
         "stages-together",
         "a recipe of four stages in one process, its report included; baseline: a command for each",

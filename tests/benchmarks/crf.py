@@ -26,7 +26,7 @@ from tests.benchmarks.measure import WALL, Result, alone, in_turn
 SIZES: dict[str, tuple[int, tuple[int, int], int]] = {
     "tiny": (2, (48, 64), 1),
     "quick": (8, inputs.VOC_SIZE, 2),
-    "full": (64, inputs.VOC_SIZE, 3),
+    "full": (32, inputs.VOC_SIZE, 2),
 }
 
 
@@ -87,7 +87,7 @@ def _crf(name: str, parameters: str, scale: str, folder: Path) -> Result:
 MEAN_FIELD_SIZES: dict[str, tuple[int, tuple[int, int], int]] = {
     "tiny": (2, (48, 64), 1),
     "quick": (4, inputs.VOC_SIZE, 2),
-    "full": (16, inputs.VOC_SIZE, 3),
+    "full": (12, inputs.VOC_SIZE, 3),
 }
 
 

@@ -27,9 +27,9 @@ from tests.benchmarks.measure import WALL, Result, alone, in_turn
 SIZES = {
     "tiny": (9, 3, (48, 64), 1),
     "quick": (300, 12, inputs.VOC_SIZE, 2),
-    "full": (1449, 24, inputs.VOC_SIZE, 5),
+    "full": (1449, 24, inputs.VOC_SIZE, 3),
 }
-SWEPT = {"tiny": (3, (48, 64), 1), "quick": (8, inputs.VOC_SIZE, 1), "full": (24, inputs.VOC_SIZE, 3)}
+SWEPT = {"tiny": (3, (48, 64), 1), "quick": (8, inputs.VOC_SIZE, 1), "full": (16, inputs.VOC_SIZE, 2)}
 PART = {"tiny": 5, "quick": 12, "full": 48}
 
 

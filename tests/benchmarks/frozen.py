@@ -15,7 +15,7 @@ from tests.benchmarks import inputs
 from tests.benchmarks.measure import Result, alone, in_turn
 
 # scale -> (images, side of images and crops, steps, batch size, repeats)
-SIZES = {"tiny": (4, 48, 2, 2, 1), "quick": (40, 160, 10, 16, 2), "full": (60, 160, 40, 16, 3)}
+SIZES = {"tiny": (4, 48, 2, 2, 1), "quick": (40, 160, 10, 16, 2), "full": (40, 160, 20, 16, 2)}
 
 
 def frozen_mobilenet(scale: str, folder: Path) -> Result:

@@ -21,9 +21,9 @@ from tests.benchmarks.measure import Result, in_turn
 CPU = torch.device("cpu")
 CLASSES = 6
 # (cells, doublings, training steps, repeats)
-CELLS = {"tiny": ((6, 9), 2, 2, 1), "quick": ((30, 40), 5, 100, 3), "full": ((47, 63), 8, 250, 3)}
+CELLS = {"tiny": ((6, 9), 2, 2, 1), "quick": ((30, 40), 5, 100, 3), "full": ((38, 50), 8, 150, 1)}
 # (pixels, superpixels, training steps, repeats)
-SUPERPIXELS = {"tiny": ((24, 32), 20, 2, 1), "quick": ((120, 160), 400, 30, 3), "full": ((120, 160), 400, 100, 5)}
+SUPERPIXELS = {"tiny": ((24, 32), 20, 2, 1), "quick": ((120, 160), 400, 30, 3), "full": ((120, 160), 400, 50, 3)}
 
 
 def cell_graph(scale: str, folder: Path) -> Result:

@@ -33,10 +33,10 @@ from tests.benchmarks.measure import CPU, Result, in_turn
 CAMS = {
     "tiny": ("tiny", 3, (48, 64), 1),
     "quick": ("mobilenet_v2", 8, (120, 160), 2),
-    "full": ("mobilenet_v2", 32, (180, 240), 3),
+    "full": ("mobilenet_v2", 16, (180, 240), 3),
 }
 # images, their size, repeats
-CRFS = {"tiny": (2, (48, 64), 1), "quick": (3, inputs.VOC_SIZE, 2), "full": (12, inputs.VOC_SIZE, 3)}
+CRFS = {"tiny": (2, (48, 64), 1), "quick": (3, inputs.VOC_SIZE, 2), "full": (8, inputs.VOC_SIZE, 3)}
 FOREGROUND, BACKGROUND = 0.3, 0.05  # IRNet's constant scores of the background
 
 

@@ -21,7 +21,7 @@ from tests.benchmarks.measure import WALL, Result, alone
 SIZES = {
     "tiny": (6, 2, (48, 64), 1),
     "quick": (400, 12, inputs.VOC_SIZE, 1),
-    "full": (11_355, 24, inputs.VOC_SIZE, 2),
+    "full": (11_355, 24, inputs.VOC_SIZE, 1),
 }
 
 

@@ -32,12 +32,12 @@ SIZES: dict[str, dict[str, tuple[int, int, dict[str, Any], int]]] = {
     "tiny": {
         "tiny": (4, 48, {"iterations": 3, "batch_size": 2, "crop_size": 48}, 1),
         "quick": (40, 96, {"iterations": 30, "batch_size": 16, "crop_size": 96}, 2),
-        "full": (60, 96, {"iterations": 120, "batch_size": 16, "crop_size": 96}, 5),
+        "full": (60, 96, {"iterations": 120, "batch_size": 16, "crop_size": 96}, 3),
     },
     "mobilenet_v2": {
         "tiny": (4, 48, {"iterations": 2, "batch_size": 2, "crop_size": 48}, 1),
         "quick": (40, 160, {"iterations": 10, "batch_size": 16, "crop_size": 128}, 2),
-        "full": (60, 160, {"iterations": 60, "batch_size": 16, "crop_size": 128}, 5),
+        "full": (60, 160, {"iterations": 30, "batch_size": 16, "crop_size": 128}, 3),
     },
 }
 RECIPE = {  # as in the recipes `demo` (tiny) and `table1`, profile small (mobilenet_v2)
