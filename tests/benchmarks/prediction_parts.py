@@ -26,12 +26,14 @@ from stages.networks.folding import for_inference
 from stages.predict import SHARD_SIZE, PredictConfig, stored_maps
 from tests.benchmarks import inputs
 from tests.benchmarks.command_line import call
+from tests.benchmarks.crf import one_thread
 from tests.benchmarks.measure import CPU, Clock, Result, Timing, in_turn
 from tests.benchmarks.prediction import FILTERS, STRIDE, plain_loop, untrained_segmenter
 
-LONG_SIDE = 250  # half of VOC's, in batches of up to eight on a CPU
+WIDTH = 250  # of most images: half of VOC's
+SMALL = 125  # as many in a batch of a CPU as of VOC's in one of a GPU
 # (images, repeats)
-BATCHES = {"tiny": (6, 1), "quick": (200, 2), "full": (400, 3)}
+BATCHES = {"tiny": (6, 1), "quick": (400, 2), "full": (1200, 3)}
 # (network, images, repeats)
 FOLDED = {"tiny": ("tiny", 3, 1), "quick": ("mobilenet_v2", 24, 3), "full": ("mobilenet_v2", 48, 3)}
 # (images, their size, repeats)
@@ -51,7 +53,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 def batches(scale: str, folder: Path) -> Result:
     """Images of many sizes, as in VOC: batches of one size over all of them, against batches within parts of 100."""
     count, repeats = BATCHES[scale]
-    dataset = Dataset(various_images(Workspace(folder), count))
+    dataset = Dataset(various_images(Workspace(folder), count, SMALL))
     config, device = PredictConfig(), torch.device("cpu")
     network = for_inference(build_segmenter(NetworkConfig.model_validate("tiny"), inputs.NUM_CLASSES, seed=1), device)
     ids = dataset.ids("unlabelled")
@@ -63,13 +65,14 @@ def batches(scale: str, folder: Path) -> Result:
 
     within = [batch for part in parts for batch in batches_of(dataset, part, config, device)]
     over = batches_of(dataset, ids, config, device)
-    baseline, own, expected, found = in_turn(lambda: run(within), lambda: run(over), repeats, CPU, each=count)
+    with one_thread():
+        baseline, own, expected, found = in_turn(lambda: run(within), lambda: run(over), repeats, CPU, each=count)
     alike = _alike(expected, found)
     return Result(
         "predict-batches",
         f"an image in batches of one size over all images, {count / len(over):.1f} in each; "
         f"baseline: within every {SHARD_SIZE} images, {count / len(within):.1f} in each",
-        f"{count} images of {len({dataset.size(i) for i in ids})} sizes, {LONG_SIDE} pixels wide, preset tiny, CPU",
+        f"{count} images of {len({dataset.size(i) for i in ids})} sizes, {SMALL} pixels wide, preset tiny, one thread",
         baseline,
         own,
         f"the masks, {100 * alike:.3f} % of the pixels (wanted: 99.9)",
@@ -82,7 +85,7 @@ def batches(scale: str, folder: Path) -> Result:
 def folded(scale: str, folder: Path) -> Result:
     """The network with BatchNorm in its convolutions, on the same batches."""
     preset, count, repeats = FOLDED[scale]
-    dataset = Dataset(inputs.images(Workspace(folder), count, (LONG_SIDE * 3 // 4, LONG_SIDE))[0])
+    dataset = Dataset(inputs.images(Workspace(folder), count, (WIDTH * 3 // 4, WIDTH))[0])
     given = {} if preset == "tiny" else {"weights": "none", "freeze_batch_norm": False}
     config, device = PredictConfig(), torch.device("cpu")
     plain = build_segmenter(NetworkConfig.model_validate({"preset": preset} | given), inputs.NUM_CLASSES, seed=1)
@@ -92,14 +95,14 @@ def folded(scale: str, folder: Path) -> Result:
         views = predict_batches(network, dataset, made, config, device, workers=1)
         return {i: mask for members, p in views for i, mask in zip(members, p.argmax(1).byte().numpy(), strict=True)}
 
-    baseline, own, expected, found = in_turn(
-        lambda: run(plain), lambda: run(for_inference(plain, device)), repeats, CPU, each=count
-    )
+    ready = for_inference(plain, device)
+    with one_thread():
+        baseline, own, expected, found = in_turn(lambda: run(plain), lambda: run(ready), repeats, CPU, each=count)
     alike = _alike(expected, found)
     return Result(
         "predict-folded",
         "an image, BatchNorm folded into the convolutions; baseline: the network as it was trained",
-        f"{count} images of {LONG_SIDE * 3 // 4}x{LONG_SIDE}, network {preset}, CPU",
+        f"{count} images of {WIDTH * 3 // 4}x{WIDTH}, network {preset}, one thread",
         baseline,
         own,
         f"the masks, {100 * alike:.3f} % of the pixels (wanted: 99.9)",
@@ -174,7 +177,7 @@ def memory(scale: str, folder: Path) -> Result:
         "predict-memory",
         f"growth of the peak of memory an image; baseline: a plain loop; peaks of {many} images: "
         f"{peaks['ours'][1] / 1024:.0f} MiB, {peaks['plain'][1] / 1024:.0f}",
-        f"{few} and {many} images of many sizes, {LONG_SIDE} pixels wide, preset tiny, CPU, a process each",
+        f"{few} and {many} images of many sizes, {WIDTH} pixels wide, preset tiny, one thread, a process each",
         Timing((grown["plain"],), "KiB"),
         Timing((grown["ours"],), "KiB"),
         f"the masks, {100 * alike:.3f} % of the pixels (wanted: 99.9)",
@@ -198,13 +201,15 @@ def predicted(how: str, workspace_folder: str, folder: Path) -> None:
     inputs.stage(workspace, "predict", "predicted", config, given, device="cpu", workers=1)
 
 
-def various_images(workspace: Workspace, count: int) -> Artifact:
+def various_images(workspace: Workspace, count: int, width: int = WIDTH) -> Artifact:
     """A data set of drawn images in the proportions of VOC's: three frequent sizes, and a quarter of any height."""
     rng = np.random.default_rng(0)
-    frequent = [(188, 250), (167, 250), (250, 188)]
+    frequent = [(width * 3 // 4, width), (width * 2 // 3, width), (width, width * 3 // 4)]
     names = {f"{number:06d}": rng.random() for number in rng.permutation(count)}  # sizes follow no order of the ids
     sizes = {
-        name: frequent[int(rng.choice(3, p=(0.6, 0.2, 0.2)))] if share < 0.75 else (int(rng.integers(120, 250)), 250)
+        name: frequent[int(rng.choice(3, p=(0.6, 0.2, 0.2)))]
+        if share < 0.75
+        else (int(rng.integers(width // 2, width)), width)
         for name, share in names.items()
     }
 
