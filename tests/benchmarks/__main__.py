@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=BENCHMARKS, action="append", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--out", type=Path, default=Path(".bench/benchmarks.json"), help="the JSON file")
     given = parser.parse_args(arguments)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads would take the cores from other processes
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin would count as CPU seconds
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, as in the processes of stages: its threads spin
 
     load_before = os.getloadavg()
     results: list[Result] = []

@@ -129,7 +129,6 @@ def predict_records(scale: str, folder: Path) -> Result:
         own,
         "the maps, value by value",
         equal,
-        target_ratio=1.0,
     )
 
 

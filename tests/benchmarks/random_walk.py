@@ -14,8 +14,8 @@ from stages.localization.pairs import Offset, ends
 from stages.localization.random_walk import boundary_affinities, walk
 from tests.benchmarks.measure import Result, in_turn
 
-# (cells of the map, repeats); full: an image of 375 x 500 pixels at stride 4, whose matrix has 138 million entries
-SIZES = {"tiny": ((6, 9), 1), "quick": ((47, 63), 3), "full": ((94, 125), 1)}
+# (cells of the map, repeats); full: a matrix of 43 million entries
+SIZES = {"tiny": ((6, 9), 1), "quick": ((47, 63), 3), "full": ((70, 94), 1)}
 RADIUS, BETA, DOUBLINGS = 5, 10, 8  # IRNet's
 CLASSES = 3
 
