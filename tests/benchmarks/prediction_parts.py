@@ -30,7 +30,7 @@ from tests.benchmarks.crf import one_thread
 from tests.benchmarks.measure import CPU, Clock, Result, Timing, in_turn
 from tests.benchmarks.prediction import FILTERS, STRIDE, plain_loop, untrained_segmenter
 
-WIDTH = 250  # of most images: half of VOC's
+WIDTH = 250  # of all images of `folded`: half of VOC's
 SMALL = 125  # as many in a batch of a CPU as of VOC's in one of a GPU
 # (images, repeats)
 BATCHES = {"tiny": (6, 1), "quick": (400, 2), "full": (1200, 3)}
@@ -53,7 +53,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 def batches(scale: str, folder: Path) -> Result:
     """Images of many sizes, as in VOC: batches of one size over all of them, against batches within parts of 100."""
     count, repeats = BATCHES[scale]
-    dataset = Dataset(various_images(Workspace(folder), count, SMALL))
+    dataset = Dataset(various_images(Workspace(folder), count))
     config, device = PredictConfig(), torch.device("cpu")
     network = for_inference(build_segmenter(NetworkConfig.model_validate("tiny"), inputs.NUM_CLASSES, seed=1), device)
     ids = dataset.ids("unlabelled")
@@ -165,7 +165,7 @@ def memory(scale: str, folder: Path) -> Result:
     peaks: dict[str, list[float]] = {"plain": [], "ours": []}
     for count in (few, many):
         workspace = Workspace(folder / str(count))
-        various_images(workspace, count, SMALL)
+        various_images(workspace, count)
         untrained_segmenter(workspace)
         for how, found in peaks.items():
             found.append(float(call("-c", PEAK, how, str(workspace.path), str(folder / how))))
@@ -201,9 +201,9 @@ def predicted(how: str, workspace_folder: str, folder: Path) -> None:
     inputs.stage(workspace, "predict", "predicted", config, given, device="cpu", workers=1)
 
 
-def various_images(workspace: Workspace, count: int, width: int = WIDTH) -> Artifact:
+def various_images(workspace: Workspace, count: int) -> Artifact:
     """A data set of drawn images in the proportions of VOC's: three frequent sizes, and a quarter of any height."""
-    rng = np.random.default_rng(0)
+    rng, width = np.random.default_rng(0), SMALL
     frequent = [(width * 3 // 4, width), (width * 2 // 3, width), (width, width * 3 // 4)]
     names = {f"{number:06d}": rng.random() for number in rng.permutation(count)}  # sizes follow no order of the ids
     sizes = {
