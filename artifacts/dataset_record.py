@@ -181,22 +181,29 @@ def write_dataset(
     with masks, that are not trained on), "weak" (image-level labels), "unlabelled", "val" (with masks), "test".
     tags: id -> class ids without background, for every id of train and weak. tag_source: where these come from.
     mask_ids: the ids that have masks/<id>.png. image_pattern: the image's file below the artifact, or below
-    `image_root` if that is given; image_files: exceptions to the pattern, id -> relative file; copied_images: images
-    that are in the artifact nevertheless, id -> file in it. sizes: id -> (H, W), checked whenever a mask or an image is
-    read. facts: further JSON, for people and for the content digest (counts, a digest of the images). Raises DataError
-    if lists, labels and files do not agree.
+    `image_root` if that is given; image_files: id -> relative file, where it is not that of the pattern;
+    copied_images: images that are in the artifact nevertheless, id -> file in it. sizes: id -> (H, W), checked
+    whenever a mask or an image is read. facts: further JSON, for people and for the content digest (counts, a digest
+    of the images). Raises DataError if lists, labels and files do not agree.
     """
     class_names = list(class_names)
     lists = {split: sorted(splits.get(split, ())) for split in SPLITS}
-    labels = {image_id: sorted({int(tag) for tag in ids}) for image_id, ids in tags.items()}
+    same: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def shared(values: Iterable[int]) -> tuple[int, ...]:
+        """One tuple for all images with the same labels, or of one size."""
+        found = tuple(values)
+        return same.setdefault(found, found)
+
+    labels = {image_id: shared(sorted({int(tag) for tag in ids})) for image_id, ids in tags.items()}
     masked = sorted(set(mask_ids))
     if unknown := sorted(set(splits) - set(SPLITS)):
         raise DataError(f"unknown split {unknown[0]!r}", f"the splits are {', '.join(SPLITS)}")
     check_agreement(class_names, lists, labels, masked)
     everything = sorted({image_id for ids in lists.values() for image_id in ids})
-    files = (
-        {image_id: image_files[image_id] for image_id in everything if image_id in image_files} if image_files else {}
-    )
+    given = image_files or {}
+    named = ((image_id, given[image_id]) for image_id in everything if image_id in given)
+    files = {image_id: file for image_id, file in named if file != image_pattern.replace("{id}", image_id)}
     copied = {i: copied_images[i] for i in everything if i in copied_images} if copied_images else {}
     base = writer.path if image_root is None else Path(image_root)
     for image_id in everything:
@@ -231,7 +238,7 @@ def write_dataset(
                 "files": files,
                 "copied": copied,
             },
-            "sizes": {image_id: [int(side) for side in sizes[image_id]] for image_id in sorted(sizes)} if sizes else {},
+            "sizes": {image_id: shared(map(int, sizes[image_id])) for image_id in sorted(sizes)} if sizes else {},
             "facts": dict(facts or {}),
         },
     )
@@ -251,7 +258,7 @@ def write_dataset(
 def check_agreement(
     class_names: Sequence[str],
     lists: Mapping[str, Sequence[str]],
-    labels: Mapping[str, list[int]],
+    labels: Mapping[str, Sequence[int]],
     masked: Iterable[str],
 ) -> None:
     """DataError unless classes, sorted lists of ids, sorted labels and ids with masks can be those of a data set."""
@@ -299,7 +306,9 @@ def _check_lists(lists: Mapping[str, Sequence[str]], masked: Iterable[str]) -> N
             )
 
 
-def _check_tags(lists: Mapping[str, Sequence[str]], tags: Mapping[str, list[int]], class_names: Sequence[str]) -> None:
+def _check_tags(
+    lists: Mapping[str, Sequence[str]], tags: Mapping[str, Sequence[int]], class_names: Sequence[str]
+) -> None:
     first, num_classes = first_label(class_names), len(class_names)
     for split in ("train", "weak"):
         for image_id in lists[split]:
@@ -309,9 +318,9 @@ def _check_tags(lists: Mapping[str, Sequence[str]], tags: Mapping[str, list[int]
                     "add its labels (an empty list is allowed)",
                 )
     for image_id, labels in tags.items():
-        if labels and not (first <= labels[0] and labels[-1] < num_classes and labels == sorted(set(labels))):
+        if labels and not (first <= labels[0] and labels[-1] < num_classes and list(labels) == sorted(set(labels))):
             raise DataError(
-                f"id {image_id} has the labels {labels}, expected class ids {first}..{num_classes - 1}",
+                f"id {image_id} has the labels {list(labels)}, expected class ids {first}..{num_classes - 1}",
                 "labels are class ids; background is never a label",
             )
 

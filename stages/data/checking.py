@@ -110,7 +110,7 @@ def _exchanged(dataset: Dataset, looked: Mapping[str, Looked]) -> Iterator[Findi
     recorded = dataset.facts.get("images_sha256_of_id_and_bytes")
     if not recorded or dataset.facts.get("converted_images") or not all(one.digest for one in looked.values()):
         return
-    if digest_images({image_id: one.file_bytes for image_id, one in looked.items()}) != recorded:
+    if digest_images((image_id, looked[image_id].file_bytes) for image_id in sorted(looked)) != recorded:
         yield Finding(
             "exchanged",
             "the sizes of the images' files have changed since the data set was made",

@@ -13,6 +13,7 @@ from artifacts.errors import ConfigError, DataError
 from artifacts.text import amount, named
 from stages.contract import Execution
 from stages.data.config import FolderConfig
+from stages.data.listing import FilesBelow
 from stages.data.lists.id_lists import Names, check_disjoint, check_subset, read_list
 from stages.data.lists.scenes import find_scenes, read_scenes
 from stages.data.lists.splits import check_unlabelled, draw_balanced, draw_labelled, parse_amount, set_aside
@@ -65,13 +66,11 @@ def choose_val(
     return sorted(ids) if isinstance(wanted, Path) else draw_labelled(masked, count, settings.val_seed, scene_of)
 
 
-def scenes_of(
-    settings: FolderConfig, files: Mapping[str, Path], names: Names, execution: Execution
-) -> Mapping[str, str]:
+def scenes_of(settings: FolderConfig, files: FilesBelow, names: Names, execution: Execution) -> Mapping[str, str]:
     """The scene of each image, where the settings ask for scenes."""
     if settings.scenes != SIMILAR:
         return read_scenes(Path(settings.scenes).expanduser(), names) if settings.scenes else {}
-    scene_of = find_scenes(files, execution.workers)
+    scene_of = find_scenes({i: files.root / files[i] for i in files}, execution.workers)
     several = {scene for scene, count in Counter(scene_of.values()).items() if count > 1}
     together = sum(scene in several for scene in scene_of.values())
     found = f"{together:,} images are near-duplicates or of series, {len(several):,} scenes"

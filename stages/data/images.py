@@ -37,7 +37,8 @@ class ImagesConfig(Protocol):
 class ImageFolder:
     """The images directly inside a folder; the id of one is its file name without suffix.
 
-    Attributes: path, ids (sorted), left_out (sentences on the other files), white (see `stages.data.pixels.read`).
+    Attributes: path, files, ids (sorted), left_out (sentences on the other files), white (see
+    `stages.data.pixels.read`).
     """
 
     def __init__(self, path: Path | str, used: Iterable[Path] = (), white: float = 0) -> None:
@@ -46,20 +47,20 @@ class ImageFolder:
         if not self.path.is_dir():
             raise DataError(f"{self.path} is not a folder", "name a folder with images")
         listing = list_files(self.path, SUFFIXES, used=used)
-        self._files, self.left_out = listing.files, listing.left_out
-        if not self._files:
+        self.files, self.left_out = listing.files, listing.left_out
+        if not self.files:
             found = "".join(f"\n  {sentence}" for sentence in self.left_out)
             raise DataError(
                 f"{self.path} holds no image ({', '.join(SUFFIXES)}){found}", "name a folder with images directly in it"
             )
-        self.ids = tuple(sorted(map(check_image_id, self._files)))
+        self.ids = tuple(map(check_image_id, self.files))
 
     def file(self, image_id: str) -> Path:
-        return self._files[image_id]
+        return self.files[image_id]
 
     def size(self, image_id: str) -> tuple[int, int]:
         """(H, W) as `image` returns it, from the file's header."""
-        path = self._files[image_id]
+        path = self.files[image_id]
         try:
             return read_header(path).shown
         except Exception as error:  # Pillow's parsers raise anything on damaged files
@@ -67,7 +68,7 @@ class ImageFolder:
 
     def image(self, image_id: str) -> np.ndarray:
         """RGB uint8 (H, W, 3), turned as viewers show it, see `stages.data.pixels.read`."""
-        return read(self._files[image_id], white=self.white).pixels
+        return read(self.files[image_id], white=self.white).pixels
 
 
 def notes_on(images: Images, workers: int) -> list[str]:

@@ -25,12 +25,11 @@ PLAIN_MODES = ("RGB", "L", "CMYK", "YCbCr")  # modes that read_image converts to
 
 @dataclass(frozen=True)
 class ImageFile:
-    """The facts on an image. `copy` holds the bytes of its RGB copy (PNG) until they are written."""
+    """The facts on an image. `copy` holds the bytes of its RGB copy (PNG), if it needs one."""
 
     size: tuple[int, int]  # (H, W) as it will be read
     file_bytes: int
     copy: bytes | None = None
-    copied: bool = False
     turned: bool = False  # the EXIF orientation was applied
     ambiguous: bool = False  # and the mask fits with and without it
     as_stored: bool = False  # it was not applied, because the mask fits the stored pixels only

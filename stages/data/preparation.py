@@ -37,8 +37,9 @@ from stages.data.config import check_kept
 from stages.data.lists.splits import (
     describe_labelled,
 )
-from stages.data.photographs import ImageFile, look_at
+from stages.data.photographs import look_at
 from stages.data.pixels import remarks_in_words
+from stages.data.prepared_images import Prepared, PreparedImages
 from stages.data.readers.raw import RawDataset, TagSource, unreadable
 from stages.parallel.each_image import for_each_image
 from stages.parallel.share import alone, counted
@@ -136,23 +137,6 @@ class Plan:
     verify_images: bool
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """The facts on an image, and the bytes to write unless they were written before."""
-
-    image: ImageFile
-    pixels: Mapping[int, int] | None  # class id -> pixels in the mask, after the class map; None without a mask
-    mask: bytes | None
-    remarks: Sequence[str] = ()  # on the mask
-
-    def classes(self, has_background: bool) -> tuple[int, ...] | None:
-        """The classes with a pixel in the mask, without background and 255; None without a mask."""
-        if self.pixels is None:
-            return None
-        first = 1 if has_background else 0
-        return tuple(sorted(class_id for class_id in self.pixels if first <= class_id != IGNORE))
-
-
 def prepare_image(plan: Plan, item: tuple[str, tuple[Path, Any]]) -> Prepared:
     """Check one image against its mask and map the mask's classes. item: (id, `files_of` it).
 
@@ -215,9 +199,9 @@ def check_mask_size(entry: Any, shape: tuple[int, ...], size: tuple[int, int]) -
 
 def _prepare_images(
     raw: RawDataset, plan: Plan, writer: Writer, execution: Execution, ids: Sequence[str], copy_images: bool
-) -> dict[str, Prepared]:
-    """Check every image, write the masks (and images) that are missing. By id, in the order of `ids`."""
-    prepared: dict[str, Prepared] = {}
+) -> PreparedImages:
+    """Check every image, write the masks (and images) that are missing. ids: sorted."""
+    prepared = PreparedImages(ids, raw.has_background)
     with counted(writer, execution, "preparing", alone(ids)) as advance:
         for image_id, one in for_each_image(prepare_image, plan, ids, execution.workers, partial(files_of, raw)):
             image = one.image
@@ -227,9 +211,9 @@ def _prepare_images(
                 _write(writer, f"images/{raw.image(image_id).name}", raw.image(image_id).read_bytes())
             if one.mask is not None:
                 writer.write_bytes(_mask_item(image_id), one.mask)
-            prepared[image_id] = replace(one, mask=None, image=replace(image, copy=None, copied=image.copy is not None))
+            prepared.add(image_id, one)
             advance()
-    return {image_id: prepared[image_id] for image_id in ids}
+    return prepared
 
 
 def _write(writer: Writer, item: str, data: bytes) -> None:
@@ -273,14 +257,14 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
         verify_images=config.verify_images,
     )
     prepared = _prepare_images(raw, plan, writer, execution, everything, config.copy_images)
-    remarks = [sentence for one in prepared.values() for sentence in one.remarks]
+    remarks = [sentence for image_id in sorted(prepared.remarks) for sentence in prepared.remarks[image_id]]
     for sentence in remarks[:SHOWN]:
         note(sentence)
     if len(remarks) > SHOWN:
         note(f"and {len(remarks) - SHOWN} more remarks of this kind (semiseg check-data lists them)")
-    shown = {i: one.classes(raw.has_background) for i, one in prepared.items()}
     if source is None or raw.tags_of_masks_too:
-        tags = {i: classes for i, classes in shown.items() if classes is not None} | tags
+        of_masks = ((i, prepared.classes(i)) for i in everything if i not in tags)
+        tags |= {i: classes for i, classes in of_masks if classes is not None}
     if config.labelled_balanced:
         labelled = choose_labelled(config, raw, note, tags)
         others = choose_others(config, raw, labelled, note)
@@ -298,10 +282,9 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
         "test": sorted({*raw.test, *apart}),
     }
     ids = sorted(image_id for part in splits.values() for image_id in part)
-    _forget(writer, raw, prepared.keys() - set(ids))
+    _forget(writer, raw, set(everything).difference(ids))
     masked = [image_id for image_id in ids if image_id in raw.masks]
     tagged = {i: tags[i] for split in (*MASKED, "weak") for i in splits[split] if i in tags}
-    pixels = {i: one.pixels for i, one in prepared.items() if one.pixels is not None}
     facts = {
         "expected": dict(raw.expected),
         "found": dict(raw.found),
@@ -315,16 +298,16 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
         "masks": _count_masks(ids, raw),
         "images_without_kept_class": len(without_kept),
         "masks_with_classes_that_are_no_label": sum(
-            1 for i in masked if i in tagged and not set(shown[i] or ()) <= set(tagged[i])
+            1 for i in masked if i in tagged and not set(prepared.classes(i) or ()) <= set(tagged[i])
         ),
         "images_with_labels_their_mask_does_not_show": sum(
-            1 for i in masked if i in tagged and not set(tagged[i]) <= set(shown[i] or ())
+            1 for i in masked if i in tagged and not set(tagged[i]) <= set(prepared.classes(i) or ())
         ),
-        "images_sha256_of_id_and_bytes": digest_images({i: prepared[i].image.file_bytes for i in ids}),
+        "images_sha256_of_id_and_bytes": digest_images((i, prepared.file_bytes(i)) for i in ids),
         **_conversions(prepared, ids),
-        "classes": class_figures(kept, splits, pixels, tagged),
+        "classes": class_figures(kept, splits, prepared.pixels, tagged),
     }
-    copied = {i: f"images/{i}.png" for i in ids if prepared[i].image.copied}
+    copied = {i: f"images/{i}.png" for i in ids if prepared.has("copied", i)}
     if config.copy_images:
         copied = {i: f"images/{raw.image(i).name}" for i in ids} | copied
     write_dataset(
@@ -336,16 +319,18 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
         tag_source=source_name,
         mask_ids=masked,
         image_pattern="{id}.jpg",
-        image_files={i: raw.images[i] for i in ids if raw.images[i] != f"{i}.jpg"},
+        image_files=raw.images,
         image_root=raw.root,
         copied_images=copied,
-        sizes={image_id: prepared[image_id].image.size for image_id in ids},
+        sizes={image_id: prepared.size(image_id) for image_id in ids},
         facts=facts,
     )
     note(in_words(facts["labelled"], raw.official is not None))
     if raw.exif == "auto" and (sentence := _exif_in_words(facts)):
         note(sentence)
-    for sentence in remarks_in_words({raw.images[i]: prepared[i].image.remarks for i in ids}):
+    for sentence in remarks_in_words(
+        {raw.images[i]: prepared.image_remarks[i] for i in prepared.image_remarks.keys() & ids}
+    ):
         note(sentence)
     trained = [*labelled, *others]
     return {
@@ -418,19 +403,17 @@ def _count_masks(ids: Sequence[str], raw: RawDataset) -> dict[str, int]:
     return {"official": official, "other": some - official, "none": len(ids) - some}
 
 
-def digest_images(file_bytes: Mapping[str, int]) -> str:
-    """Detects exchanged images without reading them: SHA-256 of the lines "id bytes", sorted by id."""
-    lines = "\n".join(f"{image_id} {file_bytes[image_id]}" for image_id in sorted(file_bytes))
-    return hashlib.sha256(lines.encode()).hexdigest()
+def digest_images(file_bytes: Iterable[tuple[str, int]]) -> str:
+    """Detects exchanged images without reading them: SHA-256 of the lines "id bytes". file_bytes: sorted by id."""
+    found, between = hashlib.sha256(), ""
+    for image_id, count in file_bytes:
+        found.update(f"{between}{image_id} {count}".encode())
+        between = "\n"
+    return found.hexdigest()
 
 
-def _conversions(prepared: Mapping[str, Prepared], ids: Sequence[str]) -> dict[str, int]:
+def _conversions(prepared: PreparedImages, ids: Sequence[str]) -> dict[str, int]:
     """How many images became RGB copies, and how many were turned; empty if none was."""
-    images = [prepared[i].image for i in ids]
-    counts = {
-        "converted_images": sum(image.copied for image in images),
-        _EXIF[0]: sum(image.turned for image in images),
-        _EXIF[1]: sum(image.as_stored for image in images),
-        _EXIF[2]: sum(image.ambiguous for image in images),
-    }
+    flags = {"converted_images": "copied", _EXIF[0]: "turned", _EXIF[1]: "as_stored", _EXIF[2]: "ambiguous"}
+    counts = {name: sum(prepared.has(flag, i) for i in ids) for name, flag in flags.items()}
     return {name: count for name, count in counts.items() if count}

@@ -6,7 +6,7 @@ find_annotations(Path("photos"), image_ids, "auto", used=[])       # LabelMe's J
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from artifacts.text import named
 from stages.data.annotations.formats import begins_as_xml, what_json_is, what_text_is, what_xml_is
 from stages.data.annotations.reading import not_read, read_json, read_xml
 from stages.data.annotations.yolo import NAMES_FILES, is_yolo_file
-from stages.data.listing import list_files
+from stages.data.listing import NamedFiles, list_files
 from stages.data.lists.id_lists import composed
 
 ONE_FILE = {"coco": "COCO", "cvat": "CVAT", "label-studio": "Label Studio"}  # formats that are one file for all images
@@ -28,7 +28,7 @@ class Found:
     """Annotation files, one for each image: their format, the files by image, and sentences on those left out."""
 
     kind: str
-    files: Mapping[str, Path]
+    files: NamedFiles
     left_out: tuple[str, ...]
 
 
@@ -56,7 +56,9 @@ def find_annotations(place: Path, ids: Collection[str], kind: str, used: Iterabl
     if kind == "yolo" or holds_yolo(place, used):
         others = [path.name for path in texts if path not in yolo]
         left_out = (f"{len(others)} text files of {place} are not YOLO's: {named(others)}",) if others else ()
-        return Found("yolo", {path.stem: path for path in yolo}, left_out) if yolo else None
+        return (
+            Found("yolo", NamedFiles.of(place, ((path.stem, path.name) for path in yolo)), left_out) if yolo else None
+        )
     if not outlined.files:
         return None
     kind = annotations_beside(outlined.files.values()) if kind == "auto" else kind
@@ -111,18 +113,18 @@ def what_folder_holds(place: Path) -> tuple[str, str] | None:
     return None
 
 
-def unsuffixed(files: Mapping[str, Path], ids: Collection[str]) -> dict[str, Path]:
+def unsuffixed(files: NamedFiles, ids: Collection[str]) -> NamedFiles:
     """Files such as `street.jpg.json` by the id of their image; DataError for two of one image."""
     known = {composed(image_id) for image_id in ids}
-    found: dict[str, Path] = {}
-    for stem, path in files.items():
+    found: dict[str, str] = {}
+    for stem in files:
         bare = composed(stem) not in known and Path(stem).suffix.lower() in SUFFIXES
         name = Path(stem).stem if bare else stem
         if name in found:
-            both = f"{found[name].name} and {path.name}"
-            raise DataError(f"{path.parent} has two masks of {name!r}: {both}", "remove one of them")
-        found[name] = path
-    return found
+            both = f"{files.file_name(found[name])} and {files.file_name(stem)}"
+            raise DataError(f"{files.folder} has two masks of {name!r}: {both}", "remove one of them")
+        found[name] = stem
+    return files.chosen(found.items())
 
 
 def _beginning(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -68,7 +68,7 @@ class _Seen:
         return not {"P", "PA"}.isdisjoint(self.modes)
 
 
-def guess_palette(paths: Sequence[Path], kind: str = "auto") -> Guess:
+def guess_palette(paths: Collection[Path], kind: str = "auto") -> Guess:
     """Look at up to 50 of the masks, evenly spread, and guess what they are.
 
     A mask that cannot be read is skipped here, and reported with all others when the masks are read. The DataError of
@@ -76,7 +76,9 @@ def guess_palette(paths: Sequence[Path], kind: str = "auto") -> Guess:
     """
     if not paths:
         raise DataError("there is no mask to look at", "name a folder with masks")
-    chosen = [paths[i * len(paths) // min(len(paths), SAMPLE)] for i in range(min(len(paths), SAMPLE))]
+    count = min(len(paths), SAMPLE)
+    places = {number * len(paths) // count for number in range(count)}
+    chosen = [path for place, path in enumerate(paths) if place in places]
     seen = _look(chosen)
     by_mode = sorted(seen.modes.items(), key=lambda item: -len(item[1]))
     modes = named([f"{len(some)} of mode {mode}" + _example(some, len(by_mode)) for mode, some in by_mode])

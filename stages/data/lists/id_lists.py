@@ -24,6 +24,7 @@ writes it. Pickled lists are never loaded.
 from __future__ import annotations
 
 import codecs
+import functools
 import hashlib
 import itertools
 import posixpath
@@ -69,12 +70,24 @@ class Names:
     """The ids that a list or table may name, found by the text written there."""
 
     def __init__(self, ids: Iterable[str]) -> None:
-        self._exact = frozenset(ids)
-        self._ids = {composed(image_id): image_id for image_id in sorted(self._exact)}
-        # `x`, or x_gtFine.png, names x_leftImg8bit of a folder of one's own
-        self._without_role = {_ROLE.sub("", name): image_id for name, image_id in self._ids.items() if "_" in name}
-        numbered = (_NUMBERED.fullmatch(name) for name in self._ids)
-        self._before_numbers = {match[1] for match in numbered if match}
+        self._given = ids  # most often, no list is read: then nothing is made of a million ids
+
+    @functools.cached_property
+    def _exact(self) -> frozenset[str]:
+        return frozenset(self._given)
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, str]:
+        return {composed(image_id): image_id for image_id in sorted(self._exact)}
+
+    @functools.cached_property
+    def _without_role(self) -> dict[str, str]:
+        """`x`, or x_gtFine.png, names x_leftImg8bit of a folder of one's own."""
+        return {_ROLE.sub("", name): image_id for name, image_id in self._ids.items() if "_" in name}
+
+    @functools.cached_property
+    def _before_numbers(self) -> set[str]:
+        return {match[1] for name in self._ids if (match := _NUMBERED.fullmatch(name))}
 
     def find(self, written: str) -> str | None:
         """The id that is written as itself, as a file name or path, or in quotes; None if it is not a known id.

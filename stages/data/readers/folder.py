@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,7 +51,7 @@ from stages.data.annotations.yolo import names_file
 from stages.data.choose_splits import SIMILAR, choose_val, scenes_of, wanted_val
 from stages.data.config import FolderConfig
 from stages.data.images import ImageFolder
-from stages.data.listing import list_files
+from stages.data.listing import FilesBelow, NamedFiles, list_files
 from stages.data.lists.id_lists import Names, composed, meant_ids
 from stages.data.readers.mask_places import Masks, mask_places, together
 from stages.data.readers.raw import RawDataset, says_what_cannot_be_read
@@ -90,7 +90,7 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     beside = any(place.resolve() == images.resolve() for place in mask_places(settings))
     used = _used(settings, images)
     folder = ImageFolder(images, [*used, *(beside_images(images, used) if beside else ())])
-    files = {image_id: folder.file(image_id) for image_id in folder.ids}
+    files = folder.files
     table = read_class_table(Path(settings.class_table).expanduser()) if settings.class_table else None
     for sentence in table.notes if table else ():
         note(sentence)
@@ -99,26 +99,27 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     except DataError as error:  # a mask may have no image, because the image was left out
         raise DataError("\n".join([error.message, *folder.left_out]), error.hint) from None
     further = _unlabelled(settings, files)
-    more = {image_id: further.file(image_id) for image_id in further.ids} if further else {}
-    _check_case([*files, *more])
-    written = Names([*files, *more])
+    parts = [files, further.files] if further else [files]
+    root = Path(os.path.commonpath([part.folder.absolute() for part in parts]))
+    everything = FilesBelow(root, parts)
+    more = tuple(further.ids) if further else ()
+    _check_case(everything)
+    written = Names(everything)
     classes = masks.class_names if masks else table.names if table else ()
     labels = _labels(settings, classes, files, written, note)
     names = masks.class_names if masks else _names_of(settings, table, labels, note)
     entries = masks.entries if masks else {}
     weak = [image_id for image_id in sorted(labels) if image_id not in entries]
     bare = [image_id for image_id in files if image_id not in entries and image_id not in labels]
-    scene_of = scenes_of(settings, files | more, written, execution)
+    scene_of = scenes_of(settings, everything, written, execution)
     val = choose_val(settings, sorted(entries), written, note, bool(weak), scene_of)
     labelled = sorted(entries.keys() - set(val))
     _tell(note, settings, len(entries), len(weak), len(bare) + len(more), len(val))
-    files |= more
-    root = Path(os.path.commonpath([path.parent.absolute() for path in files.values()]))
     return RawDataset(
         name=Path(os.path.abspath(folder.path)).name,
         class_names=names,
         root=root,
-        images={image_id: path.absolute().relative_to(root).as_posix() for image_id, path in files.items()},
+        images=everything,
         masks=entries,
         read_mask=masks.read if masks else read_mask,
         train=tuple(labelled),
@@ -202,10 +203,12 @@ def _tell(note: Callable[[str], None], settings: FolderConfig, masked: int, weak
 
 def _check_case(ids: Iterable[str]) -> None:
     """DataError for ids that differ only in case: they would be one file on macOS and Windows."""
-    folded: dict[str, list[str]] = {}
-    for image_id in ids:
-        folded.setdefault(composed(image_id).casefold(), []).append(image_id)
-    if same := [" and ".join(map(repr, several)) for several in folded.values() if len(several) > 1]:
+    folded = {image_id: composed(image_id).casefold() for image_id in ids}
+    if len(set(folded.values())) < len(folded):
+        several: dict[str, list[str]] = {}
+        for image_id, name in folded.items():
+            several.setdefault(name, []).append(image_id)
+        same = [" and ".join(map(repr, some)) for some in several.values() if len(some) > 1]
         raise DataError(
             f"the names of some images differ only in case: {named(same)}",
             "rename one of each: on other computers they would be the same file",
@@ -244,7 +247,7 @@ def _masks_in(
             raise DataError(f"{place} is a file; masks of the format {of_all} are a folder", "correct --masks")
         if kind == "auto":
             note(f"masks: a {ONE_FILE[of_all]} file (--set dataset.mask_format={of_all} pins it)")
-        return _annotated(of_all, {}, place, table, folder, note)
+        return _annotated(of_all, NamedFiles(place, {}), place, table, folder, note)
     if kind in ONE_FILE:
         raise DataError(f"{place} is not a file; masks of the format {kind} are one file", "correct --masks")
     used, beside = _used(settings, place), place.samefile(folder.path)
@@ -276,7 +279,7 @@ def _masks_in(
     if outlines := len(list(place.glob("[!.]*.json"))):
         note(f"{outlines} .json files next to the masks are not used (--set dataset.mask_format=labelme)")
     entries = match(files, folder.ids, place, note)
-    kind, table = understand(kind, table, list(entries.values()), note)
+    kind, table = understand(kind, table, entries.values(), note)
     files_read = MaskFiles(kind, table)
     return Masks(entries, files_read, table.names, {"mask_format": kind}, files_read.remarks, listing.left_out)
 
@@ -292,34 +295,34 @@ def refuse_lossy(place: Path, files: Mapping[str, Path]) -> None:
         )
 
 
-def match(files: Mapping[str, Path], ids: Sequence[str], place: Path, note: Callable[[str], None]) -> dict[str, Path]:
+def match(files: NamedFiles, ids: Sequence[str], place: Path, note: Callable[[str], None]) -> NamedFiles:
     """Masks by image, see `named_after`. DataError for masks without an image."""
     files = named_after(files, ids, note)
     if lonely := sorted(set(files) - set(ids)):
-        shown = ", ".join(files[stem].name for stem in lonely[:MOST_NAMED])
+        shown = ", ".join(files.file_name(stem) for stem in lonely[:MOST_NAMED])
         more = f" and {len(lonely) - MOST_NAMED} more" if len(lonely) > MOST_NAMED else ""
         raise DataError(
             f"{len(lonely)} of {len(files)} masks in {place} have no image of that name: {shown}{more}",
             meant_ids(lonely, ids) + "a mask has the file name of its image; rename or remove them",
         )
-    return {stem: files[stem] for stem in sorted(files)}
+    return files.chosen((stem, stem) for stem in sorted(files))
 
 
-def named_after(files: Mapping[str, Path], ids: Sequence[str], note: Callable[[str], None]) -> dict[str, Path]:
+def named_after(files: NamedFiles, ids: Sequence[str], note: Callable[[str], None]) -> NamedFiles:
     """Masks by image: equal stems, or all masks with one ending such as `_mask`; those without an image by stem."""
     same = {composed(image_id): image_id for image_id in ids}
-    files = {same.get(composed(stem), stem): path for stem, path in files.items()}
-    if not set(files) & set(ids):
+    files = files.chosen((same.get(composed(stem), stem), stem) for stem in files)
+    if not any(image_id in files for image_id in ids):
         endings = {found[0] for stem in files if (found := _ENDING.search(stem))}
         if len(endings) == 1 and all(stem.endswith(next(iter(endings))) for stem in files):
             ending = endings.pop()
-            files = {stem.removesuffix(ending): path for stem, path in files.items()}
+            files = files.chosen((stem.removesuffix(ending), stem) for stem in files)
             note(f"masks are named after their images, with {ending!r} appended")
     return files
 
 
 def understand(
-    kind: str, table: ClassTable | None, paths: Sequence[Path], note: Callable[[str], None]
+    kind: str, table: ClassTable | None, paths: Collection[Path], note: Callable[[str], None]
 ) -> tuple[str, ClassTable]:
     """(how to read the masks, their classes); what the settings leave open is inferred from the masks and printed."""
     if table is not None and kind != "auto":
@@ -340,7 +343,7 @@ def understand(
     names = tuple(line for line in guess.table.splitlines() if line)
     if chosen == "colours" or names[:1] != ("background",):
         raise DataError(
-            f"the class of each value or colour in {paths[0].parent} is not known: {guess.description}",
+            f"the class of each value or colour in {next(iter(paths)).parent} is not known: {guess.description}",
             "write a class table and give it (--classes FILE), for example:\n"
             + "".join(f"    {line}\n" for line in _lines_found(guess)[:24]),
         )

@@ -95,7 +95,7 @@ class RawDataset:
     def names(self) -> Names:
         """The ids that a list may name."""
         lists = (self.train, self.pool, self.val, self.test, self.unlabelled)
-        return Names(dict.fromkeys(itertools.chain(self.images, self.masks, *lists)))
+        return Names(itertools.chain(self.images, self.masks, *lists))
 
     def image(self, image_id: str) -> Path:
         return self.root / self.images[image_id]

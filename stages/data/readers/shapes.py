@@ -109,7 +109,7 @@ def write_shapes(
         mask = read_mask(writer.path / "masks" / f"{image_id}.png", len(CLASS_NAMES))
         tags[image_id], sizes[image_id] = tags_of_mask(mask), (mask.shape[0], mask.shape[1])
         pixels[image_id] = dict(enumerate(np.bincount(mask.ravel(), minlength=256).tolist()))
-    facts = {"classes": class_figures(CLASS_NAMES, splits, pixels, tags)}
+    facts = {"classes": class_figures(CLASS_NAMES, splits, pixels.get, tags)}
     write_dataset(
         writer,
         name="shapes",
