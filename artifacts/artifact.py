@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from artifacts.canonical import file_digest
 from artifacts.errors import ArtifactError
+from artifacts.in_threads import in_threads
 from artifacts.item_list import (
     ITEMS_NAME,
     MANIFEST_NAME,
@@ -19,7 +20,6 @@ from artifacts.item_list import (
     Item,
     ListedItems,
     check_relative,
-    item_of,
     list_files,
 )
 from artifacts.json_items import MAKE_AGAIN, Anything, read_json, shaped
@@ -81,12 +81,12 @@ class Artifact:
         values = self.config if part == "config" else self.summary
         return shaped(values.get(key), shape, f"{part}.{key} in {self.path / MANIFEST_NAME}")
 
-    def verify(self) -> list[str]:
+    def verify(self, threads: int = 1) -> list[str]:
         """What differs between content and manifest, in words; empty when every byte is as published."""
         missing, added, changed = [], [], []
         content, count = ContentDigest(), 0
         try:
-            for relative, item, there in self._compared():
+            for relative, item, there, same in in_threads(self._read, self._compared(), threads):
                 if item is None:
                     added.append(f"{relative} was added")
                     continue
@@ -94,7 +94,7 @@ class Artifact:
                 count += 1
                 if not there:
                     missing.append(f"{relative} is missing")
-                elif item_of(self.path, relative)["sha256"] != item["sha256"]:
+                elif not same:
                     changed.append(f"{relative} was changed")
             problems = missing + added + changed
             if (
@@ -109,6 +109,11 @@ class Artifact:
         if content.hexdigest() != self.manifest.content or count != self.manifest.count:
             problems.append(f"{MANIFEST_NAME} was changed: its content digest does not belong to its items")
         return problems
+
+    def _read(self, compared: tuple[str, Item | None, bool]) -> tuple[str, Item | None, bool, bool]:
+        """What `_compared` gives, and whether the file has the recorded digest."""
+        relative, item, there = compared
+        return *compared, there and item is not None and file_digest(self.path / relative) == item["sha256"]
 
     def _compared(self) -> Iterator[tuple[str, Item | None, bool]]:
         """(path, its record, whether it is there) of all items and all files, both sorted and gone through together."""

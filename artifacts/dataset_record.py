@@ -252,7 +252,8 @@ def write_dataset(
         "facts": dict(facts or {}),
     }
     table = ImageTable.of(list(lists.values()), labels, masked, sizes or {}, files, copied)
-    writer.write_bytes(COLUMNS, table.save(head))
+    with writer.item(COLUMNS) as temporary:
+        table.save(temporary, head)
 
 
 def check_agreement(

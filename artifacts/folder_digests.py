@@ -13,11 +13,14 @@ import contextlib
 import hashlib
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
 
-from artifacts.canonical import digest, file_digest, pretty_json
+from artifacts.canonical import pretty_json
+from artifacts.in_threads import in_threads
+from artifacts.item_list import ContentDigest, item_of
 from artifacts.json_items import Shape, read_record
 
 NAME = ".folders.json"
@@ -36,10 +39,14 @@ class _Record(Shape):
 
 
 class KnownFolders:
-    """The digests of folders, as far as they are known. file: where they are kept; None: nowhere."""
+    """The digests of folders, as far as they are known.
 
-    def __init__(self, file: Path | None = None) -> None:
-        self._file = file
+    Attributes: threads (how many read the files).
+    """
+
+    def __init__(self, file: Path | None = None, threads: int = 1) -> None:
+        """file: where the digests are kept; None: nowhere."""
+        self._file, self.threads = file, threads
         self._taken: dict[str, _Known] = {}
 
     def digest(self, folder: Path) -> str:
@@ -49,11 +56,19 @@ class KnownFolders:
         record = (read_record(self._file, _Record) if self._file is not None else None) or _Record()
         if (known := record.folders.get(place)) is not None and known.state == state:
             return known.digest
-        found = digest({file.name: file_digest(file) for file in folder.iterdir() if file.is_file()})
+        found = self._read(folder)
         if newest < begin - _SETTLED_S:
             self._taken[place] = _Known(state=state, digest=found)
             self.keep()
         return found
+
+    def _read(self, folder: Path) -> str:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_file())
+        content = ContentDigest()
+        for name, item in zip(names, in_threads(partial(item_of, folder), names, self.threads), strict=True):
+            content.add(name, item)
+        return content.hexdigest()
 
     def keep(self) -> None:
         """Writes down what was taken; called again when a workspace is there that was not made yet."""

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import bisect
 import io
+import itertools
 import json
 import mmap
 import struct
 import zipfile
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -32,8 +34,7 @@ class SortedIds(Sequence[str]):
 
     def __init__(self, ids: Sequence[str] | NDArray[np.bytes_]) -> None:
         """ids: sorted and distinct, with at least one."""
-        given = ids if isinstance(ids, np.ndarray) else np.array([i.encode("utf-8", _TEXT) for i in ids] or [b""])
-        self.bytes: NDArray[np.bytes_] = given if len(ids) else given[:0]
+        self.bytes: NDArray[np.bytes_] = ids if isinstance(ids, np.ndarray) else _id_bytes(ids)
 
     def __len__(self) -> int:
         return len(self.bytes)
@@ -100,20 +101,20 @@ class ImageTable:
         copied: Mapping[str, str],
     ) -> ImageTable:
         """The table of the ids of `splits`; what is known of further ids is left out."""
-        bits: dict[str, int] = {}
+        # one set at a time, and arrays filled from iterators: lists of all images would take several times the table
+        splits = [list(ids) for ids in splits]
+        rows = sorted(set(itertools.chain.from_iterable(splits)))
+        of_splits = np.zeros(len(rows), np.uint8)
         for number, ids in enumerate(splits):
-            for image_id in ids:
-                bits[image_id] = bits.get(image_id, 0) | 1 << number
-        rows, have = sorted(bits), frozenset(masked)
-        of_rows = [labels.get(image_id, ()) for image_id in rows]
+            of_splits |= _among(rows, ids).astype(np.uint8) << number
         return cls(
             SortedIds(rows).bytes,
-            np.array([bits[image_id] for image_id in rows], np.uint8),
-            np.array([image_id in have for image_id in rows], bool),
-            np.array([image_id in labels for image_id in rows], bool),
-            np.array([label for found in of_rows for label in found], np.int64),
-            _ends(map(len, of_rows)),
-            np.array([sizes.get(image_id, (0, 0)) for image_id in rows], np.int64).reshape(len(rows), 2),
+            of_splits,
+            _among(rows, masked),
+            np.fromiter((image_id in labels for image_id in rows), bool, len(rows)),
+            np.fromiter((label for image_id in rows for label in labels.get(image_id, ())), np.int64),
+            _ends(len(labels.get(image_id, ())) for image_id in rows),
+            np.fromiter((side for image_id in rows for side in sizes.get(image_id, (0, 0))), np.int64).reshape(-1, 2),
             *_texts(files.get(image_id, "") for image_id in rows),
             *_texts(copied.get(image_id, "") for image_id in rows),
         )
@@ -132,12 +133,11 @@ class ImageTable:
     def copy_of(self, row: int) -> str:
         return self.copied[_span(self.copied_ends, row)].tobytes().decode("utf-8", _TEXT)
 
-    def save(self, head: Mapping[str, Any]) -> bytes:
-        """The bytes of a file; head: what else is known of the data set, as JSON."""
-        buffer = io.BytesIO()
+    def save(self, path: Path, head: Mapping[str, Any]) -> None:
+        """Writes a file; head: what else is known of the data set, as JSON."""
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        np.savez(buffer, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **columns)
-        return buffer.getvalue()
+        with open(path, "wb") as file:
+            np.savez(file, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **columns)
 
 
 def load(path: Path, whole: bool = True) -> tuple[dict[str, Any], ImageTable] | None:
@@ -175,9 +175,24 @@ def _ends(lengths: Iterable[int]) -> NDArray[np.int64]:
     return np.cumsum(np.fromiter(lengths, np.int64), dtype=np.int64)
 
 
+def _id_bytes(ids: Sequence[str]) -> NDArray[np.bytes_]:
+    longest = max((len(image_id.encode("utf-8", _TEXT)) for image_id in ids), default=1)
+    each = (image_id.encode("utf-8", _TEXT) for image_id in ids)
+    return np.fromiter(each, np.dtype((np.bytes_, max(longest, 1))), len(ids))
+
+
+def _among(rows: Sequence[str], some: Iterable[str]) -> NDArray[np.bool_]:
+    """Whether each of the rows is one of some ids."""
+    have = frozenset(some)
+    return np.fromiter((image_id in have for image_id in rows), bool, len(rows))
+
+
 def _texts(texts: Iterable[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    parts = [text.encode("utf-8", _TEXT) for text in texts]
-    return np.frombuffer(b"".join(parts), np.uint8), _ends(map(len, parts))
+    whole, ends = bytearray(), array("q")
+    for text in texts:
+        whole += text.encode("utf-8", _TEXT)
+        ends.append(len(whole))
+    return np.frombuffer(whole, np.uint8), np.frombuffer(ends, np.int64)
 
 
 def _span(ends: NDArray[np.int64], row: int) -> slice:

@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from artifacts.errors import ArtifactError, BusyError
 from artifacts.file_system import check_file_system
 from artifacts.folder_digests import NAME as FOLDERS
 from artifacts.folder_digests import KnownFolders
+from artifacts.in_threads import in_threads
 from artifacts.item_list import (
     ITEMS_NAME,
     MANIFEST_NAME,
@@ -74,14 +76,13 @@ def _drop(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _items_of(folder: Path) -> tuple[dict[str, Any], str]:
+def _items_of(folder: Path, threads: int) -> tuple[dict[str, Any], str]:
     """The field `items` of the manifest, and the content digest. Many items are written into items.jsonl on the way."""
     files, content, size = list_files(folder), ContentDigest(), 0
 
     def each() -> Iterator[tuple[str, Item]]:
         nonlocal size
-        for relative in files:
-            item = item_of(folder, relative)
+        for relative, item in zip(files, in_threads(partial(item_of, folder), files, threads), strict=True):
             content.add(relative, item)
             size += item["bytes"]
             yield relative, item
@@ -218,12 +219,16 @@ class Workspace:
         summary: Mapping[str, Any],
         device: str | None = None,
         processes: int = 1,
+        workers: int = 1,
     ) -> Artifact:
-        """Turns the partial folder into the artifact `name`; call inside `writing`. The old one goes last."""
+        """Turns the partial folder into the artifact `name`; call inside `writing`. The old one goes last.
+
+        workers: how many threads read the items once more, for their digests.
+        """
         readable = json_ready(summary, "summary")
         self._refuse_foreign(name)
         with stays(writer.path), disk_errors(writer.path):
-            items, content = _items_of(writer.path)
+            items, content = _items_of(writer.path, workers)
             manifest = Manifest(
                 schema_version=2 if is_listed(items) else 1,
                 kind=work.kind,

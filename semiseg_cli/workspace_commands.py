@@ -28,7 +28,7 @@ from semiseg_cli.console import (
 from semiseg_cli.options import JsonOption, WorkspaceOption, existing_workspace, named_artifact, quoted
 from semiseg_cli.shipped import shipped_recipes
 from stages.config import mistakes
-from stages.contract import STAGE_MODULES, load_stage
+from stages.contract import STAGE_MODULES, default_workers, load_stage
 from stages.pipeline.changes import settings_apart
 from stages.pipeline.run_recipe import Record, read_record
 from stages.pipeline.status import State, unfinished_states, unfinished_work, workspace_states
@@ -260,7 +260,7 @@ def verify(
     older = []
     for name in names or target.names():
         try:
-            found[name] = named_artifact(target, name).verify()
+            found[name] = named_artifact(target, name).verify(default_workers())
         except ArtifactError as error:
             if name not in target.names():
                 raise

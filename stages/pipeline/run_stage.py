@@ -152,6 +152,7 @@ def run_stage(
     """
     with _met(execution) as meeting, _inputs(stage, config, workspace, name, inputs) as artifacts:
         folders = workspace.folders
+        folders.threads = execution.own_workers
         work = plan_work(stage, config, inputs, artifacts, folders)
         fresh = None if force else published_if_fresh(workspace, name, stage, config, work)
         if meeting is not None:
@@ -176,7 +177,8 @@ def run_stage(
                 started(writer)
             summary = _checked(stage, stage.run(config, opened, writer, execution))
             device = summary.pop("device", None)
-            return Outcome(workspace.publish(name, writer, work, summary, device), ran=True)
+            published = workspace.publish(name, writer, work, summary, device, workers=execution.workers)
+            return Outcome(published, ran=True)
 
 
 def _met(execution: Execution) -> contextlib.AbstractContextManager[Meeting | None]:
@@ -254,5 +256,6 @@ def _run_distributed(
         if execution.rank == 0:
             summary = _checked(stage, returned)
             device = summary.pop("device", None)
-            workspace.publish(name, writer, work, summary, device, processes=execution.world_size)
+            processes, workers = execution.world_size, execution.own_workers
+            workspace.publish(name, writer, work, summary, device, processes, workers)
     return workspace.artifact(name)

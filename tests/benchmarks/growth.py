@@ -1,12 +1,14 @@
 """What an image costs as a data set grows: CPU time and memory of the stages that read or write every image.
 
-    python -m tests.benchmarks.growth                          # 5,000, 20,000 and 100,000 tiny images
+    python -m tests.benchmarks.growth            # 5,000, 20,000 and 100,000 tiny images: some 25 minutes of one core
     python -m tests.benchmarks.growth --images 50,200 --only status,verify
+    python -m tests.benchmarks.growth --show .bench/growth.json       # the table of an earlier run, or of one cut off
 
 Each command runs in a process of its own with one worker; its CPU time counts, so that other programs on the machine
-hardly change it. `start` is what the smallest data set of all costs, and the time of an image that of the images from
-one size to the next: where it stays the same, growth is linear. Images are 32 x 24 pixels: what is measured is the work
-that does not depend on their size. The figures are compared with the targets, and the last line says which were missed.
+hardly change it. What the smallest data set of all costs, a tenth of the first, is the start, and the time of an image
+that of the images from one size to the next: where it stays the same, growth is linear. Images are 32 x 24 pixels: what
+is measured is the work that does not depend on their size. The figures are saved after each command; one that fails is
+named, and so are those that need it. The table is one of docs/scale.md, and says which targets were missed.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,6 +83,15 @@ class Cost:
     memory: float
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A command that was not measured, and why."""
+
+    command: str
+    images: int
+    why: str
+
+
 def draw_images(folder: Path, count: int) -> None:
     """images/<id>.png and masks/<id>.png of three classes."""
     for name in ("images", "masks"):
@@ -116,27 +128,38 @@ def run(arguments: Sequence[str], folder: Path) -> tuple[float, float]:
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def costs_of(count: int, commands: Sequence[str], folder: Path) -> Iterator[Cost]:
-    """What the commands cost with so many images."""
+def costs_of(count: int, commands: Sequence[str], folder: Path, trained: Path) -> Iterator[Cost | Failure]:
+    """What the commands cost with so many images. trained: a workspace with the networks."""
     draw_images(folder, count)
-    for name in needed(commands):
-        if name in TRAININGS:
-            train(name, folder)
+    shutil.copytree(trained, folder / "work")
+    failed: set[str] = set()
+    for name in (name for name in needed(commands) if name not in TRAININGS):
+        if lacking := failed.intersection(COMMANDS[name].needs):
+            failed.add(name)
+            yield Failure(name, count, f"not run: it needs {', '.join(sorted(lacking))}")
             continue
         options = [] if name in ("status", "verify") else ["--workers", "1"]
         options += [] if name in ("fresh", "status", "verify") else ["--name", name]
-        seconds, memory = run([*COMMANDS[name].words, *options, "--workspace", "work"], folder)
-        if name in commands:
+        try:
+            seconds, memory = run([*COMMANDS[name].words, *options, "--workspace", "work"], folder)
+        except RuntimeError as error:
+            failed.add(name)
+            yield Failure(name, count, str(error))
+        else:
             yield Cost(name, count, seconds, memory)
 
 
-def train(name: str, folder: Path) -> None:
-    """A network that is trained for two steps on few images."""
-    if not (few := folder / "few").exists():
-        draw_images(few, FEW)
-        run([*COMMANDS["prepare-data"].words, "--name", "few", "--workspace", str(folder / "work")], few)
-    options = ["--name", TRAININGS[name], "--network", "tiny", "--iterations", "2", "--batch-size", "2"]
-    run([name, "--data", "few", *options, "--set", "crop_size=32", "--workspace", "work"], folder)
+def train(commands: Sequence[str], folder: Path) -> Path:
+    """A workspace with the networks that the commands need, trained for two steps on few images."""
+    workspace = folder / "work"
+    workspace.mkdir(parents=True)
+    for name in (name for name in needed(commands) if name in TRAININGS):
+        if not (folder / "images").exists():
+            draw_images(folder, FEW)
+            run([*COMMANDS["prepare-data"].words, "--name", "few", "--workspace", "work"], folder)
+        options = ["--name", TRAININGS[name], "--network", "tiny", "--iterations", "2", "--batch-size", "2"]
+        run([name, "--data", "few", *options, "--set", "crop_size=32", "--workspace", "work"], folder)
+    return workspace
 
 
 def slopes(costs: Sequence[Cost]) -> list[float]:
@@ -144,47 +167,95 @@ def slopes(costs: Sequence[Cost]) -> list[float]:
     return [(after.seconds - before.seconds) / (after.images - before.images) for before, after in pairwise(costs)]
 
 
-def missed(costs: Sequence[Cost]) -> list[str]:
-    """The targets that a command misses, in words. costs: by size, the first of them the start."""
-    found, each = [], slopes(costs)
+def time_missed(costs: Sequence[Cost]) -> str:
+    """How the time of an image grows, in words; empty where it is flat. costs: by size, the first of them the start."""
+    each = slopes(costs)
     usual = max(each[0], 0.0)
-    if (each[-1] - TIME * usual) * (costs[-1].images - costs[-2].images) > LEAST_S:
-        found.append(f"{costs[0].command}: an image takes {1000 * each[-1]:.2f} ms, at first {1000 * usual:.2f}")
-    if costs[-1].memory > MEMORY * costs[1].memory:
-        grown = (costs[-1].memory - costs[1].memory) / (costs[-1].images - costs[1].images)
-        found.append(f"{costs[0].command}: the memory grows by {1024 * grown:.2f} KiB an image")
-    return found
+    if (each[-1] - TIME * usual) * (costs[-1].images - costs[-2].images) <= LEAST_S:
+        return ""
+    return f"an image takes {1000 * each[-1]:.2f} ms, at first {1000 * usual:.2f}"
 
 
-def table(costs: dict[str, list[Cost]]) -> str:
-    lines = ["command           images   CPU s    ms/image   peak MiB"]
-    for command, found in costs.items():
-        for cost, slope in zip(found, [float("nan"), *slopes(found)], strict=True):
-            lines.append(
-                f"{command:<15} {cost.images:>8,} {cost.seconds:>7.2f} {1000 * slope:>11.3f} {cost.memory:>10.0f}"
-            )
-    return "\n".join(lines)
+def memory_missed(costs: Sequence[Cost]) -> str:
+    """How the memory grows, in words; empty where it is flat."""
+    return f"grows by {grown(costs):.2f} KiB an image" if costs[-1].memory > MEMORY * costs[1].memory else ""
+
+
+def grown(costs: Sequence[Cost]) -> float:
+    """KiB of memory that an image takes, from the first size to the last."""
+    return 1024 * (costs[-1].memory - costs[1].memory) / max(costs[-1].images - costs[1].images, 1)
+
+
+def table(found: Sequence[Cost | Failure]) -> str:
+    """A table in Markdown, and a line for each command that failed."""
+    sizes = sorted({cost.images for cost in found})
+    ranges = [f"{first:,} to {last:,}" for first, last in pairwise(sizes)]
+    heads = [
+        "command",
+        *ranges,
+        "peak MiB",
+        "KiB an image",
+        f"time flat within {TIME - 1:.0%}",
+        f"memory {MEMORY - 1:.0%}",
+    ]
+    lines = [heads, ["---"] * len(heads)]
+    for command in (command for command in COMMANDS if any(cost.command == command for cost in found)):
+        costs = [cost for cost in found if isinstance(cost, Cost) and cost.command == command]
+        peaks = ", ".join(f"{cost.memory:.0f}" for cost in costs)
+        figures = [f"{1000 * slope:.3f}" for slope in slopes(costs)]
+        figures += ["-"] * (len(ranges) - len(figures))
+        if len(costs) > 2:
+            verdicts = [f"{grown(costs):.2f}", time_missed(costs) or "yes", memory_missed(costs) or "yes"]
+        else:
+            verdicts = ["-"] * 3
+        lines.append([f"`{command}`", *figures, peaks, *verdicts])
+    failures = [f"{one.command} of {one.images:,} images: {one.why}" for one in found if isinstance(one, Failure)]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *failures])
+
+
+def save(found: Sequence[Cost | Failure], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.tmp")
+    temporary.write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def load(file: Path) -> list[Cost | Failure]:
+    records = json.loads(file.read_text(encoding="utf-8"))
+    return [Failure(**record) if "why" in record else Cost(**record) for record in records]
+
+
+def measured(sizes: Sequence[int], commands: Sequence[str], folder: Path) -> Iterator[Cost | Failure]:
+    """The commands at each size, one size after the other."""
+    trained = train(commands, folder / "trained")
+    for count in sizes:
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            yield from (cost for cost in costs_of(count, commands, Path(place), trained) if cost.command in commands)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.growth", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.growth",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--images", default=",".join(map(str, SIZES)), help="how many, ascending: 5000,20000")
     parser.add_argument("--only", default=",".join(COMMANDS), help="commands: seeds,status")
     parser.add_argument("--out", type=Path, default=Path(".bench/growth.json"), help="the JSON file")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing, show what such a file holds")
     given = parser.parse_args(arguments)
+    if given.show:
+        print(table(load(given.show)))
+        return 0
     sizes = [int(size) for size in given.images.split(",")]
-    sizes = [max(int(START * sizes[0]), 8), *sizes]
-    costs: dict[str, list[Cost]] = {command: [] for command in COMMANDS if command in given.only.split(",")}
-    for count in sizes:
-        with tempfile.TemporaryDirectory(prefix="semiseg-growth-") as folder:
-            for cost in costs_of(count, list(costs), Path(folder)):
-                costs[cost.command].append(cost)
-                print(f"{cost.command} of {count:,} images: {cost.seconds:.2f} s", file=sys.stderr, flush=True)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    record = [asdict(cost) for found in costs.values() for cost in found]
-    given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(table(costs))
-    print("; ".join(text for found in costs.values() for text in missed(found)) or "all targets are reached")
+    found: list[Cost | Failure] = []
+    with tempfile.TemporaryDirectory(prefix="semiseg-growth-") as folder:
+        for one in measured([max(int(START * sizes[0]), 8), *sizes], given.only.split(","), Path(folder)):
+            found.append(one)
+            save(found, given.out)
+            what = one.why if isinstance(one, Failure) else f"{one.seconds:.2f} s, {one.memory:.0f} MiB"
+            print(f"{one.command} of {one.images:,} images: {what}", file=sys.stderr, flush=True)
+    print(table(found))
     return 0
 
 

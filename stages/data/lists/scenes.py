@@ -80,6 +80,8 @@ def whole_scenes(ranked: Sequence[str], count: int, scene_of: Mapping[str, str])
 
     DataError where no scene is small enough.
     """
+    if not scene_of:
+        return list(ranked[:count])
     members: dict[str, list[str]] = {}
     for image_id in ranked:
         members.setdefault(scene_of.get(image_id, image_id), []).append(image_id)

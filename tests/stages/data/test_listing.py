@@ -12,7 +12,7 @@ from PIL import Image
 from artifacts.errors import DataError
 from artifacts.image_files import SUFFIXES
 from stages.data.images import ImageFolder, notes_on
-from stages.data.listing import list_files
+from stages.data.listing import FilesBelow, NamedFiles, list_files
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8))
 
@@ -95,3 +95,24 @@ def test_what_is_predicted_is_told_as_what_is_prepared(tmp_path):
     said = ImageFolder(tmp_path, white=63)
     np.testing.assert_array_equal(said.image("deep")[..., 0], np.rint(np.arange(64).reshape(8, 8) * 255 / 63))
     assert len(notes_on(said, workers=1)) == 2
+
+
+def test_named_files_are_paths_by_id(tmp_path):
+    names = {"a": "a.png", "b": "b_mask.tar.gz", "ä": "a\u0308.png", "c": "c"}  # of the third the name is spelled apart
+    files = NamedFiles.of(tmp_path, names.items())
+    assert dict(files) == {image_id: tmp_path / name for image_id, name in names.items()}
+    assert [files.file_name(image_id) for image_id in files] == list(names.values())
+    assert "a" in files
+    assert "a.png" not in files
+    assert len(files) == 4
+    chosen = files.chosen([("x", "ä"), ("b", "b")])
+    assert dict(chosen) == {"x": tmp_path / "a\u0308.png", "b": tmp_path / "b_mask.tar.gz"}
+
+
+def test_files_below_a_folder_are_relative_to_it(tmp_path):
+    parts = [NamedFiles.of(tmp_path / name, [(name[0], f"{name[0]}.png")]) for name in ("photos", "more/deep")]
+    parts.append(NamedFiles.of(tmp_path, [("top", "top.jpg")]))
+    below = FilesBelow(tmp_path, parts)
+    assert dict(below) == {"p": "photos/p.png", "m": "more/deep/m.png", "top": "top.jpg"}
+    assert len(below) == 3
+    assert "x" not in below
