@@ -75,12 +75,13 @@ def needed(commands: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one command took: CPU seconds, and its peak of memory in MiB."""
+    """What one command took: CPU seconds, its peak of memory in MiB, and how many of the seconds the system took."""
 
     command: str
     images: int
     seconds: float
     memory: float
+    system: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ def draw_images(folder: Path, count: int) -> None:
                 os.link(file.with_name(f"image-{number % DISTINCT:07d}.png"), file)
 
 
-def run(arguments: Sequence[str], folder: Path) -> tuple[float, float]:
-    """CPU seconds and peak memory in MiB of `semiseg` with these arguments."""
+def run(arguments: Sequence[str], folder: Path) -> tuple[float, float, float]:
+    """CPU seconds, peak memory in MiB and seconds of the system, of `semiseg` with these arguments."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "semiseg_cli", *arguments],
@@ -125,7 +126,7 @@ def run(arguments: Sequence[str], folder: Path) -> tuple[float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"semiseg {' '.join(arguments)} failed:\n{messages.decode()}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, usage.ru_stime
 
 
 def costs_of(count: int, commands: Sequence[str], folder: Path, trained: Path) -> Iterator[Cost | Failure]:
@@ -141,12 +142,12 @@ def costs_of(count: int, commands: Sequence[str], folder: Path, trained: Path) -
         options = [] if name in ("status", "verify") else ["--workers", "1"]
         options += [] if name in ("fresh", "status", "verify") else ["--name", name]
         try:
-            seconds, memory = run([*COMMANDS[name].words, *options, "--workspace", "work"], folder)
+            figures = run([*COMMANDS[name].words, *options, "--workspace", "work"], folder)
         except RuntimeError as error:
             failed.add(name)
             yield Failure(name, count, str(error))
         else:
-            yield Cost(name, count, seconds, memory)
+            yield Cost(name, count, *figures)
 
 
 def train(commands: Sequence[str], folder: Path) -> Path:
