@@ -155,7 +155,9 @@ def _sub_folders(folder: Path, spoken_for: Collection[Path]) -> list[str]:
 
 def _names_in(folder: Path) -> tuple[list[str], set[str]]:
     """The names in a folder, those of common formats first; and which of them are no regular files, but links or so."""
-    common, rare, odd = [], [], set()
+    common: list[str] = []
+    rare: list[str] = []
+    odd: set[str] = set()
     with os.scandir(folder) as entries:
         for entry in entries:
             (rare if _divided(entry.name)[1].lower() in RARE else common).append(entry.name)

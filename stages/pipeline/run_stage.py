@@ -256,6 +256,5 @@ def _run_distributed(
         if execution.rank == 0:
             summary = _checked(stage, returned)
             device = summary.pop("device", None)
-            processes, workers = execution.world_size, execution.own_workers
-            workspace.publish(name, writer, work, summary, device, processes, workers)
+            workspace.publish(name, writer, work, summary, device, execution.world_size, execution.workers)
     return workspace.artifact(name)
