@@ -20,7 +20,8 @@ from artifacts.store import Artifact, Workspace
 from tests.benchmarks.inputs import stage
 
 TRAIN, WEAK, STEPS, FIRST = 40, 100, 30, 10
-DATA = {"dataset": {"train": TRAIN, "weak": WEAK, "val": 40}}
+VAL = 40
+DATA = {"dataset": {"train": TRAIN, "weak": WEAK, "val": VAL, "objects": True}}
 NETWORK = {"network": "tiny", "crop_size": 96, "batch_size": 16}
 WEAK_ONLY = {"splits": ["weak"]}
 
@@ -56,25 +57,35 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         costs = Costs(Path(folder))
-        costs.images("prepare-data", "data", DATA, TRAIN + WEAK + 40)
+        costs.images("prepare-data", "data", DATA, TRAIN + WEAK + VAL)
         costs.training("train-classifier", "classifier", NETWORK, data="data")
         costs.images("seeds", "seeds", {}, TRAIN + WEAK, data="data", classifier="classifier")
-        costs.training("train-refiner", "irn", {**NETWORK, **WEAK_ONLY}, data="data", seeds="seeds")
+        refiner = {**NETWORK, **WEAK_ONLY, "method": {"name": "irn", "displacement": True}}
+        costs.training("train-refiner", "irn", refiner, data="data", seeds="seeds")
         costs.images("refine", "refined", WEAK_ONLY, WEAK, data="data", seeds="seeds", refiner="irn")
+        costs.images("instances", "objects", WEAK_ONLY, WEAK, data="data", seeds="seeds", refiner="irn")
+        costs.images("evaluate-instances", "objects-score", WEAK_ONLY, WEAK, data="data", instances="objects")
         dsrg = {"name": "dsrg", "map_stride": 4, "crf_scale": 20}
         costs.training("train", "dsrg", {**NETWORK, "method": dsrg}, data="data", seeds="seeds")
         maps = {**WEAK_ONLY, "image_labels": "share", "output": "probabilities"}
         costs.images("predict", "probabilities", maps, WEAK, data="data", segmenter="dsrg")
-        costs.images("predict", "predictions", WEAK_ONLY | {"output": "masks"}, WEAK, data="data", segmenter="dsrg")
+        masks = WEAK_ONLY | {"output": "masks", "confidence": True}
+        costs.images("predict", "predictions", masks, WEAK, data="data", segmenter="dsrg")
         drawn = WEAK_ONLY | {"output": "masks", "overlays": "jpg"}
         costs.images("predict", "overlays", drawn, WEAK, data="data", segmenter="dsrg")
         tags = {**WEAK_ONLY, "labels": "tags", "scale": 5.2}
         costs.images("crf", "weak-labels", tags, WEAK, data="data", predictions="probabilities")
+        costs.images("segments", "segments", WEAK_ONLY, WEAK, data="data")
+        costs.images("vote", "voted", WEAK_ONLY, WEAK, data="data", masks="weak-labels", segments="segments")
         for method in ("supervised", "unimatch"):
-            costs.training("train", method, {**NETWORK, "method": method}, data="data")
+            costs.training("train", method, {**NETWORK, "method": method, "snapshots": 3}, data="data")
         branches = {**NETWORK, "method": "dual-branch"}
         costs.training("train", "dual-branch", branches, data="data", weak_labels="weak-labels")
         costs.images("evaluate", "metrics", WEAK_ONLY, WEAK, data="data", predictions="predictions")
+        costs.images("pseudo-labels", "sure", {"share": 0.5}, WEAK, predictions="predictions")
+        costs.images("reliability", "ranks", WEAK_ONLY, WEAK, data="data", segmenter="supervised")
+        costs.images("select", "best", {"splits": ["val"]}, VAL, data="data", segmenter="supervised")
+        costs.images("review", "next", {}, TRAIN + WEAK, data="data", segmenter="supervised")
 
 
 if __name__ == "__main__":
