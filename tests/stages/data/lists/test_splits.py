@@ -179,14 +179,14 @@ def test_balanced_draw_in_a_few_steps_by_hand():
     assert draw_balanced(["x", "y"], 1, 0, {}) == draw_labelled(["x", "y"], 1, 0)
 
 
-def test_balanced_draw_of_coco_takes_seconds():
+def test_balanced_draw_of_coco_takes_seconds_of_cpu():
     pool = [f"{number:012d}" for number in range(118_000)]
     tags = {
         image_id: [(n * 7 + k * k * 31) % (5 + n % 76) for k in range(1 + n % 5)] for n, image_id in enumerate(pool)
     }
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(draw_balanced(pool, Fraction(1, 2), 0, tags)) == 59_000
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_more_than_there_are_balanced():
