@@ -30,6 +30,7 @@ from artifacts.cells import cells, on_copy
 from artifacts.dataset import Dataset
 from artifacts.errors import ConfigError
 from stages.data.decoding import decoded_ahead, size_batches
+from stages.engine.device import sent
 from stages.engine.interpolation import interpolation_matrix
 from stages.engine.streams import MaskFolder
 from stages.engine.to_host import Transfer, received
@@ -91,15 +92,15 @@ def class_activation_maps(
     if partners is not None:
         shown = _partners(dataset, batches, partners, cast(GroupCamNetwork, classifier).partner_side, threads)
 
-    def sent() -> Iterator[tuple[tuple[list[str], tuple[int, int]], Transfer]]:
+    def computed() -> Iterator[tuple[tuple[list[str], tuple[int, int]], Transfer]]:
         for (members, size, pixels), others in zip(
             _decoded(dataset, batches, threads, max_pixels), shown, strict=False
         ):
-            images = (pixels.pin_memory() if device.type == "cuda" else pixels).to(device, non_blocking=True)
+            images = sent(pixels, device)
             labels = _labels(masks, dataset, members, images)
             found = []
             for network in (classifier, *earlier):
-                nodes = _nodes(network, others.to(device), len(members), dtype) if others is not None else None
+                nodes = _nodes(network, sent(others, device), len(members), dtype) if others is not None else None
                 merged = multi_scale_maps(
                     network, images, scales, flip, batch_size, dtype, size, MERGES[merge], nodes, labels
                 )
@@ -108,7 +109,7 @@ def class_activation_maps(
                 found.append(normalise_by_maximum(merged))
             yield (members, size), Transfer(maps=_highest(found).half())
 
-    for (members, size), arrays in received(sent()):
+    for (members, size), arrays in received(computed()):
         yield from _unpack(dataset, members, size, arrays["maps"])
 
 
@@ -122,7 +123,7 @@ def _labels(masks: MaskFolder | None, dataset: Dataset, members: list[str], imag
     """The predicted masks of images (B, 3, h, w), uint8 (B, h, w) on their device; None without masks."""
     if masks is None:
         return None
-    return torch.from_numpy(stacked(masks, dataset, members, (images.shape[2], images.shape[3]))).to(images.device)
+    return sent(stacked(masks, dataset, members, (images.shape[2], images.shape[3])), images.device)
 
 
 def batches_of(dataset: Dataset, ids: Sequence[str], batch_size: int, max_pixels: int | None) -> list[list[str]]:
@@ -241,7 +242,7 @@ def _readers(length: int, scaled: int, stride: int, count: int, device: torch.de
     positions = on_copy(pixels, length, scaled)
     if mirrored:
         positions = scaled - 1 - positions
-    return torch.from_numpy(interpolation_matrix(positions, stride, count)).to(device)
+    return sent(interpolation_matrix(positions, stride, count), device)
 
 
 def normalise_by_maximum(maps: Tensor) -> Tensor:
@@ -283,7 +284,7 @@ def gradient_ranks(
     layer = classifier.backbone.get_submodule(classifier.backbone.gradient_layer)
     batches = batches_of(dataset, ids, batch_size, max_pixels)
     for members, size, pixels in _decoded(dataset, batches, threads, max_pixels):
-        images = normalise(pixels.to(device))
+        images = normalise(sent(pixels, device))
         magnitudes = gradient_magnitudes(classifier, layer, images, _labels(masks, dataset, members, images))
         seen = (images.shape[2], images.shape[3])
         for image_id, magnitude in zip(members, magnitudes.cpu().numpy(), strict=True):

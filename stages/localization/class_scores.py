@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from artifacts.dataset import Dataset
 from stages.contract import Execution
 from stages.data.decoding import decoded_ahead
 from stages.data.images import Images
-from stages.engine.device import select_device
+from stages.engine.device import select_device, sent
 from stages.engine.streams import MaskFolder
+from stages.engine.to_host import Transfer, received
 from stages.evaluation.average_precision import average_precision
 from stages.localization.grid import square
 from stages.localization.predicted_masks import stacked
@@ -36,13 +37,15 @@ def class_scores(
     """Logits float32 (N, K) of images resized to `size` x `size`. masks: for a network that needs them."""
     network.eval()
     batches = [list(ids[first : first + BATCH]) for first in range(0, len(ids), BATCH)]
-    scores = []
-    for members, pixels in decoded_ahead(images, batches, workers, lambda image: square(image, size)):
-        seen = [normalise(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))]
-        if masks is not None:
-            seen.append(torch.from_numpy(stacked(masks, images, members, (size, size))).to(device))
-        scores.append(network(*seen).float().cpu().numpy())
-    return np.concatenate(scores)
+
+    def computed() -> Iterator[tuple[None, Transfer]]:
+        for members, pixels in decoded_ahead(images, batches, workers, lambda image: square(image, size)):
+            seen = [normalise(sent(pixels, device).permute(0, 3, 1, 2))]
+            if masks is not None:
+                seen.append(sent(stacked(masks, images, members, (size, size)), device))
+            yield None, Transfer(scores=network(*seen).float())
+
+    return np.concatenate([found["scores"] for _, found in received(computed())])
 
 
 def scored(

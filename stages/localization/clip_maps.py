@@ -24,6 +24,7 @@ from torch import Tensor
 from artifacts.cells import cells, on_copy
 from artifacts.dataset import Dataset
 from stages.data.decoding import decoded_ahead, size_batches
+from stages.engine.device import sent
 from stages.engine.interpolation import interpolation_matrix
 from stages.localization.activation_maps import STRIDE, ActivationMaps
 from stages.localization.clip_config import ClipConfig, ClipSource
@@ -82,7 +83,7 @@ def clip_maps(
     batches = clip_batches(tower, dataset, ids, settings, max_pixels)
     resize = partial(whole_patches, patch=tower.patch, max_pixels=max_pixels)
     for members, pixels in decoded_ahead(dataset, batches, threads, resize):
-        images = normalise_for_clip(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2))
+        images = normalise_for_clip(sent(pixels, device).permute(0, 3, 1, 2))
         labels = [dataset.tags(image_id) for image_id in members]
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             found = maps_of_patches(tower, texts, images, labels, settings)
@@ -111,7 +112,7 @@ def whole_patches(image: NDArray[np.uint8], patch: int, max_pixels: int) -> NDAr
 def _readers(length: int, seen: int, patch: int, device: torch.device) -> Tensor:
     """Weights (cells of the score map, patches) that read a map of patches, whose centres lie inside them."""
     pixels = on_copy(np.arange(cells(length, STRIDE)) * STRIDE, length, seen)
-    return torch.from_numpy(interpolation_matrix(pixels - (patch - 1) / 2, patch, seen // patch)).to(device)
+    return sent(interpolation_matrix(pixels - (patch - 1) / 2, patch, seen // patch), device)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stages.localization.crf_parameters import CrfParameters
-from stages.localization.dense_crf import CrfProblem, backend_of, crf_together
+from stages.localization.dense_crf import CrfProblem, backend_of, begun_together, without_padding
 from stages.parallel.in_order import in_order
 
 PIXELS = 2**21  # of a batch: about 1 GB with 3 labels, 2 GB with 21
@@ -57,11 +57,18 @@ def refined_on_gpu(
 
 
 def _solved(problems: Iterable[tuple[Key, CrfProblem]], device: str) -> Iterator[tuple[Key, CrfProblem, np.ndarray]]:
-    for batch in _batches(problems):
-        of_image = [problem.image for _, problem in batch], [problem.unary for _, problem in batch]
-        found = crf_together(*of_image, batch[0][1].parameters, device)
-        for (key, problem), marginals in zip(batch, found, strict=True):
-            yield key, problem, marginals
+    """While the GPU computes a batch, the one before is finished."""
+    from stages.engine.to_host import Transfer, received
+
+    def begun() -> Iterator[tuple[list[tuple[Key, CrfProblem]], Transfer]]:
+        for batch in _batches(problems):
+            of_image = [problem.image for _, problem in batch], [problem.unary for _, problem in batch]
+            yield batch, begun_together(*of_image, batch[0][1].parameters, device)
+
+    for batch, found in received(begun()):
+        marginals = without_padding(found, [problem.unary for _, problem in batch])
+        for (key, problem), own in zip(batch, marginals, strict=True):
+            yield key, problem, own
 
 
 def _batches(problems: Iterable[tuple[Key, CrfProblem]]) -> Iterator[list[tuple[Key, CrfProblem]]]:

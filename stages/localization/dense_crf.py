@@ -19,10 +19,10 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from artifacts.errors import ConfigError, DataError
 from artifacts.masks import IGNORE
 from stages.localization.crf_parameters import CrfParameters
 from stages.parallel.processes import process_pool
+
+if TYPE_CHECKING:
+    from stages.engine.to_host import Transfer
 
 
 def backend_of(parameters: CrfParameters, device: str = "cpu") -> str:
@@ -107,14 +110,25 @@ def crf_together(
     images: Sequence[np.ndarray], unaries: Sequence[np.ndarray], parameters: CrfParameters, device: str
 ) -> list[np.ndarray]:
     """Marginals (K, H, W) of several images by torch, from their `energies`; each has its own size and labels."""
-    from stages.localization.mean_field import mean_fields
+    return without_padding(begun_together(images, unaries, parameters, device).arrays(), unaries)
+
+
+def begun_together(
+    images: Sequence[np.ndarray], unaries: Sequence[np.ndarray], parameters: CrfParameters, device: str
+) -> Transfer:
+    """`crf_together` on their way to the host, for `without_padding`."""
+    from stages.localization.mean_field import begun_mean_fields
 
     most = max(len(unary) for unary in unaries)
     padded = [np.full((1, most, *unary.shape[1:]), np.inf, np.float32) for unary in unaries]
     for whole, unary in zip(padded, unaries, strict=True):
         whole[0, : len(unary)] = unary  # a label of infinite energy has the probability 0: it changes nothing
-    found = mean_fields(images, padded, parameters, device)
-    return [marginals[0, : len(unary)] for marginals, unary in zip(found, unaries, strict=True)]
+    return begun_mean_fields(images, padded, parameters, device)
+
+
+def without_padding(found: Mapping[str, np.ndarray], unaries: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The marginals of each image, of the labels that it has."""
+    return [marginals[0, : len(unary)] for marginals, unary in zip(found.values(), unaries, strict=True)]
 
 
 def energies(image: np.ndarray, probabilities: np.ndarray, parameters: CrfParameters) -> np.ndarray:

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.engine.device import sent
+from stages.engine.to_host import Transfer
 from stages.localization.crf_parameters import CrfParameters
 from stages.localization.permutohedral import Kernel, normalised_kernel
 
@@ -33,11 +35,21 @@ def mean_fields(
     image share its kernels; images of different sizes may be given, S and K are the same for all. Returns (S, K, H, W)
     for each image.
     """
+    return list(begun_mean_fields(images, unaries, parameters, device).arrays().values())
+
+
+def begun_mean_fields(
+    images: Sequence[NDArray[np.uint8]],
+    unaries: Sequence[NDArray[np.float32]],
+    parameters: CrfParameters,
+    device: str | torch.device,
+) -> Transfer:
+    """`mean_fields` on their way to the host, each under its number."""
     device = torch.device(device)
     sizes = tuple((image.shape[0], image.shape[1]) for image in images)
     with torch.inference_mode():
         kernels = _kernels(images, sizes, parameters, device)
-        flat = [torch.from_numpy(np.ascontiguousarray(unary)).to(device).flatten(2) for unary in unaries]
+        flat = [sent(np.ascontiguousarray(unary), device).flatten(2) for unary in unaries]
         energies = torch.cat(flat, 2).permute(2, 0, 1).contiguous()  # (N, S, K): the kernels filter whole rows
         q = _softmax(-energies)
         for _ in range(parameters.iterations):
@@ -46,7 +58,8 @@ def mean_fields(
                 logits += kernel(q.flatten(1)).view_as(q)
             q = _softmax(logits)
         parts = q.permute(1, 2, 0).split([height * width for height, width in sizes], 2)
-        return [part.cpu().numpy().reshape(unary.shape) for part, unary in zip(parts, unaries, strict=True)]
+        whole = (part.unflatten(2, size) for part, size in zip(parts, sizes, strict=True))
+        return Transfer(**{str(number): part for number, part in enumerate(whole)})
 
 
 def _softmax(logits: Tensor) -> Tensor:
@@ -70,7 +83,7 @@ def _kernels(
         position = _position_kernel if few else _position_kernel.__wrapped__
         kernels.append(position(sizes, parameters.gaussian_sxy, parameters.gaussian_compat, device))
     if parameters.bilateral_compat > 0:
-        colours = [torch.tensor(image, device=device).reshape(-1, 3) for image in images]
+        colours = [sent(torch.tensor(image), device).reshape(-1, 3) for image in images]
         colour = torch.cat(colours).T.float() / parameters.bilateral_srgb
         features = torch.cat([_positions(sizes, device) / parameters.bilateral_sxy, colour])
         kernels.append(normalised_kernel(features, parameters.bilateral_compat, _groups(sizes, device)))

@@ -130,7 +130,7 @@ def make_node(order: Order, connection: Connection, written: Connection) -> None
     written.close()
     messages = Messages(connection)
     try:
-        _compute_with(order.threads)
+        compute_with(order.threads)
         _take_gpu(order.execution.device, order.place)
         messages.tell("ended", _make(order, messages))
     except KeyboardInterrupt:
@@ -161,7 +161,7 @@ def _make(order: Order, messages: Messages) -> bool:
     return outcome.ran
 
 
-def _compute_with(threads: int) -> None:
+def compute_with(threads: int) -> None:
     os.environ.update(dict.fromkeys(THREADS, str(threads)))  # read by libraries that are not loaded yet
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)

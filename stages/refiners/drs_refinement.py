@@ -20,6 +20,7 @@ from stages.engine.distributed import global_mean
 from stages.engine.known import Known
 from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import MapSource, Stream
+from stages.engine.to_host import Transfer, received
 from stages.localization.activation_maps import STRIDE, multi_scale_maps
 from stages.networks.folding import for_inference
 from stages.networks.suppression import SuppressedClassifier, build_suppressed
@@ -72,8 +73,9 @@ class DrsRefinement(Refiner):
 
     def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
         settings, means = self.settings, self.means
-        for batch in batches:
-            found = multi_scale_maps(
+
+        def maps_of(batch: Sequence[Known]) -> Tensor:
+            return multi_scale_maps(
                 self.network,
                 means.images(batch),
                 settings.scales,
@@ -82,7 +84,9 @@ class DrsRefinement(Refiner):
                 means.dtype,
                 merge=torch.maximum,
             ).clamp(max=1)
-            for known, maps in zip(batch, found.cpu().numpy(), strict=True):
+
+        for batch, found in received((batch, Transfer(maps=maps_of(batch))) for batch in batches):
+            for known, maps in zip(batch, found["maps"], strict=True):
                 classes = np.array(known.classes, np.uint8)
                 scores, size = maps[classes.astype(int) - 1], (known.image.shape[0], known.image.shape[1])
                 yield ScoreMap(known.image_id, scores, classes, size, STRIDE, "refined")

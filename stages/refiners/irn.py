@@ -16,18 +16,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from artifacts.dataset import Dataset
 from artifacts.score_maps import ScoreMap
 from stages.data.decoding import decoded_ahead, size_batches
 from stages.engine import distributed
+from stages.engine.device import sent
 from stages.engine.known import Known
 from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
+from stages.engine.to_host import Transfer, received
 from stages.localization.activation_maps import ALONE_PIXELS
 from stages.localization.boundary_labels import prepare
 from stages.localization.centroids import Found, instances_between_boundaries
@@ -111,7 +111,7 @@ def mean_displacement(network: BoundaryNetwork, dataset: Dataset, ids: Sequence[
     for members, pixels in decoded_ahead(
         dataset, size_batches(sizes, lambda height, width: max(ALONE_PIXELS // 4 // (height * width), 1)), threads
     ):
-        images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device))
+        images = normalise(sent(pixels, device).permute(0, 3, 1, 2))
         means = network.with_displacement(images)[1].mean((2, 3))
         total += torch.cat([means.sum(0), means.new_tensor([len(members)])]).cpu()
     total = distributed.sum_over_processes(total.to(device))
@@ -131,16 +131,16 @@ class Irn(Refiner):
         settings = self.settings
         tasks = (
             (known.scores, boundary, settings.radius, settings.beta, settings.doublings)
-            for batch in batches
-            for known, boundary in zip(batch, self.boundaries(batch), strict=True)
+            for batch, found in received((batch, Transfer(boundary=self.boundaries(batch))) for batch in batches)
+            for known, boundary in zip(batch, found["boundary"], strict=True)
         )
         return results_in_order(walk_between_boundaries, tasks, self.means.workers)
 
     @torch.inference_mode()
-    def boundaries(self, batch: Sequence[Known]) -> NDArray[np.float32]:
+    def boundaries(self, batch: Sequence[Known]) -> Tensor:
         """(B, h, w), 0..1, of images of one size: the sigmoid of the mean of the logits of image and mirrored copy."""
         seen, mirrored = on_images(self.network, batch, self.means)
-        return ((seen + mirrored) / 2).sigmoid().cpu().numpy()
+        return ((seen + mirrored) / 2).sigmoid()
 
 
 class IrnInstances:
@@ -154,13 +154,13 @@ class IrnInstances:
         """The instances of each image, in the order of the images; images of one batch have equal sizes."""
         tasks = (
             (known.scores, boundary, displacement, self.settings)
-            for batch in batches
-            for known, boundary, displacement in zip(batch, *self.fields(batch), strict=True)
+            for batch, found in received((batch, Transfer(**self.fields(batch))) for batch in batches)
+            for known, boundary, displacement in zip(batch, *found.values(), strict=True)
         )
         return results_in_order(instances_between_boundaries, tasks, self.means.workers)
 
     @torch.inference_mode()
-    def fields(self, batch: Sequence[Known]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def fields(self, batch: Sequence[Known]) -> dict[str, Tensor]:
         """(B, h, w) boundaries as `Irn` has them, and (B, 2, h, w) displacements of the images themselves, in cells."""
 
         def network(images: Tensor) -> Tensor:
@@ -168,8 +168,7 @@ class IrnInstances:
             return torch.cat([logits[:, None], displacement], 1)
 
         seen, mirrored = on_images(network, batch, self.means)
-        boundaries = ((seen[:, 0] + mirrored[:, 0]) / 2).sigmoid()
-        return boundaries.cpu().numpy(), seen[:, 1:].cpu().numpy()
+        return {"boundary": ((seen[:, 0] + mirrored[:, 0]) / 2).sigmoid(), "displacement": seen[:, 1:]}
 
 
 def on_images(network: Callable[[Tensor], Tensor], batch: Sequence[Known], means: Means) -> tuple[Tensor, Tensor]:

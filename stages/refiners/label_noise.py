@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from artifacts.score_maps import ScoreMap
 from stages.engine.known import Known
 from stages.engine.randomness import derive_seed
+from stages.engine.to_host import Transfer, received
 from stages.localization.links import Links
 from stages.localization.superpixel_graph import Features, GraphRules, SuperpixelGraph, with_graph
 from stages.networks import Segmenter, normalise
@@ -51,21 +52,21 @@ class LabelNoise(Refiner):
         rules = GraphRules(**{field.name: getattr(settings, field.name) for field in fields(GraphRules)})
         tasks = (
             (known, Features(features, backbone.stride, backbone.patches), logits, stride, rules)
-            for batch in batches
-            for known, features, logits in zip(batch, *self.seen(batch), strict=True)
+            for batch, found in received((batch, Transfer(**self.seen(batch))) for batch in batches)
+            for known, features, logits in zip(batch, found["features"], found["logits"], strict=True)
         )
         for known, graph in results_in_order(with_graph, tasks, self.means.workers):
             probabilities = self.corrected(known.image_id, graph)[graph.regions].transpose(2, 0, 1)  # (K, H, W)
             yield against_background(known.scores, probabilities[known.scores.classes], probabilities[0], stride=1)
 
     @torch.no_grad()
-    def seen(self, batch: Sequence[Known]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def seen(self, batch: Sequence[Known]) -> dict[str, Tensor]:
         """The segmenter's features (B, F, h, w) and logits (B, K, h', w') of images of one size."""
         dtype, device = self.means.dtype, self.means.device
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             features = self.segmenter.trunk(normalise(self.means.images(batch)))
             logits = self.segmenter.head(features)
-        return features["high"].float().cpu().numpy(), logits.float().cpu().numpy()
+        return {"features": features["high"].float(), "logits": logits.float()}
 
     def corrected(self, image_id: str, graph: SuperpixelGraph) -> NDArray[np.float32]:
         """Probabilities (N, K) of the superpixels; their noisy labels if none of them is clean."""

@@ -13,9 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from artifacts.score_maps import ScoreMap
+from stages.engine.device import sent
 from stages.engine.known import Known
+from stages.engine.to_host import Transfer, received
 from stages.localization.grid import reduced, reduced_size, resize_maps, resized
 from stages.localization.pixel_adaptive import Neighbourhood, refined_maps
 from stages.refiners.refiner import Refiner
@@ -30,23 +33,26 @@ class Par(Refiner):
 
     @torch.inference_mode()
     def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
-        for batch in batches:
+        def computed() -> Iterator[tuple[tuple[Sequence[Known], Sequence[NDArray[np.uint8]]], Transfer]]:
+            for batch in batches:
+                chosen = [possible(known) for known in batch]
+                yield (batch, [classes for classes, _ in chosen]), Transfer(maps=self.refined(batch, chosen))
+
+        for (batch, several), arrays in received(computed()):
             size = batch[0].scores.size
             seen = reduced_size(size, self.settings.max_pixels)
             stride = max(size[0] // seen[0], 1)
-            chosen = [possible(known) for known in batch]
-            for known, (classes, _), found in zip(batch, chosen, self.refined(batch, chosen, seen), strict=True):
+            for known, classes, found in zip(batch, several, arrays["maps"], strict=True):
                 maps = found[: len(classes)].clip(0, 1)
                 if seen != size:  # one after the other: all at full size would need gigabytes
                     small = [resized(scores, size)[::stride, ::stride] for scores in maps]
                     maps = np.stack(small) if small else resize_maps(maps, size, stride)[:, ::stride, ::stride]
                 yield ScoreMap(known.image_id, maps, classes, size, stride, "refined")
 
-    def refined(
-        self, batch: Sequence[Known], chosen: Sequence[tuple[NDArray[np.uint8], NDArray]], seen: tuple[int, int]
-    ) -> NDArray[np.float32]:
-        """(B, K, h, w) at the size (h, w) = `seen`; K: the most maps of an image."""
+    def refined(self, batch: Sequence[Known], chosen: Sequence[tuple[NDArray[np.uint8], NDArray]]) -> Tensor:
+        """(B, K, h, w) at the size (h, w) of the images, or of their reduced copies; K: the most maps of an image."""
         settings, device = self.settings, self.means.device
+        seen = reduced_size(batch[0].scores.size, settings.max_pixels)
         maps = np.zeros((len(batch), max(len(classes) for classes, _ in chosen), *seen), np.float32)
         for own, known, (classes, scores) in zip(maps, batch, chosen, strict=True):
             own[: len(classes)] = resize_maps(scores, known.scores.size, known.scores.stride, seen)
@@ -54,8 +60,7 @@ class Par(Refiner):
         smaller = settings.scale * (batch[0].image.shape[0] / seen[0])
         dilations = tuple(sorted({max(round(dilation / smaller), 1) for dilation in settings.dilations}))
         around = Neighbourhood(dilations, settings.colour_width, settings.position_weight)
-        seen_images = torch.from_numpy(images).to(device).float()
-        return refined_maps(seen_images, torch.from_numpy(maps).to(device), around, settings.iterations).cpu().numpy()
+        return refined_maps(sent(images, device).float(), sent(maps, device), around, settings.iterations)
 
 
 def possible(known: Known) -> tuple[NDArray[np.uint8], NDArray]:

@@ -13,15 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from artifacts.score_maps import ScoreMap
 from stages.engine.known import Known
 from stages.engine.method import Batch, Method, Setup, Sources
 from stages.engine.streams import Stream
+from stages.engine.to_host import Transfer, received
 from stages.localization.affinity_labels import prepare
 from stages.localization.pair_learning import affinity_losses, feature_affinities, feature_affinity
 from stages.localization.pairs import Offset
@@ -76,18 +75,30 @@ class Psa(Refiner):
     def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
         """The network works on the device, the walks in processes."""
         settings = self.settings
+
+        def computed() -> Iterator[tuple[tuple[Sequence[Known], Sequence[Offset]], Transfer]]:
+            for batch in batches:
+                found = self.affinities(batch)
+                yield (batch, list(found)), Transfer(**{str(n): values for n, values in enumerate(found.values())})
+
         tasks = (
-            (known.scores, affinities, STRIDE, settings.alpha, settings.beta, settings.doublings)
-            for batch in batches
-            for known, affinities in zip(batch, self.affinities(batch), strict=True)
+            (
+                known.scores,
+                {offset: values[number] for offset, values in zip(offsets, found.values(), strict=True)},
+                STRIDE,
+                settings.alpha,
+                settings.beta,
+                settings.doublings,
+            )
+            for (batch, offsets), found in received(computed())
+            for number, known in enumerate(batch)
         )
         return results_in_order(walk_with_background, tasks, self.means.workers)
 
     @torch.inference_mode()
-    def affinities(self, batch: Sequence[Known]) -> list[dict[Offset, NDArray[np.float32]]]:
-        """The affinities of all pairs of cells, by offset, for each image of a batch of one size."""
+    def affinities(self, batch: Sequence[Known]) -> dict[Offset, Tensor]:
+        """The affinities of all pairs of cells, by offset, of the images of a batch of one size, (B, rows, columns)."""
         device, dtype = self.means.device, self.means.dtype
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             features = self.network(normalise(self.means.images(batch))).float()  # (B, 448, h, w)
-        found = {offset: a.cpu().numpy() for offset, a in feature_affinities(features, self.settings.radius).items()}
-        return [{offset: of_all[index] for offset, of_all in found.items()} for index in range(len(batch))]
+        return feature_affinities(features, self.settings.radius)

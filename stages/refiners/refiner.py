@@ -14,6 +14,7 @@ from torch import Tensor
 from artifacts.dataset import Dataset
 from artifacts.score_maps import ScoreMap
 from stages.contract import Progress
+from stages.engine.device import sent
 from stages.engine.known import Known
 from stages.engine.method import Method
 from stages.refiners.first_pass import Decided, Surveys
@@ -34,7 +35,7 @@ class Means:
 
     def images(self, batch: Sequence[Known]) -> Tensor:
         """Images of one size, uint8 (B, 3, H, W) on the device."""
-        return torch.from_numpy(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2)).to(self.device)
+        return sent(np.stack([known.image for known in batch]).transpose(0, 3, 1, 2), self.device)
 
 
 class Refiner:

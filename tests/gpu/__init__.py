@@ -5,5 +5,6 @@
     python -m tests.gpu --tiny --device cpu   # only whether it runs
 
 The images are drawn and the weights random: nothing is downloaded. Every step is a process of its own with a time
-limit; one that fails is a line of the table. Figures, errors and logs lie in `.bench/gpu/`.
+limit, a copy of one that has loaded torch; one that fails is a line of the table. Figures, errors and logs lie in
+`.bench/gpu/`, from the moment they are known.
 """

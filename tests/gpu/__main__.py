@@ -1,4 +1,4 @@
-"""Measures this machine: `python -m tests.gpu --help`."""
+"""Measures this machine: `python -m tests.gpu --help`. Loads no torch: every process of a pool would load it, too."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from stages.parallel.processes import preload, server
+from tests.gpu import one_step
 from tests.gpu.rows import Row, Rows, read, table
-from tests.gpu.steps import LEAST, STEPS
+from tests.gpu.steps import AGAIN, LEAST, LOADED, STEPS, rounds
 
-ROOT = Path(__file__).parents[2]
+LOOKS_EVERY_S = 1.0  # at what the running steps have found
+CPU_TAKES = 10  # times as long, where it is only tried
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,22 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="keeps the files there; images drawn before are taken again")
     given = parser.parse_args(arguments)
     wanted = [name for name in STEPS if name in (given.only or STEPS) and name not in given.skip]
-    missing = {needed for name in wanted for needed in STEPS[name].needs}
-    wanted = [name for name in STEPS if name in {*wanted, *missing}]
+    missing = {needed for name in wanted for needed in STEPS[name].needs} - {*wanted}
 
     until = time.monotonic() + given.seconds
-    rows: list[Row] = []
     given.out.mkdir(parents=True, exist_ok=True)
-    with _folder(given.work) as work, (given.out / "log.txt").open("w") as log:
-        for name in wanted:
-            if name in missing and (work / f"{name}.jsonl").is_file():
-                continue
-            rows += run_step(name, work, given.device, given.tiny, until)
-            write(rows, given.out)
-            if (file := work / f"{name}.log").is_file():
-                log.write(f"=== {name}\n{file.read_text(errors='replace')}")
-                log.flush()
-    print(table(rows))
+    with _folder(given.work) as work:
+        missing = {name for name in missing if not (work / f"{name}.jsonl").is_file()}
+        run = Run(work, given.out, given.device, given.tiny, until)
+        for names_ in rounds([name for name in STEPS if name in {*wanted, *missing}]):
+            run.at_once(names_)
+        run.end()
+    print(table(run.rows()))
     return 0
 
 
@@ -62,48 +61,127 @@ def _folder(wanted: Path | None) -> Iterator[Path]:
         yield wanted
 
 
-def run_step(name: str, work: Path, device: str, tiny: bool, until: float) -> list[Row]:
-    """Runs a step in a process group of its own, which is ended at its limit; returns its rows."""
-    rows, begin = Rows(work, name), time.monotonic()
-    rows.file.unlink(missing_ok=True)
-    limit = min(STEPS[name].limit, until - begin)
-    if limit < LEAST:
-        rows.fail("the step itself", "no time was left for it (--seconds, --only)")
-        return read(work, name)
-    words = [sys.executable, "-m", "tests.gpu.one_step", name, str(work), device, *(["--tiny"] if tiny else [])]
-    log = work / f"{name}.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
+@dataclass(frozen=True)
+class Running:
+    """A process of a step. taken: how many of the step's items were begun before it."""
+
+    name: str
+    process: BaseProcess
+    until: float
+    taken: int
+
+
+@dataclass
+class Run:
+    """Runs steps in `work`, and keeps what is known of them in `out`.
+
+    Attributes:
+        until: when all must have ended.
+        took: the seconds of each step that has begun.
+    """
+
+    work: Path
+    out: Path
+    device: str
+    tiny: bool
+    until: float
+    took: dict[str, float] = field(default_factory=dict)
+
+    def at_once(self, names: Sequence[str]) -> None:
+        """Runs steps until each has ended, or is ended at its limit."""
+        begin, running = time.monotonic(), list[Running]()
+        for name in names:
+            self._forget(name)
+            limit = STEPS[name].limit * (1 if self.device == "cuda" else CPU_TAKES)
+            until = min(begin + limit, self.until)
+            if until - begin < LEAST:
+                Rows(self.work, name).fail("the step itself", "no time was left for it (--seconds, --only)")
+                continue
+            for _ in range(1 if self.tiny else STEPS[name].processes):
+                running.append(self._begin(name, until))
         try:
-            code = process.wait(limit)
-            if code != 0:
-                rows.fail("the step itself", f"ended with {code}: {_last_line(log)}")
-        except subprocess.TimeoutExpired:
-            rows.fail("the step itself", f"ended after {limit:.0f} s, the rest of it is missing")
+            while running:
+                wait([one.process.sentinel for one in running], LOOKS_EVERY_S)
+                for one in list(running):
+                    if one.process.exitcode is not None or time.monotonic() >= one.until:
+                        running.remove(one)
+                        running += self._ended(one, last=all(other.name != one.name for other in running))
+                    self.took[one.name] = time.monotonic() - begin
+                self.write()
         finally:
-            _end(process)
-    found = read(work, name)
-    failed = sum(bool(row.error) for row in found)
-    print(f"{name}: {time.monotonic() - begin:.0f} s, {len(found)} rows, {failed} failed", file=sys.stderr, flush=True)
-    return found
+            for one in running:
+                _end(one.process)
+        self.write()
+        for name in names:
+            found = read(self.work, name)
+            failed = sum(bool(row.error) for row in found)
+            print(f"{name}: {self.took[name]:.0f} s, {len(found)} rows, {failed} failed", file=sys.stderr, flush=True)
+
+    def _forget(self, name: str) -> None:
+        self.took[name] = 0.0
+        for file in (self.work / f"{name}.jsonl", self.work / f"{name}.log", *self._taken(name)):
+            file.unlink(missing_ok=True)
+
+    def _taken(self, name: str) -> list[Path]:
+        return list(self.work.glob(f"{name}.*.taken"))
+
+    def _begin(self, name: str, until: float) -> Running:
+        preload(LOADED)
+        words = (name, self.work.resolve(), self.device, self.tiny)
+        process: BaseProcess = server().Process(target=one_step.run, args=words)
+        process.start()
+        return Running(name, process, until, len(self._taken(name)))
+
+    def _ended(self, one: Running, last: bool) -> list[Running]:
+        """Names a process that failed or was late; a fresh one, if it has left items."""
+        rows, code = Rows(self.work, one.name), one.process.exitcode
+        _end(one.process)
+        if code is None and last:
+            rows.fail("the step itself", f"ended after {self.took[one.name]:.0f} s, the rest of it is missing")
+        if code is not None and code not in (0, AGAIN):
+            rows.fail("the step itself", f"ended with {code}: {_last_line(self.work / f'{one.name}.log')}")
+        if code and len(self._taken(one.name)) > one.taken:
+            return [self._begin(one.name, one.until)]
+        return []
+
+    def rows(self) -> list[Row]:
+        return [row for name in self.took for row in read(self.work, name)]
+
+    def end(self) -> None:
+        """Says how long the steps took."""
+        self._forget("seconds")
+        Rows(self.work, "seconds").add("of each step", {name: took for name, took in self.took.items() if took})
+        self.write()
+
+    def write(self) -> None:
+        rows = self.rows()
+        _replace(self.out / "rows.json", json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        _replace(self.out / "table.txt", table(rows) + "\n")
+        logs = {name: file for name in self.took if (file := self.work / f"{name}.log").is_file()}
+        _replace(
+            self.out / "log.txt",
+            "".join(f"=== {name}\n{file.read_text(errors='replace')}" for name, file in logs.items()),
+        )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends what is left of the step's processes."""
-    try:
+def _replace(file: Path, text: str) -> None:
+    """Writes a file that is whole whenever this process is ended."""
+    part = file.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
+
+
+def _end(process: BaseProcess) -> None:
+    """Ends what is left of the processes of a step."""
+    assert process.pid is not None
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.wait()
+    process.kill()  # before it had a group of its own
+    process.join()
 
 
 def _last_line(log: Path) -> str:
     return (log.read_text(errors="replace").strip().splitlines() or ["no word"])[-1]
-
-
-def write(rows: Sequence[Row], out: Path) -> None:
-    (out / "rows.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
-    (out / "table.txt").write_text(table(rows) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -31,16 +31,16 @@ def equality(place: Place) -> None:
 
 def _predictions(place: Place) -> None:
     """Masks in fp32 of the same network."""
-    place.run(place.voc, "train", "equal", values(place, "supervised", place.size(20, 2)), {"data": "data"})
+    place.run(place.voc, "train", "equal", values(place, "supervised", place.size(8, 2)), {"data": "data"})
     given, folders = {"data": "data", "segmenter": "equal"}, {}
     for device in (place.device, "cpu"):
         for precision in ("fp32", "bf16") if device == place.device else ("fp32",):
-            config = {"output": "masks", "precision": precision, "splits": ["val"]}
+            config = {"output": "masks", "precision": precision, "splits": ["holdout"]}
             name = f"equal-{device}-{precision}"
             folders[device, precision] = (
                 place.run(place.voc, "predict", name, config, given, device=device).path / "masks"
             )
-    ids = Dataset(of_voc(place)).ids("val")
+    ids = Dataset(of_voc(place)).ids("holdout")
     for precision in ("fp32", "bf16"):
         equal = [
             read_mask(folders[place.device, precision] / f"{name}.png")
@@ -60,12 +60,16 @@ def _trainings(place: Place, what: str) -> None:
 
     def train(name: str, progress: Any = None, **others: Any) -> Artifact:
         given = config | others
-        return place.run(place.voc, "train", name + suffix, given, {"data": "data"}, progress, checkpoint_every_s=0.0)
+        return place.run(
+            place.voc, "train", name + suffix, given, {"data": "data"}, progress, checkpoint_every_s=0.0, workers=3
+        )
 
     first, second = (_weights(train(name)) for name in ("once", "again"))
     place.rows.add(f"one training twice{what}", _difference(first, second))
     plain = _weights(train("plain", cuda_graphs=False))
     place.rows.add(f"with CUDA graphs and without{what}", _difference(first, plain))
+    if not what:
+        return
     with contextlib.suppress(_StoppedError):
         train("stopped", Watch({STOP: _stop}))
         raise AssertionError("the training was not stopped")

@@ -1,8 +1,13 @@
-"""What a training step does: its arithmetic, and where its time goes."""
+"""What a training step or a stage does: its arithmetic, and where its time goes."""
 
 from __future__ import annotations
 
+import gc
+import sys
+import threading
 from collections import Counter
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -12,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.gpu.place import Place
 
+ROOT = Path(__file__).parents[2]
+EVERY_S = 0.005  # the main thread is looked at
 LOADER = "enumerate(DataLoader)"  # begins torch's own name of waiting for the next batch
 
 
@@ -30,14 +37,19 @@ class Arithmetic:
 
 
 class Profile:
-    """Device time, torch calls and waiting for batches between `begin` and `end`, of `steps` steps."""
+    """Device time, torch calls and waiting for batches between `begin` and `end`, of `steps` steps or images.
 
-    def __init__(self, place: Place, steps: int) -> None:
-        self.place, self.steps = place, steps
+    calls: whether torch's calls are noted, too, which costs the host time.
+    """
+
+    def __init__(self, place: Place, steps: int, calls: bool = True) -> None:
+        self.place, self.steps, self.calls = place, steps, calls
 
     def begin(self) -> None:
         self.place.wait()
-        activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self.place.on_gpu else [])
+        activities = [ProfilerActivity.CUDA] if self.place.on_gpu else []
+        if self.calls or not activities:
+            activities.append(ProfilerActivity.CPU)
         self._profile = profile(activities=activities)
         self._profile.__enter__()
 
@@ -51,8 +63,8 @@ class Profile:
         waiting = sum(event.cpu_time_total for event in events if event.name.startswith(LOADER)) / 1e3
         calls = sum(event.name.startswith("aten::") for event in events)
         launches = sum("LaunchKernel" in event.name for event in events)
-        found = {"device ms": self._device_us() / 1e3, "loader ms": waiting, "calls": calls, "launches": launches}
-        return {name: value / self.steps for name, value in found.items()}
+        found = {"loader ms": waiting, "calls": calls, "launches": launches}
+        return {"device ms": self.device_ms()} | {name: value / self.steps for name, value in found.items()}
 
     def kernels(self, count: int = 12) -> list[tuple[str, float]]:
         """The kernels that take longest, with their ms a step."""
@@ -65,19 +77,57 @@ class Profile:
         events = [e for e in self._profile.events() or [] if e.device_type == DeviceType.CUDA]
         return [e for e in events if not getattr(e, "is_user_annotation", False) and "#" not in e.name]
 
-    def _device_us(self) -> float:
-        """Time in which at least one kernel or copy runs."""
+    def device_ms(self) -> float:
+        """Of a step: time in which at least one kernel or copy runs."""
         busy, end = 0.0, 0.0
         for event in sorted(self._on_device(), key=lambda event: event.time_range.start):
             begin, until = max(event.time_range.start, end), event.time_range.end
             busy += max(until - begin, 0)
             end = max(end, until)
-        return busy
+        return busy / 1e3 / self.steps
+
+
+class MainThread:
+    """Where the thread that begins it spends its time: in which of our functions, called ones included.
+
+    The innermost of our functions on its stack counts; it may wait there for the device, for decoding threads or for
+    a pool.
+    """
+
+    def __enter__(self) -> MainThread:
+        self.found: Counter[str] = Counter()
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, args=(threading.get_ident(),), daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watcher.join()
+
+    def _watch(self, thread: int) -> None:
+        while not self._over.wait(EVERY_S):
+            frame: FrameType | None = sys._current_frames().get(thread)
+            while frame is not None and not _is_ours(frame):
+                frame = frame.f_back
+            if frame is not None:
+                self.found[f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}"] += 1
+
+    def shares(self, count: int = 12) -> list[tuple[str, float]]:
+        """The functions with the longest times, and their share of all."""
+        total = max(self.found.total(), 1)
+        return [(name, round(number / total, 3)) for name, number in self.found.most_common(count)]
+
+    def words(self) -> str:
+        return ", ".join(f"{name} {100 * share:.0f} %" for name, share in self.shares(4))
+
+
+def _is_ours(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    return file.startswith(str(ROOT)) and "site-packages" not in file
 
 
 def empty_gpu() -> None:
-    import gc
-
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,29 +1,23 @@
-"""Every registered method: trained in bf16, what it trains used, and scored, each in a process of its own.
-
-python -m tests.gpu.methods WORKSPACE DEVICE KIND NAME    # one of them, after `prepare`
-"""
+"""Every registered method: trained in bf16 with CUDA graphs, what it trains used, and scored."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 from artifacts.store import Artifact, Workspace
 from stages.methods.settings import METHODS, trained_by
 from stages.refiners.settings import REFINERS
 from tests.gpu.place import Place, Watch
-from tests.gpu.rows import Rows
+from tests.gpu.steps import AGAIN
 
 DATA = {"name": "shapes", "train": 12, "weak": 16, "val": 8, "long_side": 96}
-STEPS = 6
-THREADS = {"OMP_NUM_THREADS": "2"}  # many of them run side by side
-LIMIT = 100.0  # seconds for one method
+STEPS = 6  # of which CUDA graphs replay the last three
 TRAINING: dict[str, Any] = {
     "iterations": STEPS,
     "batch_size": 8,
@@ -42,55 +36,63 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 REFINING: dict[str, dict[str, Any]] = {"label-noise": {"steps": 20}, "wsgcn": {"steps": 20}}
 ALL = "train", "weak", "val"
+TINY = ("segmenter-fixmatch", "classifier-cam", "refiner-par")
 
 
 def methods(place: Place) -> None:
-    workspace = place.folder / "methods"
-    with place.rows.guarded("what they learn from"):
-        prepare(place, Workspace(workspace))
-    kinds = [("segmenter", name) for name in trained_by("segmenter")]
-    kinds += [("classifier", name) for name in trained_by("classifier")]
-    kinds += [("refiner", name) for name in REFINERS]
-    kinds = place.size(kinds, [("segmenter", "fixmatch"), ("classifier", "cam")])
-    with ThreadPoolExecutor(place.size(10, 1)) as pool:
-        for _ in pool.map(lambda one: _in_process(place, workspace, *one), kinds):
-            pass
+    """Each method as a process becomes free for it; one that fails ends its process, which may be broken."""
+    refiners = [f"refiner-{name}" for name in REFINERS]
+    trained = [f"{kind}-{name}" for kind in ("segmenter", "classifier") for name in trained_by(kind)]
+    for item in place.taken(place.size([*refiners, *trained], list(TINY))):
+        print(f"--- {item}", flush=True)
+        kind, _, name = item.partition("-")
+        with place.rows.guarded(name):
+            place.rows.add(name, One(place, kind, name).measured())
+            continue
+        sys.exit(AGAIN)
 
 
-def _in_process(place: Place, workspace: Path, kind: str, name: str) -> None:
-    """Adds the row of a method."""
-    words = [sys.executable, "-m", "tests.gpu.methods", str(workspace), place.device, kind, name]
-    try:
-        ended = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT, env=os.environ | THREADS)
-    except subprocess.TimeoutExpired:
-        place.rows.fail(name, f"not done after {LIMIT:.0f} s")
-        return
-    last = (ended.stdout.strip().splitlines() or [""])[-1]
-    if ended.returncode == 0:
-        place.rows.add(name, json.loads(last))
-    else:
-        print(f"--- {name}\n{ended.stderr}", file=sys.stderr, flush=True)
-        place.rows.fail(name, (ended.stderr.strip().splitlines() or ["ended without a word"])[-1])
+def space(place: Place) -> Workspace:
+    return Workspace(place.folder / "methods")
 
 
-def prepare(place: Place, space: Workspace) -> None:
+def prepared(place: Place) -> None:
     """data, classifier, seeds, segmenter, predictions of all images, and estimated masks of the weak ones."""
-    place.run(space, "prepare-data", "data", {"dataset": DATA}, {})
-    place.run(space, "train-classifier", "classifier", TRAINING, {"data": "data"})
-    place.run(space, "seeds", "seeds", {}, {"data": "data", "classifier": "classifier"})
-    place.run(space, "train", "segmenter", TRAINING, {"data": "data"})
-    given = {"data": "data", "segmenter": "segmenter"}
-    place.run(space, "predict", "predictions", {"splits": ALL, "output": "masks"}, given)
+
+    def run(stage: str, output: str, config: Any, **inputs: str) -> None:
+        place.run(space(place), stage, output, config, inputs, workers=1)
+
+    run("prepare-data", "data", {"dataset": DATA})
+    run("train-classifier", "classifier", TRAINING, data="data")
+    run("seeds", "seeds", {}, data="data", classifier="classifier")
+    run("train", "segmenter", TRAINING, data="data")
+    run("predict", "predictions", {"splits": ALL, "output": "masks"}, data="data", segmenter="segmenter")
     masks = {"splits": ["weak"], "output": "masks", "confidence": True, "image_labels": "share"}
-    place.run(space, "predict", "weak-labels", masks, given)
+    run("predict", "weak-labels", masks, data="data", segmenter="segmenter")
+
+
+@contextmanager
+def replays() -> Iterator[Callable[[], int]]:
+    """The number of CUDA graphs that were replayed within the block."""
+    count, plain = 0, torch.cuda.CUDAGraph.replay
+
+    def counted(graph: torch.cuda.CUDAGraph) -> None:
+        nonlocal count
+        count += 1
+        plain(graph)
+
+    torch.cuda.CUDAGraph.replay = counted  # type: ignore[method-assign]
+    try:
+        yield lambda: count
+    finally:
+        torch.cuda.CUDAGraph.replay = plain  # type: ignore[method-assign]
 
 
 class One:
     """A method in the prepared workspace."""
 
-    def __init__(self, workspace: Path, device: str, kind: str, name: str) -> None:
-        self.space, self.kind, self.name = Workspace(workspace), kind, name
-        self.place = Place(workspace.parent, device, True, Rows(workspace.parent, "methods"))  # one worker
+    def __init__(self, place: Place, kind: str, name: str) -> None:
+        self.place, self.kind, self.name = place, kind, name
         self.figures: dict[str, Any] = {}
 
     def measured(self) -> dict[str, Any]:
@@ -127,25 +129,24 @@ class One:
         given = {"data": "data"} | {key: key.replace("_", "-") for key in method.inputs()} | (inputs or {})
         watch = Watch()
         config = TRAINING | {"method": {"name": name} | SETTINGS.get(name, {})}
-        made = self.run(stage, "trained", config, given, watch)
+        with replays() as replayed:
+            made = self.run(stage, "trained", config, given, watch)
         summary = made.manifest.summary
         if not all(math.isfinite(value) for value in summary["losses"].values()):
             raise ValueError(f"losses {summary['losses']}")
-        self.figures = {"ms a step": 1e3 * watch.seconds(1, STEPS) / (STEPS - 1), "MiB": summary["peak_memory_mib"]}
+        self.figures = {
+            "ms a step": 1e3 * watch.seconds(1, STEPS) / (STEPS - 1),
+            "MiB": summary["peak_memory_mib"],
+            "graphs replayed": replayed(),
+        }
+        if plain := [note for note in watch.notes if "without CUDA graphs" in note]:
+            self.figures["note"] = plain[0]
         return made
 
     def run(self, stage: str, what: str, config: Any, inputs: dict[str, str], progress: Any = None) -> Artifact:
-        return self.place.run(self.space, stage, f"{self.kind}-{self.name}-{what}", config, inputs, progress)
+        output = f"{self.kind}-{self.name}-{what}"
+        return self.place.run(space(self.place), stage, output, config, inputs, progress, workers=1)
 
 
 def _settings(kind: Any, name: str) -> Any:
     return kind.model_validate({"name": name} | SETTINGS.get(name, {}))
-
-
-def main() -> None:
-    workspace, device, kind, name = sys.argv[1:]
-    print(json.dumps(One(Path(workspace), device, kind, name).measured()))
-
-
-if __name__ == "__main__":
-    main()

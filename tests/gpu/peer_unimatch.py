@@ -34,7 +34,7 @@ WANTED = 1.5
 OUTSIDE = 255  # padding and unknown pixels
 THRESHOLD = 0.95
 RATE, HEAD_FACTOR, POWER = 1e-3, 10.0, 0.9
-WARM, TIMED = 8, 24
+WARM, TIMED = 6, 16
 
 
 class Photographs(Dataset[Any]):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +48,14 @@ class Watch:
         """Of a training, from the end of step `first` to the end of step `last`."""
         steps = next(times for _, unit, times in self.tasks if unit == "steps")
         return steps[last] - steps[first]
+
+    def flow(self, description: str) -> tuple[float, float]:
+        """Of a task: the share of its units done in a second after the first quarter, and seconds to the first one."""
+        times = next(times for words, _, times in self.tasks if words == description)
+        done = list(times)
+        early = next((n for n in done[1:-1] if n >= done[-1] / 4), done[0])
+        rate = (done[-1] - early) / done[-1] / (times[done[-1]] - times[early])
+        return rate, times[done[min(1, len(done) - 1)]] - times[done[0]]
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,13 @@ class Place:
         return run_stage(
             record, build(record.config, config, stage), workspace, output, inputs, execution, force=True
         ).artifact
+
+    def taken(self, items: Iterable[str]) -> Iterator[str]:
+        """The items that no other process of this step has taken."""
+        for item in items:
+            with suppress(FileExistsError):
+                (self.folder / f"{self.rows.step}.{item}.taken").touch(exist_ok=False)
+                yield item
 
     def wait(self) -> None:
         """Until the device has done everything."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from stages.engine.cuda_graphs import GpuRecorder
 from stages.engine.device import autocast_dtype
 from stages.networks import build_segmenter
 from stages.networks.config import NetworkConfig
@@ -14,15 +16,13 @@ from tests.gpu.inside import Arithmetic, Profile, empty_gpu
 from tests.gpu.machine import peak_flops
 from tests.gpu.place import Place, Watch
 
-METHODS = ("unimatch", "supervised", "fixmatch", "cps", "dual-branch")
+METHODS = ("unimatch", "supervised", "fixmatch", "cps")
 AIM = 0.35  # of the bf16 peak, in the backbone
 BATCH, CROP = 16, 321
-WARM, TIMED, PROFILED = 10, 20, 5  # steps; the first two are multiples of what is logged, when the loop waits
+WARM, TIMED, PROFILED = 10, 20, 3  # steps; the first two are multiples of what is logged, when the loop waits
 
 
 def training(place: Place) -> None:
-    with place.rows.guarded("backbone"):
-        backbone(place)
     for method in place.size(METHODS, METHODS[1:3]):
         with place.rows.guarded(method):
             measured(place, method, method)
@@ -97,6 +97,7 @@ def measured(place: Place, what: str, method: Any, inspect: bool = True, **chang
             "TFLOP a step": arithmetic.flops / 1e12,
             "share of peak": arithmetic.flops / step / peak_flops(place),
         }
+    figures["loss"] = sum(made.manifest.summary["losses"].values())
     figures["MiB"] = made.manifest.summary["peak_memory_mib"]
     figures["first step s"] = watch.seconds(0, 1)
     place.rows.add(what, figures, kernels=inside.kernels() if inspect else [], losses=made.manifest.summary["losses"])
@@ -104,25 +105,43 @@ def measured(place: Place, what: str, method: Any, inspect: bool = True, **chang
 
 def backbone(place: Place) -> None:
     """Forward and backward passes of the backbone alone, with images that are there."""
+    with place.rows.guarded("backbone"):
+        _backbone(place)
+
+
+def _backbone(place: Place) -> None:
     config = NetworkConfig.model_validate(network(place) | {"freeze_batch_norm": False})
     trunk = build_segmenter(config, 21, seed=0).backbone.to(place.device).to(memory_format=torch.channels_last)
+    weights = [weight for weight in trunk.parameters() if weight.requires_grad]
     dtype = autocast_dtype("bf16", torch.device(place.device))
     crop = place.size(CROP, 48)
     for count in place.size((16, 32), (2,)):
         images = torch.randn(count, 3, crop, crop, device=place.device).contiguous(memory_format=torch.channels_last)
 
         def step(images: torch.Tensor = images) -> None:
-            trunk.zero_grad(set_to_none=True)
             with torch.autocast(place.device, dtype):
                 features = trunk(images)
-            sum(level.float().mean() for level in features.values()).backward()
+            torch.autograd.grad(sum(level.float().mean() for level in features.values()), weights)
 
-        arithmetic = Arithmetic()
+        _passes(place, f"backbone, {count} images", count, step)
+
+
+def _passes(place: Place, what: str, count: int, step: Callable[[], None]) -> None:
+    """Adds the rows of passes of `count` images: as they are, and as a CUDA graph."""
+    arithmetic, inside = Arithmetic(), Profile(place, 1, calls=False)
+    for part in (arithmetic, inside):
         step()
-        arithmetic.begin()
+        part.begin()
         step()
-        arithmetic.end()
-        seconds = place.seconds(step, 10, warm=5)
-        share = arithmetic.flops / seconds / peak_flops(place)
-        figures = {"images/s": count / seconds, "ms": 1e3 * seconds, "share of peak": share}
-        place.rows.add(f"backbone, {count} images", figures, {"share of peak": AIM})
+        part.end()
+
+    def add(how: str, run: Callable[[], None]) -> None:
+        seconds = place.seconds(run, 10, warm=5)
+        figures = {"images/s": count / seconds, "ms": 1e3 * seconds, "device ms": inside.device_ms()}
+        figures |= {"share of peak": arithmetic.flops / seconds / peak_flops(place), "GiB": place.peak_gib()}
+        place.rows.add(what + how, figures, {"share of peak": AIM}, kernels=inside.kernels() if place.on_gpu else [])
+
+    add("", step)
+    if place.on_gpu:
+        recorder = GpuRecorder(torch.device(place.device))
+        add(", CUDA graphs", recorder.record(step, recorder.pool()))

@@ -143,7 +143,7 @@ def boundaries_of(width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
     with torch.inference_mode():
         plain = network(normalise(pixels)).sigmoid()[0].numpy()
-    return (*refiner.boundaries(both), plain)
+    return (*refiner.boundaries(both).numpy(), plain)
 
 
 def test_boundaries_of_the_mirror_image_are_mirrored():

@@ -101,7 +101,7 @@ def test_instances_are_those_of_the_fields(space):
         with torch.no_grad():
             displacement = network.with_displacement(pixels)[1][0].numpy()
         known = type("Known", (), {"image": dataset.image(image_id)})
-        boundaries, displacements = irn.fields([known])
+        boundaries, displacements = (found.numpy() for found in irn.fields([known]).values())
         assert np.abs(displacements[0] - displacement[..., : displacements.shape[-1]]).max() < 1e-4
         expected = instances_between_boundaries(maps[image_id], boundaries[0], displacements[0], settings)
         assert np.array_equal(numbers, expected.numbers)
