@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for names_ in rounds([name for name in STEPS if name in {*wanted, *missing}]):
             run.at_once(names_)
         run.end()
-    print(table(run.rows()))
+    print((given.out / "table.txt").read_text(encoding="utf-8"), end="")
     return 0
 
 
@@ -101,7 +101,8 @@ class Run:
                 running.append(self._begin(name, until))
         try:
             while running:
-                wait([one.process.sentinel for one in running], LOOKS_EVERY_S)
+                next_end = min(one.until for one in running) - time.monotonic()
+                wait([one.process.sentinel for one in running], min(max(next_end, 0), LOOKS_EVERY_S))
                 for one in list(running):
                     if one.process.exitcode is not None or time.monotonic() >= one.until:
                         running.remove(one)

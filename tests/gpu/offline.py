@@ -76,10 +76,10 @@ def offline(place: Place) -> None:
         _refiner(place)
     for job in place.size(JOBS, JOBS[:4]):
         with place.rows.guarded(job.what):
-            _timed(place, job)
+            timed(place, job)
 
 
-def _timed(place: Place, job: Job) -> None:
+def timed(place: Place, job: Job) -> None:
     """Adds the row of a stage, and its device time as another run of fewer images has it, which also warms it up."""
     dataset, few = Dataset(of_voc(place)), job.splits[:1]
     images = {splits: sum(len(dataset.ids(split)) for split in splits) for splits in (few, job.splits)}
