@@ -51,14 +51,14 @@ IRN = {"seeds": "seeds-maps-alone", "refiner": "refiner"}
 JOBS = (
     Job("seeds, maps alone", "seeds", {"labels": {"mode": "dense"}}, CLASSIFIER, TAGGED),
     Job("predict, masks", "predict", {"output": "masks"}, SEGMENTER, ALL),
-    Job("crf", "crf", {}, SCORES, ("val", "train")),
+    Job("crf", "crf", {}, SCORES, ("val", "weak")),
     Job("refine, irn", "refine", {"method": "irn"}, IRN, TAGGED),
     Job("predict, with score maps", "predict", {"output": "both"}, SEGMENTER, ALL),
     Job("predict, scales of SEAM", "predict", {"output": "masks", "scales": SEAM_SCALES, "flip": True}, SEGMENTER, ALL),
     Job("refine, par", "refine", {"method": "par"}, {"seeds": "seeds-maps-alone"}, TAGGED),
     Job("seeds, with saliency", "seeds", {}, CLASSIFIER, TAGGED),
     Job("evaluate", "evaluate", {}, {"predictions": "predict-masks"}, ALL),
-    Job("crf, CPU processes", "crf", {}, SCORES, ("val", "train"), {"device": "cpu"}),
+    Job("crf, CPU processes", "crf", {}, SCORES, ("val", "weak"), {"device": "cpu"}),
 )
 # what the processes of the stages' pools need: their server loads it once
 POOLED = ("stages.seeds", "stages.refine", "stages.crf", "stages.evaluate", "stages.evaluation.image_scores")

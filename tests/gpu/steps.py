@@ -10,7 +10,7 @@ as much before the first batch; a method, 0.1 to 1 of steps. The others are esti
 | machine | 8 | CUDA 3, products and copies 3 |
 | data, prepared | 15 | at once; 40 drawings 6, five stages of 36 small images 12 |
 | crf | 20 | four images by one CPU thread 4, sixteen on the GPU 2 |
-| offline | 110 | two networks 15; eleven jobs of 8: two starts of 2, profile 1, 268 images 2 |
+| offline | 110 | two networks 15; ten jobs of 8: two starts of 2, a profile of 16 images 1, 208 images 3 |
 | equality, methods | 80 | at once; 9 trainings of 5; 37 methods of 6 in four processes |
 | backbone | 12 | ResNet-101 on the CPU 2, three measurements of 2 |
 | training | 50 | five trainings of 8 |

@@ -104,7 +104,10 @@ def measured(place: Place, what: str, method: Any, inspect: bool = True, **chang
 
 
 def backbone(place: Place) -> None:
-    """Forward and backward passes of the backbone alone, with images that are there."""
+    """Forward and backward passes of the backbone alone, with images that are there.
+
+    In fp16 torch leaves BatchNorm to cuDNN, in bf16 to its own kernels: the difference is what they cost.
+    """
     with place.rows.guarded("backbone"):
         _backbone(place)
 
@@ -113,17 +116,17 @@ def _backbone(place: Place) -> None:
     config = NetworkConfig.model_validate(network(place) | {"freeze_batch_norm": False})
     trunk = build_segmenter(config, 21, seed=0).backbone.to(place.device).to(memory_format=torch.channels_last)
     weights = [weight for weight in trunk.parameters() if weight.requires_grad]
-    dtype = autocast_dtype("bf16", torch.device(place.device))
-    crop = place.size(CROP, 48)
-    for count in place.size((16, 32), (2,)):
-        images = torch.randn(count, 3, crop, crop, device=place.device).contiguous(memory_format=torch.channels_last)
+    device, crop = torch.device(place.device), place.size(CROP, 48)
+    for count, precision in place.size(((16, "bf16"), (32, "bf16"), (16, "fp16")), ((2, "bf16"),)):
+        dtype = autocast_dtype(precision, device)
+        images = torch.randn(count, 3, crop, crop, device=device).contiguous(memory_format=torch.channels_last)
 
-        def step(images: torch.Tensor = images) -> None:
+        def step(images: torch.Tensor = images, dtype: torch.dtype | None = dtype) -> None:
             with torch.autocast(place.device, dtype):
                 features = trunk(images)
             torch.autograd.grad(sum(level.float().mean() for level in features.values()), weights)
 
-        _passes(place, f"backbone, {count} images", count, step)
+        _passes(place, f"backbone, {precision}, {count} images", count, step)
 
 
 def _passes(place: Place, what: str, count: int, step: Callable[[], None]) -> None:
