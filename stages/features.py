@@ -75,6 +75,7 @@ def run(config: FeaturesConfig, inputs: FeaturesInputs, writer: Writer, executio
     import torch
 
     from artifacts.feature_maps import RECORD, SCHEMA, item_of, pack
+    from stages.data.decoding import decoded_ahead
     from stages.engine.device import autocast_dtype, describe_device, select_device
     from stages.engine.kept_features import features_of, made_with
     from stages.networks import build_classifier, build_segmenter
@@ -91,8 +92,8 @@ def run(config: FeaturesConfig, inputs: FeaturesInputs, writer: Writer, executio
     dtype = autocast_dtype(config.precision, device)
     share = share_of(ids, execution, lambda image_id: writer.has(item_of(image_id)))
     with counted(writer, execution, "features", share) as advance:
-        for image_id in share.left:
-            image = dataset.image(image_id)
+        alone = ([image_id] for image_id in share.left)
+        for (image_id,), (image,) in decoded_ahead(dataset, alone, execution.own_workers):
             maps = features_of(backbone, image, image_id, config.crop_size, config.augmentation, dtype)
             writer.write_bytes(item_of(image_id), pack({name: maps[name].numpy() for name in network.reads}))
             advance()

@@ -19,7 +19,7 @@ from artifacts.store import Artifact
 from stages.engine.augmentation import cut_image, fixed_view, valid_area
 from stages.engine.batch import as_seen
 from stages.engine.config import AugmentationConfig
-from stages.engine.device import autocast_dtype
+from stages.engine.device import autocast_dtype, sent
 from stages.networks.blocks import Backbone
 from stages.networks.freezing import encode, weights_digest
 
@@ -64,7 +64,7 @@ def features_of(
     pixels = torch.from_numpy(np.stack([cut_image(image, view.geometry, crop_size) for view in views]))
     valid = torch.from_numpy(np.stack([valid_area(view.geometry, crop_size) for view in views]))
     colour = torch.from_numpy(np.stack([view.colour for view in views]))
-    _, seen = as_seen(pixels.to(device).permute(0, 3, 1, 2), valid.to(device), colour)
+    _, seen = as_seen(sent(pixels, device).permute(0, 3, 1, 2), sent(valid, device), colour)
     with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
         features = encode(backbone, seen)
     return {name: maps.float().cpu().contiguous() for name, maps in features.items()}

@@ -26,6 +26,7 @@ from artifacts.dataset import Dataset
 from stages.data.decoding import decoded_ahead, size_batches
 from stages.engine.device import sent
 from stages.engine.interpolation import interpolation_matrix
+from stages.engine.to_host import Transfer, received
 from stages.localization.activation_maps import STRIDE, ActivationMaps
 from stages.localization.clip_config import ClipConfig, ClipSource
 from stages.localization.grid import reduced_size
@@ -82,17 +83,21 @@ def clip_maps(
 
     batches = clip_batches(tower, dataset, ids, settings, max_pixels)
     resize = partial(whole_patches, patch=tower.patch, max_pixels=max_pixels)
-    for members, pixels in decoded_ahead(dataset, batches, threads, resize):
-        images = normalise_for_clip(sent(pixels, device).permute(0, 3, 1, 2))
-        labels = [dataset.tags(image_id) for image_id in members]
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            found = maps_of_patches(tower, texts, images, labels, settings)
-        H, W = dataset.size(members[0])
-        rows = _readers(H, images.shape[2], tower.patch, device)
-        columns = _readers(W, images.shape[3], tower.patch, device)
-        for image_id, maps, tags in zip(members, found, labels, strict=True):
-            scores = (rows @ maps @ columns.T).half().cpu().numpy()
-            yield ActivationMaps(image_id, scores, np.array(tags, np.uint8), (H, W))
+
+    def computed() -> Iterator[tuple[list[str], Transfer]]:
+        for members, pixels in decoded_ahead(dataset, batches, threads, resize):
+            images = normalise_for_clip(sent(pixels, device).permute(0, 3, 1, 2))
+            labels = [dataset.tags(image_id) for image_id in members]
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                found = maps_of_patches(tower, texts, images, labels, settings)
+            H, W = dataset.size(members[0])
+            rows = _readers(H, images.shape[2], tower.patch, device)
+            columns = _readers(W, images.shape[3], tower.patch, device)
+            yield members, Transfer(**{str(n): (rows @ maps @ columns.T).half() for n, maps in enumerate(found)})
+
+    for members, arrays in received(computed()):
+        for image_id, scores in zip(members, arrays.values(), strict=True):
+            yield ActivationMaps(image_id, scores, np.array(dataset.tags(image_id), np.uint8), dataset.size(image_id))
 
 
 def patches_of(size: tuple[int, int], patch: int, max_pixels: int) -> tuple[int, int]:
@@ -144,12 +149,13 @@ def maps_of_tokens(
     found = [stretched(maps) for maps in grad_cam(tower, texts, tokens, tower.last_norm(tokens), labels)]
     if attention is None:
         return found
+    inside = boxes(torch.cat(found).view(-1, *grid).cpu().numpy(), settings.box_threshold)  # of all images at once
+    areas = sent(inside, tokens.device).flatten(1).split([len(maps) for maps in found])
     with torch.autocast(tokens.device.type, enabled=False):
-        for i, maps in enumerate(found):
-            inside = boxes(maps.view(-1, *grid).cpu().numpy(), settings.box_threshold)
-            start = maps * torch.from_numpy(inside).flatten(1).to(maps.device)
-            found[i] = stretched(spread(attention[i], start, settings.rounds, settings.power))
-    return found
+        return [
+            stretched(spread(along, maps * area, settings.rounds, settings.power))
+            for along, maps, area in zip(attention, found, areas, strict=True)
+        ]
 
 
 def grad_cam(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from types import FrameType
@@ -99,7 +100,7 @@ class MainThread:
     """
 
     def __enter__(self) -> MainThread:
-        self.found: Counter[str] = Counter()
+        self.found: list[tuple[float, str]] = []  # when, and where
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, args=(threading.get_ident(),), daemon=True)
         self._watcher.start()
@@ -115,15 +116,13 @@ class MainThread:
             while frame is not None and not _is_ours(frame):
                 frame = frame.f_back
             if frame is not None:
-                self.found[f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}"] += 1
+                where = f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}"
+                self.found.append((time.perf_counter(), where))
 
-    def shares(self, count: int = 12) -> list[tuple[str, float]]:
-        """The functions with the longest times, and their share of all."""
-        total = max(self.found.total(), 1)
-        return [(name, round(number / total, 3)) for name, number in self.found.most_common(count)]
-
-    def words(self) -> str:
-        return ", ".join(f"{name} {100 * share:.0f} %" for name, share in self.shares(4))
+    def shares(self, begin: float, end: float, count: int = 12) -> list[tuple[str, float]]:
+        """The functions with the longest times from `begin` to `end`, and their share of all."""
+        seen = Counter(where for when, where in self.found if begin <= when <= end)
+        return [(name, round(number / seen.total(), 3)) for name, number in seen.most_common(count)]
 
 
 def _is_ours(frame: FrameType) -> bool:

@@ -93,13 +93,20 @@ def timed(place: Place, job: Job) -> None:
     with MainThread() as thread:
         _run(place, job, job.splits, watch)
     seconds = time.perf_counter() - begin
-    flow, start = watch.flow(job.stage)
-    rate = images[job.splits] * flow
-    figures = {"images/s": rate, "start s": start, "s": seconds, "images": images[job.splits], "GiB": place.peak_gib()}
+    flow = watch.flow(job.stage)
+    rate, main = images[job.splits] * flow.rate, thread.shares(flow.begin, flow.end)
+    figures = {
+        "images/s": rate,
+        "start s": flow.first,
+        "s": seconds,
+        "images": images[job.splits],
+        "GiB": place.peak_gib(),
+    }
     busy = inside.device_ms()
     figures |= {"device ms": busy, "device share": busy * rate / 1e3} if place.on_gpu else {}
-    kernels, main = inside.kernels() if place.on_gpu else [], thread.shares()
-    place.rows.add(job.what, figures | {"main thread": thread.words()}, kernels=kernels, main_thread=main)
+    words = ", ".join(f"{name} {100 * share:.0f} %" for name, share in main[:4])
+    kernels = inside.kernels() if place.on_gpu else []
+    place.rows.add(job.what, figures | {"main thread": words}, kernels=kernels, main_thread=main)
 
 
 def _run(place: Place, job: Job, splits: Sequence[str], watch: Watch | None = None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -18,6 +18,18 @@ from stages.pipeline.run_stage import run_stage
 from tests.gpu.rows import Rows
 
 T = TypeVar("T")
+
+
+class Flow(NamedTuple):
+    """Of a task: the share of its units done in a second between `begin`, when a quarter was done, and `end`.
+
+    first: the seconds until the first one was done.
+    """
+
+    rate: float
+    first: float
+    begin: float
+    end: float
 
 
 class Watch:
@@ -49,13 +61,12 @@ class Watch:
         steps = next(times for _, unit, times in self.tasks if unit == "steps")
         return steps[last] - steps[first]
 
-    def flow(self, description: str) -> tuple[float, float]:
-        """Of a task: the share of its units done in a second after the first quarter, and seconds to the first one."""
+    def flow(self, description: str) -> Flow:
         times = next(times for words, _, times in self.tasks if words == description)
         done = list(times)
         early = next((n for n in done[1:-1] if n >= done[-1] / 4), done[0])
         rate = (done[-1] - early) / done[-1] / (times[done[-1]] - times[early])
-        return rate, times[done[min(1, len(done) - 1)]] - times[done[0]]
+        return Flow(rate, times[done[min(1, len(done) - 1)]] - times[done[0]], times[early], times[done[-1]])
 
 
 @dataclass(frozen=True)
