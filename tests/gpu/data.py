@@ -23,7 +23,7 @@ HEIGHTS = (375, 375, 375, 375, 333, 333, 334, 332, 281, 357)  # of 500 pixels of
 
 
 def data(place: Place) -> None:
-    """The artifacts data, weak-labels (masks of the weak images) and scores (score maps of val and weak)."""
+    """The artifacts data and scores (score maps of val and weak)."""
     splits = {
         split: [f"{split}-{number}" for number in range(count)] for split, count in place.size(SPLITS, TINY).items()
     }
@@ -50,10 +50,6 @@ def data(place: Place) -> None:
             image_pattern="images/{id}.jpg",
         )
 
-    def estimated(writer: Writer) -> None:
-        for image_id in splits["weak"]:
-            writer.write_bytes(f"masks/{image_id}.png", drawn[image_id][1])
-
     def probable(writer: Writer) -> None:
         with ScoreMapWriter(writer, class_names=VOC_CLASS_NAMES, meaning="probability") as maps:
             maps.plan(scored)
@@ -63,7 +59,6 @@ def data(place: Place) -> None:
         writer.write_json("classes.json", names)
 
     inputs.hand_made(place.voc, "data", "dataset", fill)
-    inputs.hand_made(place.voc, "weak-labels", "masks", estimated)
     inputs.hand_made(place.voc, "scores", "predictions", probable)
     size = sum(len(image) for image, _, _ in drawn.values())
     place.rows.add("drawn images", {"images": len(ids), "kB an image": size / len(ids) / 1000})

@@ -46,7 +46,7 @@ def compiled(place: Place) -> None:
     """torch.compile of the networks: what it costs at first, and what it gives."""
     for method in ("supervised", "unimatch"):
         with place.rows.guarded(f"{method}, compiled"):
-            measured(place, f"{method}, compiled", method, inspect=False, compile=True)
+            measured(place, f"{method}, compiled", method, count=False, compile=True)
 
 
 def network(place: Place) -> Any:
@@ -68,39 +68,39 @@ def values(place: Place, method: Any, iterations: int, **changes: Any) -> dict[s
     } | changes
 
 
-def measured(place: Place, what: str, method: Any, inspect: bool = True, **changes: Any) -> None:
-    """Adds the row of a training. inspect: also count its arithmetic and profile it.
+def measured(place: Place, what: str, method: Any, count: bool = True, **changes: Any) -> None:
+    """Adds the row of a training.
 
-    The arithmetic is that of the second step: of operations that a CUDA graph replays torch says nothing.
+    count: its arithmetic, that of the second step: of operations that a CUDA graph replays torch says nothing, and
+    counting keeps torch from compiling.
     """
     warm, timed = place.size((WARM, TIMED), (1, 2))
     profiled = place.size(PROFILED, 1)
     end = warm + timed
     arithmetic, inside = Arithmetic(), Profile(place, profiled)
-    watch = Watch()
-    if inspect:
-        watch.at = {1: arithmetic.begin, 2: arithmetic.end, end: inside.begin, end + profiled: inside.end}
-    config = values(place, method, end + profiled * inspect, log_every=place.size(10, 1), **changes)
-    given = {"data": "data"} | ({"weak_labels": "weak-labels"} if method == "dual-branch" else {})
+    counted = {1: arithmetic.begin, 2: arithmetic.end} if count else {}
+    watch = Watch(counted | {end: inside.begin, end + profiled: inside.end})
+    config = values(place, method, end + profiled, log_every=place.size(10, 1), **changes)
     empty_gpu()
     name = re.sub(r"[^a-z0-9]+", "-", f"train-{what}")
-    made = place.run(place.voc, "train", name, config, given, watch)
+    made = place.run(place.voc, "train", name, config, {"data": "data"}, watch)
     step = watch.seconds(warm, end) / timed
-    figures: dict[str, Any] = {"images/s": config["batch_size"] / step, "ms a step": 1e3 * step}
-    if inspect:
-        found = inside.figures()
-        figures |= {
-            "device share": found["device ms"] / (1e3 * step),
-            "loader ms": found["loader ms"],
-            "calls": found["calls"],
-            "launches": found["launches"],
-            "TFLOP a step": arithmetic.flops / 1e12,
-            "share of peak": arithmetic.flops / step / peak_flops(place),
-        }
+    found = inside.figures()
+    figures: dict[str, Any] = {
+        "images/s": config["batch_size"] / step,
+        "ms a step": 1e3 * step,
+        "device share": found["device ms"] / (1e3 * step),
+        "loader ms": found["loader ms"],
+        "calls": found["calls"],
+        "launches": found["launches"],
+    }
+    if count:
+        share = arithmetic.flops / step / peak_flops(place)
+        figures |= {"TFLOP a step": arithmetic.flops / 1e12, "share of peak": share}
     figures["loss"] = sum(made.manifest.summary["losses"].values())
     figures["MiB"] = made.manifest.summary["peak_memory_mib"]
     figures["first step s"] = watch.seconds(0, 1)
-    place.rows.add(what, figures, kernels=inside.kernels() if inspect else [], losses=made.manifest.summary["losses"])
+    place.rows.add(what, figures, kernels=inside.kernels(), losses=made.manifest.summary["losses"])
 
 
 def backbone(place: Place) -> None:
