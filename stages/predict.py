@@ -203,7 +203,7 @@ def take_over(kept: Artifact | None, ids: Sequence[str], writer: Writer, main: b
 def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Predicts what is still missing; under torchrun each rank its share of the images."""
     from artifacts.score_maps import ScoreMapWriter
-    from stages.engine.device import describe_device, select_device
+    from stages.engine.device import autocast_dtype, describe_device, select_device
     from stages.engine.inference import predict_batches
     from stages.networks import load_network
     from stages.networks.folding import for_inference
@@ -220,7 +220,7 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
         for remark in _remarks(config, images, todo):
             execution.progress.note(remark)
     device = select_device(execution.device)
-    network = for_inference(load_network(inputs.segmenter), device)
+    network = for_inference(load_network(inputs.segmenter), device, autocast_dtype(config.precision, device))
     labels = _labels(config, images, inputs.classifier, device, execution)
     with ScoreMapWriter(writer, class_names=names, shard_size=SHARD_SIZE, meaning="probability") as maps:
         share, batches = _plan(config, images, todo, writer, maps, device, execution)

@@ -63,7 +63,7 @@ def test_steps_run_in_processes_and_fail_alone(tmp_path, monkeypatch, capsys):
     assert {row.what for row in failed} == {"fixmatch", "cam", "par"}
     assert len(failed) == 3
     assert all("'data'" in row.error for row in failed)
-    assert rows[-1].figures.keys() == {"machine", "methods"}  # their seconds
+    assert rows[-1].figures.keys() == {"loading", "machine", "methods"}  # their seconds
     assert {file.name for file in tmp_path.iterdir()} == {"rows.json", "table.txt", "log.txt", "work"}
     assert (tmp_path / "table.txt").read_text() == capsys.readouterr().out
     assert "--- segmenter-fixmatch" in (tmp_path / "log.txt").read_text()

@@ -79,8 +79,9 @@ class MapSource:
 
         classifier, device = self._network()
         cam = self.config.cam
+        dtype = autocast_dtype(cam.precision, device)
         return class_activation_maps(
-            for_inference(classifier, device),
+            for_inference(classifier, device, dtype),
             self.dataset,
             ids,
             scales=cam.scales,
@@ -89,9 +90,9 @@ class MapSource:
             batch_size=cam.batch_size,
             max_pixels=self.config.max_pixels,
             device=device,
-            dtype=autocast_dtype(cam.precision, device),
+            dtype=dtype,
             threads=self.execution.own_workers,
-            earlier=[for_inference(network, device) for network in self._snapshots()],
+            earlier=[for_inference(network, device, dtype) for network in self._snapshots()],
             partners=self.partners,
             masks=self.masks,
         )

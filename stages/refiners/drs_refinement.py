@@ -69,7 +69,7 @@ class DrsRefinement(Refiner):
     training: ClassVar[type[Method] | None] = DrsRefinementTraining
 
     def __init__(self, settings: DrsRefinementSettings, network: SuppressedClassifier, means: Means) -> None:
-        super().__init__(settings, for_inference(network, means.device), means)
+        super().__init__(settings, for_inference(network, means.device, means.dtype), means)
 
     def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
         settings, means = self.settings, self.means

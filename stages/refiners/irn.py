@@ -124,7 +124,7 @@ class Irn(Refiner):
     training: ClassVar[type[Method] | None] = IrnTraining
 
     def __init__(self, settings: IrnSettings, network: BoundaryNetwork, means: Means) -> None:
-        super().__init__(settings, for_inference(network, means.device), means)
+        super().__init__(settings, for_inference(network, means.device, means.dtype), means)
 
     def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
         """The network runs on the device, the walks in processes."""
@@ -148,7 +148,7 @@ class IrnInstances:
 
     def __init__(self, settings: InstanceSettings, network: BoundaryNetwork, means: Means) -> None:
         """network: trained with `displacement`, on the CPU."""
-        self.settings, self.network, self.means = settings, for_inference(network, means.device), means
+        self.settings, self.network, self.means = settings, for_inference(network, means.device, means.dtype), means
 
     def find(self, batches: Iterable[Sequence[Known]]) -> Iterator[Found]:
         """The instances of each image, in the order of the images; images of one batch have equal sizes."""

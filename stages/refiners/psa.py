@@ -70,7 +70,7 @@ class Psa(Refiner):
     training: ClassVar[type[Method] | None] = PsaTraining
 
     def __init__(self, settings: PsaSettings, network: AffinityNetwork, means: Means) -> None:
-        super().__init__(settings, for_inference(network, means.device), means)
+        super().__init__(settings, for_inference(network, means.device, means.dtype), means)
 
     def refine(self, batches: Iterable[Sequence[Known]]) -> Iterator[ScoreMap]:
         """The network works on the device, the walks in processes."""

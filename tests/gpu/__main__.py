@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _folder(given.work) as work:
         missing = {name for name in missing if not (work / f"{name}.jsonl").is_file()}
         run = Run(work, given.out, given.device, given.tiny, until)
+        run.load()
         for names_ in rounds([name for name in STEPS if name in {*wanted, *missing}]):
             run.at_once(names_)
         run.end()
@@ -77,7 +78,7 @@ class Run:
 
     Attributes:
         until: when all must have ended.
-        took: the seconds of each step that has begun.
+        took: the seconds of each step that has begun, and those of loading torch and the stages.
     """
 
     work: Path
@@ -86,6 +87,15 @@ class Run:
     tiny: bool
     until: float
     took: dict[str, float] = field(default_factory=dict)
+
+    def load(self) -> None:
+        """Starts the server of which all steps are copies."""
+        begin = time.monotonic()
+        preload(LOADED)
+        process = server().Process(target=int)  # a server answers when it has loaded all
+        process.start()
+        process.join()
+        self.took["loading"] = time.monotonic() - begin
 
     def at_once(self, names: Sequence[str]) -> None:
         """Runs steps until each has ended, or is ended at its limit."""
@@ -127,7 +137,6 @@ class Run:
         return list(self.work.glob(f"{name}.*.taken"))
 
     def _begin(self, name: str, until: float) -> Running:
-        preload(LOADED)
         words = (name, self.work.resolve(), self.device, self.tiny)
         process: BaseProcess = server().Process(target=one_step.run, args=words)
         process.start()
