@@ -100,7 +100,7 @@ def agreement(first: Tensor, second: Tensor, num_classes: int) -> Tensor:
 
 def run(config: ReliabilityConfig, inputs: ReliabilityInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Scores what is still missing; under torchrun each rank its share of the images."""
-    from stages.engine.device import select_device
+    from stages.engine.device import autocast_dtype, select_device
     from stages.engine.label_sharing import unknown_labels
     from stages.networks import load_network
     from stages.networks.folding import for_inference
@@ -112,7 +112,8 @@ def run(config: ReliabilityConfig, inputs: ReliabilityInputs, writer: Writer, ex
         execution.progress.note(remark)
     device = select_device(execution.device)
     files = evenly_spaced([*snapshots_of(segmenter).values(), "weights.pt"], config.snapshots)
-    networks = [for_inference(load_network(segmenter, file), device) for file in files]
+    dtype = autocast_dtype(config.precision, device)
+    networks = [for_inference(load_network(segmenter, file), device, dtype) for file in files]
 
     def look(own: Sequence[str], advance: Callable[..., None]) -> dict[str, float]:
         found = _scores(networks, dataset, own, config, device, execution)

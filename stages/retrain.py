@@ -149,7 +149,7 @@ def _label(
     execution: Execution,
 ) -> None:
     """Writes masks/<id>.png of the images as the segmenter sees them, under torchrun each rank its share."""
-    from stages.engine.device import select_device
+    from stages.engine.device import autocast_dtype, select_device
     from stages.localization.estimated_masks import Refiner, label_images
     from stages.networks import load_network
     from stages.networks.folding import for_inference
@@ -164,7 +164,8 @@ def _label(
         max_pixels=(config.crf or CrfConfig()).max_pixels,
         min_confidence=config.min_confidence,
     )
-    label_images(for_inference(load_network(segmenter), device), ids, refiner, config.inference, device, execution)
+    network = for_inference(load_network(segmenter), device, autocast_dtype(config.inference.precision, device))
+    label_images(network, ids, refiner, config.inference, device, execution)
     barrier()  # every process trains on the masks of all
 
 

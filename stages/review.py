@@ -70,12 +70,13 @@ def check(config: ReviewConfig, inputs: ReviewInputs) -> None:
 
 def run(config: ReviewConfig, inputs: ReviewInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Looks at what is still missing; under torchrun each rank at its share of the images."""
-    from stages.engine.device import select_device
+    from stages.engine.device import autocast_dtype, select_device
     from stages.networks import load_network
     from stages.networks.folding import for_inference
 
     dataset, ids = images_of_splits(inputs.data, (*MASKED, *WITHOUT_MASKS))
-    network = for_inference(load_network(inputs.segmenter), select_device(execution.device))
+    device = select_device(execution.device)
+    network = for_inference(load_network(inputs.segmenter), device, autocast_dtype(config.precision, device))
 
     def look(own: Sequence[str], advance: Callable[..., None]) -> dict[str, Any]:
         found = dict(_looks(network, dataset, own, config, execution))

@@ -76,7 +76,7 @@ def check(config: SelectConfig, inputs: SelectInputs) -> None:
 
 def run(config: SelectConfig, inputs: SelectInputs, writer: Writer, execution: Execution) -> dict[str, Any]:
     """Scores what is still missing; under torchrun each rank its share of the images of every snapshot."""
-    from stages.engine.device import select_device
+    from stages.engine.device import autocast_dtype, select_device
     from stages.engine.inference import large_images, most_probable, predict_probabilities
     from stages.engine.to_host import Transfer, received
     from stages.evaluation.confusion import ConfusionMatrix
@@ -102,7 +102,8 @@ def run(config: SelectConfig, inputs: SelectInputs, writer: Writer, execution: E
     )
     with counted(writer, execution, "select", mine) as advance:
         for step, some in itertools.groupby(mine.left, key=lambda part: part[0]):
-            network = for_inference(load_network(segmenter, files[step]), device)
+            dtype = autocast_dtype(config.precision, device)
+            network = for_inference(load_network(segmenter, files[step]), device, dtype)
             for _, piece in some:
                 matrix = ConfusionMatrix(dataset.num_classes)
                 views = predict_probabilities(

@@ -79,7 +79,7 @@ class Segmenter:
         """
         path, recorded = network_in(Path(source).expanduser())
         config = build(ImageConfig, {**recorded, **settings}, "Segmenter.load")
-        from stages.engine.device import named_device
+        from stages.engine.device import autocast_dtype, named_device
 
         if path.suffix == ".onnx" and path.is_file():
             from stages.serving.exported_network import load_exported
@@ -99,7 +99,8 @@ class Segmenter:
         network = load_network(path)
         if not isinstance(network, SegmentationNetwork):
             raise ArtifactError(f"{path} holds a classifier", "name an artifact of train or retrain")
-        return cls(for_inference(network, chosen), voc_palette(), config, chosen)
+        quick = for_inference(network, chosen, autocast_dtype(config.precision, chosen))
+        return cls(quick, voc_palette(), config, chosen)
 
     @overload
     def __call__(self, images: Given, labels: Labels | None = None, probabilities: bool = True) -> Prediction: ...
