@@ -265,11 +265,9 @@ class _Part:
         graphs = self.graphs
         if len(kind.recordings) < kind.calls or not graphs.may_record():
             return False
-        before = _states_of_cpu()
         try:
-            recording = _Recording(self, kind, args, dtype)
-            if _states_of_cpu() != before:
-                raise RuntimeError("it draws random numbers on the CPU")
+            with _nothing_drawn():
+                recording = _Recording(self, kind, args, dtype)
         except RuntimeError as error:
             graphs.give_up(f"{type(self.module).__name__} cannot be recorded ({str(error).strip().splitlines()[0]})")
             return False
@@ -446,10 +444,22 @@ def like(args: Args, tensors: Sequence[Tensor]) -> Args:
     return tuple({name: next(rest) for name in arg} if isinstance(arg, dict) else next(rest) for arg in args)
 
 
-def _states_of_cpu() -> tuple[bytes, ...]:
-    """The states of all generators of the CPU: what is drawn from them would be the same in each replay."""
-    others = random.getstate(), np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), repr(others).encode()
+@contextmanager
+def _nothing_drawn() -> Iterator[None]:
+    """RuntimeError if the block draws from a generator of the CPU: each replay would have the same numbers.
+
+    The generators are then as they were before, for the plain call that follows.
+    """
+    state, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+        alike = torch.equal(torch.get_rng_state(), state) and random.getstate() == of_python
+        if not alike or repr(np.random.get_state()) != repr(of_numpy):
+            raise RuntimeError("it draws random numbers on the CPU")
+    finally:
+        torch.set_rng_state(state)
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
 
 
 __all__ = ["PARTS", "CudaGraphs", "GpuRecorder", "Recorder", "outermost_parts"]

@@ -65,7 +65,7 @@ def update_average(
         sides = [list(module.parameters()) for module in (average, network)]
     else:  # keep_vars: without a call of torch for each tensor
         sides = [list(module.state_dict(keep_vars=True).values()) for module in (average, network)]
-    pairs = list(zip(*sides, strict=True))
+    pairs = {id(old): (old, new) for old, new in zip(*sides, strict=True)}.values()  # a tied weight has several names
     floats, others = ([pair for pair in pairs if pair[0].is_floating_point() == wanted] for wanted in (True, False))
     if floats:  # one operation over all tensors
         torch._foreach_lerp_([old for old, _ in floats], [new for _, new in floats], 1 - keep)

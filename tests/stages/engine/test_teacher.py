@@ -56,6 +56,17 @@ def test_without_a_warmup_the_decay_is_that_of_the_settings_from_the_first_step_
         assert average.mean.item() == pytest.approx(200 * 0.75 ** (step + 1))
 
 
+def test_a_weight_with_two_names_is_averaged_once():
+    """An in-place operation on all names of the state would take the step of a tied weight twice."""
+    average, network = (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)) for _ in range(2))
+    for module in (average, network):
+        module[1].weight = module[0].weight
+    expected = (0.75 * average[0].weight + 0.25 * network[0].weight).tolist()
+    update_average(average, network, 0.75, 0, warmup=False)
+    assert average[1].weight is average[0].weight
+    assert average[0].weight.tolist() == [pytest.approx(row) for row in expected]
+
+
 @given(decay=st.floats(0, 0.999), steps=st.integers(1, 12), start=st.floats(-5, 5), end=st.floats(-5, 5))
 def test_n_identical_steps_leave_the_decay_to_the_n_of_the_start(decay, steps, start, end):
     """After the warm-up, where a is the decay itself."""

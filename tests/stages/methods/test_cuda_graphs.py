@@ -338,9 +338,14 @@ def test_random_numbers_of_the_cpu_are_never_recorded(made):
     network, recorder, notes, step = made(DrawsOnCpu())
     recorder.record = lambda work, pool: (work(), work)[1]  # the generator moves on, as with a GPU
     x = torch.randn(2, 3, 8, 8)
+    plain = small(DrawsOnCpu()).eval()
     network.eval()
-    drawn = {float(step(x)[0].detach().sum()) for _ in range(6)}
-    assert len(drawn) == 6
+    outputs = []
+    for make in (plain, lambda x: step(x)[0]):
+        torch.manual_seed(0)
+        outputs.append([make(x).detach() for _ in range(6)])
+    assert all(map(torch.equal, *outputs))  # the step that was to be recorded, too
+    assert len({float(output.sum()) for output in outputs[1]}) == 6
     assert notes == [
         "this training goes on without CUDA graphs, at the same results: Sequential cannot be recorded "
         "(it draws random numbers on the CPU)"
