@@ -29,6 +29,7 @@ from stages.engine.config import InferenceConfig
 from stages.engine.device import autocast_dtype, release_freed_memory
 from stages.engine.to_host import Transfer
 from stages.networks import normalise, upsample
+from stages.networks.blocks import antialiased
 
 WINDOW = 1024  # side of the windows in which a view of too many pixels is predicted
 STRIP_PIXELS = 2_100_000  # an image of more pixels goes through per-pixel steps in strips of rows
@@ -250,7 +251,9 @@ def _resize(images: Tensor, scale: float) -> Tensor:
     if scale == 1:
         return images
     size = [max(1, round(side * scale)) for side in images.shape[2:]]
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
+    if scale < 1:
+        return antialiased(images, size)
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
 def _to_image(logits: Tensor, size: tuple[int, int], view: tuple[int, int], stride: int) -> Tensor:

@@ -22,7 +22,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -37,6 +36,7 @@ from stages.engine.to_host import Transfer, received
 from stages.localization.grid import reduced, resize_maps, resized, square
 from stages.localization.predicted_masks import stacked
 from stages.networks import CamNetwork, Classifier, GroupCamNetwork, normalise
+from stages.networks.blocks import antialiased
 
 STRIDE = 4  # image pixels per cell of a score map
 MAXIMUM_FLOOR = 1e-5  # added to the maximum of a class before dividing by it
@@ -228,7 +228,7 @@ def _relu_maps(classifier: CamNetwork, views: Tensor, *more: Tensor) -> Tensor:
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     if size == tuple(images.shape[-2:]):
         return images
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return antialiased(images, size)
 
 
 @lru_cache(maxsize=64)  # an image has 16 with four scales and mirrored copies; data sets have hundreds of sizes

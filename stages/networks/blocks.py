@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -122,6 +122,13 @@ def upsample(x: Tensor, size: tuple[int, int], stride: int, patches: bool = Fals
     full = (height * stride + 1, width * stride + 1)
     grown = F.interpolate(padded, size=full, mode="bilinear", align_corners=True)
     return grown[..., : size[0], : size[1]]
+
+
+def antialiased(x: Tensor, size: Sequence[int]) -> Tensor:
+    """x (B, C, h, w) resized to (H, W) = `size`: bilinear, with means where it becomes smaller."""
+    if size[1] == 1:  # torch 2.15 on a CPU mixes rows and channels of channels_last memory here
+        x = x.contiguous()
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def thinning(stride: int, wanted: int) -> int:

@@ -302,3 +302,13 @@ def test_a_transfer_brings_what_was_there_when_it_was_queued() -> None:
     found = transfer.arrays()
     np.testing.assert_array_equal(found["values"], np.arange(1_000_000).reshape(1000, 1000))
     assert found["total"] == 499999500000
+
+
+@pytest.mark.parametrize("size", [(33, 1), (9, 2), (1, 9), (1, 1)])
+def test_a_narrow_image_is_reduced_as_its_colours_alone_are(size: tuple[int, int]) -> None:
+    """One column in channels_last memory: torch took other channels for the rows of a colour."""
+    colours = normalise(torch.from_numpy(Shelf({"a": size}).pixels["a"][None]).permute(0, 3, 1, 2))
+    found = inference._resize(colours, 0.5)
+    for number, own in enumerate(found.unbind(1)):
+        alone = F.interpolate(colours[:, number, None], found.shape[2:], mode="bilinear", antialias=True)
+        torch.testing.assert_close(own, alone[:, 0])
