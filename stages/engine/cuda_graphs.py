@@ -201,7 +201,7 @@ class _Part:
         self.lowers = [n for n in sorted(castable) if self.parameters[n].dtype == torch.float32]
         self.kinds: dict[Any, _Kind] = {}
         self._buffers: dict[torch.dtype, list[Tensor]] = {}
-        self._weights: dict[torch.dtype, list[Tensor]] = {}  # of this step
+        self._weights: dict[Any, list[Tensor]] = {}  # of this step, by type and what learns
         # The place of torch.compile: copies of the module are plain ones, and no name of a weight changes.
         module._compiled_call_impl = self.call
 
@@ -286,14 +286,16 @@ class _Part:
         """The parameters, under autocast those of convolutions and linear layers cast: once a step, as it does."""
         if dtype is None:
             return list(self.parameters)
-        if dtype not in self._weights:
+        key = dtype, *(parameter.requires_grad for parameter in self.parameters)
+        if key not in self._weights:
             weights: list[Tensor] = list(self.parameters)
+            full = any(known is dtype for known, *_ in self._weights)  # the buffers, which may be in use
             with torch.enable_grad():  # a later call may need the gradient
-                cast = _Lower.apply(self.buffers(dtype), *(self.parameters[n] for n in self.lowers))
+                cast = _Lower.apply(self.buffers(dtype), full, *(self.parameters[n] for n in self.lowers))
             for number, weight in zip(self.lowers, cast, strict=True):
                 weights[number] = weight
-            self._weights[dtype] = weights
-        return self._weights[dtype]
+            self._weights[key] = weights
+        return self._weights[key]
 
     def leaves(self, dtype: torch.dtype | None) -> list[Tensor]:
         """Tensors at the addresses of `weights`, without their history: what a recording reads."""
@@ -413,9 +415,9 @@ class _Lower(torch.autograd.Function):
     """Parameters cast to the type of their buffers, in one operation; their gradients are cast back in one."""
 
     @staticmethod
-    def forward(ctx: Any, buffers: list[Tensor], *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, buffers: list[Tensor], full: bool, *parameters: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        if buffers:
+        if buffers and not full:
             torch._foreach_copy_(buffers, parameters)
         return tuple(buffer.detach() for buffer in buffers)
 
@@ -427,7 +429,7 @@ class _Lower(torch.autograd.Function):
         if known:
             torch._foreach_copy_(full, known)
         found = iter(full)
-        return (None, *(None if gradient is None else next(found) for gradient in gradients))
+        return (None, None, *(None if gradient is None else next(found) for gradient in gradients))
 
 
 def tensors_of(args: Sequence[Any]) -> list[Tensor] | None:

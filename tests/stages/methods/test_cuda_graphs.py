@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -307,6 +308,29 @@ def test_modes_and_frozen_weights_are_other_calls(made):
     step(x)
     assert network.backbone[0].weight.grad is None
     assert recorder.records == 2
+
+
+@pytest.mark.parametrize("order", [(False, True), (True, False)], ids=["frozen-first", "frozen-last"])
+def test_weights_that_are_frozen_in_one_call_of_a_step_learn_from_the_other(order):
+    """The weights of a step are cast once, and the cast of frozen ones passes no gradient."""
+    gradients = []
+    for recorded in (False, True):
+        network = small()
+        graphs = CudaGraphs(network, CallsAgain(network), lambda text: None)
+        torch.manual_seed(0)
+        for _ in range(PLAIN_STEPS + 2):
+            network.zero_grad()
+            total, x = torch.zeros(()), torch.randn(2, 3, 8, 8)
+            with torch.autocast("cpu", torch.bfloat16), graphs.step() if recorded else nullcontext():
+                for learns in order:
+                    network.backbone[0].requires_grad_(learns)
+                    total = total + network(x).float().square().sum()
+            network.backbone[0].requires_grad_(True)
+            total.backward()
+            gradients.append(network.backbone[0].weight.grad.clone())
+    half = len(gradients) // 2
+    for plain, found in zip(gradients[:half], gradients[half:], strict=True):
+        assert torch.equal(plain, found)
 
 
 def test_outside_of_steps_nothing_is_recorded_and_copies_are_plain(made):
