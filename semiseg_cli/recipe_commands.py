@@ -32,12 +32,12 @@ from semiseg_cli.options import (
     execution,
     quoted,
 )
-from semiseg_cli.recipe_run import Run, expected_nodes, replaced
+from semiseg_cli.recipe_run import Run, node_states, replaced
 from semiseg_cli.shipped import find_recipe, shipped_recipes
 from stages.pipeline.parameters import Parameter
 from stages.pipeline.recipe import Recipe, declared_parameters, read_recipe
 from stages.pipeline.recipe_file import recipe_values
-from stages.pipeline.status import State, workspace_states
+from stages.pipeline.status import State
 from stages.report.how_made import steps_of_trainings, value_words
 
 
@@ -136,7 +136,7 @@ def _list_recipes() -> None:
 
 
 def _show_plan(recipe: Recipe, workspace: Workspace, force: list[str]) -> None:
-    states = {state.name: state for state in workspace_states(workspace, expected_nodes(recipe))}
+    states = node_states(recipe, workspace)
     for name in force:
         if name not in recipe.nodes:
             raise ConfigError(f"--force {name}: no such node{did_you_mean(name, recipe.nodes)}")
@@ -154,7 +154,7 @@ def _show_plan(recipe: Recipe, workspace: Workspace, force: list[str]) -> None:
     console.print(table)
     unfresh = {name for name in recipe.nodes if states[name].state != "fresh"}
     console.print(_trainings_line(recipe, unfresh | set(force)))
-    lost, total = replaced(recipe, states.values(), force)
+    lost, total = replaced(states.values(), force)
     if lost:
         needs = ": needs --replace" if total > COSTLY_S else ""
         console.print(f"to be replaced: {amount(len(lost), 'result')} that took {duration(total)} to make{needs}")

@@ -17,15 +17,19 @@ from semiseg_cli.options import COSTLY_S
 from semiseg_cli.report_commands import PAGE, Report, Seen, write_report_page
 from stages.contract import Execution
 from stages.pipeline.changes import Change, listed
+from stages.pipeline.graph import upstream
 from stages.pipeline.observer import RunReport
 from stages.pipeline.recipe import Node, Recipe
 from stages.pipeline.run_recipe import run_recipe
 from stages.pipeline.side_by_side import threads_of_each
-from stages.pipeline.status import STALE, Expected, State, workspace_states
+from stages.pipeline.status import STALE, Expected, State, expected_states
 
 
-def expected_nodes(recipe: Recipe) -> dict[str, Expected]:
-    return {name: Expected(node.stage, node.config, node.inputs) for name, node in recipe.nodes.items()}
+def node_states(recipe: Recipe, workspace: Workspace, only: Collection[str] = ()) -> dict[str, State]:
+    """The states of the nodes of a recipe; only: if any, of these and of those that they are made from."""
+    wanted = {*only}.union(*(upstream(recipe.reads, name) for name in only)) if only else recipe.nodes.keys()
+    nodes = {name: node for name, node in recipe.nodes.items() if name in wanted}
+    return expected_states(workspace, {n: Expected(node.stage, node.config, node.inputs) for n, node in nodes.items()})
 
 
 class Run:
@@ -57,7 +61,7 @@ class Run:
             _check_only(recipe, self.workspace, self._only)
         self._lines.part(recipe, self._only or recipe.nodes)
         if not self._replace:
-            _refuse_to_replace(recipe, self.workspace, self._force, self._only or recipe.nodes)
+            _refuse_to_replace(recipe, self.workspace, self._force, self._only)
         if title:
             say(title)
         done = {*self._report.fresh, *self._report.made}
@@ -119,7 +123,7 @@ class Run:
 def _check_only(recipe: Recipe, workspace: Workspace, only: Collection[str]) -> None:
     """ArtifactError if nodes are asked for whose inputs are not made, or not of these settings."""
     reads = {source for name in only if name in recipe.nodes for source in recipe.reads[name]} - set(only)
-    states = [state for state in workspace_states(workspace, expected_nodes(recipe)) if state.name in reads]
+    states = [state for name, state in node_states(recipe, workspace, only).items() if name in reads]
     if unmade := [f"{state.name} ({state.words})" for state in states if state.state != "fresh"]:
         raise ArtifactError(
             f"--only {', '.join(only)} reads what is not made yet in {workspace.path}: {', '.join(unmade)}",
@@ -127,10 +131,10 @@ def _check_only(recipe: Recipe, workspace: Workspace, only: Collection[str]) -> 
         )
 
 
-def _refuse_to_replace(recipe: Recipe, workspace: Workspace, force: Collection[str], nodes: Collection[str]) -> None:
+def _refuse_to_replace(recipe: Recipe, workspace: Workspace, force: Collection[str], only: Collection[str]) -> None:
     """UsageError if the run would replace results that took more than `COSTLY_S` together, without the forced ones."""
-    states = [state for state in workspace_states(workspace, expected_nodes(recipe)) if state.name in nodes]
-    lost, total = replaced(recipe, states, force)
+    states = node_states(recipe, workspace, only)
+    lost, total = replaced((states[name] for name in only or states if name in states), force)
     if total <= COSTLY_S:
         return
     # A node whose settings changed is a better reason than a node that depends on it.
@@ -143,10 +147,9 @@ def _refuse_to_replace(recipe: Recipe, workspace: Workspace, force: Collection[s
     )
 
 
-def replaced(recipe: Recipe, states: Iterable[State], force: Collection[str]) -> tuple[list[State], float]:
-    """The stale nodes of a recipe, but for those that are forced, and how many seconds they took to make."""
-    lost = [state for state in states if state.name in recipe.nodes and state.state == STALE]
-    lost = [state for state in lost if state.name not in force and state.seconds is not None]
+def replaced(states: Iterable[State], force: Collection[str]) -> tuple[list[State], float]:
+    """The stale nodes, but for those that are forced, and how many seconds they took to make."""
+    lost = [s for s in states if s.state == STALE and s.name not in force and s.seconds is not None]
     return lost, sum(state.seconds or 0.0 for state in lost)
 
 

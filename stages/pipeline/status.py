@@ -88,11 +88,15 @@ class State:
 def workspace_states(workspace: Workspace, expected: Mapping[str, Expected]) -> list[State]:
     """The state of every expected artifact and of all others in the workspace, inputs before outputs."""
     wanted, damaged = _wanted(workspace, expected)
-    order = topological_order({name: list(e.inputs.values()) for name, e in wanted.items()})
+    return [*expected_states(workspace, wanted).values(), *damaged.values()]
+
+
+def expected_states(workspace: Workspace, expected: Mapping[str, Expected]) -> dict[str, State]:
+    """The states of the expected artifacts by name, inputs before outputs; reads no others."""
     states: dict[str, State] = {}
-    for name in order:
-        states[name] = artifact_state(workspace, name, wanted[name], states)
-    return [*states.values(), *damaged.values()]
+    for name in topological_order({name: list(e.inputs.values()) for name, e in expected.items()}):
+        states[name] = _state(workspace, name, expected[name], states)
+    return states
 
 
 def _wanted(workspace: Workspace, expected: Mapping[str, Expected]) -> tuple[dict[str, Expected], dict[str, State]]:
@@ -135,7 +139,7 @@ def _from_manifest(artifact: Artifact) -> Expected | State:
     return Expected(stage, config, {key: record["artifact"] for key, record in manifest.inputs.items()})
 
 
-def artifact_state(workspace: Workspace, name: str, expected: Expected, earlier: Mapping[str, State]) -> State:
+def _state(workspace: Workspace, name: str, expected: Expected, earlier: Mapping[str, State]) -> State:
     """The state of the artifact `name`; `earlier` holds the states of its inputs."""
     stage = expected.stage
     running = workspace.holder(name)

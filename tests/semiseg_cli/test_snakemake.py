@@ -127,6 +127,18 @@ def test_a_node_alone_needs_what_it_reads(capsys: pytest.CaptureFixture[str]) ->
     assert "--only tain-s0: no such node" in err
 
 
+def test_a_node_alone_reads_the_manifests_of_what_it_is_made_from_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for node in ("data", "train-s1"):
+        assert run(capsys, "run", "pair.yaml", "--only", node, "--workers", "1", "--device", "cpu")[0] == 0
+    opened = set[str]()
+    artifact = Workspace.artifact
+    monkeypatch.setattr(Workspace, "artifact", lambda self, name: opened.add(name) or artifact(self, name))
+    assert run(capsys, "run", "pair.yaml", "--only", "train-s0", "--workers", "1", "--device", "cpu")[0] == 0
+    assert opened == {"data", "train-s0"}
+
+
 def test_stages_that_can_use_a_gpu_ask_for_one() -> None:
     used = {
         name
