@@ -67,7 +67,7 @@ class Own:
         self.settings = [*self.settings, *_set_aside(self._resolved(_bare(raw)), self.execution)]
         recipe = self._resolved(raw)
         target = self._target(recipe.parameters)
-        _wishes(recipe.parameters)  # mistakes come before any work
+        self._wishes(recipe.parameters)  # mistakes come before any work
         _memory(recipe.parameters)
         with _first_alone(self.execution) as first:
             if first:
@@ -140,11 +140,25 @@ class Own:
                 if recorded.key == key:
                     say(f"the plan is that of {path}")
                     return recorded
-        wishes = _wishes(given)
+        wishes = self._wishes(given)
         plan = own_plan(self._planned(data, given, wishes), key, wishes, self._spent(data))
         with written(path):
             path.write_text(json_text(plan.model_dump()) + "\n", encoding="utf-8")
         return plan
+
+    def _wishes(self, given: dict[str, Any]) -> Wishes:
+        iterations = str(given["iterations"])
+        if iterations and not iterations.isdigit():
+            raise ConfigError(f"iterations is {iterations}, expected a number of steps", "--set iterations=300")
+        return Wishes(
+            network=str(given["network"]),
+            weights=str(given["weights"]),
+            method=str(given["method"]),
+            iterations=int(iterations) if iterations else None,
+            budget_s=seconds_in(str(given["budget"]), "budget") if given["budget"] else None,
+            model=True,
+            jobs=self.running.jobs,
+        )
 
     def _planned(self, data: Artifact, given: dict[str, Any], wishes: Wishes) -> Plan:
         from stages.planning.fingerprint import fingerprint
@@ -167,9 +181,9 @@ class Own:
         talk().print(table)
         if plan.remarks:
             talk().print(bullets(plan.remarks))
-        later = sum(plan.seconds.values())
+        later, first = plan.all_s(self.running.jobs), plan.up_to_choice_s(self.running.jobs)
         of_budget = "" if plan.budget_s is None else f"; {duration(plan.spent_s)} of {duration(plan.budget_s)} are over"
-        say(f"predicted: {duration(later)}, {duration(plan.up_to_choice_s())} of it up to the choice{of_budget}")
+        say(f"predicted: {duration(later)}, {duration(first)} of it up to the choice{of_budget}")
 
     # --------------------------------------------------------------------------------------------- the choice
 
@@ -227,10 +241,11 @@ class Own:
         networks = [name for one in plan.segmenters for name in (predictions_of(one), scores_of(one))]
         nodes = [*(step.name for step in plan.steps), *networks]
         took = {name: self.workspace.artifact(name).manifest.seconds for name in nodes}
-        again = iterations_again(plan, chosen, took)
+        again = iterations_again(plan, chosen, took, self.running.jobs)
         planned = next(step for step in plan.steps if step.name == chosen).config["iterations"]
         if again < planned and plan.budget_s is not None:
-            over = f"{duration(plan.spent_s + sum(took.values()))} of {duration(plan.budget_s)} are over"
+            passed = plan.spent_s + plan.passed_s(took, self.running.jobs)
+            over = f"{duration(passed)} of {duration(plan.budget_s)} are over"
             left = f"{again:,} of {planned:,} steps" if again else "no time"
             what = f"{left} to train the choice again, with the masks of the holdout"
             say(f"{over}, which leaves {what}{'' if again else ': it is taken as it is'}")
@@ -332,20 +347,6 @@ def _export(network: Artifact, scales: Sequence[float], target: Path) -> None:
         say(f"no {target.name}: {error.message} ({error.hint})")
     finally:
         part.unlink(missing_ok=True)
-
-
-def _wishes(given: dict[str, Any]) -> Wishes:
-    iterations = str(given["iterations"])
-    if iterations and not iterations.isdigit():
-        raise ConfigError(f"iterations is {iterations}, expected a number of steps", "--set iterations=300")
-    return Wishes(
-        network=str(given["network"]),
-        weights=str(given["weights"]),
-        method=str(given["method"]),
-        iterations=int(iterations) if iterations else None,
-        budget_s=seconds_in(str(given["budget"]), "budget") if given["budget"] else None,
-        model=True,
-    )
 
 
 def _memory(given: dict[str, Any]) -> int | None:

@@ -47,7 +47,7 @@ class Run:
     ) -> None:
         self.workspace, self.execution = workspace, doing
         self._again, self._replace, self._force = again, replace, force
-        self._only, self._jobs = only, jobs
+        self._only, self.jobs = only, jobs
         self._lines = _Lines()
         self._report = RunReport()
         self._started = time.monotonic()
@@ -67,7 +67,7 @@ class Run:
         done = {*self._report.fresh, *self._report.made}
         try:
             report_ = run_recipe(
-                recipe, self.workspace, self.execution, self._lines, self._force, done, self._only, self._jobs
+                recipe, self.workspace, self.execution, self._lines, self._force, done, self._only, self.jobs
             )
         except KeyboardInterrupt:
             where = f" in {', '.join(self._lines.begun)}" if self._lines.begun else ""
@@ -77,10 +77,10 @@ class Run:
 
     def compute_as_a_node(self) -> None:
         """Gives this process the threads of a node, so that it is as fast as one."""
-        if self._jobs > 1:
+        if self.jobs > 1:
             import torch
 
-            torch.set_num_threads(threads_of_each(self._jobs, self.execution.workers))
+            torch.set_num_threads(threads_of_each(self.jobs, self.execution.workers))
 
     def kept(self, name: str) -> bool:
         """Whether a node was fresh: made by an earlier run."""

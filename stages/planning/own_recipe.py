@@ -13,7 +13,7 @@ from typing import Any
 from artifacts.json_items import Anything, Shape
 from stages.planning.records import Plan, Wishes
 from stages.planning.rules import LEAST_AGAIN, MANY_OTHERS, SAFETY
-from stages.planning.timing import AGAIN, DELIVERY
+from stages.planning.timing import AGAIN, DELIVERY, elapsed, up_to_choice_s
 
 DATA, ALL_MASKS, FINAL = "data", "data-all-masks", "final"
 ALL_SPLITS = ["train", "holdout", "val", "weak", "unlabelled", "test"]
@@ -53,8 +53,22 @@ class OwnPlan(Shape):
         """Predicted, without the training of the choice."""
         return self.seconds[DELIVERY]
 
-    def up_to_choice_s(self) -> float:
-        return sum(self.seconds.values()) - self.seconds.get(AGAIN, 0.0) - self.after_choice_s()
+    def up_to_choice_s(self, jobs: int) -> float:
+        """Predicted, with so many nodes at a time."""
+        return up_to_choice_s(self.seconds, self._reads(), self.segmenters, jobs)
+
+    def all_s(self, jobs: int) -> float:
+        return self.up_to_choice_s(jobs) + self.seconds.get(AGAIN, 0.0) + self.after_choice_s()
+
+    def passed_s(self, took: Mapping[str, float], jobs: int) -> float:
+        """The time that nodes up to the choice took, of which `took` has the seconds, with so many at a time."""
+        reads = self._reads()
+        for one in self.segmenters:
+            reads |= {predictions_of(one): [one], scores_of(one): [predictions_of(one)]}
+        return elapsed(took, reads, jobs)
+
+    def _reads(self) -> dict[str, list[str]]:
+        return {step.name: [*step.inputs.values()] for step in self.steps}
 
 
 def own_plan(plan: Plan, key: str, wishes: Wishes, spent_s: float) -> OwnPlan:
@@ -76,16 +90,18 @@ def own_plan(plan: Plan, key: str, wishes: Wishes, spent_s: float) -> OwnPlan:
     )
 
 
-def iterations_again(plan: OwnPlan, chosen: str, took: Mapping[str, float]) -> int:
+def iterations_again(plan: OwnPlan, chosen: str, took: Mapping[str, float], jobs: int = 1) -> int:
     """How many iterations the budget leaves to train the choice again; 0 where they are too few to be worth it.
 
-    took: seconds of each node up to the choice, all its runs together. They tell how busy the machine was, too.
+    took: seconds of each node up to the choice, all its runs together, `jobs` at a time. They tell how busy the machine
+    was, too.
     """
     planned = int(next(step for step in plan.steps if step.name == chosen).config["iterations"])
     if plan.budget_s is None:
         return planned
-    busy = max(sum(took.values()) / plan.up_to_choice_s(), 1.0)
-    left = plan.budget_s - plan.spent_s - sum(took.values()) - busy * plan.after_choice_s()
+    passed = plan.passed_s(took, jobs)
+    busy = max(passed / plan.up_to_choice_s(jobs), 1.0)
+    left = plan.budget_s - plan.spent_s - passed - busy * plan.after_choice_s()
     start = plan.starts_s[chosen]
     fit = math.floor((SAFETY * left - start) / (max(took[chosen] - start, 0.1) / planned))
     return 0 if fit < LEAST_AGAIN * planned else min(fit, planned)

@@ -96,7 +96,7 @@ class Wishes:
 
     weights: a file, "imagenet" or "none"; "": what is found on this machine. spent_s: of the budget, before the first
     step. model: what `semiseg run own` does in one process is planned: the choice is trained once more, images are
-    predicted and reviewed, the model is written; else the commands are.
+    predicted and reviewed, the model is written; else the commands are. jobs: so many steps are made at a time.
     """
 
     network: str = ""
@@ -108,6 +108,7 @@ class Wishes:
     budget_s: float | None = None
     spent_s: float = 0.0
     model: bool = False
+    jobs: int = 1
 
     def named(self, name: str, value: str) -> str:
         """How the user gives a wish: --weights FILE, or --set weights=FILE."""
@@ -129,7 +130,7 @@ class Trial:
     first_s: float = 0.0
     end_s: float = 0.0
 
-    def seconds(self, iterations: int) -> float:
+    def seconds(self, iterations: float) -> float:
         return self.start_s + self.first_s + iterations * self.step_s + self.end_s
 
 

@@ -11,7 +11,7 @@ from stages.planning.own_recipe import OwnPlan, iterations_again, own_plan
 from stages.planning.proposal import make_plan
 from stages.planning.records import GIB, DataFacts, Machine, Measured, Pace, Spread, Trial, Wishes
 from stages.planning.rules import DELIVERY_S, SAFETY
-from stages.planning.timing import AGAIN, DELIVERY
+from stages.planning.timing import AGAIN, DELIVERY, elapsed
 
 SIDE = Spread(100, 100, 100, 100)
 DATA = DataFacts(
@@ -65,6 +65,41 @@ def test_the_least_budget_is_named_and_is_enough():
     assert "--set method=supervised" in str(caught.value.hint)
     needed = int(caught.value.message.split()[-2])
     assert make_plan(DATA, MACHINE, replace(OWN, budget_s=needed, spent_s=30), MEASURED).iterations["supervised"] == 20
+
+
+# ------------------------------------------------------------------------------------------------- side by side
+
+ONLINE = replace(OWN, method="fixmatch")  # reads no baseline: both trainings can run at a time
+BOTH = replace(MEASURED, trials={"supervised": TRIALS["supervised"], "fixmatch": TRIALS["self-training"]})
+
+
+def test_nodes_start_in_their_order_each_after_what_it_reads():
+    seconds = {"a": 5.0, "b": 2.0, "c": 4.0, "d": 1.0}
+    reads = {"a": ["data"], "b": [], "c": ["b"], "d": ["a", "c"]}
+    assert [elapsed(seconds, reads, jobs) for jobs in (1, 2, 3)] == [12, 7, 7]  # b and c beside a, then d
+    assert elapsed(seconds, dict.fromkeys(seconds, ()), 2) == 6  # c after b beside a, d after a
+
+
+def test_nodes_side_by_side_take_less_time_and_a_chain_does_not():
+    chain, alone, both = (
+        make_plan(DATA, MACHINE, replace(wishes, jobs=jobs), measured)
+        for wishes, measured, jobs in ((OWN, MEASURED, 2), (ONLINE, BOTH, 1), (ONLINE, BOTH, 2))
+    )
+    assert chain.total_s == sum(chain.seconds.values()) - 2.5  # the baseline is scored beside the pseudo labels
+    assert alone.total_s == sum(alone.seconds.values())
+    assert alone.seconds == both.seconds
+    assert both.total_s == alone.total_s - 56 - 2.5  # the baseline beside the longer training, and its scores
+    own = own_plan(both, "key", ONLINE, 0.0)
+    assert (own.all_s(1), own.all_s(2)) == (alone.total_s, both.total_s)
+
+
+def test_a_budget_leaves_more_steps_to_trainings_side_by_side():
+    one, two = (make_plan(DATA, MACHINE, replace(ONLINE, budget_s=250, jobs=jobs), BOTH).iterations for jobs in (1, 2))
+    assert one["fixmatch"] < two["fixmatch"] < 100
+    own = own_plan(make_plan(DATA, MACHINE, ONLINE, BOTH), "key", replace(ONLINE, budget_s=320), 0.0)
+    took = {"supervised": 56.0, "fixmatch": 106.0}
+    assert [own.passed_s(took, jobs) for jobs in (1, 2)] == [162, 106]
+    assert iterations_again(own, "fixmatch", took, 1) < iterations_again(own, "fixmatch", took, 2)
 
 
 # ------------------------------------------------------------------------------------------------- after the choice
