@@ -77,7 +77,7 @@ def labelme(
 
     Open them with: labelme IMAGES --output FOLDER --labels FOLDER/labels.txt --nodata.
     """
-    given = {"first": first, "only": only, "least": min_area, "tolerance": tolerance, "prefix": prefix}
+    given = _given(first, only, min_area, prefix) | {"tolerance": tolerance}
     _export("labelme", name, folder, given, images, workspace, workers, as_json)
 
 
@@ -99,14 +99,7 @@ def cvat(
 
     Make a task with the labels of labels.json (Raw) and the images, and upload annotations.xml as CVAT 1.1.
     """
-    given = {
-        "first": first,
-        "only": only,
-        "least": min_area,
-        "tolerance": tolerance,
-        "prefix": prefix,
-        "shapes": shapes,
-    }
+    given = _given(first, only, min_area, prefix) | {"tolerance": tolerance, "shapes": shapes}
     _export("cvat", name, folder, given, images, workspace, workers, as_json)
 
 
@@ -128,14 +121,7 @@ def label_studio(
 
     Use labels.xml as labelling interface, and import tasks.json; --prefix is the URL of the images' folder.
     """
-    given = {
-        "first": first,
-        "only": only,
-        "least": min_area,
-        "tolerance": tolerance,
-        "prefix": prefix,
-        "shapes": shapes,
-    }
+    given = _given(first, only, min_area, prefix) | {"tolerance": tolerance, "shapes": shapes}
     _export("label-studio", name, folder, given, images, workspace, workers, as_json)
 
 
@@ -152,8 +138,7 @@ def coco(
     as_json: JsonOption = False,
 ) -> None:
     """Write masks as COCO's JSON file of instances, as run lengths, for programs that import it."""
-    given = {"first": first, "only": only, "least": min_area, "prefix": prefix}
-    _export("coco", name, folder, given, images, workspace, workers, as_json)
+    _export("coco", name, folder, _given(first, only, min_area, prefix), images, workspace, workers, as_json)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -162,6 +147,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "label-studio": label_studio,
     "coco": coco,
 }
+
+
+def _given(first: int | None, only: Path | None, min_area: int, prefix: str | None) -> dict[str, Any]:
+    """The settings that all formats have."""
+    return {"first": first, "only": only, "least": min_area, "prefix": prefix}
 
 
 def _export(

@@ -51,7 +51,7 @@ def make_plan(
         iterations={step.name: _useful(step, data, batch, wishes) for step in steps if step.trains},
         batch_size=batch,
         least_batch=least,
-        remarks=(*network.remarks, *_remarks(data, rule, wishes)),
+        remarks=(*network.remarks, *_remarks(data)),
     )
     plan, time_choice = _timed(plan, data, wishes, measured)
     choices = (
@@ -296,7 +296,7 @@ def _why_workers(machine: Machine) -> str:
     return f"each needs about {rules.PREDICTING >> 20} MiB" if few else f"{machine.cores} cores"
 
 
-def _remarks(data: DataFacts, rule: MethodRule, wishes: Wishes) -> list[str]:
+def _remarks(data: DataFacts) -> list[str]:
     remarks = []
     if not data.val:
         remarks.append("no masks in val: nothing can be scored; paint masks of some images that are not trained on")

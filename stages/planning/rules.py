@@ -203,7 +203,6 @@ CELL = 16  # input pixels of a cell of the network's last map: a small object (2
 LEAST_SIDE = 64  # smaller images are enlarged: four cells of 16 pixels
 LARGEST_SCALE = 8.0  # of predict
 SCALES = (0.5, 1.5)  # random scale of a training image
-SCALES_SOURCE = TABLE_1
 
 
 # ------------------------------------------------------------------------------------------------- batch, iterations
