@@ -19,17 +19,21 @@ RUNS = Path("runs")
 DEFAULT = RUNS / "default"
 COSTLY_S = 600.0  # results that took longer to make are not replaced without --replace
 
-WorkspaceOption = Annotated[
-    Path | None,
-    typer.Option(
+
+def _workspace(default: str) -> Any:
+    return typer.Option(
         "--workspace",
         "-w",
         envvar="SEMISEG_WORKSPACE",
         metavar="DIR",
         help="Folder of the artifacts.",
-        show_default=False,
-    ),
-]
+        show_default=default,
+    )
+
+
+WorkspaceOption = Annotated[Path | None, _workspace(f"the one used last below {RUNS}")]
+StageWorkspaceOption = Annotated[Path | None, _workspace(str(DEFAULT))]
+RecipeWorkspaceOption = Annotated[Path | None, _workspace(f"{RUNS}/RECIPE or {RUNS}/RECIPE-PROFILE")]
 # help of --device and --workers where they have no effect
 AnyWorkspace = Annotated[
     Path | None,

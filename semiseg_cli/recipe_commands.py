@@ -26,8 +26,8 @@ from semiseg_cli.options import (
     DeviceOption,
     ParameterOption,
     ProfileOption,
+    RecipeWorkspaceOption,
     WorkersOption,
-    WorkspaceOption,
     check_device,
     execution,
     quoted,
@@ -48,7 +48,7 @@ def run(
     ] = None,
     profile: ProfileOption = None,
     settings: ParameterOption = None,
-    workspace: WorkspaceOption = None,
+    workspace: RecipeWorkspaceOption = None,
     parameters: Annotated[
         bool, typer.Option("--parameters", help="Show the recipe's parameters, what they mean, and their values.")
     ] = False,
@@ -70,7 +70,7 @@ def run(
 ) -> None:
     """Run a recipe: every node that is not fresh, in order.
 
-    Default workspace: runs/RECIPE or runs/RECIPE-PROFILE. A run can be stopped at any moment; the same command
+    A run can be stopped at any moment; the same command
     continues it. Whether a node is fresh depends on what it was made from, not on times. Results made with
     different settings are replaced, but those that took more than ten minutes only with --replace. With --jobs the
     cores and GPUs are shared by nodes that run side by side.

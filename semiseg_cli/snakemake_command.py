@@ -10,7 +10,7 @@ import typer
 from artifacts.errors import UsageError
 from artifacts.store import Workspace
 from semiseg_cli.console import say, written
-from semiseg_cli.options import ParameterOption, ProfileOption, WorkspaceOption
+from semiseg_cli.options import ParameterOption, ProfileOption, RecipeWorkspaceOption
 from semiseg_cli.recipe_commands import recipe_words, workspace_of
 from semiseg_cli.shipped import find_recipe, shipped_recipes
 from stages.pipeline.recipe import read_recipe
@@ -24,7 +24,7 @@ def snakemake(
     settings: ParameterOption = None,
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="Cores of each job.")] = 4,
     gpus: Annotated[int, typer.Option(metavar="N", min=0, help="GPUs of each job that is faster with one.")] = 1,
-    workspace: WorkspaceOption = None,
+    workspace: RecipeWorkspaceOption = None,
 ) -> None:
     """Write a recipe as a Snakefile, which runs each node as a job: on this machine, Slurm, Kubernetes or a cloud.
 
