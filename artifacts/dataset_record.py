@@ -20,7 +20,7 @@ from artifacts.errors import DataError
 from artifacts.image_table import ImageTable
 from artifacts.json_items import MAX_COUNT, Anything, Shape
 from artifacts.store import Writer
-from artifacts.text import forbidden_character
+from artifacts.text import amount, forbidden_character
 
 SCHEMA = 2
 Split = Literal["train", "holdout", "weak", "unlabelled", "val", "test"]
@@ -277,7 +277,8 @@ def check_record(record: Record) -> None:
     of_images = {"images.files": record.images.files, "images.copied": record.images.copied}
     for place, ids in {"tags": record.tags, "masks": record.masks, "sizes": record.sizes, **of_images}.items():
         if unknown := sorted(set(ids) - known):
-            raise DataError(f"{place} has {len(unknown)} ids that are in no split, e.g. {unknown[0]!r}")
+            count = amount(len(unknown), "id that is", "ids that are")
+            raise DataError(f"{place} has {count} in no split, e.g. {unknown[0]!r}")
     for file in (record.images.pattern, *record.images.files.values(), *record.images.copied.values()):
         outside = ".." in file and os.path.normpath(file).startswith("..")
         if outside or not file or file[0] == "/" or "\0" in file:
@@ -296,13 +297,13 @@ def _check_lists(lists: Mapping[str, Sequence[str]], masked: Iterable[str]) -> N
             continue
         if without := [image_id for image_id in ids if image_id not in have_mask]:
             raise DataError(
-                f"{len(without)} ids of split {split!r} have no mask, e.g. {without[0]}",
+                f"{amount(len(without), 'id')} of split {split!r} without a mask, e.g. {without[0]}",
                 "add the masks, or remove the ids from the list",
             )
     for split, scored in itertools.product(TRAINING, SCORED):
         if both := sorted(set(lists[split]) & set(lists[scored])):
             raise DataError(
-                f"{len(both)} ids are in both {split!r} and {scored!r}, e.g. {both[0]}",
+                f"{amount(len(both), 'id is', 'ids are')} in both {split!r} and {scored!r}, e.g. {both[0]}",
                 "remove them from one of the lists: scored images must not be trained on",
             )
 

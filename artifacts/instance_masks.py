@@ -23,6 +23,7 @@ from artifacts.errors import ArtifactError
 from artifacts.json_items import MAKE_AGAIN, Count, Shape
 from artifacts.masks import read_mask
 from artifacts.store import Artifact
+from artifacts.text import amount
 
 FOLDER = "instances"
 DOCUMENT = "instances.json"
@@ -85,7 +86,8 @@ class InstanceMasks(Mapping[str, tuple[NDArray[np.uint8], tuple[Instance, ...]]]
         instances, path = tuple(self._instances[image_id]), self.folder / f"{image_id}.png"
         numbers = read_mask(path, size=self._sizes[image_id])
         if set(np.unique(numbers).tolist()) - {0} != set(range(1, len(instances) + 1)):
-            raise ArtifactError(f"{path} does not have the {len(instances)} instances of {DOCUMENT}", MAKE_AGAIN)
+            expected = amount(len(instances), "instance")
+            raise ArtifactError(f"{path} does not have the {expected} of {DOCUMENT}", MAKE_AGAIN)
         return numbers, instances
 
     def __iter__(self) -> Iterator[str]:

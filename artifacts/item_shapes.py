@@ -12,6 +12,7 @@ from artifacts.dataset import ClassNames, check_image_id
 from artifacts.errors import ArtifactError
 from artifacts.json_items import MAKE_AGAIN, Anything, Distinct, Shape
 from artifacts.store import Artifact, read_item
+from artifacts.text import amount
 
 
 def _ids(ids: list[str]) -> list[str]:
@@ -136,8 +137,8 @@ def predicted(artifact: Artifact) -> Classes:
     masks = {item[6:-4] for item in artifact.items if item.startswith("masks/") and item.endswith(".png")}
     if masks and (odd := sorted(masks ^ set(classes.ids))):
         raise ArtifactError(
-            f"artifact {artifact.name!r} has {len(masks)} masks, classes.json {len(classes.ids)} ids; "
-            f"only one of both has {some(odd)}",
+            f"artifact {artifact.name!r} has {amount(len(masks), 'mask')}, "
+            f"classes.json {amount(len(classes.ids), 'id')}; only one of both has {some(odd)}",
             MAKE_AGAIN,
         )
     return classes

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from artifacts.text import amount
 from semiseg_cli.console import say, write_json
 from semiseg_cli.options import (
     JsonOption,
@@ -178,11 +179,11 @@ def _export(
         )
     if as_json:
         write_json(figures)
-    say(f"wrote {folder}: {figures['images']:,} images, {figures['areas']:,} areas as {figures['shapes']}")
+    areas = f"{amount(figures['areas'], 'area')} as {figures['shapes']}"
+    say(f"wrote {folder}: {amount(figures['images'], 'image')}, {areas}")
     say(f"order: {figures['order']} (order.csv)")
     if figures["left_out"]:
-        say(
-            f"{figures['left_out']:,} areas of fewer than {given['least']} pixels are left out (--min-area 1 keeps all)"
-        )
+        few = amount(figures["left_out"], "area")
+        say(f"left out: {few} of fewer than {given['least']} pixels (--min-area 1 keeps all)")
     if figures["empty"]:
-        say(f"{figures['empty']:,} images show nothing but background")
+        say(f"{amount(figures['empty'], 'image shows', 'images show')} nothing but background")

@@ -20,6 +20,7 @@ from artifacts.errors import ArtifactError, DataError, SemisegError, UsageError
 from artifacts.item_list import MANIFEST_NAME
 from artifacts.json_items import Count, Shape, shaped
 from artifacts.store import Artifact, Workspace
+from artifacts.text import amount
 from semiseg_cli.console import duration, out, plain_table, say, write_json
 from semiseg_cli.options import (
     JsonOption,
@@ -160,7 +161,8 @@ def only_dataset(workspace: Workspace) -> str:
 
 def tell_findings(report: Report, as_json: bool) -> None:
     """All findings on stdout; DataError when one of them is a problem."""
-    line = f"{report.name}: {report.images:,} images, {report.masks:,} masks, {duration(report.seconds)}"
+    counts = f"{amount(report.images, 'image')}, {amount(report.masks, 'mask')}"
+    line = f"{report.name}: {counts}, {duration(report.seconds)}"
     if not report.images + report.masks:  # the reader refused the folders, before any file was looked at
         line = f"{report.name}: no image or mask was checked"
     counts = [
@@ -295,7 +297,7 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _labelled(labelled: Mapping[str, Any]) -> str:
-    text = f"{labelled['count']:,} images, {100 * labelled['share_of_pool']:.1f} % of the training images"
+    text = f"{amount(labelled['count'], 'image')}, {100 * labelled['share_of_pool']:.1f} % of the training images"
     if labelled.get("held_out"):
         text += f", {labelled['held_out']:,} of them held out"
     if labelled.get("official_share") is not None:

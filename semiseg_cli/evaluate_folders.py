@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from artifacts.errors import UsageError
 from artifacts.store import Artifact
+from artifacts.text import amount
 from semiseg_cli.console import out, percent, plain_table, say, write_json, written
 
 
@@ -147,7 +148,7 @@ def _print(scores: dict[str, Any], as_json: bool) -> None:
     console.print(table)
     console.print(
         f"mean IoU {percent(scores['mean_iou'])}, pixel accuracy {percent(scores['pixel_accuracy'])}, "
-        f"{scores['images']} images"
+        f"{amount(scores['images'], 'image')}"
     )
     if unanswered := scores["pixels"]["unanswered_share"]:
         say(f"{percent(unanswered)} % of the scored pixels have no prediction (255) and count as wrong")

@@ -320,7 +320,7 @@ def _submit(
         write_json(figures)
     else:
         _show(figures)
-    say(f"wrote {archive}: {figures['images']:,} images, {size(figures['bytes'])}")
+    say(f"wrote {archive}: {amount(figures['images'], 'image')}, {size(figures['bytes'])}")
 
 
 def _show(figures: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.item_shapes import network_inference
+from artifacts.text import amount
 from stages.serving.model_folder import NETWORK
 
 PAGE, NEXT = "README.md", "label-next.csv"
@@ -108,7 +109,7 @@ def _score(summary: Mapping[str, Any]) -> str:
     rows = [f"| {name} | {'-' if iou is None else f'{100 * iou:.1f} %'} |" for name, iou in scores["iou"].items()]
     mean = f"Mean IoU {100 * scores['mean_iou']:.1f} %{between}"
     lines = [
-        f"Method: {summary['method']}. {mean} on val: {scores['images']} images that it was neither trained",
+        f"Method: {summary['method']}. {mean} on val: {amount(scores['images'], 'image')} that it was neither trained",
         "nor chosen on. IoU is the area where mask and truth agree, as a share of what either covers.",
         "",
         "| class | IoU |",

@@ -21,6 +21,7 @@ from artifacts.errors import ArtifactError, ConfigError, DataError, UsageError
 from artifacts.item_shapes import Review
 from artifacts.json_items import read_json
 from artifacts.store import TEMPORARY, Artifact
+from artifacts.text import amount
 from semiseg_cli.console import bullets, duration, is_main_rank, json_text, plain_table, say, talk, written
 from semiseg_cli.data_commands import check_raw_data, tell_findings
 from semiseg_cli.model_page import NEXT, PAGE, model_page
@@ -284,7 +285,8 @@ class Own:
         if scores := summary.get("val"):
             low, high = scores.get("mean_iou_interval", (None, None))
             between = "" if low is None else f" (95 %: {100 * low:.1f} to {100 * high:.1f})"
-            line += f", mean IoU {100 * scores['mean_iou']:.1f} %{between} on the {scores['images']} images of val"
+            images = amount(scores["images"], "image")
+            line += f", mean IoU {100 * scores['mean_iou']:.1f} %{between} on the {images} of val"
         return f"{line}; this run took {duration(time.monotonic() - self.began)}"
 
     def _advise(self, target: Path, review: Review) -> None:
@@ -300,7 +302,8 @@ class Own:
         if (most := review.help_most) is not None:
             known = review.classes[most]
             iou = f"IoU {100 * known.iou:.1f} on images that were not trained on, " if known.iou is not None else ""
-            say(f"more masks of {most} would help most: {iou}{known.masks:,} training masks show it")
+            masks = amount(known.masks, "training mask shows", "training masks show")
+            say(f"more masks of {most} would help most: {iou}{masks} it")
 
 
 def _copy_overlays(predictions: Artifact, folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from artifacts.errors import ArtifactError, UsageError
+from artifacts.text import amount
 from semiseg_cli.console import bullets, duration, out, plain_table, say, size, write_json, written
 from semiseg_cli.data_commands import NameArgument, only_dataset
 from semiseg_cli.options import (
@@ -183,7 +184,7 @@ def _facts(facts: DataFacts, machine: Machine) -> list[tuple[str, str]]:
         text = (
             f"{100 * o.low:.0f} to {100 * o.high:.0f} % of the image's side, half of them below {100 * o.median:.0f} %"
         )
-        rows.append(("objects", f"{text} ({facts.object_count:,} in {facts.masks_read:,} masks)"))
+        rows.append(("objects", f"{text} ({facts.object_count:,} in {amount(facts.masks_read, 'mask')})"))
     rows.append(
         ("classes", f"{len(facts.classes)}: {', '.join(facts.classes[:8])}{', ...' * (len(facts.classes) > 8)}")
     )

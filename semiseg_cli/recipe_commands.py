@@ -107,10 +107,8 @@ def run(
 
         Own(path, settings or [], running).run()
         return
-    running.make(
-        resolved,
-        f"{resolved.name}{f' ({profile})' if profile else ''}: {len(only or resolved.nodes)} nodes in {place}",
-    )
+    nodes = amount(len(only or resolved.nodes), "node")
+    running.make(resolved, f"{resolved.name}{f' ({profile})' if profile else ''}: {nodes} in {place}")
     running.finish()
 
 

@@ -9,6 +9,7 @@ import typer
 
 from artifacts.errors import UsageError
 from artifacts.store import Workspace
+from artifacts.text import amount
 from semiseg_cli.console import say, written
 from semiseg_cli.options import ParameterOption, ProfileOption, RecipeWorkspaceOption
 from semiseg_cli.recipe_commands import recipe_words, workspace_of
@@ -41,4 +42,4 @@ def snakemake(
     text = snakefile(resolved, Workspace(place), words, threads, gpus)
     with written(file):
         file.write_text(text, encoding="utf-8")
-    say(f"{len(resolved.nodes)} rules; run them here: snakemake --snakefile {file} --cores {threads}")
+    say(f"{amount(len(resolved.nodes), 'rule')}; to run here: snakemake --snakefile {file} --cores {threads}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from artifacts.text import amount
 from semiseg_cli.console import out, percent, plain_table
 from semiseg_cli.plots import COLOURS, DASHES, plain_axes, save_plot
 
@@ -31,7 +32,7 @@ def print_sweep(metrics: Mapping[str, Any]) -> None:
     for line in (
         f"threshold {sweep['threshold']:g}: {chosen_in_words(sweep)}",
         f"mean IoU {percent(metrics['mean_iou'])}, pixel accuracy {percent(metrics['pixel_accuracy'])}, "
-        f"{percent(metrics['coverage'])} % labelled as objects; {metrics['images']:,} images of "
+        f"{percent(metrics['coverage'])} % labelled as objects; {amount(metrics['images'], 'image')} of "
         f"{', '.join(metrics['splits'])}",
         f"best point of their curve: threshold {sweep['best']['threshold']:g}, "
         f"mean IoU {percent(sweep['best']['mean_iou'])}",
@@ -43,7 +44,8 @@ def chosen_in_words(sweep: Mapping[str, Any]) -> str:
     """Where the threshold comes from."""
     if sweep["chosen_on"] is None:
         return "as given"
-    return sweep["remark"] or f"chosen on {sweep['chosen_on_images']:,} images of {', '.join(sweep['chosen_on'])}"
+    images = amount(sweep["chosen_on_images"], "image")
+    return sweep["remark"] or f"chosen on {images} of {', '.join(sweep['chosen_on'])}"
 
 
 def draw_sweep(metrics: Mapping[str, Any], path: Path) -> None:
@@ -65,7 +67,8 @@ def draw_sweep(metrics: Mapping[str, Any], path: Path) -> None:
     axes.set_ylabel("%")
     axes.set_ylim(0, 100)
     axes.set_title(
-        f"mean IoU {percent(metrics['mean_iou'])} %, {metrics['images']:,} images of {', '.join(metrics['splits'])}\n"
+        f"mean IoU {percent(metrics['mean_iou'])} %, "
+        f"{amount(metrics['images'], 'image')} of {', '.join(metrics['splits'])}\n"
         f"threshold {sweep['threshold']:g}: {chosen_in_words(sweep)}",
         fontsize=10,
         loc="left",

@@ -22,6 +22,7 @@ from artifacts.dataset import SPLITS, Dataset, Split
 from artifacts.errors import ArtifactError, ConfigError, DataError, SemisegError, about
 from artifacts.masks import IGNORE, write_mask
 from artifacts.store import Artifact, Writer
+from artifacts.text import amount
 from stages.config import ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import Images, open_images, unless_images
@@ -212,12 +213,13 @@ def _open(config: CrfStageConfig, inputs: CrfInputs) -> tuple[Images, ScoreMaps,
     ids = known if config.splits else list(maps.ids)
     if missing := sorted(set(ids) - set(maps.ids)):
         raise DataError(
-            f"{len(missing)} images have no score maps in {predictions.name!r}: {_shown(missing)}",
+            f"{predictions.name!r} has no score maps of {amount(len(missing), 'image')}: {_shown(missing)}",
             "predict these splits too, or name fewer splits",
         )
     if unknown := sorted(set(ids) - set(known)):
         raise DataError(
-            f"{len(unknown)} images with score maps are not in the data set or folder: {_shown(unknown)}",
+            f"{predictions.name!r} has score maps of {amount(len(unknown), 'image')} not in the data set or folder: "
+            f"{_shown(unknown)}",
             "give the data set (or the folder) that was predicted",
         )
     return images, maps, ids

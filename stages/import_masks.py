@@ -22,7 +22,7 @@ from artifacts.dataset import Dataset, Split
 from artifacts.errors import ConfigError, DataError
 from artifacts.masks import IGNORE, encode_mask, read_mask
 from artifacts.store import Artifact, Writer
-from artifacts.text import named
+from artifacts.text import amount, named
 from stages.config import Config, ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import ids_of
@@ -94,14 +94,14 @@ def find_files(config: ImportMasksConfig, dataset: Dataset) -> Found:
     if len(missing) == len(wanted):
         raise DataError(
             f"{place} has no mask of the {len(wanted):,} images of {', '.join(config.splits)}; "
-            f"it has {len(files):,} masks: {named(list(files)) or 'none'}",
+            f"it has {amount(len(files), 'mask')}: {named(list(files)) or 'none'}",
             "a mask is named after its image, <image id>.png; --split names other splits",
         )
     for what, some in (
         ("of images that are not in the data set", sorted(files.keys() - known)),
         ("of images of other splits", sorted(files.keys() & known - set(wanted))),
     ):
-        remarks += [f"{len(some):,} masks {what} are not used: {named(some)}"] if some else []
+        remarks += [f"not used: {amount(len(some), 'mask')} {what}: {named(some)}"] if some else []
     if missing:
         message = f"{len(missing):,} of {len(wanted):,} images of {', '.join(config.splits)} have no mask in {place}"
         if not config.allow_missing:
@@ -127,7 +127,7 @@ def _given_table(config: ImportMasksConfig, dataset: Dataset) -> ClassTable:
     table = read_class_table(Path(config.class_table).expanduser())
     if lacking := [name for name in dataset.label_names if name not in table.names]:
         raise DataError(
-            f"{config.class_table} lacks {len(lacking)} classes of the data set: {named(lacking)}",
+            f"{config.class_table} lacks {amount(len(lacking), 'class', 'classes')} of the data set: {named(lacking)}",
             f"it has {named(table.names)}; write each class as the data set has it",
         )
     return table

@@ -22,6 +22,7 @@ from artifacts.dataset import SPLITS, Dataset, Split
 from artifacts.errors import ConfigError, DataError
 from artifacts.masks import encode_mask, read_mask
 from artifacts.store import Artifact, Writer
+from artifacts.text import amount
 from stages.config import Config, ExternalFile
 from stages.contract import Execution, Input, Inputs, Stage
 from stages.data.images import ids_of
@@ -98,7 +99,7 @@ def _open(config: VoteConfig, inputs: VoteInputs) -> tuple[Dataset, Path, list[s
     known = {image_id for own in dataset.splits.values() for image_id in own}
     if foreign := [image_id for image_id in ids if image_id not in known]:
         raise DataError(
-            f"{len(foreign)} images with masks are not in the data set, e.g. {foreign[0]}",
+            f"the data set lacks {amount(len(foreign), 'image')} with masks, e.g. {foreign[0]}",
             "give the data set that the masks were made from",
         )
     if not ids:

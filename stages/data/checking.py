@@ -25,7 +25,7 @@ from artifacts.dataset import MASKED, SCORED, SPLITS, TRAINING, Dataset, check_i
 from artifacts.errors import DataError
 from artifacts.image_files import FORMATS, open_image
 from artifacts.masks import IGNORE
-from artifacts.text import named
+from artifacts.text import amount, named
 from stages.contract import Execution
 from stages.data.choose_splits import choose_holdout, choose_labelled, choose_others
 from stages.data.findings import Finding, Looked, Report, gather, in_order, of_all
@@ -255,7 +255,7 @@ def _labels(
     findings += [Finding("labels", error.message, error.hint or "") for error in errors]
     known = names.keys() | set(raw.masks if raw.tags_of_masks_too else ())
     if not errors and (untagged := [image_id for image_id in training if image_id not in known]):
-        what = f"{len(untagged)} training images have no labels in the source {name!r}: {named(untagged)}"
+        what = f"{name!r} has no labels of {amount(len(untagged), 'training image')}: {named(untagged)}"
         findings.append(Finding("labels", what, "complete them, or take the labels from another source (tag_source)"))
     return read_tags(lambda _: names, ids, raw.class_names, raw.class_names)
 

@@ -130,7 +130,7 @@ def choose_others(config: PrepareDataConfig, raw: RawDataset, labelled: Sequence
     check_disjoint(ids, raw.val, f"the unlabelled list {path}", "val")
     check_unlabelled(ids, labelled, raw.pool, f"the unlabelled list {path}")
     if left := len(set(raw.pool) - set(ids) - set(labelled)):
-        note(f"{left:,} training images are neither labelled nor in {path}: they are left out")
+        note(f"left out: {amount(left, 'training image')}, neither labelled nor in {path}")
     return sorted(ids)
 
 
@@ -153,7 +153,7 @@ def scored_scenes(raw: RawDataset, train: Collection[str], scored: Collection[st
     scenes = {raw.scene_of[image_id] for image_id in scored if image_id in raw.scene_of}
     alike = {image_id for image_id, scene in raw.scene_of.items() if scene in scenes} - set(scored)
     if trained := sorted(alike & set(train)):  # val or holdout is a list
-        note(f"{len(trained):,} images of train are of a scene of val or holdout: {named(trained)}")
+        note(f"of a scene of val or holdout: {amount(len(trained), 'image')} of train: {named(trained)}")
     if apart := alike - raw.masks.keys():
-        note(f"{len(apart):,} images without masks are of a scene of val or holdout: split test, not trained on")
+        note(f"split test, not trained on: {amount(len(apart), 'image')} without masks, of a scene of val or holdout")
     return apart

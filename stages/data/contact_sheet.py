@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 from artifacts.dataset import MASKED, SPLITS, Dataset
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE
+from artifacts.text import amount
 from stages.data.overlays import (
     BED,
     FAINT,
@@ -218,7 +219,7 @@ def _draw_heading(draw: ImageDraw.ImageDraw, dataset: Dataset, shown: int, width
             draw.text((left, middle), f"{count:,}", fill=INK, font=font_of(16), anchor="lm")
             left += font_of(16).getlength(f"{count:,}") + 22
     classes = f"{dataset.num_labels} class{'es' if dataset.num_labels != 1 else ''}"
-    for fact in (classes, f"labels from {dataset.tag_source}", f"{shown} images shown"):
+    for fact in (classes, f"labels from {dataset.tag_source}", f"{amount(shown, 'image')} shown"):
         if left + font_of(15).getlength(fact) <= end:
             draw.text((left, middle), fact, fill=FAINT, font=font_of(15), anchor="lm")
             left += font_of(15).getlength(fact) + 22

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from artifacts.dataset import first_label
 from artifacts.masks import IGNORE
+from artifacts.text import amount
 from stages.engine.batch import Batch
 from stages.engine.streams import Order
 from stages.engine.training_sheet import TILE, Example, Section, Tile
@@ -80,7 +81,7 @@ def prediction_section(samples: Batch, predicted: Tensor, class_names: Sequence[
         prediction = Tile("prediction", small_image(samples.image[row]), small_labels(predicted[row]))
         tiles = [*_drawn_tiles(samples, row, "masks"), prediction]
         examples.append(Example(image_id, _classes(samples.tags[row], first_label(class_names)), tiles))
-    return Section(f"val: {len(examples)} images, after this step", examples)
+    return Section(f"val: {amount(len(examples), 'image')}, after this step", examples)
 
 
 def _examples(

@@ -130,7 +130,7 @@ def make_submission(
     members, left_out = choose_members(server, predictions.name, predicted, source, listed, allow_subset)
     if left_out:
         execution.progress.note(
-            f"{predictions.name!r} has {len(left_out):,} images that {source} lacks; left out: {named(left_out)}"
+            f"left out: {amount(len(left_out), 'image')} of {predictions.name!r} that {source} lacks: {named(left_out)}"
         )
     sizes = image_sizes(server, list(members.values()), images, made_on)
     figures = write_archive(server, predictions, archive, members, sizes, execution)
@@ -219,7 +219,7 @@ def choose_members(
     if len(wanted) != server.count and not allow_subset:
         known = server.other_counts.get(len(wanted))
         raise DataError(
-            f"{source} has {len(wanted):,} images{f' ({known})' if known else ''}, "
+            f"{source} has {amount(len(wanted), 'image')}{f' ({known})' if known else ''}, "
             f"the {server.name} server takes exactly the {server.count:,} of its test set",
             "give the list of the test set (--list FILE); --allow-subset packs the others, but no server scores them",
         )
@@ -309,7 +309,7 @@ def encode_image(task: Packing, image_id: str) -> bytes:
     mask = read_mask(path, len(server.classes), None if size is None else (size[1], size[0]))
     if unanswered := int(np.count_nonzero(mask == IGNORE)):
         raise DataError(
-            f"image {image_id}: {unanswered:,} pixels of its mask are 255 (unknown), expected a class at every pixel",
+            f"image {image_id}: its mask is 255 (unknown) at {amount(unanswered, 'pixel')}, expected a class at each",
             "predict with min_confidence 0, and run the CRF with it, too",
         )
     values = np.array(server.values, np.uint8)[mask]

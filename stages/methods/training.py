@@ -15,6 +15,7 @@ from artifacts.errors import ConfigError, DataError
 from artifacts.feature_maps import FeatureMaps
 from artifacts.score_maps import ScoreMaps
 from artifacts.store import Artifact, Writer
+from artifacts.text import amount
 from stages.contract import Execution
 from stages.engine import distributed
 from stages.engine.config import InferenceConfig
@@ -84,7 +85,7 @@ def train_network(
         for name, stream in streams.items():
             if (number := len({entry.image_id for entry in stream.entries})) < stream.batch_size:
                 execution.progress.note(
-                    f"{name}: {number} images for batches of {stream.batch_size}, a batch holds some of them twice"
+                    f"{name}: {amount(number, 'image')} for batches of {stream.batch_size}, which hold some twice"
                 )
             alike = maker.orders[name].alike
             if alike is not None and (few := alike.short(stream.group - 1)):

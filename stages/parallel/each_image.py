@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from artifacts.errors import DataError
-from artifacts.text import SHOWN
+from artifacts.text import SHOWN, amount
 from stages.parallel.processes import map_in_processes, preload
 
 Shared = TypeVar("Shared")
@@ -40,7 +40,7 @@ def for_each_image(
     shown = "\n".join(f"  {error.message}" for error in first)
     more = f"\n  and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
     cures = dict.fromkeys(error.hint for error in first if error.hint)
-    raise DataError(f"{len(errors)} images cannot be used:\n{shown}{more}", "; ".join(cures) or None)
+    raise DataError(f"{amount(len(errors), 'image')} cannot be used:\n{shown}{more}", "; ".join(cures) or None)
 
 
 def _attempt(task: tuple[Callable[[Shared, Any], Result], Shared], item: Any) -> Result | DataError:

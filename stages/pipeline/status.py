@@ -17,6 +17,7 @@ from artifacts.errors import ArtifactError, ConfigError, OlderFormatError, Semis
 from artifacts.item_list import Item, ListedItems, iter_files
 from artifacts.provenance import source_commit
 from artifacts.store import Artifact, Unfinished, Work, Workspace
+from artifacts.text import amount
 from stages.config import Config, mistakes
 from stages.contract import STAGE_MODULES, Stage, external_digests, fingerprint, load_stage
 from stages.pipeline.changes import (
@@ -218,7 +219,7 @@ def at_first_sight(artifact: Artifact) -> list[str]:
     except (ArtifactError, OSError) as error:
         return [str(error)]
     if count != len(artifact.items):
-        problems.append(f"it has {count:,} files, expected {len(artifact.items):,}")
+        problems.append(f"it has {amount(count, 'file')}, expected {len(artifact.items):,}")
     return problems
 
 

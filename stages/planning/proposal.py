@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from artifacts.errors import ConfigError, DataError
-from artifacts.text import did_you_mean
+from artifacts.text import amount, did_you_mean
 from stages.methods.settings import learning_from
 from stages.networks.config import BACKBONES
 from stages.planning import pipelines, rules
@@ -211,8 +211,9 @@ def _speed(plan: Plan, measured: Measured | None) -> list[Choice]:
 def _passes_in_words(step: Step, data: DataFacts) -> str:
     passes = rules.PASSES[step.trains]
     if step.trains == "labels":
-        return f"{passes.others:g} passes over {data.image_labels:,} labelled images, at least {rules.LEAST_ITERATIONS}"
-    words = f"{passes.masks:g} passes over {data.masks:,} masks"
+        words = f"{passes.others:g} passes over {amount(data.image_labels, 'labelled image')}"
+    else:
+        words = f"{passes.masks:g} passes over {amount(data.masks, 'mask')}"
     if step.trains == "pseudo":
         words += f" or {passes.others:g} over {data.image_labels + data.unlabelled:,} other images, what is more"
     return f"{words}, at least {rules.LEAST_ITERATIONS}"

@@ -16,6 +16,7 @@ from typing import Any
 from artifacts.errors import ArtifactError
 from artifacts.manifest import Manifest
 from artifacts.store import Workspace
+from artifacts.text import amount
 from stages.engine.config import TrainingConfig
 from stages.networks.config import CLASSIFIER_PRESETS, PRESETS, BackboneConfig, ClassifierConfig, NetworkConfig
 from stages.pipeline.recipe import Node
@@ -190,9 +191,7 @@ def how_made_lines(made: HowMade) -> list[str]:
     for network in made.networks:
         digest = f" (sha256 {network.sha256[:12]})" if network.sha256 else ""
         lines.append(f"Network: {network.name}, initial weights: {network.weights}{digest}")
-    trainings = [
-        f"{count} training{'s' if count > 1 else ''} of {steps:,} steps" for steps, count in made.trainings.items()
-    ]
+    trainings = [f"{amount(count, 'training')} of {amount(steps, 'step')}" for steps, count in made.trainings.items()]
     if trainings:
         lines.append(f"Trainings: {', '.join(trainings)}")
     machine = [f"device {', '.join(made.devices)}"] if made.devices else []

@@ -21,6 +21,7 @@ from artifacts.item_shapes import Classes
 from artifacts.masks import IGNORE, read_mask, voc_palette
 from artifacts.score_maps import INDEX, ScoreMap, ScoreMaps, check_size
 from artifacts.store import Artifact, Workspace
+from artifacts.text import amount
 from stages.contract import Execution
 from stages.data.images import Images
 from stages.data.overlays import Colour, colour_of, fitting_size, overlay, pixels_of_values, scaled_image, scaled_mask
@@ -224,7 +225,7 @@ class _Drawing:
             value, left = int(found.classes[k]), len(shown) - MOST_MAPS if place == MOST_MAPS - 1 else 0
             self.values.add(value)
             caption = f"{made.artifact.name}: {self.given.class_names[value]}, up to {highest[k]:.2f}"
-            caption += f" (+{left} maps)" if left > 0 else ""
+            caption += f" (+{amount(left, 'map')})" if left > 0 else ""
             tiles.append(Tile(made.columns[place], caption, self._heat(found, k), colour_of(self.given.palette, value)))
         return tiles
 
@@ -254,7 +255,8 @@ class _Drawing:
         for layer in layers[::-1]:  # the first, which cover no other, on top
             numbers = np.where(layer == NONE, numbers, layer % (IGNORE - 1) + 1).astype(np.uint8)
         drawn = overlay(self.small, scaled_mask(numbers, self.size), voc_palette(), has_background=True)
-        return [Tile(made.columns[MOST_MAPS + 1], f"{made.artifact.name}: {int(layers.max()) + 1} segments", drawn)]
+        segments = amount(int(layers.max()) + 1, "segment")
+        return [Tile(made.columns[MOST_MAPS + 1], f"{made.artifact.name}: {segments}", drawn)]
 
     def masked(self, mask: np.ndarray) -> np.ndarray:
         self.values |= pixels_of_values(mask).keys()

@@ -196,10 +196,10 @@ def test_pre_annotations_and_what_is_printed(capsys: pytest.CaptureFixture[str],
     publish("predictions", drawn)
     code, out, err = run(capsys, "export", tool, "predictions", "out", "--first", "2", "--workers", "1")
     assert (code, out) == (0, ""), err
-    assert "wrote out: 2 images, 1 areas as" in err
+    assert "wrote out: 2 images, 1 area as" in err
     assert "order: by file name, since there are no score maps" in err
-    assert "1 areas of fewer than 16 pixels are left out (--min-area 1 keeps all)" in err
-    assert "1 images show nothing but background" in err
+    assert "left out: 1 area of fewer than 16 pixels (--min-area 1 keeps all)" in err
+    assert "1 image shows nothing but background" in err
     assert Path("out/order.csv").read_text() == "file,confidence\na.jpg,\nb.jpg,\n"
     code, out, err = run(capsys, "export", tool, "predictions", "all", "--min-area", "1", "--json")
     assert code == 0, err

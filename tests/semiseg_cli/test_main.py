@@ -589,7 +589,7 @@ def test_a_recipe_runs_and_says_so_line_by_line(capsys: pytest.CaptureFixture[st
     code, out, err = run(capsys, "run", "little.yaml", "--workers", "1")
     assert (code, out) == (0, "")
     lines = [" ".join(line.split()) for line in err.splitlines()]
-    assert lines[0] == "little: 1 nodes in runs/little"
+    assert lines[0] == "little: 1 node in runs/little"
     assert lines[1] == "[1/1] running data prepare-data"
     assert lines[2].startswith("[1/1] done data")
     assert lines[3].startswith("1 made, 0 fresh in")

@@ -241,12 +241,12 @@ def test_mistakes_are_named(bench, predictions, tmp_path):
     bench.run("predict", "masks-only", {"output": "masks"})
     with pytest.raises(ArtifactError, match="has masks only"):
         bench.run("crf", "x", {}, {"predictions": "masks-only"})
-    with pytest.raises(DataError, match=r"5 images have no score maps in 'for-crf': "):
+    with pytest.raises(DataError, match="'for-crf' has no score maps of 5 images: "):
         bench.run("crf", "x", {"splits": ["weak"]}, {"predictions": "for-crf"})
     with pytest.raises(ConfigError, match="parameters: unknown parameter set"):
         bench.run("crf", "x", {"parameters": "deeplab"}, {"predictions": "for-crf"})
     Image.new("RGB", (8, 8)).save(tmp_path / "stranger.png")
-    with pytest.raises(DataError, match="10 images with score maps are not in the data set or folder"):
+    with pytest.raises(DataError, match="has score maps of 10 images not in the data set or folder"):
         bench.run("crf", "x", {"images": str(tmp_path)}, {"data": None, "predictions": "for-crf"})
     with pytest.raises(ArtifactError, match=r"needs the input .data."):
         bench.run("crf", "x", {}, {"data": None, "predictions": "for-crf"})

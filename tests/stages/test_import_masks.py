@@ -114,8 +114,8 @@ def test_masks_that_are_missing_or_too_many_are_counted_and_named(bench, drawn, 
     assert sorted(imported(made)) == json.loads(made.file("classes.json").read_text())["ids"] == ids[1:]
     assert made.summary["missing"] == 1
     err = capsys.readouterr().err
-    assert "1 masks of images that are not in the data set are not used: stranger" in err
-    assert f"1 masks of images of other splits are not used: {other}" in err
+    assert "not used: 1 mask of images that are not in the data set: stranger" in err
+    assert f"not used: 1 mask of images of other splits: {other}" in err
     assert f"1 of 5 images of weak have no mask in {folder}: {ids[0]}" in err
     assert "notes.txt (no mask)" in err
     with pytest.raises(DataError, match="has no mask of the 4 images of train"):

@@ -16,7 +16,7 @@ import numpy as np
 from artifacts.dataset import check_class_names
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE
-from artifacts.text import SHOWN, named
+from artifacts.text import SHOWN, amount, named
 from stages.data.annotations.class_table import ClassTable
 from stages.data.annotations.coco_outlines import CocoMasks, read_coco
 from stages.data.annotations.cvat import read_cvat
@@ -228,7 +228,7 @@ def _check_images(given: Given, image_ids: Iterable[str]) -> None:
     if lonely := sorted(set(image_ids) - set(given.folder.ids)):
         more = f" and {len(lonely) - MOST_NAMED} more" if len(lonely) > MOST_NAMED else ""
         raise DataError(
-            f"{len(lonely)} images of {given.place} are not in {given.folder.path}: "
+            f"not in {given.folder.path}: {amount(len(lonely), 'image')} of {given.place}: "
             f"{', '.join(lonely[:MOST_NAMED])}{more}",
             meant_ids(lonely, given.folder.ids) + "add the images, or remove them from the file",
         )
@@ -259,7 +259,7 @@ def say_what_is_left_out(place: Path, drawings: Iterable[Drawing], note: Callabl
             "draw outlines or masks: points, lines and boxes of two corners are neither",
         )
     if passed:
-        note(f"{len(passed)} shapes cover nothing and are left out, e.g. {passed[0]}")
+        note(f"left out: {amount(len(passed), 'shape')} without area, e.g. {passed[0]}")
 
 
 def _tell_undrawn(
@@ -272,7 +272,7 @@ def _tell_undrawn(
         raise DataError(f"no image of {given.place} has a shape", f"annotate some, or {cure}")
     if image_ids:
         given.note(
-            f"{len(image_ids)} images of {given.place} have no shape and count as not annotated: "
+            f"without a shape, which counts as not annotated: {amount(len(image_ids), 'image')} of {given.place}: "
             f"{named(sorted(image_ids))} ({cure})"
         )
 
@@ -282,7 +282,7 @@ def _tell_empty(given: Given, image_ids: Sequence[str], ids: Mapping[str, int]) 
     if image_ids:
         ground = "background" if "background" in ids else "unknown (255)"
         given.note(
-            f"{len(image_ids)} images of {given.place} have no annotation, so their masks are {ground}: "
+            f"without an annotation, so all {ground}: {amount(len(image_ids), 'image')} of {given.place}: "
             f"{named(sorted(image_ids))} (images that are not in it have no mask)"
         )
 
@@ -306,7 +306,7 @@ def _class_names(
     check_class_names(names, str(given.place))
     given.note(f"classes: {', '.join(names)} (pinned by a text file with a name a line: --classes FILE)")
     if unused := [name for name in names[1:] if name not in labels]:
-        given.note(f"{len(unused)} classes have no shape: {named(unused)}")
+        given.note(f"{amount(len(unused), 'class has', 'classes have')} no shape: {named(unused)}")
     return names
 
 

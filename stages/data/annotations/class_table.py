@@ -30,6 +30,7 @@ from pathlib import Path
 from artifacts.dataset import MAX_CLASSES, MAX_NAME, check_class_names
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE
+from artifacts.text import amount
 from stages.data.annotations.class_documents import is_document, read_entries
 
 LONGEST_LINE = 2000
@@ -219,7 +220,8 @@ def _header(line: str) -> list[str]:
 def _by_columns(fields: Sequence[str], columns: Sequence[str], where: str) -> tuple[str, list[str], str | None]:
     """(name, R G B, id) of a line of a table with a header; other columns are ignored."""
     if len(fields) < len(columns):
-        raise DataError(f"{where}: {len(fields)} fields, the first line names {len(columns)}", "complete the line")
+        has = amount(len(fields), "field")
+        raise DataError(f"{where}: {has}, the first line names {len(columns)}", "complete the line")
     found = dict(zip(columns, fields, strict=False))
     colour = found.get("rgb") or " ".join(found.get(channel, "") for channel in "rgb").strip()
     rgb = _plain(colour).replace(",", " ").split()

@@ -21,7 +21,7 @@ import numpy as np
 
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE
-from artifacts.text import SHOWN, named
+from artifacts.text import SHOWN, amount, named
 from stages.data.annotations.marks import EXPECTED, MARK_OF, NEVER_NAMES, like_a_mark, mark_in, number_in
 from stages.data.lists.id_lists import ENTRY_SUFFIXES, Names, checked_id, composed, meant_ids, read_lines, unquoted
 from stages.data.readers.raw import TagSource
@@ -269,8 +269,8 @@ def _together(
     notes = list(sheet.notes)
     if several := sorted(+again):
         notes.append(
-            f"{sheet.path}: {again.total():,} rows name an image of an earlier row; their labels are "
-            f"joined: {named(several)}"
+            f"{sheet.path}: {amount(again.total(), 'row names', 'rows name')} an image of an earlier row; their labels "
+            f"are joined: {named(several)}"
         )
     if both := [f"{i} ({', '.join(sorted(labels[i] & absent[i]))})" for i in several if labels[i] & absent[i]]:
         notes.append(f"{sheet.path}: present in one row and absent in another, read as present: {named(both)}")
@@ -325,9 +325,9 @@ def _by_columns(sheet: _Sheet, columns: Sequence[str], names: Names | None, unce
     labels, notes = _together(sheet, rows, names)
     cells = Counter(cell for row in sheet.rows for cell in row.cells[1:])
     if doubtful := sum(count for cell, count in cells.items() if mark_in(cell) == "uncertain"):
-        notes.append(f"{sheet.path}: {doubtful:,} uncertain labels are read as {uncertain}")
+        notes.append(f"{sheet.path}: read as {uncertain}: {amount(doubtful, 'uncertain label')}")
     if cells[""] and any(cell and mark_in(cell) == "absent" for cell in cells):
-        notes.append(f"{sheet.path}: {cells['']:,} empty cells are read as absent labels")
+        notes.append(f"{sheet.path}: read as absent labels: {amount(cells[''], 'empty cell')}")
     return LabelTable(labels, tuple(columns), tuple(notes))
 
 
@@ -337,7 +337,8 @@ def _check_marks(sheet: _Sheet, columns: Sequence[str], uncertain: Uncertain | N
     hints: dict[str, None] = {}
     for row in sheet.rows:
         if len(row.cells) != len(columns) + 1:
-            problems.append(f"line {row.number}: {len(row.cells)} cells, expected {len(columns) + 1} as in the header")
+            has = amount(len(row.cells), "cell")
+            problems.append(f"line {row.number}: {has}, expected {len(columns) + 1} as in the header")
             hints["complete the row"] = None
         for at, cell in enumerate(row.cells[1 : len(columns) + 1]):
             if (mark := mark_in(cell)) is None:

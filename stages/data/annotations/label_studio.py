@@ -25,7 +25,7 @@ import numpy as np
 
 from artifacts.errors import DataError
 from artifacts.image_files import SUFFIXES
-from artifacts.text import named
+from artifacts.text import amount, named
 from stages.data.annotations.brush_runs import unpack_brush
 from stages.data.annotations.coco_outlines import stem_of
 from stages.data.annotations.drawing import Drawing, Region, Size, runs_of
@@ -156,17 +156,17 @@ def _list(value: Any) -> list[Any]:
 def _notes(tasks: Sequence[_Task], others: Mapping[str, int]) -> Iterator[str]:
     if several := [task.image_id for task in tasks if len(task.annotations) > 1]:
         yield (
-            f"{len(several)} images have several annotations, of which the one marked as ground truth is read, else "
-            f"the one updated last: {named(sorted(several))}"
+            f"{amount(len(several), 'image has', 'images have')} several annotations, of which the one marked as "
+            f"ground truth is read, else the one updated last: {named(sorted(several))}"
         )
     if skipped := [task.image_id for task in tasks if task.skipped]:
         count = sum(task.skipped for task in tasks)
-        yield f"{count} annotations were skipped by their annotators and are not read: {named(sorted(skipped))}"
+        yield f"not read: {amount(count, 'annotation')} that annotators have skipped: {named(sorted(skipped))}"
     if predicted := [task.image_id for task in tasks if task.predictions]:
-        yield f"{len(predicted)} images have predictions, which are not read: {named(sorted(predicted))}"
+        yield f"predictions of {amount(len(predicted), 'image')} are not read: {named(sorted(predicted))}"
     if others:
         shown = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-        yield f"{sum(others.values())} results are no regions and are left out: {shown}"
+        yield f"left out: {amount(sum(others.values()), 'result')} without a region: {shown}"
 
 
 # ------------------------------------------------------------------------------------------------- images

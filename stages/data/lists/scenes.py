@@ -21,7 +21,7 @@ from PIL import Image
 
 from artifacts.errors import DataError
 from artifacts.image_files import open_image
-from artifacts.text import named
+from artifacts.text import amount, named
 from stages.data.lists.id_lists import Names, read_lines
 from stages.parallel.processes import map_in_processes
 
@@ -92,8 +92,8 @@ def whole_scenes(ranked: Sequence[str], count: int, scene_of: Mapping[str, str])
     if not taken and count:
         smallest = min(members.values(), key=len)
         raise DataError(
-            f"{count:,} images are asked for, and near-duplicates and series (scenes) stay together: the "
-            f"smallest scene has {len(smallest):,} images ({named(smallest)})",
+            f"asked for: {amount(count, 'image')}, and near-duplicates and series (scenes) stay together: the "
+            f"smallest scene has {amount(len(smallest), 'image')} ({named(smallest)})",
             "ask for more or for none (val, holdout), or treat each image as a scene of its own (scenes, empty)",
         )
     return taken

@@ -23,7 +23,7 @@ def best_section(facts: PageFacts) -> Markup | None:
     metrics, name, mean_iou = facts.best.metrics, facts.best.artifact, facts.best.metrics.mean_iou
     score = [
         tag("b", f"{100 * mean_iou:.1f} % mean IoU"),
-        f" on {', '.join(metrics.splits)}, {metrics.images:,} images{_interval(metrics)} (",
+        f" on {', '.join(metrics.splits)}, {amount(metrics.images, 'image')}{_interval(metrics)} (",
         tag("a", name, href=f"#{evaluation_id(name)}"),
         ").",
     ]

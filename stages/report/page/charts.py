@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from artifacts.text import amount
 from stages.report.page.curves import Points
 from stages.report.page.markup import Markup, tag
 
@@ -74,7 +75,7 @@ def curves_chart(title: str, curves: Mapping[str, Points], series: Mapping[str, 
     lines = [
         tag(
             "polyline",
-            tag("title", f"{name}: {points_[-1][1]:.4g} after {points_[-1][0]:,} steps"),
+            tag("title", f"{name}: {points_[-1][1]:.4g} after {amount(points_[-1][0], 'step')}"),
             points=" ".join(f"{_x(across, step)},{_y(up, value)}" for step, value in _drawn(points_)),
             style=series_style(series[name]),
             data_series=series[name],
@@ -84,7 +85,7 @@ def curves_chart(title: str, curves: Mapping[str, Points], series: Mapping[str, 
     ]
     axes = [*_rules(up), *_steps(across)]
     ends = {"data_steps": across.high, "data_low": up.low, "data_high": up.high, "data_log": up.log}
-    label = f"{title} over steps, {len(curves)} trainings" + (", logarithmic" if up.log else "")
+    label = f"{title} over steps, {amount(len(curves), 'training')}" + (", logarithmic" if up.log else "")
     return _svg(label, *axes, tag("g", *lines, class_="lines"), class_="curves", **ends)
 
 
@@ -108,7 +109,7 @@ def histogram(values: Sequence[float], mean: float, bins: int = 20) -> Markup:
     bars = [
         tag(
             "rect",
-            tag("title", f"{100 * k // bins} to {100 * (k + 1) // bins} %: {count:,} images"),
+            tag("title", f"{100 * k // bins} to {100 * (k + 1) // bins} %: {amount(count, 'image')}"),
             x=f"{LEFT + k * wide + 1:.1f}",
             y=_y(up, count),
             width=f"{wide - 2:.1f}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from artifacts.text import amount
 from stages.report.page.charts import curves_chart, series_style
 from stages.report.page.curves import SEED, Training, ends, series_of
 from stages.report.page.graph_section import artifact_id
@@ -67,7 +68,7 @@ def _last_values(trainings: Sequence[Training]) -> Markup:
     for training in trainings:
         label = tag("a", training.artifact, href=f"#{artifact_id(training.artifact)}")
         remarks = [] if training.finished else ["unfinished"]
-        remarks += [f"{training.unread} lines of its log are damaged"] if training.unread else []
+        remarks += [f"its log has {amount(training.unread, 'damaged line')}"] if training.unread else []
         about = tag("small", f" {'; '.join(remarks)}") if remarks else None
         cells = [tag("td", _change(training, name)) for name in names]
         rows.append(

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from artifacts.text import amount
 from stages.pipeline.status import FRESH
 from stages.report.page.batch_section import batch_section
 from stages.report.page.best_section import best_section
@@ -166,8 +167,8 @@ def _cards(facts: PageFacts) -> list[Markup]:
     cards.append(_card("artifacts fresh", f"{states[FRESH]:,} of {len(facts.artifacts):,}", below))
     if facts.trainings:
         steps = sum(training.steps for training in facts.trainings)
-        cards.append(_card("trainings", f"{len(facts.trainings):,}", f"{steps:,} steps"))
-    return [*cards, _card("time of all stages", duration(seconds), f"{len(facts.artifacts):,} artifacts")]
+        cards.append(_card("trainings", f"{len(facts.trainings):,}", amount(steps, "step")))
+    return [*cards, _card("time of all stages", duration(seconds), amount(len(facts.artifacts), "artifact"))]
 
 
 def _card(name: str, value: str, below: Markup | str) -> Markup:

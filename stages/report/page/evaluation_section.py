@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from artifacts.text import amount
 from stages.report.page.charts import histogram
 from stages.report.page.graph_section import artifact_id
 from stages.report.page.markup import Markup, join, script_json, tag
@@ -25,7 +26,7 @@ def evaluation_id(name: str) -> str:
 def _evaluation(found: Evaluation, opened: bool, stale: bool) -> Markup:
     metrics = found.metrics
     mean = "-" if metrics.mean_iou is None else f"{100 * metrics.mean_iou:.1f}"
-    about = f"{', '.join(metrics.splits)}, {metrics.images:,} images" + (", maps" if found.of_maps else "")
+    about = f"{', '.join(metrics.splits)}, {amount(metrics.images, 'image')}" + (", maps" if found.of_maps else "")
     summary = tag(
         "summary",
         tag("span", found.artifact, class_="name"),
@@ -78,13 +79,13 @@ def _images(found: Evaluation) -> Markup:
         return tag("div", heading, tag("p", f"Not known: {found.why or 'no image was scored'}.", class_="faint"))
     mean = statistics.fmean(values)
     words = (
-        f"{len(values):,} images, over the classes in an image's truth or prediction. Their mean, {100 * mean:.1f} %, "
-        "is not the mean IoU of the split, which counts all pixels together."
+        f"{amount(len(values), 'image')}, over the classes in an image's truth or prediction. Their mean, "
+        f"{100 * mean:.1f} %, is not the mean IoU of the split, which counts all pixels together."
     )
     ordered = sorted((found.images or {}).items(), key=lambda item: (item[1] is None, item[1] or 0.0, item[0]))
     rows = [[image_id, None if value is None else round(100 * value, 1)] for image_id, value in ordered]
     data = tag("script", script_json(rows), type="application/json")
-    every = tag("details", tag("summary", f"All {len(rows):,} images, the worst first"), data, class_="every-image")
+    every = tag("details", tag("summary", f"{amount(len(rows), 'image')}, the worst first"), data, class_="every-image")
     return tag("div", heading, histogram(values, mean), tag("p", words, class_="faint"), every)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from artifacts.errors import ArtifactError
 from artifacts.json_items import Count, Shape, shaped
+from artifacts.text import amount
 from stages.report.page.facts import ArtifactFacts
 from stages.report.page.graph_section import artifact_id
 from stages.report.page.markup import Markup, join, tag
@@ -64,7 +65,7 @@ def _quality(name: str, split: str, quality: SplitQuality, opened: bool) -> Mark
         "summary",
         tag("span", name, class_="name"),
         tag("span", f"{100 * mean:.1f} %", class_="value") if mean is not None else None,
-        tag("span", f"{split}, {quality.images:,} images with true masks", class_="faint"),
+        tag("span", f"{split}, {amount(quality.images, 'image')} with true masks", class_="faint"),
     )
     names = [tag("th", "IoU" if figure == "iou" else figure, scope="col") for figure in FIGURES]
     head = tag("tr", tag("th", "class", scope="col", class_="label"), names)

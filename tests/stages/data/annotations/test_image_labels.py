@@ -190,13 +190,13 @@ def test_uncertain_labels_are_what_the_setting_says(tmp_path, mark):
     for meant, labels in (("absent", {"dog"}), ("present", {"cat", "dog"})):
         found = table(tmp_path, text, uncertain=meant)
         assert found.labels == {"a": {"cat"}, "b": labels}
-        assert f"1 uncertain labels are read as {meant}" in found.notes[0]
+        assert f"read as {meant}: 1 uncertain label" in found.notes[0]
 
 
 def test_an_empty_cell_among_marks_is_absent_and_said(tmp_path):
     found = table(tmp_path, "file,cat,dog\na,1,0\nb,,1\n")
     assert found.labels == {"a": {"cat"}, "b": {"dog"}}
-    assert "1 empty cells are read as absent labels" in found.notes[0]
+    assert "read as absent labels: 1 empty cell" in found.notes[0]
     assert table(tmp_path, "file,cat,dog\na,x,\nb,,x\n").notes == ()  # where absence is never written otherwise
 
 
@@ -313,7 +313,7 @@ def test_a_label_file_has_ids_with_spaces_commas_and_several_rows(tmp_path):
         source = label_source(path, VOC_CLASS_NAMES, names, notes.append)
         assert source(["b"]) == source([]) == {"photo 1": {"cat", "dog"}, "photo": {"dog"}, "b": set()}
     assert len(notes) == 2
-    assert "1 rows name an image of an earlier row" in notes[0]
+    assert "1 row names an image of an earlier row" in notes[0]
     path.write_text("photo 1 0 14\nphoto 19\n")
     assert read_label_file(path, VOC_CLASS_NAMES, names) == {"photo 1": {"aeroplane", "person"}, "photo": {"tvmonitor"}}
     path.write_text("b traffic light car\n")

@@ -239,12 +239,14 @@ def test_which_annotation_counts_and_what_is_said(tmp_path):
     values = {image_id: np.unique(draw(drawing, IDS)).tolist() for image_id, drawing in file.drawings.items()}
     assert values == {"latest": [2], "truth": [1], "skipped": [1], "empty": [0], "choice": [0]}
     assert sorted(file.undrawn) == ["none", "predicted"]
-    assert [sentence.partition(":")[0] for sentence in file.notes] == [
+    beginnings = (
         "2 images have several annotations, of which the one marked as ground truth is read, else the one updated last",
-        "2 annotations were skipped by their annotators and are not read",
-        "1 images have predictions, which are not read",
-        "1 results are no regions and are left out",
-    ]
+        "not read: 2 annotations that annotators have skipped",
+        "predictions of 1 image are not read",
+        "left out: 1 result without a region",
+    )
+    for sentence, beginning in zip(file.notes, beginnings, strict=True):
+        assert sentence.startswith(f"{beginning}: ")
     assert "1 choices" in file.notes[-1]
 
 

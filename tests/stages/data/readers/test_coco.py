@@ -233,7 +233,7 @@ def test_what_somebody_drew_wrong_is_refused_and_what_covers_nothing_is_said(pre
     tree.add("train", {1: [(17, box(2, 2, 12, 10)), (1, [[0, 0, 1, 1]])], 2: [], 3: []})
     told = Notes()
     prepare(progress=told)
-    assert any("1 shapes cover nothing and are left out, e.g. 000000000001.jpg: annotation 101" in n for n in told.said)
+    assert any("left out: 1 shape without area, e.g. 000000000001.jpg: annotation 101" in n for n in told.said)
     tree.add("train", {1: [(17, box(2, 2, 99, 10))], 2: [], 3: []})
     with pytest.raises(DataError, match=r"000000000001\.jpg: annotation 100: its point \(99, 2\) lies outside"):
         prepare("wrong")

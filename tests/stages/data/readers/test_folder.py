@@ -542,7 +542,7 @@ def test_labelme_beside_the_images_and_in_a_folder(photos, where, pinned):
     assert result.dataset.class_names == ("background", "cat", "dog")
     assert_masks(result.dataset, LABELME_MASKS)
     assert result.splits["unlabelled"] == ("p5", "p6", "p7", "p8", "p9")
-    assert result.said("1 shapes cover nothing and are left out", "p3.json")
+    assert result.said("left out: 1 shape without area", "p3.json")
     assert result.said("classes: background, cat, dog", "--classes FILE") is not pinned
 
 
@@ -620,7 +620,7 @@ def test_coco(photos):
     assert_masks(result.dataset, COCO_MASKS)
     assert result.splits["unlabelled"] == tuple(f"p{n}" for n in range(3, 10))
     assert result.said("classes: background, cat, dog", "--classes FILE")
-    assert result.said("1 images", "no annotation", "background", "p2")
+    assert result.said("1 image of", "without an annotation", "background", "p2")
     table = photos.write("classes.txt", "background\ndog\nmouse\ncat\n")
     named = photos.prepare("named", masks=path, class_table=table, mask_format="coco")
     assert named.dataset.class_names == ("background", "dog", "mouse", "cat")
@@ -671,9 +671,9 @@ def test_cvat(photos):
     assert result.dataset.class_names == ("background", "dog", "cat", "cow")
     assert_masks(result.dataset, CVAT_MASKS)
     assert "p2" in result.splits["unlabelled"]
-    assert result.said("1 images", "have no shape and count as not annotated: p2")
-    assert result.said("1 shapes cover nothing and are left out", "polyline")
-    assert result.said("1 classes have no shape: cow")
+    assert result.said("without a shape, which counts as not annotated: 1 image of", ": p2")
+    assert result.said("left out: 1 shape without area", "polyline")
+    assert result.said("1 class has no shape: cow")
     two = photos.prepare("two", workers=2, masks=path, mask_format="cvat")
     assert two.artifact.manifest.content == result.artifact.manifest.content
 
@@ -702,7 +702,7 @@ def test_supervisely(photos, pinned):
     assert result.dataset.class_names == ("background", "dog", "cat")
     expected = {"p0": boxed((2, 3, 10, 9, 2), (4, 4, 6, 6, 0)), "p1": boxed((0, 0, 24, 18, 1))}
     assert_masks(result.dataset, expected)
-    assert result.said("1 images", "count as not annotated: p2")
+    assert result.said("counts as not annotated: 1 image of", ": p2")
     photos.write("project/meta.json", json.dumps({"classes": [{"title": "cat"}, {"title": "dog"}]}))
     again = photos.prepare(masks=place, **({"mask_format": "supervisely"} if pinned else {}))
     assert (again.ran, again.dataset.class_names) == (True, ("background", "cat", "dog"))
@@ -793,7 +793,7 @@ def test_a_coco_file_with_one_line_among_outlines_is_read_and_says_so(photos):
     lines = [{"image_id": 10, "category_id": 3, "segmentation": [[0, 0, 4, 4]]}]
     result = photos.prepare(masks=photos.write("a.json", json.dumps(coco([*ANNOTATIONS, *lines]))))
     assert_masks(result.dataset, COCO_MASKS)
-    assert result.said("1 shapes cover nothing and are left out", "p0.png: annotation 3: it has 2 points")
+    assert result.said("left out: 1 shape without area", "p0.png: annotation 3: it has 2 points")
 
 
 def test_old_labelme_files_without_a_size_take_that_of_their_image(photos):
@@ -943,7 +943,7 @@ def test_the_same_image_in_two_rows_has_the_labels_of_both(photos):
     photos.add("q.tif")
     result = photos.prepare(labels=photos.write("l.csv", "q.tif,cat\nq,dog\np5.png,cat\n"))
     assert {i: result.dataset.tags(i) for i in ("p5", "q")} == {"p5": (1,), "q": (1, 2)}
-    assert result.said("l.csv: 1 rows name an image of an earlier row", "joined: q")
+    assert result.said("l.csv: 1 row names an image of an earlier row", "joined: q")
 
 
 # ------------------------------------------------------------------------------------------------- splits
@@ -1040,7 +1040,7 @@ def test_uncertain_labels_become_what_is_said(photos):
     for meant in ("absent", "present"):
         result = photos.prepare(meant, labels=photos.write("l.csv", text), uncertain_labels=meant)
         tags[meant] = result.dataset.tags("p1")
-        assert result.said(f"1 uncertain labels are read as {meant}")
+        assert result.said(f"read as {meant}: 1 uncertain label")
     assert tags == {"absent": (2,), "present": (1, 2)}
 
 
@@ -1350,9 +1350,9 @@ def test_a_label_studio_export_is_found_by_its_content(photos):
     expected = {name: mask.astype(np.uint8) * (1 + (name == "p1")) for name, mask in drawn.items()}
     assert_masks(result.dataset, expected | {"p2": np.zeros((HEIGHT, WIDTH), np.uint8)})
     assert result.said("a Label Studio file", "mask_format=label-studio")
-    assert result.said("1 images have predictions, which are not read: p1")
-    assert result.said("1 images of", "have no shape and count as not annotated: p3")
-    assert result.said("1 images of", "have no annotation, so their masks are background: p2")
+    assert result.said("predictions of 1 image are not read: p1")
+    assert result.said("without a shape, which counts as not annotated: 1 image of", ": p3")
+    assert result.said("without an annotation, so all background: 1 image of", ": p2")
 
 
 @pytest.mark.parametrize(

@@ -166,8 +166,8 @@ def test_charts_have_a_point_for_each_value_and_two_for_a_dot() -> None:
     bars = histogram([0.0, 0.04, 0.5, 1.0], 0.385)
     assert re.findall(r"<title>(.*?)</title>", bars) == [
         "0 to 5 %: 2 images",
-        "50 to 55 %: 1 images",
-        "95 to 100 %: 1 images",
+        "50 to 55 %: 1 image",
+        "95 to 100 %: 1 image",
         "mean 38.5 %",
     ]
 
