@@ -29,11 +29,12 @@ from semiseg_cli.options import (
     option,
     quoted,
 )
-from stages.config import Config, assign, build, merge, parse_assignment, read_yaml
+from stages.config import Config, assign, build, merge, parse_assignment
 from stages.contract import STAGE_MODULES, Stage, load_stage, required_inputs
 from stages.pipeline.changes import Change, listed
 from stages.pipeline.run_stage import run_stage
 from stages.planning.plan_file import SECTIONS
+from stages.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)

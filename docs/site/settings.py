@@ -10,7 +10,8 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from docs.site.markdown import cell, table
-from stages.config import Config, yaml_text
+from stages.config import Config
+from stages.yaml_files import yaml_text
 
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 

@@ -22,13 +22,14 @@ from semiseg_cli.command_list import COMMANDS
 from semiseg_cli.main import main
 from semiseg_cli.recipe_commands import shipped_recipes
 from semiseg_cli.stage_commands import SHORTCUTS, stage_config
-from stages.config import build, parse_yaml
+from stages.config import build
 from stages.contract import STAGE_MODULES, load_stage
 from stages.data.config import ShapesConfig
 from stages.methods import METHODS
 from stages.pipeline.recipe import read_recipe
 from stages.pipeline.recipe_file import recipe_values
 from stages.refiners import REFINERS
+from stages.yaml_files import parse_yaml
 
 LISTED = {**METHODS, **REFINERS}  # what `semiseg methods` lists
 STAGES = {"segmenter": "train", "classifier": "train-classifier", "refiner": "refine"}

@@ -9,7 +9,8 @@ import pytest
 
 from semiseg_cli.main import main
 from semiseg_cli.plan_command import bytes_in, seconds_in
-from stages.config import SHORTHAND, merge, read_yaml
+from stages.config import SHORTHAND, merge
+from stages.yaml_files import read_yaml
 
 PLAN = ["plan", "--no-probe", "--weights", "none", "--device", "cpu"]
 
