@@ -14,13 +14,14 @@ from artifacts.errors import ArtifactError, SemisegError, UsageError
 from artifacts.store import Artifact, Workspace
 from semiseg_cli.console import duration, headline, is_main_rank, say, show_error, state_text, talk
 from semiseg_cli.options import COSTLY_S
-from semiseg_cli.report_commands import PAGE, Report, Seen, write_report_page
+from semiseg_cli.report_commands import PAGE, Report, write_report_page
 from stages.contract import Execution
 from stages.pipeline.changes import Change, listed
 from stages.pipeline.graph import upstream
 from stages.pipeline.observer import RunReport
 from stages.pipeline.recipe import Node, Recipe
 from stages.pipeline.run_recipe import run_recipe
+from stages.pipeline.seen import Seen
 from stages.pipeline.side_by_side import threads_of_each
 from stages.pipeline.status import STALE, Expected, State, expected_states
 

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from artifacts.errors import ArtifactError, ConfigError, UsageError
+from artifacts.errors import ConfigError, UsageError
 from artifacts.store import Workspace
 from semiseg_cli.console import bullets, json_text, out, write_json, written
 from semiseg_cli.options import JsonOption, WorkersOption, WorkspaceOption, execution, existing_workspace
 from semiseg_cli.shipped import shipped_recipes
 from semiseg_cli.tables import table_json, table_markdown, table_text
-from stages.pipeline.run_recipe import Record, read_record
-from stages.pipeline.status import State, unfinished_states, workspace_states
+from stages.pipeline.run_recipe import Record
+from stages.pipeline.seen import Seen
 from stages.report.figures import Results, not_fresh, read_results
 from stages.report.how_made import HowMade, how_made
 from stages.report.leads import leads_of
@@ -72,43 +72,20 @@ def report(
         found.show()
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A workspace as it is now: the record of its recipe, and the state of everything in it, read once."""
+def _results(seen: Seen) -> Results | None:
+    if seen.record is None or seen.record.table is None:
+        return None
+    return read_results(seen.record.table, seen.workspace, not_fresh(seen.states))
 
-    workspace: Workspace
-    record: Record | None
-    states: list[State]
-    unfinished: list[State]
-    problem: str = ""  # why there is no record, where it is damaged
 
-    @classmethod
-    def read(cls, workspace: Workspace, strict: bool = False) -> Seen:
-        """A damaged record is the `problem`; strict: ArtifactError."""
-        record, problem = None, ""
-        try:
-            record = read_record(workspace)
-        except ArtifactError as error:
-            if strict:
-                raise
-            problem = f"without its recipe: {error.message} ({error.hint})"
-        expected = record.expected if record else {}
-        states, unfinished = workspace_states(workspace, expected), unfinished_states(workspace, expected)
-        return cls(workspace, record, states, unfinished, problem)
-
-    def results(self) -> Results | None:
-        if self.record is None or self.record.table is None:
-            return None
-        return read_results(self.record.table, self.workspace, not_fresh(self.states))
-
-    def made(self) -> HowMade | None:
-        if self.record is None:
-            return None
-        shipped = shipped_recipes().get(self.record.name)
-        named = Path(self.record.source).name
-        if shipped and Path(self.record.source) == shipped:
-            named = self.record.name
-        return how_made(self.record, self.workspace, named)
+def _made(seen: Seen) -> HowMade | None:
+    if seen.record is None:
+        return None
+    shipped = shipped_recipes().get(seen.record.name)
+    named = Path(seen.record.source).name
+    if shipped and Path(seen.record.source) == shipped:
+        named = seen.record.name
+    return how_made(seen.record, seen.workspace, named)
 
 
 def write_report_page(seen: Seen, path: Path, workers: int | None) -> None:
@@ -116,17 +93,7 @@ def write_report_page(seen: Seen, path: Path, workers: int | None) -> None:
     from stages.report.page.document import write_page
     from stages.report.page.facts import gather
 
-    problems = [seen.problem] if seen.problem else []
-    facts = gather(
-        seen.workspace,
-        seen.record,
-        seen.states,
-        seen.unfinished,
-        seen.results(),
-        seen.made(),
-        execution("cpu", workers),
-        problems,
-    )
+    facts = gather(seen, _results(seen), _made(seen), execution("cpu", workers))
     with written(path):
         write_page(facts, path)
 
@@ -148,7 +115,7 @@ class Report:
             raise ConfigError(
                 f"no recipe was run in {place}, so there is no table", "semiseg run RECIPE, or semiseg status"
             )
-        results, made = seen.results(), seen.made()
+        results, made = _results(seen), _made(seen)
         if results is None or made is None:
             raise ConfigError(f"the recipe {record.name!r} of {place} has no table", "semiseg status lists results")
         return cls(seen.workspace, record, results, made)

@@ -30,8 +30,9 @@ from semiseg_cli.shipped import shipped_recipes
 from stages.config import mistakes
 from stages.contract import STAGE_MODULES, default_workers, load_stage
 from stages.pipeline.changes import settings_apart
-from stages.pipeline.run_recipe import Record, read_record
-from stages.pipeline.status import State, unfinished_states, unfinished_work, workspace_states
+from stages.pipeline.run_recipe import Record
+from stages.pipeline.seen import Seen
+from stages.pipeline.status import State, unfinished_work
 
 OFTEN = 3  # a remark on more artifacts than these is printed once
 
@@ -43,9 +44,10 @@ def status(
 ) -> None:
     """Show what is fresh, stale (and why), missing, half done, running or damaged, and unfinished work."""
     target = existing_workspace(workspace)
-    record = read_record(target) if check else _record_of(target)
-    states = workspace_states(target, record.expected if record else {})
-    unfinished = unfinished_states(target, record.expected if record else {})
+    seen = Seen.read(target, strict=check)
+    record, states, unfinished = seen.record, seen.states, seen.unfinished
+    if seen.problem:
+        say(seen.problem)
     if as_json:
         write_json(
             {
@@ -65,15 +67,6 @@ def status(
         names = ", ".join(f"{state.name} ({state.state})" for state in unfresh[:5])
         more = f" and {len(unfresh) - 5} more" if len(unfresh) > 5 else ""
         raise StaleError(f"not everything is fresh: {names}{more}", "semiseg status shows why, and what to do")
-
-
-def _record_of(workspace: Workspace) -> Record | None:
-    """The record of the last recipe; None, with a message on stderr, if it is damaged, so that the rest is shown."""
-    try:
-        return read_record(workspace)
-    except ArtifactError as error:
-        say(f"without its recipe: {error.message} ({error.hint})")
-        return None
 
 
 def _print_states(states: list[State], record: Record | None, workspace: Workspace) -> None:

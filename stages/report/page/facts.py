@@ -19,6 +19,7 @@ from stages.config import mistakes
 from stages.contract import STAGE_MODULES, Execution, load_stage
 from stages.pipeline.changes import settings_apart
 from stages.pipeline.run_recipe import Record
+from stages.pipeline.seen import Seen
 from stages.pipeline.status import DAMAGED, State
 from stages.report.figures import Results
 from stages.report.how_made import HowMade, command_without_folders, without_folders
@@ -73,18 +74,9 @@ class PageFacts:
     problems: list[str]
 
 
-def gather(
-    workspace: Workspace,
-    record: Record | None,
-    states: Sequence[State],
-    unfinished: Sequence[State],
-    results: Results | None,
-    made: HowMade | None,
-    execution: Execution,
-    problems: Sequence[str] = (),
-) -> PageFacts:
-    """states, unfinished: of `workspace_states` and `unfinished_states`. problems: found before."""
-    found = list(problems) + (record.problems if record else [])
+def gather(seen: Seen, results: Results | None, made: HowMade | None, execution: Execution) -> PageFacts:
+    workspace, record, states = seen.workspace, seen.record, seen.states
+    found = [*filter(None, [seen.problem]), *(record.problems if record else [])]
     opened: dict[str, Artifact] = {}
     for state in states:
         if state.name in workspace.names() and state.state != DAMAGED:
@@ -106,7 +98,7 @@ def gather(
         advice = read_advice(opened)
     except SemisegError as error:
         found.append(error.message)
-    folders = _training_folders(workspace, opened, [*states, *unfinished])
+    folders = _training_folders(workspace, opened, [*states, *seen.unfinished])
     return PageFacts(
         workspace=workspace.path.absolute().name,
         delivered=_delivered(workspace),
@@ -116,7 +108,7 @@ def gather(
         results=results,
         made=made,
         artifacts=[_facts(state, opened.get(state.name), record) for state in states],
-        unfinished=list(unfinished),
+        unfinished=seen.unfinished,
         trainings=_trainings(opened, folders),
         batches=_batches(folders),
         evaluations=evaluations,

@@ -26,7 +26,7 @@ from stages.config import build
 from stages.contract import Execution, load_stage
 from stages.evaluation.image_scores import IMAGE_IOU
 from stages.pipeline.run_stage import run_stage
-from stages.pipeline.status import unfinished_states, workspace_states
+from stages.pipeline.seen import Seen
 from stages.report.page.document import page_html
 from stages.report.page.facts import PageFacts, gather
 
@@ -109,8 +109,7 @@ def space(made: Workspace, tmp_path: Path) -> Workspace:
 
 
 def facts_of(workspace: Workspace) -> PageFacts:
-    states, unfinished = workspace_states(workspace, {}), unfinished_states(workspace, {})
-    return gather(workspace, None, states, unfinished, None, None, Execution("cpu", 1))
+    return gather(Seen.read(workspace), None, None, Execution("cpu", 1))
 
 
 def image_iou_of(workspace: Workspace) -> dict[str, float]:
