@@ -11,7 +11,7 @@ import contextlib
 import os
 import selectors
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from artifacts.errors import SemisegError
@@ -105,26 +105,20 @@ class _Running:
         self.written.close()
 
 
+@dataclass
 class _Nodes:
     """The nodes of one run: those that wait, those that run, and the report of the others."""
 
-    def __init__(
-        self,
-        nodes: Mapping[str, Node],
-        reads: Mapping[str, list[str]],
-        workspace: Workspace,
-        execution: Execution,
-        observer: Observer,
-        force: Collection[str],
-        jobs: int,
-    ) -> None:
-        self.waiting, self.reads = dict(nodes), reads
-        self.workspace, self.execution, self.observer = workspace, execution, observer
-        self.force, self.jobs = force, jobs
-        self.threads = threads_of_each(jobs, execution.workers)
-        self.running: dict[str, _Running] = {}
-        self.report = RunReport()
-        self.ending = False
+    waiting: dict[str, Node]
+    reads: Mapping[str, list[str]]
+    workspace: Workspace
+    execution: Execution
+    observer: Observer
+    force: Collection[str]
+    jobs: int
+    running: dict[str, _Running] = field(default_factory=dict)
+    report: RunReport = field(default_factory=RunReport)
+    ending: bool = False
 
     def start_ready(self) -> None:
         """Starts what can start, in the order of the recipe; passes over what is fresh, or needs what has failed."""
@@ -164,7 +158,7 @@ class _Nodes:
             inputs=node.inputs,
             execution=replace(self.execution, workers=workers, progress=PlainProgress()),
             force=node.name in self.force,
-            threads=self.threads,
+            threads=threads_of_each(self.jobs, self.execution.workers),
             place=min(set(range(self.jobs)) - {one.place for one in self.running.values()}),
         )
         self.running[node.name] = _Running(node, order, self.observer, self.execution.progress)
@@ -232,7 +226,7 @@ def run_side_by_side(
     """
     preload(LOADED)
     remark_on_disk(workspace, execution)
-    run = _Nodes(nodes, reads, workspace, execution, observer, force, jobs)
+    run = _Nodes(dict(nodes), reads, workspace, execution, observer, force, jobs)
     try:
         with Interruption() as interruption:
             while run.waiting or run.running:
