@@ -161,14 +161,12 @@ def only_dataset(workspace: Workspace) -> str:
 
 def tell_findings(report: Report, as_json: bool) -> None:
     """All findings on stdout; DataError when one of them is a problem."""
-    counts = f"{amount(report.images, 'image')}, {amount(report.masks, 'mask')}"
-    line = f"{report.name}: {counts}, {duration(report.seconds)}"
+    looked_at = f"{amount(report.images, 'image')}, {amount(report.masks, 'mask')}"
+    line = f"{report.name}: {looked_at}, {duration(report.seconds)}"
     if not report.images + report.masks:  # the reader refused the folders, before any file was looked at
         line = f"{report.name}: no image or mask was checked"
     counts = [
-        f"{len(some):,} {what}{'s' if len(some) != 1 else ''}"
-        for some, what in ((report.problems, "problem"), (report.remarks, "remark"))
-        if some
+        amount(len(some), what) for some, what in ((report.problems, "problem"), (report.remarks, "remark")) if some
     ]
     line += f": {', '.join(counts) or 'no problem'}"
     if as_json:
@@ -180,7 +178,7 @@ def tell_findings(report: Report, as_json: bool) -> None:
         out().print(line, soft_wrap=True)
     if problems := len(report.problems):
         raise DataError(
-            f"{report.name} has {problems:,} problem{'s' if problems != 1 else ''}",
+            f"{report.name} has {amount(problems, 'problem')}",
             "mend what is listed, then check again with the same command",
         )
 

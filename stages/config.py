@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, Union
 import pydantic
 
 from artifacts.errors import ConfigError
-from artifacts.text import did_you_mean
+from artifacts.text import amount, did_you_mean
 from stages.yaml_files import DEEPEST, parse_yaml, yaml_text
 
 RECORDED: Any = {"recorded": True}  # the context in which configs of artifacts are validated
@@ -192,8 +192,7 @@ def build(model: type[C], values: Mapping[str, Any], source: str) -> C:
     config, lines = mistakes(model, values)
     if config is None:
         raise ConfigError(
-            f"{source}: {len(lines)} mistake{'s' if len(lines) > 1 else ''} in the config\n"
-            + "\n".join(f"  {line}" for line in lines)
+            f"{source}: {amount(len(lines), 'mistake')} in the config\n" + "\n".join(f"  {line}" for line in lines)
         )
     return config
 

@@ -64,9 +64,9 @@ CHIPS = {  # split -> ground and ink of its name
 }
 
 
-def write_contact_sheet(dataset: Dataset, path: Path, count: int = COUNT, seed: int = 0) -> None:
+def write_contact_sheet(dataset: Dataset, path: Path) -> None:
     """Write the sheet as PNG, whole or not at all. DataError if no image can be read, OSError for a failed write."""
-    save_whole(contact_sheet(dataset, count, seed), path)
+    save_whole(contact_sheet(dataset), path)
 
 
 def contact_sheet(dataset: Dataset, count: int = COUNT, seed: int = 0) -> Image.Image:

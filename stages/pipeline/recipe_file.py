@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.errors import ConfigError
-from artifacts.text import did_you_mean
+from artifacts.text import amount, did_you_mean
 from stages.yaml_files import read_yaml
 
 _RECIPE_KEYS = ("name", "description", "parameters", "assumptions", "profiles", "repeat", "nodes", "table")
@@ -26,14 +26,10 @@ class Mistakes:
     def add(self, key: str, text: str) -> None:
         self.lines[f"{key}: {text}" if key else text] = None
 
-    def stop(self, hint: str | None = None) -> None:
+    def stop(self) -> None:
         if self.lines:
-            count = len(self.lines)
-            raise ConfigError(
-                f"{self.source}: {count} mistake{'s' if count > 1 else ''}\n"
-                + "\n".join(f"  {line}" for line in self.lines),
-                hint,
-            )
+            lines = "\n".join(f"  {line}" for line in self.lines)
+            raise ConfigError(f"{self.source}: {amount(len(self.lines), 'mistake')}\n{lines}")
 
 
 def recipe_values(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 from artifacts.errors import ArtifactError
 from artifacts.manifest import Manifest
 from artifacts.store import Workspace
+from artifacts.text import amount
 from stages.pipeline.status import FRESH, State
 from stages.pipeline.table import Row, Table
 
@@ -161,7 +162,7 @@ def _equality(table: Table, workspace: Workspace, stale: Collection[str]) -> Equ
     if not found:
         text = f"Whether {second.label} equals {first.label}, as it must: not yet known, no run of both is finished."
         return Equality(rows, 0, len(pairs), None, text)
-    runs = f"{len(found)} run{'s' if len(found) > 1 else ''}"
+    runs = amount(len(found), "run")
     runs += f" of {len(pairs)}" if len(found) < len(pairs) else ""
     column, (x, y) = max(
         ((column, numbers[table.metric]) for column, numbers in found), key=lambda pair: abs(pair[1][0] - pair[1][1])

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 
 from artifacts.errors import DataError, SemisegError
 from artifacts.masks import IGNORE
+from artifacts.text import amount
 from stages.data.overlays import (
     BED,
     FAINT,
@@ -86,7 +87,7 @@ class _Sheet:
         has_maps = any(": map " in column for column in self.columns)
         room = self.width - (_SCALE + 60 if has_maps else 0)
         draw.text((MARGIN, MARGIN - 6), shorten(self.title, room, 28), fill=INK, font=font_of(28))
-        facts = f"{len(self.rows)} image{'s' if len(self.rows) != 1 else ''}{note and f', {note}'}"
+        facts = f"{amount(len(self.rows), 'image')}{note and f', {note}'}"
         draw.text((MARGIN, MARGIN + 36), shorten(facts, self.width, 15), fill=FAINT, font=font_of(15))
         if not has_maps:
             return

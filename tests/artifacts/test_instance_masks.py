@@ -86,7 +86,7 @@ def test_coco_reads_the_file_and_takes_it_as_results(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["annotations"].pop(), "does not have the 1 instances"),
+        (lambda d: d["annotations"].pop(), "does not have the 1 instance of"),
         (lambda d: d["annotations"][0].update(image_id=3), "an image or a class that is not listed"),
         (lambda d: d["annotations"][0].update(category_id=3), "an image or a class that is not listed"),
         (lambda d: d["images"][1].update(image_id="a"), "not distinct and numbered"),

@@ -629,7 +629,7 @@ def test_coco(photos):
 
 def test_coco_that_does_not_fit(photos):
     path = photos.write("instances.json", json.dumps(coco(ANNOTATIONS, ("p0", "p1", "q2", "P3"))))
-    with pytest.raises(DataError, match=r"2 images of .*instances\.json are not in .*photos: P3, q2") as caught:
+    with pytest.raises(DataError, match=r"not in .*photos: 2 images of .*instances\.json: P3, q2") as caught:
         photos.prepare(masks=path)
     assert "did you mean p3 for P3" in (caught.value.hint or "")
     photos.write("instances.json", json.dumps(coco(ANNOTATIONS)))
@@ -1391,7 +1391,7 @@ def test_yolo_s_files_are_found_by_their_content(photos, folder):
     assert result.dataset.class_names == ("background", "cat", "dog")
     assert_masks(result.dataset, {"p0": yolo_square(1), "p1": yolo_square(2), "p2": yolo_square(0)})
     assert result.said("masks: 3 YOLO files", "mask_format=yolo")
-    assert result.said("have no annotation, so their masks are background: p2")
+    assert result.said("without an annotation, so all background: 1 image of", ": p2")
     assert result.said("README.txt")
 
 
