@@ -16,6 +16,7 @@ from artifacts.errors import ArtifactError, ConfigError, SemisegError, UsageErro
 from artifacts.item_shapes import network_inference
 from artifacts.store import Artifact, Workspace, Writer
 from artifacts.text import did_you_mean
+from artifacts.yaml_files import read_yaml
 from semiseg_cli.console import duration, headline, is_main_rank, say, show_error
 from semiseg_cli.options import (
     COSTLY_S,
@@ -34,7 +35,6 @@ from stages.contract import STAGE_MODULES, Stage, load_stage, required_inputs
 from stages.pipeline.changes import Change, listed
 from stages.pipeline.run_stage import run_stage
 from stages.planning.plan_file import SECTIONS
-from stages.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pydantic
 
 from artifacts.errors import ConfigError
 from artifacts.text import amount, did_you_mean
-from stages.yaml_files import DEEPEST, parse_yaml, yaml_text
+from artifacts.yaml_files import DEEPEST, parse_yaml, yaml_text
 
 RECORDED: Any = {"recorded": True}  # the context in which configs of artifacts are validated
 EXPECTED_SETTINGS = ("model_type", "model_attributes_type", "dict_type")  # pydantic: the value has no keys

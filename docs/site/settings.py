@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
+from artifacts.yaml_files import yaml_text
 from docs.site.markdown import cell, table
 from stages.config import Config
-from stages.yaml_files import yaml_text
 
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from artifacts.errors import ConfigError, DataError
 from artifacts.text import did_you_mean
+from artifacts.yaml_files import read_yaml
 from stages.localization.clip_config import NO_WEIGHTS, TEXT_SETS, ClipConfig
 from stages.networks.config import CLIP_INSTALL, CLIP_WEIGHTS
-from stages.yaml_files import read_yaml
 
 MAKE_VECTORS = "make them again: every artifact of seeds with source=clip has such a file, text_vectors.npz"
 

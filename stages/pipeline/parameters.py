@@ -28,8 +28,8 @@ from fractions import Fraction
 from typing import Any
 
 from artifacts.text import did_you_mean
+from artifacts.yaml_files import parse_yaml
 from stages.config import parse_assignment
-from stages.yaml_files import parse_yaml
 
 AddMistake = Callable[[str, str], None]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from artifacts.errors import ConfigError
 from artifacts.text import amount, did_you_mean
-from stages.yaml_files import read_yaml
+from artifacts.yaml_files import read_yaml
 
 _RECIPE_KEYS = ("name", "description", "parameters", "assumptions", "profiles", "repeat", "nodes", "table")
 _OVERLAY_KEYS = ("description", "parameters", "assumptions", "repeat", "nodes", "table")

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from artifacts.text import visible
+from artifacts.yaml_files import yaml_text
 from stages.planning.records import Plan, Step
-from stages.yaml_files import yaml_text
 
 SECTIONS = "stages"
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from artifacts.yaml_files import parse_yaml
 from semiseg_cli.command_list import COMMANDS
 from semiseg_cli.main import main
 from semiseg_cli.recipe_commands import shipped_recipes
@@ -29,7 +30,6 @@ from stages.methods import METHODS
 from stages.pipeline.recipe import read_recipe
 from stages.pipeline.recipe_file import recipe_values
 from stages.refiners import REFINERS
-from stages.yaml_files import parse_yaml
 
 LISTED = {**METHODS, **REFINERS}  # what `semiseg methods` lists
 STAGES = {"segmenter": "train", "classifier": "train-classifier", "refiner": "refine"}

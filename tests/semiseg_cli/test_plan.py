@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from artifacts.yaml_files import read_yaml
 from semiseg_cli.main import main
 from semiseg_cli.plan_command import bytes_in, seconds_in
 from stages.config import SHORTHAND, merge
-from stages.yaml_files import read_yaml
 
 PLAN = ["plan", "--no-probe", "--weights", "none", "--device", "cpu"]
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from artifacts.yaml_files import read_yaml
 from semiseg_cli.recipe_commands import shipped_recipes
 from stages.methods.settings import METHODS
 from stages.pipeline.recipe import Node, Recipe, read_recipe
 from stages.pipeline.recipe_file import recipe_values
 from stages.refiners.settings import REFINERS
 from stages.report.how_made import steps_of_trainings
-from stages.yaml_files import read_yaml
 
 VOC = 10_582  # images of VOC's train set with SBD
 RECIPES = [name for name, path in shipped_recipes().items() if "extends" in read_yaml(path)]

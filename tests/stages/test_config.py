@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from artifacts.errors import ConfigError
+from artifacts.yaml_files import parse_yaml
 from stages.config import (
     Config,
     assign,
@@ -23,7 +24,6 @@ from stages.config import (
     mistakes,
     parse_assignment,
 )
-from stages.yaml_files import parse_yaml
 
 
 class Network(Config):

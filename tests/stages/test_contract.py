@@ -11,9 +11,9 @@ import pytest
 
 from artifacts.errors import ConfigError
 from artifacts.manifest import KINDS
+from artifacts.yaml_files import parse_yaml
 from stages.config import Config, ExternalFile, build
 from stages.contract import Execution, Inputs, PlainProgress, Stage, external_digests, fingerprint, load_stage
-from stages.yaml_files import parse_yaml
 
 
 class Part(Config):

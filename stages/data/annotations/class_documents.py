@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.errors import ConfigError, DataError
-from stages.yaml_files import parse_yaml
+from artifacts.yaml_files import parse_yaml
 
 LONGEST = 1_000_000  # characters of a class table in YAML
 SUFFIXES = (".json", ".yaml", ".yml")

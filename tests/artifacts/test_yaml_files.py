@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from artifacts.errors import ConfigError
-from stages.yaml_files import parse_yaml, read_yaml
+from artifacts.yaml_files import parse_yaml, read_yaml
 
 
 def yaml_of(text: str):
