@@ -9,8 +9,8 @@ import pytest
 
 from artifacts.errors import ArtifactError
 from artifacts.store import Work, Workspace
+from semiseg_cli.inputs import choose_inputs
 from semiseg_cli.main import main
-from semiseg_cli.stage_commands import choose_inputs
 from stages.config import build
 from stages.contract import load_stage
 
