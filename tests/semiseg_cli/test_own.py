@@ -105,7 +105,8 @@ def test_from_a_folder_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_labels_of_all_other_images_match_the_background(tmp_path: Path) -> None:
-    assert own(tmp_path / "ws", *draw(tmp_path, masks=12, labels=4, nothing=0)) == 0
+    nothing_set_aside = ["--set", "val=none", "--set", "holdout=none"]
+    assert own(tmp_path / "ws", *draw(tmp_path, masks=8, labels=4, nothing=0), *nothing_set_aside) == 0
     workspace = Workspace(tmp_path / "ws")
     assert workspace.artifact("pseudo-labels").manifest.config["method"]["name"] == "background-share"
     assert workspace.artifact("self-training").manifest.inputs["weak_labels"]["artifact"] == "pseudo-labels"
@@ -160,6 +161,25 @@ def test_image_labels_alone_end_in_a_model_that_nothing_scores(
     assert "val" not in summary
 
 
+@pytest.fixture(scope="module")
+def of_one_image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The workspace of a model that was trained on one image, and the settings."""
+    folder = tmp_path_factory.mktemp("one")
+    given = draw(folder, masks=1, labels=0, nothing=0)
+    assert own(folder / "ws", *given) == 0
+    return folder / "ws", given
+
+
+def test_one_image_is_trained_on_and_nothing_is_scored(
+    of_one_image: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace, given = of_one_image
+    assert own(workspace, *given) == 0
+    said = capsys.readouterr().err
+    assert "nothing can be scored" in said
+    assert "0 made" in said
+
+
 # ------------------------------------------------------------------------------------------------- bad input
 
 
@@ -192,17 +212,17 @@ def test_a_target_where_nothing_can_be_written_is_refused_before_any_work(
 
 
 def test_a_disk_without_room_for_the_model_keeps_the_network_and_the_same_command_goes_on(
-    tmp_path: Path, small_disk: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+    of_one_image: tuple[Path, list[str]], small_disk: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    disk = small_disk("100k")
-    given = [*draw(tmp_path, masks=1, labels=0, nothing=0), "--set", f"target={disk / 'model'}"]
-    assert own(tmp_path / "ws", *given) == 3
+    disk, workspace = small_disk("100k"), of_one_image[0]
+    given = [*of_one_image[1], "--set", f"target={disk / 'model'}"]
+    assert own(workspace, *given) == 3
     said = capsys.readouterr().err
     assert f"the disk is full: {disk / 'model' / 'network'} could not be written" in said
-    assert f"the trained network is kept in {tmp_path / 'ws' / 'supervised'}" in said
+    assert f"the trained network is kept in {workspace / 'supervised'}" in said
     assert [path.name for path in (disk / "model").iterdir()] == ["summary.json"]
     subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
-    assert own(tmp_path / "ws", *given) == 0
+    assert own(workspace, *given) == 0
     assert "0 made" in capsys.readouterr().err
     assert (disk / "model" / "network" / "weights.pt").is_file()
 
@@ -262,8 +282,3 @@ def test_twenty_copies_of_an_image_cannot_be_split(tmp_path: Path, capsys: pytes
             (tmp_path / folder / f"p{number:02}.png").write_bytes((tmp_path / folder / "p00.png").read_bytes())
     assert own(tmp_path / "ws", *given) == 3
     assert "smallest scene has 20 images" in capsys.readouterr().out
-
-
-def test_one_image_is_trained_on_and_nothing_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert own(tmp_path / "ws", *draw(tmp_path, masks=1, labels=0, nothing=0)) == 0
-    assert "nothing can be scored" in capsys.readouterr().err

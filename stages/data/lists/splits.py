@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.errors import ConfigError, DataError
-from artifacts.text import amount, named
+from artifacts.text import named
 from stages.data.lists.id_lists import Names, check_subset, list_digest, meant_ids, read_list
 from stages.data.lists.published_lists import PUBLISHED
 from stages.data.lists.scenes import whole_scenes
@@ -124,7 +124,7 @@ def set_aside(
             raise ConfigError(f"holdout asks for {count} of {len(labelled)} labelled images", "ask for fewer")
     if len(held_out) == len(labelled):
         raise ConfigError(
-            f"holdout takes all of {amount(len(labelled), 'labelled image')}: none is left to train on",
+            f"holdout takes all {len(labelled)} labelled images: none is left to train on",
             "ask for fewer, or label more",
         )
     return sorted(set(labelled) - held_out), sorted(held_out)
@@ -135,7 +135,7 @@ def _count(pool: Sequence[str], amount: int | Fraction) -> int:
     count = math.ceil(amount * len(pool)) if isinstance(amount, Fraction) else amount
     if count > len(pool):
         raise ConfigError(
-            f"labelled asks for {amount(count, 'image')}, the list to draw from has {len(pool)}",
+            f"labelled asks for {count} images, the list to draw from has {len(pool)}",
             "ask for fewer, or draw from all training images (labelled_from: all)",
         )
     return count
