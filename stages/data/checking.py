@@ -255,7 +255,8 @@ def _labels(
     findings += [Finding("labels", error.message, error.hint or "") for error in errors]
     known = names.keys() | set(raw.masks if raw.tags_of_masks_too else ())
     if not errors and (untagged := [image_id for image_id in training if image_id not in known]):
-        what = f"{name!r} has no labels of {amount(len(untagged), 'training image')}: {named(untagged)}"
+        what = amount(len(untagged), "training image has", "training images have")
+        what += f" no labels in the source {name!r}: {named(untagged)}"
         findings.append(Finding("labels", what, "complete them, or take the labels from another source (tag_source)"))
     return read_tags(lambda _: names, ids, raw.class_names, raw.class_names)
 

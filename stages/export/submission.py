@@ -129,9 +129,8 @@ def make_submission(
     source, listed = _listed(predictions, predicted, list_file, made_on, execution.progress.note)
     members, left_out = choose_members(server, predictions.name, predicted, source, listed, allow_subset)
     if left_out:
-        execution.progress.note(
-            f"left out: {amount(len(left_out), 'image')} of {predictions.name!r} that {source} lacks: {named(left_out)}"
-        )
+        more = f"{amount(len(left_out), 'image')} that {source} lacks"
+        execution.progress.note(f"{predictions.name!r} has {more}; left out: {named(left_out)}")
     sizes = image_sizes(server, list(members.values()), images, made_on)
     figures = write_archive(server, predictions, archive, members, sizes, execution)
     return {**figures, "left_out": len(left_out)}
@@ -308,8 +307,9 @@ def encode_image(task: Packing, image_id: str) -> bytes:
     size = task.sizes.get(image_id)
     mask = read_mask(path, len(server.classes), None if size is None else (size[1], size[0]))
     if unanswered := int(np.count_nonzero(mask == IGNORE)):
+        unknown = amount(unanswered, "pixel of its mask is", "pixels of its mask are")
         raise DataError(
-            f"image {image_id}: its mask is 255 (unknown) at {amount(unanswered, 'pixel')}, expected a class at each",
+            f"image {image_id}: {unknown} 255 (unknown), expected a class at every pixel",
             "predict with min_confidence 0, and run the CRF with it, too",
         )
     values = np.array(server.values, np.uint8)[mask]

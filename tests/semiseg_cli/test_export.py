@@ -141,7 +141,7 @@ def test_bad_data_is_exit_3_and_leaves_nothing(capsys: pytest.CaptureFixture[str
     publish("few", {"a": np.zeros((8, 9), np.uint8)}, classes=("background", "cat", "dog"))
     before = sorted(Path().iterdir())
     for name, options, expected in [
-        ("unknown", ["--allow-subset"], "image b: 1 pixels of its mask are 255"),
+        ("unknown", ["--allow-subset"], "image b: 1 pixel of its mask is 255"),
         ("few", ["--allow-subset"], "Found 3: background, cat, dog"),
         ("predictions", [], "takes exactly the 1,456 of its test set"),
         ("predictions", ["--allow-subset", "--list", "none.txt"], "the list none.txt cannot be read"),

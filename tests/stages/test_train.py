@@ -383,7 +383,7 @@ def test_fewer_labels_than_the_batch_holds_are_told(training, execution):
     progress = StopAt(None)
     config = training.config("cps", batch_size=16, iterations=1)
     train(training, config, "few", execution, progress=progress)
-    assert "strong: 6 images for batches of 8, a batch holds some of them twice" in progress.notes
+    assert "strong: 6 images for batches of 8, which hold some twice" in progress.notes
 
 
 def test_a_batch_of_one_has_no_halves(training, execution):

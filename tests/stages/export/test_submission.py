@@ -236,7 +236,9 @@ def test_missing_and_surplus_ids_are_named(workspace: Workspace, folder: Path, e
 @pytest.mark.parametrize(("count", "known"), [(1449, r" \(val\)"), (1464, r" \(train\)"), (1455, ""), (1, "")])
 def test_another_number_than_the_servers_is_refused(count: int, known: str) -> None:
     ids = [f"2008_{number:06d}" for number in range(count)]
-    message = rf"^here has {count:,} images{known}, the PASCAL VOC 2012 server takes exactly the 1,456"
+    message = (
+        rf"^here has {count:,} image{'s' * (count > 1)}{known}, the PASCAL VOC 2012 server takes exactly the 1,456"
+    )
     with pytest.raises(DataError, match=message) as caught:
         choose_members(voc_test(), "predictions", ids, "here", None, allow_subset=False)
     assert "--allow-subset" in caught.value.hint
@@ -339,7 +341,7 @@ def test_unknown_pixels_are_refused_with_the_images_name(
         pack(publish(workspace, masks), folder / "r.tgz", execution)
     assert "min_confidence" in caught.value.hint
     masks["c"][0, 0] = 255
-    with pytest.raises(DataError, match=rf"2 images cannot be used:\n.*{message}.*\n.*image c: 1 pixels"):
+    with pytest.raises(DataError, match=rf"2 images cannot be used:\n.*{message}.*\n.*image c: 1 pixel"):
         pack(publish(workspace, masks, name="more"), folder / "r.tgz", execution)
     assert list(folder.iterdir()) == []
 
