@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,6 +122,11 @@ def test_methods_as_json_is_a_list_of_objects_with_names(capsys: pytest.CaptureF
     assert {"supervised", "dsrg", "dual-branch", "cps"} <= {method["name"] for method in json.loads(out)}
 
 
+def records_of_methods(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """By name, what `methods NAME --json` prints of each."""
+    return {record["name"]: record for record in json.loads(run(capsys, "methods", "--json")[1])}
+
+
 @pytest.mark.parametrize("width", [60, 80, 160])
 def test_the_list_of_methods_fits_the_terminal_and_leaves_nothing_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
@@ -129,7 +135,7 @@ def test_the_list_of_methods_fits_the_terminal_and_leaves_nothing_out(
     _, out, err = run(capsys, "methods")
     assert max(map(len, out.splitlines())) <= width
     assert "semiseg methods NAME" in err
-    told = " ".join(out.split())
+    told, records = " ".join(out.split()), records_of_methods(capsys)
     for name, settings in LISTED.items():
         card = settings.card
         assert f" {name} " in f" {told} "
@@ -137,15 +143,16 @@ def test_the_list_of_methods_fits_the_terminal_and_leaves_nothing_out(
         (line,) = [line.split() for line in out.splitlines() if line.startswith(f"{name} ")]
         needs = [{"masks": "L", "tags": "W", "images": "U"}[part] for part in card.uses]
         passes = f"{card.forward}/{card.backward}" + ("+" if card.beside else "")
-        recipe = json.loads(run(capsys, "methods", name, "--json")[1])["recipe"]
+        recipe = records[name]["recipe"]
         assert recipe == card.recipe or not card.recipe
         assert line == [name, *needs, passes, *([recipe] if recipe else [])]
 
 
 def test_the_recipe_of_a_card_trains_the_method(capsys: pytest.CaptureFixture[str]) -> None:
     """The command that `methods NAME` prints, with the data that it asks for."""
+    records = records_of_methods(capsys)
     for name, settings in LISTED.items():
-        record = json.loads(run(capsys, "methods", name, "--json")[1])
+        record = records[name]
         command = record["command"].split(" (")[0].split()
         if record["recipe"] is None:
             assert command == ["semiseg", STAGES[settings.card.output], "--method", name]
