@@ -87,7 +87,8 @@ def _state_of(folder: Path) -> tuple[str, float]:
     total, count, newest = 0, 0, 0.0
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_file():
+            # a link may lead to itself: Path.is_file says no, where that of an entry is an error
+            if Path(entry).is_file() if entry.is_symlink() else entry.is_file():
                 found = entry.stat()
                 facts = (entry.name, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
                 # a sum, so that the files need not be sorted, nor be in memory together

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from artifacts.errors import ConfigError, UsageError
+from artifacts.errors import UsageError
 from artifacts.store import Workspace
-from artifacts.text import amount, did_you_mean
+from artifacts.text import amount
 from semiseg_cli.console import (
     bullets,
     duration,
@@ -32,11 +32,12 @@ from semiseg_cli.options import (
     execution,
     quoted,
 )
-from semiseg_cli.recipe_run import Run, node_states, replaced
+from semiseg_cli.recipe_run import Run, check_inputs, node_states, replaced
 from semiseg_cli.shipped import find_recipe, shipped_recipes
 from stages.pipeline.parameters import Parameter
 from stages.pipeline.recipe import Recipe, declared_parameters, read_recipe
 from stages.pipeline.recipe_file import recipe_values
+from stages.pipeline.run_recipe import check_nodes
 from stages.pipeline.status import State
 from stages.report.how_made import steps_of_trainings, value_words
 
@@ -86,8 +87,9 @@ def run(
     resolved = read_recipe(path, profile, settings or [])
     place = workspace_of(path, profile, workspace)
     target = Workspace(place)
+    only = list(dict.fromkeys(only or []))
     if dry_run:
-        _show_plan(resolved, target, force or [])
+        _show_plan(resolved, target, force or [], only)
         if path == shipped_recipes()["own"]:
             say("the nodes after data follow from a plan, which is made of the data: semiseg run own")
         return
@@ -95,11 +97,11 @@ def run(
         raise UsageError("--jobs and torchrun both divide the machine", "use one of them")
     command = ["semiseg", *recipe_words(recipe, profile, settings, workspace)]
     command += ["--replace"] if replace else []
-    command += [word for node in only or [] for word in ("--only", node)]
+    command += [word for node in only for word in ("--only", node)]
     command += ["--jobs", str(jobs)] if jobs != 1 else []
     command += ["--device", device] if device != "auto" else []
     command += ["--workers", str(workers)] if workers is not None else []
-    running = Run(target, execution(device, workers), quoted(command), replace, force or [], only or [], jobs)
+    running = Run(target, execution(device, workers), quoted(command), replace, force or [], only, jobs)
     if path == shipped_recipes()["own"]:
         if only:
             raise UsageError("--only: the nodes of own follow from a plan, which is made as it runs", "leave it out")
@@ -107,8 +109,8 @@ def run(
 
         Own(path, settings or [], running).run()
         return
-    nodes = amount(len(only or resolved.nodes), "node")
-    running.make(resolved, f"{resolved.name}{f' ({profile})' if profile else ''}: {nodes} in {place}")
+    title = f"{resolved.name} ({profile})" if profile else resolved.name
+    running.make(resolved, f"{title}: {amount(len(only or resolved.nodes), 'node')} in {place}")
     running.finish()
 
 
@@ -133,11 +135,11 @@ def _list_recipes() -> None:
     say("semiseg run RECIPE --dry-run shows what a recipe would do")
 
 
-def _show_plan(recipe: Recipe, workspace: Workspace, force: list[str]) -> None:
-    states = node_states(recipe, workspace)
-    for name in force:
-        if name not in recipe.nodes:
-            raise ConfigError(f"--force {name}: no such node{did_you_mean(name, recipe.nodes)}")
+def _show_plan(recipe: Recipe, workspace: Workspace, force: list[str], only: list[str]) -> None:
+    check_nodes(recipe, force, only)
+    check_inputs(recipe, workspace, only)
+    nodes = {name: node for name, node in recipe.nodes.items() if name in (only or recipe.nodes)}
+    states = node_states(recipe, workspace, only)
     console = out()
     console.print(f"{recipe.name}{f', profile {recipe.profile}' if recipe.profile else ''}: {recipe.description}")
     _show_parameters(recipe.declared)
@@ -146,13 +148,13 @@ def _show_plan(recipe: Recipe, workspace: Workspace, force: list[str]) -> None:
         console.print(bullets(recipe.assumptions))
     table = plain_table("node", "stage", "reads", "would")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True
-    for name, node in recipe.nodes.items():
+    for name, node in nodes.items():
         reads = ", ".join(dict.fromkeys(node.inputs.values())) or "-"
         table.add_row(name, node.stage.name, reads, _action(states[name], name in force))
     console.print(table)
-    unfresh = {name for name in recipe.nodes if states[name].state != "fresh"}
-    console.print(_trainings_line(recipe, unfresh | set(force)))
-    lost, total = replaced(states.values(), force)
+    unfresh = {name for name in nodes if states[name].state != "fresh"}
+    console.print(_trainings_line(recipe, unfresh | nodes.keys() & set(force)))
+    lost, total = replaced([states[name] for name in nodes], force)
     if lost:
         needs = ": needs --replace" if total > COSTLY_S else ""
         console.print(f"to be replaced: {amount(len(lost), 'result')} that took {duration(total)} to make{needs}")

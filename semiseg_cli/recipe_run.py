@@ -20,7 +20,7 @@ from stages.pipeline.changes import Change, listed
 from stages.pipeline.graph import upstream
 from stages.pipeline.observer import RunReport
 from stages.pipeline.recipe import Node, Recipe
-from stages.pipeline.run_recipe import run_recipe
+from stages.pipeline.run_recipe import check_nodes, run_recipe
 from stages.pipeline.seen import Seen
 from stages.pipeline.side_by_side import threads_of_each
 from stages.pipeline.status import STALE, Expected, State, expected_states
@@ -58,8 +58,8 @@ class Run:
 
         title: printed before the first of them. UsageError where costly results would be replaced.
         """
-        if self._only:
-            _check_only(recipe, self.workspace, self._only)
+        check_nodes(recipe, self._force, self._only)
+        check_inputs(recipe, self.workspace, self._only)
         self._lines.part(recipe, self._only or recipe.nodes)
         if not self._replace:
             _refuse_to_replace(recipe, self.workspace, self._force, self._only)
@@ -121,9 +121,11 @@ class Run:
             self.finish()
 
 
-def _check_only(recipe: Recipe, workspace: Workspace, only: Collection[str]) -> None:
-    """ArtifactError if nodes are asked for whose inputs are not made, or not of these settings."""
-    reads = {source for name in only if name in recipe.nodes for source in recipe.reads[name]} - set(only)
+def check_inputs(recipe: Recipe, workspace: Workspace, only: Collection[str]) -> None:
+    """ArtifactError if nodes are asked for by --only whose inputs are not made, or not of these settings."""
+    reads = {source for name in only for source in recipe.reads[name]} - set(only)
+    if not reads:
+        return
     states = [state for name, state in node_states(recipe, workspace, only).items() if name in reads]
     if unmade := [f"{state.name} ({state.words})" for state in states if state.state != "fresh"]:
         raise ArtifactError(

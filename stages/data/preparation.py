@@ -21,7 +21,7 @@ from artifacts.dataset import MASKED, write_dataset
 from artifacts.errors import DataError
 from artifacts.masks import IGNORE, encode_mask, read_mask
 from artifacts.store import Writer
-from artifacts.text import SHOWN, named
+from artifacts.text import SHOWN, amount, named
 from stages.contract import Execution
 from stages.data.annotations.image_labels import label_source
 from stages.data.choose_splits import (
@@ -344,9 +344,11 @@ def prepare(raw: RawDataset, config: PrepareDataConfig, writer: Writer, executio
 
 def in_words(labelled: Mapping[str, Any], several_kinds: bool) -> str:
     """One line on the labelled list, with the share of official masks, which decides whether figures are comparable."""
-    text = f"labelled: {labelled['count']:,} images"
+    text = f"labelled: {amount(labelled['count'], 'image')}"
     if labelled.get("held_out"):
         text += f", {labelled['held_out']:,} of them held out"
+    if labelled["count"] and (absent := labelled.get("classes_without_an_image")):
+        text += f", none of which shows {named(absent)}"
     if several_kinds:
         text += f", {100 * labelled['official_share']:.1f} % of them with official masks"
     if labelled.get("family"):
@@ -357,9 +359,10 @@ def in_words(labelled: Mapping[str, Any], several_kinds: bool) -> str:
 def _exif_in_words(facts: Mapping[str, Any]) -> str:
     """How EXIF orientations were handled and how to pin that; empty if no image has one."""
     turned, stored, either = (facts.get(key, 0) for key in _EXIF)
-    parts = [f"{turned:,} images are turned by their EXIF orientation" if turned else ""]
-    parts += [f"{either:,} of them have a mask that fits with and without it" if either else ""]
-    parts += [f"{stored:,} are left as stored, because their masks fit that way" if stored else ""]
+    parts = [f"{amount(turned, 'image is', 'images are')} turned by EXIF orientation" if turned else ""]
+    parts += [f"{either:,} of them with a mask that fits with and without it" if either else ""]
+    one, many = (f"left as stored, because {whose} that way" for whose in ("its mask fits", "their masks fit"))
+    parts += [amount(stored, f"image is {one}", f"images are {many}") if stored else ""]
     text = ", ".join(filter(None, parts))
     return f"{text} (--set dataset.exif=apply or ignore pins it for all)" if text else ""
 

@@ -39,7 +39,8 @@ def for_each_image(
         raise first[0]
     shown = "\n".join(f"  {error.message}" for error in first)
     more = f"\n  and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
-    cures = dict.fromkeys(error.hint for error in first if error.hint)
+    hints = list(dict.fromkeys(error.hint for error in first if error.hint))
+    cures = [hint for hint in hints if not any(hint != longer and hint in longer for longer in hints)]
     raise DataError(f"{amount(len(errors), 'image')} cannot be used:\n{shown}{more}", "; ".join(cures) or None)
 
 

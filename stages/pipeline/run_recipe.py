@@ -51,10 +51,7 @@ def run_recipe(
 
     Raises ConfigError when `force` or `only` name a node that the recipe does not have.
     """
-    for option, names in (("--force", force), ("--only", only)):
-        for name in names:
-            if name not in recipe.nodes:
-                raise ConfigError(f"{option} {name}: no such node{did_you_mean(name, recipe.nodes)}")
+    check_nodes(recipe, force, only)
     if execution.rank == 0:
         save_record(workspace, recipe)
     left = {n: node for n, node in recipe.nodes.items() if n not in done and (not only or n in only)}
@@ -92,6 +89,14 @@ def run_recipe(
             report.fresh.append(name)
             observer.fresh(node, outcome.artifact)
     return report
+
+
+def check_nodes(recipe: Recipe, force: Collection[str], only: Collection[str] = ()) -> None:
+    """ConfigError where --force or --only names a node that the recipe does not have."""
+    for option, names in (("--force", force), ("--only", only)):
+        for name in names:
+            if name not in recipe.nodes:
+                raise ConfigError(f"{option} {name}: no such node{did_you_mean(name, recipe.nodes)}")
 
 
 def _tell_start(observer: Observer, node: Node) -> Callable[[Writer], None]:

@@ -28,6 +28,7 @@ def size(count: float) -> str:
 
 
 # The main figures of a result, most important first: key (or prefix with *), label, whether it is a share.
+_SPLITS = "images.*"
 _HEADLINES: tuple[tuple[str, str, bool], ...] = (
     ("mean_iou", "mean IoU", True),
     ("pixel_accuracy", "pixel accuracy", True),
@@ -37,7 +38,7 @@ _HEADLINES: tuple[tuple[str, str, bool], ...] = (
     ("images_per_second", "images/s", False),
     ("observed.*", "", False),
     ("losses.*", "loss", False),
-    ("images.*", "", False),
+    (_SPLITS, "", False),
     ("images", "images", False),
 )
 
@@ -74,12 +75,14 @@ def headline(summary: Mapping[str, Any], most: int = 3) -> str:
     flat = flatten(summary)
     shown = []
     for pattern, label, share in _HEADLINES:
+        found = []
         for key, value in flat.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
             if key == pattern or (pattern.endswith("*") and key.rpartition(".")[0] == pattern[:-2]):
                 name = " ".join(filter(None, [label, key.rpartition(".")[2] if pattern.endswith("*") else ""]))
-                shown.append(f"{name} {100 * value:.1f} %" if share else f"{name} {short_number(value)}")
+                found.append(f"{name} {100 * value:.1f} %" if share else f"{name} {short_number(value)}")
+        shown += [", ".join(found)] if found and pattern == _SPLITS else found  # one figure: all its parts are shown
     if not shown:
         plain = {key: value for key, value in flat.items() if isinstance(value, (int, float, str))}
         shown = [f"{key.replace('_', ' ')} {short_number(value)}" for key, value in plain.items()]

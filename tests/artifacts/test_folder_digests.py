@@ -63,6 +63,14 @@ def test_every_change_is_noticed(photos, tmp_path, settled, change):
     assert known.digest(photos) == taken(photos) != before
 
 
+def test_links_that_lead_nowhere_are_no_files(photos, tmp_path, settled):
+    expected = taken(photos)
+    (photos / "loop.png").symlink_to("loop.png")
+    (photos / "broken.png").symlink_to("nowhere.png")
+    (photos / "folder.png").symlink_to("sub")
+    assert KnownFolders(tmp_path / NAME).digest(photos) == expected
+
+
 def test_files_that_were_just_written_are_read_again(photos, tmp_path):
     known = KnownFolders(tmp_path / NAME)
     for number in range(10, 30):  # faster than a file system's clock ticks

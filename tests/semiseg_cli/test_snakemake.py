@@ -124,7 +124,22 @@ def test_a_node_alone_needs_what_it_reads(capsys: pytest.CaptureFixture[str]) ->
     assert "data (stale)" in err
     code, err = run(capsys, "run", "pair.yaml", "--only", "tain-s0")
     assert code == 3
-    assert "--only tain-s0: no such node" in err
+    assert err.startswith("error: --only tain-s0: no such node")  # before anything is said of a run
+    assert run(capsys, "run", "pair.yaml", "--only", "tain-s0", "--dry-run") == (code, err)
+    code, err = run(capsys, "run", "pair.yaml", "--only", "data", "--only", "data", "--workers", "1")
+    assert (code, err.splitlines()[:2]) == (
+        0,
+        ["pair: 1 node in runs/pair", "[1/1] fresh    data       train 6, val 4, weak 4"],
+    )
+
+
+def test_what_would_run_of_a_node_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "pair.yaml", "--only", "data", "--only", "train-s0", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert [name for name in NODES if f"\n {name} " in shown] == ["data", "train-s0"]
+    assert "in all: 2 trainings, 4 steps; to run: 1 training, 2 steps" in shown
+    code, err = run(capsys, "run", "pair.yaml", "--only", "train-s0", "--dry-run")
+    assert (code, "data (missing)" in err) == (3, True)
 
 
 def test_a_node_alone_reads_the_manifests_of_what_it_is_made_from_alone(

@@ -417,7 +417,10 @@ def _names_in(cell: str, known: Collection[str]) -> list[str]:
     if cell in known:
         return [cell]
     listed = cell[1:-1] if cell[:1] + cell[-1:] == "[]" else cell
-    return [unquoted(part.strip()) for part in re.split("[|;,]", listed)]
+    names: list[str] = []
+    for part in re.split("[|;]", listed):  # the name of a class may have a comma
+        names += [part] if part.strip() in known else part.split(",")
+    return [unquoted(name.strip()) for name in names]
 
 
 def _words(text: str, known: Collection[str]) -> list[str]:

@@ -11,9 +11,10 @@ files, printed, and can be set.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from artifacts.dataset import check_class_names
 from artifacts.errors import DataError
 from artifacts.image_files import RARE
 from artifacts.masks import IGNORE, read_mask
-from artifacts.text import named
+from artifacts.text import amount, named
 from stages.contract import Execution
 from stages.data.annotations.annotated_masks import Given, read_annotations
 from stages.data.annotations.annotation_places import (
@@ -94,10 +95,8 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     table = read_class_table(Path(settings.class_table).expanduser()) if settings.class_table else None
     for sentence in table.notes if table else ():
         note(sentence)
-    try:
+    with _says_what_is_left_out(folder):
         masks = find_masks(settings, table, folder, note)
-    except DataError as error:  # a mask may have no image, because the image was left out
-        raise DataError("\n".join([error.message, *folder.left_out]), error.hint) from None
     further = _unlabelled(settings, files)
     parts = [files, further.files] if further else [files]
     root = Path(os.path.commonpath([part.folder.absolute() for part in parts]))
@@ -106,7 +105,8 @@ def find(settings: FolderConfig, execution: Execution) -> RawDataset:
     _check_case(everything)
     written = Names(everything)
     classes = masks.class_names if masks else table.names if table else ()
-    labels = _labels(settings, classes, files, written, note)
+    with _says_what_is_left_out(folder):
+        labels = _labels(settings, classes, files, written, note)
     names = masks.class_names if masks else _names_of(settings, table, labels, note)
     entries = masks.entries if masks else {}
     weak = [image_id for image_id in sorted(labels) if image_id not in entries]
@@ -172,6 +172,15 @@ def _files_of_masks(settings: FolderConfig, place: Path, which: str) -> dict[str
     if yolo and (names := names_file(place)):
         files[f"names{which}"] = names
     return files
+
+
+@contextlib.contextmanager
+def _says_what_is_left_out(folder: ImageFolder) -> Iterator[None]:
+    """A mask or a label may have no image because the image was left out: an error of the block says so."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError("\n".join([error.message, *folder.left_out]), error.hint) from None
 
 
 def _used(settings: FolderConfig, folder: Path) -> list[Path]:
@@ -290,7 +299,8 @@ def refuse_lossy(place: Path, files: Mapping[str, Path]) -> None:
     lossy = [path.name for path in blurred if path.suffix.lower() not in RARE or path.stem not in files]
     if lossy := [name for name in lossy if not name.startswith(".")]:
         raise DataError(
-            f"{len(lossy)} masks in {place} are JPEG or WebP files or similar, which blur the classes: {named(lossy)}",
+            f"{amount(len(lossy), 'mask')} in {place} of JPEG, WebP or similar formats, which blur the classes: "
+            f"{named(lossy)}",
             "export them as PNG from the program that drew them, or remove them",
         )
 

@@ -141,7 +141,7 @@ def test_turned_images_without_a_mask_with_one_as_stored_and_with_one_as_shown(a
     assert data.facts.get("turned_by_exif", 0) == turned
     assert data.facts.get("left_as_stored_against_exif", 0) == (0 if either else 1)
     if not either:
-        assert any("2 images are turned" in note and "1 are left as stored" in note for note in result.notes)
+        assert any("2 images are turned" in note and "1 image is left as stored" in note for note in result.notes)
     assert data.facts.get("turned_by_exif_where_either_fits", 0) == (2 if either and turned else 0)
     copied = {"bare.png", "as_shown.png"} | ({"as_stored.png"} if either else set())
     if suffix == "tif":  # Pillow shows these turned: those that are wanted as stored are copied

@@ -926,6 +926,35 @@ def test_labels_of_classes_with_several_words(photos):
     assert (result.dataset.tags("p5"), result.dataset.tags("p6")) == ((1, 2), (2,))
 
 
+def test_labels_of_classes_with_a_comma(photos):
+    photos.write_masks(random_masks(names(2), [0, 1]))
+    table = photos.write("classes.txt", "background\ncat, tabby\ndog\n")
+    text = 'file,label\np5.png,"cat, tabby"\np6.png,"dog; cat, tabby"\np7.png,"cat, tabby",dog\n'
+    data = photos.prepare(class_table=table, labels=photos.write("l.csv", text)).dataset
+    assert (data.tags("p5"), data.tags("p6"), data.tags("p7")) == ((1,), (1, 2), (1, 2))
+
+
+def test_a_label_of_an_image_that_was_left_out_says_so(photos):
+    (photos.images / "p8.png").unlink()
+    (photos.images / "p8.png").symlink_to("nowhere.png")
+    with pytest.raises(DataError, match=r"have no image: p8\n9 of 10 files .*p8\.png \(a broken link\)"):
+        photos.prepare(labels=photos.write("l.csv", "p7.png,cat\np8.png,cat\n"))
+
+
+def test_a_link_to_itself_is_left_out_as_other_broken_links_are(photos):
+    (photos.images / "loop.png").symlink_to("loop.png")
+    result = photos.prepare(labels=photos.write("l.csv", "p7.png,cat\n"))
+    assert result.said("10 of 11 files", "loop.png (a broken link)")
+
+
+def test_a_class_that_no_labelled_image_shows_is_named(photos):
+    photos.write_masks(random_masks(names(4), [0, 1]))
+    table = photos.write("classes.txt", "background\ncat\ndog\n")
+    assert photos.prepare(class_table=table).said("labelled: ", ", none of which shows dog")
+    assert photos.prepare("alone", class_table=photos.write("two.txt", "background\ncat\n")).said("labelled: ")
+    assert not photos.prepare("again", class_table=photos.write("2.txt", "background\ncat\n")).said("none of which")
+
+
 def test_labels_that_do_not_fit(photos):
     photos.write_masks(random_masks(names(2), [0, 1]))
     table = photos.write("classes.txt", "background\ncat\n")
