@@ -45,7 +45,8 @@ def disk_error(error: Exception, target: Path) -> Exception:
     if code == errno.EFBIG:
         return ArtifactError(f"{target} could not be written: it exceeds the file size limit", "raise it: ulimit -f")
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ArtifactError(f"{target} cannot be written: {os.strerror(code)}", "check the permissions")
+        hint = "name a folder elsewhere" if code == errno.EROFS else "check the permissions"
+        return ArtifactError(f"{target} cannot be written: {os.strerror(code)}", hint)
     if code in (errno.ENOTDIR, errno.EEXIST):
         return ArtifactError(f"{target} cannot be made: a file is where a folder should be", "choose another folder")
     if code == errno.EISDIR:

@@ -268,7 +268,7 @@ def _suggest_key(model: type[Config], location: list[str], owners: list[type[Con
     here = ".".join(location)  # where another member of a union has it, and the one that is meant has not
     elsewhere = [path for path in _all_keys(model) if path.rpartition(".")[2] == location[-1] and path != here]
     if elsewhere:
-        return f", did you mean {elsewhere[0]!r}?"
+        return f", did you mean {min(elsewhere, key=lambda path: path.count('.'))!r}?"
     return f"; known: {', '.join(known)}" if known else "; there are none here"
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import resource
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from artifacts.disk_errors import disk_error
 from artifacts.errors import ArtifactError
 from artifacts.store import Artifact, Workspace
 from tests.artifacts.small_artifacts import make, python, work
@@ -153,3 +156,12 @@ def test_an_error_of_another_file_inside_an_item_is_not_taken_for_the_disk(works
         with workspace.writing("m", work()) as writer, pytest.raises(expected) as caught, writer.item("x.txt"):
             other.read_bytes()
         assert caught.value.__cause__ is None
+
+
+def test_a_disk_that_is_read_only_is_no_matter_of_permissions():
+    error = disk_error(OSError(errno.EROFS, os.strerror(errno.EROFS), "w/a.png"), Path("w/a.png"))
+    assert isinstance(error, ArtifactError)
+    assert (error.message, error.hint) == (
+        "w/a.png cannot be written: Read-only file system",
+        "name a folder elsewhere",
+    )

@@ -84,6 +84,7 @@ def lines(values: dict) -> list[str]:
         ({"branches": [{}, {"dropuot": 0}]}, "branches.1.dropuot: unknown key, did you mean 'dropout'?"),
         ({"by_class": {"cat": {"dropuot": 0}}}, "by_class.cat.dropuot: unknown key, did you mean 'dropout'?"),
         ({"network": {"zzz": 0}}, "network.zzz: unknown key; known: preset, dropout"),
+        ({"dropout": 0.1}, "dropout: unknown key, did you mean 'network.dropout'?"),
         ({"weak_weight": 1}, "weak_weight: unknown key, did you mean 'method.weak_weight'?"),
         (
             {"method": {"name": "dual-branch", "weak_wieght": 0.5}},
