@@ -95,6 +95,11 @@ def quoted(words: list[str]) -> str:
     return " ".join(shlex.quote(word) for word in words)
 
 
+def quoted_in(workspace: Path, *words: str) -> str:
+    """A command that looks at a workspace, as it would be typed in a shell."""
+    return quoted([*words, *(() if workspace == DEFAULT else ("--workspace", str(workspace)))])
+
+
 def named_artifact(workspace: Workspace, name: str) -> Artifact:
     """The artifact; ArtifactError suggests similar names if there is none of this name."""
     if name not in workspace.names() and not workspace.partials(name):

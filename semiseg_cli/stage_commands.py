@@ -25,7 +25,7 @@ from semiseg_cli.options import (
     check_device,
     execution,
     option,
-    quoted,
+    quoted_in,
 )
 from stages.config import Config, assign, build, merge, parse_assignment
 from stages.contract import Stage, load_stage
@@ -369,8 +369,5 @@ def _tell(stage: Stage, artifact: Artifact, ran: bool, seconds: float) -> None:
     figures = headline(artifact.summary, most=5)
     state = f"made in {duration(seconds)}" if ran else "fresh, nothing to do (--force runs it again)"
     say(f"{stage.name}: {artifact.path} {state}{f': {figures}' if figures else ''}")
-    show = ["semiseg", "show", artifact.name]
-    if artifact.path.parent != DEFAULT:
-        show += ["--workspace", str(artifact.path.parent)]
     if ran:
-        say(f"details: {quoted(show)}")
+        say(f"details: {quoted_in(artifact.path.parent, 'semiseg', 'show', artifact.name)}")

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from artifacts.errors import ArtifactError, BusyError, OlderFormatError, StaleError, UsageError
 from artifacts.store import Artifact, Workspace
+from artifacts.text import amount
 from semiseg_cli.console import (
     duration,
     flatten,
@@ -25,7 +26,7 @@ from semiseg_cli.console import (
     state_text,
     write_json,
 )
-from semiseg_cli.options import JsonOption, WorkspaceOption, existing_workspace, named_artifact, quoted
+from semiseg_cli.options import JsonOption, WorkspaceOption, existing_workspace, named_artifact, quoted, quoted_in
 from semiseg_cli.shipped import shipped_recipes
 from stages.config import mistakes
 from stages.contract import STAGE_MODULES, default_workers, load_stage
@@ -81,18 +82,21 @@ def _print_states(states: list[State], record: Record | None, workspace: Workspa
         took = "" if state.seconds is None else duration(state.seconds)
         remarks = [f"({remark})" for remark in state.remarks if remark not in often]
         why = "; ".join([*state.reasons, *_age(state), *remarks])
-        table.add_row(state.name, state.stage, state_text(state.state, state.words), took, why)
+        table.add_row(state.name, state.stage, state_text(state.state, state.progress), took, why)
     out().print(table)
     for remark in often:
         count = sum(remark in state.remarks for state in states)
         out().print(f"{count} artifacts: {remark}", soft_wrap=True)
     _print_counts(states, record, workspace)
-    partial = [state for state in states if state.state == "partial"]
-    for state in partial:  # below the table, where a command can be copied
-        go_on = f"to continue: {state.command}" if state.command else "the command that began it continues it"
-        out().print(f"{state.name} {go_on}", soft_wrap=True)
+    partial: dict[str | None, list[str]] = {}  # by the command that continues it
+    for state in states:
+        if state.state == "partial":
+            partial.setdefault(state.command, []).append(state.name)
+    for command, names in partial.items():  # below the table, where a command can be copied
+        go_on = f"to continue: {command}" if command else "the command that began it continues it"
+        out().print(f"{', '.join(names)} {go_on}", soft_wrap=True)
     if partial:
-        out().print("to remove unfinished work: semiseg clean")
+        out().print(f"to remove unfinished work: {quoted_in(workspace.path, 'semiseg', 'clean')}", soft_wrap=True)
 
 
 def _print_counts(states: list[State], record: Record | None, workspace: Workspace) -> None:
@@ -109,11 +113,11 @@ def _print_counts(states: list[State], record: Record | None, workspace: Workspa
 
 
 def _age(state: State) -> list[str]:
-    """For unfinished work, when it last advanced."""
-    if state.state != "partial" or state.since is None:
+    """For unfinished work, when it last advanced; for work that goes on, who does it and since when."""
+    if state.state not in ("partial", "running") or state.since is None:
         return []
-    age = (datetime.now(UTC) - datetime.fromisoformat(state.since)).total_seconds()
-    return [f"left {duration(max(age, 0.0))} ago"]
+    age = duration(max((datetime.now(UTC) - datetime.fromisoformat(state.since)).total_seconds(), 0.0))
+    return [f"left {age} ago" if state.state == "partial" else f"process {state.pid} on {state.host}, for {age}"]
 
 
 def show(
@@ -162,7 +166,7 @@ def _print_artifact(artifact: Artifact) -> None:
     facts.add_row("artifact", f"{artifact.name}  ({made.kind}, version {made.kind_version})")
     facts.add_row("made by", f"{made.stage}, version {made.stage_version}, {made.finished}, {duration(made.seconds)}")
     if made.resumed:
-        facts.add_row("continued", f"{made.resumed} times")
+        facts.add_row("continued", amount(made.resumed, "time"))
     inputs = ", ".join(f"{key}: {record['artifact']}" for key, record in made.inputs.items())
     facts.add_row("inputs", inputs or "-")
     facts.add_row("files", f"{made.count}, {size(made.bytes)}")

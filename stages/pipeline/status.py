@@ -76,14 +76,16 @@ class State:
     seconds: float | None = None
 
     @property
+    def progress(self) -> str:
+        """The state as text: "stale", "partial 412/1464"."""
+        counts = self.state in (PARTIAL, RUNNING) and self.total
+        return f"{self.state} {self.done}/{self.total}" if counts else self.state
+
+    @property
     def words(self) -> str:
-        """The state as text: "partial 412/1464", "running (process 12 since ...)"."""
-        if self.state == PARTIAL and self.total:
-            return f"partial {self.done}/{self.total}"
-        if self.state == RUNNING:
-            progress = f" {self.done}/{self.total}" if self.total else ""
-            return f"running{progress} (process {self.pid} since {self.since})"
-        return self.state
+        """The state as text: "partial 412/1464", "running 3/20 (process 12 since ...)"."""
+        by = f" (process {self.pid} since {self.since})" if self.state == RUNNING else ""
+        return self.progress + by
 
 
 def workspace_states(workspace: Workspace, expected: Mapping[str, Expected]) -> list[State]:

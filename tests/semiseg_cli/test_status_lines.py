@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from artifacts.store import Workspace
 from semiseg_cli.main import main
 from semiseg_cli.workspace_commands import OFTEN, _print_states
-from stages.pipeline.status import FRESH, State
+from stages.pipeline.status import FRESH, PARTIAL, RUNNING, State
 
 RECIPE = """
 name: little
@@ -47,3 +48,20 @@ def test_a_remark_that_many_artifacts_share_is_printed_once(tmp_path: Path, caps
         states = [State(f"a{k}", "train", FRESH, remarks=["code of another commit"]) for k in range(count)]
         _print_states(states, None, Workspace(tmp_path))
         assert capsys.readouterr().out.count("code of another commit") == times
+
+
+def test_work_that_goes_on_says_who_does_it_and_commands_name_the_workspace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = (datetime.now(UTC) - timedelta(seconds=75)).isoformat()
+    running = State("a", "train", RUNNING, done=3, total=20, pid=12, host="node7", since=begun)
+    again = "semiseg run little.yaml"
+    partial = [State(name, "train", PARTIAL, done=3, total=20, since=begun, command=again) for name in "bc"]
+    _print_states([running, *partial], None, Workspace(tmp_path / "a folder"))
+    shown = capsys.readouterr().out
+    line = next(line for line in shown.splitlines() if " a " in line)
+    assert " ".join(line.split()).startswith("a train running 3/20 process 12 on node7, for 1 min ")
+    assert shown.splitlines()[-2:] == [
+        "b, c to continue: semiseg run little.yaml",
+        f"to remove unfinished work: semiseg clean --workspace '{tmp_path}/a folder'",
+    ]
