@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +41,11 @@ class GivenImages:
             return self._of_pillow(image_id, image)
         if isinstance(image, str | os.PathLike):
             return Path(image).expanduser()
+        cure = "a torch tensor (3, H, W): tensor.permute(1, 2, 0).cpu().numpy()"
         raise DataError(
             f"{image_id} is a {type(image).__module__}.{type(image).__name__}, expected a numpy array, a Pillow image "
             "or the path of a file",
-            "a torch tensor (3, H, W): tensor.permute(1, 2, 0).cpu().numpy()",
+            "OpenCV gives None for a file that it cannot read: give the path" if image is None else cure,
         )
 
     def _of_pillow(self, image_id: str, image: Image.Image) -> np.ndarray:
@@ -85,7 +86,8 @@ class GivenImages:
 
 def by_id(images: Given | Sequence[Given]) -> dict[str, Given]:
     """Images under the ids that `GivenImages` describes; an array of four dimensions is a list of images."""
-    if isinstance(images, Image.Image | str | os.PathLike) or (isinstance(images, np.ndarray) and images.ndim != 4):
+    several = images.ndim == 4 if isinstance(images, np.ndarray) else isinstance(images, Iterable)
+    if isinstance(images, str) or not several:
         return {"image": images}
     return {f"images[{number}]": image for number, image in enumerate(images)}
 

@@ -67,6 +67,8 @@ class Prediction:
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise UsageError(f"{path} is not a PNG: only that keeps the classes of a mask", "give it the suffix .png")
+        if not path.parent.is_dir():
+            raise UsageError(f"there is no folder {path.parent}", "make it, or give the path of a file elsewhere")
         with disk_errors(path):
             write_mask(path, self.mask, self.palette.tobytes())
 
@@ -76,6 +78,8 @@ class Prediction:
         legend: as `semiseg predict --overlays` draws it, with the names of the classes below, and at most 2,048 pixels
         a side; else of the size of the image.
         """
+        if not 0 <= opacity <= 1:
+            raise UsageError(f"opacity={opacity}", "0 (the image alone) to 1 (the colours alone)")
         palette = self.palette.tobytes()
         if legend:
             return draw_overlay(self.image, self.mask, self.names, palette, opacity)

@@ -188,6 +188,15 @@ def test_probabilities_are_left_out_on_request(segmenter, pixels):
         prediction.save("mask.jpg")
 
 
+def test_a_folder_that_is_missing_and_an_opacity_that_is_none(segmenter, pixels, tmp_path):
+    prediction = segmenter(pixels)
+    with pytest.raises(UsageError, match=r"there is no folder .*later"):
+        prediction.save(tmp_path / "later" / "mask.png")
+    for opacity in (-0.1, 30):
+        with pytest.raises(UsageError, match=f"opacity={opacity}"):
+            prediction.overlay(opacity)
+
+
 # --- what goes wrong ---
 
 
@@ -211,6 +220,13 @@ def test_what_is_no_image_is_one_error_with_a_cure(segmenter, pixels, kind):
         segmenter([pixels, image])
     assert "images[1]" in caught.value.message or "nowhere.jpg" in caught.value.message
     assert re.search(cure, caught.value.hint)
+
+
+@pytest.mark.parametrize(("image", "cure"), [(None, "OpenCV gives None"), (3, "permute")])
+def test_what_is_no_image_by_itself_is_the_same_error(segmenter, image, cure):
+    with pytest.raises(DataError, match=f"image is a builtins.{type(image).__name__}, expected") as caught:
+        segmenter(image)
+    assert cure in caught.value.hint
 
 
 def test_a_damaged_file_is_named(segmenter, pixels, tmp_path):
