@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +21,7 @@ from semiseg_cli.options import (
     check_device,
     existing_workspace,
     named_artifact,
-    quoted,
+    quoted_in,
 )
 from stages.planning.plan_file import commands_of, plan_text
 from stages.planning.records import DataFacts, Machine, Plan, Wishes
@@ -102,13 +101,17 @@ def plan(
             proposed = probed_plan(artifact, facts, machine, wishes, chosen, say)
         else:
             proposed = make_plan(facts, machine, wishes, data_name=chosen)
-    commands = [quoted(words) for words in commands_of(proposed, str(write or "plan.yaml"), chosen, facts.val > 0)]
+    words = commands_of(proposed, str(write or "plan.yaml"), chosen, facts.val > 0)
+    commands = [quoted_in(found.path, *command) for command in words]
     if as_json:
         write_json(
             {"data": asdict(facts), "machine": asdict(machine), "plan": plan_record(proposed), "commands": commands}
         )
     else:
-        _show(facts, machine, proposed, commands)
+        _show(facts, machine, proposed)
+        out().print("commands:" if write else "commands (--write plan.yaml writes the file that they read):")
+        for command in commands:
+            out().print(f"  {command}", soft_wrap=True)
     if write is not None:
         with written(write) as path:
             path.write_text(plan_text(proposed, commands), encoding="utf-8")
@@ -144,7 +147,7 @@ def _sum_of(text: str, units: dict[str, int], option: str, example: str) -> floa
     return total
 
 
-def _show(facts: DataFacts, machine: Machine, proposed: Plan, commands: Sequence[str]) -> None:
+def _show(facts: DataFacts, machine: Machine, proposed: Plan) -> None:
     console = out()
     table = plain_table("data and machine", "")
     for row in _facts(facts, machine):
@@ -159,9 +162,6 @@ def _show(facts: DataFacts, machine: Machine, proposed: Plan, commands: Sequence
         console.print(f"predicted: {duration(proposed.total_s)} in all; {each}", soft_wrap=True)
     if proposed.remarks:
         console.print(bullets(proposed.remarks))
-    console.print("commands:")
-    for command in commands:
-        console.print(f"  {command}", soft_wrap=True)
 
 
 def _facts(facts: DataFacts, machine: Machine) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 from rich.text import Text
 
 from artifacts.text import visible
@@ -62,13 +63,14 @@ class BarProgress:
     @contextmanager
     def track(self, total: int, description: str, unit: str = "images", done: int = 0) -> Iterator[Tracker]:
         if self._display is None:
+            whole = Column(no_wrap=True)  # where the terminal is narrow the bar is shorter, and no figure cut off
             self._display = RichProgress(
-                TextColumn("  {task.description}", markup=False),
+                TextColumn("  {task.description}", markup=False, table_column=whole),
                 BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                _RateColumn(),
-                _LeftColumn(compact=True, elapsed_when_finished=True),
-                _FieldsColumn(),
+                MofNCompleteColumn(table_column=whole),
+                _RateColumn(whole),
+                _LeftColumn(compact=True, elapsed_when_finished=True, table_column=whole),
+                _FieldsColumn(whole),
                 console=self.console,
                 transient=True,
             )

@@ -348,7 +348,7 @@ def in_words(labelled: Mapping[str, Any], several_kinds: bool) -> str:
     if labelled.get("held_out"):
         text += f", {labelled['held_out']:,} of them held out"
     if labelled["count"] and (absent := labelled.get("classes_without_an_image")):
-        text += f", none of which shows {named(absent)}"
+        text += f", none of {named(absent)}"
     if several_kinds:
         text += f", {100 * labelled['official_share']:.1f} % of them with official masks"
     if labelled.get("family"):

@@ -43,6 +43,18 @@ def test_the_written_plan_is_taken_by_every_stage(drawn: Path, capsys: pytest.Ca
     assert "plan.yaml has no section for crf below 'stages'" in capsys.readouterr().err
 
 
+def test_the_commands_can_be_typed_as_they_are(drawn: Path, capsys: pytest.CaptureFixture[str]):
+    (drawn / "runs" / "default").rename(drawn / "runs" / "other")
+    assert main(PLAN) == 0
+    shown = capsys.readouterr().out
+    assert "commands (--write plan.yaml writes the file that they read):" in shown
+    commands = [line for line in shown.splitlines() if line.startswith("  semiseg ")]
+    assert commands
+    assert all(command.endswith(" --workspace runs/other") for command in commands)
+    assert main([*PLAN, "--write", "my.yaml", "-w", "runs/other"]) == 0
+    assert "commands:\n  semiseg train --config my.yaml " in capsys.readouterr().out
+
+
 def test_json_has_every_step_with_its_whole_config(drawn: Path, capsys: pytest.CaptureFixture[str]):
     capsys.readouterr()
     assert main([*PLAN, "--json", "--memory", "1GiB", "--crop-size", "48"]) == 0
