@@ -75,10 +75,11 @@ def _refuse_unusable(data: DataFacts) -> None:
     if data.long is None:
         raise DataError(f"the data set {data.name} has no images", "prepare it again: semiseg prepare-data --help")
     if not data.foreground or len(data.classes) < 2:
+        alone = "name the background, too, as the first class of the class table; the rest of a photo belongs to it"
         raise DataError(
             f"the data set {data.name} has one class, {data.classes[0] if data.classes else '-'}: there is nothing to "
             "tell apart",
-            "name the background, too, as the first class of the class table; the rest of a photo belongs to it",
+            alone if data.foreground else "name the classes of the objects, too, below the background",
         )
     if data.masks:
         return

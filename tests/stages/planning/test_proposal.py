@@ -100,7 +100,7 @@ def test_a_given_method_is_taken_and_one_that_lacks_its_data_is_refused():
         (facts(masks=0, val=0), "neither masks nor image-level labels to learn from", "paint masks"),
         (facts(masks=0, val=9), "all 9 masks are in val or holdout", "fewer images in val"),
         (facts(masks=0, val=1, unlabelled=80), "the only mask is in val or holdout", "paint masks"),
-        (facts(classes=("background",)), "has one class, background", "first class of the class table"),
+        (facts(classes=("background",)), "has one class, background", "classes of the objects, too"),
         (facts(classes=("cat",)), "has one class, cat", "first class of the class table"),
         (replace(LABELS_ONLY, label_sets=1), "all 50 labelled images of own have the same labels", "do not show"),
         (replace(LABELS_ONLY, classes=("road", "car")), "no class background", "paint masks"),
