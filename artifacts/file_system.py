@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import functools
 import os
+import re
 import shutil
 import socket
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from artifacts.disk_errors import disk_error, disk_errors
 from artifacts.errors import ArtifactError
 
 PROBE = ".locks/.probe"
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # a space or tab in the name of a mount
 ELSEWHERE = "choose a workspace on a different disk (--workspace, SEMISEG_WORKSPACE); docs/shared-disks.md"
 
 # Mount options with which a lock excludes the processes of one machine alone, by type of file system.
@@ -108,7 +110,7 @@ def mount_of(folder: Path, table: str) -> Mount | None:
     best, found = -1, None
     for line in table.splitlines():
         before, _, after = line.partition(" - ")
-        place, kind = Path(before.split()[4].encode().decode("unicode_escape")), after.split()[0]
+        place, kind = Path(_ESCAPED.sub(lambda code: chr(int(code[1], 8)), before.split()[4])), after.split()[0]
         if folder.is_relative_to(place) and len(place.parts) >= best:
             options = ",".join([before.split()[5], after.split()[-1]]).split(",")
             best, found = len(place.parts), Mount(kind, frozenset(options))

@@ -64,7 +64,7 @@ class KnownFolders:
 
     def _read(self, folder: Path) -> str:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_file())
+            names = sorted(entry.name for entry in entries if _is_file(entry))
         content = ContentDigest()
         for name, item in zip(names, in_threads(partial(item_of, folder), names, self.threads), strict=True):
             content.add(name, item)
@@ -82,13 +82,17 @@ class KnownFolders:
             os.replace(temporary, self._file)
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """A link may lead to itself: Path.is_file says no, where that of an entry is an error."""
+    return Path(entry).is_file() if entry.is_symlink() else entry.is_file()
+
+
 def _state_of(folder: Path) -> tuple[str, float]:
     """What shows whether a file was changed, without reading it; and when the last one was."""
     total, count, newest = 0, 0, 0.0
     with os.scandir(folder) as entries:
         for entry in entries:
-            # a link may lead to itself: Path.is_file says no, where that of an entry is an error
-            if Path(entry).is_file() if entry.is_symlink() else entry.is_file():
+            if _is_file(entry):
                 found = entry.stat()
                 facts = (entry.name, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
                 # a sum, so that the files need not be sorted, nor be in memory together

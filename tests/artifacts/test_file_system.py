@@ -132,3 +132,8 @@ def test_nothing_is_said_of_what_is_not_known():
     assert remarks_on(Path("/a"), None, True) == []
     assert remarks_on(Path("/a"), Mount("zfs", frozenset()), True) == []
     assert mount_of(Path("/a"), "") is None
+
+
+def test_a_mount_whose_name_is_not_plain_is_found() -> None:
+    table = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n23 22 0:5 / /mnt/größere\\040platte rw - fuse.rclone r: rw\n"
+    assert mount_of(Path("/mnt/größere platte/runs"), table) == Mount("fuse.rclone", frozenset({"rw"}))
