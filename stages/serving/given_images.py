@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -84,8 +85,8 @@ class GivenImages:
         return image
 
 
-def by_id(images: Given | Sequence[Given]) -> dict[str, Given]:
-    """Images under the ids that `GivenImages` describes; an array of four dimensions is a list of images."""
+def by_id(images: Any) -> dict[str, Given]:
+    """Images, or one, under the ids that `GivenImages` describes; an array of four dimensions is a list of images."""
     several = images.ndim == 4 if isinstance(images, np.ndarray) else isinstance(images, Iterable)
     if isinstance(images, str) or not several:
         return {"image": images}
