@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from stages.networks.blocks import Backbone, initialise
 from stages.networks.bottlenecks import bottleneck_stages
 from stages.networks.config import TIMM_PREFIX
+from stages.networks.depthwise import with_fast_gradients
 from stages.networks.hrnet import HRNet
 from stages.networks.resnet38 import ResNet38
 from stages.networks.timm_backbone import TimmBackbone
@@ -188,6 +189,7 @@ class MobileNetV2(Backbone):
                         stride *= conv.stride[0]
                     if dilate:
                         conv.dilation = conv.padding = (applied, applied)
+        with_fast_gradients(self.features)
 
     def stages(self) -> list[nn.Module]:
         cuts = (0, 2, 4, 7, 14, len(self.features))  # where the stride or the stage changes
