@@ -94,7 +94,7 @@ def _torch() -> list[Finding]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
-            bf16 = ", bf16" if torch.cuda.is_bf16_supported() else ""
+            bf16 = ", bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
             text = f"{properties.name}, {size(properties.total_memory)}{bf16}, CUDA {torch.version.cuda}"
             findings.append(Finding(f"cuda:{index}", "ok", text))
     else:

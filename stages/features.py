@@ -89,7 +89,7 @@ def run(config: FeaturesConfig, inputs: FeaturesInputs, writer: Writer, executio
         network = build_classifier(_frozen(config), max(dataset.num_classes - 1, 1), seed=0)
     device = select_device(execution.device)
     backbone = network.backbone.to(device).to(memory_format=torch.channels_last)  # as in a training
-    dtype = autocast_dtype(config.precision, device)
+    dtype = autocast_dtype(config.precision, device, execution.progress.note)
     share = share_of(ids, execution, lambda image_id: writer.has(item_of(image_id)))
     with counted(writer, execution, "features", share) as advance:
         alone = ([image_id] for image_id in share.left)

@@ -122,7 +122,8 @@ def _finder(config: InstancesConfig, inputs: InstancesInputs, execution: Executi
     from stages.refiners.refiner import Means
 
     device = select_device(execution.device)
-    means = Means(device, autocast_dtype(config.precision, device), execution.own_workers)
+    dtype = autocast_dtype(config.precision, device, execution.progress.note)
+    means = Means(device, dtype, execution.own_workers)
     return IrnInstances(config, load_network(inputs.refiner), means)
 
 

@@ -220,7 +220,8 @@ def run(config: PredictConfig, inputs: PredictInputs, writer: Writer, execution:
         for remark in _remarks(config, images, todo):
             execution.progress.note(remark)
     device = select_device(execution.device)
-    network = for_inference(load_network(inputs.segmenter), device, autocast_dtype(config.precision, device))
+    dtype = autocast_dtype(config.precision, device, execution.progress.note)
+    network = for_inference(load_network(inputs.segmenter), device, dtype)
     labels = _labels(config, images, inputs.classifier, device, execution)
     with ScoreMapWriter(writer, class_names=names, shard_size=SHARD_SIZE, meaning="probability") as maps:
         share, batches = _plan(config, images, todo, writer, maps, device, execution)

@@ -192,7 +192,8 @@ def _refiner(config: RefineConfig, inputs: RefineInputs, images: KnownImages, ex
 
     device = select_device(execution.device)
     trained = inputs.refiner
-    means = Means(device, autocast_dtype(config.precision, device), execution.own_workers)
+    dtype = autocast_dtype(config.precision, device, execution.progress.note)
+    means = Means(device, dtype, execution.own_workers)
     more = {"segmenter": load_network(inputs.segmenter)} if inputs.segmenter else {}
     refiner = load_refiner(config.method.name)(config.method, load_network(trained) if trained else None, means, **more)
     refiner.start(images.dataset, images.scores)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -84,12 +86,28 @@ def describe_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type for a `precision` of the config; None: plain fp32."""
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bf16. Without them it is emulated, more slowly than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return torch.cpu._is_avx512_bf16_supported()  # what has AMX has this, too
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def autocast_dtype(
+    precision: str, device: torch.device, note: Callable[[str], None] | None = None
+) -> torch.dtype | None:
+    """The autocast type for a `precision` of the config; None: plain fp32.
+
+    note: is told where bf16 was asked for, and the device is slow in it.
+    """
     if precision == "fp32":
         return None
     if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+        return torch.bfloat16 if device.type == "cuda" and has_bf16(device) else None
     if precision == "fp16" and device.type != "cuda":
         raise ConfigError("precision fp16 needs a GPU", "use precision=auto, fp32 or bf16")
+    if note is not None and precision == "bf16" and not has_bf16(device):
+        note("this device has no instructions for bf16, which takes up to ten times as long as precision: fp32 here")
     return {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]

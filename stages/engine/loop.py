@@ -102,7 +102,7 @@ class _Trainer:
     ) -> None:
         self.method, self.maker, self.config, self.writer, self.execution = method, maker, config, writer, execution
         self.device = select_device(execution.device)
-        self.dtype = autocast_dtype(config.precision, self.device)
+        self.dtype = autocast_dtype(config.precision, self.device, execution.progress.note)
         self.on_gpu = self.device.type == "cuda"
         self.memory = PeakMemory(self.device)
         self.main = distributed.rank() == 0

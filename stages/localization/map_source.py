@@ -31,6 +31,7 @@ class MapSource:
         self.earlier, self._artifact = earlier, classifier
         self.masks = None if predictions is None else masks_of(predictions, dataset)
         self._classifier: Any = None
+        self._dtype: Any = None  # of autocast
         self.device_name = "cpu"
         self.clip: Any = None
         if isinstance(config.source, ClipSource) and self.earlier is None:
@@ -73,13 +74,12 @@ class MapSource:
             return (self._fitting(earlier[image_id]) for image_id in ids)
         if self.clip is not None:
             return iter(self.clip.maps(ids))
-        from stages.engine.device import autocast_dtype
         from stages.localization.activation_maps import class_activation_maps
         from stages.networks.folding import for_inference
 
         classifier, device = self._network()
         cam = self.config.cam
-        dtype = autocast_dtype(cam.precision, device)
+        dtype = self._dtype
         return class_activation_maps(
             for_inference(classifier, device, dtype),
             self.dataset,
@@ -130,11 +130,12 @@ class MapSource:
                 tracker.advance()
 
     def _network(self) -> tuple[Any, Any]:
-        from stages.engine.device import describe_device, select_device
+        from stages.engine.device import autocast_dtype, describe_device, select_device
         from stages.networks import load_network
 
         device = select_device(self.execution.device)
         if self._classifier is None:
             self._classifier = load_network(self._artifact).to(device)
+            self._dtype = autocast_dtype(self.config.cam.precision, device, self.execution.progress.note)
             self.device_name = describe_device(device)
         return self._classifier, device

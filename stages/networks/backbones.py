@@ -160,7 +160,7 @@ class MobileNetV2(Backbone):
     """torchvision's MobileNetV2; strides beyond the output stride become dilations of the later depthwise convolutions.
 
     A segmenter takes the 320 channels of the last bottleneck, a classifier (`last_conv=True`) the 1280 of the last 1x1
-    convolution. Dilated depthwise convolutions are slow on a CPU: output stride 8 costs about ten times as much as 16.
+    convolution. On a CPU output stride 8 takes more than twice the time of 16.
     """
 
     gradient_layer = "features.6"

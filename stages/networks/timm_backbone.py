@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from artifacts.cells import cells
 from artifacts.errors import ConfigError
 from stages.networks.blocks import Backbone, Features, pad_to_multiples
+from stages.networks.depthwise import with_fast_gradients
 from stages.networks.normalisation import MEAN, STD
 from stages.networks.timm_models import create, feature_maps, pixel_statistics, timm_names
 from stages.networks.vision_transformer import LEVELS
@@ -46,6 +47,7 @@ class TimmBackbone(Backbone):
         self.last = getattr(getattr(self.net, "output_fmt", None), "value", "NCHW") == "NHWC"  # channels are last
         names = [key.removeprefix("model.") for key in self.net.state_dict()]
         split_norms(self.net)
+        with_fast_gradients(self.net)
         self.names = dict(zip(map(_plain, names), self.net.state_dict(), strict=True))
         self.level_channels = tuple(self.net.feature_info.channels())
         self.level_strides = tuple(self.net.feature_info.reduction())

@@ -31,7 +31,7 @@ def this_machine(device: str = "auto", memory: int | None = None, cores: int | N
     available = available_memory()
     limit = min(memory or available, available)
     share = 1.0 if memory is not None and memory <= available else CPU_SHARE
-    return Machine("cpu", "cpu", int(share * limit), cores, False, cached)
+    return Machine("cpu", "cpu", int(share * limit), cores, _has_bf16("cpu"), cached)
 
 
 def _gpu(device: str) -> tuple[str, str, int, bool] | None:
@@ -45,7 +45,15 @@ def _gpu(device: str) -> tuple[str, str, int, bool] | None:
         return None
     free, _ = torch.cuda.mem_get_info(chosen)
     index = chosen.index or 0
-    return f"cuda:{index}", torch.cuda.get_device_name(chosen), free, torch.cuda.is_bf16_supported()
+    return f"cuda:{index}", torch.cuda.get_device_name(chosen), free, _has_bf16(f"cuda:{index}")
+
+
+def _has_bf16(device: str) -> bool:
+    import torch
+
+    from stages.engine.device import has_bf16
+
+    return has_bf16(torch.device(device))
 
 
 def available_memory() -> int:

@@ -41,7 +41,7 @@ def make_plan(
     segmenters = tuple(step.name for step in steps if step.trains and step.stage == "train" and step.name != "dsrg")
     least = rules.LEAST_BATCH.get(rule.pipeline, rules.LEAST_BATCH_OTHERS)
     batch, batch_choice = _batch(data, machine, wishes, least, measured)
-    sections = _sections(rule, network, view, batch, wishes)
+    sections = _sections(rule, network, view, batch, machine, wishes)
     plan = Plan(
         method=rule.method,
         choices=(),
@@ -242,7 +242,7 @@ def _with_iterations(plan: Plan) -> Plan:
 
 
 def _sections(
-    rule: MethodRule, network: ChosenNetwork, view: ImageView, batch: int, wishes: Wishes
+    rule: MethodRule, network: ChosenNetwork, view: ImageView, batch: int, machine: Machine, wishes: Wishes
 ) -> dict[str, dict[str, Any]]:
     """The settings of each stage, as `--config` takes them; without method and iterations, which follow."""
     chosen = network.rule
@@ -253,7 +253,7 @@ def _sections(
         "batch_size": batch,
         "crop_size": view.crop,
         "augmentation": {"scale": view.scales()},
-        "precision": "auto",
+        "precision": "bf16" if machine.bf16 and not machine.is_gpu else "auto",
     }
     scales = {"scales": [view.factor]}
     sections: dict[str, dict[str, Any]] = {
@@ -278,9 +278,9 @@ def _sections(
 
 def _machine_choices(machine: Machine) -> list[Choice]:
     arithmetic = "bf16" if machine.bf16 else "fp32"
-    why = "bf16 on a GPU that has it, else fp32"
+    why = "of trainings; bf16 where the GPU or the processor has instructions for it, else fp32"
     return [
-        Choice("precision", arithmetic, why, "stages/engine/device.py, auto"),
+        Choice("precision", arithmetic, why, "docs/results.md, Arithmetic of CPUs"),
         Choice("memory format", "channels_last", "always; MobileNetV2 needs a quarter less time", "the training loop"),
         Choice("workers", str(workers(machine)), _why_workers(machine), rules.REASONED),
     ]

@@ -74,7 +74,7 @@ class Machine:
     Attributes:
         device: "cpu", or "cuda" with an index.
         memory: bytes that a training may use: of the GPU if there is one, else of a whole process.
-        bf16: whether the device computes in bf16.
+        bf16: whether the device has instructions for bf16.
         cached: the backbones whose ImageNet weights need no download.
     """
 

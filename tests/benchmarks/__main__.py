@@ -51,6 +51,8 @@ BENCHMARKS = {
     "stages-together": "command_line:stages_together",
     "training": "training:training",
     "training-mobilenet": "training:training_mobilenet",
+    "bf16-step": "arithmetic:bf16_step",
+    "depthwise-gradients": "arithmetic:depthwise",
     "checkpoint": "steps:checkpoints",
     "average": "steps:average",
     "strong-views": "steps:views",
