@@ -39,8 +39,9 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         channels, bias = conv.in_channels, conv.bias is not None
-        sizes = conv.kernel_size, conv.stride, conv.padding, conv.dilation
-        super().__init__(channels, channels, *sizes, channels, bias, device="meta")  # draws no random numbers
+        sizes: dict[str, Any] = {name: getattr(conv, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+        with torch.device("meta"):  # draws no random numbers
+            super().__init__(channels, channels, groups=channels, bias=bias, **sizes)
         self.weight, self.bias = conv.weight, conv.bias
         self.train(conv.training)
 
@@ -55,7 +56,8 @@ class _Depthwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.how = how
-        return F.conv2d(x, weight, bias, *how, groups=len(weight))
+        stride, padding, dilation = how
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups=len(weight))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
