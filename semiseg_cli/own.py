@@ -128,7 +128,7 @@ class Own:
 
     def _plan(self, data: Artifact, given: dict[str, Any]) -> OwnPlan:
         """The plan that was made for this data and these wishes; a new one where there is none."""
-        asked = {key: given[key] for key in ("budget", "memory", "weights", "network", "method", "iterations")}
+        asked = {key: given[key] for key in ("budget", "memory", "weights", "network", "method", "iterations", "precision")}
         key = digest({"data": data.manifest.content, "wishes": asked, "device": self.execution.device})
         path = self.workspace.path / PLAN_FILE
         if path.is_file():
@@ -156,6 +156,7 @@ class Own:
             method=str(given["method"]),
             iterations=int(iterations) if iterations else None,
             budget_s=seconds_in(str(given["budget"]), "budget") if given["budget"] else None,
+            precision=str(given["precision"]),
             model=True,
             jobs=self.running.jobs,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -56,6 +56,9 @@ def plan(
     iterations: Annotated[
         int | None, typer.Option("--iterations", min=1, metavar="N", help="Take these iterations (a budget shortens).")
     ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None, typer.Option("--precision", help="Take this arithmetic for trainings.")
+    ] = None,
     probe: Annotated[
         bool, typer.Option("--probe/--no-probe", help="Measure a few real steps, for the batch that fits and the time.")
     ] = True,
@@ -76,7 +79,14 @@ def plan(
             "--budget needs the time of a step, which --no-probe does not measure", "leave one of them out"
         )
     wishes = Wishes(
-        network, weights, method, crop_size, batch_size, iterations, None if budget is None else seconds_in(budget)
+        network=network,
+        weights=weights,
+        method=method,
+        crop_size=crop_size,
+        batch_size=batch_size,
+        iterations=iterations,
+        budget_s=None if budget is None else seconds_in(budget),
+        precision=precision or "",
     )
     limit = None if memory is None else bytes_in(memory)
     found = existing_workspace(workspace)

@@ -176,7 +176,7 @@ def _not_a_choice(parameter: Parameter, option: str) -> str:
     if parameter.instead and option in parameter.instead:
         return f"{option!r} cannot be given here: {parameter.instead[option]}"
     meant = did_you_mean(option, parameter.choices, list_known=False)
-    return f"{option!r} is not one of {', '.join(parameter.choices)}{meant}{_why_not(parameter, option)}"
+    return f"{option!r} is not one of {', '.join(filter(None, parameter.choices))}{meant}{_why_not(parameter, option)}"
 
 
 def _why_not(parameter: Parameter, option: str) -> str:

@@ -62,7 +62,7 @@ def make_plan(
         time_choice,
         *_speed(plan, measured),
         optimizer_choice(network.rule, sections["train"]["optimizer"]),
-        *_machine_choices(machine),
+        *_machine_choices(machine, wishes),
     )
     return replace(_with_iterations(plan), choices=choices)
 
@@ -253,7 +253,7 @@ def _sections(
         "batch_size": batch,
         "crop_size": view.crop,
         "augmentation": {"scale": view.scales()},
-        "precision": "bf16" if machine.bf16 and not machine.is_gpu else "auto",
+        "precision": wishes.precision or ("bf16" if machine.bf16 and not machine.is_gpu else "auto"),
     }
     scales = {"scales": [view.factor]}
     sections: dict[str, dict[str, Any]] = {
@@ -276,11 +276,15 @@ def _sections(
     return sections
 
 
-def _machine_choices(machine: Machine) -> list[Choice]:
-    arithmetic = "bf16" if machine.bf16 else "fp32"
-    why = "of trainings; bf16 where the GPU or the processor has instructions for it, else fp32"
+def _machine_choices(machine: Machine, wishes: Wishes) -> list[Choice]:
+    if wishes.precision:
+        arithmetic = Choice("precision", wishes.precision, "of trainings, as given", "--precision")
+    else:
+        why = "of trainings; bf16 where the GPU or the processor has instructions for it, else fp32"
+        source = "docs/results.md, Arithmetic of CPUs"
+        arithmetic = Choice("precision", "bf16" if machine.bf16 else "fp32", why, source)
     return [
-        Choice("precision", arithmetic, why, "docs/results.md, Arithmetic of CPUs"),
+        arithmetic,
         Choice("memory format", "channels_last", "always; MobileNetV2 needs a quarter less time", "the training loop"),
         Choice("workers", str(workers(machine)), _why_workers(machine), rules.REASONED),
     ]

@@ -94,7 +94,7 @@ class Machine:
 class Wishes:
     """What the user decides instead of the plan; None or "" where the plan decides.
 
-    weights: a file, "imagenet" or "none"; "": what is found on this machine. spent_s: of the budget, before the first
+    weights: a file, "imagenet" or "none"; "": what is found on this machine. precision: of trainings; bf16 or fp32. spent_s: of the budget, before the first
     step. model: what `semiseg run own` does in one process is planned: the choice is trained once more, images are
     predicted and reviewed, the model is written; else the commands are. jobs: so many steps are made at a time.
     """
@@ -106,6 +106,7 @@ class Wishes:
     batch_size: int | None = None
     iterations: int | None = None
     budget_s: float | None = None
+    precision: str = ""
     spent_s: float = 0.0
     model: bool = False
     jobs: int = 1

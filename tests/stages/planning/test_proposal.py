@@ -41,6 +41,27 @@ def value_of(plan: Plan, what: str) -> str:
     return next(choice.value for choice in plan.choices if choice.what == what)
 
 
+# --- arithmetic ---
+
+
+@pytest.mark.parametrize(
+    ("machine", "asked", "trained", "shown"),
+    [
+        (CPU, "", "auto", "fp32"),
+        (replace(CPU, bf16=True), "", "bf16", "bf16"),
+        (replace(CPU, bf16=True), "fp32", "fp32", "fp32"),
+        (CPU, "bf16", "bf16", "bf16"),
+        (GPU, "", "auto", "bf16"),
+        (GPU, "fp32", "fp32", "fp32"),
+    ],
+)
+def test_trainings_are_in_bf16_where_the_device_has_it_and_nothing_else_is_said(machine, asked, trained, shown):
+    plan = make_plan(LABELS_ONLY, machine, Wishes(precision=asked))
+    assert {plan.sections[stage]["precision"] for stage in ("train", "train-classifier")} == {trained}
+    assert value_of(plan, "precision") == shown
+    assert "precision" not in plan.sections["predict"]
+
+
 # --- method ---
 
 
