@@ -128,7 +128,9 @@ class Own:
 
     def _plan(self, data: Artifact, given: dict[str, Any]) -> OwnPlan:
         """The plan that was made for this data and these wishes; a new one where there is none."""
-        asked = {key: given[key] for key in ("budget", "memory", "weights", "network", "method", "iterations", "precision")}
+        asked = {
+            key: given[key] for key in ("budget", "memory", "weights", "network", "method", "iterations", "precision")
+        }
         key = digest({"data": data.manifest.content, "wishes": asked, "device": self.execution.device})
         path = self.workspace.path / PLAN_FILE
         if path.is_file():

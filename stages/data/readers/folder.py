@@ -299,8 +299,8 @@ def refuse_lossy(place: Path, files: Mapping[str, Path]) -> None:
     lossy = [path.name for path in blurred if path.suffix.lower() not in RARE or path.stem not in files]
     if lossy := [name for name in lossy if not name.startswith(".")]:
         raise DataError(
-            f"{amount(len(lossy), 'mask')} in {place} of JPEG, WebP or similar formats, which blur the classes: "
-            f"{named(lossy)}",
+            f"{amount(len(lossy), f'mask in {place} is', f'masks in {place} are')} JPEG, WebP or of a similar format, "
+            f"which blurs the classes: {named(lossy)}",
             "export them as PNG from the program that drew them, or remove them",
         )
 
