@@ -94,9 +94,10 @@ class Machine:
 class Wishes:
     """What the user decides instead of the plan; None or "" where the plan decides.
 
-    weights: a file, "imagenet" or "none"; "": what is found on this machine. precision: of trainings; bf16 or fp32. spent_s: of the budget, before the first
-    step. model: what `semiseg run own` does in one process is planned: the choice is trained once more, images are
-    predicted and reviewed, the model is written; else the commands are. jobs: so many steps are made at a time.
+    weights: a file, "imagenet" or "none"; "": what is found on this machine. precision: of trainings; bf16 or fp32.
+    spent_s: of the budget, before the first step. model: what `semiseg run own` does in one process is planned:
+    the choice is trained once more, images are predicted and reviewed, the model is written; else the commands are.
+    jobs: so many steps are made at a time.
     """
 
     network: str = ""
