@@ -48,7 +48,7 @@ def _calls(method: str, scale: str, folder: Path) -> Result:
     network = {"preset": preset} | ({} if preset == "tiny" else {"weights": "none", "freeze_batch_norm": False})
 
     def train(name: str, steps: int) -> tuple[int, Artifact]:
-        config = {"network": network, "method": method, "crop_size": side, "batch_size": 2, "log_images": 0}
+        config = {"network": network, "method": method, "crop_size": side, "batch_size": 4, "log_images": 0}
         config |= {"iterations": steps, "ema_decay": 0.99}
         with Calls() as counted:
             made = inputs.stage(workspace, "train", name, config, {"data": "data"}, device="cpu", workers=1)
